@@ -1,0 +1,36 @@
+# Everything that the project needs is installed into .venv, from requirements.txt with its hashes. Nothing else on the host is touched.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format bench requirements clean
+
+demo: $(VENV)/.ready  ## plays the main job in a sandbox
+	@$(BIN)/t3flow demo
+
+test: $(VENV)/.ready lint  ## everything that CI runs
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+lint: $(VENV)/.ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.ready
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.ready  ## figures, as ratios to a reference measured in the same run
+	@for each in bench/[a-z]*.py; do $(BIN)/python $$each || exit 1; done
+
+requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash
+	@$(BIN)/python -m pip install -q uv
+	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --extra test pyproject.toml -o requirements.txt
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@sh tools/setup.sh $(VENV) $(PYTHON)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

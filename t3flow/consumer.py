@@ -1,0 +1,163 @@
+"""The consumer: one process on the host that takes tasks from the queue. What the systemd service starts."""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huey.consumer import Consumer
+from loguru import logger
+
+from t3flow import periodic, restart
+from t3flow.engine.engine import Engine
+from t3flow.engine.journal import Journal, Run
+from t3flow.engine.queue import HintQueue, open_queue, queue_key
+from t3flow.errors import T3flowError
+from t3flow.host import freeze, records
+from t3flow.host.host import Host, open_host, take_charge
+from t3flow.settings import Settings
+from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS
+
+JOURNAL = "journal.db"
+KEY = "queue.key"
+LOCK = "consumer.lock"
+WORKERS = 4
+ORPHAN_PATIENCE_SECONDS = 10.0
+SHUTDOWN_SECONDS = 85.0
+
+
+class ConsumerError(T3flowError):
+    """The consumer cannot start."""
+
+
+@contextmanager
+def only_consumer(state_dir: Path) -> Iterator[None]:
+    """Holds the consumer's lock, which dies with the process. Raises ConsumerError with the pid of the one that has it."""
+    path = state_dir / LOCK
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConsumerError(
+                f"another consumer runs on this host (pid {file.read().strip() or 'unknown'}): stop it first (systemctl stop t3flow)"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def consumer_pid(state_dir: Path) -> int | None:
+    """The pid of the consumer that runs, or None."""
+    try:
+        with (state_dir / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read().strip() or 0) or None
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def open_journal(settings: Settings, *, create: bool = False) -> Journal:
+    """The journal in the settings' state folder. Raises JournalError."""
+    return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=records.SCHEMA)
+
+
+class Worker(Consumer):  # type: ignore[misc]
+    """Huey's consumer, which on SIGTERM also tells the engine, so that no long step is waited for."""
+
+    engine: Engine
+
+    def stop(self, graceful: bool = False) -> None:
+        self.engine.stop()
+        super().stop(graceful)
+
+
+def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
+    """The engine on this host, with its workflows and periodic tasks."""
+    queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY))
+    engine = make_engine(settings, journal, queue)
+    host = open_host(settings, journal, hint=engine.hint)
+    take_charge(host)
+    periodic.register(engine, host)
+    return engine, host
+
+
+def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engine:
+    """An engine for which the freeze file is a signal to every run that it holds."""
+
+    def standing_signal(run: Run) -> str | None:
+        held = run.workflow in HELD_BY_FREEZE and not run.args.get("dry_run")
+        return "freeze" if held and freeze.is_frozen(settings) else None
+
+    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal)
+
+
+def consume(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises ConsumerError, JournalError, T3flowError when it cannot start."""
+    prepare(settings.paths.state_dir)
+    with only_consumer(settings.paths.state_dir):
+        journal = open_journal(settings, create=True)
+        engine, host = build(settings, journal)
+        introduce(host)
+        ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
+        if ended:
+            logger.warning("ended {} processes that a consumer which died had left", ended)
+        restart.resume_paused(host)
+        periodic.sweep(host)
+        threading.Thread(target=engine.watch, name="watch", daemon=True).start()
+        first_look(engine, host)
+        worker = Worker(
+            engine.queue,
+            workers=WORKERS,
+            initial_delay=0.05,
+            max_delay=0.25,
+            graceful_signal="TERM",
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        worker.engine = engine
+        logger.info("consumer {} is ready", os.getpid())
+        worker.run()
+
+
+def first_look(engine: Engine, host: Host) -> None:
+    """Resumes what is pending. A queue that does not answer yet is waited for by the periodic task."""
+    try:
+        periodic.tick(engine, host)
+    except Exception as error:
+        records.set_fact(host.journal, "waiting_for", "the queue")
+        logger.warning("waiting for the queue: {}", error)
+
+
+def prepare(state_dir: Path) -> None:
+    """Makes the state folder, for this account alone. Raises ConsumerError."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state_dir / LOCK).touch(mode=0o600)
+    except OSError as error:
+        raise ConsumerError(
+            f"{state_dir} cannot be used ({error.strerror}): make it and give it to the account that runs the consumer"
+        ) from error
+
+
+def introduce(host: Host) -> None:
+    """Notes for other commands which settings act: those of this process."""
+    settings = host.settings
+    records.set_fact(
+        host.journal,
+        "consumer",
+        {
+            "pid": os.getpid(),
+            "since": time.time(),
+            "queue_url": settings.queue.url,
+            "pin_source": settings.sources["track.pin"],
+            "pin": settings.track.pin,
+        },
+    )
+    records.set_fact(host.journal, "waiting_for", None)

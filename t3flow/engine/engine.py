@@ -1,0 +1,217 @@
+"""The engine: takes a hint from the queue, claims the run it names, advances it, and sees that no run is forgotten.
+
+Killed anywhere in here, the journal still says what is pending: a claim of a dead consumer counts for nothing (its incarnation is not ours),
+and `recover` puts the missing hints back.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from loguru import logger
+
+from t3flow.engine.errors import HistoryMismatch, Suspended
+from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
+from t3flow.engine.journal import Event, Journal, Run
+from t3flow.engine.queue import HintQueue
+from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
+from t3flow.engine.step import STEPS, current_flow
+from t3flow.errors import T3flowError
+
+WATCH_SECONDS = 0.5
+EARLY_SECONDS = 0.5
+"""A hint that comes this much before its time is taken; one that comes earlier is a stray copy."""
+
+
+class Engine:
+    """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        queue: HintQueue,
+        workflows: Mapping[str, Callable[..., Outcome]],
+        *,
+        standing_signal: Callable[[Run], str | None] = lambda run: None,
+    ) -> None:
+        self.journal = journal
+        self.queue = queue
+        self.workflows = workflows
+        self.incarnation = secrets.token_hex(8)
+        self.stopping = threading.Event()
+        self.watchers: list[Callable[[], None]] = []
+        self._standing_signal = standing_signal
+        self._active: dict[str, Flow] = {}
+        self._claims = 0
+        self._mutex = threading.Lock()
+        queue.register(self.advance, list(STEPS))
+
+    # Advancing one run ----------------------------------------------------------------------------------------
+
+    def advance(self, run_id: str) -> None:
+        """Takes a run as far as it goes. A second copy of the hint, an early or a late one, finds nothing to do."""
+        if self.stopping.is_set():
+            return
+        run = self._claim(run_id)
+        if run is None:
+            return
+        flow = Flow(self.journal, run, self._pending_signal, self._progress)
+        self._active[run_id] = flow
+        token = current_flow.set(flow)
+        try:
+            self._progress(run, end_run(self.journal, run, self._outcome(flow)))
+        except Suspended as suspended:
+            self._suspend(run, suspended)
+        finally:
+            current_flow.reset(token)
+            del self._active[run_id]
+
+    def _claim(self, run_id: str) -> Run | None:
+        """Compare-and-swap: one live worker has a run, whatever the queue delivers."""
+        with self._mutex:
+            self._claims += 1
+            claim = f"{self.incarnation}/{self._claims}"
+        with self.journal.transaction(synced=False) as connection:
+            changed = connection.execute(
+                "update runs set claim = ? where id = ? and status = 'running' and held is null "
+                "and (claim is null or claim not like ?) and (wake_at is null or wake_at <= ? "
+                "or exists (select 1 from signals where run = runs.id))",
+                (claim, run_id, f"{self.incarnation}/%", time.time() + EARLY_SECONDS),
+            )
+        return self.journal.run(run_id) if changed.rowcount == 1 else None
+
+    def _outcome(self, flow: Flow) -> Outcome:
+        """Calls the workflow. Whatever it raises becomes an outcome, after what was not settled has been undone."""
+        run = flow.run
+        try:
+            try:
+                if run.workflow not in self.workflows:
+                    raise HistoryMismatch(f"this version of t3flow has no workflow {run.workflow}; run {run.id} is undone")
+                return self.workflows[run.workflow](**run.args)
+            except HistoryMismatch as mismatch:
+                logger.error("{}", mismatch)
+                flow.unwind()
+                return Outcome("error", str(mismatch), "failed")
+        except Abort as abort:
+            return abort.outcome
+        except T3flowError as error:
+            return Outcome("error", str(error), "failed")
+        except Exception as error:
+            logger.opt(exception=True).error("internal error in workflow {} of run {}", run.workflow, run.id)
+            return Outcome("error", f"internal error: {type(error).__name__}: {error}", "failed")
+
+    def _suspend(self, run: Run, suspended: Suspended) -> None:
+        """Lets the run go and queues its next hint. A hint that came while it was claimed was dropped, so its cause is looked for here."""
+        with self.journal.transaction() as connection:
+            connection.execute(
+                "update runs set claim = null, wake_at = ?, updated = ? where id = ?", (suspended.wake_at, time.time(), run.id)
+            )
+            signalled = connection.execute("select 1 from signals where run = ?", (run.id,)).fetchone()
+            its_turn = suspended.wake_at is None and next_for_lock(connection, HOST_LOCK) == run.id
+        if signalled or its_turn:
+            self.hint(run.id)
+        elif suspended.wake_at is not None:
+            self.hint(run.id, suspended.wake_at, suspended.step)
+
+    # Hints ----------------------------------------------------------------------------------------------------
+
+    def hint(self, run_id: str, at: float | None = None, step: str | None = None) -> None:
+        """Queues "look at this run", now or at a time. A queue that is away is no harm: `recover` adds the hint when it is back."""
+        if self.stopping.is_set():
+            return
+        try:
+            message = self.queue.send(run_id, at, step)
+        except Exception as error:
+            logger.warning("the queue does not answer ({}); run {} goes on when it is back", error, run_id)
+            return
+        with self.journal.transaction(synced=False) as connection:
+            connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
+
+    def recover(self) -> int:
+        """Adds a hint for every pending run that has neither a worker nor a message. Returns how many. Adding twice is harmless."""
+        messages = self.queue.message_ids()
+        added = 0
+        for run in self.journal.runs("status = 'running' and held is null"):
+            if run.id in self._active or (run.message in messages and run.wake_at is not None):
+                continue
+            if run.claim is not None and run.claim.startswith(self.incarnation):
+                self._drop_claim(run)
+            if run.wake_at is not None:
+                self.hint(run.id, run.wake_at)
+                added += 1
+        self._hint_next_for_lock()
+        return added
+
+    def _drop_claim(self, run: Run) -> None:
+        """For a claim of ours that no worker has: its worker died in the engine itself (a full disk, say)."""
+        with self.journal.transaction() as connection:
+            connection.execute("update runs set claim = null where id = ? and claim = ?", (run.id, run.claim))
+
+    def _hint_next_for_lock(self) -> None:
+        with self.journal.transaction(synced=False) as connection:
+            run_id = next_for_lock(connection, HOST_LOCK)
+        if run_id is not None and run_id not in self._active:
+            self.hint(run_id)
+
+    def hold(self, run_id: str, reason: str) -> None:
+        """Takes a sleeping run's message out of the queue until `release`. Twice is harmless."""
+        with self.journal.transaction() as connection:
+            connection.execute("update runs set held = ? where id = ? and status = 'running'", (reason, run_id))
+        message = self.journal.run(run_id).message
+        if message is not None:
+            self.queue.withdraw(message)
+
+    def release(self, run_id: str) -> None:
+        """Puts a held run's message back. Twice is harmless."""
+        with self.journal.transaction() as connection:
+            connection.execute("update runs set held = null where id = ?", (run_id,))
+        run = self.journal.run(run_id)
+        if run.status == "running":
+            self.hint(run_id, run.wake_at)
+
+    # Signals --------------------------------------------------------------------------------------------------
+
+    def _pending_signal(self, run: Run) -> str | None:
+        if self.stopping.is_set():
+            return SHUTDOWN
+        rows: list[tuple[Any, ...]] = self.journal.query("select name from signals where run = ? order by at", run.id)
+        return str(rows[0][0]) if rows else self._standing_signal(run)
+
+    def watch(self) -> None:
+        """Until the engine stops: hands signals to steps under way and to sleeping runs, and calls the watchers."""
+        while not self.stopping.wait(WATCH_SECONDS):
+            try:
+                self.deliver()
+                for watcher in self.watchers:
+                    watcher()
+            except Exception:
+                logger.opt(exception=True).error("the watcher failed; it goes on")
+
+    def deliver(self) -> None:
+        """One round of `watch`: interrupts steps for which a signal waits, wakes sleeping runs that have one."""
+        for flow in list(self._active.values()):
+            signal = self._pending_signal(flow.run)
+            if signal is not None and flow.interruptible and signal not in flow.delivered:
+                flow.interrupt.set(signal)
+        for (run_id,) in self.journal.query("select distinct run from signals"):
+            if run_id not in self._active:
+                self.hint(run_id)
+
+    def stop(self) -> None:
+        """Asks every worker to let its run go at the next safe point; interruptible steps end at once and run again later."""
+        self.stopping.set()
+        for flow in list(self._active.values()):
+            if flow.interruptible:
+                flow.interrupt.set(SHUTDOWN)
+
+    def _progress(self, run: Run, event: Event) -> None:
+        if event.kind in ("released", "ended"):
+            self._hint_next_for_lock()
+        if event.kind in ("failed", "undo_failed"):
+            logger.warning("{}: {} failed: {}", run.id, event.step, event.data["reason"])
+        elif event.kind == "ended":
+            logger.info("{} ended: {} {}", run.id, event.data["outcome"], event.data["reason"])
+        elif event.kind in ("completed", "undone", "signal", "retrying"):
+            logger.info("{}: {} {}", run.id, event.kind, event.step)

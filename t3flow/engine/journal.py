@@ -1,0 +1,202 @@
+"""The journal: one SQLite file that is the truth about every run.
+
+The queue only carries hints; what is not in here did not happen.
+A commit is on disk when it returns (WAL, synchronous=FULL). A `note` is not synced: it survives kill -9 and may be lost to a power cut,
+which is enough for "attempt 2 of this step began" (a lost note means that the step starts again, as it must be able to).
+"""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t3flow.errors import T3flowError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x74336A6C  # "t3jl"
+BUSY_TIMEOUT_SECONDS = 10.0
+
+SCHEMA = """
+create table meta (key text primary key, value text not null) without rowid;
+create table runs (
+    id text primary key, workflow text not null, args text not null,
+    status text not null default 'running',  -- running | succeeded | failed | cancelled
+    outcome text, result text,
+    priority integer not null default 0,
+    created real not null, updated real not null,
+    wake_at real,                -- when its next hint is due; null: waits for the host lock
+    message text,                -- id of the queued hint that stands for it
+    claim text,                  -- INCARNATION/NUMBER of the worker that has it now
+    held text                    -- why it is not to be woken: frozen | revoked
+) without rowid;
+create index runs_pending on runs (status, wake_at);
+create index runs_created on runs (created);
+create table events (
+    run text not null references runs (id), seq integer not null, at real not null,
+    kind text not null, step text, attempt integer, data text not null,
+    primary key (run, seq)
+) without rowid;
+create table signals (run text not null, name text not null, at real not null, primary key (run, name)) without rowid;
+create table locks (name text primary key, run text not null, since real not null) without rowid;
+"""
+
+
+class JournalError(T3flowError):
+    """The journal cannot be used. The text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the journal has it. Times are seconds since the epoch."""
+
+    id: str
+    workflow: str
+    args: dict[str, Any]
+    status: str
+    outcome: str | None
+    result: dict[str, Any]
+    priority: int
+    created: float
+    updated: float
+    wake_at: float | None
+    message: str | None
+    claim: str | None
+    held: str | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a run's history."""
+
+    seq: int
+    at: float
+    kind: str
+    step: str | None
+    attempt: int | None
+    data: dict[str, Any]
+
+
+class Journal:
+    """Opens (and if `create`, makes) the journal at `path`, with `extra_schema` beside the engine's own tables.
+
+    Raises JournalError when the file is no journal, damaged, of a newer t3flow, or not writable.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, extra_schema: str = "") -> None:
+        self.path = path
+        self._local = threading.local()
+        if not create and not path.exists():
+            raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
+        try:
+            self._open(create, extra_schema)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(
+                f"journal {path} cannot be used ({error}); nothing was changed on the host; "
+                "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
+            ) from error
+
+    def _open(self, create: bool, extra_schema: str) -> None:
+        if create and not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+        with self.transaction() as connection:
+            version = connection.execute("pragma user_version").fetchone()[0]
+            if version == 0 and create:
+                for statement in (SCHEMA + extra_schema).split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"pragma application_id = {APPLICATION_ID}")
+                connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+            elif connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
+                raise JournalError(f"{self.path} is not a journal of t3flow; nothing was changed; look at paths.state_dir")
+            elif version > SCHEMA_VERSION:
+                raise JournalError(
+                    f"journal {self.path} was written by a newer t3flow (format {version}, this one knows {SCHEMA_VERSION}); "
+                    "nothing was changed; install that t3flow again"
+                )
+
+    def _connection(self, synchronous: str) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, synchronous, None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+            connection.execute("pragma journal_mode = wal")
+            connection.execute(f"pragma synchronous = {synchronous}")
+            setattr(self._local, synchronous, connection)
+        return connection
+
+    @contextmanager
+    def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception."""
+        connection = self._connection("FULL" if synced else "NORMAL")
+        connection.execute("begin immediate")
+        try:
+            yield connection
+            connection.execute("commit")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            raise
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a read-only question."""
+        return self._connection("NORMAL").execute(sql, parameters).fetchall()
+
+    # Runs -----------------------------------------------------------------------------------------------------
+
+    def runs(self, where: str = "1", *parameters: Any, limit: int = -1) -> list[Run]:
+        """The runs that a condition (SQL, ours, never a person's) picks, oldest first."""
+        rows = self.query(
+            "select id, workflow, args, status, outcome, result, priority, created, updated, wake_at, message, claim, held "
+            f"from (select * from runs where {where} order by created desc, id desc limit ?) order by created, id",
+            *parameters,
+            limit,
+        )
+        return [Run(*row[:2], json.loads(row[2]), *row[3:5], json.loads(row[5] or "{}"), *row[6:]) for row in rows]
+
+    def run(self, run_id: str) -> Run:
+        """One run. Raises JournalError when there is none of that id."""
+        found = self.runs("id = ?", run_id)
+        if not found:
+            raise JournalError(f"there is no run {run_id}; `t3flow runs` lists them")
+        return found[0]
+
+    def events(self, run_id: str, after: int = 0) -> list[Event]:
+        """A run's history in order, from the event after number `after`."""
+        rows = self.query(
+            "select seq, at, kind, step, attempt, data from events where run = ? and seq > ? order by seq", run_id, after
+        )
+        return [Event(*row[:5], json.loads(row[5])) for row in rows]
+
+    def meta(self, key: str) -> Any:
+        """A fact of the engine's own (JSON), or None."""
+        rows = self.query("select value from meta where key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
+
+    def set_meta(self, key: str, value: Any, *, synced: bool = True) -> None:
+        """Writes a fact; None removes it."""
+        with self.transaction(synced=synced) as connection:
+            if value is None:
+                connection.execute("delete from meta where key = ?", (key,))
+            else:
+                connection.execute("insert or replace into meta values (?, ?)", (key, json.dumps(value)))
+
+
+def append_event(
+    connection: sqlite3.Connection,
+    run_id: str,
+    kind: str,
+    step: str | None = None,
+    attempt: int | None = None,
+    data: dict[str, Any] | None = None,
+) -> Event:
+    """Adds an event at the end of a run's history, within the caller's transaction."""
+    seq = connection.execute("select coalesce(max(seq), 0) + 1 from events where run = ?", (run_id,)).fetchone()[0]
+    now = time.time()
+    text = json.dumps(data or {})
+    connection.execute("insert into events values (?, ?, ?, ?, ?, ?, ?)", (run_id, seq, now, kind, step, attempt, text))
+    connection.execute("update runs set updated = ? where id = ?", (now, run_id))
+    return Event(seq, now, kind, step, attempt, json.loads(text))

@@ -1,0 +1,108 @@
+"""What a step is, and how code inside a step finds the run that it works for."""
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from t3flow.engine.errors import Interrupted
+
+if TYPE_CHECKING:
+    from t3flow.engine.flow import Flow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+current_flow: ContextVar["Flow"] = ContextVar("current_flow")
+current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrupt", default=None)
+
+STEPS: dict[str, "Step[..., Any]"] = {}
+
+
+@dataclass
+class Step(Generic[P, R]):
+    """A unit of work whose result is journaled. Called inside a workflow it runs once and its result is kept.
+
+    `function` takes and returns JSON values. It may run again after a crash: its docstring says what makes that harmless.
+    `retry_on` are the errors worth another attempt, `retries` how many, `retry_delay_seconds` the wait before the first (it doubles).
+    `interruptible`: a signal may end it half-way. `undo` takes the same arguments and takes back what the step did, or part of it.
+    """
+
+    name: str
+    function: Callable[P, R]
+    retries: int = 0
+    retry_delay_seconds: float = 0.0
+    retry_on: tuple[type[Exception], ...] = ()
+    interruptible: bool = False
+    undo: "Step[P, Any] | None" = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
+        return cast(R, current_flow.get().run_step(self, args, kwargs))
+
+
+def step(
+    *,
+    retries: int = 0,
+    retry_delay_seconds: float = 0.0,
+    retry_on: tuple[type[Exception], ...] = (),
+    interruptible: bool = False,
+    undo: "Step[P, Any] | None" = None,
+) -> Callable[[Callable[P, R]], Step[P, R]]:
+    """Given the options of Step, makes a step of a function and registers it under the function's name."""
+
+    def decorate(function: Callable[P, R]) -> Step[P, R]:
+        made = Step(function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo)
+        made.__doc__ = function.__doc__
+        if made.name in STEPS:
+            raise ValueError(f"two steps are named {made.name}")
+        STEPS[made.name] = made
+        return made
+
+    return decorate
+
+
+@dataclass
+class Interrupt:
+    """Tells a running step that a signal waits for it. Set by the watcher, read by the step's long waits."""
+
+    signal: str | None = None
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def set(self, signal: str) -> None:
+        """Asks the step to end."""
+        self.signal = signal
+        self._event.set()
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal waits."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Sleeps, but not past a signal, which it raises as Interrupted."""
+        self._event.wait(timeout_seconds)
+        self.check()
+
+
+def check_interrupt() -> None:
+    """For the long waits inside an interruptible step. Raises Interrupted; does nothing elsewhere."""
+    interrupt = current_interrupt.get()
+    if interrupt is not None:
+        interrupt.check()
+
+
+def pause(seconds: float) -> None:
+    """Sleeps inside a step; a signal ends the sleep of an interruptible one with Interrupted."""
+    (current_interrupt.get() or Interrupt()).wait(seconds)
+
+
+def current_run() -> str:
+    """The id of the run that the running step works for."""
+    return current_flow.get().run.id
+
+
+def current_attempt() -> int:
+    """Which attempt of the running step this is, from 1; above 1 an earlier one may have got half-way."""
+    return current_flow.get().attempt

@@ -1,0 +1,169 @@
+"""Backups: the owner writes a copy into a box, root takes it by open descriptor and keeps it where the owner cannot reach it."""
+
+import json
+import os
+import shutil
+import stat
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from t3flow.errors import T3flowError
+from t3flow.host import records
+from t3flow.host.accounts import Account
+from t3flow.host.files import DiskError, require_space, safe_name, sync_folder
+from t3flow.host.host import Host
+from t3flow.host.owned import run_as_owner
+from t3flow.host.records import Backup
+
+INCOMING = ".incoming"
+MIN_FREE_BYTES = 32 * 1024 * 1024
+
+
+class BackupError(T3flowError):
+    """No backup of this user can be had."""
+
+
+def database_path(host: Host, user: str) -> Path:
+    """Where a user's database is. Only its name: whatever is in a home is touched by its owner alone."""
+    return host.base_dir(user) / "userdata" / "state.sqlite"
+
+
+def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Path | None = None) -> Backup:
+    """A checked snapshot of a user's database, in `folder` (by default the user's own below `backup_dir`).
+
+    `wrote` is the version that runs on it, `target` the one moved to. If nothing was written since the last snapshot, that one serves again.
+    Raises OwnerProblem (the user's database is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
+    another name, which the next try replaces.
+    """
+    keep_on_record = folder is None
+    top = folder or host.settings.paths.backup_dir
+    last = _last(host, user) if keep_on_record else None
+    who = host.account(user)
+    box = _box(top, user, who)
+    require_space(top, MIN_FREE_BYTES, f"the backup of {user}")
+    try:
+        known = json.dumps(last.fingerprint) if last else "null"
+        answer = run_as_owner(
+            host, user, "backup", str(box / "state.sqlite"), known, timeout_seconds=float(host.settings.backup.timeout_s)
+        )
+        kept = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
+        if last is not None and answer.get("unchanged") is True:
+            if last.target == target:
+                return last
+            os.link(last.path, kept)
+            sync_folder(kept.parent)
+        else:
+            _take_over(box, who, kept)
+    except OSError as error:
+        raise DiskError(f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir") from error
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(box)
+    level, fingerprint = int(answer["level"]), answer.get("fingerprint")
+    backup = Backup(str(kept), user, wrote, target, level, fingerprint, time.time(), run)
+    if keep_on_record:
+        records.put_backup(host.journal, backup)
+    return backup
+
+
+def _last(host: Host, user: str) -> Backup | None:
+    """The user's newest snapshot, if it is there and it is known what the database looked like when it was taken."""
+    of_user = records.backups(host.journal, user)
+    return of_user[-1] if of_user and of_user[-1].fingerprint and Path(of_user[-1].path).is_file() else None
+
+
+def _box(top: Path, user: str, who: Account) -> Path:
+    """An empty folder that the owner may write to, below one that they may only pass through."""
+    incoming = top / INCOMING
+    try:
+        incoming.mkdir(parents=True, exist_ok=True)
+        os.chmod(incoming, 0o711)
+        box = incoming / safe_name(user)
+        if box.is_symlink() or box.exists():
+            shutil.rmtree(box)
+        box.mkdir(mode=0o700)
+        if who.is_other:
+            os.chown(box, who.uid, who.gid)
+        return box
+    except OSError as error:
+        raise DiskError(f"no backup of {user}: {incoming} cannot be written ({error.strerror}); mend paths.backup_dir") from error
+
+
+def _take_over(box: Path, who: Account, kept: Path) -> None:
+    """Copies what the owner left in the box, trusting nothing about it: one regular file of theirs, opened without following links."""
+    folder = os.open(box, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            descriptor = os.open("state.sqlite", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        except OSError as error:
+            raise BackupError(f"the copy that {who.name} left is gone or no plain file ({error.strerror})") from error
+        with os.fdopen(descriptor, "rb") as source:
+            status = os.fstat(source.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != who.uid:
+                raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
+            _store(source.fileno(), status.st_size, kept)
+    finally:
+        os.close(folder)
+
+
+def _store(source: int, size_bytes: int, kept: Path) -> None:
+    partial = kept.with_name(f".{kept.name.partition('-2')[0]}.partial")
+    try:
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")
+        with suppress(FileNotFoundError):
+            partial.unlink()
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as copy, os.fdopen(os.dup(source), "rb") as file:
+            shutil.copyfileobj(file, copy, 1024 * 1024)
+            copy.flush()
+            os.fsync(copy.fileno())
+        partial.rename(kept)
+        sync_folder(kept.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise DiskError(f"the backup {kept} cannot be written ({error.strerror}): make room in paths.backup_dir") from error
+
+
+def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[int, Path]:
+    """Puts a snapshot in place of the user's database, which is kept aside as `kept_name`. The server must be stopped.
+
+    Returns the schema level now in place and the folder with what was there. Raises OwnerProblem, BackupError. Repeating it is harmless.
+    """
+    try:
+        descriptor = os.open(backup_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BackupError(f"the backup {backup_path} cannot be read ({error.strerror})") from error
+    try:
+        answer = run_as_owner(
+            host, user, "restore", safe_name(kept_name), timeout_seconds=float(host.settings.backup.timeout_s), stdin=descriptor
+        )
+    finally:
+        os.close(descriptor)
+    return int(answer["level"]), Path(str(answer["kept"]))
+
+
+def prune(host: Host, accepted: list[str]) -> list[str]:
+    """Drops the snapshots of all but the newest `backup.keep` accepted versions, and per user all but the newest of each. Returns what went.
+
+    `accepted` lists the versions accepted so far, oldest first. Those that a pending deferral may need are of its target, which is newer.
+    Unaccepted targets' snapshots are dropped only when older than the oldest version kept.
+    """
+    kept_versions = accepted[-host.settings.backup.keep :]
+    pending = {entry.target for entry in records.deferrals(host.journal)}
+    oldest = min((entry.created for entry in records.backups(host.journal) if entry.target in kept_versions), default=0.0)
+    gone = []
+    for entry in records.backups(host.journal):
+        newest = max(
+            (other.created for other in records.backups(host.journal, entry.user) if other.target == entry.target), default=0.0
+        )
+        protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest
+        if not protected or entry.created < newest:
+            with suppress(FileNotFoundError):
+                Path(entry.path).unlink()
+            records.drop_backup(host.journal, entry.path)
+            gone.append(entry.path)
+    return gone

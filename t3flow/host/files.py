@@ -1,0 +1,84 @@
+"""Small writes that survive a power cut, and names that cannot leave their folder."""
+
+import ctypes
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from t3flow.errors import T3flowError
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class DiskError(T3flowError):
+    """A disk has no space, or cannot be written."""
+
+
+def safe_name(text: str) -> str:
+    """The text, if it can be one component of a path and nothing else. Raises DiskError."""
+    if not _SAFE_NAME.fullmatch(text) or ".." in text:
+        raise DiskError(f"{text[:80]!r} cannot be a file name: letters, digits and . _ + - only")
+    return text
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Writes out everything of the file system that a folder is on: cheaper than a sync for each of 15,000 files."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            raise DiskError(f"{folder}: syncfs failed: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replaces a file by one rename: readers see the old text or the new, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.t3flow")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def link_atomically(link: Path, target: str) -> None:
+    """Points a symlink at a target by one rename: it never dangles in between."""
+    temporary = link.with_name(f".{link.name}.t3flow")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target)
+    temporary.rename(link)
+    sync_folder(link.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a folder and all below it, if it is there. Follows no symlink."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Raises DiskError when a folder's file system has not the space that `purpose` needs."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be used for {purpose}: {error.strerror}; make the folder, or set another") from error
+    if free < needed_bytes:
+        raise DiskError(
+            f"{folder} has {free / 1e6:.0f} MB free, {purpose} needs {needed_bytes / 1e6:.0f} MB: make room, then run it again"
+        )

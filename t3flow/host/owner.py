@@ -1,0 +1,180 @@
+"""What is done inside a home, as its owner: a program of its own, of the standard library only, that root never runs as itself.
+
+usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout; `{"problem": TEXT}` when it cannot be done.
+
+  state BASE_DIR              waits for a line on stdin, then reads turns, schema level and fingerprint
+  backup BASE_DIR TARGET MARK a consistent copy of the database into TARGET, checked; none if its fingerprint is still MARK (JSON)
+  restore BASE_DIR KEPT       puts the database that comes on stdin in place, the present one kept in userdata/KEPT
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+DATABASE = Path("userdata/state.sqlite")
+SUFFIXES = ("", "-wal", "-shm")
+
+
+class Problem(Exception):
+    """Why it cannot be done, for people."""
+
+
+def fingerprint(database: Path) -> list[Any]:
+    """What changes with every write: inode, size and time of change of the database and of its write-ahead log."""
+    marks: list[Any] = []
+    for suffix in ("", "-wal"):
+        try:
+            status = os.stat(f"{database}{suffix}", follow_symlinks=False)
+            marks.append([status.st_ino, status.st_size, status.st_mtime_ns])
+        except FileNotFoundError:
+            marks.append(None)
+    if marks[1] and marks[1][1] == 0:
+        marks[1] = None
+    return marks
+
+
+def connect(database: Path) -> sqlite3.Connection:
+    """Opens the database read-only, waiting for no lock."""
+    for suffix in SUFFIXES:
+        path = Path(f"{database}{suffix}")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise Problem(f"{path.name} is not a plain file")
+    if not database.exists():
+        raise Problem("there is no database")
+    if database.stat().st_size == 0 and not Path(f"{database}-wal").exists():
+        raise Problem("the database is an empty file")
+    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.2, isolation_level=None)
+    connection.execute("pragma trusted_schema = off")
+    return connection
+
+
+def table_exists(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a table (not a view) of that name is there."""
+    return connection.execute("select 1 from sqlite_master where type = 'table' and name = ?", (name,)).fetchone() is not None
+
+
+def schema_level(connection: sqlite3.Connection) -> int:
+    """The newest migration that the database has been through."""
+    if not table_exists(connection, "effect_sql_migrations"):
+        raise Problem("the database is not one of t3 (no table effect_sql_migrations)")
+    level = connection.execute("select max(migration_id) from effect_sql_migrations").fetchone()[0]
+    if not isinstance(level, int):
+        raise Problem("the database has no schema level")
+    return level
+
+
+def seconds(text: Any) -> float:
+    """Seconds since the epoch of t3's own time text."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError(text)
+        return moment.timestamp()
+    except (TypeError, ValueError) as error:
+        raise Problem(f"a time in the database cannot be read: {str(text)[:40]!r}") from error
+
+
+def state(base_dir: Path) -> dict[str, Any]:
+    """Turns and times, as projection_thread_sessions has them."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    database = base_dir / DATABASE
+    with contextlib.closing(connect(database)) as connection:
+        connection.execute("begin")
+        level = schema_level(connection)
+        if not table_exists(connection, "projection_thread_sessions"):
+            raise Problem("the database has no table projection_thread_sessions")
+        rows = connection.execute("select active_turn_id is not null, updated_at from projection_thread_sessions").fetchall()
+        connection.execute("rollback")
+    moments = [(bool(active), seconds(updated)) for active, updated in rows]
+    return {
+        "level": level,
+        "newest": max((moment for _, moment in moments), default=None),
+        "newest_with_turn": max((moment for active, moment in moments if active), default=None),
+        "fingerprint": fingerprint(database),
+    }
+
+
+def backup(base_dir: Path, target: Path, known: Any) -> dict[str, Any]:
+    """VACUUM INTO, then a check of what was written; nothing if the database still has the `known` fingerprint."""
+    database = base_dir / DATABASE
+    with contextlib.suppress(FileNotFoundError):
+        target.unlink()
+    before = fingerprint(database)
+    with contextlib.closing(connect(database)) as connection:
+        level = schema_level(connection)
+        if before == known:
+            return {"level": level, "fingerprint": before, "unchanged": True}
+        connection.execute("vacuum into ?", (str(target),))
+    os.chmod(target, 0o600)
+    with contextlib.closing(connect(target)) as copy:
+        verdict = copy.execute("pragma quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise Problem(f"the copy fails its check: {verdict}")
+    after = fingerprint(database)
+    return {"level": level, "bytes": target.stat().st_size, "fingerprint": before if before == after else None}
+
+
+def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
+    """Keeps what is there by hard links, writes the new file beside it, syncs, drops the log of the old one, renames. Repeating it is harmless."""
+    database = base_dir / DATABASE
+    folder = database.parent
+    kept = folder / kept_name
+    kept.mkdir(mode=0o700, exist_ok=True)
+    for suffix in SUFFIXES:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.link(f"{database}{suffix}", kept / f"{database.name}{suffix}", follow_symlinks=False)
+    sync_folder(kept)
+    fresh = folder / f".{database.name}.t3flow"
+    with contextlib.suppress(FileNotFoundError):
+        fresh.unlink()
+    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1024 * 1024)
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.closing(connect(fresh)) as connection:
+        level = schema_level(connection)
+    for suffix in ("-wal", "-shm"):
+        for name in (f"{database}{suffix}", f"{fresh}{suffix}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+    os.rename(fresh, database)
+    sync_folder(folder)
+    return {"level": level, "kept": str(kept)}
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; every failure is a `problem` in the answer."""
+    command, base_dir = arguments[0], Path(arguments[1])
+    try:
+        if command == "state":
+            answer = state(base_dir)
+        elif command == "backup":
+            answer = backup(base_dir, Path(arguments[2]), json.loads(arguments[3]))
+        else:
+            answer = restore(base_dir, arguments[2])
+    except (Problem, sqlite3.Error, OSError, OverflowError) as error:
+        answer = {"problem": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,126 @@
+"""Pairing through the dispatch, as a browser does it: the only proof that a user can work."""
+
+import json
+import time
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+import urllib3
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from t3flow.engine.step import pause
+from t3flow.errors import T3flowError
+from t3flow.host import processes, slots
+from t3flow.host.host import Host
+
+PROBE_SECONDS = 1.0
+PAIR_SECONDS = 20.0
+MAX_BODY_BYTES = 256 * 1024
+
+
+class NotPaired(T3flowError):
+    """The user cannot pair now. The text says at which point."""
+
+
+def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int, list[str], bytes]:
+    """One GET without redirects or retries: status, Set-Cookie headers, the first part of the body. Raises NotPaired."""
+    pool = urllib3.PoolManager(retries=False)
+    try:
+        response = pool.request(
+            "GET",
+            url,
+            headers=headers,
+            redirect=False,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds),
+        )
+        body = response.read(MAX_BODY_BYTES)
+        return response.status, response.headers.getlist("Set-Cookie"), body
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise NotPaired(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
+    finally:
+        pool.clear()
+
+
+def get_json(url: str, headers: dict[str, str], timeout_seconds: float) -> dict[str, Any]:
+    """The JSON object at a URL. Raises NotPaired for any other answer."""
+    status, _, body = get(url, headers, timeout_seconds)
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if status != 200 or not isinstance(answer, dict):
+        raise NotPaired(f"{url} answers {status} and no JSON object")
+    return answer
+
+
+def cookie_named(headers: list[str], name: str) -> str:
+    """The value of a cookie that an answer sets. Raises NotPaired without it."""
+    for header in headers:
+        jar: SimpleCookie = SimpleCookie()
+        try:
+            jar.load(header)
+        except CookieError:
+            continue
+        if name in jar and jar[name].value:
+            return jar[name].value
+    raise NotPaired(f"the answer sets no cookie {name}")
+
+
+def pair_once(host: Host, user: str) -> None:
+    """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, HostError."""
+    dispatch = host.settings.dispatch
+    person = host.mapped(user).person
+    status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
+    if status != 302:
+        raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
+    cookie = cookie_named(cookies, dispatch.cookie)
+    headers = {"Cookie": f"{dispatch.cookie}={cookie}"}
+    session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, PROBE_SECONDS * 5)
+    if session.get("authenticated") is not True:
+        raise NotPaired("the session that the cookie opens is not authenticated")
+
+
+def serving_version(host: Host, user: str) -> str:
+    """The version of the code that answers on the user's port. Raises NotPaired."""
+    answer = get_json(f"http://127.0.0.1:{host.port(user)}/.well-known/t3/environment", {}, PROBE_SECONDS)
+    return str(answer.get("serverVersion"))
+
+
+def check_running(host: Host, user: str, version: str) -> None:
+    """The user's own server has the port, and what runs is the version. Raises NotPaired, HostError, ServiceError."""
+    server = host.services.state(user)
+    if server.main_pid is None:
+        raise NotPaired(f"{server.unit} does not run ({server.detail})")
+    if not processes.owns_listener(server.main_pid, host.port(user)):
+        raise NotPaired(f"port {host.port(user)} is not (only) the server's of {user}")
+    running = slots.running_version(server.main_pid, host.settings.paths.versions_dir)
+    if running != version:
+        raise NotPaired(f"the server of {user} was started from {running}, not from {version}")
+    said = serving_version(host, user)
+    if said != version:
+        raise NotPaired(f"the server of {user} says it is {said}, not {version}")
+
+
+def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -> float:
+    """Waits until the user's server runs the version (None: whatever it runs) and a pairing through the dispatch succeeds.
+
+    Returns the time of the first success (epoch seconds). Raises NotPaired with the last reason when the time is over.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    if version is not None:
+        _until(lambda: check_running(host, user, version), deadline, longest_wait_seconds=0.2)
+    _until(lambda: pair_once(host, user), deadline, longest_wait_seconds=2.0)
+    return time.time()
+
+
+def _until(probe: Any, deadline: float, longest_wait_seconds: float) -> None:
+    for attempt in Retrying(
+        stop=stop_after_delay(max(0.0, deadline - time.monotonic())),
+        wait=wait_exponential(multiplier=0.03, exp_base=1.5, max=longest_wait_seconds),
+        retry=retry_if_exception_type(NotPaired),
+        sleep=pause,
+        reraise=True,
+    ):
+        with attempt:
+            probe()

@@ -1,0 +1,152 @@
+"""What t3flow remembers about the host beside its runs: deferrals, backups, rejected versions, and single facts. In the journal's file."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from t3flow.engine.journal import Journal
+
+SCHEMA = """
+create table deferrals (
+    user text primary key, run text not null, target text not null, since real not null,
+    checks integer not null default 0, next_check real, waiting_for text not null, detail text not null default '',
+    revoked integer not null default 0
+) without rowid;
+create table backups (
+    path text primary key, user text not null, wrote text not null, target text not null, level integer not null,
+    fingerprint text, created real not null, run text not null
+) without rowid;
+create table rejected (version text primary key, reason text not null, at real not null) without rowid;
+create table facts (key text primary key, value text not null) without rowid;
+"""
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """A user who is to move to `target` once idle. Times are seconds since the epoch."""
+
+    user: str
+    run: str
+    target: str
+    since: float
+    checks: int
+    next_check: float | None
+    waiting_for: str
+    detail: str
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A snapshot: the version that wrote the database (`wrote`), the one moved to (`target`), and its schema level."""
+
+    path: str
+    user: str
+    wrote: str
+    target: str
+    level: int
+    fingerprint: list[Any] | None
+    created: float
+    run: str
+
+
+def deferrals(journal: Journal) -> list[Deferral]:
+    """All pending deferrals, oldest first."""
+    rows = journal.query(
+        "select user, run, target, since, checks, next_check, waiting_for, detail, revoked from deferrals order by since, user"
+    )
+    return [Deferral(*row[:8], bool(row[8])) for row in rows]
+
+
+def deferral(journal: Journal, user: str) -> Deferral | None:
+    """One user's pending deferral."""
+    return next((entry for entry in deferrals(journal) if entry.user == user), None)
+
+
+def put_deferral(journal: Journal, user: str, run: str, target: str, waiting_for: str, next_check: float) -> None:
+    """Makes a deferral, or gives the one that is pending a newer target and its drain. Since when it is pending stays."""
+    with journal.transaction() as connection:
+        connection.execute(
+            "insert into deferrals (user, run, target, since, next_check, waiting_for) values (?, ?, ?, ?, ?, ?) "
+            "on conflict (user) do update set target = excluded.target, run = excluded.run",
+            (user, run, target, time.time(), next_check, waiting_for),
+        )
+
+
+def note_check(journal: Journal, user: str, waiting_for: str, detail: str, next_check: float) -> None:
+    """Notes why a check found the user not ready, and when the next one is due."""
+    with journal.transaction() as connection:
+        connection.execute(
+            "update deferrals set checks = checks + 1, waiting_for = ?, detail = ?, next_check = ? where user = ?",
+            (waiting_for, detail, next_check, user),
+        )
+
+
+def set_revoked(journal: Journal, user: str, revoked: bool) -> None:
+    """Marks a deferral as taken out of the queue by a person, or put back."""
+    with journal.transaction() as connection:
+        connection.execute("update deferrals set revoked = ? where user = ?", (revoked, user))
+
+
+def drop_deferral(journal: Journal, user: str) -> None:
+    """The user is where they were to go, or no longer to go there."""
+    with journal.transaction() as connection:
+        connection.execute("delete from deferrals where user = ?", (user,))
+
+
+def backups(journal: Journal, user: str | None = None) -> list[Backup]:
+    """The snapshots on record, oldest first."""
+    rows = journal.query(
+        "select path, user, wrote, target, level, fingerprint, created, run from backups "
+        "where user = coalesce(?, user) order by created, path",
+        user,
+    )
+    return [Backup(*row[:5], json.loads(row[5] or "null"), *row[6:]) for row in rows]
+
+
+def put_backup(journal: Journal, backup: Backup) -> None:
+    """Records a snapshot; again for the same path replaces the record."""
+    with journal.transaction() as connection:
+        connection.execute(
+            "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*list(backup.__dict__.values())[:5], json.dumps(backup.fingerprint), backup.created, backup.run),
+        )
+
+
+def drop_backup(journal: Journal, path: str) -> None:
+    """Forgets a snapshot."""
+    with journal.transaction() as connection:
+        connection.execute("delete from backups where path = ?", (path,))
+
+
+def rejected(journal: Journal) -> dict[str, str]:
+    """The versions that failed, with the reason."""
+    return {str(version): str(reason) for version, reason in journal.query("select version, reason from rejected order by at")}
+
+
+def reject(journal: Journal, version: str, reason: str) -> None:
+    """Remembers that a version failed: it is not tried again on its own."""
+    with journal.transaction() as connection:
+        connection.execute("insert or replace into rejected values (?, ?, ?)", (version, reason, time.time()))
+
+
+def unreject(journal: Journal, version: str) -> None:
+    """A version that passed after all."""
+    with journal.transaction() as connection:
+        connection.execute("delete from rejected where version = ?", (version,))
+
+
+def fact(journal: Journal, key: str) -> Any:
+    """A single fact (JSON), or None."""
+    rows = journal.query("select value from facts where key = ?", key)
+    return json.loads(rows[0][0]) if rows else None
+
+
+def set_fact(journal: Journal, key: str, value: Any, *, synced: bool = True) -> None:
+    """Writes a fact; None removes it."""
+    with journal.transaction(synced=synced) as connection:
+        if value is None:
+            connection.execute("delete from facts where key = ?", (key,))
+        else:
+            connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))

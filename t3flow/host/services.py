@@ -1,0 +1,124 @@
+"""The users' servers: systemd units, or the sandbox's own small supervisor. Both say the same things."""
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from t3flow.errors import T3flowError
+from t3flow.host.children import Children
+from t3flow.settings import Settings
+
+CONTROL_SECONDS = 60.0
+SUPERVISOR_SOCKET = "supervisor.sock"
+
+
+class ServiceError(T3flowError):
+    """A server could not be started, stopped or asked about."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One user's server. `started_wall` is the wall clock (epoch seconds) that its manager noted when it started it."""
+
+    unit: str
+    active: bool
+    main_pid: int | None
+    started_wall: float | None
+    detail: str
+
+
+class Services(Protocol):
+    """How servers are started and stopped. Every call may be repeated: each leads to the state that it names."""
+
+    def state(self, user: str) -> ServerState:
+        """How the server is now. Raises ServiceError when its manager does not answer."""
+
+    def start(self, user: str) -> None:
+        """Starts the server, whatever its past failures. Raises ServiceError."""
+
+    def stop(self, user: str) -> None:
+        """Stops the server and all that runs below it; returns when they are gone. Raises ServiceError."""
+
+
+class Systemd:
+    """Units of systemd, through systemctl."""
+
+    def __init__(self, children: Children, unit_template: str) -> None:
+        self._children = children
+        self._unit_template = unit_template
+
+    def _systemctl(self, *words: str) -> str:
+        finished = self._children.run(["systemctl", *words], timeout_seconds=CONTROL_SECONDS)
+        if finished.code != 0:
+            raise ServiceError(f"systemctl {' '.join(words)} failed: {finished.last_line}")
+        return finished.stdout.decode(errors="replace")
+
+    def state(self, user: str) -> ServerState:
+        """Asks for named properties, since `--value` alone prints them in an order of its own."""
+        unit = self._unit_template.format(user=user)
+        text = self._systemctl(
+            "show", unit, "--timestamp=unix", "--property=ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState"
+        )
+        values = dict(line.partition("=")[::2] for line in text.splitlines())
+        pid = int(values.get("MainPID") or 0)
+        started = values.get("ExecMainStartTimestamp", "").lstrip("@")
+        active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
+        detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
+        return ServerState(unit, active, pid if active else None, float(started) if active and started else None, detail)
+
+    def start(self, user: str) -> None:
+        """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first."""
+        unit = self._unit_template.format(user=user)
+        self._systemctl("reset-failed", unit)
+        self._systemctl("start", unit)
+
+    def stop(self, user: str) -> None:
+        """`systemctl stop` waits until the unit's whole control group is empty."""
+        self._systemctl("stop", self._unit_template.format(user=user))
+
+
+class Supervised:
+    """Servers of the sandbox, through its supervisor's socket."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+
+    def _ask(self, do: str, user: str) -> dict[str, Any]:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(CONTROL_SECONDS)
+                connection.connect(str(self._socket_path))
+                connection.sendall(json.dumps({"do": do, "user": user}).encode() + b"\n")
+                with connection.makefile() as lines:
+                    answer: dict[str, Any] = json.loads(lines.readline())
+        except (OSError, ValueError) as error:
+            raise ServiceError(f"the supervisor at {self._socket_path} does not answer: {error}") from error
+        if not answer.get("ok"):
+            raise ServiceError(f"the supervisor cannot {do} the server of {user}: {answer.get('error')}")
+        return answer
+
+    def state(self, user: str) -> ServerState:
+        """As the supervisor has it."""
+        answer = self._ask("status", user)
+        active = answer["state"] in ("active", "activating") and bool(answer["main_pid"])
+        return ServerState(
+            f"t3-serve@{user}", active, answer["main_pid"] if active else None, answer.get("started_wall"), answer["state"]
+        )
+
+    def start(self, user: str) -> None:
+        """Clears the record of failures, then starts."""
+        self._ask("reset-failed", user)
+        self._ask("start", user)
+
+    def stop(self, user: str) -> None:
+        """Returns when the server's process group is gone."""
+        self._ask("stop", user)
+
+
+def services_of(settings: Settings, children: Children) -> Services:
+    """The services that `serve.backend` names."""
+    if settings.serve.backend == "systemd":
+        return Systemd(children, settings.serve.unit)
+    return Supervised(settings.paths.serve_env_dir / SUPERVISOR_SOCKET)

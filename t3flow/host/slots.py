@@ -1,0 +1,227 @@
+"""Slots: one folder a version, one link a user. Assigning a version is one rename; nobody is led to a slot but by a link.
+
+`versions_dir/versions/VERSION/` holds an npm install and a link `.node` to the Node it was gated with. `versions_dir/users/USER` and
+`versions_dir/current` are links to slots, `versions_dir/hold` is a link that means: being restored, start nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from t3flow.errors import T3flowError
+from t3flow.host import processes
+from t3flow.host.files import link_atomically, remove_tree, safe_name, sync_file_system, sync_folder, write_atomically
+
+MANIFEST = ".t3flow.json"
+PROGRAM = Path("node_modules/.bin/t3")
+HOLD = "hold"
+MAX_FILES = 200_000
+
+
+class SlotError(T3flowError):
+    """A slot or a link is not as it must be."""
+
+
+def versions(versions_dir: Path) -> Path:
+    """The folder that the slots are in."""
+    return versions_dir / "versions"
+
+
+def slot_path(versions_dir: Path, version: str) -> Path:
+    """Where a version's slot is, or would be."""
+    return versions(versions_dir) / safe_name(version)
+
+
+def manifest(versions_dir: Path, version: str) -> dict[str, Any]:
+    """What was noted of a slot when it was made. Raises SlotError when there is no such slot, or half of one."""
+    path = slot_path(versions_dir, version) / MANIFEST
+    try:
+        noted: dict[str, Any] = json.loads(path.read_text())
+        return noted
+    except (OSError, ValueError) as error:
+        raise SlotError(f"there is no usable slot of {version} in {versions(versions_dir)}: run a bump to it") from error
+
+
+def has_slot(versions_dir: Path, version: str) -> bool:
+    """Whether a complete slot of the version is there."""
+    with suppress(SlotError):
+        return manifest(versions_dir, version).get("version") == version
+    return False
+
+
+def installed(versions_dir: Path) -> list[str]:
+    """The versions that have a slot."""
+    with suppress(FileNotFoundError):
+        return sorted(entry.name for entry in versions(versions_dir).iterdir() if not entry.name.startswith("."))
+    return []
+
+
+def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any]) -> Path:
+    """Copies an installed tree into a slot of its own: never the tree itself, whose makers may still hold parts of it open.
+
+    Regular files with one link, folders, and symlinks that stay inside; modes 0755 and 0644; anything else raises SlotError.
+    Repeating it is harmless: a complete slot is kept, a half-made one has another name and is thrown away.
+    """
+    final = slot_path(versions_dir, version)
+    if has_slot(versions_dir, version):
+        return final
+    versions(versions_dir).mkdir(parents=True, exist_ok=True, mode=0o755)
+    partial = versions(versions_dir) / f".{safe_name(version)}.partial"
+    remove_tree(partial)
+    remove_tree(final)
+    digest = hashlib.sha256()
+    _copy(tree, partial, partial, digest)
+    (partial / ".node").symlink_to(node)
+    (partial / MANIFEST).write_text(json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n")
+    sync_file_system(partial)
+    partial.rename(final)
+    sync_folder(final.parent)
+    return final
+
+
+def _copy(source: Path, target: Path, top: Path, digest: Any, depth: int = 0) -> None:
+    if depth > 64:
+        raise SlotError(f"{source} is nested too deeply for a package")
+    target.mkdir(mode=0o755)
+    descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for name in sorted(os.listdir(descriptor)):
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            relative = (target / name).relative_to(top)
+            if stat.S_ISDIR(status.st_mode):
+                _copy(source / name, target / name, top, digest, depth + 1)
+            elif stat.S_ISLNK(status.st_mode):
+                goal = os.readlink(name, dir_fd=descriptor)
+                if goal.startswith("/") or not Path(os.path.normpath(target / goal)).is_relative_to(top):
+                    raise SlotError(f"the package has a link that leads out of it: {relative} → {goal}")
+                (target / name).symlink_to(goal)
+                digest.update(f"{relative}\0link\0{goal}\0".encode())
+            elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                _copy_file(descriptor, name, target / name)
+                executable = bool(status.st_mode & 0o111)
+                os.chmod(target / name, 0o755 if executable else 0o644)
+                content = hashlib.sha256((target / name).read_bytes()).hexdigest()
+                digest.update(f"{relative}\0{executable}\0{content}\0".encode())
+            else:
+                raise SlotError(f"the package has something that is no plain file: {relative}")
+    finally:
+        os.close(descriptor)
+
+
+def _copy_file(folder: int, name: str, target: Path) -> None:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as source, open(target, "xb") as copy:
+        shutil.copyfileobj(source, copy, 1024 * 1024)
+
+
+def linked_version(link: Path) -> str | None:
+    """The version that a link leads to; None for no link, `hold` while its user is being restored. Raises SlotError for an odd one."""
+    try:
+        target = os.readlink(link)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SlotError(f"{link} is no link: move it away, then assign the user's version again (t3flow doctor)") from error
+    return Path(target).name
+
+
+def user_link(versions_dir: Path, user: str) -> Path:
+    """Where a user's link is."""
+    return versions_dir / "users" / safe_name(user)
+
+
+def assigned(versions_dir: Path, user: str) -> str | None:
+    """The version that a user has a link to, or None."""
+    return linked_version(user_link(versions_dir, user))
+
+
+def default_version(versions_dir: Path) -> str | None:
+    """The version of those who have no link."""
+    return linked_version(versions_dir / "current")
+
+
+def effective(versions_dir: Path, user: str) -> str | None:
+    """The version that the launcher leads a user to."""
+    return assigned(versions_dir, user) or default_version(versions_dir)
+
+
+def assign(versions_dir: Path, user: str, version: str) -> None:
+    """Leads a user to a version (or to `hold`) by one rename. Raises SlotError when the version has no slot."""
+    link = user_link(versions_dir, user)
+    link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    link_atomically(link, _target(versions_dir, version, "../"))
+
+
+def set_default(versions_dir: Path, version: str) -> None:
+    """Leads those without a link to a version."""
+    link_atomically(versions_dir / "current", _target(versions_dir, version, ""))
+
+
+def _target(versions_dir: Path, version: str, up: str) -> str:
+    if version == HOLD:
+        return f"{up}{HOLD}"
+    manifest(versions_dir, version)
+    return f"{up}versions/{safe_name(version)}"
+
+
+def links(versions_dir: Path) -> dict[str, str]:
+    """All users' links: user → version."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for entry in (versions_dir / "users").iterdir():
+            if not entry.name.startswith("."):
+                with suppress(SlotError):
+                    found[entry.name] = linked_version(entry) or ""
+    return found
+
+
+def in_use(versions_dir: Path, version: str) -> str | None:
+    """What needs a slot: a link or a running process; None when nothing does."""
+    for user, linked in links(versions_dir).items():
+        if linked == version:
+            return f"the link of {user}"
+    if default_version(versions_dir) == version:
+        return "the default link"
+    slot = f"{slot_path(versions_dir, version).resolve()}/"
+    running = processes.using([], lambda words: any(word.startswith(slot) for word in words))
+    return f"process {running[0]}" if running else None
+
+
+def remove_slot(versions_dir: Path, version: str) -> str | None:
+    """Removes a slot that nothing needs; otherwise says what needs it. Repeating it is harmless."""
+    needed_by = in_use(versions_dir, version)
+    if needed_by is None:
+        path = slot_path(versions_dir, version)
+        doomed = path.with_name(f".{path.name}.partial")
+        if path.exists():
+            remove_tree(doomed)
+            path.rename(doomed)
+        remove_tree(doomed)
+    return needed_by
+
+
+def running_version(main_pid: int, versions_dir: Path) -> str | None:
+    """The version whose slot a server was started from, by its command line."""
+    prefix = f"{versions(versions_dir).resolve()}/"
+    for word in processes.command_line(main_pid):
+        if word.startswith(prefix):
+            return word[len(prefix) :].partition("/")[0]
+    return None
+
+
+def write_last_good(path: Path, version: str) -> None:
+    """Notes the last version that was given to users with success."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, version + "\n")
+
+
+def read_last_good(path: Path) -> str | None:
+    """The last version noted, or None."""
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text().strip() or None
+    return None

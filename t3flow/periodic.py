@@ -1,0 +1,117 @@
+"""What happens on its own: each minute the schedule and the recovery, each half second a look at the freeze file.
+
+Nothing here is done twice by being late or repeated: a due time is taken by the id of the run that it makes, and recovery only adds what is missing.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from huey import crontab
+from loguru import logger
+
+from t3flow import schedule
+from t3flow.engine.engine import Engine
+from t3flow.engine.runs import new_run
+from t3flow.host import freeze, records
+from t3flow.host.files import remove_tree
+from t3flow.host.host import Host
+from t3flow.tasks import SCRATCH_PREFIX
+
+NEXT_BUMP = "next_bump"
+
+
+def register(engine: Engine, host: Host) -> None:
+    """Adds the minute's task to the queue's periodic tasks, and the freeze watch to the engine's watchers."""
+
+    def every_minute() -> None:
+        tick(engine, host)
+
+    engine.queue.periodic_task(crontab(minute="*"), name="every_minute")(every_minute)
+    engine.watchers.append(freeze_watch(engine, host))
+
+
+def tick(engine: Engine, host: Host) -> None:
+    """One minute's work: what is pending has its message, and a bump that is due is begun."""
+    added = engine.recover()
+    if added:
+        logger.warning("put {} lost messages back into the queue", added)
+    revive_drains(engine, host)
+    run = due_bump(host, time.time())
+    if run is not None:
+        engine.hint(run)
+
+
+def due_bump(host: Host, now: float) -> str | None:
+    """Begins the scheduled bump if its time has come, at most LATE_SECONDS ago, and draws the next time. Returns the run's id or None."""
+    planned = records.fact(host.journal, NEXT_BUMP)
+    rules = [host.settings.schedule.bump, host.settings.schedule.jitter_s, str(schedule.zone(host.settings))]
+    if not isinstance(planned, dict) or planned.get("rules") != rules:
+        plan_next(host, now, rules)
+        return None
+    if now < planned["at"]:
+        return None
+    run = None
+    if now - planned["at"] <= schedule.LATE_SECONDS:
+        stamp = f"{datetime.fromtimestamp(planned['due'], UTC):%Y%m%dT%H%M}"
+        run = new_run(host.journal, "bump", {"due": planned["due"]}, run_id=f"bump-{stamp}-scheduled")
+    else:
+        logger.warning("the bump due at {} was missed and is not caught up", datetime.fromtimestamp(planned["at"], schedule.zone(host.settings)))
+    plan_next(host, max(now, planned["due"]), rules)
+    return run
+
+
+def plan_next(host: Host, after: float, rules: list[object]) -> None:
+    """Draws the next bump's time: the schedule's next one and some of the jitter."""
+    due = schedule.next_due(host.settings, after)
+    at = due + random.uniform(0, host.settings.schedule.jitter_s)
+    records.set_fact(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
+
+
+def revive_drains(engine: Engine, host: Host) -> None:
+    """Gives every deferral a drain that lives, whatever became of its last one."""
+    for pending in records.deferrals(host.journal):
+        if host.journal.runs("id = ? and status = 'running'", pending.run):
+            continue
+        run = new_run(host.journal, "drain", {"user": pending.user})
+        if run is not None:
+            records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, time.time())
+            engine.hint(run)
+
+
+def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
+    """A watcher that takes the drains' messages out of the queue while tracking is frozen, and puts them back after it.
+
+    It compares with what the journal says of each drain, so that a freeze file which came or went while nobody looked counts all the same.
+    """
+
+    def watch() -> None:
+        is_frozen = freeze.is_frozen(host.settings)
+        if not is_frozen and records.fact(host.journal, "freeze") is not None:
+            records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
+        for pending in records.deferrals(host.journal):
+            wanted = "revoked" if pending.revoked else "frozen" if is_frozen else None
+            for run in host.journal.runs("id = ? and status = 'running' and held is not ?", pending.run, wanted):
+                if run.claim is None or wanted is None:
+                    hold(engine, host, run.id, wanted)
+
+    return watch
+
+
+def hold(engine: Engine, host: Host, run: str, reason: str | None) -> None:
+    """Holds a drain back for a reason, or (None) lets it be checked at once."""
+    if reason is not None:
+        engine.hold(run, reason)
+        return
+    with host.journal.transaction() as connection:
+        connection.execute("update runs set wake_at = ? where id = ? and wake_at is not null", (time.time(), run))
+    engine.release(run)
+
+
+def sweep(host: Host) -> None:
+    """For a consumer that starts: removes the scratch folders of runs that have ended or were never journaled."""
+    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
+    for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):
+        if folder.name not in live:
+            remove_tree(folder)

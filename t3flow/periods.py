@@ -1,0 +1,108 @@
+"""Steps that wait: the polling one of a deferred user, and the latest hour of a scheduled run."""
+
+import time
+from typing import TypedDict
+
+from t3flow import schedule
+from t3flow.engine.errors import NotYet
+from t3flow.engine.step import step
+from t3flow.errors import T3flowError
+from t3flow.host import freeze, idle, records, slots
+from t3flow.host.host import Host, this_host
+from t3flow.host.records import Deferral
+from t3flow.restart import Result
+
+
+class Ready(TypedDict):
+    """A deferred user who is idle, or why nothing is left to do."""
+
+    nothing_to_do: str
+    version: str
+    target: str
+
+
+class Wait(TypedDict):
+    """Why a user is not to be moved now, and when to ask again (epoch seconds)."""
+
+    waiting_for: str
+    detail: str
+    at: float
+
+
+@step()
+def may_still_restart(due: float) -> bool:
+    """Whether a run scheduled for `due` may restart another user. Only reads the clock."""
+    latest = schedule.deadline(this_host().settings, due)
+    return latest is None or time.time() < latest
+
+
+@step()
+def await_idle(user: str, not_before: float) -> Ready:
+    """Asks whether a deferred user is idle, again and again as a delayed task. Only reads; each check is noted in the deferral."""
+    host = this_host()
+    pending = records.deferral(host.journal, user)
+    if pending is None:
+        return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
+    try:
+        version = slots.effective(host.settings.paths.versions_dir, user) or ""
+        if version == pending.target:
+            return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
+        if all(entry.name != user for entry in host.user_map().users):
+            return {"nothing_to_do": f"{user} is no longer in the user map", "version": version, "target": pending.target}
+        wait = reason_to_wait(host, pending, not_before)
+    except T3flowError as error:
+        wait = {"waiting_for": "unreadable_state", "detail": str(error), "at": time.time() + host.settings.deferral.max_check_interval_s}
+    if wait is not None:
+        records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
+        raise NotYet(wait["at"], wait["waiting_for"])
+    return {"nothing_to_do": "", "version": version, "target": pending.target}
+
+
+@step()
+def would_move(user: str, ignore_processes: bool) -> Result:
+    """What a drain would do with a user now. Only reads."""
+    host = this_host()
+    pending = records.deferral(host.journal, user)
+    version = slots.effective(host.settings.paths.versions_dir, user) or ""
+    wait = reason_to_wait(host, pending, 0, any_time=True, ignore_processes=ignore_processes) if pending is not None else None
+    kind, reason = ("deferred", wait["detail"]) if wait else ("untouched", "idle: would be restarted")
+    waiting_for, at = (wait["waiting_for"], wait["at"]) if wait else ("", 0.0)
+    return {"result": kind, "version": version, "downtime_s": None, "reason": reason, "waiting_for": waiting_for, "ask_again": at}
+
+
+def reason_to_wait(host: Host, pending: Deferral, not_before: float, *, any_time: bool = False, ignore_processes: bool = False) -> Wait | None:
+    """Why a deferred user is not to be moved now; None when they may be. `any_time` leaves the window aside."""
+    now = time.time()
+    interval = float(host.settings.deferral.max_check_interval_s)
+    opens = now if any_time else schedule.window_opens(host.settings, now)
+    if pending.revoked:
+        return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
+    if freeze.is_frozen(host.settings):
+        return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
+    if pending.target in records.rejected(host.journal):
+        return {"waiting_for": "frozen", "detail": f"{pending.target} was rejected: waits for a newer version", "at": now + interval}
+    if opens > now:
+        return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
+    if not_before > now:
+        return {"waiting_for": pending.waiting_for, "detail": pending.detail, "at": within_window(host, min(not_before, now + interval))}
+    found = look(host, pending.user, ignore_processes)
+    if found.idle:
+        return None
+    return {"waiting_for": found.waiting_for, "detail": found.detail, "at": within_window(host, min(found.ask_again, now + interval))}
+
+
+def within_window(host: Host, moment: float) -> float:
+    """A moment, or the start of the next window after it."""
+    return schedule.window_opens(host.settings, moment)
+
+
+def look(host: Host, user: str, ignore_processes: bool) -> idle.Idleness:
+    """Whether a user is idle, without disturbing the server."""
+    interval = float(host.settings.deferral.max_check_interval_s)
+    try:
+        server = host.services.state(user)
+        if not server.active:
+            return idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + interval)
+        return idle.read_idleness(host, user, server, canary=False, ignore_processes=ignore_processes)
+    except T3flowError as error:
+        return idle.doubt(str(error), interval)

@@ -1,0 +1,266 @@
+"""The safe restart of one user: nothing is stopped that works, nothing is migrated that was not kept, nobody is left in between.
+
+The order: snapshot → hold the server still, read idleness, and while it is still held either let it go on or end it → a second snapshot if
+something was written since the first → assign → start → verify through the dispatch. What fails after the stop is undone.
+
+The server is ended by SIGKILL while it is held still. A SIGTERM would need it to run again first, and Node answers the requests that came in
+meanwhile before it looks at signals: a turn that began then would be cut off. What was committed is safe in SQLite's log.
+"""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+from loguru import logger
+
+from t3flow.engine.errors import StepFailed, UndoFailed
+from t3flow.engine.step import current_attempt, current_flow, current_run, step
+from t3flow.errors import T3flowError
+from t3flow.host import backups, freeze, idle, pairing, processes, records, slots
+from t3flow.host.host import Host, this_host
+from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.tasks import Snapshot, back_up
+
+HELD_SECONDS = 1.0
+"""The longest that a server is held still; also how old the read may be when the stop is sent."""
+SECOND_SNAPSHOT_SECONDS = 5.0
+PORT_SECONDS = 5.0
+END_SECONDS = 10.0
+REPLACED = "replaced"
+
+
+class Stopped(TypedDict):
+    """What came of asking a server to stop. `at` is when (epoch seconds); `changed`: the snapshot is out of date."""
+
+    stopped: bool
+    waiting_for: str
+    detail: str
+    ask_again: float
+    at: float
+    changed: bool
+
+
+class Result(TypedDict):
+    """How a user fared, as the interface shows it, and when a deferred one is worth asking again."""
+
+    result: str
+    version: str
+    downtime_s: float | None
+    reason: str
+    waiting_for: str
+    ask_again: float
+
+
+class RestartError(T3flowError):
+    """A restart cannot go on."""
+
+
+def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False) -> Result:
+    """Moves one user from a version to another, or leaves them as they are. Never raises StepFailed.
+
+    `canary`: an agent without a turn counts as work too. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
+    """
+    snapshot = back_up(user, former, target, False)
+    if snapshot["problem"]:
+        return _result("skipped", former, f"no backup: {snapshot['problem']}")
+    try:
+        with current_flow.get().shielded():
+            return _move(user, former, target, snapshot, canary, ignore_processes)
+    except UndoFailed as failure:
+        logger.error("ROLLBACK FAILED for {}: {}", user, failure)
+        return _result("failed", former, f"ROLLBACK FAILED: {failure}")
+    except StepFailed as failure:
+        logger.error("rolled back {} to {}: {}", user, former, failure)
+        return _result("rolled_back", former, str(failure))
+
+
+def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool, ignore_processes: bool) -> Result:
+    """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed."""
+    with current_flow.get().saga():
+        stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"])
+        if not stopped["stopped"]:
+            return _deferred(former, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
+        path = snapshot["path"]
+        if stopped["changed"]:
+            began = time_now()
+            path = back_up_stopped(user, former, target)
+            if time_now() - began > SECOND_SNAPSHOT_SECONDS:
+                start_server(user)
+                verify_user(user, former)
+                return _deferred(former, "quiet_period", "the snapshot of the stopped server took too long", time_now())
+        assign_version(user, former, target, path, f"{REPLACED}-{current_run()}")
+        start_server(user)
+        paired_at = verify_user(user, target)
+    return {**_result("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
+
+
+def _result(result: str, version: str, reason: str) -> Result:
+    return {"result": result, "version": version, "downtime_s": None, "reason": reason, "waiting_for": "", "ask_again": 0.0}
+
+
+def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
+    return {**_result("deferred", version, detail), "waiting_for": waiting_for, "ask_again": ask_again}
+
+
+@step()
+def time_now() -> float:
+    """The time, journaled so that a replay takes the same turn."""
+    return time.time()
+
+
+# Going there --------------------------------------------------------------------------------------------------------
+
+
+@step()
+def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> None:
+    """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running."""
+    host = this_host()
+    assigned = slots.effective(host.settings.paths.versions_dir, user)
+    logger.info("starting the server of {} again on {}", user, assigned)
+    host.services.start(user)
+    pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
+    if assigned != former:
+        raise RestartError(f"{user} is on {assigned}, not back on {former}")
+
+
+@step(undo=bring_back)
+def stop_if_idle(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> Stopped:
+    """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
+
+    Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the repetition goes on
+    from there with `changed`, so that a second snapshot is taken.
+    """
+    host = this_host()
+    server = host.services.state(user)
+    if server.main_pid is None:
+        if current_attempt() == 1:
+            return _not_stopped("server_stopped", f"{server.unit} does not run", time.time() + 60)
+        host.services.stop(user)
+        return _was_stopped(changed=True)
+    if freeze.is_frozen(host.settings):
+        return _not_stopped("frozen", "tracking is frozen", time.time())
+    if not processes.owns_listener(server.main_pid, host.port(user)):
+        return _not_stopped("unreadable_state", f"port {host.port(user)} is not (only) that server's", time.time() + 300)
+    try:
+        with OwnerReader(host, user) as reader:
+            found = _end_if_idle(host, server, reader, canary, ignore_processes)
+    except (OwnerProblem, ProcessLookupError, TimeoutError) as error:
+        found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
+    if not found.idle:
+        return _not_stopped(found.waiting_for, found.detail, found.ask_again)
+    host.services.stop(user)
+    _await_port(host.port(user))
+    return _was_stopped(changed=fingerprint is None or found.fingerprint != fingerprint)
+
+
+def _end_if_idle(host: Host, server: Any, reader: OwnerReader, canary: bool, ignore_processes: bool) -> idle.Idleness:
+    records.set_fact(host.journal, "paused", server.main_pid, synced=False)
+    with processes.paused(server.main_pid) as descriptor:
+        held_since = time.monotonic()
+        found = idle.judge(host, server, reader, canary=canary, ignore_processes=ignore_processes)
+        if found.idle and time.monotonic() - held_since > HELD_SECONDS:
+            return idle.doubt("reading took over a second", 60)
+        if found.idle:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    return found
+
+
+def _not_stopped(waiting_for: str, detail: str, ask_again: float) -> Stopped:
+    return {"stopped": False, "waiting_for": waiting_for, "detail": detail, "ask_again": ask_again, "at": 0.0, "changed": False}
+
+
+def _was_stopped(*, changed: bool) -> Stopped:
+    return {"stopped": True, "waiting_for": "", "detail": "", "ask_again": 0.0, "at": time.time(), "changed": changed}
+
+
+def _await_port(port: int) -> None:
+    """A port that stays taken is somebody else's: nothing is assigned or started over it."""
+    deadline = time.monotonic() + PORT_SECONDS
+    while processes.listener_of(port):
+        if time.monotonic() > deadline:
+            raise RestartError(f"port {port} is still taken after its server stopped: see who listens there (ss -ltnp)")
+        time.sleep(0.02)
+
+
+@step()
+def back_up_stopped(user: str, former: str, target: str) -> str:
+    """The snapshot that counts when something was written after the first. Repeating it takes another."""
+    return backups.take(this_host(), user, wrote=former, target=target, run=current_run()).path
+
+
+@step()
+def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
+    """Undo of an assignment: what the target may have done to the database is undone, and the user is led to the former version.
+
+    Repeating it is harmless: each part is skipped or done again with the same end. If the snapshot cannot be put in place, the database stays
+    with the version that wrote it, so that the two agree.
+    """
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    logger.error("rolling back {} from {} to {}", user, target, former)
+    slots.assign(versions_dir, user, slots.HOLD)
+    host.services.stop(user)
+    _end_users_of_database(host, user)
+    level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
+    try:
+        restored, kept = backups.restore(host, user, Path(snapshot), kept_name)
+        if level is not None and restored != level:
+            raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+    except T3flowError:
+        slots.assign(versions_dir, user, target)
+        raise
+    logger.info("the database of {} as {} left it is kept in {}", user, target, kept)
+    slots.assign(versions_dir, user, former)
+
+
+def _end_users_of_database(host: Host, user: str) -> None:
+    """Ends what could still write: a minting under way would migrate the restored database again."""
+    database = backups.database_path(host, user)
+    files = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
+    who, base_dir = host.account(user), str(host.base_dir(user))
+    programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
+
+    def runs_t3(words: list[str]) -> bool:
+        return any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words)
+
+    deadline = time.monotonic() + END_SECONDS
+    while True:
+        found = [pid for pid in processes.using(files, runs_t3) if processes.uid_of(pid) == who.uid]
+        if not found:
+            return
+        if time.monotonic() > deadline - END_SECONDS / 2:
+            for pid in found:
+                processes.kill(pid)
+        if time.monotonic() > deadline:
+            raise RestartError(f"process {found[0]} does not let go of the database of {user}")
+        time.sleep(0.05)
+
+
+@step(undo=take_back)
+def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
+    """Leads the user to the target: one rename, and repeating it is harmless."""
+    slots.assign(this_host().settings.paths.versions_dir, user, target)
+
+
+@step()
+def start_server(user: str) -> None:
+    """Starts the user's server. Repeating it finds it running."""
+    this_host().services.start(user)
+
+
+@step()
+def verify_user(user: str, version: str) -> float:
+    """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more."""
+    host = this_host()
+    return pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
+
+
+def resume_paused(host: Host) -> None:
+    """For a consumer that starts: lets the one server go on that its predecessor may have died holding still."""
+    pid = records.fact(host.journal, "paused")
+    if isinstance(pid, int):
+        for entry in host.user_map().users:
+            if host.services.state(entry.name).main_pid == pid:
+                processes.resume(pid)
+        records.set_fact(host.journal, "paused", None)

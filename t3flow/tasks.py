@@ -1,0 +1,373 @@
+"""The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
+
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+from loguru import logger
+
+from t3flow import schedule
+from t3flow.engine.runs import new_run
+from t3flow.engine.step import current_run, step
+from t3flow.host import backups, gate, npm, records, slots
+from t3flow.host import freeze as freezing
+from t3flow.host.files import DiskError, remove_tree, require_space, safe_name
+from t3flow.host.host import this_host
+from t3flow.host.owned import OwnerProblem
+from t3flow.versions import parse
+
+SLOT_BYTES = 400 * 1024 * 1024
+SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
+SCRATCH_PREFIX = "t3flow-"
+ACCEPTED = "accepted"
+NO_DATABASE = "there is no database"
+
+
+class Plan(TypedDict):
+    """Where a bump goes from and to, and whether a person named the target exactly."""
+
+    default: str
+    target: str
+    exact: bool
+
+
+class Person(TypedDict):
+    """One user as a bump found them: the version they are led to, and whether their server runs."""
+
+    user: str
+    version: str
+    running: bool
+
+
+# Looking ------------------------------------------------------------------------------------------------------------
+
+
+@step()
+def held() -> str:
+    """Why tracking is frozen, or "". Only reads."""
+    found = freezing.frozen(this_host().settings, this_host().journal)
+    if found is None:
+        return ""
+    logger.warning("FROZEN since {}: {}; `t3flow unfreeze` lets it go on", time.ctime(found["since"]), found["reason"])
+    return found["reason"]
+
+
+@step(interruptible=True)
+def resolve(target: str | None) -> Plan:
+    """What to move to: the version named, else the pin, else what the tag points at. Only reads."""
+    host = this_host()
+    default = slots.default_version(host.settings.paths.versions_dir)
+    if default is None:
+        raise slots.SlotError("no version is installed yet: run `t3flow adopt` first, it takes over what is there")
+    exact = target or pin()
+    if exact:
+        parse(exact)
+        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not npm.published(host, exact):
+            raise npm.PackageError(f"the registry has no {host.settings.track.package}@{exact}: name a version that is published")
+        return {"default": default, "target": exact, "exact": True}
+    tag = host.settings.track.tag
+    found = npm.latest(host).get(tag)
+    if found is None:
+        raise npm.PackageError(f"the registry has no dist-tag {tag} of {host.settings.track.package}: check track.tag")
+    return {"default": default, "target": str(parse(found)), "exact": False}
+
+
+def pin() -> str:
+    """The version to hold, or "": the consumer's environment, then `t3flow pin`, then the settings file."""
+    host = this_host()
+    from_environment = host.settings.sources["track.pin"].startswith("environment")
+    noted = records.fact(host.journal, "pin")
+    return host.settings.track.pin if from_environment or not noted else str(noted)
+
+
+class Refusal(TypedDict):
+    """Why a target is not taken: an outcome and one line; both empty when it is."""
+
+    outcome: str
+    reason: str
+
+
+@step()
+def guard(plan: Plan, again: bool) -> Refusal:
+    """Strictly newer, of the channel, not rejected before. Only reads. A version that a person named exactly may be older and of any channel."""
+    host = this_host()
+    target, default, tag = plan["target"], plan["default"], host.settings.track.tag
+    if target == default:
+        return {"outcome": "up_to_date", "reason": f"{target} is the default already"}
+    if not plan["exact"] and not parse(target).is_nightly(tag):
+        reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
+        return {"outcome": "refused_channel", "reason": reason}
+    if not plan["exact"] and parse(target) < parse(default):
+        reason = f"{target} is older than {default}; to go back: t3flow enqueue rollback --to {target}"
+        return {"outcome": "refused_downgrade", "reason": reason}
+    why = records.rejected(host.journal).get(target)
+    if why is not None and not again:
+        reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
+        return {"outcome": "refused_rejected", "reason": reason}
+    return {"outcome": "", "reason": ""}
+
+
+@step()
+def people(without: list[str]) -> list[Person]:
+    """The users of the map and how they are, in its order. Only reads."""
+    host = this_host()
+    mapped = host.user_map()
+    for problem in mapped.problems:
+        logger.warning("user map: {}", problem)
+    versions_dir = host.settings.paths.versions_dir
+    found: list[Person] = []
+    for entry in mapped.users:
+        if entry.name not in without:
+            server = host.services.state(entry.name)
+            version = slots.effective(versions_dir, entry.name) or ""
+            found.append({"user": entry.name, "version": version, "running": server.active})
+    return found
+
+
+# Staging and the gate -----------------------------------------------------------------------------------------------
+
+
+def scratch_folder(run: str) -> Path:
+    """The one folder that a run may litter."""
+    return this_host().settings.paths.scratch_dir / f"{SCRATCH_PREFIX}{safe_name(run)}"
+
+
+@step()
+def clean_scratch() -> None:
+    """Removes the run's scratch folder. A second time finds nothing to do."""
+    remove_tree(scratch_folder(current_run()))
+
+
+@step(undo=clean_scratch)
+def open_scratch() -> None:
+    """Makes the run's scratch folder. Repeating it empties it."""
+    host = this_host()
+    folder = scratch_folder(current_run())
+    try:
+        remove_tree(folder)
+        folder.mkdir(mode=0o711)
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
+    need = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
+    require_space(folder, need, "a candidate")
+
+
+@step()
+def unstage(version: str, in_scratch: bool) -> None:
+    """Removes the version's slot unless somebody was led to it. A second time finds nothing to do."""
+    needed_by = slots.remove_slot(versions_dir_for(in_scratch), version)
+    if needed_by is not None:
+        logger.info("slot {} stays: {} needs it", version, needed_by)
+
+
+@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(npm.RegistryUnreachable,), undo=unstage)
+def stage(version: str, in_scratch: bool) -> str:
+    """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
+    host = this_host()
+    versions_dir = versions_dir_for(in_scratch)
+    if slots.has_slot(versions_dir, version):
+        return str(slots.slot_path(versions_dir, version))
+    folder = scratch_folder(current_run()) / "staging"
+    folder.mkdir(mode=0o711, exist_ok=True)
+    need = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
+    versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    require_space(versions_dir, need, f"the slot of {version}")
+    npm.install(host, version, folder)
+    try:
+        slot = slots.make_slot(versions_dir, version, folder / "prefix", npm.node_path(), {"run": current_run()})
+    except OSError as error:
+        raise DiskError(f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir") from error
+    remove_tree(folder)
+    return str(slot)
+
+
+def versions_dir_for(in_scratch: bool) -> Path:
+    """Where the slots are; a dry run has its own, in its scratch."""
+    return scratch_folder(current_run()) / "slots" if in_scratch else this_host().settings.paths.versions_dir
+
+
+class Snapshot(TypedDict):
+    """A backup as a run needs it. `problem` is set instead of `path` when the user's own database is at fault; `missing`: there is none."""
+
+    user: str
+    path: str
+    bytes: int
+    level: int
+    fingerprint: list[Any] | None
+    problem: str
+    missing: bool
+
+
+@step(interruptible=True)
+def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
+    """Takes a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported."""
+    folder = scratch_folder(current_run()) / "backups" if in_scratch else None
+    if folder is not None:
+        folder.mkdir(mode=0o711, exist_ok=True)
+    try:
+        made = backups.take(this_host(), user, wrote=wrote, target=target, run=current_run(), folder=folder)
+    except (OwnerProblem, backups.BackupError) as error:
+        missing = str(error) == NO_DATABASE
+        return {"user": user, "path": "", "bytes": 0, "level": 0, "fingerprint": None, "problem": str(error), "missing": missing}
+    size = Path(made.path).stat().st_size
+    return {
+        "user": user, "path": made.path, "bytes": size, "level": made.level,
+        "fingerprint": made.fingerprint, "problem": "", "missing": False,
+    }  # fmt: skip
+
+
+@step()
+def choose_seeds(snapshots: list[Snapshot]) -> list[Snapshot]:
+    """The snapshots that `gate.seeds` asks a candidate to be tried on. Only reads."""
+    wanted = this_host().settings.gate.seeds
+    usable = [snapshot for snapshot in snapshots if not snapshot["problem"]]
+    if wanted == "largest":
+        return sorted(usable, key=lambda snapshot: snapshot["bytes"])[-1:]
+    return [snapshot for snapshot in usable if wanted == "all" or snapshot["user"] in wanted]
+
+
+@step()
+def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]:
+    """The users in the order of restarts. Only reads."""
+    if this_host().settings.canary.order == "map_order":
+        return users
+    size = {snapshot["user"]: snapshot["bytes"] for snapshot in snapshots}
+    return sorted(users, key=lambda user: (size.get(user["user"], 0), user["user"]))
+
+
+@step(interruptible=True)
+def try_on(slot: str, version: str, seed: str, snapshot: str) -> gate.Verdict:
+    """Tries the candidate on a copy of one database ("" for none). Repeating it is harmless: each trial has a fresh copy."""
+    return gate.try_candidate(
+        this_host(), Path(slot), version, scratch_folder(current_run()), seed, Path(snapshot) if snapshot else None
+    )
+
+
+# Changing the host --------------------------------------------------------------------------------------------------
+
+
+@step()
+def link_everyone(default: str) -> list[str]:
+    """Gives everybody who has no link one to the version they have now, so that the default can move. Repeating it finds nothing to do."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    linked = []
+    for entry in host.user_map().users:
+        if slots.assigned(versions_dir, entry.name) is None:
+            slots.assign(versions_dir, entry.name, default)
+            linked.append(entry.name)
+    return linked
+
+
+@step()
+def accept(version: str) -> None:
+    """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
+    host = this_host()
+    slots.set_default(host.settings.paths.versions_dir, version)
+    slots.write_last_good(host.settings.paths.last_good_file, version)
+    accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
+    records.set_fact(host.journal, ACCEPTED, [*accepted, version])
+    records.unreject(host.journal, version)
+
+
+@step()
+def is_accepted(version: str) -> bool:
+    """Whether a version is the default. Only reads."""
+    return slots.default_version(this_host().settings.paths.versions_dir) == version
+
+
+@step()
+def freeze_tracking(reason: str) -> None:
+    """Writes the freeze file. Repeating it keeps the first reason."""
+    host = this_host()
+    freezing.freeze(host.settings, host.journal, reason, by=current_run())
+    logger.error("FROZEN: {}", reason)
+
+
+@step()
+def reject(version: str, reason: str) -> None:
+    """Remembers that a version failed. Repeating it writes the same."""
+    records.reject(this_host().journal, version, reason)
+
+
+@step()
+def defer(target: str, waiting: dict[str, str]) -> None:
+    """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there."""
+    host = this_host()
+    for user, waiting_for in waiting.items():
+        pending = records.deferral(host.journal, user)
+        run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
+        run = run or new_run(host.journal, "drain", {"user": user}) or ""
+        records.put_deferral(host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time()))
+        wake(run)
+
+
+def wake(run: str) -> None:
+    """Makes a sleeping run due now."""
+    host = this_host()
+    with host.journal.transaction() as connection:
+        connection.execute(
+            "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
+            (time.time(), run),
+        )
+    host.hint(run)
+
+
+class Pending(TypedDict):
+    """A pending deferral as a drain needs it."""
+
+    user: str
+    version: str
+    target: str
+
+
+@step()
+def pending_deferrals(users: list[str]) -> list[Pending]:
+    """The pending deferrals of these users, or of all. Only reads."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    return [
+        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
+        for entry in records.deferrals(host.journal)
+        if (not users or entry.user in users) and not entry.revoked
+    ]
+
+
+@step()
+def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> None:
+    """Notes in the deferral why its user was not moved after all. Repeating it counts one check more."""
+    records.note_check(this_host().journal, user, waiting_for, detail, ask_again)
+
+
+@step()
+def any_server_runs() -> bool:
+    """Whether any user's server runs. Only reads."""
+    host = this_host()
+    return any(host.services.state(entry.name).active for entry in host.user_map().users)
+
+
+@step()
+def settle_deferral(user: str) -> None:
+    """Ends a user's deferral and wakes its drain, which then finds nothing to do. Repeating it is harmless."""
+    host = this_host()
+    pending = records.deferral(host.journal, user)
+    if pending is not None:
+        records.drop_deferral(host.journal, user)
+        if pending.run != current_run():
+            wake(pending.run)
+
+
+@step()
+def prune() -> list[str]:
+    """Drops old snapshots, and slots that nothing needs. Repeating it finds less to do."""
+    host = this_host()
+    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
+    gone = backups.prune(host, accepted)
+    needed = {entry.wrote for entry in records.backups(host.journal)} | {entry.target for entry in records.deferrals(host.journal)}
+    needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
+    for version in slots.installed(host.settings.paths.versions_dir):
+        if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:
+            gone.append(version)
+    return gone
+
+

@@ -1,0 +1,254 @@
+"""The workflows, each from top to bottom as the procedure goes. They are replayed: no time, chance or I/O but inside steps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from t3flow import tasks
+from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
+from t3flow.engine.step import current_flow
+from t3flow.periods import await_idle, may_still_restart, would_move
+from t3flow.restart import Result, safe_restart
+from t3flow.tasks import Person, Plan, Snapshot
+from t3flow.versions import parse
+
+FAILED = {"rolled_back", "failed"}
+SUCCEEDED = {"updated", "up_to_date", "refused_downgrade", "refused_channel", "refused_rejected", "too_young", "dry_run_passed"}
+OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
+OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
+
+
+def bump(
+    target: str | None = None,
+    again: bool = False,
+    without: list[str] | None = None,
+    dry_run: bool = False,
+    due: float | None = None,
+) -> Outcome:
+    """Moves everybody to a newer version, or nobody. `due`: when the schedule asked for it; None for a person's run."""
+    if not dry_run and (reason := tasks.held()):
+        return ended("frozen", reason)
+    try:
+        with exclusive():
+            return follow(target, again, without or [], dry_run, due)
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"stopped by {interrupted.signal}; nothing was changed")
+    except StepFailed as failure:
+        return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason)
+
+
+def follow(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
+    """The bump itself, with the host to itself: stage, back up, gate, restart, accept."""
+    plan = tasks.resolve(target)
+    refusal = tasks.guard(plan, again)
+    if refusal["outcome"]:
+        raise Abort(ended(refusal["outcome"], refusal["reason"], plan))
+    version = plan["target"]
+    if not dry_run:
+        tasks.link_everyone(plan["default"])
+
+    tasks.open_scratch()
+    slot = tasks.stage(version, dry_run)
+    users = tasks.people(without)
+    snapshots = back_up_everybody(plan, users, dry_run)
+    pass_gate(slot, plan, snapshots, dry_run)
+    if dry_run:
+        raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan))
+
+    results = {user: unmoved("skipped", user, "", "left out as asked") for user in without}
+    for user, snapshot in zip(users, snapshots, strict=True):
+        if snapshot["problem"] and not snapshot["missing"]:
+            results[user["user"]] = unmoved("skipped", user["user"], user["version"], f"no backup: {snapshot['problem']}")
+    candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
+    ended_by = restart_idle_users(candidates, version, results, due)
+    with current_flow.get().shielded():
+        tasks.clean_scratch()
+        return conclude(plan, results, ended_by)
+
+
+def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
+    """A snapshot of each user's database. Raises Abort when the disk is at fault or nobody who has one could be backed up."""
+    try:
+        snapshots = [tasks.back_up(user["user"], user["version"], plan["target"], dry_run) for user in users]
+    except StepFailed as failure:
+        raise Abort(ended("backup_failed", failure.reason, plan)) from failure
+    problems = [f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]]
+    if problems and len(problems) == sum(not found["missing"] for found in snapshots):
+        raise Abort(ended("backup_failed", f"nobody could be backed up; {problems[0]}", plan))
+    return snapshots
+
+
+def pass_gate(slot: str, plan: Plan, snapshots: list[Snapshot], dry_run: bool) -> None:
+    """Tries the candidate on a copy of each seed. Raises Abort at the first that it fails on."""
+    version = plan["target"]
+    seeds = tasks.choose_seeds(snapshots)
+    if parse(version) < parse(plan["default"]):
+        refuse_older_schema(slot, plan, seeds)
+    for user, path in [(seed["user"], seed["path"]) for seed in seeds] or [("nobody", "")]:
+        verdict = tasks.try_on(slot, version, user, path)
+        if not verdict["passed"]:
+            reason = f"{version} fails on the database of {user}: {verdict['failed']}"
+            if not dry_run:
+                tasks.reject(version, reason)
+            raise Abort(ended("dry_run_failed" if dry_run else "gate_failed", reason, plan))
+
+
+def refuse_older_schema(slot: str, plan: Plan, seeds: list[Snapshot]) -> None:
+    """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Abort."""
+    level = tasks.try_on(slot, plan["target"], "nobody", "")["level"]
+    highest = max((seed["level"] for seed in seeds), default=0)
+    if level < highest:
+        back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
+        reason = f"{plan['target']} knows schema level {level}, databases are at {highest}; {back}"
+        raise Abort(ended("refused_downgrade", reason, plan))
+
+
+def restart_idle_users(users: list[Person], version: str, results: dict[str, Result], due: float | None) -> str:
+    """Restarts who is idle, one at a time, into `results`. Returns the signal that ended it early, or "".
+
+    A failure ends it, and so does `schedule.latest`. Before the first restart a signal is raised as Interrupted, which undoes everything.
+    """
+    for number, user in enumerate(users):
+        name = user["user"]
+        if not user["running"]:
+            results[name] = waiting(user, "server_stopped")
+            continue
+        try:
+            if due is not None and not may_still_restart(due):
+                results.update({rest["user"]: waiting(rest, "window") for rest in users[number:]})
+                return ""
+            results[name] = safe_restart(name, user["version"], version, canary=True)
+        except Interrupted as interrupted:
+            if all(done["result"] != "restarted" for done in results.values()):
+                raise
+            results.update({rest["user"]: waiting(rest, "frozen") for rest in users[number:]})
+            return interrupted.signal
+        if results[name]["result"] in FAILED:
+            results.update({rest["user"]: unmoved("untouched", rest["user"], rest["version"], "") for rest in users[number + 1 :]})
+            return ""
+    return ""
+
+
+def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
+    """Freezes after a failure; otherwise defers who was busy, and moves default and last-good if somebody was restarted and verified."""
+    version = plan["target"]
+    for user, found in results.items():
+        if found["result"] in FAILED:
+            reason = give_up(version, user, found)
+            return ended("rolled_back", reason, plan, results)
+    restarted = [user for user, found in results.items() if found["result"] == "restarted"]
+    deferred = {user: found["waiting_for"] for user, found in results.items() if found["result"] == "deferred"}
+    tasks.defer(version, deferred)
+    for user in restarted:
+        tasks.settle_deferral(user)
+    if ended_by:
+        return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
+    if restarted or not tasks.any_server_runs():
+        tasks.accept(version)
+        tasks.prune()
+    return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
+
+
+def give_up(version: str, user: str, found: Result) -> str:
+    """A version failed at a user: tracking is frozen and the version remembered. Returns the reason."""
+    reason = f"{version} failed at {user}: {found['reason']}"
+    tasks.freeze_tracking(reason)
+    tasks.reject(version, reason)
+    return reason
+
+
+def drain(user: str) -> Outcome:
+    """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
+    ask_again = 0.0
+    try:
+        while True:
+            ready = await_idle(user, ask_again)
+            if ready["nothing_to_do"]:
+                tasks.settle_deferral(user)
+                return ended("up_to_date", ready["nothing_to_do"])
+            with exclusive():
+                found = move_deferred(user, ready["version"], ready["target"], ignore_processes=False)
+            if found["result"] == "restarted":
+                return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
+            ask_again = found["ask_again"]
+    except Interrupted as interrupted:
+        tasks.settle_deferral(user)
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"the deferral of {user} was dropped")
+    except StepFailed as failure:
+        return ended("error", failure.reason)
+
+
+def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = False) -> Outcome:
+    """Tries pending deferrals now, whatever the window; still only who is idle."""
+    if not dry_run and (reason := tasks.held()):
+        return ended("frozen", reason)
+    results: dict[str, Result] = {}
+    try:
+        with exclusive():
+            for pending in tasks.pending_deferrals(users):
+                user = pending["user"]
+                if dry_run:
+                    results[user] = would_move(user, user in ignore_processes)
+                else:
+                    results[user] = move_deferred(user, pending["version"], pending["target"], ignore_processes=user in ignore_processes)
+                if results[user]["result"] in FAILED:
+                    return ended("rolled_back", results[user]["reason"], None, results)
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was restarted", None, results)
+    except StepFailed as failure:
+        return ended("error", failure.reason, None, results)
+    moved = sum(found["result"] == "restarted" for found in results.values())
+    if dry_run:
+        return ended("dry_run_passed", f"{len(results)} looked at", None, results)
+    return ended("updated" if moved else "up_to_date", f"{moved} of {len(results)} pending deferrals migrated", None, results)
+
+
+def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool) -> Result:
+    """The safe restart of a deferred user. The first one of a version not yet accepted is its canary: with it default and last-good move."""
+    found = safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
+    with current_flow.get().shielded():
+        if found["result"] == "restarted":
+            if not tasks.is_accepted(target):
+                tasks.accept(target)
+            tasks.settle_deferral(user)
+        elif found["result"] in FAILED:
+            give_up(target, user, found)
+        else:
+            tasks.note_wait(user, found["waiting_for"] or "unreadable_state", found["reason"], found["ask_again"])
+    return found
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
+    with ExitStack() as stack:
+        stack.enter_context(current_flow.get().lock(HOST_LOCK))
+        stack.enter_context(current_flow.get().saga())
+        yield
+
+
+def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, Result] | None = None) -> Outcome:
+    """An outcome with the data that the interface shows."""
+    status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
+    shown = {
+        user: {"result": found["result"], "version": found["version"], "downtime_s": found["downtime_s"], "reason": found["reason"]}
+        for user, found in sorted((results or {}).items())
+    }
+    data: dict[str, Any] = {"from": plan["default"] if plan else None, "target": plan["target"] if plan else None, "users": shown}
+    return Outcome(name, reason, status, data)
+
+
+def unmoved(kind: str, user: str, version: str, reason: str) -> Result:
+    """The result of a user who was not restarted."""
+    return {"result": kind, "version": version, "downtime_s": None, "reason": reason, "waiting_for": "", "ask_again": 0.0}
+
+
+def waiting(person: Person, waiting_for: str) -> Result:
+    """The result of a user who is deferred without having been asked."""
+    return {**unmoved("deferred", person["user"], person["version"], waiting_for), "waiting_for": waiting_for}
+
+
+WORKFLOWS: dict[str, Callable[..., Outcome]] = {"bump": bump, "drain": drain, "drain_now": drain_now}
+HELD_BY_FREEZE = {"bump", "drain_now"}
+"""Workflows that a freeze interrupts; a drain asks before each restart."""
