@@ -57,7 +57,10 @@ def due_bump(host: Host, now: float) -> str | None:
         stamp = f"{datetime.fromtimestamp(planned['due'], UTC):%Y%m%dT%H%M}"
         run = new_run(host.journal, "bump", {"due": planned["due"]}, run_id=f"bump-{stamp}-scheduled")
     else:
-        logger.warning("the bump due at {} was missed and is not caught up", datetime.fromtimestamp(planned["at"], schedule.zone(host.settings)))
+        logger.warning(
+            "the bump due at {} was missed and is not caught up",
+            datetime.fromtimestamp(planned["at"], schedule.zone(host.settings)),
+        )
     plan_next(host, max(now, planned["due"]), rules)
     return run
 

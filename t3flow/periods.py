@@ -48,10 +48,18 @@ def await_idle(user: str, not_before: float) -> Ready:
         if version == pending.target:
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         if all(entry.name != user for entry in host.user_map().users):
-            return {"nothing_to_do": f"{user} is no longer in the user map", "version": version, "target": pending.target}
+            return {
+                "nothing_to_do": f"{user} is no longer in the user map",
+                "version": version,
+                "target": pending.target,
+            }
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
-        wait = {"waiting_for": "unreadable_state", "detail": str(error), "at": time.time() + host.settings.deferral.max_check_interval_s}
+        wait = {
+            "waiting_for": "unreadable_state",
+            "detail": str(error),
+            "at": time.time() + host.settings.deferral.max_check_interval_s,
+        }
     if wait is not None:
         records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         raise NotYet(wait["at"], wait["waiting_for"])
@@ -64,13 +72,26 @@ def would_move(user: str, ignore_processes: bool) -> Result:
     host = this_host()
     pending = records.deferral(host.journal, user)
     version = slots.effective(host.settings.paths.versions_dir, user) or ""
-    wait = reason_to_wait(host, pending, 0, any_time=True, ignore_processes=ignore_processes) if pending is not None else None
+    wait = (
+        reason_to_wait(host, pending, 0, any_time=True, ignore_processes=ignore_processes)
+        if pending is not None
+        else None
+    )
     kind, reason = ("deferred", wait["detail"]) if wait else ("untouched", "idle: would be restarted")
     waiting_for, at = (wait["waiting_for"], wait["at"]) if wait else ("", 0.0)
-    return {"result": kind, "version": version, "downtime_s": None, "reason": reason, "waiting_for": waiting_for, "ask_again": at}
+    return {
+        "result": kind,
+        "version": version,
+        "downtime_s": None,
+        "reason": reason,
+        "waiting_for": waiting_for,
+        "ask_again": at,
+    }
 
 
-def reason_to_wait(host: Host, pending: Deferral, not_before: float, *, any_time: bool = False, ignore_processes: bool = False) -> Wait | None:
+def reason_to_wait(
+    host: Host, pending: Deferral, not_before: float, *, any_time: bool = False, ignore_processes: bool = False
+) -> Wait | None:
     """Why a deferred user is not to be moved now; None when they may be. `any_time` leaves the window aside."""
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
@@ -80,15 +101,27 @@ def reason_to_wait(host: Host, pending: Deferral, not_before: float, *, any_time
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
     if pending.target in records.rejected(host.journal):
-        return {"waiting_for": "frozen", "detail": f"{pending.target} was rejected: waits for a newer version", "at": now + interval}
+        return {
+            "waiting_for": "frozen",
+            "detail": f"{pending.target} was rejected: waits for a newer version",
+            "at": now + interval,
+        }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
     if not_before > now:
-        return {"waiting_for": pending.waiting_for, "detail": pending.detail, "at": within_window(host, min(not_before, now + interval))}
+        return {
+            "waiting_for": pending.waiting_for,
+            "detail": pending.detail,
+            "at": within_window(host, min(not_before, now + interval)),
+        }
     found = look(host, pending.user, ignore_processes)
     if found.idle:
         return None
-    return {"waiting_for": found.waiting_for, "detail": found.detail, "at": within_window(host, min(found.ask_again, now + interval))}
+    return {
+        "waiting_for": found.waiting_for,
+        "detail": found.detail,
+        "at": within_window(host, min(found.ask_again, now + interval)),
+    }
 
 
 def within_window(host: Host, moment: float) -> float:

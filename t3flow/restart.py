@@ -96,7 +96,14 @@ def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool,
 
 
 def _result(result: str, version: str, reason: str) -> Result:
-    return {"result": result, "version": version, "downtime_s": None, "reason": reason, "waiting_for": "", "ask_again": 0.0}
+    return {
+        "result": result,
+        "version": version,
+        "downtime_s": None,
+        "reason": reason,
+        "waiting_for": "",
+        "ask_again": 0.0,
+    }
 
 
 def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
@@ -125,7 +132,9 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
 
 
 @step(undo=bring_back)
-def stop_if_idle(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> Stopped:
+def stop_if_idle(
+    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None
+) -> Stopped:
     """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
 
     Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the repetition goes on
@@ -141,7 +150,9 @@ def stop_if_idle(user: str, former: str, canary: bool, ignore_processes: bool, f
     if freeze.is_frozen(host.settings):
         return _not_stopped("frozen", "tracking is frozen", time.time())
     if not processes.owns_listener(server.main_pid, host.port(user)):
-        return _not_stopped("unreadable_state", f"port {host.port(user)} is not (only) that server's", time.time() + 300)
+        return _not_stopped(
+            "unreadable_state", f"port {host.port(user)} is not (only) that server's", time.time() + 300
+        )
     try:
         with OwnerReader(host, user) as reader:
             found = _end_if_idle(host, server, reader, canary, ignore_processes)
@@ -167,7 +178,14 @@ def _end_if_idle(host: Host, server: Any, reader: OwnerReader, canary: bool, ign
 
 
 def _not_stopped(waiting_for: str, detail: str, ask_again: float) -> Stopped:
-    return {"stopped": False, "waiting_for": waiting_for, "detail": detail, "ask_again": ask_again, "at": 0.0, "changed": False}
+    return {
+        "stopped": False,
+        "waiting_for": waiting_for,
+        "detail": detail,
+        "ask_again": ask_again,
+        "at": 0.0,
+        "changed": False,
+    }
 
 
 def _was_stopped(*, changed: bool) -> Stopped:

@@ -59,7 +59,9 @@ def _next_at(after: datetime, clock: time) -> datetime:
     """The first moment after another at which the clock says a time of day."""
     for days in range(3):
         found = datetime.combine(after.date() + timedelta(days=days), clock, after.tzinfo)
-        found = found.astimezone(UTC).astimezone(after.tzinfo)  # a time that a change of the clocks skips becomes one that exists
+        found = found.astimezone(UTC).astimezone(
+            after.tzinfo
+        )  # a time that a change of the clocks skips becomes one that exists
         if found > after:
             return found
     raise AssertionError("no day has this time")

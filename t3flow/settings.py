@@ -114,9 +114,7 @@ def mask(url: str) -> str:
     A text that is no URL is masked as well: what stands before an `@` may be a misplaced password.
     """
     url = re.sub(r"(?is)([?&]password=)[^&#]*", r"\1***", url)
-    return re.sub(
-        r"(?s)\A(.*?://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url
-    )
+    return re.sub(r"(?s)\A(.*?://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url)
 
 
 def takes(key: str) -> str:
@@ -157,9 +155,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         content = tomllib.loads(file.read_bytes().decode())
     except OSError as error:
-        return {}, [
-            f"{file}: cannot be read ({error.strerror}): name another file with --config or {FILE_VARIABLE}"
-        ]
+        return {}, [f"{file}: cannot be read ({error.strerror}): name another file with --config or {FILE_VARIABLE}"]
     except UnicodeDecodeError as error:
         return {}, [f"{file}: not UTF-8 (byte {error.start}), as TOML must be: save it as UTF-8"]
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -9,19 +9,13 @@ from t3flow import settings_values as values
 from t3flow.settings_values import Takes, number, text_that, texts_that
 
 AbsolutePath = Annotated[Path, BeforeValidator(values.absolute_path), Takes("an absolute path")]
-Delay = Annotated[
-    int | float, number(0, values.LONGEST_TIME_SECONDS), Takes("seconds, 0 or more, at most a year")
-]
-Timeout = Annotated[
-    int | float, number(0.001, values.LONGEST_TIME_SECONDS), Takes("seconds, above 0, at most a year")
-]
+Delay = Annotated[int | float, number(0, values.LONGEST_TIME_SECONDS), Takes("seconds, 0 or more, at most a year")]
+Timeout = Annotated[int | float, number(0.001, values.LONGEST_TIME_SECONDS), Takes("seconds, above 0, at most a year")]
 Minutes = Annotated[
     int | float, number(0, values.LONGEST_TIME_SECONDS // 60), Takes("minutes, 0 or more, at most a year")
 ]
 Count = Annotated[int, number(1, 1_000_000), Takes("a whole number from 1 to 1000000")]
-HeaderToken = Annotated[
-    str, text_that(values.check_header_token), Takes("letters, digits and -, as in an HTTP header")
-]
+HeaderToken = Annotated[str, text_that(values.check_header_token), Takes("letters, digits and -, as in an HTTP header")]
 
 
 class Section(BaseModel):
@@ -50,9 +44,7 @@ class Track(Section):
 class Paths(Section):
     """Where things are."""
 
-    state_dir: AbsolutePath = Field(
-        default=Path("/var/lib/t3flow"), description="journal, queue file, secret"
-    )
+    state_dir: AbsolutePath = Field(default=Path("/var/lib/t3flow"), description="journal, queue file, secret")
     freeze_file: AbsolutePath = Field(
         default=Path("/etc/t3-autoupdate.freeze"), description="while this file exists, nothing is updated"
     )
@@ -66,9 +58,7 @@ class Paths(Section):
         default=Path("/opt/t3"),
         description="installed versions, each user's link to theirs, and the default's",
     )
-    launcher: AbsolutePath = Field(
-        default=Path("/usr/bin/t3"), description="the t3 that units and people run"
-    )
+    launcher: AbsolutePath = Field(default=Path("/usr/bin/t3"), description="the t3 that units and people run")
     scratch_dir: AbsolutePath = Field(
         default=Path("/var/tmp"), description="where candidates are staged and tried; must hold a few GB"
     )
@@ -86,9 +76,9 @@ class Serve(Section):
         default="systemd",
         description="who starts and stops servers; process is the sandbox's own small supervisor",
     )
-    unit: Annotated[
-        str, text_that(values.check_unit), Takes("the name of a .service unit with {user} in it")
-    ] = Field(default="t3-serve@{user}.service", description="a user's service")
+    unit: Annotated[str, text_that(values.check_unit), Takes("the name of a .service unit with {user} in it")] = Field(
+        default="t3-serve@{user}.service", description="a user's service"
+    )
     base_dir: Annotated[
         str,
         text_that(values.check_base_dir),
@@ -96,20 +86,16 @@ class Serve(Section):
     ] = Field(default="{home}/.t3", description="the folder that a user's server keeps everything in")
     agent_processes: Annotated[
         list[str], texts_that(values.check_process_name), Takes("a list of names of programs, each once")
-    ] = Field(
-        default=["claude", "codex", "opencode"], description="programs that count as agents below a server"
-    )
+    ] = Field(default=["claude", "codex", "opencode"], description="programs that count as agents below a server")
 
 
 class Dispatch(Section):
     """How browsers are paired, and how pairing is verified."""
 
-    url: Annotated[
-        str, values.normalized(values.dispatch_url), Takes("http://HOST:PORT or https://HOST:PORT")
-    ] = Field(default="http://127.0.0.1:3780", description="the dispatch, as the proxy before it reaches it")
-    user_header: HeaderToken = Field(
-        default="X-authentik-username", description="header that names the person"
+    url: Annotated[str, values.normalized(values.dispatch_url), Takes("http://HOST:PORT or https://HOST:PORT")] = Field(
+        default="http://127.0.0.1:3780", description="the dispatch, as the proxy before it reaches it"
     )
+    user_header: HeaderToken = Field(default="X-authentik-username", description="header that names the person")
     cookie: HeaderToken = Field(default="t3_session", description="cookie that a paired browser holds")
     pair_endpoints: Annotated[
         list[str],
@@ -133,17 +119,15 @@ class Gate(Section):
     port: Annotated[int, number(1024, 65535), Takes("a whole number from 1024 to 65535")] = Field(
         default=3799, description="port of the candidate's server while it is tried"
     )
-    start_timeout_s: Timeout = Field(
-        default=60, description="how long a candidate's server may take to answer"
-    )
+    start_timeout_s: Timeout = Field(default=60, description="how long a candidate's server may take to answer")
     limit_minutes: Annotated[
         int | float,
         number(0.01, values.LONGEST_TIME_SECONDS // 60),
         Takes("minutes, above 0, at most a year"),
     ] = Field(default=60, description="then the seeds not tried are inconclusive, their users deferred")
-    user: Annotated[
-        str, text_that(values.check_user_name), Takes("the name of an account that is not root")
-    ] = Field(default="t3flow", description="unprivileged account that installs and tries candidates")
+    user: Annotated[str, text_that(values.check_user_name), Takes("the name of an account that is not root")] = Field(
+        default="t3flow", description="unprivileged account that installs and tries candidates"
+    )
 
 
 class Canary(Section):
@@ -157,15 +141,11 @@ class Canary(Section):
 class Deferral(Section):
     """When a user who was busy is tried again."""
 
-    quiet_seconds: Delay = Field(
-        default=900, description="how long nothing may have happened before a user is idle"
-    )
+    quiet_seconds: Delay = Field(default=900, description="how long nothing may have happened before a user is idle")
     window: Annotated[
         str, text_that(values.check_window), Takes('HH:MM-HH:MM, over midnight too, or "" for any time')
     ] = Field(default="01:00-05:40", description="when deferred users are migrated")
-    max_check_interval_s: Timeout = Field(
-        default=1200, description="the longest time between two checks in the window"
-    )
+    max_check_interval_s: Timeout = Field(default=1200, description="the longest time between two checks in the window")
 
 
 class Backup(Section):
@@ -184,10 +164,8 @@ class Schedule(Section):
     jitter_s: Annotated[int | float, number(0, 86400), Takes("seconds from 0 to 86400")] = Field(
         default=3600, description="at most how much later than that"
     )
-    latest: Annotated[str, text_that(values.check_clock_time_or_none), Takes('HH:MM, or "" for no limit')] = (
-        Field(
-            default="07:00", description="a scheduled run that wakes later than this restarts nobody further"
-        )
+    latest: Annotated[str, text_that(values.check_clock_time_or_none), Takes('HH:MM, or "" for no limit')] = Field(
+        default="07:00", description="a scheduled run that wakes later than this restarts nobody further"
     )
     timezone: Annotated[
         str,
@@ -199,9 +177,7 @@ class Schedule(Section):
 class Bake(Section):
     """Watching real pairings after a bump."""
 
-    minutes: Minutes = Field(
-        default=60, description="how long real pairings are watched after a bump; 0 = off"
-    )
+    minutes: Minutes = Field(default=60, description="how long real pairings are watched after a bump; 0 = off")
     max_failures: Count = Field(default=3, description="how many failures in 10 minutes are borne")
     rollback: bool = Field(default=False, description="true: roll back the users concerned, not only freeze")
 
@@ -212,9 +188,7 @@ class Queue(Section):
     url: Annotated[
         str,
         text_that(values.check_queue_url),
-        Takes(
-            "sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://… or unix://[:PASSWORD@]/SOCKET"
-        ),
+        Takes("sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://… or unix://[:PASSWORD@]/SOCKET"),
     ] = Field(default="sqlite:///var/lib/t3flow/queue.db", description="Huey's queue")
 
 
@@ -237,9 +211,7 @@ class Log(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="the least that is logged"
     )
-    as_json: bool = Field(
-        default=False, alias="json", description="one JSON document a line, for a collector"
-    )
+    as_json: bool = Field(default=False, alias="json", description="one JSON document a line, for a collector")
 
 
 class Settings(Section):
@@ -270,9 +242,7 @@ class Settings(Section):
 def sections() -> dict[str, type[Section]]:
     """Each section's name and its model, in the order of the file."""
     kinds = {name: info.annotation for name, info in Settings.model_fields.items()}
-    return {
-        name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)
-    }
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
 
 
 def keys() -> list[str]:

@@ -148,9 +148,7 @@ def check_package(text: str) -> None:
 def check_tag(text: str) -> None:
     # npm reads whatever could be a range as one: a tag named v1 or x cannot even be published.
     if re.fullmatch(r"[v=]*[0-9].*|[xX](?:\..*)?", text):
-        raise ValueError(
-            "is a version or a range, which npm takes for no tag (an exact version to hold is the pin)"
-        )
+        raise ValueError("is a version or a range, which npm takes for no tag (an exact version to hold is the pin)")
     if not _TAG.fullmatch(text) or len(text) > 214:
         raise ValueError("is no dist-tag")
 
@@ -160,9 +158,7 @@ def check_pin(text: str) -> None:
         try:
             parse(text)
         except InvalidVersion:
-            hint = (
-                " (a tag to follow is track.tag)" if _TAG.fullmatch(text) and not text.startswith("v") else ""
-            )
+            hint = " (a tag to follow is track.tag)" if _TAG.fullmatch(text) and not text.startswith("v") else ""
             raise ValueError(f"is not a version{hint}") from None
 
 
@@ -242,9 +238,7 @@ def check_queue_url(text: str) -> None:
         if scheme == "sqlite" and re.search(r"[@?#]", text):
             raise ValueError("has more than a path")
         if host:
-            raise ValueError(
-                f"has a host before its path (an absolute path takes three slashes: {scheme}:///…)"
-            )
+            raise ValueError(f"has a host before its path (an absolute path takes three slashes: {scheme}:///…)")
         absolute_path(path)
     else:
         raise ValueError(f"has the scheme {scheme or 'of none'}, for which there is no queue")

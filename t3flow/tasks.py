@@ -63,7 +63,9 @@ def resolve(target: str | None) -> Plan:
     if exact:
         parse(exact)
         if not slots.has_slot(host.settings.paths.versions_dir, exact) and not npm.published(host, exact):
-            raise npm.PackageError(f"the registry has no {host.settings.track.package}@{exact}: name a version that is published")
+            raise npm.PackageError(
+                f"the registry has no {host.settings.track.package}@{exact}: name a version that is published"
+            )
         return {"default": default, "target": exact, "exact": True}
     tag = host.settings.track.tag
     found = npm.latest(host).get(tag)
@@ -176,7 +178,9 @@ def stage(version: str, in_scratch: bool) -> str:
     try:
         slot = slots.make_slot(versions_dir, version, folder / "prefix", npm.node_path(), {"run": current_run()})
     except OSError as error:
-        raise DiskError(f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir") from error
+        raise DiskError(
+            f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"
+        ) from error
     remove_tree(folder)
     return str(slot)
 
@@ -208,7 +212,15 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
         made = backups.take(this_host(), user, wrote=wrote, target=target, run=current_run(), folder=folder)
     except (OwnerProblem, backups.BackupError) as error:
         missing = str(error) == NO_DATABASE
-        return {"user": user, "path": "", "bytes": 0, "level": 0, "fingerprint": None, "problem": str(error), "missing": missing}
+        return {
+            "user": user,
+            "path": "",
+            "bytes": 0,
+            "level": 0,
+            "fingerprint": None,
+            "problem": str(error),
+            "missing": missing,
+        }
     size = Path(made.path).stat().st_size
     return {
         "user": user, "path": made.path, "bytes": size, "level": made.level,
@@ -298,7 +310,9 @@ def defer(target: str, waiting: dict[str, str]) -> None:
         pending = records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
         run = run or new_run(host.journal, "drain", {"user": user}) or ""
-        records.put_deferral(host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time()))
+        records.put_deferral(
+            host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
+        )
         wake(run)
 
 
@@ -363,11 +377,11 @@ def prune() -> list[str]:
     host = this_host()
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
     gone = backups.prune(host, accepted)
-    needed = {entry.wrote for entry in records.backups(host.journal)} | {entry.target for entry in records.deferrals(host.journal)}
+    needed = {entry.wrote for entry in records.backups(host.journal)} | {
+        entry.target for entry in records.deferrals(host.journal)
+    }
     needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
     for version in slots.installed(host.settings.paths.versions_dir):
         if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:
             gone.append(version)
     return gone
-
-

@@ -54,9 +54,7 @@ def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = No
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserMapError(
-            f"{path}: cannot be read ({error.strerror}): create it with lines PERSON=USER"
-        ) from error
+        raise UserMapError(f"{path}: cannot be read ({error.strerror}): create it with lines PERSON=USER") from error
     except UnicodeDecodeError as error:
         raise UserMapError(f"{path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
 

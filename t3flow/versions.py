@@ -98,9 +98,7 @@ def compare(one: Version, other: Version) -> int:
         if mine != theirs:
             left, right = _comparable(mine), _comparable(theirs)
             return (left > right) - (left < right)
-    return (len(one._identifiers) > len(other._identifiers)) - (
-        len(one._identifiers) < len(other._identifiers)
-    )
+    return (len(one._identifiers) > len(other._identifiers)) - (len(one._identifiers) < len(other._identifiers))
 
 
 def _comparable(identifier: str) -> tuple[bool, float, str]:
@@ -129,8 +127,6 @@ def _reason(text: str) -> str:
         return " (build metadata is not part of a published version)"
     if re.search(r"(?:^|[.-])0[0-9]+(?:[.-]|$)", text):
         return " (leading zeros)"
-    if any(
-        int(number) > LARGEST_NUMBER for number in re.findall(r"[0-9]+", text)
-    ) and _RELEASE_OF_ANY_FORM.match(text):
+    if any(int(number) > LARGEST_NUMBER for number in re.findall(r"[0-9]+", text)) and _RELEASE_OF_ANY_FORM.match(text):
         return f" (a number above {LARGEST_NUMBER})"
     return ""

@@ -14,7 +14,15 @@ from t3flow.tasks import Person, Plan, Snapshot
 from t3flow.versions import parse
 
 FAILED = {"rolled_back", "failed"}
-SUCCEEDED = {"updated", "up_to_date", "refused_downgrade", "refused_channel", "refused_rejected", "too_young", "dry_run_passed"}
+SUCCEEDED = {
+    "updated",
+    "up_to_date",
+    "refused_downgrade",
+    "refused_channel",
+    "refused_rejected",
+    "too_young",
+    "dry_run_passed",
+}
 OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
 OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
 
@@ -59,7 +67,9 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     results = {user: unmoved("skipped", user, "", "left out as asked") for user in without}
     for user, snapshot in zip(users, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
-            results[user["user"]] = unmoved("skipped", user["user"], user["version"], f"no backup: {snapshot['problem']}")
+            results[user["user"]] = unmoved(
+                "skipped", user["user"], user["version"], f"no backup: {snapshot['problem']}"
+            )
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
     ended_by = restart_idle_users(candidates, version, results, due)
     with current_flow.get().shielded():
@@ -73,7 +83,9 @@ def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Sn
         snapshots = [tasks.back_up(user["user"], user["version"], plan["target"], dry_run) for user in users]
     except StepFailed as failure:
         raise Abort(ended("backup_failed", failure.reason, plan)) from failure
-    problems = [f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]]
+    problems = [
+        f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]
+    ]
     if problems and len(problems) == sum(not found["missing"] for found in snapshots):
         raise Abort(ended("backup_failed", f"nobody could be backed up; {problems[0]}", plan))
     return snapshots
@@ -125,7 +137,9 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
             results.update({rest["user"]: waiting(rest, "frozen") for rest in users[number:]})
             return interrupted.signal
         if results[name]["result"] in FAILED:
-            results.update({rest["user"]: unmoved("untouched", rest["user"], rest["version"], "") for rest in users[number + 1 :]})
+            results.update(
+                {rest["user"]: unmoved("untouched", rest["user"], rest["version"], "") for rest in users[number + 1 :]}
+            )
             return ""
     return ""
 
@@ -191,7 +205,9 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
                 if dry_run:
                     results[user] = would_move(user, user in ignore_processes)
                 else:
-                    results[user] = move_deferred(user, pending["version"], pending["target"], ignore_processes=user in ignore_processes)
+                    results[user] = move_deferred(
+                        user, pending["version"], pending["target"], ignore_processes=user in ignore_processes
+                    )
                 if results[user]["result"] in FAILED:
                     return ended("rolled_back", results[user]["reason"], None, results)
     except Interrupted as interrupted:
@@ -201,7 +217,9 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     moved = sum(found["result"] == "restarted" for found in results.values())
     if dry_run:
         return ended("dry_run_passed", f"{len(results)} looked at", None, results)
-    return ended("updated" if moved else "up_to_date", f"{moved} of {len(results)} pending deferrals migrated", None, results)
+    return ended(
+        "updated" if moved else "up_to_date", f"{moved} of {len(results)} pending deferrals migrated", None, results
+    )
 
 
 def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool) -> Result:
@@ -232,16 +250,32 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
     """An outcome with the data that the interface shows."""
     status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
     shown = {
-        user: {"result": found["result"], "version": found["version"], "downtime_s": found["downtime_s"], "reason": found["reason"]}
+        user: {
+            "result": found["result"],
+            "version": found["version"],
+            "downtime_s": found["downtime_s"],
+            "reason": found["reason"],
+        }
         for user, found in sorted((results or {}).items())
     }
-    data: dict[str, Any] = {"from": plan["default"] if plan else None, "target": plan["target"] if plan else None, "users": shown}
+    data: dict[str, Any] = {
+        "from": plan["default"] if plan else None,
+        "target": plan["target"] if plan else None,
+        "users": shown,
+    }
     return Outcome(name, reason, status, data)
 
 
 def unmoved(kind: str, user: str, version: str, reason: str) -> Result:
     """The result of a user who was not restarted."""
-    return {"result": kind, "version": version, "downtime_s": None, "reason": reason, "waiting_for": "", "ask_again": 0.0}
+    return {
+        "result": kind,
+        "version": version,
+        "downtime_s": None,
+        "reason": reason,
+        "waiting_for": "",
+        "ask_again": 0.0,
+    }
 
 
 def waiting(person: Person, waiting_for: str) -> Result:

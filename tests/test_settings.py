@@ -144,8 +144,9 @@ def test_values_are_nested_typed_and_frozen() -> None:
 
     assert Path("/opt/t3") == settings.paths.versions_dir
     assert settings.log.as_json is False
+    name = "tag"
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        settings.track.tag = "latest"
+        setattr(settings.track, name, "latest")
 
 
 def test_the_file_is_the_argument_then_the_variable_then_the_default(

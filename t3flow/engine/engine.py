@@ -88,7 +88,9 @@ class Engine:
         try:
             try:
                 if run.workflow not in self.workflows:
-                    raise HistoryMismatch(f"this version of t3flow has no workflow {run.workflow}; run {run.id} is undone")
+                    raise HistoryMismatch(
+                        f"this version of t3flow has no workflow {run.workflow}; run {run.id} is undone"
+                    )
                 return self.workflows[run.workflow](**run.args)
             except HistoryMismatch as mismatch:
                 logger.error("{}", mismatch)
@@ -106,7 +108,8 @@ class Engine:
         """Lets the run go and queues its next hint. A hint that came while it was claimed was dropped, so its cause is looked for here."""
         with self.journal.transaction() as connection:
             connection.execute(
-                "update runs set claim = null, wake_at = ?, updated = ? where id = ?", (suspended.wake_at, time.time(), run.id)
+                "update runs set claim = null, wake_at = ?, updated = ? where id = ?",
+                (suspended.wake_at, time.time(), run.id),
             )
             signalled = connection.execute("select 1 from signals where run = ?", (run.id,)).fetchone()
             its_turn = suspended.wake_at is None and next_for_lock(connection, HOST_LOCK) == run.id

@@ -33,7 +33,11 @@ class Flow:
     """
 
     def __init__(
-        self, journal: Journal, run: Run, pending_signal: Callable[[Run], str | None], on_progress: Callable[[Run, Event], None]
+        self,
+        journal: Journal,
+        run: Run,
+        pending_signal: Callable[[Run], str | None],
+        on_progress: Callable[[Run, Event], None],
     ) -> None:
         self.journal = journal
         self.run = run
@@ -61,7 +65,13 @@ class Flow:
         return event.data["result"]
 
     def _perform(
-        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], done: str, failed: str, note: dict[str, Any]
+        self,
+        step: Step[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        done: str,
+        failed: str,
+        note: dict[str, Any],
     ) -> Event:
         """Runs a step now and journals how it ended, as kind `done` or `failed` with `note` beside the result."""
         mine = [event for event in self.events if event.seq > self._position and event.step == step.name]

@@ -112,7 +112,9 @@ class Journal:
                 connection.execute(f"pragma application_id = {APPLICATION_ID}")
                 connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
             elif connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
-                raise JournalError(f"{self.path} is not a journal of t3flow; nothing was changed; look at paths.state_dir")
+                raise JournalError(
+                    f"{self.path} is not a journal of t3flow; nothing was changed; look at paths.state_dir"
+                )
             elif version > SCHEMA_VERSION:
                 raise JournalError(
                     f"journal {self.path} was written by a newer t3flow (format {version}, this one knows {SCHEMA_VERSION}); "
@@ -167,7 +169,9 @@ class Journal:
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """A run's history in order, from the event after number `after`."""
         rows = self.query(
-            "select seq, at, kind, step, attempt, data from events where run = ? and seq > ? order by seq", run_id, after
+            "select seq, at, kind, step, attempt, data from events where run = ? and seq > ? order by seq",
+            run_id,
+            after,
         )
         return [Event(*row[:5], json.loads(row[5])) for row in rows]
 

@@ -52,7 +52,11 @@ class SignedJson:
         """What `serialize` was given. Raises BadMessage for anything that it did not write."""
         data = bytes(data)
         signature, separator, body = data[:64], data[64:65], data[65:]
-        if len(data) > MAX_MESSAGE_BYTES or separator != b" " or not hmac.compare_digest(signature, self._signature(body)):
+        if (
+            len(data) > MAX_MESSAGE_BYTES
+            or separator != b" "
+            or not hmac.compare_digest(signature, self._signature(body))
+        ):
             raise BadMessage("signature does not verify")
         value = json.loads(body)
         if isinstance(value, dict) and "message" in value:

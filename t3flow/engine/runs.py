@@ -33,7 +33,13 @@ class Abort(T3flowError):
 
 
 def new_run(
-    journal: Journal, workflow: str, args: dict[str, Any], *, priority: int = 0, wake_at: float | None = None, run_id: str | None = None
+    journal: Journal,
+    workflow: str,
+    args: dict[str, Any],
+    *,
+    priority: int = 0,
+    wake_at: float | None = None,
+    run_id: str | None = None,
 ) -> str | None:
     """Journals a new run, to be woken at `wake_at` (epoch seconds; now), and returns its id; a hint makes it start.
 

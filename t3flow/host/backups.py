@@ -46,7 +46,12 @@ def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Pa
     try:
         known = json.dumps(last.fingerprint) if last else "null"
         answer = run_as_owner(
-            host, user, "backup", str(box / "state.sqlite"), known, timeout_seconds=float(host.settings.backup.timeout_s)
+            host,
+            user,
+            "backup",
+            str(box / "state.sqlite"),
+            known,
+            timeout_seconds=float(host.settings.backup.timeout_s),
         )
         kept = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
         if last is not None and answer.get("unchanged") is True:
@@ -57,7 +62,9 @@ def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Pa
         else:
             _take_over(box, who, kept)
     except OSError as error:
-        raise DiskError(f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir") from error
+        raise DiskError(
+            f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
+        ) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(box)
@@ -88,7 +95,9 @@ def _box(top: Path, user: str, who: Account) -> Path:
             os.chown(box, who.uid, who.gid)
         return box
     except OSError as error:
-        raise DiskError(f"no backup of {user}: {incoming} cannot be written ({error.strerror}); mend paths.backup_dir") from error
+        raise DiskError(
+            f"no backup of {user}: {incoming} cannot be written ({error.strerror}); mend paths.backup_dir"
+        ) from error
 
 
 def _take_over(box: Path, who: Account, kept: Path) -> None:
@@ -96,7 +105,9 @@ def _take_over(box: Path, who: Account, kept: Path) -> None:
     folder = os.open(box, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
-            descriptor = os.open("state.sqlite", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            descriptor = os.open(
+                "state.sqlite", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+            )
         except OSError as error:
             raise BackupError(f"the copy that {who.name} left is gone or no plain file ({error.strerror})") from error
         with os.fdopen(descriptor, "rb") as source:
@@ -125,7 +136,9 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise DiskError(f"the backup {kept} cannot be written ({error.strerror}): make room in paths.backup_dir") from error
+        raise DiskError(
+            f"the backup {kept} cannot be written ({error.strerror}): make room in paths.backup_dir"
+        ) from error
 
 
 def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[int, Path]:
@@ -139,7 +152,12 @@ def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[i
         raise BackupError(f"the backup {backup_path} cannot be read ({error.strerror})") from error
     try:
         answer = run_as_owner(
-            host, user, "restore", safe_name(kept_name), timeout_seconds=float(host.settings.backup.timeout_s), stdin=descriptor
+            host,
+            user,
+            "restore",
+            safe_name(kept_name),
+            timeout_seconds=float(host.settings.backup.timeout_s),
+            stdin=descriptor,
         )
     finally:
         os.close(descriptor)
@@ -154,11 +172,14 @@ def prune(host: Host, accepted: list[str]) -> list[str]:
     """
     kept_versions = accepted[-host.settings.backup.keep :]
     pending = {entry.target for entry in records.deferrals(host.journal)}
-    oldest = min((entry.created for entry in records.backups(host.journal) if entry.target in kept_versions), default=0.0)
+    oldest = min(
+        (entry.created for entry in records.backups(host.journal) if entry.target in kept_versions), default=0.0
+    )
     gone = []
     for entry in records.backups(host.journal):
         newest = max(
-            (other.created for other in records.backups(host.journal, entry.user) if other.target == entry.target), default=0.0
+            (other.created for other in records.backups(host.journal, entry.user) if other.target == entry.target),
+            default=0.0,
         )
         protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest
         if not protected or entry.created < newest:

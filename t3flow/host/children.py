@@ -39,7 +39,9 @@ class Finished:
     @property
     def last_line(self) -> str:
         """The last line that says something, for an error message; stderr first."""
-        lines = [line.strip() for text in (self.stdout, self.stderr) for line in text.decode(errors="replace").splitlines()]
+        lines = [
+            line.strip() for text in (self.stdout, self.stderr) for line in text.decode(errors="replace").splitlines()
+        ]
         return next((line[:300] for line in reversed(lines) if line), "no output")
 
 
@@ -95,7 +97,11 @@ class Children:
     ) -> Finished:
         """Runs a program to its end, with `text` as its input. Raises ChildError when it takes too long, Interrupted on a signal."""
         child = self.start(
-            command, who=who, environment=environment, folder=folder, stdin=subprocess.PIPE if text is not None else stdin
+            command,
+            who=who,
+            environment=environment,
+            folder=folder,
+            stdin=subprocess.PIPE if text is not None else stdin,
         )
         deadline = time.monotonic() + timeout_seconds
         feed = text.encode() if text is not None else None
@@ -144,7 +150,9 @@ class Children:
             with suppress(OSError):
                 for descriptor in entry.iterdir():
                     status = os.stat(descriptor)
-                    if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino) and int(entry.parent.name) != os.getpid():
+                    if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino) and int(
+                        entry.parent.name
+                    ) != os.getpid():
                         found.append(int(entry.parent.name))
                         break
         return found

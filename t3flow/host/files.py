@@ -77,7 +77,9 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DiskError(f"{folder} cannot be used for {purpose}: {error.strerror}; make the folder, or set another") from error
+        raise DiskError(
+            f"{folder} cannot be used for {purpose}: {error.strerror}; make the folder, or set another"
+        ) from error
     if free < needed_bytes:
         raise DiskError(
             f"{folder} has {free / 1e6:.0f} MB free, {purpose} needs {needed_bytes / 1e6:.0f} MB: make room, then run it again"

@@ -39,10 +39,31 @@ def _namespaces(who: Account) -> list[str]:
     """The words that put a command into namespaces of its own and make it the account."""
     inner = [sys.executable, "-I", str(LOOPBACK)]
     if is_root():
-        change = ["setpriv", f"--reuid={who.uid}", f"--regid={who.gid}", "--init-groups", "--no-new-privs", "--inh-caps=-all", "--"]
+        change = [
+            "setpriv",
+            f"--reuid={who.uid}",
+            f"--regid={who.gid}",
+            "--init-groups",
+            "--no-new-privs",
+            "--inh-caps=-all",
+            "--",
+        ]
         return ["unshare", "--net", "--pid", "--fork", "--kill-child", "--", *inner, *change]
     user = ["--user", "--map-current-user", "--keep-caps"]
-    return ["unshare", *user, "--net", "--pid", "--fork", "--kill-child", "--", *inner, "setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"]
+    return [
+        "unshare",
+        *user,
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--",
+        *inner,
+        "setpriv",
+        "--ambient-caps=-all",
+        "--inh-caps=-all",
+        "--",
+    ]
 
 
 def isolation(host: Host) -> list[str]:
@@ -105,9 +126,21 @@ def try_candidate(host: Host, slot: Path, version: str, scratch: Path, seed: str
 def _verdict(finished: Finished, seed: str, *, isolated: bool) -> Verdict:
     try:
         answer = json.loads(finished.stdout)
-        checks = [{"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])[:400]} for c in answer["checks"]]
+        checks = [
+            {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])[:400]}
+            for c in answer["checks"]
+        ]
         level = int(answer["level"])
     except (ValueError, KeyError, TypeError) as error:
-        raise GateError(f"the trial on the database of {seed} gave no verdict (exit code {finished.code}): {finished.last_line}") from error
+        raise GateError(
+            f"the trial on the database of {seed} gave no verdict (exit code {finished.code}): {finished.last_line}"
+        ) from error
     failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
-    return {"seed": seed, "passed": not failed and bool(checks), "failed": failed, "isolated": isolated, "level": level, "checks": checks}
+    return {
+        "seed": seed,
+        "passed": not failed and bool(checks),
+        "failed": failed,
+        "isolated": isolated,
+        "level": level,
+        "checks": checks,
+    }

@@ -39,7 +39,9 @@ class Host:
         for entry in self.user_map().users:
             if entry.name == user:
                 return entry
-        raise HostError(f"{user} is not in {self.settings.paths.user_map}: add the line PERSON={user}, or leave the user out")
+        raise HostError(
+            f"{user} is not in {self.settings.paths.user_map}: add the line PERSON={user}, or leave the user out"
+        )
 
     def account(self, user: str) -> Account:
         """The account that a user's things belong to."""

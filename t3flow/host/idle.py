@@ -37,7 +37,9 @@ def doubt(detail: str, settings_interval_seconds: float) -> Idleness:
     return Idleness(False, "unreadable_state", detail, time.time() + settings_interval_seconds)
 
 
-def read_idleness(host: Host, user: str, server: ServerState, *, canary: bool, ignore_processes: bool = False) -> Idleness:
+def read_idleness(
+    host: Host, user: str, server: ServerState, *, canary: bool, ignore_processes: bool = False
+) -> Idleness:
     """Asks without disturbing the server: good enough to say "not yet", never enough to stop it."""
     try:
         with OwnerReader(host, user) as reader:
@@ -58,7 +60,10 @@ def judge(host: Host, server: ServerState, reader: OwnerReader, *, canary: bool,
     now = time.time()
     started = now - age
     if abs(started - server.started_wall) > CLOCK_STEP_SECONDS:
-        return doubt("the clock was set since the server started: no time in its database can be trusted", deferral.max_check_interval_s)
+        return doubt(
+            "the clock was set since the server started: no time in its database can be trusted",
+            deferral.max_check_interval_s,
+        )
     newest, with_turn = answer["newest"], answer["newest_with_turn"]
     if newest is not None and newest > now + CLOCK_STEP_SECONDS:
         return doubt("a thread was changed in the future", deferral.max_check_interval_s)
@@ -69,5 +74,7 @@ def judge(host: Host, server: ServerState, reader: OwnerReader, *, canary: bool,
         return Idleness(False, "quiet_period", detail, newest + deferral.quiet_seconds)
     at_work = others + (agents if canary else [])
     if at_work and not ignore_processes:
-        return Idleness(False, "running_process", f"below the server runs {at_work[0]}", now + RECHECK_PROCESSES_SECONDS)
+        return Idleness(
+            False, "running_process", f"below the server runs {at_work[0]}", now + RECHECK_PROCESSES_SECONDS
+        )
     return Idleness(True, fingerprint=answer["fingerprint"], level=answer["level"])

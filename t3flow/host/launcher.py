@@ -30,7 +30,9 @@ exec "$slot/.node" "$slot/{program}" "$@"
 def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
     """The script. In the sandbox, where all users are one account, a variable says who calls."""
     user = f'"${{{SANDBOX_USER}:-}}"' if sandbox else '"$(id -un)"'
-    return TEMPLATE.format(versions_dir=shlex.quote(str(versions_dir.resolve())), user=user, program="node_modules/.bin/t3")
+    return TEMPLATE.format(
+        versions_dir=shlex.quote(str(versions_dir.resolve())), user=user, program="node_modules/.bin/t3"
+    )
 
 
 def install_launcher(path: Path, versions_dir: Path, *, sandbox: bool) -> None:

@@ -22,7 +22,12 @@ from t3flow.host.children import Finished
 from t3flow.host.host import Host
 
 VIEW_SECONDS = 60.0
-QUIET = {"npm_config_audit": "false", "npm_config_fund": "false", "npm_config_update_notifier": "false", "NO_COLOR": "1"}
+QUIET = {
+    "npm_config_audit": "false",
+    "npm_config_fund": "false",
+    "npm_config_update_notifier": "false",
+    "NO_COLOR": "1",
+}
 UNREACHABLE = re.compile(
     r"E(CONN\w+|NOTFOUND|AI_AGAIN|TIMEDOUT|SOCKETTIMEOUT|HOSTUNREACH|NETUNREACH|PIPE|JSONPARSE|RR_\w+|50\d|429|INVALIDRESPONSE)"
     r"|ERR_SOCKET|network|socket hang up|Invalid response body|Unexpected token|in JSON|fetch failed|aborted",
@@ -43,7 +48,9 @@ def latest(host: Host) -> dict[str, str]:
     package = host.settings.track.package
     tags = _view(host, [package, "dist-tags"])
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
-        raise RegistryUnreachable(f"the registry's answer about {package} has no dist-tags: it is not a registry; check npm's settings")
+        raise RegistryUnreachable(
+            f"the registry's answer about {package} has no dist-tags: it is not a registry; check npm's settings"
+        )
     return tags
 
 
@@ -68,7 +75,9 @@ def _view(host: Host, words: list[str], missing: Any = PackageError) -> Any:
             if finished.code == 0:
                 return _json(finished, words)
             if UNREACHABLE.search(_error(finished)) or "E404" not in _error(finished):
-                raise RegistryUnreachable(f"the registry does not answer as it should: {_error(finished)}; t3flow tries again at the next run")
+                raise RegistryUnreachable(
+                    f"the registry does not answer as it should: {_error(finished)}; t3flow tries again at the next run"
+                )
             if missing is None:
                 return None
             raise PackageError(f"the registry has no package {words[0]}: check track.package and npm's registry")
@@ -90,7 +99,14 @@ def _error(finished: Finished) -> str:
     return finished.last_line
 
 
-def _npm(host: Host, words: list[str], *, timeout_seconds: float, who: Account | None = None, environment: Mapping[str, str] | None = None) -> Finished:
+def _npm(
+    host: Host,
+    words: list[str],
+    *,
+    timeout_seconds: float,
+    who: Account | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
     """npm with its own settings: those of this process's environment and npmrc files."""
     settings = {name: value for name, value in os.environ.items() if name.lower().startswith("npm_config_")}
     home = {"HOME": os.environ.get("HOME", "/")}
@@ -116,9 +132,18 @@ def install(host: Host, version: str, folder: Path) -> None:
             os.chown(part, who.uid, who.gid)
     common = ["--prefix", str(prefix), "--global=false", "--no-save", "--loglevel=error"]
     limit = float(host.settings.npm.timeout_s)
-    settings = {"npm_config_cache": str(private / "cache"), **({"HOME": str(private), **_root_settings(host, private, who)} if who.is_other else {})}
+    settings = {
+        "npm_config_cache": str(private / "cache"),
+        **({"HOME": str(private), **_root_settings(host, private, who)} if who.is_other else {}),
+    }
     target = f"{host.settings.track.package}@{version}"
-    finished = _npm(host, ["install", *common, "--ignore-scripts", "--json", target], timeout_seconds=limit, who=who, environment=settings)
+    finished = _npm(
+        host,
+        ["install", *common, "--ignore-scripts", "--json", target],
+        timeout_seconds=limit,
+        who=who,
+        environment=settings,
+    )
     shutil.rmtree(private, ignore_errors=True)
     if finished.code != 0:
         reason = _error(finished)
@@ -131,7 +156,12 @@ def install(host: Host, version: str, folder: Path) -> None:
     finished = host.children.run(
         [host.settings.npm.command, "rebuild", *common, "--offline", "--foreground-scripts"],
         who=who,
-        environment={**QUIET, "HOME": str(private), "npm_config_cache": str(private / "cache"), "npm_config_userconfig": "/dev/null"},
+        environment={
+            **QUIET,
+            "HOME": str(private),
+            "npm_config_cache": str(private / "cache"),
+            "npm_config_userconfig": "/dev/null",
+        },
         folder=prefix,
         timeout_seconds=limit,
     )
@@ -144,7 +174,9 @@ def _root_settings(host: Host, private: Path, who: Account) -> dict[str, str]:
     """Root's own npm settings, resolved by root and handed to the download in a file that goes with it."""
     text = ""
     for key in ("globalconfig", "userconfig"):
-        path = Path(_npm(host, ["config", "get", key], timeout_seconds=VIEW_SECONDS).stdout.decode().strip() or "/dev/null")
+        path = Path(
+            _npm(host, ["config", "get", key], timeout_seconds=VIEW_SECONDS).stdout.decode().strip() or "/dev/null"
+        )
         with suppress(OSError):
             text += path.read_text() + "\n"
     target = private / "npmrc"

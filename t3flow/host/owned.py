@@ -73,7 +73,9 @@ class OwnerReader:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         children.end(self._child)
 
     def read(self, timeout_seconds: float) -> dict[str, Any]:

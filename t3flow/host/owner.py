@@ -56,7 +56,10 @@ def connect(database: Path) -> sqlite3.Connection:
 
 def table_exists(connection: sqlite3.Connection, name: str) -> bool:
     """Whether a table (not a view) of that name is there."""
-    return connection.execute("select 1 from sqlite_master where type = 'table' and name = ?", (name,)).fetchone() is not None
+    return (
+        connection.execute("select 1 from sqlite_master where type = 'table' and name = ?", (name,)).fetchone()
+        is not None
+    )
 
 
 def schema_level(connection: sqlite3.Connection) -> int:
@@ -91,7 +94,9 @@ def state(base_dir: Path) -> dict[str, Any]:
         level = schema_level(connection)
         if not table_exists(connection, "projection_thread_sessions"):
             raise Problem("the database has no table projection_thread_sessions")
-        rows = connection.execute("select active_turn_id is not null, updated_at from projection_thread_sessions").fetchall()
+        rows = connection.execute(
+            "select active_turn_id is not null, updated_at from projection_thread_sessions"
+        ).fetchall()
         connection.execute("rollback")
     moments = [(bool(active), seconds(updated)) for active, updated in rows]
     return {

@@ -39,7 +39,9 @@ def is_agent(words: list[str], comm: str, agents: tuple[str, ...]) -> bool:
 def is_shell_at_prompt(process: psutil.Process) -> bool:
     """Whether it is an interactive shell that waits: on a terminal, in its foreground, with nothing below it and no script."""
     words = process.cmdline()
-    if Path((words or [process.name()])[0].lstrip("-")).name not in SHELLS or any(not word.startswith("-") for word in words[1:]):
+    if Path((words or [process.name()])[0].lstrip("-")).name not in SHELLS or any(
+        not word.startswith("-") for word in words[1:]
+    ):
         return False
     if any(word.startswith("-") and not word.startswith("--") and "c" in word for word in words[1:]):
         return False

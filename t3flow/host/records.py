@@ -122,7 +122,10 @@ def drop_backup(journal: Journal, path: str) -> None:
 
 def rejected(journal: Journal) -> dict[str, str]:
     """The versions that failed, with the reason."""
-    return {str(version): str(reason) for version, reason in journal.query("select version, reason from rejected order by at")}
+    return {
+        str(version): str(reason)
+        for version, reason in journal.query("select version, reason from rejected order by at")
+    }
 
 
 def reject(journal: Journal, version: str, reason: str) -> None:

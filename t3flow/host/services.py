@@ -66,7 +66,9 @@ class Systemd:
         started = values.get("ExecMainStartTimestamp", "").lstrip("@")
         active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
         detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
-        return ServerState(unit, active, pid if active else None, float(started) if active and started else None, detail)
+        return ServerState(
+            unit, active, pid if active else None, float(started) if active and started else None, detail
+        )
 
     def start(self, user: str) -> None:
         """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first."""
@@ -104,7 +106,11 @@ class Supervised:
         answer = self._ask("status", user)
         active = answer["state"] in ("active", "activating") and bool(answer["main_pid"])
         return ServerState(
-            f"t3-serve@{user}", active, answer["main_pid"] if active else None, answer.get("started_wall"), answer["state"]
+            f"t3-serve@{user}",
+            active,
+            answer["main_pid"] if active else None,
+            answer.get("started_wall"),
+            answer["state"],
         )
 
     def start(self, user: str) -> None:

@@ -44,7 +44,9 @@ def manifest(versions_dir: Path, version: str) -> dict[str, Any]:
         noted: dict[str, Any] = json.loads(path.read_text())
         return noted
     except (OSError, ValueError) as error:
-        raise SlotError(f"there is no usable slot of {version} in {versions(versions_dir)}: run a bump to it") from error
+        raise SlotError(
+            f"there is no usable slot of {version} in {versions(versions_dir)}: run a bump to it"
+        ) from error
 
 
 def has_slot(versions_dir: Path, version: str) -> bool:
@@ -77,7 +79,9 @@ def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: di
     digest = hashlib.sha256()
     _copy(tree, partial, partial, digest)
     (partial / ".node").symlink_to(node)
-    (partial / MANIFEST).write_text(json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n")
+    (partial / MANIFEST).write_text(
+        json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n"
+    )
     sync_file_system(partial)
     partial.rename(final)
     sync_folder(final.parent)
@@ -126,7 +130,9 @@ def linked_version(link: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SlotError(f"{link} is no link: move it away, then assign the user's version again (t3flow doctor)") from error
+        raise SlotError(
+            f"{link} is no link: move it away, then assign the user's version again (t3flow doctor)"
+        ) from error
     return Path(target).name
 
 

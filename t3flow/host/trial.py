@@ -25,7 +25,9 @@ COMMAND_SECONDS = 60.0
 STOP_SECONDS = 15.0
 MAX_BYTES = 1024 * 1024
 SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
-MIGRATION_TROUBLE = re.compile(r"migrat.*\b(error|fail\w*|exception)\b|\b(error|fail\w*|exception)\b.*migrat", re.IGNORECASE)
+MIGRATION_TROUBLE = re.compile(
+    r"migrat.*\b(error|fail\w*|exception)\b|\b(error|fail\w*|exception)\b.*migrat", re.IGNORECASE
+)
 
 
 class Failed(Exception):
@@ -56,7 +58,15 @@ class Trial:
         return text
 
     def starts(self) -> str:
-        words = ["serve", "--host", self.request["host"], "--port", str(self.request["port"]), "--base-dir", str(self.base_dir)]
+        words = [
+            "serve",
+            "--host",
+            self.request["host"],
+            "--port",
+            str(self.request["port"]),
+            "--base-dir",
+            str(self.base_dir),
+        ]
         with self.log.open("wb") as log:
             self.server = subprocess.Popen([*self.command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         began = time.monotonic()
@@ -105,7 +115,9 @@ class Trial:
                 raise Failed(f"POST {endpoint} sets no cookie {wanted}, but {', '.join(jar) or 'none'}")
             self.cookie = f"{wanted}={jar[wanted].value}"
             return f"POST {endpoint} sets {wanted}"
-        raise Failed(f"no pairing endpoint answers ({', '.join(self.request['endpoints'])}: all 404); see dispatch.pair_endpoints")
+        raise Failed(
+            f"no pairing endpoint answers ({', '.join(self.request['endpoints'])}: all 404); see dispatch.pair_endpoints"
+        )
 
     def knows_the_session(self) -> str:
         if self._json("/api/auth/session", {"Cookie": self.cookie}).get("authenticated") is not True:
@@ -121,7 +133,9 @@ class Trial:
     def stops(self) -> str:
         assert self.server is not None
         if self.server.poll() is not None:
-            raise Failed(f"the server ended on its own with exit code {self.server.returncode}: {self._last_log_line()}")
+            raise Failed(
+                f"the server ended on its own with exit code {self.server.returncode}: {self._last_log_line()}"
+            )
         self.server.send_signal(signal.SIGTERM)
         try:
             code = self.server.wait(STOP_SECONDS)
@@ -149,7 +163,9 @@ class Trial:
                 try:
                     results.append({"name": check.__name__, "ok": True, "evidence": check()})
                 except (Failed, OSError, http.client.HTTPException) as error:
-                    evidence = str(error) if isinstance(error, Failed) else f"no answer ({type(error).__name__}: {error})"
+                    evidence = (
+                        str(error) if isinstance(error, Failed) else f"no answer ({type(error).__name__}: {error})"
+                    )
                     results.append({"name": check.__name__, "ok": False, "evidence": clean(evidence)})
                     break
         finally:
@@ -169,7 +185,11 @@ class Trial:
     def _run(self, *words: str) -> str:
         try:
             finished = subprocess.run(
-                [*self.command, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_SECONDS, check=False
+                [*self.command, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise Failed(f"`t3 {words[0]}` does not end within {COMMAND_SECONDS:g} s") from None
@@ -181,10 +201,14 @@ class Trial:
     def _http(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.request["port"], timeout=PROBE_SECONDS if method == "GET" else 10.0)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.request["port"], timeout=PROBE_SECONDS if method == "GET" else 10.0
+        )
         try:
             data = json.dumps(body) if body is not None else None
-            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})} if data else headers or {})
+            connection.request(
+                method, path, data, {"Content-Type": "application/json", **(headers or {})} if data else headers or {}
+            )
             response = connection.getresponse()
             return response.status, response.headers, response.read(MAX_BYTES)
         finally:

@@ -1,0 +1,80 @@
+// The commands. Any of them that opens the database migrates it first, silently.
+const fs = require("node:fs");
+const os = require("node:os");
+const path = require("node:path");
+const auth = require("./auth.js");
+const { fault, version } = require("./behaviour.js");
+const { open } = require("./database.js");
+const { fail } = require("./log.js");
+
+const FLAGS = { "--base-dir": true, "--ttl": true, "--host": true, "--port": true, "--json": false, "--no-browser": false };
+
+function parse(words) {
+  const flags = {};
+  const rest = [];
+  for (let index = 0; index < words.length; index += 1) {
+    const [flag, inline] = words[index].split(/=(.*)/s);
+    if (!flag.startsWith("-")) rest.push(words[index]);
+    else if (!(flag in FLAGS)) return { unknown: flag };
+    else flags[flag.slice(2)] = FLAGS[flag] ? (inline ?? words[(index += 1)]) : true;
+  }
+  return { flags, rest };
+}
+
+function help(unknown) {
+  console.log(`t3 ${version}\n\nUSAGE\n  t3 [command] [flags]\n\nCOMMANDS\n  serve   Run the server\n  auth    Manage pairing and sessions\n`);
+  if (unknown) console.log(`Unrecognized flag: ${unknown}`);
+}
+
+function say(value, asJson) {
+  if (asJson) console.log(`${JSON.stringify(value, null, 2)}\n`);
+  else console.log(value);
+}
+
+function authCommand(words, flags, where) {
+  const { database } = open(where);
+  try {
+    const command = words.slice(1).join(" ");
+    if (command === "pairing create") say(auth.createLink(database, { ttl: flags.ttl }), flags.json);
+    else if (command === "pairing list") say(auth.listLinks(database), flags.json);
+    else if (command === "session list") say(auth.listSessions(database), flags.json);
+    else if (command === "session issue") {
+      const { token, expires } = auth.issue(database, where.baseDir, auth.grantOf(true));
+      say({ token, expiresAt: expires }, flags.json);
+    } else help();
+  } finally {
+    database.close();
+  }
+}
+
+function printVersion() {
+  if (fault("version_prints_nothing", { baseDir: "" })) return;
+  console.log(`t3 v${fault("version_lies", { baseDir: "" })?.text ?? version}`);
+}
+
+function main(words) {
+  if (words[0] === "--version") return printVersion();
+  if (words[0] === "--help") return help();
+  const { unknown, flags, rest } = parse(words);
+  if (unknown) {
+    help(unknown);
+    process.exitCode = 1;
+    return;
+  }
+  const where = { baseDir: path.resolve(flags["base-dir"] ?? path.join(os.homedir(), ".t3")) };
+  if (rest[0] === "auth") {
+    if (rest[2] === "create" && fault("mint_hangs", where)) return setInterval(() => {}, 1e6);
+    try {
+      if (rest[2] === "create" && fault("mint_fails", where)) throw new Error("pairing credential could not be created");
+      return authCommand(rest, flags, where);
+    } catch (error) {
+      fail(error);
+      process.exitCode = 1;
+      return;
+    }
+  }
+  if (rest[0] !== "serve" && rest[0] !== undefined) fs.mkdirSync(rest[0], { recursive: true }); // taken for a folder to work in
+  require("./server.js").serve({ ...where, host: flags.host ?? "127.0.0.1", port: Number(flags.port ?? 3773) });
+}
+
+module.exports = { main };

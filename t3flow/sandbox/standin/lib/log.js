@@ -1,0 +1,13 @@
+// All of t3's logs go to stdout, errors of commands too.
+const pad = (number, width = 2) => String(number).padStart(width, "0");
+const clock = (date = new Date()) =>
+  `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}.${pad(date.getMilliseconds(), 3)}`;
+
+const log = (text, level = "INFO") => console.log(`[${clock()}] ${level} (#1): ${text}`);
+
+function fail(error) {
+  console.log(`[${clock()}] ERROR (#3): ${error.name}: ${error.message}`);
+  if (error.code) console.log(`  [cause]: Error: ${error.code}: ${error.message}`);
+}
+
+module.exports = { fail, log };

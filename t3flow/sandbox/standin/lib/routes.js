@@ -1,0 +1,127 @@
+// The HTTP API, as far as an updater, a dispatch and a browser's first visit see it.
+const crypto = require("node:crypto");
+const fs = require("node:fs");
+const path = require("node:path");
+const auth = require("./auth.js");
+const { fault, root, version } = require("./behaviour.js");
+const turns = require("./turns.js");
+
+const LOOPBACK = new Set(["127.0.0.1", "::1", "localhost"]);
+const [, , patch] = version.split(/[.-]/).map(Number);
+const namesCookieByPort = version.startsWith("0.0.") && patch >= 34;
+
+function cookieName(state) {
+  if (!namesCookieByPort || !LOOPBACK.has(state.host)) return "t3_session";
+  return `t3_session_${state.port}_${crypto.createHash("sha256").update(state.baseDir).digest("hex").slice(0, 8)}`;
+}
+
+function tokenOf(state, request) {
+  const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? "");
+  if (bearer) return bearer[1];
+  const pairs = (request.headers.cookie ?? "").split(/;\s*/).map((pair) => pair.split(/=(.*)/s));
+  return pairs.find(([name]) => name === cookieName(state))?.[1];
+}
+
+function send(response, status, value, headers = {}) {
+  if (value === undefined) return void response.writeHead(status, { "content-length": 0, ...headers }).end();
+  const [body, type] = typeof value === "string" ? [value, "text/html; charset=utf-8"] : [JSON.stringify(value), "application/json"];
+  response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body), ...headers }).end(body);
+}
+
+function readBody(request, then) {
+  let text = "";
+  request.setEncoding("utf8").on("data", (part) => (text.length < 1e6 ? (text += part) : request.destroy())).on("end", () => then(text));
+}
+
+// Reading the install folder at each request: with another version in its place, this server hands out that one's client.
+function page(response) {
+  try {
+    const html = fs.readFileSync(path.join(root, "web", "index.html"), "utf8");
+    const now = JSON.parse(fs.readFileSync(path.join(root, "package.json"))).version;
+    send(response, 200, html.replaceAll("__VERSION__", now));
+  } catch {
+    send(response, 404);
+  }
+}
+
+function sessionState(state, request, response) {
+  const policy = LOOPBACK.has(state.host) ? "loopback-browser" : "remote-reachable";
+  const description = { policy, bootstrapMethods: ["one-time-token"], sessionMethods: ["browser-session-cookie"], sessionCookieName: cookieName(state) };
+  let found = null;
+  try {
+    found = auth.session(state.database, state.baseDir, tokenOf(state, request));
+  } catch {
+    found = null; // the table is not as this build knows it: nobody is authenticated
+  }
+  if (!found || fault("session_not_authenticated", state)) return send(response, 200, { authenticated: false, auth: description });
+  send(response, 200, { authenticated: true, auth: description, sessionMethod: "browser-session-cookie", ...auth.shown(found.granted), expiresAt: found.expires });
+}
+
+function exchange(state, text, response) {
+  if (fault("pairing_500", state)) return send(response, 500);
+  let credential;
+  try {
+    if (text === "") return auth.old ? send(response, 400, { error: "Invalid request body." }) : send(response, 400);
+    credential = JSON.parse(text).credential;
+    if (typeof credential !== "string") throw new Error("no credential");
+  } catch {
+    return auth.old ? send(response, 400, { error: "Invalid request body." }) : send(response, 500);
+  }
+  let granted;
+  try {
+    granted = auth.consume(state.database, credential);
+  } catch {
+    return send(response, 500, { error: "Failed to validate bootstrap credential." });
+  }
+  if (granted === null) {
+    if (auth.old) return send(response, 401, { error: "Invalid bootstrap credential." });
+    return send(response, 401, { _tag: "EnvironmentAuthInvalidError", code: "auth_invalid", reason: "invalid_credential", traceId: crypto.randomUUID() });
+  }
+  const { token, expires } = auth.issue(state.database, state.baseDir, granted);
+  const name = fault("wrong_cookie", state)?.name ?? (fault("wrong_cookie", state) ? "t3_other" : cookieName(state));
+  const cookie = `${name}=${token}; Path=/; Expires=${new Date(expires).toUTCString()}; HttpOnly; SameSite=Lax`;
+  send(response, 200, { authenticated: true, ...auth.shown(granted), expiresAt: expires }, fault("no_cookie", state) ? {} : { "set-cookie": cookie });
+}
+
+function bearer(state, text, response, field) {
+  try {
+    const body = JSON.parse(text);
+    const granted = auth.consume(state.database, body.credential ?? body.subject_token ?? body.code);
+    if (granted === null) return send(response, 401, { error: "Invalid bootstrap credential." });
+    send(response, 200, { [field]: auth.issue(state.database, state.baseDir, granted).token, token_type: "Bearer" });
+  } catch {
+    send(response, 500, { error: "Failed to validate bootstrap credential." });
+  }
+}
+
+function snapshot(state, request, response) {
+  try {
+    if (fault("snapshot_fails", state)) throw new Error("a row cannot be decoded");
+    const found = auth.session(state.database, state.baseDir, tokenOf(state, request));
+    if (!found) return send(response, 401, { error: "Unauthorized" });
+    const all = (table) => state.database.prepare(`select * from ${table}`).all();
+    send(response, 200, { projects: all("projection_projects"), threads: all("projection_threads"), messages: all("projection_thread_messages") });
+  } catch {
+    send(response, 500, { error: "Failed to load the snapshot." });
+  }
+}
+
+function handle(state, request, response) {
+  const { pathname } = new URL(request.url, "http://localhost");
+  const renamed = fault("renamed_endpoint", state)?.path;
+  const pairingPath = renamed ?? (auth.old ? "/api/auth/bootstrap" : "/api/auth/browser-session");
+  if (request.method === "POST") {
+    if (pathname.startsWith("/__standin/")) return readBody(request, (text) => turns.control(state, pathname, text, response, send));
+    if (pathname === pairingPath && !fault("pairing_404", state)) return readBody(request, (text) => exchange(state, text, response));
+    if (auth.old && pathname === "/api/auth/bootstrap/bearer") return readBody(request, (text) => bearer(state, text, response, "sessionToken"));
+    if (!auth.old && pathname === "/oauth/token") return readBody(request, (text) => bearer(state, text, response, "access_token"));
+    return readBody(request, () => send(response, 404));
+  }
+  if (pathname === "/.well-known/t3/environment") return send(response, 200, { serverVersion: version, environmentId: "stand-in", platform: { os: "linux" } });
+  if (pathname === "/api/auth/session") return sessionState(state, request, response);
+  if (pathname === "/api/orchestration/snapshot") return snapshot(state, request, response);
+  if (pathname === "/" && fault("root_500", state)) return send(response, 500);
+  page(response);
+}
+
+module.exports = { handle };
