@@ -68,10 +68,7 @@ def resolve(target: str | None) -> Plan:
             )
         return {"default": default, "target": exact, "exact": True}
     tag = host.settings.track.tag
-    found = npm.latest(host).get(tag)
-    if found is None:
-        raise npm.PackageError(f"the registry has no dist-tag {tag} of {host.settings.track.package}: check track.tag")
-    return {"default": default, "target": str(parse(found)), "exact": False}
+    return {"default": default, "target": str(parse(npm.tagged(host, tag))), "exact": False}
 
 
 def pin() -> str:

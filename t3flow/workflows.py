@@ -35,7 +35,7 @@ def bump(
     due: float | None = None,
 ) -> Outcome:
     """Moves everybody to a newer version, or nobody. `due`: when the schedule asked for it; None for a person's run."""
-    if not dry_run and (reason := tasks.held()):
+    if not dry_run and (reason := why_held()):
         return ended("frozen", reason)
     try:
         with exclusive():
@@ -195,7 +195,7 @@ def drain(user: str) -> Outcome:
 
 def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = False) -> Outcome:
     """Tries pending deferrals now, whatever the window; still only who is idle."""
-    if not dry_run and (reason := tasks.held()):
+    if not dry_run and (reason := why_held()):
         return ended("frozen", reason)
     results: dict[str, Result] = {}
     try:
@@ -235,6 +235,12 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
         else:
             tasks.note_wait(user, found["waiting_for"] or "unreadable_state", found["reason"], found["ask_again"])
     return found
+
+
+def why_held() -> str:
+    """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
+    with current_flow.get().shielded():
+        return tasks.held()
 
 
 @contextmanager

@@ -103,8 +103,12 @@ class HintQueue(Huey):
 
     def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
         """Makes Huey tasks: one to look at a run, and one of the name of each step, for a step that is queued to run again."""
+
+        def handle(run_id: str) -> None:  # a function of this module, which Huey makes part of the task's name
+            advance(run_id)
+
         for name in (LOOK, *steps):
-            self._tasks[name] = self.task(name=name)(advance)
+            self._tasks[name] = self.task(name=name)(handle)
 
     def send(self, run_id: str, at: float | None = None, step: str | None = None) -> str:
         """Queues a message about a run, to be delivered now or `at` (epoch seconds). Returns the message's id."""

@@ -120,7 +120,7 @@ def _take_over(box: Path, who: Account, kept: Path) -> None:
 
 
 def _store(source: int, size_bytes: int, kept: Path) -> None:
-    partial = kept.with_name(f".{kept.name.partition('-2')[0]}.partial")
+    partial = kept.with_name(".partial")
     try:
         kept.parent.mkdir(mode=0o700, exist_ok=True)
         require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")

@@ -43,25 +43,25 @@ class PackageError(T3flowError):
     """The registry answers, but the package, tag or version is not usable."""
 
 
-def latest(host: Host) -> dict[str, str]:
-    """The package's dist-tags, tag → version. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such package."""
+def tagged(host: Host, tag: str) -> str:
+    """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag."""
     package = host.settings.track.package
-    tags = _view(host, [package, "dist-tags"])
-    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
-        raise RegistryUnreachable(
-            f"the registry's answer about {package} has no dist-tags: it is not a registry; check npm's settings"
-        )
-    return tags
+    answer = _view(host, [f"{package}@{tag}", "version"])
+    if answer is None:
+        raise PackageError(f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry")
+    if not isinstance(answer, str):
+        raise RegistryUnreachable(f"the registry's answer about {package}@{tag} is no version: it is not a registry; check npm's settings")
+    return answer
 
 
 def published(host: Host, version: str) -> bool:
     """Whether the registry has exactly this version. Raises RegistryUnreachable."""
-    answer = _view(host, [f"{host.settings.track.package}@{version}", "version"], missing=None)
+    answer = _view(host, [f"{host.settings.track.package}@{version}", "version"])
     return bool(answer == version)
 
 
-def _view(host: Host, words: list[str], missing: Any = PackageError) -> Any:
-    """`npm view WORDS --json`, tried again while the registry is unreachable."""
+def _view(host: Host, words: list[str]) -> Any:
+    """`npm view WORDS --json`, tried again while the registry is unreachable; None for what the registry has not."""
     settings = host.settings.npm
     for attempt in Retrying(
         stop=stop_after_delay(settings.retry_for_s),
@@ -74,13 +74,11 @@ def _view(host: Host, words: list[str], missing: Any = PackageError) -> Any:
             finished = _npm(host, ["view", *words, "--json"], timeout_seconds=min(VIEW_SECONDS, settings.timeout_s))
             if finished.code == 0:
                 return _json(finished, words)
-            if UNREACHABLE.search(_error(finished)) or "E404" not in _error(finished):
-                raise RegistryUnreachable(
-                    f"the registry does not answer as it should: {_error(finished)}; t3flow tries again at the next run"
-                )
-            if missing is None:
+            if "E404" in _error(finished):
                 return None
-            raise PackageError(f"the registry has no package {words[0]}: check track.package and npm's registry")
+            raise RegistryUnreachable(
+                f"the registry does not answer as it should: {_error(finished)}; t3flow tries again at the next run"
+            )
     raise AssertionError("unreachable")
 
 

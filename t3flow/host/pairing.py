@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -13,7 +14,8 @@ from t3flow.errors import T3flowError
 from t3flow.host import processes, slots
 from t3flow.host.host import Host
 
-PROBE_SECONDS = 1.0
+FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
+"""A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
 PAIR_SECONDS = 20.0
 MAX_BODY_BYTES = 256 * 1024
 
@@ -76,18 +78,18 @@ def pair_once(host: Host, user: str) -> None:
         raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
     cookie = cookie_named(cookies, dispatch.cookie)
     headers = {"Cookie": f"{dispatch.cookie}={cookie}"}
-    session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, PROBE_SECONDS * 5)
+    session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, LONGEST_PROBE_SECONDS)
     if session.get("authenticated") is not True:
         raise NotPaired("the session that the cookie opens is not authenticated")
 
 
-def serving_version(host: Host, user: str) -> str:
+def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
     """The version of the code that answers on the user's port. Raises NotPaired."""
-    answer = get_json(f"http://127.0.0.1:{host.port(user)}/.well-known/t3/environment", {}, PROBE_SECONDS)
+    answer = get_json(f"http://127.0.0.1:{host.port(user)}/.well-known/t3/environment", {}, timeout_seconds)
     return str(answer.get("serverVersion"))
 
 
-def check_running(host: Host, user: str, version: str) -> None:
+def check_running(host: Host, user: str, version: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> None:
     """The user's own server has the port, and what runs is the version. Raises NotPaired, HostError, ServiceError."""
     server = host.services.state(user)
     if server.main_pid is None:
@@ -97,7 +99,7 @@ def check_running(host: Host, user: str, version: str) -> None:
     running = slots.running_version(server.main_pid, host.settings.paths.versions_dir)
     if running != version:
         raise NotPaired(f"the server of {user} was started from {running}, not from {version}")
-    said = serving_version(host, user)
+    said = serving_version(host, user, timeout_seconds)
     if said != version:
         raise NotPaired(f"the server of {user} says it is {said}, not {version}")
 
@@ -109,12 +111,13 @@ def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -
     """
     deadline = time.monotonic() + timeout_seconds
     if version is not None:
-        _until(lambda: check_running(host, user, version), deadline, longest_wait_seconds=0.2)
-    _until(lambda: pair_once(host, user), deadline, longest_wait_seconds=2.0)
+        _until(lambda seconds: check_running(host, user, version, seconds), deadline, longest_wait_seconds=0.1)
+    _until(lambda seconds: pair_once(host, user), deadline, longest_wait_seconds=2.0)
     return time.time()
 
 
-def _until(probe: Any, deadline: float, longest_wait_seconds: float) -> None:
+def _until(probe: Callable[[float], None], deadline: float, longest_wait_seconds: float) -> None:
+    """Tries a probe until it raises NotPaired no more; each try is given longer than the last."""
     for attempt in Retrying(
         stop=stop_after_delay(max(0.0, deadline - time.monotonic())),
         wait=wait_exponential(multiplier=0.03, exp_base=1.5, max=longest_wait_seconds),
@@ -123,4 +126,5 @@ def _until(probe: Any, deadline: float, longest_wait_seconds: float) -> None:
         reraise=True,
     ):
         with attempt:
-            probe()
+            number = attempt.retry_state.attempt_number
+            probe(min(FIRST_PROBE_SECONDS * 1.15 ** (number - 1), LONGEST_PROBE_SECONDS))

@@ -110,7 +110,10 @@ def put_backup(journal: Journal, backup: Backup) -> None:
     with journal.transaction() as connection:
         connection.execute(
             "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*list(backup.__dict__.values())[:5], json.dumps(backup.fingerprint), backup.created, backup.run),
+            (
+                *(backup.path, backup.user, backup.wrote, backup.target, backup.level),
+                *(json.dumps(backup.fingerprint), backup.created, backup.run),
+            ),
         )
 
 

@@ -26,7 +26,7 @@ function start(where) {
     const marker = path.join(where.baseDir, "userdata", "stand-in-started");
     opened = open(where, log);
     if (fault("second_start_fails", where) && fs.existsSync(marker)) throw new Error("migration ledger is inconsistent");
-    fs.writeFileSync(marker, "");
+    if (fault("second_start_fails", where)) fs.writeFileSync(marker, "");
   } catch (error) {
     fail(error);
     process.exit(1);

