@@ -9,6 +9,7 @@ meanwhile before it looks at signals: a turn that began then would be cut off. W
 
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,7 +28,6 @@ HELD_SECONDS = 1.0
 SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
 END_SECONDS = 10.0
-REPLACED = "replaced"
 
 
 class Stopped(TypedDict):
@@ -89,7 +89,8 @@ def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool,
                 start_server(user)
                 verify_user(user, former)
                 return _deferred(former, "quiet_period", "the snapshot of the stopped server took too long", time_now())
-        assign_version(user, former, target, path, f"{REPLACED}-{current_run()}")
+        kept_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
+        assign_version(user, former, target, path, kept_name)
         start_server(user)
         paired_at = verify_user(user, target)
     return {**_result("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}

@@ -4,6 +4,7 @@ Killed anywhere in here, the journal still says what is pending: a claim of a de
 and `recover` puts the missing hints back.
 """
 
+import itertools
 import secrets
 import threading
 import time
@@ -44,7 +45,8 @@ class Engine:
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._active: dict[str, Flow] = {}
-        self._claims = 0
+        self._busy: set[str] = set()  # runs that a worker of this process has, from before its claim until after its release
+        self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, list(STEPS))
 
@@ -52,13 +54,21 @@ class Engine:
 
     def advance(self, run_id: str) -> None:
         """Takes a run as far as it goes. A second copy of the hint, an early or a late one, finds nothing to do."""
-        if self.stopping.is_set():
-            return
-        run = self._claim(run_id)
-        if run is None:
-            return
+        with self._mutex:
+            if run_id in self._busy or self.stopping.is_set():
+                return
+            self._busy.add(run_id)
+        try:
+            run = self._claim(run_id)
+            if run is not None:
+                self._advance(run)
+        finally:
+            with self._mutex:
+                self._busy.discard(run_id)
+
+    def _advance(self, run: Run) -> None:
         flow = Flow(self.journal, run, self._pending_signal, self._progress)
-        self._active[run_id] = flow
+        self._active[run.id] = flow
         token = current_flow.set(flow)
         try:
             self._progress(run, end_run(self.journal, run, self._outcome(flow)))
@@ -66,13 +76,11 @@ class Engine:
             self._suspend(run, suspended)
         finally:
             current_flow.reset(token)
-            del self._active[run_id]
+            del self._active[run.id]
 
     def _claim(self, run_id: str) -> Run | None:
         """Compare-and-swap: one live worker has a run, whatever the queue delivers."""
-        with self._mutex:
-            self._claims += 1
-            claim = f"{self.incarnation}/{self._claims}"
+        claim = f"{self.incarnation}/{next(self._claims)}"
         with self.journal.transaction(synced=False) as connection:
             changed = connection.execute(
                 "update runs set claim = ? where id = ? and status = 'running' and held is null "
@@ -137,7 +145,7 @@ class Engine:
         messages = self.queue.message_ids()
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
-            if run.id in self._active or (run.message in messages and run.wake_at is not None):
+            if run.id in self._busy or (run.message in messages and run.wake_at is not None):
                 continue
             if run.claim is not None and run.claim.startswith(self.incarnation):
                 self._drop_claim(run)
@@ -155,7 +163,7 @@ class Engine:
     def _hint_next_for_lock(self) -> None:
         with self.journal.transaction(synced=False) as connection:
             run_id = next_for_lock(connection, HOST_LOCK)
-        if run_id is not None and run_id not in self._active:
+        if run_id is not None and run_id not in self._busy:
             self.hint(run_id)
 
     def hold(self, run_id: str, reason: str) -> None:

@@ -5,6 +5,7 @@ HMAC-SHA-256 over it; what does not verify is dropped and counted, and the worke
 """
 
 import calendar
+import contextlib
 import hashlib
 import hmac
 import json
@@ -162,7 +163,9 @@ def open_queue(url: str, key: bytes) -> HintQueue:
     serializer = SignedJson(key)
     if url.startswith("sqlite://"):
         filename = unquote(urlsplit(url).path)
-        os.close(os.open(filename, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        # Only a file that is not there may be opened here: closing one that SQLite has open would drop its locks.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(filename, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return HintQueue(serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=10)
     return HintQueue(serializer=serializer, storage_class=RedisHints, url=url, read_timeout=1)
 

@@ -1,141 +1,239 @@
-"""usage: python -m t3flow.sandbox.dispatch --port P --user-map F --serve-env-dir D --launcher F --base-dir TEMPLATE --log F
+"""usage: python -m t3flow.sandbox.dispatch --user-map FILE …: stands before the servers and pairs users' browsers.
 
-The dispatch of a devvm: knows the person by a header, mints a pairing credential as their user with the t3 on PATH, takes it to the user's
-server and passes the cookie on with a 302. A request that brings the cookie is passed to the server.
+It knows a person by a header. A request without a session cookie mints a credential as that user, with the t3 that the
+launcher leads to, exchanges it at the user's server and hands the cookie on; any other goes to the user's server.
+
+Its log has a line for each pairing, as alert rules know them: `paired user=… endpoint=… fallback=true|false`,
+`mint for USER failed: …`, `pairing exchange for USER failed: …`, `pairing for USER returned NNN`.
 """
 
 import argparse
 import http.client
 import json
-import os
 import subprocess
+import tempfile
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-HEADER, COOKIE = "X-authentik-username", "t3_session"
-ENDPOINTS = ("/api/auth/browser-session", "/api/auth/bootstrap")
-MINT_SECONDS, SERVER_SECONDS = 30.0, 5.0
+from t3flow.errors import T3flowError
+from t3flow.sandbox.serving import LocalServer, serve_until_terminated
+from t3flow.sandbox.users import UserError, base_dir_of, environment_of, port_of
+from t3flow.usermap import UserMapError, read_user_map
+
+USER_HEADER = "X-authentik-username"
+COOKIE = "t3_session"
+PAIR_ENDPOINTS = ("/api/auth/browser-session", "/api/auth/bootstrap")
+MINT_SECONDS, EXCHANGE_SECONDS, PROXY_SECONDS = 15.0, 5.0, 30.0
+NOT_HANDED_ON = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "host"}
 
 
-class Unpaired(Exception):
-    """Why a person could not be paired; a line for the log."""
+class PairingError(T3flowError):
+    """A pairing that did not succeed. The text is the line of the log, without credential or cookie."""
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request of a browser."""
+@dataclass(frozen=True)
+class Places:
+    """Where the dispatch finds things. `base_dir` and `home` (else the base dir's parent) may contain `{user}`."""
 
-    options: argparse.Namespace
-    protocol_version = "HTTP/1.1"
-    log_lock = threading.Lock()
+    user_map: Path
+    serve_env_dir: Path
+    launcher: Path
+    base_dir: str
+    log: Path
+    home: str = ""
+    pair_endpoints: tuple[str, ...] = PAIR_ENDPOINTS
+    mint_seconds: float = MINT_SECONDS
 
-    def do_GET(self) -> None:
-        """Pairs a browser without a cookie, passes on what one with a cookie asks."""
-        user = self._user(self.headers.get(HEADER, ""))
-        if user is None:
-            self._send(403, b"unknown person\n")
-        elif f"{COOKIE}=" in self.headers.get("Cookie", ""):
-            self._pass_on(user)
-        else:
-            self._pair(user)
 
-    do_POST = do_GET
-
-    def _user(self, person: str) -> str | None:
-        for line in self.options.user_map.read_text().splitlines():
-            name, _, user = line.partition("#")[0].strip().partition("=")
-            if name and name == person:
-                return user
-        return None
-
-    def _port(self, user: str) -> int:
-        for line in (self.options.serve_env_dir / f"{user}.env").read_text().splitlines():
-            if line.startswith("T3_PORT="):
-                return int(line.partition("=")[2])
-        raise Unpaired(f"mint for {user} failed: no port")
-
-    def _pair(self, user: str) -> None:
+def mint(places: Places, user: str) -> str:
+    """A credential for a user's server, from `t3 auth pairing create` run on the user's behalf. Raises PairingError."""
+    base_dir = base_dir_of(places.base_dir, user)
+    home = base_dir_of(places.home, user) if places.home else base_dir.parent
+    command = [str(places.launcher), "auth", "pairing", "create", "--base-dir", str(base_dir), "--ttl", "5m", "--json"]
+    # Into files, not pipes: a pipe would stay open for as long as anything below a minting that hangs.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
-            credential = self._mint(user)
-            endpoint, cookies = self._exchange(user, credential)
-        except Unpaired as problem:
-            self._log(str(problem))
-            self._send(502, b"pairing failed\n")
-            return
-        self._log(f"paired user={user} endpoint={endpoint} fallback={'true' if endpoint != ENDPOINTS[0] else 'false'}")
-        self._send(302, b"", [("Location", "/"), *(("Set-Cookie", cookie) for cookie in cookies)])
+            code = subprocess.run(
+                command,
+                env=environment_of(user, home),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                timeout=places.mint_seconds,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            raise PairingError(f"mint for {user} failed: no answer within {places.mint_seconds:g} s") from None
+        except OSError as error:
+            raise PairingError(f"mint for {user} failed: {places.launcher}: {error.strerror}") from error
+        output.seek(0)
+        errors.seek(0)
+        said, complained = output.read(), errors.read()
+    if code != 0:
+        text = (said + b"\n" + complained).decode(errors="replace")
+        raise PairingError(f"mint for {user} failed: exit {code}: {_first_error(text)}")
+    try:
+        credential = json.loads(said)["credential"]
+    except (ValueError, TypeError, KeyError):
+        credential = None
+    if not isinstance(credential, str):
+        raise PairingError(f"mint for {user} failed: exit 0, but no credential in {len(said)} bytes of output")
+    return credential
 
-    def _mint(self, user: str) -> str:
-        base_dir = self.options.base_dir.format(user=user)
-        command = [str(self.options.launcher), "auth", "pairing", "create", "--base-dir", base_dir, "--ttl", "5m", "--json"]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(Path(base_dir).parent), "T3FLOW_SANDBOX_USER": user}
+
+def _first_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")[:300]
+
+
+def exchange(places: Places, user: str, credential: str) -> tuple[list[str], str]:
+    """Trades a credential for cookies: (Set-Cookie headers, endpoint that took it). Raises PairingError, UserError."""
+    port = port_of(places.serve_env_dir, user)
+    body = json.dumps({"credential": credential}).encode()
+    status = 404
+    for endpoint in places.pair_endpoints:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=EXCHANGE_SECONDS)
         try:
-            finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=MINT_SECONDS, check=False)
-            if finished.returncode != 0:
-                words = (finished.stdout + finished.stderr).strip().splitlines() or ["no output"]
-                raise Unpaired(f"mint for {user} failed: exit {finished.returncode}: {words[-1][:200]}")
-            return str(json.loads(finished.stdout)["credential"])
-        except (subprocess.TimeoutExpired, ValueError, KeyError, OSError) as error:
-            raise Unpaired(f"mint for {user} failed: {type(error).__name__}") from error
-
-    def _exchange(self, user: str, credential: str) -> tuple[str, list[str]]:
-        for endpoint in ENDPOINTS:
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", self._port(user), timeout=SERVER_SECONDS)
-                connection.request("POST", endpoint, json.dumps({"credential": credential}), {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise Unpaired(f"pairing exchange for {user} failed: {type(error).__name__}") from error
-            finally:
-                connection.close()
-            if answer.status == 200:
-                return endpoint, answer.headers.get_all("Set-Cookie", [])
-            if answer.status != 404:
-                raise Unpaired(f"pairing for {user} returned {answer.status}")
-        raise Unpaired(f"pairing for {user} returned 404")
-
-    def _pass_on(self, user: str) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self._port(user), timeout=SERVER_SECONDS)
-            headers = {name: self.headers[name] for name in ("Cookie", "Content-Type") if name in self.headers}
-            connection.request(self.command, self.path, self.rfile.read(length) if length else None, headers)
-            answer = connection.getresponse()
-            self._send(answer.status, answer.read(), [("Content-Type", answer.headers.get("Content-Type", "text/plain"))])
-        except (OSError, http.client.HTTPException, Unpaired):
-            self._send(502, b"the server does not answer\n")
+            connection.request("POST", endpoint, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise PairingError(f"pairing exchange for {user} failed: {type(error).__name__} at port {port}") from error
         finally:
             connection.close()
+        status = response.status
+        if status != 404:
+            break
+    if status != 200:
+        raise PairingError(f"pairing for {user} returned {status}")
+    cookies = response.headers.get_all("Set-Cookie") or []
+    if not cookies:
+        raise PairingError(f"pairing exchange for {user} failed: the answer of {endpoint} sets no cookie")
+    return cookies, endpoint
 
-    def _send(self, status: int, body: bytes, headers: list[tuple[str, str]] | None = None) -> None:
+
+class Dispatch(LocalServer):
+    """The dispatch on 127.0.0.1. Each request reads the user map anew."""
+
+    def __init__(self, places: Places, port: int = 0) -> None:
+        self.places = places
+        self._log_lock = threading.Lock()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def log(self, line: str) -> None:
+        """Adds a line to the log, whole whatever other requests do."""
+        with self._log_lock, self.places.log.open("a") as file:
+            file.write(line + "\n")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Dispatch
+
+    def do_GET(self) -> None:
+        """Pairs, or hands the request on."""
+        places = self.server.places
+        person = self.headers.get(USER_HEADER, "")
+        try:
+            user = read_user_map(places.user_map).user_of.get(person)
+            if user is None:
+                self._text(403, "nobody here is known by that name")
+            elif self._has_session():
+                self._hand_on(user, port_of(places.serve_env_dir, user))
+            else:
+                self._pair(user)
+        except PairingError as error:
+            self.server.log(str(error))
+            self._text(502, "pairing failed")
+        except (UserError, UserMapError) as error:
+            self.server.log(f"dispatch: {error}")
+            self._text(502, "the server is not known")
+
+    do_POST = do_HEAD = do_PUT = do_DELETE = do_GET
+
+    def _has_session(self) -> bool:
+        pairs = "; ".join(self.headers.get_all("Cookie") or []).split(";")
+        return any(pair.strip().startswith(f"{COOKIE}=") for pair in pairs)
+
+    def _pair(self, user: str) -> None:
+        places = self.server.places
+        cookies, endpoint = exchange(places, user, mint(places, user))
+        fallback = endpoint != places.pair_endpoints[0]
+        self.server.log(f"paired user={user} endpoint={endpoint} fallback={str(fallback).lower()}")
+        self.close_connection = True  # what else the request carries is not read
+        self._begin(302, [("Location", "/"), *(("Set-Cookie", cookie) for cookie in cookies)])
+        self._end(b"")
+
+    def _hand_on(self, user: str, port: int) -> None:
+        length = self.headers.get("Content-Length", "")
+        body = self.rfile.read(int(length)) if length.isdecimal() else None
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_HANDED_ON}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROXY_SECONDS)
+        try:
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.server.log(f"request for {user} failed: {type(error).__name__} at port {port}")
+            self._text(502, "the server does not answer")
+            return
+        finally:
+            connection.close()
+        self._begin(response.status, [pair for pair in response.getheaders() if pair[0].lower() not in NOT_HANDED_ON])
+        self._end(answer)
+
+    def _text(self, status: int, text: str) -> None:
+        self.close_connection = True
+        self._begin(status, [("Content-Type", "text/plain; charset=utf-8")])
+        self._end(f"{text}\n".encode())
+
+    def _begin(self, status: int, headers: list[tuple[str, str]]) -> None:
         self.send_response(status)
-        for name, value in headers or []:
-            self.send_header(name, value)
+        for name, value in headers:
+            if name.lower() not in ("date", "server"):
+                self.send_header(name, value)
+
+    def _end(self, body: bytes) -> None:
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(OSError):  # a browser that left is nobody's trouble
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-    def _log(self, line: str) -> None:
-        with self.log_lock, self.options.log.open("a") as log:
-            log.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Requests are not logged: a path may carry a secret."""
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the log has the pairings, and no path of a request."""
 
 
 def main() -> None:
     """Serves until it is ended."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, default=0)
-    for name in ("--user-map", "--serve-env-dir", "--launcher", "--log"):
-        parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--base-dir", required=True)
-    Handler.options = parser.parse_args()
-    server = ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
-    print(f"listening on http://127.0.0.1:{server.server_address[1]}", flush=True)
-    server.serve_forever()
+    parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.dispatch")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--user-map", type=Path, required=True, help="lines PERSON=USER")
+    parser.add_argument("--serve-env-dir", type=Path, required=True, help="USER.env with T3_PORT=…")
+    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that mints")
+    parser.add_argument("--base-dir", required=True, help="template with {user}")
+    parser.add_argument("--home-template", default="", help="template with {user}; else the base dir's parent")
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--pair-endpoint", action="append", help="repeated: those to try, in order")
+    parser.add_argument("--mint-timeout-seconds", type=float, default=MINT_SECONDS)
+    given = parser.parse_args()
+    places = Places(
+        user_map=given.user_map,
+        serve_env_dir=given.serve_env_dir,
+        launcher=given.launcher.absolute(),
+        base_dir=given.base_dir,
+        log=given.log,
+        home=given.home_template,
+        pair_endpoints=tuple(given.pair_endpoint or PAIR_ENDPOINTS),
+        mint_seconds=given.mint_timeout_seconds,
+    )
+    serve_until_terminated(Dispatch(places, given.port))
 
 
 if __name__ == "__main__":

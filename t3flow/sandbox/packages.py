@@ -19,7 +19,7 @@ PACKED_AT = 499162500  # npm's own date for every file, so that equal builds are
 
 
 def default_level(version: str) -> int:
-    """The schema level that the real t3 has in a version. Raises VersionError for what is no version."""
+    """The schema level that the real t3 has in a version. Raises InvalidVersion for what is no version."""
     return OLD_LEVEL if parse(version) <= parse(LAST_OLD_VERSION) else NEW_LEVEL
 
 
@@ -34,9 +34,10 @@ def pack(
 ) -> Path:
     """Packs a build of the stand-in and returns the path of its tarball in the folder, which is made if need be.
 
-    `behaviour` is what `standin/README.md` describes; `schema_level`, else the behaviour's, else that of the real version is
-    the level to which the build migrates. `padding_files` adds that many files, as a real install has thousands.
-    `manifest` is put over the package.json (`{"scripts": {"install": …}}`, a `version` that lies). Raises VersionError, OSError.
+    `behaviour` is a build's `behaviour.json`, its faults. The level to which it migrates is `schema_level`, else the
+    behaviour's, else that of the real version. `padding_files` adds that many files, as a real install has thousands.
+    `manifest` is put over the package.json: `{"scripts": {"install": …}}`, a `version` that lies.
+    Raises InvalidVersion, OSError.
     """
     rules = dict(behaviour or {})
     rules["schema_level"] = schema_level or rules.get("schema_level") or default_level(version)
@@ -44,13 +45,15 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{PACKAGE}-{version}.tgz"
     buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as zipped:
-        with tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for name, content in _files(version, rules, padding_files, manifest or {}):
-                entry = tarfile.TarInfo(f"package/{name}")
-                entry.size, entry.mtime = len(content), PACKED_AT
-                entry.mode = 0o755 if name.startswith("bin/") else 0o644
-                archive.addfile(entry, io.BytesIO(content))
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in _files(version, rules, padding_files, manifest or {}):
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size, entry.mtime = len(content), PACKED_AT
+            entry.mode = 0o755 if name.startswith("bin/") else 0o644
+            archive.addfile(entry, io.BytesIO(content))
     partial = target.with_suffix(".partial")
     partial.write_bytes(buffer.getvalue())
     partial.replace(target)

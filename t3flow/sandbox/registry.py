@@ -1,7 +1,8 @@
-"""usage: python -m t3flow.sandbox.registry --port PORT --folder DIR: a local npm registry with one package, for the real npm client.
+"""usage: python -m t3flow.sandbox.registry --folder DIR [--port PORT]: a local npm registry with one package.
 
-Its state is files, read at each request, so that any process can publish or break it while it runs: `DIR/tarballs/VERSION.tgz` and
-`DIR/registry.json` = {"tags": {TAG: VERSION}, "times": {VERSION: TIME}, "faults": {NAME: VALUE}}.
+Its client is the real npm. Its state is files, read at each request, so that any process can publish or break it while
+it runs: `DIR/tarballs/VERSION.tgz`, and `DIR/registry.json` = {"tags": {TAG: VERSION}, "times": {VERSION: TIME},
+"faults": {NAME: VALUE}}.
 """
 
 import argparse
@@ -11,20 +12,31 @@ import hashlib
 import json
 import os
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from t3flow.sandbox.serving import LocalServer, serve_until_terminated
+
 PACKAGE = "t3"
 ABBREVIATED = "application/vnd.npm.install-v1+json"
-IN_ABBREVIATED = ("name", "version", "bin", "dependencies", "optionalDependencies", "engines", "os", "cpu", "deprecated")
+IN_ABBREVIATED = {
+    "name",
+    "version",
+    "bin",
+    "dependencies",
+    "optionalDependencies",
+    "engines",
+    "os",
+    "cpu",
+    "deprecated",
+}
 FAULTS = {
     "down": "connections are closed without an answer",
     "hang": "nothing is ever answered",
@@ -38,15 +50,22 @@ FAULTS = {
 
 
 class Registry:
-    """A registry's state in a folder. Every process that has the folder may change it; a running server shows it at its next answer."""
+    """A registry's state in a folder. Any process may change it; a running server shows it in its next answer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tarballs = folder / "tarballs"
         self.tarballs.mkdir(parents=True, exist_ok=True)
 
-    def publish(self, version: str, tarball: Path, tag: str | None = None, *, published: datetime | None = None) -> None:
-        """Publishes a tarball as a version, as of now or `published`, and points a tag at it. Raises OSError."""
+    def publish(
+        self, version: str, tarball: Path, tag: str | None = None, *, published: datetime | None = None
+    ) -> None:
+        """Publishes a tarball as a version, as of now or `published`, and (given) points a tag at it.
+
+        A version that exists is replaced. Raises OSError, and tarfile.TarError or KeyError for what is no npm package.
+        """
+        status = tarball.stat()
+        _read_tarball(tarball, status.st_mtime_ns, status.st_size)
         partial = self.tarballs / f".{version}.{os.getpid()}"
         partial.write_bytes(tarball.read_bytes())
         partial.replace(self.tarball(version))
@@ -72,7 +91,7 @@ class Registry:
             state["tags"].pop(tag, None)
 
     def set_faults(self, **faults: Any) -> None:
-        """Makes these the registry's faults, in place of those before; without any it is well. Raises ValueError for an unknown one."""
+        """Gives the registry these faults of FAULTS in place of those before; none: it is well. Raises ValueError."""
         unknown = faults.keys() - FAULTS.keys()
         if unknown:
             raise ValueError(f"unknown faults {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
@@ -101,7 +120,7 @@ class Registry:
             dist = {**checksums, "tarball": f"{url}/{PACKAGE}/-/{PACKAGE}-{version}.tgz"}
             scripts = manifest.get("scripts", {})
             if abbreviated:
-                manifest = {key: manifest[key] for key in IN_ABBREVIATED if key in manifest}
+                manifest = {key: value for key, value in manifest.items() if key in IN_ABBREVIATED}
             if scripts.keys() & {"preinstall", "install", "postinstall"}:
                 manifest = {**manifest, "hasInstallScript": True}
             versions[version] = {**manifest, "name": PACKAGE, "version": version, "dist": dist}
@@ -140,20 +159,12 @@ def _time_text(epoch_seconds: float) -> str:
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class RegistryServer(ThreadingHTTPServer):
+class RegistryServer(LocalServer):
     """Serves a Registry on 127.0.0.1; port 0 takes a free one."""
-
-    daemon_threads = True
-    request_queue_size = 64
 
     def __init__(self, registry: Registry, port: int = 0) -> None:
         self.registry = registry
         super().__init__(("127.0.0.1", port), _Handler)
-
-    @property
-    def url(self) -> str:
-        """Where the registry answers, without a slash at the end."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -185,8 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
         registry = self.server.registry
         prefix = f"/{PACKAGE}/-/{PACKAGE}-"
         if path == f"/{PACKAGE}":
-            abbreviated = ABBREVIATED in self.headers.get("Accept", "")
-            self._json(200, registry.packument(self.server.url, abbreviated=abbreviated), ABBREVIATED if abbreviated else "")
+            short = ABBREVIATED in self.headers.get("Accept", "")
+            self._json(200, registry.packument(self.server.url, abbreviated=short), ABBREVIATED if short else "")
         elif path == f"/-/package/{PACKAGE}/dist-tags":
             self._json(200, registry.state()["tags"])
         elif path == "/-/ping":
@@ -231,22 +242,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
-    server = RegistryServer(Registry(arguments.folder), arguments.port)
-    print(f"listening on {server.url}", flush=True)
-    serve_until_terminated(server)
-
-
-def serve_until_terminated(server: ThreadingHTTPServer) -> None:
-    """Serves until SIGTERM or SIGINT, then returns; requests under way are dropped."""
-    import signal
-
-    def end(*_: object) -> None:
-        threading.Thread(target=server.shutdown).start()  # from this thread it would wait for itself
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    server.serve_forever(poll_interval=0.1)
-    server.server_close()
+    serve_until_terminated(RegistryServer(Registry(arguments.folder), arguments.port))
 
 
 if __name__ == "__main__":

@@ -1,199 +1,180 @@
-"""usage: python -m t3flow.sandbox.supervisor --socket F --serve-env-dir D --launcher F --base-dir TEMPLATE --log-dir D --host H
+"""usage: python -m t3flow.sandbox.supervisor --socket PATH …: the sandbox's small stand-in for systemd.
 
-The sandbox's own small stand-in for systemd: starts, stops and restarts the users' servers. A line of JSON asks, a line answers:
-{"do": "start" | "stop" | "status" | "reset-failed" | "list" | "shutdown", "user": USER}.
+It keeps the users' servers as the units on a real host do: Restart=on-failure after a second, at most five starts in
+30 seconds, stopped by SIGTERM and after a time-out by SIGKILL, and stopped means that nothing below the server is left.
+A server that exits 130 when it is stopped is `failed`, as with systemd.
+
+The socket takes JSON lines, {"do": COMMAND, "user": USER}, where COMMAND is one of `start stop status reset-failed
+kill-main list shutdown`, and answers each with {"ok": false, "error": TEXT} or {"ok": true, "user", "state",
+"main_pid", "started_monotonic", "started_wall", "exit"}. `state` is one of `active inactive failed activating
+deactivating`; `exit` is the code of the last end, or minus the number of the signal that it died of.
+`list` answers {"ok": true, "servers": [the same for each user]}.
 """
 
 import argparse
 import asyncio
-import contextlib
+import ctypes
 import json
 import os
 import signal
-import time
-from dataclasses import dataclass, field
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-STOP_SECONDS = 10.0
-RESTART_SECONDS = 1.0
-BURST, BURST_SECONDS = 5, 30.0
-CLEAN_CODES = {0}
+from t3flow.errors import T3flowError
+from t3flow.sandbox.unit import Options, Refused, Unit
+from t3flow.sandbox.users import is_name
 
-
-@dataclass
-class Server:
-    """One user's server, as a unit of systemd would be."""
-
-    user: str
-    state: str = "inactive"
-    process: asyncio.subprocess.Process | None = None
-    started_wall: float | None = None
-    stopping: bool = False
-    code: int | None = None
-    starts: list[float] = field(default_factory=list)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+PR_SET_CHILD_SUBREAPER = 36
+LONGEST_SOCKET_PATH = 107
 
 
 class Supervisor:
-    """All servers of the sandbox."""
+    """All units, and what may be asked about them."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
-        self.servers: dict[str, Server] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.units: dict[str, Unit] = {}
+        self.closing = asyncio.Event()
 
-    async def start(self, server: Server) -> None:
-        """Starts a server that does not run. Raises ValueError when it failed too often in a short time."""
-        if server.state in ("active", "activating"):
-            return
-        now = time.monotonic()
-        server.starts = [moment for moment in server.starts if now - moment < BURST_SECONDS]
-        if len(server.starts) >= BURST:
-            server.state = "failed"
-            raise ValueError("start request repeated too quickly")
-        server.starts.append(now)
-        server.stopping, server.code = False, None
-        server.ended = asyncio.Event()
-        base_dir = self.options.base_dir.format(user=server.user)
-        home = Path(base_dir).parent
-        with (self.options.log_dir / f"serve-{server.user}.log").open("ab") as log:
-            server.process = await asyncio.create_subprocess_exec(
-                *(str(self.options.launcher), "serve", "--host", self.options.host),
-                *("--port", self._port(server.user), "--base-dir", base_dir),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=home,
-                env={"PATH": os.environ["PATH"], "HOME": str(home), "SHELL": "/bin/sh", "T3FLOW_SANDBOX_USER": server.user},
-                start_new_session=True,
-            )
-        server.started_wall = time.time()
-        server.state = "active"
-        self._spawn(self._watch(server, server.process, server.ended))
+    def unit(self, user: object) -> Unit:
+        """A user's unit. Raises Refused when there is no such user."""
+        if not isinstance(user, str) or not is_name(user):
+            raise Refused(f"{user!a} cannot name a user")
+        if user not in self.units:
+            settings = self.options.serve_env_dir / f"{user}.env"
+            if not settings.is_file():
+                raise Refused(f"there is no user {user}: {settings} is missing")
+            self.units[user] = Unit(user, self.options)
+        return self.units[user]
 
-    def _port(self, user: str) -> str:
-        for line in (self.options.serve_env_dir / f"{user}.env").read_text().splitlines():
-            if line.startswith("T3_PORT="):
-                return line.partition("=")[2]
-        raise ValueError(f"no port for {user}")
+    def reap(self) -> None:
+        """Takes note of every child that has ended, adopted ones too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for unit in self.units.values():
+                if unit.main_pid == pid:
+                    unit.main_ended(os.waitstatus_to_exitcode(status))
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    async def stop_all(self) -> None:
+        """Stops every server; none is started any more."""
+        self.options.closing = True
+        await asyncio.gather(*(unit.stop() for unit in self.units.values()))
 
-    async def _watch(self, server: Server, process: asyncio.subprocess.Process, ended: asyncio.Event) -> None:
-        code = await process.wait()
-        end_group(process.pid)
-        server.code = code
-        server.state = "inactive" if code in CLEAN_CODES else "failed"
-        ended.set()
-        if not server.stopping and server.state == "failed":
-            server.state = "restarting"
-            await asyncio.sleep(RESTART_SECONDS)
-            if server.state == "restarting" and not server.stopping:
-                server.state = "inactive"
-                with contextlib.suppress(ValueError, OSError):
-                    await self.start(server)
-
-    async def stop(self, server: Server) -> None:
-        """SIGTERM, then SIGKILL; returns when all of the process group are gone."""
-        server.stopping = True
-        if server.state == "restarting":
-            server.state = "failed"
-        process = server.process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)
-        try:
-            await asyncio.wait_for(server.ended.wait(), STOP_SECONDS)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await server.ended.wait()
-
-    async def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Does what one request asks."""
-        do, user = request.get("do"), str(request.get("user", ""))
+    async def answer(self, asked: Any) -> dict[str, Any]:
+        """Does what a request says. Raises Refused, UserError."""
+        do = asked.get("do") if isinstance(asked, dict) else None
         if do == "list":
-            return {"ok": True, "servers": [self._shown(server) for server in self.servers.values()]}
+            names = {path.stem for path in self.options.serve_env_dir.glob("*.env") if is_name(path.stem)}
+            names |= self.units.keys()
+            return {"ok": True, "servers": [self.unit(name).description() for name in sorted(names)]}
         if do == "shutdown":
-            await self.shutdown()
-            return {"ok": True}
-        if not (self.options.serve_env_dir / f"{user}.env").is_file() or "/" in user:
-            return {"ok": False, "error": f"no server of {user}"}
-        server = self.servers.setdefault(user, Server(user))
-        if do == "start":
-            await self.start(server)
-        elif do == "stop":
-            await self.stop(server)
-        elif do == "reset-failed":
-            server.starts.clear()
-            if server.state == "failed":
-                server.state = "inactive"
-        elif do != "status":
-            return {"ok": False, "error": f"cannot {do}"}
-        return {"ok": True, **self._shown(server)}
-
-    def _shown(self, server: Server) -> dict[str, Any]:
-        running = server.process is not None and server.process.returncode is None
-        return {
-            "user": server.user,
-            "state": server.state,
-            "main_pid": server.process.pid if running and server.process else None,
-            "started_wall": server.started_wall,
-            "exit": server.code,
+            await self.stop_all()
+            return {"ok": True, "user": None, "state": "inactive", "main_pid": None}
+        unit = self.unit(asked.get("user")) if isinstance(asked, dict) else None
+        actions: dict[str, Callable[[Unit], Awaitable[None]]] = {
+            "start": Unit.start,
+            "stop": Unit.stop,
+            "status": Unit.look,
+            "reset-failed": Unit.reset_failed,
+            "kill-main": Unit.kill_main,
         }
+        if unit is None or do not in actions:
+            raise Refused(f"there is no command {do!a}: it takes {', '.join([*actions, 'list', 'shutdown'])}")
+        await actions[do](unit)
+        return {"ok": True, **unit.description()}
 
-    async def shutdown(self) -> None:
-        """Stops every server."""
-        await asyncio.gather(*(self.stop(server) for server in self.servers.values()))
-
-    async def serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one connection, line by line."""
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one client, line by line, until it leaves."""
+        with suppress(ConnectionError):
+            while line := await _line(reader):
                 try:
                     answer = await self.answer(json.loads(line))
-                except (ValueError, OSError, AttributeError) as error:
+                except (T3flowError, ValueError) as error:
                     answer = {"ok": False, "error": str(error)}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
+                if self.options.closing:
+                    self.closing.set()
         writer.close()
 
 
-def end_group(group: int) -> None:
-    """Ends what is left of a process group, as systemd empties a control group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:  # longer than any request is
+        return b""
 
 
-async def run(options: argparse.Namespace) -> None:
-    """Serves until SIGTERM, then stops all servers."""
+def listening_socket(path: Path) -> socket.socket:
+    """A unix socket that is at the path once it listens. Raises Refused when a supervisor answers there."""
+    beside = path.with_name(path.name + "~")
+    if len(os.fsencode(beside)) > LONGEST_SOCKET_PATH:
+        raise Refused(f"{path}: a socket's path takes at most {LONGEST_SOCKET_PATH - 1} bytes: use a shorter folder")
+    with socket.socket(socket.AF_UNIX) as probe, suppress(FileNotFoundError, ConnectionRefusedError):
+        probe.connect(str(path))
+        raise Refused(f"{path}: another supervisor answers there: end it first")
+    beside.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o077)
+    try:
+        listener.bind(str(beside))
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    beside.rename(path)
+    return listener
+
+
+async def supervise(options: Options, path: Path) -> None:
+    """Keeps servers until told to shut down, by request or signal; then stops them all. Raises Refused."""
+    loop = asyncio.get_running_loop()
     supervisor = Supervisor(options)
-    options.socket.unlink(missing_ok=True)
-    temporary = options.socket.with_name(f".{options.socket.name}")
-    server = await asyncio.start_unix_server(supervisor.serve_client, temporary)
-    temporary.rename(options.socket)
-    stop = asyncio.Event()
+    listener = listening_socket(path)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    loop.add_signal_handler(signal.SIGCHLD, supervisor.reap)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await supervisor.shutdown()
-    server.close()
+        loop.add_signal_handler(number, supervisor.closing.set)
+    await asyncio.start_unix_server(supervisor.converse, sock=listener)
+    print(f"listening on {path}", flush=True)
+    await supervisor.closing.wait()
+    await supervisor.stop_all()
+    path.unlink(missing_ok=True)
 
 
 def main() -> None:
-    """Reads the options and runs."""
-    parser = argparse.ArgumentParser()
-    for name in ("--socket", "--serve-env-dir", "--launcher", "--log-dir"):
-        parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--base-dir", required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    asyncio.run(run(parser.parse_args()))
+    """Supervises until it is ended."""
+    parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.supervisor")
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--serve-env-dir", type=Path, required=True, help="USER.env with T3_PORT=…")
+    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that serves")
+    parser.add_argument("--base-dir", required=True, help="template with {user}")
+    parser.add_argument("--log-dir", type=Path, required=True, help="t3-serve@USER.log")
+    parser.add_argument("--host", default="127.0.0.1", help="the address that servers bind")
+    parser.add_argument("--stop-timeout-seconds", type=float, default=10.0)
+    parser.add_argument("--restart-seconds", type=float, default=1.0)
+    given = parser.parse_args()
+    options = Options(
+        serve_env_dir=given.serve_env_dir,
+        launcher=given.launcher.absolute(),
+        base_dir=given.base_dir,
+        log_dir=given.log_dir,
+        host=given.host,
+        stop_seconds=given.stop_timeout_seconds,
+        restart_seconds=given.restart_seconds,
+    )
+    try:
+        asyncio.run(supervise(options, given.socket))
+    except Refused as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

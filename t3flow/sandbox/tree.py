@@ -1,0 +1,60 @@
+"""Which processes belong to a user's server, as a control group would say.
+
+The supervisor is the subreaper of all that it starts: what a server leaves behind becomes the supervisor's own child.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from t3flow.sandbox.users import SANDBOX_USER
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc/PID/stat has it."""
+
+    pid: int
+    parent: int
+    session: int
+
+
+def living() -> Iterator[Process]:
+    """Every process that is no zombie."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with suppress(OSError):
+            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            if fields[0] not in (b"Z", b"X"):
+                yield Process(int(name), int(fields[1]), int(fields[3]))
+
+
+def members(user: str, session: int | None) -> list[int]:
+    """The pids of a user's server and of all below it.
+
+    They are this process's children that are in the session or carry the user's name in their environment, and theirs.
+    """
+    children: dict[int, list[Process]] = {}
+    for process in living():
+        children.setdefault(process.parent, []).append(process)
+    found = [
+        process.pid
+        for process in children.get(os.getpid(), [])
+        if process.session == session or _mark(user) in _environment(process.pid)
+    ]
+    for pid in found:  # grows while it is read
+        found += [process.pid for process in children.get(pid, [])]
+    return found
+
+
+def _mark(user: str) -> bytes:
+    return f"{SANDBOX_USER}={user}".encode()
+
+
+def _environment(pid: int) -> list[bytes]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []

@@ -1,0 +1,210 @@
+"""One user's server under the sandbox's supervisor: its states, as systemd has them."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t3flow.errors import T3flowError
+from t3flow.sandbox.tree import members
+from t3flow.sandbox.users import base_dir_of, environment_of, port_of
+
+STARTS, STARTS_WITHIN_SECONDS = 5, 30.0
+CLEAN_ENDS = {0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE}
+EXIT_NOT_STARTED = 203  # systemd's EXIT_EXEC
+KILLED_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class Refused(T3flowError):
+    """A request that the supervisor does not carry out."""
+
+
+@dataclass
+class Options:
+    """How servers are started and stopped. `base_dir` may contain `{user}`; `closing` forbids further starts."""
+
+    serve_env_dir: Path
+    launcher: Path
+    base_dir: str
+    log_dir: Path
+    host: str
+    stop_seconds: float = 10.0
+    restart_seconds: float = 1.0
+    closing: bool = False
+
+
+@dataclass(eq=False)
+class Unit:
+    """A user's server. Start, stop and the rest are carried out one after the other; looking never waits."""
+
+    user: str
+    options: Options
+    state: str = "inactive"
+    main_pid: int | None = None
+    exit: int | None = None
+    started_monotonic: float | None = None
+    started_wall: float | None = None
+    _session: int | None = None
+    _starts: deque[float] = field(default_factory=deque)
+    _revival: asyncio.Task[None] | None = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def description(self) -> dict[str, Any]:
+        """The answer about this server. Times are those of the start, in seconds, null when it does not run."""
+        running = self.main_pid is not None
+        return {
+            "user": self.user,
+            "state": self.state,
+            "main_pid": self.main_pid,
+            "started_monotonic": self.started_monotonic if running else None,
+            "started_wall": self.started_wall if running else None,
+            "exit": self.exit,
+        }
+
+    async def look(self) -> None:
+        """Nothing: the description says it all."""
+
+    async def start(self) -> None:
+        """Starts the server unless it runs. Raises Refused, UserError."""
+        async with self._turn:
+            if self.main_pid is None:
+                await self._cancel_revival()
+                await self._end_members()
+                self._spawn()
+
+    async def stop(self) -> None:
+        """Stops the server and returns when nothing of it is left. Raises Refused when something will not die."""
+        async with self._turn:
+            await self._cancel_revival()
+            if self.main_pid is None:
+                await self._end_members()
+                self.state = "failed" if self.state == "failed" else "inactive"
+                return
+            self.state = "deactivating"
+            timed_out = False
+            self._signal_main(signal.SIGTERM, signal.SIGCONT)
+            try:
+                await asyncio.wait_for(self._ended.wait(), self.options.stop_seconds)
+            except TimeoutError:
+                timed_out = True
+            await self._end_members()
+            await self._ended.wait()
+            self.state = "failed" if timed_out or self.exit not in CLEAN_ENDS else "inactive"
+            self._say(f"stopped, exit {self.exit}")
+
+    async def reset_failed(self) -> None:
+        """Forgets failures and past starts."""
+        async with self._turn:
+            self._starts.clear()
+            if self.state == "failed":
+                self.state = "inactive"
+
+    async def kill_main(self) -> None:
+        """Ends the main process with SIGKILL, as a crash would. Raises Refused when it does not run."""
+        if self.main_pid is None:
+            raise Refused(f"the server of {self.user} does not run")
+        self._signal_main(signal.SIGKILL)
+        await self._ended.wait()
+
+    def main_ended(self, code: int) -> None:
+        """Takes note of the main process's end; without a stop, what it left is ended and it may come back."""
+        self.exit, self.main_pid = code, None
+        self._ended.set()
+        if self.state != "deactivating":
+            self.state = "activating" if self._may_restart(code) else "failed" if code not in CLEAN_ENDS else "inactive"
+            self._say(f"ended by itself, exit {code}")
+            self._revival = asyncio.create_task(self._revive())
+
+    def _may_restart(self, code: int) -> bool:
+        return code not in CLEAN_ENDS and not self.options.closing
+
+    async def _revive(self) -> None:
+        try:
+            await self._end_members()
+            if self.state == "activating":
+                await asyncio.sleep(self.options.restart_seconds)
+                self._spawn()
+        except T3flowError as error:
+            self._say(str(error))
+
+    async def _cancel_revival(self) -> None:
+        if self._revival is not None:
+            self._revival.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._revival
+            self._revival = None
+
+    def _spawn(self) -> None:
+        """Starts the main process in a session of its own. Raises Refused, UserError; the unit is failed then."""
+        if self.options.closing:
+            raise Refused("the supervisor is shutting down")
+        self.state = "failed"
+        now = time.monotonic()
+        while self._starts and self._starts[0] < now - STARTS_WITHIN_SECONDS:
+            self._starts.popleft()
+        if len(self._starts) >= STARTS:
+            raise Refused(f"start-limit-hit: {STARTS} starts within {STARTS_WITHIN_SECONDS:g} s: reset-failed first")
+        self._starts.append(now)
+        options = self.options
+        base_dir = base_dir_of(options.base_dir, self.user)
+        port = port_of(options.serve_env_dir, self.user)
+        words = ["serve", "--host", options.host, "--port", str(port), "--base-dir", str(base_dir)]
+        options.log_dir.mkdir(parents=True, exist_ok=True)
+        log = os.open(options.log_dir / f"t3-serve@{self.user}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        try:
+            process = subprocess.Popen(
+                [str(options.launcher), *words],
+                env=environment_of(self.user, base_dir.parent),
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # safe: this process has no threads
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            self.exit = EXIT_NOT_STARTED
+            raise Refused(f"{options.launcher} cannot be started: {error}") from error
+        finally:
+            os.close(log)
+        process.returncode = 0  # it is reaped with all the others, so that Popen must not wait for it
+        self.main_pid = self._session = process.pid
+        self.started_monotonic, self.started_wall = time.monotonic(), time.time()
+        self.state = "active"
+        self._ended.clear()
+        self._say(f"started as pid {process.pid} on port {port}")
+
+    def _signal_main(self, *numbers: int) -> None:
+        for number in numbers:
+            if self.main_pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self.main_pid, number)
+
+    async def _end_members(self) -> None:
+        """Kills whatever of the server is left and waits until it is gone. Raises Refused when that takes too long."""
+        deadline = time.monotonic() + KILLED_SECONDS
+        while pids := members(self.user, self._session):
+            if time.monotonic() > deadline:
+                raise Refused(f"processes {pids} of {self.user} do not end on SIGKILL")
+            for pid in pids:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.005)
+
+    def _say(self, text: str) -> None:
+        print(f"{self.user}: {text}", flush=True)
+
+
+def _die_with_parent() -> None:
+    """A supervisor that is killed takes its servers along."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
