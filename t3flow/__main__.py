@@ -1,5 +1,6 @@
-import os, sys
-from pathlib import Path
-from t3flow import settings
-from t3flow.consumer import consume
-consume(settings.load(None, os.environ))
+"""`python -m t3flow`."""
+
+from t3flow.cli import main
+
+if __name__ == "__main__":
+    main()

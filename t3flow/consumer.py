@@ -51,19 +51,6 @@ def only_consumer(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def consumer_pid(state_dir: Path) -> int | None:
-    """The pid of the consumer that runs, or None."""
-    try:
-        with (state_dir / LOCK).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read().strip() or 0) or None
-    except (OSError, ValueError):
-        pass
-    return None
-
-
 def open_journal(settings: Settings, *, create: bool = False) -> Journal:
     """The journal in the settings' state folder. Raises JournalError."""
     return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=records.SCHEMA)

@@ -128,6 +128,7 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
     logger.info("starting the server of {} again on {}", user, assigned)
     host.services.start(user)
     pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
+    records.note_pairing(host.journal, user, "")
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
 
@@ -272,7 +273,13 @@ def start_server(user: str) -> None:
 def verify_user(user: str, version: str) -> float:
     """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more."""
     host = this_host()
-    return pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
+    try:
+        paired_at = pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
+    except pairing.NotPaired as error:
+        records.note_pairing(host.journal, user, str(error))
+        raise
+    records.note_pairing(host.journal, user, "")
+    return paired_at
 
 
 def resume_paused(host: Host) -> None:

@@ -46,12 +46,13 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
     return {"reason": text or f"{path} exists", "since": since, "by": "file"}
 
 
-def freeze(settings: Settings, journal: Journal, reason: str, by: str | None = None) -> None:
+def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | None = None) -> None:
     """Writes the file first, then the note: killed in between it is frozen all the same. Repeating it keeps the first reason."""
     reason = " ".join(reason.split()) or "no reason given"
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
-        records.set_fact(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
+        if journal is not None:
+            records.set_fact(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
 
 
 def unfreeze(settings: Settings, journal: Journal) -> None:

@@ -48,9 +48,13 @@ def tagged(host: Host, tag: str) -> str:
     package = host.settings.track.package
     answer = _view(host, [f"{package}@{tag}", "version"])
     if answer is None:
-        raise PackageError(f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry")
+        raise PackageError(
+            f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry"
+        )
     if not isinstance(answer, str):
-        raise RegistryUnreachable(f"the registry's answer about {package}@{tag} is no version: it is not a registry; check npm's settings")
+        raise RegistryUnreachable(
+            f"the registry's answer about {package}@{tag} is no version: it is not a registry; check npm's settings"
+        )
     return answer
 
 

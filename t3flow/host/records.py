@@ -156,3 +156,15 @@ def set_fact(journal: Journal, key: str, value: Any, *, synced: bool = True) -> 
             connection.execute("delete from facts where key = ?", (key,))
         else:
             connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))
+
+
+def note_pairing(journal: Journal, user: str, reason: str) -> None:
+    """Notes how a user's last pairing went ("" for well); since when it goes so stays."""
+    with journal.transaction() as connection:
+        row = connection.execute("select value from facts where key = 'pairing'").fetchone()
+        known = json.loads(row[0]) if row else {}
+        if user not in known or bool(known[user]["reason"]) != bool(reason):
+            known[user] = {"since": time.time(), "reason": reason}
+        else:
+            known[user]["reason"] = reason
+        connection.execute("insert or replace into facts values ('pairing', ?)", (json.dumps(known),))

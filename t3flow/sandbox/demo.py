@@ -22,7 +22,9 @@ FIRST, GOOD, BREAKS_DATA, BREAKS_LATER = (
 USERS = ["ada", "grace", "linus"]
 BUSY = "grace"
 DATA = Path(__file__).with_name("data") / "state-level30.sqlite"
-NAMED_PROJECT = "update projection_projects set title = 'compiler' where rowid = (select min(rowid) from projection_projects)"
+NAMED_PROJECT = (
+    "update projection_projects set title = 'compiler' where rowid = (select min(rowid) from projection_projects)"
+)
 BREAKS_MIGRATION = {"fault": "migration_throws", "when": {"database_has_project_title": "compiler"}}
 BREAKS_PAIRING = {"fault": "pairing_500", "when": {"not_scratch": True}}
 
@@ -68,8 +70,14 @@ class Story:
     def set_up(self) -> None:
         """A host as it is on a quiet evening."""
         box = self.sandbox
-        self.scene("A devvm in a folder", f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {FIRST}")
-        self.tell("npm registry, dispatch, supervisor and consumer are real processes" + (", in a network of their own" if has_own_network() else ""))
+        self.scene(
+            "A devvm in a folder",
+            f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {FIRST}",
+        )
+        self.tell(
+            "npm registry, dispatch, supervisor and consumer are real processes"
+            + (", in a network of their own" if has_own_network() else "")
+        )
         box.start(FIRST, dict.fromkeys(USERS, DATA), {"schema_level": 30})
         box.start_consumer()
         self.check("everybody can pair through the dispatch", all(box.pairs(user) for user in USERS))
@@ -83,19 +91,26 @@ class Story:
         code = self.run("enqueue", "bump", "--wait")
         self.check("the bump ends well (exit 0)", code == 0)
         self.check("ada and linus run the nightly", [box.assigned(user) for user in ("ada", "linus")] == [GOOD, GOOD])
-        self.check(f"{BUSY} was left at work on {FIRST}, and can still pair", box.assigned(BUSY) == FIRST and box.pairs(BUSY))
+        self.check(
+            f"{BUSY} was left at work on {FIRST}, and can still pair", box.assigned(BUSY) == FIRST and box.pairs(BUSY)
+        )
         self.run("deferrals")
         self.tell(f"now the turn of {BUSY} ends; the delayed task finds the first quiet moment")
         box.control(BUSY, "turn/end", turn=turn)
         began = time.monotonic()
         box.until(lambda: box.assigned(BUSY) == GOOD and not box.document("deferrals"), f"{BUSY} is migrated")
         self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later, and can pair", box.pairs(BUSY))
-        self.summary.append(f"{GOOD}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off")
+        self.summary.append(
+            f"{GOOD}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off"
+        )
 
     def nightly_that_breaks_data(self) -> None:
         """The gate tries a copy of each database, so that one user's data is enough to stop a build."""
         box = self.sandbox
-        self.scene(f"A nightly that breaks one user's data: {BREAKS_DATA}", "its migration fails on a project that only linus has")
+        self.scene(
+            f"A nightly that breaks one user's data: {BREAKS_DATA}",
+            "its migration fails on a project that only linus has",
+        )
         self.change_database("linus", NAMED_PROJECT)
         before = self.fingerprints()
         box.publish(BREAKS_DATA, {"schema_level": 33, "rules": [BREAKS_MIGRATION]})
@@ -107,17 +122,30 @@ class Story:
     def nightly_that_breaks_later(self) -> None:
         """What no gate can see is undone at the first user."""
         box = self.sandbox
-        self.scene(f"A nightly that only fails in place: {BREAKS_LATER}", "it passes the gate, then pairing breaks on the real server")
+        self.scene(
+            f"A nightly that only fails in place: {BREAKS_LATER}",
+            "it passes the gate, then pairing breaks on the real server",
+        )
         box.publish(BREAKS_LATER, {"schema_level": 33, "rules": [BREAKS_PAIRING]})
         code = self.run("enqueue", "bump", "--wait")
         run = box.document("runs")[-1]
         self.check("it is undone (exit 1, rolled_back)", code == 1 and run["outcome"] == "rolled_back")
-        self.check("everybody is on the good nightly and can pair", all(box.assigned(user) == GOOD and box.pairs(user) for user in USERS))
-        self.check("every database is back at schema level 32", [box.level(user) for user in USERS] == [32] * len(USERS))
+        self.check(
+            "everybody is on the good nightly and can pair",
+            all(box.assigned(user) == GOOD and box.pairs(user) for user in USERS),
+        )
+        self.check(
+            "every database is back at schema level 32", [box.level(user) for user in USERS] == [32] * len(USERS)
+        )
         status = box.document("status")
-        self.check("tracking is frozen, and the build is remembered", status["frozen"] is not None and BREAKS_LATER in status["rejected"])
+        self.check(
+            "tracking is frozen, and the build is remembered",
+            status["frozen"] is not None and BREAKS_LATER in status["rejected"],
+        )
         self.run("status")
-        self.summary.append(f"{BREAKS_LATER}: undone at the first user, database and program; tracking is frozen until a person looks")
+        self.summary.append(
+            f"{BREAKS_LATER}: undone at the first user, database and program; tracking is frozen until a person looks"
+        )
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +153,11 @@ class Story:
         """Runs a command of t3flow as a person would, in sight."""
         print(f"{self._dim}$ t3flow {' '.join(arguments)}{self._off}", flush=True)
         return subprocess.run(
-            [sys.executable, "-m", "t3flow", *arguments], env=self.sandbox.environment, stdin=subprocess.DEVNULL, timeout=120, check=False
+            [sys.executable, "-m", "t3flow", *arguments],
+            env=self.sandbox.environment,
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+            check=False,
         ).returncode
 
     def change_database(self, user: str, sql: str) -> None:
@@ -138,7 +170,9 @@ class Story:
 
     def fingerprints(self) -> dict[str, Any]:
         """Which process serves each user from which version."""
-        return {user: (self.sandbox.supervise("status", user)["main_pid"], self.sandbox.assigned(user)) for user in USERS}
+        return {
+            user: (self.sandbox.supervise("status", user)["main_pid"], self.sandbox.assigned(user)) for user in USERS
+        }
 
     def scene(self, title: str, text: str) -> None:
         """A heading."""

@@ -32,14 +32,24 @@ def enter(command: list[str]) -> None:
     environment = {**os.environ, INSIDE: "1"}
     if os.geteuid() == 0:
         open_to_nobody()
-        change = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--"]
+        change = [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            "--no-new-privs",
+            "--inh-caps=-all",
+            "--",
+        ]
         namespaces = ["unshare", "--net", "--"]
     else:
         change = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"]
         namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--"]
     words = [*namespaces, sys.executable, "-I", str(LOOPBACK), *change]
     if not _works(words):
-        print("sandbox: this host gives no network namespace; servers bind the loopback device instead", file=sys.stderr)
+        print(
+            "sandbox: this host gives no network namespace; servers bind the loopback device instead", file=sys.stderr
+        )
         environment[INSIDE] = "loopback"
         words = change if os.geteuid() == 0 else []
     words += command
@@ -60,12 +70,17 @@ def _works(words: list[str]) -> bool:
 def open_to_nobody() -> None:
     """Where the program lies below a folder that only root may enter (/root, say), shows just the program there, to this process alone."""
     needed = {Path(sys.prefix), Path(sys.base_prefix), Path(t3flow.__file__).parent.parent, Path.cwd()}
-    blocked = {next((part for part in reversed(path.parents) if not part.stat().st_mode & 0o001), None) for path in needed}
+    blocked = {
+        next((part for part in reversed(path.parents) if not part.stat().st_mode & 0o001), None) for path in needed
+    }
     tops = {top for top in blocked if top is not None}
     if not tops:
         return
     if _libc.unshare(0x20000) != 0:  # CLONE_NEWNS
-        print("sandbox: the program cannot be shown to the account nobody; put it where everybody may read", file=sys.stderr)
+        print(
+            "sandbox: the program cannot be shown to the account nobody; put it where everybody may read",
+            file=sys.stderr,
+        )
         return
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     for top in tops:
@@ -80,7 +95,12 @@ def open_to_nobody() -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    if _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, b"mode=755" if kind else None) != 0:
+    if (
+        _libc.mount(
+            source.encode(), target.encode(), kind.encode() if kind else None, flags, b"mode=755" if kind else None
+        )
+        != 0
+    ):
         code = ctypes.get_errno()
         raise OSError(code, f"mount on {target}: {os.strerror(code)}")
 

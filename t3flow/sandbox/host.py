@@ -44,7 +44,7 @@ backend = "process"
 base_dir = "{top}/home/{{user}}/.t3"
 [dispatch]
 url = "http://127.0.0.1:{dispatch_port}"
-verify_timeout_s = 10
+verify_timeout_s = 6
 [gate]
 port = {gate_port}
 start_timeout_s = 15
@@ -73,7 +73,9 @@ def free_port() -> int:
 class Sandbox:
     """A devvm in a folder. Everything that it starts is its own, and `close` ends it."""
 
-    def __init__(self, top: Path, users: list[str], *, quiet_seconds: float = 1, queue_url: str = "", extra: str = "") -> None:
+    def __init__(
+        self, top: Path, users: list[str], *, quiet_seconds: float = 1, queue_url: str = "", extra: str = ""
+    ) -> None:
         self.top = top
         self.users = users
         self.ports = {user: free_port() for user in users}
@@ -123,7 +125,9 @@ class Sandbox:
 
     # Setting up -----------------------------------------------------------------------------------------------------
 
-    def start(self, version: str, databases: dict[str, Path] | None = None, behaviour: dict[str, Any] | None = None) -> None:
+    def start(
+        self, version: str, databases: dict[str, Path] | None = None, behaviour: dict[str, Any] | None = None
+    ) -> None:
         """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
         for user, source in (databases or {}).items():
             self.database(user).parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,9 @@ class Sandbox:
         self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
         self.until(lambda: self._listens(self.registry_port), "the registry listens")
 
-    def publish(self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any) -> None:
+    def publish(
+        self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
+    ) -> None:
         """Publishes a build of the stand-in that behaves as told."""
         from t3flow.sandbox.registry import Registry
 
@@ -203,7 +209,13 @@ class Sandbox:
     def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.top / "log" / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, env=self.environment, cwd=self.top, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=self.environment,
+                cwd=self.top,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return self.processes[name]
 
@@ -272,7 +284,9 @@ class Sandbox:
         while not holds():
             for name, child in self.processes.items():
                 if child.poll() not in (None, 0) and name != "consumer":
-                    raise AssertionError(f"{name} ended with {child.returncode}: {_from(self.top / 'log' / f'{name}.log', 0)[-800:]}")
+                    raise AssertionError(
+                        f"{name} ended with {child.returncode}: {_from(self.top / 'log' / f'{name}.log', 0)[-800:]}"
+                    )
             if time.monotonic() > deadline:
                 raise AssertionError(f"after {timeout_seconds:g} s it is still not so that {what}")
             time.sleep(0.05)

@@ -1,0 +1,42 @@
+"""The command line: one file a group of verbs. What is heavy is imported by the command that needs it."""
+
+import os
+import sys
+import traceback
+
+import click
+
+from t3flow.cli.base import Commands
+from t3flow.errors import T3flowError
+from t3flow.settings import SettingsError
+
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    """Runs a command; every refusal is one line and an exit code, never a traceback."""
+    from t3flow.cli.root import root
+
+    try:
+        sys.exit(root(standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as wrong:
+        wrong.show()
+        sys.exit(EXIT_USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except T3flowError as error:
+        for line in str(error).splitlines():
+            click.echo(f"t3flow: {line}", err=True)
+        sys.exit(EXIT_USAGE if isinstance(error, SettingsError) else getattr(error, "exit_code", 1))
+    except Exception as error:
+        if os.environ.get("T3FLOW_DEBUG"):
+            traceback.print_exc()
+        click.echo(f"t3flow: internal error: {error!r}; T3FLOW_DEBUG=1 shows where", err=True)
+        sys.exit(1)
+
+
+__all__ = ["Commands", "main"]

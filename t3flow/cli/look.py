@@ -1,0 +1,187 @@
+"""Looking: status, deferrals, verify, backups."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from t3flow.cli import state
+from t3flow.cli.base import (
+    Commands,
+    UsageError,
+    as_json,
+    dump,
+    journal,
+    known_users,
+    open_host,
+    rfc3339,
+    settings,
+    styled,
+    table,
+    when,
+)
+
+
+@click.command()
+@as_json
+def status(as_json: bool) -> None:
+    """What is wrong, then who runs what. Example: t3flow status --json"""
+    read = settings()
+    found = state.collect(read)
+    if as_json:
+        dump(found)
+        return
+    for problem in state.problems(found):
+        click.echo(styled(problem, fg="red"))
+    consumer = found["consumer"]
+    click.echo(f"consumer    {'pid ' + str(consumer['pid']) if consumer['alive'] else 'not running'}")
+    click.echo(f"default     {found['default_version'] or '-'}   last good {found['last_good'] or '-'}")
+    click.echo(
+        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {found['next_bump'] or '-'}"
+    )
+    click.echo(f"run         {found['run'] or 'none in progress'}")
+    for version, reason in found["rejected"].items():
+        click.echo(f"rejected    {version}: {reason}")
+    rows = []
+    for user, each in found["users"].items():
+        deferred = each["deferred"]
+        waits = f"→ {deferred['target']}, waits: {deferred['waiting_for']}" if deferred else ""
+        rows.append(
+            [
+                user,
+                "up" if each["active"] else "down",
+                each["running_version"] or "-",
+                each["assigned_version"] or "-",
+                each["pairing"],
+                waits,
+            ]
+        )
+    table(["user", "server", "runs", "assigned", "pairing", "deferred"], rows)
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@as_json
+@click.pass_context
+def deferrals(context: click.Context, as_json: bool) -> None:
+    """The pending deferral tasks: who waits, since when, why, and when they are asked again."""
+    if context.invoked_subcommand is not None:
+        return
+    found = state.deferrals(journal(settings()))
+    if as_json:
+        dump(found)
+        return
+    if not found:
+        click.echo("nobody waits")
+        return
+    rows = [
+        [
+            each["user"],
+            each["target"],
+            when(each["since_s"]),
+            str(each["checks"]),
+            each["waiting_for"],
+            when(each["next_check_s"]),
+            each["detail"],
+        ]
+        for each in state.deferrals(journal(settings()), for_people=True)
+    ]
+    table(["user", "target", "since", "checks", "waits for", "next check", "detail"], rows)
+
+
+@deferrals.command()
+@click.argument("user")
+def revoke(user: str) -> None:
+    """Take USER's queued task out, until it is restored."""
+    _set_revoked(user, True)
+    click.echo(f"the deferral of {user} is revoked; put it back with: t3flow deferrals restore {user}")
+
+
+@deferrals.command()
+@click.argument("user")
+def restore(user: str) -> None:
+    """Put USER's task back into the queue."""
+    _set_revoked(user, False)
+    click.echo(f"the deferral of {user} is back in the queue")
+
+
+def _set_revoked(user: str, revoked: bool) -> None:
+    """The consumer enacts it within a second: the journal is what counts."""
+    from t3flow.host import records
+
+    noted = journal(settings())
+    pending = [entry.user for entry in records.deferrals(noted)]
+    if user not in pending:
+        raise UsageError(f"{user!r} has no pending deferral; pending: {', '.join(pending) or 'none'}")
+    records.set_revoked(noted, user, revoked)
+
+
+@click.command()
+@click.argument("users", metavar="[USER]...", nargs=-1)
+@as_json
+def verify(users: tuple[str, ...], as_json: bool) -> int:
+    """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada"""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from t3flow.host import pairing, records
+
+    read = settings()
+    host = open_host(read)
+    names = known_users(read, users) or [entry.name for entry in host.user_map().users]
+
+    def probe(user: str) -> dict[str, Any]:
+        try:
+            pairing.pair_once(host, user)
+        except Exception as error:
+            return {"user": user, "ok": False, "reason": str(error)}
+        return {"user": user, "ok": True, "reason": ""}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(probe, names))
+    for each in found:
+        records.note_pairing(host.journal, each["user"], each["reason"])
+    if as_json:
+        dump(found)
+    else:
+        for each in found:
+            mark = styled("pairs", fg="green") if each["ok"] else styled("CANNOT PAIR", fg="red")
+            click.echo(f"{each['user']:<20} {mark} {each['reason']}")
+    return 0 if all(each["ok"] for each in found) else 1
+
+
+@click.command()
+@click.argument("user", required=False)
+@as_json
+def backups(user: str | None, as_json: bool) -> None:
+    """The snapshots of USER's database, or of everybody's."""
+    from t3flow.host import records
+
+    found = []
+    for entry in records.backups(journal(settings()), user):
+        path = Path(entry.path)
+        size = path.stat().st_size if path.exists() else None
+        found.append(
+            {
+                "user": entry.user,
+                "backup": path.name,
+                "path": entry.path,
+                "version": entry.wrote,
+                "before": entry.target,
+                "level": entry.level,
+                "created": rfc3339(entry.created),
+                "bytes": size,
+            }
+        )
+    if as_json:
+        dump(found)
+        return
+    rows = [
+        [
+            e["user"],
+            e["backup"],
+            e["version"],
+            str(e["level"]),
+            "MISSING" if e["bytes"] is None else f"{e['bytes'] / 1e6:.1f} MB",
+        ]
+        for e in found
+    ]
+    table(["user", "backup", "of version", "level", "size"], rows)

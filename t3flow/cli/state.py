@@ -1,0 +1,128 @@
+"""The state of the host as `status` and `deferrals` show it: from the journal, the links and /proc."""
+
+from typing import Any
+
+from t3flow.cli.base import consumer_pid, journal, rfc3339
+from t3flow.engine.journal import Journal, JournalError
+from t3flow.errors import T3flowError
+from t3flow.host import freeze, records
+from t3flow.settings import Settings
+
+
+def collect(read: Settings) -> dict[str, Any]:
+    """Everything that `status --json` prints."""
+    from t3flow.host import slots
+
+    try:
+        noted: Journal | None = journal(read)
+    except JournalError:
+        noted = None
+    held = freeze.frozen(read, noted)
+    planned = (records.fact(noted, "next_bump") or {}) if noted else {}
+    consumer = (records.fact(noted, "consumer") or {}) if noted else {}
+    pid = consumer_pid(read.paths.state_dir)
+    pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
+    active = (
+        noted.query("select id from runs where status = 'running' and workflow != 'drain' order by created")
+        if noted
+        else []
+    )
+    return {
+        "default_version": _version(lambda: slots.default_version(read.paths.versions_dir)),
+        "last_good": slots.read_last_good(read.paths.last_good_file),
+        "tracked_tag": read.track.tag,
+        "pin": pinned or (records.fact(noted, "pin") if noted else None) or read.track.pin or None,
+        "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
+        "rejected": records.rejected(noted) if noted else {},
+        "users": users(read, noted),
+        "run": active[0][0] if active else None,
+        "next_bump": rfc3339(planned.get("at")),
+        "consumer": {
+            "alive": pid is not None,
+            "pid": pid,
+            "waiting_for": records.fact(noted, "waiting_for") if noted else None,
+        },
+    }
+
+
+def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
+    """Each mapped user: server, versions, pairing as last seen, deferral."""
+    from t3flow.host import slots
+    from t3flow.host.children import Children
+    from t3flow.host.services import services_of
+    from t3flow.usermap import read_user_map
+
+    services = services_of(read, Children(read.paths.state_dir / "children.lock"))
+    pairing = (records.fact(noted, "pairing") or {}) if noted else {}
+    waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
+    found: dict[str, Any] = {}
+    for entry in read_user_map(read.paths.user_map).users:
+        try:
+            server = services.state(entry.name)
+            unit, active, pid = server.unit, server.active, server.main_pid
+        except T3flowError:
+            unit, active, pid = read.serve.unit.format(user=entry.name), False, None
+        last = pairing.get(entry.name)
+        found[entry.name] = {
+            "unit": unit,
+            "active": active,
+            "running_version": slots.running_version(pid, read.paths.versions_dir) if pid else None,
+            "assigned_version": _version(lambda name=entry.name: slots.effective(read.paths.versions_dir, name)),
+            "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
+            "pairing_since": rfc3339(last["since"]) if last else None,
+            "pairing_reason": last["reason"] if last else "",
+            "deferred": waiting.get(entry.name),
+        }
+    return found
+
+
+def _version(read_link: Any) -> str | None:
+    try:
+        version: str | None = read_link()
+        return version
+    except T3flowError:
+        return None
+
+
+def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any]]:
+    """The pending deferrals as the interface names their parts."""
+    found = []
+    for entry in records.deferrals(noted):
+        run = next(iter(noted.runs("id = ?", entry.run)), None)
+        waiting_for = entry.waiting_for
+        if run is not None and run.status == "running":
+            waiting_for = run.held or ("host_busy" if run.wake_at is None else waiting_for)
+        shown: dict[str, Any] = {
+            "user": entry.user,
+            "target": entry.target,
+            "since": rfc3339(entry.since),
+            "checks": entry.checks,
+            "next_check": rfc3339(entry.next_check),
+            "waiting_for": waiting_for,
+            "detail": entry.detail,
+            "run": entry.run,
+        }
+        if for_people:
+            shown |= {"since_s": entry.since, "next_check_s": entry.next_check}
+        found.append(shown)
+    return found
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """What is wrong, each in a line that ends with what to type."""
+    lines = []
+    for user, each in found["users"].items():
+        if each["pairing"] == "failing":
+            lines.append(
+                f"{user} cannot pair since {each['pairing_since']}: {each['pairing_reason']}; t3flow verify {user}"
+            )
+        elif not each["active"] and each["running_version"] is None and each["deferred"] is None:
+            lines.append(f"the server of {user} does not run; systemctl start {each['unit']}")
+    if not found["consumer"]["alive"]:
+        lines.append("no consumer runs: nothing is updated; systemctl start t3flow")
+    if found["consumer"]["waiting_for"]:
+        lines.append(f"the consumer waits for {found['consumer']['waiting_for']}")
+    if found["frozen"]:
+        held = found["frozen"]
+        lines.append(f"FROZEN since {held['since']} by {held['by']}: {held['reason']}; t3flow unfreeze")
+    return lines

@@ -1,0 +1,75 @@
+"""Holding and letting go: freeze, unfreeze, pin, unpin."""
+
+import click
+
+from t3flow.cli.base import UsageError, journal, rfc3339, say, settings
+
+
+@click.command()
+@click.option("--reason", default="", help="Why; shown by status and in the log.")
+def freeze(reason: str) -> None:
+    """Hold everything: no bump, no drain, until unfreeze. Example: t3flow freeze --reason "demo day" """
+    from t3flow.engine.journal import JournalError
+    from t3flow.host import freeze as freezing
+
+    read = settings()
+    try:
+        noted = journal(read)
+    except JournalError:
+        noted = None
+    freezing.freeze(read, noted, reason)
+    held = freezing.frozen(read, noted)
+    assert held is not None
+    click.echo(f"FROZEN since {rfc3339(held['since'])} by {held['by']}: {held['reason']}")
+
+
+@click.command()
+def unfreeze() -> None:
+    """Let it go on; queued tasks are put back."""
+    from t3flow.host import freeze as freezing
+
+    read = settings()
+    was = freezing.is_frozen(read)
+    freezing.unfreeze(read, journal(read))
+    click.echo("no longer frozen: deferred users are checked again at once" if was else "was not frozen")
+
+
+@click.command()
+@click.argument("version")
+def pin(version: str) -> None:
+    """Hold at an exact VERSION. Example: t3flow pin 0.0.25-nightly.20260609.501"""
+    from t3flow.host import records
+    from t3flow.versions import InvalidVersion, parse
+
+    read = settings()
+    try:
+        parse(version)
+    except InvalidVersion as error:
+        raise UsageError(str(error)) from error
+    noted = journal(read)
+    records.set_fact(noted, "pin", version)
+    click.echo(f"pinned to {version}: the next bump goes there and nowhere else")
+    source = _environment_source(records.fact(noted, "consumer"))
+    if source:
+        say(f"t3flow: but the consumer's {source} is stronger; take it out of its environment")
+
+
+@click.command()
+def unpin() -> None:
+    """Follow the tag again."""
+    from t3flow.host import records
+
+    read = settings()
+    noted = journal(read)
+    source = _environment_source(records.fact(noted, "consumer"))
+    records.set_fact(noted, "pin", None)
+    if source:
+        raise UsageError(f"the consumer's {source} still pins; take it out of its environment and restart it")
+    if read.track.pin:
+        say(f"t3flow: the settings still pin to {read.track.pin} ({read.sources['track.pin']})")
+    click.echo(f"no longer pinned: follows the tag {read.track.tag}")
+
+
+def _environment_source(consumer: dict[str, str] | None) -> str:
+    source = (consumer or {}).get("pin_source", "")
+    return source if source.startswith("environment") and (consumer or {}).get("pin") else ""
