@@ -65,7 +65,7 @@ def due_bump(host: Host, now: float) -> str | None:
     return run
 
 
-def plan_next(host: Host, after: float, rules: list[object]) -> None:
+def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     """Draws the next bump's time: the schedule's next one and some of the jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)

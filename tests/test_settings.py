@@ -112,9 +112,7 @@ def test_defaults_are_as_promised(monkeypatch: pytest.MonkeyPatch, file: Path) -
 
     described = describe(load(None, {}))
 
-    expected = [
-        (f"{section}.{key}", value) for section, table in promised.items() for key, value in table.items()
-    ]
+    expected = [(f"{section}.{key}", value) for section, table in promised.items() for key, value in table.items()]
     assert expected == [(key, value) for key, value, _ in described]
     assert {"default"} == {source for _, _, source in described}
 
@@ -186,9 +184,7 @@ def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_default_file_that_may_not_be_seen_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Not being allowed to look is no reason to run on defaults."""
     folder = tmp_path / "closed"
     folder.mkdir(mode=0)
@@ -433,8 +429,7 @@ def test_all_problems_come_at_once(file: Path) -> None:
         f"{file}: gate: 3 is no section; it takes a table: [gate] and keys below it",
         f"{file}: track.pckage: there is no such key; did you mean package?",
         f"{file}: track.quiet_seconds: there is no such key; did you mean deferral.quiet_seconds?",
-        f'{file}: track.pin: "latest" is not a version (a tag to follow is track.tag); '
-        f"it takes {takes('track.pin')}",
+        f'{file}: track.pin: "latest" is not a version (a tag to follow is track.tag); it takes {takes("track.pin")}',
         f'{file}: paths."launch\\ner": there is no such key; did you mean launcher?',
         f"{file}: dipatch: there is no such section; did you mean dispatch?",
         f'{file}: backup.keep: "6" is no number; it takes a whole number from 1 to 1000000',
@@ -571,16 +566,12 @@ def test_passwords_are_masked(url: str, expected: str) -> None:
     assert expected == mask(url)
 
 
-_passwords = st.text(st.sampled_from("aZ9@:/?#%&=[]\"'\\ \n~é"), max_size=8).map(
-    lambda text: f"SECRET{text}SECRET"
-)
+_passwords = st.text(st.sampled_from("aZ9@:/?#%&=[]\"'\\ \n~é"), max_size=8).map(lambda text: f"SECRET{text}SECRET")
 
 
 @given(
     password=_passwords,
-    form=st.sampled_from(
-        ["redis://:{}@localhost/0", "rediss://u:{}@h:1", "unix://:{}@/s", "amqp://u:{}@h", "u:{}@h"]
-    ),
+    form=st.sampled_from(["redis://:{}@localhost/0", "rediss://u:{}@h:1", "unix://:{}@/s", "amqp://u:{}@h", "u:{}@h"]),
     quoted=st.booleans(),
 )
 def test_no_password_is_ever_shown(password: str, form: str, quoted: bool) -> None:
@@ -617,9 +608,7 @@ _toml_values = st.recursive(
             ]
         ),
     ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=2)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=2)),
     max_leaves=4,
 )
 

@@ -26,8 +26,7 @@ def test_comments_blanks_and_crlf_are_fine(tmp_path: Path) -> None:
     """Everything that people put into such a file besides lines is passed over, and order is kept."""
     found = _read(
         tmp_path,
-        "\ufeff# who works here\r\n\r\nbert@example.org=bert\r\n   \n"
-        "\t# more\nanna=anna # since May\n \tcara=cara\t\n",
+        "\ufeff# who works here\r\n\r\nbert@example.org=bert\r\n   \n\t# more\nanna=anna # since May\n \tcara=cara\t\n",
     )
 
     assert [
@@ -52,9 +51,7 @@ def test_a_person_works_as_one_user(tmp_path: Path) -> None:
     found = _read(tmp_path, "anna=anna\nanna=bert\n")
 
     assert ["anna"] == _names(found)
-    assert [
-        f"{tmp_path / 'map'}: line 2: anna works as anna already: keep one of the two lines"
-    ] == found.problems
+    assert [f"{tmp_path / 'map'}: line 2: anna works as anna already: keep one of the two lines"] == found.problems
 
 
 @pytest.mark.parametrize(
@@ -150,9 +147,7 @@ def test_a_map_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 @given(content=st.text(st.sampled_from(string.printable + "ä\x85\u2028ł\0="), max_size=200))
-def test_any_text_gives_only_users_that_are_safe(
-    tmp_path_factory: pytest.TempPathFactory, content: str
-) -> None:
+def test_any_text_gives_only_users_that_are_safe(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
     """Whatever the file holds: each user has a legal name that is not root, each problem is one line."""
     path = tmp_path_factory.getbasetemp() / "any-map"
     path.write_bytes(content.encode())

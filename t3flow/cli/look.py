@@ -155,33 +155,27 @@ def backups(user: str | None, as_json: bool) -> None:
     """The snapshots of USER's database, or of everybody's."""
     from t3flow.host import records
 
-    found = []
-    for entry in records.backups(journal(settings()), user):
-        path = Path(entry.path)
-        size = path.stat().st_size if path.exists() else None
-        found.append(
-            {
-                "user": entry.user,
-                "backup": path.name,
-                "path": entry.path,
-                "version": entry.wrote,
-                "before": entry.target,
-                "level": entry.level,
-                "created": rfc3339(entry.created),
-                "bytes": size,
-            }
-        )
+    entries = [(entry, Path(entry.path)) for entry in records.backups(journal(settings()), user)]
+    sizes = [path.stat().st_size if path.exists() else None for _, path in entries]
     if as_json:
-        dump(found)
+        dump(
+            [
+                {
+                    "user": entry.user,
+                    "backup": path.name,
+                    "path": entry.path,
+                    "version": entry.wrote,
+                    "before": entry.target,
+                    "level": entry.level,
+                    "created": rfc3339(entry.created),
+                    "bytes": size,
+                }
+                for (entry, path), size in zip(entries, sizes, strict=True)
+            ]
+        )
         return
     rows = [
-        [
-            e["user"],
-            e["backup"],
-            e["version"],
-            str(e["level"]),
-            "MISSING" if e["bytes"] is None else f"{e['bytes'] / 1e6:.1f} MB",
-        ]
-        for e in found
+        [entry.user, path.name, entry.wrote, str(entry.level), "MISSING" if size is None else f"{size / 1e6:.1f} MB"]
+        for (entry, path), size in zip(entries, sizes, strict=True)
     ]
     table(["user", "backup", "of version", "level", "size"], rows)

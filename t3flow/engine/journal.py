@@ -157,7 +157,7 @@ class Journal:
             *parameters,
             limit,
         )
-        return [Run(*row[:2], json.loads(row[2]), *row[3:5], json.loads(row[5] or "{}"), *row[6:]) for row in rows]
+        return [Run(*(*row[:2], json.loads(row[2]), *row[3:5], json.loads(row[5] or "{}"), *row[6:])) for row in rows]
 
     def run(self, run_id: str) -> Run:
         """One run. Raises JournalError when there is none of that id."""
@@ -173,7 +173,7 @@ class Journal:
             run_id,
             after,
         )
-        return [Event(*row[:5], json.loads(row[5])) for row in rows]
+        return [Event(*(*row[:5], json.loads(row[5]))) for row in rows]
 
     def meta(self, key: str) -> Any:
         """A fact of the engine's own (JSON), or None."""

@@ -35,7 +35,7 @@ class Step(Generic[P, R]):
     retry_delay_seconds: float = 0.0
     retry_on: tuple[type[Exception], ...] = ()
     interruptible: bool = False
-    undo: "Step[P, Any] | None" = None
+    undo: "Step[..., Any] | None" = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
@@ -48,7 +48,7 @@ def step(
     retry_delay_seconds: float = 0.0,
     retry_on: tuple[type[Exception], ...] = (),
     interruptible: bool = False,
-    undo: "Step[P, Any] | None" = None,
+    undo: "Step[..., Any] | None" = None,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Given the options of Step, makes a step of a function and registers it under the function's name."""
 

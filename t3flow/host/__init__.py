@@ -1,1 +1,1 @@
-"""The host's parts, each behind plain functions: accounts, children, databases, services, slots, npm, pairing, the gate. No part knows the engine's runs."""
+"""The host's parts, each behind plain functions: accounts, databases, services, slots, npm, pairing, the gate. None knows of runs."""

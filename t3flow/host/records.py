@@ -56,7 +56,7 @@ def deferrals(journal: Journal) -> list[Deferral]:
     rows = journal.query(
         "select user, run, target, since, checks, next_check, waiting_for, detail, revoked from deferrals order by since, user"
     )
-    return [Deferral(*row[:8], bool(row[8])) for row in rows]
+    return [Deferral(*(*row[:8], bool(row[8]))) for row in rows]
 
 
 def deferral(journal: Journal, user: str) -> Deferral | None:
@@ -102,7 +102,7 @@ def backups(journal: Journal, user: str | None = None) -> list[Backup]:
         "where user = coalesce(?, user) order by created, path",
         user,
     )
-    return [Backup(*row[:5], json.loads(row[5] or "null"), *row[6:]) for row in rows]
+    return [Backup(*(*row[:5], json.loads(row[5] or "null"), *row[6:])) for row in rows]
 
 
 def put_backup(journal: Journal, backup: Backup) -> None:
