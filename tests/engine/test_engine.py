@@ -1,0 +1,527 @@
+"""The engine on both queues: replay, retries, sagas, signals, the lock, recovery, and deliveries in any order."""
+
+import itertools
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import begin, deliver, kinds, open_engine, queue_of, settle, take, watching
+
+from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
+from t3flow.engine.journal import Journal, append_event
+from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
+from t3flow.engine.step import current_flow, pause, step
+from t3flow.errors import T3flowError
+
+EFFECTS: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_effects() -> None:
+    EFFECTS.clear()
+
+
+class Flaky(T3flowError):
+    """Fails for a while."""
+
+
+@step()
+def remove(name: str) -> None:
+    """Undo of an addition."""
+    EFFECTS.append(f"-{name}")
+
+
+@step(undo=remove)
+def add(name: str) -> str:
+    """An effect."""
+    EFFECTS.append(f"+{name}")
+    return name.upper()
+
+
+@step(retries=3, retry_delay_seconds=0.01, retry_on=(Flaky,))
+def flaky(failures: int) -> int:
+    """Fails so many times first."""
+    EFFECTS.append("try")
+    if EFFECTS.count("try") <= failures:
+        raise Flaky("not now")
+    return EFFECTS.count("try")
+
+
+@step()
+def broken() -> None:
+    """Fails for good."""
+    raise T3flowError("it is broken")
+
+
+@step()
+def buggy() -> None:
+    """Has a mistake."""
+    raise KeyError("nothing")
+
+
+@step()
+def refuse_undo() -> None:
+    """An undo that fails."""
+    raise T3flowError("cannot be undone")
+
+
+@step(undo=refuse_undo)
+def irrevocable() -> None:
+    """Cannot be undone."""
+
+
+@step()
+def poll(times: int) -> int:
+    """Is ready at the given call."""
+    EFFECTS.append("poll")
+    if EFFECTS.count("poll") < times:
+        raise NotYet(time.time() + 0.01, "patience")
+    return EFFECTS.count("poll")
+
+
+@step(interruptible=True)
+def long_work() -> None:
+    """Works until it is interrupted."""
+    EFFECTS.append("long")
+    pause(20)
+
+
+def straight() -> Outcome:
+    """Two steps."""
+    return Outcome("done", add("a") + add("b"))
+
+
+def retrying(failures: int) -> Outcome:
+    """A step that fails first."""
+    try:
+        return Outcome("done", str(flaky(failures)))
+    except StepFailed as failure:
+        return Outcome("gave_up", f"{failure.kind}: {failure.reason}", "failed")
+
+
+def polling(times: int) -> Outcome:
+    """A step that waits."""
+    return Outcome("done", str(poll(times)))
+
+
+def saga(fail: str) -> Outcome:
+    """A change of three parts."""
+    flow = current_flow.get()
+    try:
+        with flow.saga():
+            add("1")
+            if fail == "undo":
+                irrevocable()
+            add("2")
+            if fail == "abort":
+                raise Abort(Outcome("aborted", "as asked", "failed"))
+            if fail:
+                broken()
+            add("3")
+    except UndoFailed as failure:
+        return Outcome("undo_failed", failure.reason, "failed")
+    except StepFailed as failure:
+        return Outcome("undone", failure.reason, "failed")
+    return Outcome("done")
+
+
+def settled_then_failing() -> Outcome:
+    """The first saga is settled before the outer fails."""
+    flow = current_flow.get()
+    with flow.saga():
+        add("outer")
+        with flow.saga():
+            add("inner")
+        raise Abort(Outcome("aborted", "", "failed"))
+
+
+def bug() -> Outcome:
+    """A step with a mistake."""
+    with current_flow.get().saga():
+        add("1")
+        buggy()
+    return Outcome("done")
+
+
+def exclusive(name: str) -> Outcome:
+    """Works alone."""
+    with current_flow.get().lock(HOST_LOCK):
+        add(name)
+        poll(1)
+        add(f"{name}'")
+        poll_twice()
+        remove(name)
+    return Outcome("done")
+
+
+@step()
+def poll_twice() -> None:
+    """Sleeps once in the middle of the lock."""
+    EFFECTS.append("twice")
+    if EFFECTS.count("twice") % 2:
+        raise NotYet(time.time() + 0.01, "once more")
+
+
+def interruptible() -> Outcome:
+    """Can be stopped half-way, and says by what."""
+    try:
+        with current_flow.get().saga():
+            add("1")
+            long_work()
+    except Interrupted as interrupted:
+        return Outcome("stopped", interrupted.signal, "cancelled")
+    return Outcome("done")
+
+
+def shielded() -> Outcome:
+    """Holds signals back for a while."""
+    flow = current_flow.get()
+    try:
+        with flow.shielded():
+            add("1")
+            poll(3)
+            add("2")
+        add("3")
+    except Interrupted as interrupted:
+        return Outcome("stopped", interrupted.signal, "cancelled")
+    return Outcome("done")
+
+
+WORKFLOWS = {
+    each.__name__: each
+    for each in (straight, retrying, polling, saga, settled_then_failing, bug, exclusive, interruptible, shielded)
+}
+
+
+def test_a_run_goes_through_its_steps_once(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run = settle(engine, begin(engine, "straight"))
+    assert (run.status, run.outcome, run.result["reason"]) == ("succeeded", "done", "AB")
+    assert EFFECTS == ["+a", "+b"]
+    assert kinds(engine, run.id) == ["created", "started add", "completed add", "started add", "completed add", "ended"]
+
+
+def test_a_replay_takes_results_from_the_journal(tmp_path: Path, queue_url: str) -> None:
+    """After a crash between two steps only the second is run."""
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = begin(engine, "straight")
+    with engine.journal.transaction() as connection:
+        append_event(connection, run_id, "started", "add", 1, {"args": ["a"], "kwargs": {}})
+        append_event(connection, run_id, "completed", "add", 1, {"result": "FROM JOURNAL "})
+    run = settle(engine, run_id)
+    assert run.result["reason"] == "FROM JOURNAL B"
+    assert EFFECTS == ["+b"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_message_three_times_in_any_order(tmp_path: Path, queue_url: str, seed: int) -> None:
+    """Runs that retry, poll, lock and fail: each message is delivered three times, shuffled, by several workers at once."""
+    import threading
+    from datetime import UTC, datetime
+
+    dice = random.Random(seed)
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    runs = [
+        begin(engine, "straight"),
+        begin(engine, "exclusive", name="x"),
+        begin(engine, "exclusive", name="y"),
+        begin(engine, "saga", fail="step"),
+    ]
+    kept: list[object] = []
+    deadline = time.monotonic() + 20
+    while any(engine.journal.run(run).status == "running" for run in runs):
+        assert time.monotonic() < deadline, [kinds(engine, run) for run in runs]
+        now = datetime.now(UTC).replace(tzinfo=None)
+        fresh = list(engine.queue.read_schedule(now))
+        while (task := take(engine.queue)) is not None:
+            fresh.append(task)
+        kept += fresh * 3
+        dice.shuffle(kept)
+        batch, kept = kept[: dice.randint(1, 6)], kept[6:] if len(kept) > 40 else kept
+        kept = [task for task in kept if task not in batch] if dice.random() < 0.5 else kept
+        threads = [threading.Thread(target=engine.queue.execute, args=(task, now)) for task in batch]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        engine.recover()
+    for task in kept * 3:
+        engine.queue.execute(task)
+    assert sorted(effect for effect in EFFECTS if effect[0] in "+-") == sorted(
+        ["+a", "+b", "+x", "+x'", "-x", "+y", "+y'", "-y", "+1", "+2", "-2", "-1"]
+    )
+    alone = [effect for effect in EFFECTS if effect[1] in "xy"]
+    assert alone in (["+x", "+x'", "-x", "+y", "+y'", "-y"], ["+y", "+y'", "-y", "+x", "+x'", "-x"])
+
+
+def test_a_step_is_queued_again_when_it_may_be(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = begin(engine, "retrying", failures=2)
+    deliver(engine)
+    scheduled = engine.queue.scheduled()
+    assert [task.name for task in scheduled] == ["flaky"], "the retry is a Huey task of the step's own name"
+    run = settle(engine, run_id)
+    assert (run.outcome, run.result["reason"]) == ("done", "3")
+
+
+def test_a_step_that_never_works_is_given_up(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run = settle(engine, begin(engine, "retrying", failures=99))
+    assert (run.outcome, run.result["reason"]) == ("gave_up", "Flaky: not now")
+    assert EFFECTS == ["try"] * 4
+
+
+def test_a_polling_step_keeps_one_row(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run = settle(engine, begin(engine, "polling", times=20))
+    assert run.result["reason"] == "20"
+    waiting = [event for event in engine.journal.events(run.id) if event.kind == "waiting"]
+    assert [event.data["checks"] for event in waiting] == [19]
+    assert len(engine.journal.events(run.id)) == 5
+
+
+@pytest.mark.parametrize(
+    ("fail", "outcome", "effects"),
+    [
+        ("", "done", ["+1", "+2", "+3"]),
+        ("step", "undone", ["+1", "+2", "-2", "-1"]),
+        ("abort", "aborted", ["+1", "+2", "-2", "-1"]),
+        ("undo", "undo_failed", ["+1", "+2", "-2", "-1"]),
+    ],
+)
+def test_a_saga_is_all_or_nothing(tmp_path: Path, fail: str, outcome: str, effects: list[str]) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run = settle(engine, begin(engine, "saga", fail=fail))
+    assert (run.outcome, EFFECTS) == (outcome, effects)
+
+
+def test_what_an_inner_saga_settled_is_not_undone(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run = settle(engine, begin(engine, "settled_then_failing"))
+    assert (run.outcome, EFFECTS) == ("aborted", ["+outer", "+inner", "-outer"])
+
+
+def test_a_mistake_in_a_step_undoes_and_ends_as_error(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run = settle(engine, begin(engine, "bug"))
+    assert (run.outcome, run.status) == ("error", "failed")
+    assert "KeyError" in run.result["reason"]
+    assert EFFECTS == ["+1", "-1"]
+
+
+def test_another_versions_history_is_undone_not_guessed_at(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "saga", fail="")
+    with engine.journal.transaction() as connection:
+        append_event(connection, run_id, "started", "add", 1, {"args": ["0"], "kwargs": {}})
+        append_event(connection, run_id, "completed", "add", 1, {"result": "0"})
+        append_event(connection, run_id, "completed", "a_step_of_yore", 1, {"result": None})
+    run = settle(engine, run_id)
+    assert (run.outcome, EFFECTS) == ("error", ["-0"])
+    assert "another version" in run.result["reason"]
+
+
+def test_an_unknown_workflow_is_undone(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "of_yore")
+    with engine.journal.transaction() as connection:
+        append_event(connection, run_id, "started", "add", 1, {"args": ["0"], "kwargs": {}})
+        append_event(connection, run_id, "completed", "add", 1, {"result": "0"})
+    assert settle(engine, run_id).outcome == "error"
+    assert EFFECTS == ["-0"]
+
+
+def test_a_signal_interrupts_a_long_step_and_undoes(tmp_path: Path, queue_url: str) -> None:
+    import threading
+
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = begin(engine, "interruptible")
+    with watching(engine):
+        worker = threading.Thread(target=deliver, args=(engine,))
+        worker.start()
+        while "long" not in EFFECTS:
+            time.sleep(0.01)
+        began = time.monotonic()
+        send_signal(engine.journal, run_id, "cancel")
+        worker.join(10)
+        assert time.monotonic() - began < 3
+    run = engine.journal.run(run_id)
+    assert (run.outcome, run.result["reason"]) == ("stopped", "cancel")
+    assert EFFECTS == ["+1", "long", "-1"]
+
+
+def test_a_signal_is_held_back_by_a_shield(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "shielded")
+    deliver(engine)
+    send_signal(engine.journal, run_id, "freeze")
+    run = settle(engine, run_id)
+    assert (run.outcome, run.result["reason"]) == ("stopped", "freeze")
+    assert [effect for effect in EFFECTS if effect != "poll"] == ["+1", "+2"]
+
+
+def test_a_signal_wakes_a_sleeper(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, {"sleeper": sleeper}, queue_url)
+    run_id = begin(engine, "sleeper")
+    deliver(engine)
+    assert engine.journal.run(run_id).status == "running"
+    send_signal(engine.journal, run_id, "cancel")
+    engine.deliver()
+    deliver(engine)
+    assert engine.journal.run(run_id).outcome == "woken"
+
+
+@step()
+def sleep_long() -> None:
+    """Sleeps for an hour."""
+    raise NotYet(time.time() + 3600, "the hour")
+
+
+def sleeper() -> Outcome:
+    """Sleeps until it is signalled."""
+    try:
+        sleep_long()
+    except Interrupted:
+        return Outcome("woken")
+    return Outcome("slept")
+
+
+def test_shutdown_lets_a_run_go_and_the_next_engine_takes_it_up(tmp_path: Path, queue_url: str) -> None:
+    import threading
+
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = begin(engine, "interruptible")
+    worker = threading.Thread(target=deliver, args=(engine,))
+    worker.start()
+    while "long" not in EFFECTS:
+        time.sleep(0.01)
+    engine.stop()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert engine.journal.run(run_id).claim is None
+    after = open_engine(tmp_path, WORKFLOWS, queue_url)
+    assert after.recover() >= 0
+    with watching(after):
+        worker = threading.Thread(target=deliver, args=(after,))
+        worker.start()
+        while EFFECTS.count("long") < 2:
+            time.sleep(0.01)
+        send_signal(after.journal, run_id, "cancel")
+        worker.join(10)
+    assert after.journal.run(run_id).outcome == "stopped"
+
+
+def test_the_lock_goes_to_the_urgent_then_to_the_oldest(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    first, second = begin(engine, "exclusive", name="1"), begin(engine, "exclusive", name="2")
+    urgent = new_run(engine.journal, "exclusive", {"name": "3"}, priority=9)
+    assert urgent is not None
+    engine.advance(first)  # takes the lock and sleeps in it
+    for run in (second, urgent):
+        engine.advance(run)
+    for run in (first, second, urgent):
+        settle(engine, run)
+    assert [effect for effect in EFFECTS if effect[-1] == "'"] == ["+1'", "+3'", "+2'"]
+
+
+def test_a_lost_queue_is_rebuilt_from_the_journal(tmp_path: Path, queue_url: str, queue_kind: str) -> None:
+    """Deleted, flushed or swapped for another: everything pending is put back."""
+    engine = open_engine(tmp_path, {**WORKFLOWS, "sleeper": sleeper}, queue_url)
+    runs = [begin(engine, "polling", times=3), begin(engine, "sleeper")]
+    deliver(engine)
+    engine.queue.storage.flush_all()
+    assert engine.queue.message_ids() == set()
+    assert engine.recover() == 2
+    assert len(engine.queue.message_ids()) == 2
+    engine.recover()
+    assert len(engine.queue.message_ids()) == 2, "what has its message gets no second one"
+    assert settle(engine, runs[0]).outcome == "done"
+    other = open_engine(tmp_path, {**WORKFLOWS, "sleeper": sleeper}, f"sqlite://{tmp_path}/other.db")
+    assert other.recover() == 1
+
+
+def test_claims_of_a_dead_incarnation_count_for_nothing(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "straight")
+    with engine.journal.transaction() as connection:
+        connection.execute("update runs set claim = 'feed/1' where id = ?", (run_id,))
+    assert settle(engine, run_id).outcome == "done"
+
+
+def test_a_held_run_rests_and_a_released_one_goes_on(tmp_path: Path, queue_url: str) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = begin(engine, "polling", times=2)
+    deliver(engine)
+    engine.hold(run_id, "frozen")
+    engine.hold(run_id, "frozen")
+    time.sleep(0.05)
+    deliver(engine)
+    engine.recover()
+    deliver(engine)
+    assert engine.journal.run(run_id).status == "running"
+    engine.release(run_id)
+    engine.release(run_id)
+    assert settle(engine, run_id).outcome == "done"
+
+
+def test_an_early_copy_of_a_hint_does_nothing(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, {"sleeper": sleeper})
+    run_id = begin(engine, "sleeper")
+    deliver(engine)
+    before = engine.journal.events(run_id)
+    for _ in range(5):
+        engine.hint(run_id)
+        deliver(engine)
+    assert engine.journal.events(run_id) == before
+
+
+def test_two_engines_never_share_a_run(tmp_path: Path) -> None:
+    """Claims are compared and swapped: in one process a run has one worker, however many threads try."""
+    import threading
+
+    engine = open_engine(tmp_path, WORKFLOWS)
+    for _ in range(20):
+        run_id = begin(engine, "straight")
+        EFFECTS.clear()
+        threads = [threading.Thread(target=engine.advance, args=(run_id,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert EFFECTS == ["+a", "+b"]
+
+
+def test_a_scheduled_id_is_taken_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db", create=True)
+    assert new_run(journal, "straight", {}, run_id="bump-1") == "bump-1"
+    assert new_run(journal, "straight", {}, run_id="bump-1") is None
+
+
+def test_the_queue_may_be_away(tmp_path: Path, redis_server: Any) -> None:
+    """A hint that cannot be sent is sent by the recovery when the queue is back."""
+    engine = open_engine(tmp_path, WORKFLOWS, redis_server.url)
+    redis_server.stop()
+    run_id = begin(engine, "straight")
+    redis_server.start()
+    assert engine.recover() == 1
+    assert settle(engine, run_id).outcome == "done"
+
+
+def test_ids_are_new_each_time(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db", create=True)
+    made = {new_run(journal, "straight", {}) for _ in range(200)}
+    assert len(made) == 200
+
+
+def test_queues_of_two_processes_are_one(queue_url: str, tmp_path: Path) -> None:
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
+    run_id = new_run(engine.journal, "straight", {})
+    assert run_id is not None
+    other = queue_of(queue_url)
+    other.register(lambda run: None, [])
+    for _ in itertools.repeat(None, 3):
+        other.send(run_id)
+    assert settle(engine, run_id).outcome == "done"
+    assert EFFECTS == ["+a", "+b"]

@@ -1,0 +1,110 @@
+"""Consumers that are really killed, at moments spread over their whole work: each run ends as it would have."""
+
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from t3flow.engine.journal import Journal
+from t3flow.engine.runs import new_run, send_signal
+
+PROGRAM = Path(__file__).with_name("program.py")
+
+
+def _start(top: Path, url: str) -> subprocess.Popen[str]:
+    words = [sys.executable, str(PROGRAM), str(top / "journal.db"), url, str(top / "trace")]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def _ended(journal: Journal, run: str) -> bool:
+    return journal.run(run).status != "running"
+
+
+@pytest.mark.parametrize("fail", [False, True], ids=["to the end", "undone"])
+def test_killed_at_random_moments(tmp_path: Path, queue_url: str, fail: bool) -> None:
+    dice = random.Random(7)
+    journal = Journal(tmp_path / "journal.db", create=True)
+    length = 40
+    run = new_run(journal, "chain", {"length": length, "fail": fail})
+    assert run is not None
+    kills = 0
+    for _ in itertools.repeat(None, 200):
+        child = _start(tmp_path, queue_url)
+        deadline = time.monotonic() + dice.uniform(0.01, 0.25)
+        while time.monotonic() < deadline and not _ended(journal, run):
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        kills += 1
+        if _ended(journal, run):
+            break
+    assert journal.run(run).outcome == ("failed_as_asked" if fail else "done")
+    assert kills >= 3, "it was to be killed on the way"
+    lines = (tmp_path / "trace").read_text().split("\n")
+    put = [int(line.split()[1]) for line in lines if line.startswith("put")]
+    unput = [int(line.split()[1]) for line in lines if line.startswith("unput")]
+    assert sorted(set(put)) == list(range(length))
+    assert put == sorted(put), "in order, each at most repeated"
+    assert len(put) - length <= kills
+    if fail:
+        assert sorted(set(unput)) == list(range(length))
+        assert unput == sorted(unput, reverse=True)
+    else:
+        assert unput == []
+    assert journal.query("select * from locks") == []
+
+
+def test_a_step_that_kills_its_consumer_is_given_up(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db", create=True)
+    run = new_run(journal, "deadly", {})
+    assert run is not None
+    url = f"sqlite://{tmp_path}/queue.db"
+    for _ in range(3):
+        assert _start(tmp_path, url).wait(20) == -signal.SIGKILL
+    child = _start(tmp_path, url)
+    deadline = time.monotonic() + 10
+    while not _ended(journal, run):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    ended = journal.run(run)
+    assert ended.outcome == "error"
+    assert "died 3 times" in ended.result["reason"]
+    assert (tmp_path / "trace").read_text().split() == ["put", "1", "die", "die", "die", "unput", "1"]
+
+
+def test_sigterm_ends_within_seconds_and_the_run_goes_on(tmp_path: Path, queue_url: str) -> None:
+    journal = Journal(tmp_path / "journal.db", create=True)
+    run = new_run(journal, "long", {})
+    assert run is not None
+    for times in (1, 2, 3, 4):
+        child = _start(tmp_path, queue_url)
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "trace").exists() or (tmp_path / "trace").read_text().count("long") < times:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        began = time.monotonic()
+        child.terminate()
+        child.wait(20)
+        assert time.monotonic() - began < 5
+        assert journal.run(run).status == "running"
+        assert journal.run(run).claim is None
+    child = _start(tmp_path, queue_url)
+    time.sleep(0.3)
+    send_signal(journal, run, "cancel")
+    deadline = time.monotonic() + 10
+    while not _ended(journal, run):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert "interrupted by cancel" in journal.run(run).result["reason"]
