@@ -28,6 +28,10 @@ class ChildError(T3flowError):
     """A program could not be run, failed where it must not, or took too long."""
 
 
+class TookTooLong(ChildError):
+    """A program was ended because its time was over."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """What a program left: exit code (negative: the signal that ended it), and its output."""
@@ -95,7 +99,7 @@ class Children:
         stdin: int = subprocess.DEVNULL,
         text: str | None = None,
     ) -> Finished:
-        """Runs a program to its end, with `text` as its input. Raises ChildError when it takes too long, Interrupted on a signal."""
+        """Runs a program to its end, with `text` as its input. Raises TookTooLong, ChildError when it cannot be run, Interrupted on a signal."""
         child = self.start(
             command,
             who=who,
@@ -114,7 +118,7 @@ class Children:
                     feed = None
                     check_interrupt()
                     if time.monotonic() > deadline:
-                        raise ChildError(f"{Path(command[0]).name} did not end within {timeout_seconds:g} s") from None
+                        raise TookTooLong(f"{Path(command[0]).name} did not end within {timeout_seconds:g} s") from None
         finally:
             end(child)
 

@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account
-from t3flow.host.children import Finished
+from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 
 VIEW_SECONDS = 60.0
@@ -75,7 +75,11 @@ def _view(host: Host, words: list[str]) -> Any:
         reraise=True,
     ):
         with attempt:
-            finished = _npm(host, ["view", *words, "--json"], timeout_seconds=min(VIEW_SECONDS, settings.timeout_s))
+            finished = _npm(
+                host,
+                ["view", *words, "--json", "--fetch-retries=0"],
+                timeout_seconds=min(VIEW_SECONDS, settings.timeout_s),
+            )
             if finished.code == 0:
                 return _json(finished, words)
             if "E404" in _error(finished):
@@ -109,15 +113,20 @@ def _npm(
     who: Account | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:
-    """npm with its own settings: those of this process's environment and npmrc files."""
+    """npm with its own settings: those of this process's environment and npmrc files. Raises RegistryUnreachable, ChildError, Interrupted."""
     settings = {name: value for name, value in os.environ.items() if name.lower().startswith("npm_config_")}
     home = {"HOME": os.environ.get("HOME", "/")}
-    return host.children.run(
-        [host.settings.npm.command, *words],
-        who=who,
-        environment={**home, **settings, **QUIET, **(environment or {})},
-        timeout_seconds=timeout_seconds,
-    )
+    try:
+        return host.children.run(
+            [host.settings.npm.command, *words],
+            who=who,
+            environment={**home, **settings, **QUIET, **(environment or {})},
+            timeout_seconds=timeout_seconds,
+        )
+    except TookTooLong as error:
+        raise RegistryUnreachable(
+            f"the registry does not answer in time: {error}; t3flow tries again at the next run"
+        ) from error
 
 
 def install(host: Host, version: str, folder: Path) -> None:
