@@ -26,7 +26,7 @@ from scenes import (
 )
 
 from t3flow.sandbox.host import Sandbox
-from t3flow.sandbox.packages import pack
+from t3flow.sandbox.registry import Registry
 
 NOT_SCRATCH = {"not_scratch": True}
 
@@ -267,16 +267,17 @@ def test_a_registry_that_does_not_answer_as_it_should(make_box: Callable[..., Sa
     box.kill("registry")
     down = bump(box)
     assert (down["outcome"], down["status"]) == ("registry_unreachable", "failed")
-    registry = [sys.executable, "-c", HTML_SERVER, str(box.registry_port)]
-    child = subprocess.Popen(registry, cwd=box.top)
-    try:
-        box.until(lambda: box._listens(box.registry_port), "it listens")
-        assert bump(box)["outcome"] == "registry_unreachable"
-    finally:
-        child.kill()
-        child.wait()
     box._python("registry", "--port", str(box.registry_port), "--folder", str(box.top / "registry"))
     box.until(lambda: box._listens(box.registry_port), "it listens")
+    registry = Registry(box.top / "registry")
+    for fault in ({"html": True}, {"status": 503}, {"truncate": True, "only": "packument"}, {"hang": True}):
+        registry.set_faults(**fault)
+        assert bump(box)["outcome"] == "registry_unreachable", fault
+    registry.set_faults(slow_seconds=1)
+    dangling = bump(box)
+    assert dangling["outcome"] == "error", "slow is not down: it says that there is no such tag"
+    assert "dist-tag nightly" in dangling["reason"]
+    registry.set_faults()
     (box.config).write_text(box.config.read_text().replace('tag = "nightly"', 'tag = "nosuch"'))
     box.end("consumer")
     box.start_consumer()
@@ -286,23 +287,10 @@ def test_a_registry_that_does_not_answer_as_it_should(make_box: Callable[..., Sa
     everybody_is_well(box, {"ada": FIRST})
 
 
-HTML_SERVER = """
-import http.server, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.send_header("Content-Type", "text/html"); self.end_headers()
-        self.wfile.write(b"<html>captive portal</html>")
-    def log_message(self, *a): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-
-
 def test_a_changed_tarball_is_not_installed(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     box = make_box(["ada"], queue_url=queue_url)
     box.publish(NEXT, {"schema_level": 32})
-    for tarball in (box.top / "registry").rglob(f"*{NEXT}*.tgz"):
-        other = pack(NEXT, box.top / "other", {"schema_level": 31})
-        tarball.write_bytes(other.read_bytes())
+    Registry(box.top / "registry").set_faults(corrupt=True)
     said = bump(box)
     assert said["status"] == "failed"
     assert said["outcome"] == "error"

@@ -5,7 +5,7 @@ const http = require("node:http");
 const path = require("node:path");
 const auth = require("./auth.js");
 const { behaviour, fault } = require("./behaviour.js");
-const { now, open } = require("./database.js");
+const { key, now, open } = require("./database.js");
 const { fail, log } = require("./log.js");
 const { handle } = require("./routes.js");
 const turns = require("./turns.js");
@@ -35,6 +35,7 @@ function start(where) {
   console.log(`  migrations: [${opened.migrations.map((name) => ` '${name}'`).join(",")}${opened.migrations.length ? " " : ""}]`);
   if (fault("log_noise", where)) log("plugin scan failed for 0 plugins; migration notes: none; warning: nothing failed", "WARN");
   if (fault("logs_migration_error", where)) log("migration 32 failed: no such column, continuing", "ERROR");
+  key(where.baseDir);
   listen({ ...where, database: opened.database, startedAt: now(), ready: false });
 }
 

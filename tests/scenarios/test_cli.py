@@ -1,0 +1,202 @@
+"""The command line: exit codes, one-line errors with the mend, and help that teaches."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scenes import FIRST, NEXT, bump
+
+from t3flow.sandbox.host import Sandbox
+
+COMMANDS = [
+    "consumer",
+    "enqueue",
+    "status",
+    "deferrals",
+    "freeze",
+    "unfreeze",
+    "pin",
+    "unpin",
+    "runs",
+    "show",
+    "cancel",
+    "verify",
+    "backups",
+    "config",
+    "demo",
+]
+
+
+@pytest.fixture
+def idle_box(make_box: Callable[..., Sandbox]) -> Sandbox:
+    """A host where nothing runs."""
+    return make_box(["ada"], start=False)
+
+
+def one_line(text: str) -> str:
+    assert len(text.strip().splitlines()) == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_help_names_every_command_and_teaches(idle_box: Sandbox) -> None:
+    said = idle_box.t3flow("--help")
+    assert said.returncode == 0
+    assert all(re.search(rf"^  {command} ", said.stdout, re.MULTILINE) for command in COMMANDS)
+    assert "t3flow enqueue bump --wait" in said.stdout
+    for command in COMMANDS:
+        assert idle_box.t3flow(command, "--help").returncode == 0
+    for command in ("bump", "drain"):
+        assert "Example" in idle_box.t3flow("enqueue", command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("enqueue",),
+        ("enqueue", "bump", "--target", "latest"),
+        ("enqueue", "bump", "--nosuch"),
+        ("show",),
+        ("pin",),
+        ("freeze", "x"),
+    ],
+)
+def test_wrong_usage_is_exit_2(idle_box: Sandbox, words: tuple[str, ...]) -> None:
+    said = idle_box.t3flow(*words)
+    assert said.returncode == 2
+    assert "Traceback" not in said.stderr
+
+
+def test_unreadable_settings_are_exit_2_and_named(idle_box: Sandbox, tmp_path: Path) -> None:
+    idle_box.config.write_text("[track\n")
+    said = idle_box.t3flow("status")
+    assert said.returncode == 2
+    assert str(idle_box.config) in one_line(said.stderr)
+    idle_box.config.write_text('[track]\npakage = "t3"\n[gate]\nport = "many"\n[colour]\nx = 1\n')
+    said = idle_box.t3flow("consumer")
+    assert said.returncode == 2
+    for word in ("pakage", "gate.port", "colour"):
+        assert word in said.stderr, "everything that is wrong, at once"
+    missing = idle_box.t3flow("--config", str(tmp_path / "nosuch.toml"), "status")
+    assert missing.returncode == 2
+    one_line(missing.stderr)
+
+
+def test_without_a_consumer(idle_box: Sandbox) -> None:
+    for words in (("enqueue", "bump"), ("enqueue", "drain")):
+        said = idle_box.t3flow(*words)
+        assert said.returncode == 4, words
+        assert "consumer" in one_line(said.stderr)
+
+
+def test_config_show_and_check(idle_box: Sandbox, tmp_path: Path) -> None:
+    idle_box.environment["T3FLOW_GATE__PORT"] = "4567"
+    said = idle_box.t3flow("config", "show")
+    assert said.returncode == 0
+    line = next(line for line in said.stdout.splitlines() if "4567" in line)
+    assert "T3FLOW_GATE__PORT" in line
+    del idle_box.environment["T3FLOW_GATE__PORT"]
+    assert idle_box.t3flow("config", "check", str(idle_box.config)).returncode == 0
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[gate]\nport = 99999\n[x]\n")
+    said = idle_box.t3flow("config", "check", str(bad))
+    assert said.returncode == 2
+    assert "99999" in said.stderr + said.stdout
+
+
+def test_runs_that_are_not_there(make_box: Callable[..., Sandbox]) -> None:
+    box = make_box(["ada"])
+    for words in (
+        ("show", "nosuch"),
+        ("cancel", "nosuch"),
+        ("enqueue", "bump", "--without", "mallory"),
+        ("verify", "mallory"),
+    ):
+        said = box.t3flow(*words)
+        assert said.returncode in (1, 2), words
+        one_line(said.stderr)
+    assert box.document("deferrals") == []
+    assert box.document("runs") == []
+
+
+def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
+    """Tables for people, JSON for scripts, nothing else on stdout; colour only on a terminal."""
+    box = make_box(["ada"])
+    box.publish(NEXT, {"schema_level": 32})
+    said = box.t3flow("enqueue", "bump", "--wait")
+    assert said.returncode == 0
+    assert "updated: 1 restarted" in said.stdout
+    assert "✓ stage" in said.stderr
+    for words in (("status",), ("runs",), ("deferrals",), ("backups",), ("verify",), ("config", "show")):
+        plain = box.t3flow(*words)
+        assert plain.returncode == 0, words
+        assert "\x1b" not in plain.stdout + plain.stderr
+        if words != ("config", "show"):
+            shown = box.t3flow(*words, "--json")
+            json.loads(shown.stdout)
+    run = box.document("runs")[0]["run"]
+    assert "stage" in box.t3flow("show", run).stdout
+    moments = [
+        box.document("show", run)["created"],
+        box.document("backups")[0]["created"],
+        box.document("status")["next_bump"],
+    ]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?[+-]\d\d:\d\d", moment) for moment in moments), (
+        moments
+    )
+
+
+def test_progress_on_a_terminal(make_box: Callable[..., Sandbox]) -> None:
+    """On a terminal the display lives; the end is the same."""
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    box = make_box(["ada"])
+    box.publish(NEXT, {"schema_level": 32})
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "t3flow", "enqueue", "bump", "--wait"]
+    child = subprocess.Popen(
+        words, env={**box.environment, "TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    assert child.wait(30) == 0
+    assert b"\x1b[" in seen
+    assert b"updated" in seen
+
+
+def test_verify_finds_who_cannot_pair(make_box: Callable[..., Sandbox]) -> None:
+    box = make_box(["ada", "grace"], consumer=False)
+    box.t3flow("verify")
+    box.supervise("stop", "grace")
+    said = box.t3flow("verify", "--json")
+    assert said.returncode == 1
+    found = {each["user"]: each["ok"] for each in json.loads(said.stdout)}
+    assert found == {"ada": True, "grace": False}
+    assert box.t3flow("verify", "ada").returncode == 0
+
+
+def test_outcomes_have_their_exit_codes(make_box: Callable[..., Sandbox]) -> None:
+    box = make_box(["ada"])
+    box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "mint_fails"}]})
+    assert box.t3flow("enqueue", "bump", "--wait").returncode == 1
+    assert box.t3flow("enqueue", "bump", "--wait").returncode == 0, "refused_rejected"
+    assert box.t3flow("enqueue", "bump", "--wait", "--dry-run").returncode in (0, 1)
+    box.t3flow("freeze", "--reason", "x")
+    assert box.t3flow("enqueue", "bump", "--wait").returncode == 3
+    assert bump(box)["outcome"] == "frozen"
+    assert box.document("status")["default_version"] == FIRST

@@ -1,0 +1,131 @@
+"""Somebody at work all the time: a restart never cuts off a turn that had begun."""
+
+import http.client
+import json
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+from t3flow.consumer import open_journal
+from t3flow.engine.engine import Engine
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import Outcome, new_run
+from t3flow.host import idle, processes
+from t3flow.host.host import Host, open_host, take_charge
+from t3flow.restart import start_server, stop_if_idle
+from t3flow.sandbox.host import Sandbox
+
+ATTEMPTS = 200
+
+
+class Storm:
+    """A client that starts a turn every 10 ms, some over at once, some later."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.begun = 0
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self.work)]
+
+    def work(self) -> None:
+        dice = random.Random(11)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.2)
+        while not self.stop.is_set():
+            try:
+                turn = self.post(connection, "start", {"thread": f"storm-{self.begun}"})["turn"]
+                self.begun += 1
+                time.sleep(dice.choice((0, 0, 0.002, 0.006)))
+                self.post(connection, "end", {"turn": turn})
+                time.sleep(dice.uniform(0.002, 0.01))
+            except (OSError, http.client.HTTPException, KeyError, ValueError):
+                connection.close()
+                time.sleep(0.005)
+
+    def post(self, connection: http.client.HTTPConnection, what: str, body: dict[str, str]) -> dict[str, str]:
+        connection.request("POST", f"/__standin/turn/{what}", json.dumps(body))
+        answer: dict[str, str] = json.loads(connection.getresponse().read())
+        return answer
+
+    def rages(self, box: Sandbox) -> None:
+        """Waits until it has begun a few turns more."""
+        enough = self.begun + 3
+        box.until(lambda: self.begun >= enough, "turns are begun")
+
+    def __enter__(self) -> "Storm":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(10)
+
+
+def cut_off(database: Path) -> int:
+    """Turns of the storm that were begun and never ended: whatever client saw it or not."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found: int = connection.execute(
+            "select count(*) from projection_thread_sessions where thread_id like 'storm-%' and active_turn_id is not null"
+        ).fetchone()[0]
+        return found
+
+
+def prepare(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, Host]:
+    box = make_box(
+        ["ada"], consumer=False, quiet_seconds=0, databases={}, behaviour={"schema_level": 30, "boot_window_ms": 20}
+    )
+    host = open_host(box.settings, open_journal(box.settings))
+    take_charge(host)
+    return box, host
+
+
+def test_no_turn_is_lost_in_200_attempts(make_box: Callable[..., Sandbox]) -> None:
+    box, host = prepare(make_box)
+
+    def attempt() -> Outcome:
+        stopped = stop_if_idle("ada", "0.0.24", True, False, None)
+        if stopped["stopped"]:
+            start_server("ada")
+        return Outcome("stopped" if stopped["stopped"] else stopped["waiting_for"])
+
+    engine = Engine(host.journal, open_queue(f"sqlite://{box.top}/state/storm.db", b"k" * 32), {"attempt": attempt})
+    outcomes: dict[str, int] = {}
+    with Storm(box.ports["ada"]) as storm:
+        for _ in range(ATTEMPTS):
+            storm.rages(box)
+            run = new_run(host.journal, "attempt", {})
+            assert run is not None
+            engine.advance(run)
+            outcome = str(host.journal.run(run).outcome)
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    box.supervise("stop", "ada")
+    assert cut_off(box.database("ada")) == 0
+    assert outcomes.get("stopped", 0) >= ATTEMPTS / 10, outcomes
+    assert outcomes.get("active_turn", 0) >= ATTEMPTS / 20, outcomes
+    assert storm.begun > 500
+
+
+def test_the_storm_would_notice(make_box: Callable[..., Sandbox]) -> None:
+    """The same storm against a restart that reads first and stops then, as scripts do, loses a turn soon."""
+    box, host = prepare(make_box)
+    with Storm(box.ports["ada"]) as storm:
+        for _ in range(ATTEMPTS):
+            storm.rages(box)
+            server = host.services.state("ada")
+            if server.main_pid and idle.read_idleness(host, "ada", server, canary=True).idle:
+                with suppress(ProcessLookupError):
+                    os.kill(server.main_pid, signal.SIGKILL)
+                box.until(lambda pid=server.main_pid: not processes.command_line(pid), "it is gone")
+                host.services.stop("ada")
+                host.services.start("ada")
+                if cut_off(box.database("ada")):
+                    break
+    box.supervise("stop", "ada")
+    assert cut_off(box.database("ada")) > 0
