@@ -240,10 +240,9 @@ def test_hang_and_slow_start(builds: Callable[..., Any], serve: Callable[..., An
 
 
 def test_a_server_below_proc_hangs(old: Any, serve: Callable[..., Any], tmp_path: Path) -> None:
-    from conftest import NODE  # type: ignore[attr-defined]
 
     child = subprocess.Popen(
-        [NODE, old.program, "serve", "--port", str(free_port()), "--base-dir", "/proc/nowhere"],
+        [node(), old.program, "serve", "--port", str(free_port()), "--base-dir", "/proc/nowhere"],
         stdout=subprocess.DEVNULL,
     )
     time.sleep(0.7)
