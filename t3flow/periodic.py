@@ -20,6 +20,12 @@ from t3flow.host.host import Host
 from t3flow.tasks import SCRATCH_PREFIX
 
 NEXT_BUMP = "next_bump"
+HELD_WRONGLY = """
+select id, wanted from (
+  select runs.id, held, claim, case when revoked then 'revoked' when ? then 'frozen' end as wanted
+  from deferrals join runs on runs.id = deferrals.run where status = 'running'
+) where held is not wanted and (claim is null or wanted is null)"""
+"""Drains (run, what holds them back or null) of which the journal says otherwise; one that a worker has is left until it sleeps."""
 
 
 def register(engine: Engine, host: Host) -> None:
@@ -93,11 +99,8 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and records.fact(host.journal, "freeze") is not None:
             records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
-        for pending in records.deferrals(host.journal):
-            wanted = "revoked" if pending.revoked else "frozen" if is_frozen else None
-            for run in host.journal.runs("id = ? and status = 'running' and held is not ?", pending.run, wanted):
-                if run.claim is None or wanted is None:
-                    hold(engine, host, run.id, wanted)
+        for run, wanted in host.journal.query(HELD_WRONGLY, is_frozen):
+            hold(engine, host, run, wanted)
 
     return watch
 

@@ -1,0 +1,24 @@
+"""What the benchmarks share: figures beside those of a named reference, measured in the same run."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def median_seconds(work: Callable[[], object], times: int) -> list[float]:
+    """How long each of so many calls took."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def show(name: str, seconds: list[float], reference: str = "", against: list[float] | None = None) -> None:
+    """One line: p50, p95, and the ratio of the medians to a reference."""
+    ordered = sorted(seconds)
+    line = f"{name:<46} p50 {statistics.median(ordered) * 1000:8.2f} ms   p95 {ordered[int(len(ordered) * 0.95)] * 1000:8.2f} ms"
+    if against:
+        line += f"   {statistics.median(ordered) / statistics.median(against):5.2f} × {reference}"
+    print(line, flush=True)

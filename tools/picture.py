@@ -1,0 +1,42 @@
+"""usage: picture.py TARGET.svg: plays the demo on a terminal and draws its first scene."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+
+def played() -> str:
+    """What the demo writes to a terminal."""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "t3flow", "demo"]
+    child = subprocess.Popen(words, env={**os.environ, "TERM": "dumb"}, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            seen += os.read(ours, 65536)
+        except OSError:
+            break
+    if child.wait() != 0:
+        sys.exit("the demo did not go as announced")
+    return seen.decode().replace("\r\n", "\n")
+
+
+def main() -> None:
+    """Draws from the first scene to the second."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Zac-ln-z]", "", played())
+    begin, end = text.index("A good nightly"), text.index("A nightly that breaks one")
+    console = Console(record=True, width=118, file=Path(os.devnull).open("w"))  # noqa: SIM115
+    console.print(Text.from_ansi(text[text.rindex("\n", 0, begin) + 1 : text.rindex("\n", 0, end)].rstrip()))
+    drawn = console.export_svg(title="t3flow demo")
+    Path(sys.argv[1]).write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
