@@ -8,6 +8,7 @@ usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 
 DATABASE = Path("userdata/state.sqlite")
 SUFFIXES = ("", "-wal", "-shm")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Problem(Exception):
@@ -176,7 +178,10 @@ def main(arguments: list[str]) -> int:
         else:
             answer = restore(base_dir, arguments[2])
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
-        answer = {"problem": str(error)}
+        is_full = (
+            getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in FULL
+        )
+        answer = {"problem": "the disk is full: make room, then run it again" if is_full else str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 

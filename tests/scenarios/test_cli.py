@@ -200,3 +200,25 @@ def test_outcomes_have_their_exit_codes(make_box: Callable[..., Sandbox]) -> Non
     assert box.t3flow("enqueue", "bump", "--wait").returncode == 3
     assert bump(box)["outcome"] == "frozen"
     assert box.document("status")["default_version"] == FIRST
+
+
+def test_the_readme_names_every_command_and_outcome() -> None:
+    """Docs cannot drift from the program."""
+    from t3flow.cli.root import root
+    from t3flow.workflows import SUCCEEDED
+
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    for command in root.commands.keys() - {"consumer", "demo"}:
+        assert f"t3flow {command}" in readme, command
+    for outcome in (
+        *(SUCCEEDED - {"too_young"}),
+        "frozen",
+        "gate_failed",
+        "rolled_back",
+        "dry_run_failed",
+        "backup_failed",
+        "registry_unreachable",
+        "cancelled",
+        "error",
+    ):
+        assert f"`{outcome}`" in readme, outcome
