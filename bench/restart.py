@@ -40,7 +40,7 @@ class Probe:
 
         def fire() -> None:
             while not self.stop.wait(PROBE_SECONDS):
-                if sum(thread.is_alive() for thread in threads) < 3:
+                if sum(thread.is_alive() for thread in threads) < 60:
                     threads.append(threading.Thread(target=self.once))
                     threads[-1].start()
 
@@ -48,10 +48,12 @@ class Probe:
         firing.start()
         time.sleep(1)
         restart()
-        time.sleep(1.5)
+        ended = time.monotonic()
+        while not self.good or self.good[-1] < ended + 0.5:
+            time.sleep(0.01)
         self.stop.set()
         for thread in [firing, *threads]:
-            thread.join(10)
+            thread.join(30)
         moments = sorted(self.good)
         return max(after - before for before, after in itertools.pairwise(moments))
 

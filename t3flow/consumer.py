@@ -4,7 +4,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
     host = open_host(settings, journal, hint=engine.hint)
     take_charge(host)
     periodic.register(engine, host)
+    engine.watchers.append(queue_watch(engine, host))
     return engine, host
 
 
@@ -114,12 +115,25 @@ def consume(settings: Settings) -> None:
 
 
 def first_look(engine: Engine, host: Host) -> None:
-    """Resumes what is pending. A queue that does not answer yet is waited for by the periodic task."""
+    """Resumes what is pending. A queue that does not answer yet is waited for by the watcher."""
     try:
         periodic.tick(engine, host)
     except Exception as error:
-        records.set_fact(host.journal, "waiting_for", "the queue")
+        engine.queue_away.set()
         logger.warning("waiting for the queue: {}", error)
+
+
+def queue_watch(engine: Engine, host: Host) -> Callable[[], None]:
+    """A watcher that notes for `status` while the queue does not answer."""
+    noted: list[str | None] = [None]
+
+    def watch() -> None:
+        waiting_for = "the queue" if engine.queue_away.is_set() else None
+        if waiting_for != noted[0]:
+            records.set_fact(host.journal, "waiting_for", waiting_for)
+            noted[0] = waiting_for
+
+    return watch
 
 
 def prepare(state_dir: Path) -> None:

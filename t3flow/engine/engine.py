@@ -42,6 +42,7 @@ class Engine:
         self.workflows = workflows
         self.incarnation = secrets.token_hex(8)
         self.stopping = threading.Event()
+        self.queue_away = threading.Event()  # set while the queue does not answer
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._active: dict[str, Flow] = {}
@@ -137,7 +138,9 @@ class Engine:
         try:
             message = self.queue.send(run_id, at, step)
         except Exception as error:
-            logger.warning("the queue does not answer ({}); run {} goes on when it is back", error, run_id)
+            if not self.queue_away.is_set():
+                logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
+            self.queue_away.set()
             return
         with self.journal.transaction(synced=False) as connection:
             connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
@@ -196,11 +199,22 @@ class Engine:
         """Until the engine stops: hands signals to steps under way and to sleeping runs, and calls the watchers."""
         while not self.stopping.wait(WATCH_SECONDS):
             try:
+                self._return_to_queue()
                 self.deliver()
                 for watcher in self.watchers:
                     watcher()
             except Exception:
                 logger.opt(exception=True).error("the watcher failed; it goes on")
+
+    def _return_to_queue(self) -> None:
+        """Once a queue that was away answers, puts back what it lost."""
+        if self.queue_away.is_set():
+            self.queue_away.clear()
+            try:
+                self.recover()
+                logger.info("the queue answers again")
+            except Exception:
+                self.queue_away.set()
 
     def deliver(self) -> None:
         """One round of `watch`: interrupts steps for which a signal waits, wakes sleeping runs that have one."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conftest import RedisServer
 from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well, is_busy, results
 
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
@@ -199,3 +200,24 @@ def test_enqueue_drain_checks_now(make_box: Callable[..., Sandbox], queue_url: s
     said = box.document("enqueue", "drain", "--wait")
     assert results(said) == {"ada": "restarted", "grace": "deferred"}
     everybody_is_well(box, {"ada": NEXT, "grace": FIRST})
+
+
+def test_redis_may_go_and_come(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
+    """Away at the start, and again in the middle of a bump: said in `status`, and nothing is lost."""
+    redis_server.stop()
+    box = make_box(["ada", "grace"], queue_url=redis_server.url)
+    box.until(
+        lambda: box.document("status")["consumer"]["waiting_for"] == "the queue", "status says what it waits for", 10
+    )
+    turn = is_busy(box, "grace")
+    box.publish(NEXT, {"schema_level": 32})
+    run = box.document("enqueue", "bump")["run"]
+    redis_server.start()
+    box.until(lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "it goes on", 20)
+    redis_server.stop()
+    box.until(lambda: box.document("show", run)["status"] != "running", "a bump under way needs no queue", 60)
+    assert box.document("show", run)["outcome"] == "updated"
+    redis_server.start()
+    box.until(lambda: box.document("status")["consumer"]["waiting_for"] is None, "the queue is back", 10)
+    box.control("grace", "turn/end", turn=turn)
+    drained(box, "grace", NEXT)
