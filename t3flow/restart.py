@@ -21,6 +21,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import backups, freeze, idle, pairing, processes, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.host.services import ServerState
 from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
@@ -61,7 +62,10 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
 
     `canary`: an agent without a turn counts as work too. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
     """
-    snapshot = back_up(user, former, target, False)
+    try:
+        snapshot = back_up(user, former, target, False)
+    except StepFailed as failure:
+        return _result("skipped", former, failure.reason)
     if snapshot["problem"]:
         return _result("skipped", former, f"no backup: {snapshot['problem']}")
     try:
@@ -167,7 +171,10 @@ def stop_if_idle(
     return _was_stopped(changed=fingerprint is None or found.fingerprint != fingerprint)
 
 
-def _end_if_idle(host: Host, server: Any, reader: OwnerReader, canary: bool, ignore_processes: bool) -> idle.Idleness:
+def _end_if_idle(
+    host: Host, server: ServerState, reader: OwnerReader, canary: bool, ignore_processes: bool
+) -> idle.Idleness:
+    assert server.main_pid is not None
     records.set_fact(host.journal, "paused", server.main_pid, synced=False)
     with processes.paused(server.main_pid) as descriptor:
         held_since = time.monotonic()

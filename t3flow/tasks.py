@@ -345,9 +345,13 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
 
 
 @step()
-def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> None:
-    """Notes in the deferral why its user was not moved after all. Repeating it counts one check more."""
-    records.note_check(this_host().journal, user, waiting_for, detail, ask_again)
+def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
+    """Notes in the deferral why its user was not moved after all. Returns when to ask again: never at once. Repeating it counts one check more."""
+    host = this_host()
+    now = time.time()
+    at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
+    records.note_check(host.journal, user, waiting_for, detail, at)
+    return at
 
 
 @step()

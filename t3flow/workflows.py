@@ -233,7 +233,8 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
         elif found["result"] in FAILED:
             give_up(target, user, found)
         else:
-            tasks.note_wait(user, found["waiting_for"] or "unreadable_state", found["reason"], found["ask_again"])
+            why = found["waiting_for"] or "unreadable_state"
+            found["ask_again"] = tasks.note_wait(user, why, found["reason"], found["ask_again"])
     return found
 
 

@@ -46,9 +46,8 @@ class Engine:
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._active: dict[str, Flow] = {}
-        self._busy: set[str] = (
-            set()
-        )  # runs that a worker of this process has, from before its claim until after its release
+        # Runs that a worker of this process has, from before its claim until after its release.
+        self._busy: set[str] = set()
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, list(STEPS))

@@ -460,3 +460,23 @@ def test_the_waiting_end_of_a_follow(make_box: Callable[..., Sandbox]) -> None:
     assert followed.returncode == 0
     assert "\x1b" not in followed.stderr + followed.stdout
     assert "up_to_date" in followed.stdout
+
+
+def test_a_deferral_without_room_for_its_backup_waits(make_box: Callable[..., Sandbox], queue_url: str) -> None:
+    """No backup, no restart: it stays pending, says why, and does not ask in a circle."""
+    box = make_box(["ada", "grace"], queue_url=queue_url)
+    turn = is_busy(box, "grace")
+    box.publish(NEXT, {"schema_level": 32})
+    bump(box)
+    (box.top / "backups").rename(box.top / "away")
+    (box.top / "backups").write_text("a file where a folder should be")
+    box.control("grace", "turn/end", turn=turn)
+    box.until(lambda: "paths.backup_dir" in deferrals(box)["grace"]["detail"], "it says why", 15)
+    run = next(run["run"] for run in box.document("runs") if run["workflow"] == "drain")
+    before = len(box.document("show", run)["events"])
+    time.sleep(6)
+    assert len(box.document("show", run)["events"]) - before < 40
+    assert box.assigned("grace") == FIRST
+    (box.top / "backups").unlink()
+    (box.top / "away").rename(box.top / "backups")
+    drained(box, "grace", NEXT)
