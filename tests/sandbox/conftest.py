@@ -28,7 +28,7 @@ class Build:
         tarball = pack(version, folder / "packed", behaviour)
         self.folder = folder / version
         with tarfile.open(tarball) as archive:
-            archive.extractall(self.folder, filter="data")
+            archive.extractall(self.folder)  # ours; early 3.11 knows no filters
         self.program = self.folder / "package" / "bin" / "t3.js"
         self.version = version
 
