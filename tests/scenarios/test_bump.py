@@ -419,8 +419,12 @@ def test_somebody_else_on_a_users_port(make_box: Callable[..., Sandbox], queue_u
 
 THIEF = """
 import socket, sys, time
-s = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-s.bind(("::1", int(sys.argv[1]))); s.listen()
+try:
+    s = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind(("::1", int(sys.argv[1])))
+except OSError:
+    s = socket.socket(); s.bind(("127.0.0.77", int(sys.argv[1])))
+s.listen()
 print("listening", flush=True); time.sleep(120)
 """
 
