@@ -20,6 +20,7 @@ SLOT_BYTES = 400 * 1024 * 1024
 SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
 SCRATCH_PREFIX = "t3flow-"
 ACCEPTED = "accepted"
+LAST_BREATH_SECONDS = 5.0
 NO_DATABASE = "there is no database"
 
 
@@ -153,8 +154,15 @@ def open_scratch() -> None:
 
 @step()
 def unstage(version: str, in_scratch: bool) -> None:
-    """Removes the version's slot unless somebody was led to it. A second time finds nothing to do."""
-    needed_by = slots.remove_slot(versions_dir_for(in_scratch), version)
+    """Removes the version's slot unless somebody was led to it. A second time finds nothing to do.
+
+    Processes of a trial that was just ended may take a moment to go.
+    """
+    deadline = time.monotonic() + LAST_BREATH_SECONDS
+    while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
+        if not needed_by.startswith("process") or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
     if needed_by is not None:
         logger.info("slot {} stays: {} needs it", version, needed_by)
 

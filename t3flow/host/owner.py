@@ -9,10 +9,12 @@ usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
+import struct
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 DATABASE = Path("userdata/state.sqlite")
 SUFFIXES = ("", "-wal", "-shm")
+WRITE_LOCK_BYTE = 120
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -64,6 +67,24 @@ def table_exists(connection: sqlite3.Connection, name: str) -> bool:
     )
 
 
+def being_written(database: Path) -> bool:
+    """Whether a process is in the middle of a write.
+
+    One that is held still between the commit to its log and the note in the log's index would show the state before, and be found to have
+    committed once it is ended. SQLite's lock on the log for writing is byte 120 of the index (WALINDEX_LOCK_OFFSET in its wal.c).
+    """
+    try:
+        descriptor = os.open(f"{database}-shm", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, WRITE_LOCK_BYTE, 1, 0)
+        found: int = struct.unpack("hhqqi4x", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
+        return found != fcntl.F_UNLCK
+    finally:
+        os.close(descriptor)  # before SQLite opens the file: closing it later would drop SQLite's own locks
+
+
 def schema_level(connection: sqlite3.Connection) -> int:
     """The newest migration that the database has been through."""
     if not table_exists(connection, "effect_sql_migrations"):
@@ -91,6 +112,7 @@ def state(base_dir: Path) -> dict[str, Any]:
     sys.stdout.flush()
     sys.stdin.readline()
     database = base_dir / DATABASE
+    writing = being_written(database)
     with contextlib.closing(connect(database)) as connection:
         connection.execute("begin")
         level = schema_level(connection)
@@ -100,6 +122,8 @@ def state(base_dir: Path) -> dict[str, Any]:
             "select active_turn_id is not null, updated_at from projection_thread_sessions"
         ).fetchall()
         connection.execute("rollback")
+    if writing:
+        raise Problem("the database is being written to at this moment")
     moments = [(bool(active), seconds(updated)) for active, updated in rows]
     return {
         "level": level,

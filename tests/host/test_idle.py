@@ -220,6 +220,16 @@ def test_a_locked_database_is_doubt(host: Host, server: Server) -> None:
         _is_doubt(ask(host, server.state()), "locked")
 
 
+def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
+    """What is committed to the log and not yet in its index cannot be seen, and would be there after the end."""
+    with closing(sqlite3.connect(database(host), isolation_level=None)) as other:
+        other.execute("pragma journal_mode = wal")
+        other.execute("begin immediate")
+        _is_doubt(ask(host, server.state()), "being written")
+        other.execute("rollback")
+        assert ask(host, server.state()).idle, "an open connection alone is none"
+
+
 def test_a_missing_database_is_doubt(host: Host, server: Server) -> None:
     database(host).unlink()
     _is_doubt(ask(host, server.state()), "no database")

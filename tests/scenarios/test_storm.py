@@ -35,7 +35,7 @@ class Storm:
 
     def work(self) -> None:
         dice = random.Random(11)
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3)
         while not self.stop.is_set():
             try:
                 turn = self.post(connection, "start", {"thread": f"storm-{self.begun}"})["turn"]
@@ -79,7 +79,7 @@ def cut_off(database: Path) -> int:
 
 def prepare(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, Host]:
     box = make_box(
-        ["ada"], consumer=False, quiet_seconds=0, databases={}, behaviour={"schema_level": 30, "boot_window_ms": 20}
+        ["ada"], consumer=False, quiet_seconds=0, databases={}, behaviour={"schema_level": 30, "boot_window_ms": 0}
     )
     host = open_host(box.settings, open_journal(box.settings))
     take_charge(host)
