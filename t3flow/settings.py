@@ -114,7 +114,9 @@ def mask(url: str) -> str:
     A text that is no URL is masked as well: what stands before an `@` may be a misplaced password.
     """
     url = re.sub(r"(?is)([?&]password=)[^&#]*", r"\1***", url)
-    return re.sub(r"(?s)\A(.*?://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url)
+    return re.sub(
+        r"(?is)\A([a-z][a-z0-9+.-]*://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url
+    )
 
 
 def takes(key: str) -> str:

@@ -177,7 +177,7 @@ def template(text: str, known: set[str]) -> set[str]:
         raise ValueError(f"has a stray brace ({error})") from error
     names = {name for _, name, _, _ in parts if name is not None}
     if odd := names - known:
-        raise ValueError(f"has a placeholder {{{min(odd)}}} that nothing fills")
+        raise ValueError(f"has a placeholder {{{ascii(min(odd))[1:-1]}}} that nothing fills")
     if any(spec or conversion for _, _, spec, conversion in parts):
         raise ValueError("has a placeholder with more than a name in it")
     return names

@@ -22,7 +22,7 @@ FIRST = "0.0.24"
 NEXT = "0.0.25-nightly.20260609.501"
 LATER = "0.0.25-nightly.20260610.502"
 
-settings.register_profile("t3flow", database=None, deadline=None)
+settings.register_profile("t3flow", database=None, deadline=None, derandomize=True)
 settings.load_profile("t3flow")
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -559,6 +559,7 @@ def test_windows_and_their_ends() -> None:
         ("redis://localhost?Password=pw&db=1", "redis://localhost?Password=***&db=1"),
         (":pw@localhost", ":***@localhost"),
         ("redis:/:pw@localhost", "redis:***@localhost"),
+        ("user:p://w@localhost", "user:***@localhost"),
     ],
 )
 def test_passwords_are_masked(url: str, expected: str) -> None:
@@ -636,6 +637,7 @@ def test_any_value_is_taken_or_refused_in_one_line(key: str, value: Any) -> None
         st.text("'\"[]{}\n=#1a", max_size=12),
     ),
 )
+@example(key="serve.unit", text="{\x1f}}}")
 def test_any_variable_is_taken_or_refused_in_one_line(key: str, text: str) -> None:
     """The same for texts from the environment."""
     variable = f"T3FLOW_{key.upper().replace('.', '__')}"

@@ -46,8 +46,8 @@ class Engine:
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._active: dict[str, Flow] = {}
-        # Runs that a worker of this process has, from before its claim until after its release.
-        self._busy: set[str] = set()
+        # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
+        self._busy: dict[str, bool] = {}
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, list(STEPS))
@@ -55,18 +55,31 @@ class Engine:
     # Advancing one run ----------------------------------------------------------------------------------------
 
     def advance(self, run_id: str) -> None:
-        """Takes a run as far as it goes. A second copy of the hint, an early or a late one, finds nothing to do."""
+        """Takes a run as far as it goes. A second copy of the hint, an early or a late one, finds nothing to do.
+
+        A hint that comes while a worker has the run makes that worker look once more, so that none is lost between its last look and its release.
+        """
         with self._mutex:
-            if run_id in self._busy or self.stopping.is_set():
+            if self.stopping.is_set():
                 return
-            self._busy.add(run_id)
+            if run_id in self._busy:
+                self._busy[run_id] = True
+                return
+            self._busy[run_id] = False
         try:
-            run = self._claim(run_id)
-            if run is not None:
-                self._advance(run)
-        finally:
+            while True:
+                run = self._claim(run_id)
+                if run is not None:
+                    self._advance(run)
+                with self._mutex:
+                    if self.stopping.is_set() or not self._busy[run_id]:
+                        del self._busy[run_id]
+                        return
+                    self._busy[run_id] = False
+        except BaseException:
             with self._mutex:
-                self._busy.discard(run_id)
+                del self._busy[run_id]
+            raise
 
     def _advance(self, run: Run) -> None:
         flow = Flow(self.journal, run, self._pending_signal, self._progress)
@@ -115,17 +128,13 @@ class Engine:
             return Outcome("error", f"internal error: {type(error).__name__}: {error}", "failed")
 
     def _suspend(self, run: Run, suspended: Suspended) -> None:
-        """Lets the run go and queues its next hint. A hint that came while it was claimed was dropped, so its cause is looked for here."""
+        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock."""
         with self.journal.transaction() as connection:
             connection.execute(
                 "update runs set claim = null, wake_at = ?, updated = ? where id = ?",
                 (suspended.wake_at, time.time(), run.id),
             )
-            signalled = connection.execute("select 1 from signals where run = ?", (run.id,)).fetchone()
-            its_turn = suspended.wake_at is None and next_for_lock(connection, HOST_LOCK) == run.id
-        if signalled or its_turn:
-            self.hint(run.id)
-        elif suspended.wake_at is not None:
+        if suspended.wake_at is not None:
             self.hint(run.id, suspended.wake_at, suspended.step)
 
     # Hints ----------------------------------------------------------------------------------------------------
@@ -167,7 +176,7 @@ class Engine:
     def _hint_next_for_lock(self) -> None:
         with self.journal.transaction(synced=False) as connection:
             run_id = next_for_lock(connection, HOST_LOCK)
-        if run_id is not None and run_id not in self._busy:
+        if run_id is not None:
             self.hint(run_id)
 
     def hold(self, run_id: str, reason: str) -> None:

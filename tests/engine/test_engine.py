@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from support import begin, deliver, kinds, open_engine, queue_of, settle, take, 
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.journal import Journal, append_event
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
-from t3flow.engine.step import current_flow, pause, step
+from t3flow.engine.step import STEPS, current_flow, pause, step
 from t3flow.errors import T3flowError
 
 EFFECTS: list[str] = []
@@ -334,8 +335,6 @@ def test_an_unknown_workflow_is_undone(tmp_path: Path) -> None:
 
 
 def test_a_signal_interrupts_a_long_step_and_undoes(tmp_path: Path, queue_url: str) -> None:
-    import threading
-
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     run_id = begin(engine, "interruptible")
     with watching(engine):
@@ -389,8 +388,6 @@ def sleeper() -> Outcome:
 
 
 def test_shutdown_lets_a_run_go_and_the_next_engine_takes_it_up(tmp_path: Path, queue_url: str) -> None:
-    import threading
-
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     run_id = begin(engine, "interruptible")
     worker = threading.Thread(target=deliver, args=(engine,))
@@ -477,10 +474,36 @@ def test_an_early_copy_of_a_hint_does_nothing(tmp_path: Path) -> None:
     assert engine.journal.events(run_id) == before
 
 
+def test_a_hint_that_comes_before_the_release_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue may hand a message to another worker before the one that sent it has let the run go."""
+
+    @step()
+    def due_at_once() -> None:
+        """Asks again without any wait, three times."""
+        EFFECTS.append("asked")
+        if len(EFFECTS) < 4:
+            raise NotYet(time.time(), "nothing")
+
+    def eager() -> Outcome:
+        due_at_once()
+        return Outcome("done")
+
+    monkeypatch.delitem(STEPS, "due_at_once")
+    engine = open_engine(tmp_path, {"eager": eager})
+
+    def deliver_at_once(run_id: str, at: float | None = None, step: str | None = None) -> str:
+        other = threading.Thread(target=engine.advance, args=(run_id,))
+        other.start()
+        other.join()
+        return "delivered"
+
+    monkeypatch.setattr(engine.queue, "send", deliver_at_once)
+    begin(engine, "eager")
+    assert [run.outcome for run in engine.journal.runs()] == ["done"]
+
+
 def test_two_engines_never_share_a_run(tmp_path: Path) -> None:
     """Claims are compared and swapped: in one process a run has one worker, however many threads try."""
-    import threading
-
     engine = open_engine(tmp_path, WORKFLOWS)
     for _ in range(20):
         run_id = begin(engine, "straight")
