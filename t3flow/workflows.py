@@ -131,6 +131,8 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
                 results.update({rest["user"]: waiting(rest, "window") for rest in users[number:]})
                 return ""
             results[name] = safe_restart(name, user["version"], version, canary=True)
+            if results[name]["waiting_for"] == "frozen":
+                raise Interrupted("freeze")
         except Interrupted as interrupted:
             if all(done["result"] != "restarted" for done in results.values()):
                 raise

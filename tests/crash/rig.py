@@ -1,0 +1,323 @@
+"""A sandbox that goes through one scenario after another, each with a consumer that is killed at a point, and is looked at from outside after each.
+
+Nothing is reset between two attempts: each takes everybody one version further, from where the one before has left them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tracer import Point
+
+from t3flow.consumer import open_journal
+from t3flow.engine.journal import Run
+from t3flow.engine.runs import new_run
+from t3flow.host import freeze, pairing, records, slots
+from t3flow.host.host import open_host
+from t3flow.sandbox.host import Sandbox
+from t3flow.sandbox.packages import PACKAGE
+
+HERE = Path(__file__).parent
+LEVEL30 = HERE.parent / "data" / "state-level30.sqlite"
+FIRST = "0.0.24"
+IDLE, BUSY = "ada", "grace"
+END_SECONDS = 40.0
+CHANGES = (
+    ("[gate]", "[canary]\norder = 'map_order'\n[gate]\nseeds = 'largest'"),
+    ("verify_timeout_s = 6", "verify_timeout_s = 1"),
+    ("max_check_interval_s = 5", "max_check_interval_s = 1"),
+)
+"""Settings of the sandbox that make an attempt quick."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a candidate does wrong (a rule of the stand-in), who is at work, and how the run is to end."""
+
+    outcome: str
+    rules: tuple[dict[str, Any], ...] = ()
+    busy: bool = True
+    freeze_after: str = ""
+    also: tuple[str, ...] = ()
+    """Outcomes that are right too, because of the moment at which the consumer was killed."""
+
+
+SCENARIOS = {
+    "good": Scenario("updated"),
+    "gate": Scenario("gate_failed", ({"fault": "mint_fails", "when": {"not_scratch": False}},)),
+    "undo": Scenario("rolled_back", ({"fault": "pairing_500", "when": {"not_scratch": True}},), busy=False),
+    "freeze": Scenario("frozen", busy=False, freeze_after="verify_user"),
+}
+
+
+@dataclass
+class Attempt:
+    """What one attempt showed."""
+
+    scenario: str
+    reached: bool = False
+    outcome: str = ""
+    wrong: list[str] = field(default_factory=list)
+    repeated: dict[str, int] = field(default_factory=dict)  # step → how often it ran again
+    resumed_seconds: float | None = None  # from the start of the second consumer to the first step of it
+    points: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Rig:
+    """The sandbox with two users."""
+
+    def __init__(self, queue_url: str = "") -> None:
+        self.box = Sandbox(
+            Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp")), [IDLE, BUSY], quiet_seconds=0, queue_url=queue_url
+        )
+        text = self.box.config.read_text()
+        for change in CHANGES:
+            assert change[0] in text
+            text = text.replace(*change)
+        self.box.config.write_text(text)
+        self.version, self.level = FIRST, 30
+        self.attempts = 0
+        self.log = self.box.top / "log" / "points.jsonl"
+        self.tracers: list[subprocess.Popen[bytes]] = []
+        try:
+            self.box.start(FIRST, dict.fromkeys(self.box.users, LEVEL30), {"schema_level": 30, "boot_window_ms": 0})
+        except BaseException:
+            self.close()
+            raise
+        self.settings = self.box.settings
+        self.journal = open_journal(self.settings, create=True)
+        self.host = open_host(self.settings, self.journal)
+
+    def close(self) -> None:
+        """Ends everything and removes the folder."""
+        self.box.close()
+        shutil.rmtree(self.box.top, ignore_errors=True)
+
+    # One attempt ----------------------------------------------------------------------------------------------------
+
+    def attempt(
+        self, name: str, kills: list[Point | int], whom: str = "all", *, staged: bool = True, record: bool = False
+    ) -> Attempt:
+        """Plays a scenario with a kill at each of the points (or at the so manieth call), and looks at what came of it."""
+        scenario = SCENARIOS[name]
+        found = Attempt(name)
+        self.attempts += 1
+        target = f"0.0.25-nightly.20260609.{500 + self.attempts}"
+        behaviour = {"schema_level": self.level + 1, "boot_window_ms": 0, "rules": list(scenario.rules)}
+        self.publish(target, behaviour, staged=staged)
+        turn = self.box.control(BUSY, "turn/start", agent="claude")["turn"] if scenario.busy else None
+        before = {user: self.server(user) for user in self.box.users}
+        self.box.environment.pop("T3CRASH_FREEZE_AFTER", None)
+        if scenario.freeze_after:
+            self.box.environment["T3CRASH_FREEZE_AFTER"] = scenario.freeze_after
+            self.box.environment["T3CRASH_FREEZE_FILE"] = str(self.settings.paths.freeze_file)
+        run = new_run(self.journal, "bump", {"target": target}) or ""
+        self.kills, self.whom, self.record, self.births = list(kills), whom, record, []
+        try:
+            self.consumer()
+            self.wait(lambda: self.over(run), f"run {run} has ended")
+            ended = self.journal.run(run)
+            found.outcome = str(ended.outcome)
+            self.look(found, scenario, ended, target, before)
+            self.finish(found, target, turn)
+            self.at_rest(found)
+        except Exception as error:
+            found.wrong.append(f"{type(error).__name__}: {error}")
+        found.reached = len(self.births) > len(kills)
+        self.count(found)
+        return found
+
+    def publish(self, version: str, behaviour: dict[str, Any], *, staged: bool) -> None:
+        """Publishes a build; if `staged`, its slot is there already, as npm would have made it, which saves the time of npm."""
+        self.box.publish(version, behaviour)
+        if not staged:
+            return
+        folder = slots.versions(self.settings.paths.versions_dir)
+        shutil.copytree(folder / self.version, folder / f".{version}", symlinks=True)
+        package = folder / f".{version}" / "node_modules" / PACKAGE
+        for path, change in (
+            (package / "package.json", {"version": version}),
+            (package / "behaviour.json", {"rules": [], **behaviour}),
+            (folder / f".{version}" / slots.MANIFEST, {"version": version}),
+        ):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        (folder / f".{version}").rename(folder / version)
+
+    # Consumers ------------------------------------------------------------------------------------------------------
+
+    def consumer(self) -> None:
+        """Starts the next consumer: under the tracer while there are kills to come, or if calls are to be recorded."""
+        words = [sys.executable, str(HERE / "marked.py")]
+        if self.kills or self.record:
+            self.log.unlink(missing_ok=True)
+            tracer = [sys.executable, str(HERE / "tracer.py"), "--log", str(self.log), "--whom", self.whom]
+            if self.kills:
+                kill = self.kills[0]
+                given = ["--kill-at", str(kill)] if isinstance(kill, int) else ["--kill", json.dumps(asdict(kill))]
+                tracer += given
+            words = [*tracer, "--", *words]
+        self.births.append(time.time())
+        self.box._spawn("consumer", words)
+
+    def succeed(self) -> None:
+        """Starts another consumer if the last was killed. Its tracer stays as long as children of it live."""
+        if self.kills and b'"killed"' in _read(self.log):
+            self.kills.pop(0)
+            self.tracers.append(self.box.processes.pop("consumer"))
+            self.consumer()
+
+    def wait(self, holds: Callable[[], bool], what: str) -> None:
+        """Waits for something to become true, while consumers live and die."""
+
+        def ask() -> bool:
+            self.succeed()
+            return holds()
+
+        self.box.until(ask, what, END_SECONDS)
+
+    def stop_consumer(self) -> None:
+        """Ends the consumer that lives, and waits for the tracers of those that died."""
+        if "consumer" in self.box.processes:
+            self.box.end("consumer")
+        for tracer in self.tracers:
+            tracer.wait(15)
+        self.tracers = []
+
+    def over(self, run: str) -> bool:
+        """Whether the run has ended."""
+        return self.journal.run(run).status != "running"
+
+    # Looking --------------------------------------------------------------------------------------------------------
+
+    def server(self, user: str) -> int | None:
+        """The main process of a user's server."""
+        return self.host.services.state(user).main_pid
+
+    def look(self, found: Attempt, scenario: Scenario, ended: Run, target: str, before: dict[str, int | None]) -> None:
+        """Compares what the run has left with what it should."""
+        wrong = found.wrong
+        undone = ended.outcome == "error" and "the consumer died" in str(ended.result.get("reason"))
+        if ended.outcome not in (scenario.outcome, *scenario.also) and not undone:
+            wrong.append(f"outcome {ended.outcome}: {ended.result}")
+        moved = ended.outcome in ("updated", "frozen") and ended.result["users"][IDLE]["result"] == "restarted"
+        expected = {IDLE: target if moved else self.version, BUSY: self.version}
+        for user, version in expected.items():
+            self.user_is_on(found, user, version, self.level + (1 if version == target else 0))
+        if scenario.busy and self.server(BUSY) != before[BUSY]:
+            wrong.append(f"the server of {BUSY}, who was at work, is another process")
+        accepted = target if ended.outcome == "updated" else self.version
+        for what, is_ in (
+            ("default", slots.default_version(self.settings.paths.versions_dir)),
+            ("last-good", slots.read_last_good(self.settings.paths.last_good_file)),
+        ):
+            if is_ != accepted:
+                wrong.append(f"{what} is {is_}, not {accepted}")
+        frozen = freeze.is_frozen(self.settings)
+        if frozen != (ended.outcome in ("rolled_back", "frozen")):
+            wrong.append(f"frozen: {frozen} after {ended.outcome}")
+        deferred = [entry.user for entry in records.deferrals(self.journal)]
+        if deferred != ([BUSY] if ended.outcome in ("updated", "frozen") else []):
+            wrong.append(f"deferred: {deferred}")
+        if self.journal.query("select * from locks where run = ?", ended.id):
+            wrong.append("the lock is still held")
+        wrong += [f"left in scratch: {path.name}" for path in self.settings.paths.scratch_dir.glob(f"*{ended.id}*")]
+        wrong += [f"half a slot: {path.name}" for path in self.settings.paths.versions_dir.rglob(".*partial")]
+
+    def user_is_on(self, found: Attempt, user: str, version: str, level: int) -> None:
+        """Link, process, database and dispatch agree."""
+        assigned = self.box.assigned(user)
+        if assigned != version:
+            found.wrong.append(f"{user} is assigned {assigned}, not {version}")
+        try:
+            pairing.verify(self.host, user, version, 5)
+        except pairing.NotPaired as error:
+            found.wrong.append(f"{user} cannot pair on {version}: {error}")
+        if self.box.level(user) != level:
+            found.wrong.append(f"the database of {user} is at level {self.box.level(user)}, not {level}")
+        pid = self.server(user)
+        runs = slots.running_version(pid, self.settings.paths.versions_dir) if pid else None
+        if runs != version:
+            found.wrong.append(f"the server of {user} runs {runs}, not {version}")
+        if pid and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+            found.wrong.append(f"the server of {user} is held still")
+
+    # Going on -------------------------------------------------------------------------------------------------------
+
+    def finish(self, found: Attempt, target: str, turn: str | None) -> None:
+        """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
+        if freeze.is_frozen(self.settings):
+            freeze.unfreeze(self.settings, self.journal)
+        if turn is not None:
+            self.box.control(BUSY, "turn/end", turn=turn)
+        if any(entry.target == target for entry in records.deferrals(self.journal)):
+            self.wait(
+                lambda: not records.deferrals(self.journal) and self.box.assigned(BUSY) == target,
+                f"the deferral of {BUSY} is seen through",
+            )
+            self.user_is_on(found, BUSY, target, self.level + 1)
+            accepted = slots.default_version(self.settings.paths.versions_dir)
+            if accepted != target:
+                found.wrong.append(f"default is {accepted}, not {target}, after the drain")
+            self.version, self.level = target, self.level + 1
+        self.wait(lambda: not self.journal.runs("status = 'running'"), "no run is left")
+
+    def at_rest(self, found: Attempt) -> None:
+        """Stops the consumer; nothing of it may be left."""
+        self.stop_consumer()
+        if self.record:
+            found.points = [json.loads(line) for line in self.log.read_text().splitlines()]
+        known = {child.pid for child in self.box.processes.values()}
+        known |= {pid for user in self.box.users if (pid := self.server(user)) is not None}
+        top = str(self.box.top)
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            words = process.info["cmdline"] or []
+            if process.pid not in known and process.pid != os.getpid() and any(top in word for word in words):
+                found.wrong.append(f"left behind: {process.pid} {' '.join(words)[:200]}")
+
+    def count(self, found: Attempt) -> None:
+        """Counts, for all runs of this attempt, the steps that were begun again, and measures how soon the last consumer went on."""
+        begun = []
+        for run in self.journal.runs("updated > ?", self.births[0]):
+            for event in self.journal.events(run.id):
+                if (
+                    event.kind in ("completed", "undone", "failed")
+                    and (event.attempt or 1) > 1
+                    and event.step != "await_idle"
+                ):
+                    found.repeated[str(event.step)] = found.repeated.get(str(event.step), 0) + (event.attempt or 1) - 1
+                if event.kind == "started":
+                    begun.append(event.at)
+        if len(self.births) > 1:
+            found.resumed_seconds = (
+                min((at for at in begun if at > self.births[-1]), default=self.births[-1]) - self.births[-1]
+            )
+
+    def keep(self, folder: Path) -> None:
+        """Copies what tells of a failure."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self.box.top / "log", folder / "log", dirs_exist_ok=True)
+        for path in (self.box.top / "state").glob("journal.db*"):
+            shutil.copy(path, folder)
+
+    def kill_everything(self) -> None:
+        """Ends what an attempt that failed may have left."""
+        for child in [*self.tracers, *self.box.processes.values()]:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def _read(path: Path) -> bytes:
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""

@@ -1,0 +1,218 @@
+"""Kills the consumer at each state-changing system call of each scenario, starts it again, and looks whether anything is wrong.
+
+usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random   [OPTION...]
+
+`list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
+chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills again during the recovery; each prints what went wrong and exits 1.
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rig import SCENARIOS, Attempt, Rig
+from tracer import Point
+
+RETRIES = 3
+"""A point that is not reached, because another thread was quicker this time, is tried so often."""
+NPM_STEPS = ("resolve", "stage")
+ALIKE = ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds")
+"""Steps that are the same in every scenario, with the same before them."""
+Task = tuple[str, list[Point | int], str]
+
+
+def staged(kills: list[Point | int]) -> bool:
+    """Whether an attempt may find the candidate's slot there: not if it is to be killed while the slot is made."""
+    return all(isinstance(kill, Point) and not any(f" {step}." in kill.mark for step in NPM_STEPS) for kill in kills)
+
+
+def worth(lines: list[dict[str, Any]]) -> list[Point]:
+    """The points to take, of all calls of a run: each of our own calls but the bulk of pages that are copied, and of other programs some.
+
+    Of the pages written to any file but the journal, and of the calls of a program that is not ours, the first, the middle and the last.
+    """
+    groups: dict[Any, list[Point]] = defaultdict(list)
+    for number, line in enumerate(lines):
+        point = Point(line["mark"], line["who"], line["call"], line["number"])
+        ours = point.who in ("worker", "thread", "helper")
+        if not ours:
+            groups[point.mark, line["pid"], point.who].append(point)
+        elif point.call == "pwrite64" and "journal.db" not in line["about"]:
+            groups[point.mark, point.who, line["about"]].append(point)
+        else:
+            groups[number].append(point)
+    taken: list[Point] = []
+    for group in groups.values():
+        taken += dict.fromkeys([group[0], group[len(group) // 2], group[-1]])
+    return list(dict.fromkeys(taken))
+
+
+def points_of(rig: Rig, name: str) -> list[Point]:
+    """The points of an undisturbed run, made with a real npm."""
+    found = rig.attempt(name, [], record=True, staged=False)
+    if found.wrong:
+        raise SystemExit(f"{name}: the undisturbed run is wrong: {found.wrong}")
+    return worth(found.points)
+
+
+class Crew:
+    """Rigs, one a process, that take tasks until there are none or the time is over."""
+
+    def __init__(self, jobs: int, keep: Path, deadline: float) -> None:
+        self.jobs, self.keep, self.deadline = jobs, keep, deadline
+
+    def take(self, tasks: list[Task]) -> Iterator[tuple[Task, Attempt]]:
+        """Yields each task with what it showed, as they are done."""
+        queue: Any = multiprocessing.Queue()
+        results: Any = multiprocessing.Queue()
+        for task in tasks:
+            queue.put(task)
+        workers = [
+            multiprocessing.Process(target=work, args=(queue, results, self.keep / str(number), self.deadline))
+            for number in range(self.jobs)
+        ]
+        for worker in workers:
+            queue.put(None)
+            worker.start()
+        working = len(workers)
+        while working:
+            result = results.get()
+            if result is None:
+                working -= 1
+            else:
+                yield result
+        queue.cancel_join_thread()
+        for worker in workers:
+            worker.join()
+
+
+def work(queue: Any, results: Any, keep: Path, deadline: float) -> None:
+    """One process: a rig that takes tasks, and is made anew after a failure."""
+    rig: Rig | None = None
+    try:
+        while time.time() < deadline and (task := queue.get()) is not None:
+            name, kills, whom = task
+            for _ in range(RETRIES):
+                rig = rig or Rig()
+                found = rig.attempt(name, kills, whom, staged=staged(kills))
+                if found.wrong:
+                    rig.keep(keep / f"{name}-{time.time():.0f}")
+                    rig.kill_everything()
+                    rig.close()
+                    rig = None
+                if found.wrong or found.reached:
+                    break
+            results.put((task, found))
+    finally:
+        if rig is not None:
+            rig.close()
+        results.put(None)
+
+
+def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float) -> int:
+    """Takes tasks and tells what came of them. Returns the exit code."""
+    began = time.time()
+    done = reached = 0
+    wrong: list[str] = []
+    outcomes: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
+    resumed: list[float] = []
+    for task, found in Crew(jobs, keep, began + seconds).take(tasks):
+        done += 1
+        reached += found.reached
+        outcomes[f"{found.scenario} {found.outcome}"] += 1
+        repeated.update(found.repeated)
+        if found.resumed_seconds is not None:
+            resumed.append(found.resumed_seconds)
+        if found.wrong:
+            wrong.append(spell(task))
+            print(f"WRONG {spell(task)}\n  " + "\n  ".join(found.wrong), flush=True)
+        elif not found.reached:
+            print(f"not reached {spell(task)}", flush=True)
+        if done % 25 == 0:
+            print(f"{done} of {len(tasks)} after {time.time() - began:.0f} s, {len(wrong)} wrong", flush=True)
+    print(f"\n{len(tasks)} listed, {done} taken, {reached} reached, {len(wrong)} wrong, {time.time() - began:.0f} s")
+    print("outcomes:", dict(outcomes))
+    print("steps that ran again:", dict(repeated))
+    if resumed:
+        resumed.sort()
+        print(
+            f"from the consumer's start to the resumed step: p50 {resumed[len(resumed) // 2]:.2f} s, most {resumed[-1]:.2f} s"
+        )
+    return 1 if wrong else 0
+
+
+def spell(task: Task) -> str:
+    """A task as one line that `point` takes."""
+    name, kills, whom = task
+    return json.dumps(
+        {"scenario": name, "whom": whom, "kills": [asdict(kill) if isinstance(kill, Point) else kill for kill in kills]}
+    )
+
+
+def read(line: str) -> Task:
+    """The task that such a line means."""
+    fields = json.loads(line)
+    return (
+        fields["scenario"],
+        [kill if isinstance(kill, int) else Point(**kill) for kill in fields["kills"]],
+        fields["whom"],
+    )
+
+
+def all_points(names: list[str]) -> list[Task]:
+    """Each point of each scenario, twice. What comes before a candidate shows any difference is taken in the first scenario alone."""
+    rig = Rig()
+    try:
+        return [
+            (name, [point], whom)
+            for name in names
+            for point in points_of(rig, name)
+            if name == names[0] or not any(f" {step}." in point.mark for step in ALIKE)
+            for whom in ("one", "all")
+        ]
+    finally:
+        rig.close()
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random"])
+    parser.add_argument("line", nargs="?", help="for `point`: a line of `list`")
+    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
+    parser.add_argument("--seconds", type=float, default=5400)
+    parser.add_argument("--seed", type=int, default=int(time.time()) // 3600)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
+    given = parser.parse_args()
+    names = given.scenario or list(SCENARIOS)
+    tasks = [read(given.line)] if given.what == "point" else all_points(names)
+    dice = random.Random(given.seed)
+    if given.what == "list":
+        print("\n".join(spell(task) for task in tasks))
+        return 0
+    if given.what == "spread":
+        print(f"seed {given.seed}")
+        dice.shuffle(tasks)
+    if given.what == "twice":
+        print(f"seed {given.seed}")
+        tasks = [
+            (name, [*kills, dice.randrange(1, 300)], whom) for name, kills, whom in dice.sample(tasks, given.pairs)
+        ]
+    return run_tasks(tasks, min(given.jobs, len(tasks)), given.keep, given.seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""Runs a program under ptrace, names each of its state-changing system calls, and kills it (SIGKILL) when it enters a chosen one.
+
+usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all] -- COMMAND...
+
+A seccomp filter makes the kernel stop the program at these calls alone, so that the rest of it runs at full speed. Only x86-64 Linux.
+What is counted is written to the log, a JSON object a line. A call is named by the mark that was written last (see marked.py), by who makes it
+(the thread that marks, another thread, a helper in Python, or another program by its name), by its name, and by its number among those of the same
+name. `--kill` takes such a name. The call that is killed is not carried out.
+
+Numbers of system calls and of ptrace requests: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/{ptrace,seccomp,filter}.h of Linux.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import signal
+import struct
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+MARK_DESCRIPTOR = 198
+"""A write to this (closed) descriptor is no call of the program's: its bytes are the mark."""
+ANY = "any"
+"""The mark of what other threads do: the schedule and the watcher go by the clock, not by steps."""
+WRITE, OPEN, OPENAT = 1, 2, 257
+CALLS = {
+    18: "pwrite64", 59: "execve", 62: "kill", 74: "fsync", 75: "fdatasync", 76: "truncate", 77: "ftruncate", 82: "rename",
+    83: "mkdir", 84: "rmdir", 85: "creat", 86: "link", 87: "unlink", 88: "symlink", 90: "chmod", 91: "fchmod", 92: "chown",
+    93: "fchown", 94: "lchown", 258: "mkdirat", 260: "fchownat", 263: "unlinkat", 264: "renameat", 265: "linkat",
+    266: "symlinkat", 268: "fchmodat", 316: "renameat2", 322: "execveat", 326: "copy_file_range", 424: "pidfd_send_signal",
+}  # fmt: skip
+BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown"}
+SECOND_PATH = {"rename", "link", "symlink"}
+O_CREAT = 0o100
+
+SEIZE, CONT, LISTEN, GET_EVENT, GET_SYSCALL = 0x4206, 7, 0x4208, 0x4201, 0x420E
+FOLLOW = (
+    1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 20
+)  # fork, vfork, clone, exec, seccomp; killed with the tracer
+EVENT_EXEC, EVENT_SECCOMP, EVENT_STOP = 4, 7, 128
+STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+WALL = 0x40000000
+SET_NO_NEW_PRIVS, SET_SECCOMP, FILTER_MODE = 38, 22, 2
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One call at one moment of a run."""
+
+    mark: str
+    who: str
+    call: str
+    number: int
+
+
+def filter_program() -> bytes:
+    """A BPF program that lets through what changes no state, and stops at the rest."""
+
+    def line(code: int, true: int, false: int, value: int) -> bytes:
+        return struct.pack("HBBI", code, true, false, value)
+
+    load, equal, bits, give = 0x20, 0x15, 0x45, 0x06
+    trace, allow = 0x7FF00000, 0x7FFF0000
+    number, first, second, third = 0, 16, 24, 32  # offsets into struct seccomp_data
+    program = [line(load, 0, 0, number)]
+    for call in CALLS:
+        program += [line(equal, 0, 1, call), line(give, 0, 0, trace)]
+    for call, offset, test, value in (
+        (OPEN, second, bits, O_CREAT),
+        (OPENAT, third, bits, O_CREAT),
+        (WRITE, first, equal, MARK_DESCRIPTOR),
+    ):
+        program += [line(equal, 0, 3, call), line(load, 0, 0, offset), line(test, 0, 1, value), line(give, 0, 0, trace)]
+        program += [line(load, 0, 0, number)]
+    return b"".join([*program, line(give, 0, 0, allow)])
+
+
+def install_filter() -> None:
+    """Puts this process and all that it will start under the filter."""
+    program = filter_program()
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    if libc.prctl(SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(SET_SECCOMP, FILTER_MODE, ctypes.c_char_p(head), 0, 0):
+        raise OSError(ctypes.get_errno(), "the kernel takes no seccomp filter")
+
+
+def request(what: int, pid: int, address: int = 0, data: Any = 0) -> int:
+    """One ptrace request. Raises ProcessLookupError when the process is gone."""
+    answer = int(libc.ptrace(what, pid, address, data))
+    if answer == -1:
+        raise ProcessLookupError(ctypes.get_errno(), f"ptrace {what:#x} of {pid}")
+    return answer
+
+
+class Tracer:
+    """Follows a program and all that it starts."""
+
+    def __init__(self, log: TextIO, target: Point | int | None, whom: str) -> None:
+        self.log = log
+        self.target = target
+        self.whom = whom
+        self.mark = "start"
+        self.marker = 0
+        self.root = 0
+        self.total = 0
+        self.live: set[int] = set()
+        self.counted: Counter[tuple[str, str, str]] = Counter()
+        self.names: dict[int, str] = {}
+
+    def run(self, command: list[str]) -> int:
+        """Starts the command and follows it to the end of the last of its processes. Returns its exit code."""
+        here, there = os.pipe()
+        self.root = os.fork()
+        if self.root == 0:
+            os.close(there)
+            os.read(here, 1)
+            os.close(here)
+            install_filter()
+            os.execvp(command[0], command)
+        os.close(here)
+        request(SEIZE, self.root, 0, FOLLOW)
+        os.write(there, b"x")
+        os.close(there)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, frame: os.kill(self.root, received))
+        return self.follow()
+
+    def follow(self) -> int:
+        """Serves stops until no process is left."""
+        code = 0
+        while True:
+            try:
+                pid, status = os.waitpid(-1, WALL)
+            except ChildProcessError:
+                return code
+            if not os.WIFSTOPPED(status):
+                self.live.discard(pid)
+                if pid == self.root:
+                    code = os.waitstatus_to_exitcode(status)
+                continue
+            self.live.add(pid)
+            with suppress(ProcessLookupError):
+                self.serve(pid, os.WSTOPSIG(status), status >> 16)
+
+    def serve(self, pid: int, number: int, event: int) -> None:
+        """Looks at one stop and lets the process go on."""
+        if event == EVENT_SECCOMP:
+            self.look(pid)
+        elif event == EVENT_EXEC:
+            self.names.pop(pid, None)
+        if event == EVENT_STOP and number in STOPPING:
+            request(LISTEN, pid)
+        else:
+            request(CONT, pid, 0, 0 if event else number)
+
+    def look(self, pid: int) -> None:
+        """Counts the call that a process is about to make; kills if it is the one."""
+        info = ctypes.create_string_buffer(96)
+        request(GET_SYSCALL, pid, len(info), ctypes.addressof(info))
+        number, *arguments = struct.unpack_from("7Q", info.raw, 24)
+        if number == WRITE:
+            self.mark = os.pread(
+                memory := os.open(f"/proc/{pid}/mem", os.O_RDONLY), arguments[2], arguments[1]
+            ).decode()
+            os.close(memory)
+            self.marker = pid
+            return
+        call = CALLS.get(number, "open")
+        who = self.who(pid)
+        about = self.about(pid, call, number, arguments)
+        if call == "execve" and not os.path.exists(about):
+            return  # a look along PATH
+        mark = ANY if who == "thread" else self.mark
+        self.counted[mark, who, call] += 1
+        self.total += 1
+        point = Point(mark, who, call, self.counted[mark, who, call])
+        print(json.dumps({**asdict(point), "about": about, "pid": pid}), file=self.log, flush=True)
+        if self.target in (point, self.total):
+            self.target = None
+            for victim in self.live if self.whom == "all" else {self.root}:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+            print(json.dumps({"killed": asdict(point)}), file=self.log, flush=True)
+
+    def who(self, pid: int) -> str:
+        """Who makes a call: worker, thread, helper, or the name of another program."""
+        if pid == self.marker:
+            return "worker"
+        if pid not in self.names:
+            with suppress(OSError):
+                group = next(
+                    line.split()[1]
+                    for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                    if line.startswith("Tgid:")
+                )
+                program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+                ours = program.startswith("python")
+                self.names[pid] = "thread" if int(group) == self.root else "helper" if ours else program
+        return self.names.get(pid, "gone")
+
+    def about(self, pid: int, call: str, number: int, arguments: list[int]) -> str:
+        """What the call is about, for people: a path as far as it can be told."""
+        with suppress(OSError, ValueError):
+            if call in BY_DESCRIPTOR:
+                return os.readlink(f"/proc/{pid}/fd/{arguments[0]}")
+            if call in ("kill", "pidfd_send_signal", "copy_file_range"):
+                return " ".join(str(argument) for argument in arguments[:2])
+            at = number == OPENAT or number >= 258
+            index = arguments[1 if at else 0] if call not in SECOND_PATH else arguments[1]
+            memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+            try:
+                return os.pread(memory, 512, index).split(b"\0")[0].decode(errors="replace")
+            finally:
+                os.close(memory)
+        return ""
+
+
+def main() -> int:
+    """The command."""
+    if platform.machine() != "x86_64":
+        raise SystemExit("tracer: numbers of system calls are known for x86-64 alone")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--kill", help="a point, as the log has it")
+    parser.add_argument("--kill-at", type=int, help="the so manieth call, whatever it is")
+    parser.add_argument("--whom", choices=["one", "all"], default="all")
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args()
+    target: Point | int | None = given.kill_at
+    if given.kill:
+        fields = json.loads(given.kill)
+        target = Point(fields["mark"], fields["who"], fields["call"], fields["number"])
+    with open(given.log, "a") as log:
+        return abs(Tracer(log, target, given.whom).run(given.command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
