@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 from loguru import logger
 
 from t3flow.engine.errors import StepFailed, UndoFailed
+from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
 from t3flow.host import backups, freeze, idle, pairing, processes, records, slots
@@ -58,13 +59,15 @@ class RestartError(T3flowError):
 
 
 def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False) -> Result:
-    """Moves one user from a version to another, or leaves them as they are. Never raises StepFailed.
+    """Moves one user from a version to another, or leaves them as they are. Raises StepFailed only for a snapshot that kills the consumer.
 
     `canary`: an agent without a turn counts as work too. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
     """
     try:
         snapshot = back_up(user, former, target, False)
     except StepFailed as failure:
+        if failure.kind == CRASHED:
+            raise
         return _result("skipped", former, failure.reason)
     if snapshot["problem"]:
         return _result("skipped", former, f"no backup: {snapshot['problem']}")

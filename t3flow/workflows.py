@@ -6,6 +6,7 @@ from typing import Any
 
 from t3flow import tasks
 from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.periods import await_idle, may_still_restart, would_move
@@ -43,7 +44,7 @@ def bump(
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"stopped by {interrupted.signal}; nothing was changed")
     except StepFailed as failure:
-        return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason)
+        return failed(failure)
 
 
 def follow(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
@@ -82,6 +83,8 @@ def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Sn
     try:
         snapshots = [tasks.back_up(user["user"], user["version"], plan["target"], dry_run) for user in users]
     except StepFailed as failure:
+        if failure.kind == CRASHED:
+            raise
         raise Abort(ended("backup_failed", failure.reason, plan)) from failure
     problems = [
         f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]
@@ -192,7 +195,7 @@ def drain(user: str) -> Outcome:
         tasks.settle_deferral(user)
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"the deferral of {user} was dropped")
     except StepFailed as failure:
-        return ended("error", failure.reason)
+        return failed(failure)
 
 
 def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = False) -> Outcome:
@@ -215,7 +218,7 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was restarted", None, results)
     except StepFailed as failure:
-        return ended("error", failure.reason, None, results)
+        return failed(failure, results)
     moved = sum(found["result"] == "restarted" for found in results.values())
     if dry_run:
         return ended("dry_run_passed", f"{len(results)} looked at", None, results)
@@ -238,6 +241,14 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
             why = found["waiting_for"] or "unreadable_state"
             found["ask_again"] = tasks.note_wait(user, why, found["reason"], found["ask_again"])
     return found
+
+
+def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
+    """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
+    if failure.kind == CRASHED:
+        with current_flow.get().shielded():
+            tasks.freeze_tracking(failure.reason)
+    return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
 
 
 def why_held() -> str:

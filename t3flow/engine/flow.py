@@ -24,6 +24,8 @@ SHUTDOWN = "shutdown"
 """The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
+CRASHED = "Crashed"
+"""The kind of failure of such a step."""
 
 
 class Flow:
@@ -85,7 +87,7 @@ class Flow:
             return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": reason})
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
-            return give_up("Crashed", f"the consumer died {crashes} times in step {step.name}; it is not tried again")
+            return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
         self._note("started", step.name, attempt, {"args": args, "kwargs": kwargs})
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()

@@ -1,9 +1,12 @@
 """The consumer with one worker, which tells the tracer where it is: a mark when a step begins and another when it has ended.
 
-T3CRASH_FREEZE_AFTER names a step; once it has ended in a run, T3CRASH_FREEZE_FILE is made.
+What a person or a fault does at a certain moment is done from here, as told by the environment, at most once a run:
+T3CRASH_FREEZE_AFTER: once this step has ended, T3CRASH_FREEZE_FILE is made. T3CRASH_CANCEL_AT: the run is cancelled before this many-th step.
+T3CRASH_DIE_IN: this step kills the consumer each time.
 """
 
 import os
+import signal
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -15,6 +18,8 @@ from tracer import MARK_DESCRIPTOR
 from t3flow import consumer
 from t3flow.cli import main
 from t3flow.engine.flow import Flow
+from t3flow.engine.runs import send_signal
+from t3flow.engine.step import STEPS
 
 counted: Counter[str] = Counter()
 perform = Flow._perform
@@ -28,7 +33,7 @@ def mark(text: str) -> None:
 
 def marked(flow: Flow, step: Any, *rest: Any) -> Any:
     """A step with a mark before and behind it. A step's name is followed by how often it was begun in this process."""
-    freeze_when_due(flow)
+    interfere(flow)
     counted[step.name] += 1
     name = f"{flow.run.workflow} {step.name}.{counted[step.name]}"
     mark(name)
@@ -38,20 +43,33 @@ def marked(flow: Flow, step: Any, *rest: Any) -> Any:
         mark(f"after {name}")
 
 
-def freeze_when_due(flow: Flow) -> None:
-    """Freezes as a person would, once a run, before what follows the step of the scenario."""
+def interfere(flow: Flow) -> None:
+    """Freezes or cancels a bump if its moment has come."""
+    if flow.run.workflow != "bump":
+        return
+    ended = [event.step for event in flow.events if event.kind == "completed"]
     after = os.environ.get("T3CRASH_FREEZE_AFTER")
-    if (
-        after
-        and flow.run.workflow == "bump"
-        and any(event.kind == "completed" and event.step == after for event in flow.events)
-    ):
-        freeze_file = Path(os.environ["T3CRASH_FREEZE_FILE"])
-        with suppress(FileExistsError):
-            freeze_file.with_name(f"{flow.run.id}.frozen").touch(exist_ok=False)
-            freeze_file.touch()
+    if after in ended and once(flow):
+        Path(os.environ["T3CRASH_FREEZE_FILE"]).touch()
+    if len(ended) + 1 == int(os.environ.get("T3CRASH_CANCEL_AT", "0")) and once(flow):
+        send_signal(flow.journal, flow.run.id, "cancel")
 
 
+def once(flow: Flow) -> bool:
+    """Whether this is the first time for the run."""
+    with suppress(FileExistsError):
+        (flow.journal.path.parent / f"{flow.run.id}.done").touch(exist_ok=False)
+        return True
+    return False
+
+
+def die() -> None:
+    """What a step does that the kernel ends for its appetite."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "T3CRASH_DIE_IN" in os.environ:
+    STEPS[os.environ["T3CRASH_DIE_IN"]].function = lambda *arguments, **more: die()
 consumer.WORKERS = 1
 Flow._perform = marked  # type: ignore[method-assign]
 sys.argv = ["t3flow", "consumer"]

@@ -31,7 +31,8 @@ from t3flow.sandbox.packages import PACKAGE
 HERE = Path(__file__).parent
 LEVEL30 = HERE.parent / "data" / "state-level30.sqlite"
 FIRST = "0.0.24"
-IDLE, BUSY = "ada", "grace"
+IDLE, BUSY = ["ada"], "grace"
+MANY = ["ada", "alan", "barbara", "donald", "edsger", "frances", "john", "ken", "linus"]
 END_SECONDS = 40.0
 CHANGES = (
     ("[gate]", "[canary]\norder = 'map_order'\n[gate]\nseeds = 'largest'"),
@@ -57,6 +58,7 @@ SCENARIOS = {
     "good": Scenario("updated"),
     "gate": Scenario("gate_failed", ({"fault": "mint_fails", "when": {"not_scratch": False}},)),
     "undo": Scenario("rolled_back", ({"fault": "pairing_500", "when": {"not_scratch": True}},), busy=False),
+    "cancel": Scenario("cancelled", also=("updated",)),
     "freeze": Scenario("frozen", busy=False, freeze_after="verify_user"),
 }
 
@@ -75,11 +77,12 @@ class Attempt:
 
 
 class Rig:
-    """The sandbox with two users."""
+    """The sandbox: users who are idle, and one who may be at work."""
 
-    def __init__(self, queue_url: str = "") -> None:
+    def __init__(self, idle: list[str] = IDLE, queue_url: str = "") -> None:
+        self.idle = idle
         self.box = Sandbox(
-            Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp")), [IDLE, BUSY], quiet_seconds=0, queue_url=queue_url
+            Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp")), [*idle, BUSY], quiet_seconds=0, queue_url=queue_url
         )
         text = self.box.config.read_text()
         for change in CHANGES:
@@ -89,6 +92,9 @@ class Rig:
         self.version, self.level = FIRST, 30
         self.attempts = 0
         self.log = self.box.top / "log" / "points.jsonl"
+        self.kills: list[Point | int] = []
+        self.whom, self.record = "all", False
+        self.births: list[float] = []
         self.tracers: list[subprocess.Popen[bytes]] = []
         try:
             self.box.start(FIRST, dict.fromkeys(self.box.users, LEVEL30), {"schema_level": 30, "boot_window_ms": 0})
@@ -107,7 +113,14 @@ class Rig:
     # One attempt ----------------------------------------------------------------------------------------------------
 
     def attempt(
-        self, name: str, kills: list[Point | int], whom: str = "all", *, staged: bool = True, record: bool = False
+        self,
+        name: str,
+        kills: list[Point | int],
+        whom: str = "all",
+        *,
+        staged: bool = True,
+        record: bool = False,
+        cancel_at: int = 0,
     ) -> Attempt:
         """Plays a scenario with a kill at each of the points (or at the so manieth call), and looks at what came of it."""
         scenario = SCENARIOS[name]
@@ -118,10 +131,9 @@ class Rig:
         self.publish(target, behaviour, staged=staged)
         turn = self.box.control(BUSY, "turn/start", agent="claude")["turn"] if scenario.busy else None
         before = {user: self.server(user) for user in self.box.users}
-        self.box.environment.pop("T3CRASH_FREEZE_AFTER", None)
-        if scenario.freeze_after:
-            self.box.environment["T3CRASH_FREEZE_AFTER"] = scenario.freeze_after
-            self.box.environment["T3CRASH_FREEZE_FILE"] = str(self.settings.paths.freeze_file)
+        self.box.environment["T3CRASH_FREEZE_AFTER"] = scenario.freeze_after
+        self.box.environment["T3CRASH_FREEZE_FILE"] = str(self.settings.paths.freeze_file)
+        self.box.environment["T3CRASH_CANCEL_AT"] = str(cancel_at)
         run = new_run(self.journal, "bump", {"target": target}) or ""
         self.kills, self.whom, self.record, self.births = list(kills), whom, record, []
         try:
@@ -210,10 +222,14 @@ class Rig:
         undone = ended.outcome == "error" and "the consumer died" in str(ended.result.get("reason"))
         if ended.outcome not in (scenario.outcome, *scenario.also) and not undone:
             wrong.append(f"outcome {ended.outcome}: {ended.result}")
-        moved = ended.outcome in ("updated", "frozen") and ended.result["users"][IDLE]["result"] == "restarted"
-        expected = {IDLE: target if moved else self.version, BUSY: self.version}
-        for user, version in expected.items():
-            self.user_is_on(found, user, version, self.level + (1 if version == target else 0))
+        results = {user: entry["result"] for user, entry in ended.result.get("users", {}).items()}
+        moved = [user for user in self.box.users if results.get(user) == "restarted"]
+        if ended.outcome == "updated" and moved != self.idle:
+            wrong.append(f"restarted: {moved}")
+        if BUSY in moved and scenario.busy:
+            wrong.append(f"{BUSY} was restarted at work")
+        for user in self.box.users:
+            self.user_is_on(found, user, *((target, self.level + 1) if user in moved else (self.version, self.level)))
         if scenario.busy and self.server(BUSY) != before[BUSY]:
             wrong.append(f"the server of {BUSY}, who was at work, is another process")
         accepted = target if ended.outcome == "updated" else self.version
@@ -227,7 +243,7 @@ class Rig:
         if frozen != (ended.outcome in ("rolled_back", "frozen")):
             wrong.append(f"frozen: {frozen} after {ended.outcome}")
         deferred = [entry.user for entry in records.deferrals(self.journal)]
-        if deferred != ([BUSY] if ended.outcome in ("updated", "frozen") else []):
+        if deferred != ([user for user in self.box.users if user not in moved] if moved else []):
             wrong.append(f"deferred: {deferred}")
         if self.journal.query("select * from locks where run = ?", ended.id):
             wrong.append("the lock is still held")
@@ -260,16 +276,14 @@ class Rig:
             freeze.unfreeze(self.settings, self.journal)
         if turn is not None:
             self.box.control(BUSY, "turn/end", turn=turn)
-        if any(entry.target == target for entry in records.deferrals(self.journal)):
-            self.wait(
-                lambda: not records.deferrals(self.journal) and self.box.assigned(BUSY) == target,
-                f"the deferral of {BUSY} is seen through",
-            )
-            self.user_is_on(found, BUSY, target, self.level + 1)
-            accepted = slots.default_version(self.settings.paths.versions_dir)
-            if accepted != target:
-                found.wrong.append(f"default is {accepted}, not {target}, after the drain")
+        waiting = [entry.user for entry in records.deferrals(self.journal)]
+        self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
+        for user in waiting:
+            self.user_is_on(found, user, target, self.level + 1)
+        if waiting:
             self.version, self.level = target, self.level + 1
+        if (accepted := slots.default_version(self.settings.paths.versions_dir)) != self.version:
+            found.wrong.append(f"default is {accepted}, not {self.version}, in the end")
         self.wait(lambda: not self.journal.runs("status = 'running'"), "no run is left")
 
     def at_rest(self, found: Attempt) -> None:

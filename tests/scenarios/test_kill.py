@@ -13,13 +13,7 @@ from t3flow.sandbox.host import Sandbox
 
 NIGHTLIES: dict[str, list[dict[str, Any]]] = {
     "updated": [],
-    "gate_failed": [
-        {"fault": "no_cookie", "when": {"user": "nobody-has-this"}},
-        {
-            "fault": "mint_fails",
-            "when": {"sql": "select 1 from projection_projects having count(*) > 0", "not_scratch": False},
-        },
-    ],
+    "gate_failed": [{"fault": "mint_fails", "when": {"not_scratch": False}}],
     "rolled_back": [{"fault": "pairing_500", "when": {"not_scratch": True}}],
 }
 MOST_KILLS = 40
@@ -34,7 +28,7 @@ def test_killed_again_and_again(make_box: Callable[..., Sandbox], queue_url: str
     run = box.document("enqueue", "bump")["run"]
     kills = 0
     for _ in itertools.repeat(None, MOST_KILLS):
-        deadline = time.monotonic() + dice.uniform(0.02, 1.4)
+        deadline = time.monotonic() + dice.uniform(0.02, 3.0)
         while time.monotonic() < deadline and box.journal.run(run).status == "running":
             time.sleep(0.01)
         if box.journal.run(run).status != "running":
@@ -51,7 +45,7 @@ def test_killed_again_and_again(make_box: Callable[..., Sandbox], queue_url: str
     everybody_is_well(box, {"ada": NEXT if moved else FIRST, "grace": FIRST, "linus": NEXT if moved else FIRST})
     assert [box.level(user) for user in ALL] == ([32, 30, 32] if moved else [30, 30, 30])
     status = box.document("status")
-    assert (status["frozen"] is not None) == (ended.outcome == "rolled_back")
+    assert (status["frozen"] is not None) == (ended.outcome in ("rolled_back", "error"))
     assert status["default_version"] == status["last_good"] == (NEXT if moved else FIRST)
     assert box.journal.query("select * from locks") == []
     if moved:

@@ -1,0 +1,90 @@
+"""The consumer is killed, and what came of it is looked at from outside. The full sweep is a command of its own: tests/crash/sweep.py."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rig import BUSY, IDLE, Rig
+from sweep import all_points, run_tasks
+
+from t3flow.engine.flow import MAX_CRASHES
+from t3flow.engine.runs import new_run
+from t3flow.host import freeze, records
+
+SPREAD_SECONDS = 100.0
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+def test_a_spread_of_all_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What fits into the time, other points each hour; T3CRASH_SEED takes those of another time again."""
+    import random
+
+    seed = int(os.environ.get("T3CRASH_SEED", time.time() // 3600))
+    tasks = all_points(["good", "gate", "undo", "freeze"])
+    random.Random(seed).shuffle(tasks)
+    code = run_tasks(tasks, 1, tmp_path, SPREAD_SECONDS)
+    said = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\ncrash points, T3CRASH_SEED={seed}: {said.strip().splitlines()[-4]}")
+    assert code == 0, said
+
+
+def test_cancelled_at_each_step(rig: Rig) -> None:
+    """Before the first restart nothing has changed, after it nobody further is restarted, and after the last it comes too late."""
+    outcomes = []
+    for number in range(1, 60):
+        found = rig.attempt("cancel", [], cancel_at=number)
+        assert not found.wrong, (number, found.wrong)
+        outcomes.append(found.outcome)
+        if outcomes[-3:] == ["updated"] * 3:
+            break
+    assert outcomes[:10] == ["cancelled"] * 10, outcomes
+    assert outcomes == sorted(outcomes), "once it is too late, it stays so"
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [
+        ("resolve", "error"),
+        ("back_up", "error"),
+        ("try_on", "error"),
+        ("stop_if_idle", "rolled_back"),
+        ("verify_user", "rolled_back"),
+    ],
+)
+def test_a_step_that_kills_the_consumer_is_given_up(rig: Rig, step: str, outcome: str) -> None:
+    """After MAX_CRASHES deaths without progress what was done is undone, tracking is frozen, and it is said."""
+    target = "0.0.25-nightly.20260609.501"
+    rig.publish(target, {"schema_level": 31, "boot_window_ms": 0}, staged=True)
+    run = new_run(rig.journal, "bump", {"target": target})
+    assert run is not None
+    rig.box.environment["T3CRASH_DIE_IN"] = step
+    deaths = 0
+    while True:
+        rig.consumer()
+        child = rig.box.processes["consumer"]
+        rig.box.until(lambda child=child: rig.over(run) or child.poll() is not None, "it dies or ends")
+        if rig.over(run):
+            break
+        deaths += 1
+        assert deaths <= 2 * MAX_CRASHES, "an endless loop"
+    ended = rig.journal.run(run)
+    assert ended.outcome == outcome, ended.result
+    assert deaths == MAX_CRASHES
+    assert "the consumer died 3 times in step" in str(ended.result)
+    frozen = freeze.frozen(rig.settings, rig.journal)
+    assert frozen is not None
+    assert step in frozen["reason"]
+    for user in (*IDLE, BUSY):
+        assert rig.box.assigned(user) == rig.version
+        assert rig.box.pairs(user)
+        assert rig.box.level(user) == rig.level
+    assert records.deferrals(rig.journal) == []
