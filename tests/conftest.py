@@ -30,6 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--queue", choices=["sqlite", "redis", "both"], default="both", help="which queues to test on")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("T3CRASH_SEED", str(int(time.time()) // 3600))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"crash points: T3CRASH_SEED={os.environ['T3CRASH_SEED']}"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "queue_url" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--queue")
