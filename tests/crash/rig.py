@@ -33,7 +33,7 @@ LEVEL30 = HERE.parent / "data" / "state-level30.sqlite"
 FIRST = "0.0.24"
 IDLE, BUSY = ["ada"], "grace"
 MANY = ["ada", "alan", "barbara", "donald", "edsger", "frances", "john", "ken", "linus"]
-END_SECONDS = 40.0
+END_SECONDS = 60.0
 CHANGES = (
     ("[gate]", "[canary]\norder = 'map_order'\n[gate]\nseeds = 'largest'"),
     ("verify_timeout_s = 6", "verify_timeout_s = 1"),
@@ -69,6 +69,7 @@ class Attempt:
 
     scenario: str
     reached: bool = False
+    killed: int = 0
     outcome: str = ""
     wrong: list[str] = field(default_factory=list)
     repeated: dict[str, int] = field(default_factory=dict)  # step → how often it ran again
@@ -146,7 +147,8 @@ class Rig:
             self.at_rest(found)
         except Exception as error:
             found.wrong.append(f"{type(error).__name__}: {error}")
-        found.reached = len(self.births) > len(kills)
+        found.killed = len(self.births) - 1
+        found.reached = found.killed == len(kills)
         self.count(found)
         return found
 
@@ -240,7 +242,7 @@ class Rig:
             if is_ != accepted:
                 wrong.append(f"{what} is {is_}, not {accepted}")
         frozen = freeze.is_frozen(self.settings)
-        if frozen != (ended.outcome in ("rolled_back", "frozen")):
+        if frozen != (undone or ended.outcome in ("rolled_back", "frozen")):
             wrong.append(f"frozen: {frozen} after {ended.outcome}")
         deferred = [entry.user for entry in records.deferrals(self.journal)]
         if deferred != ([user for user in self.box.users if user not in moved] if moved else []):

@@ -3,7 +3,8 @@
 usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random   [OPTION...]
 
 `list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
-chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills again during the recovery; each prints what went wrong and exits 1.
+chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
+--count times anywhere in bumps of ten users. Each prints what went wrong and exits 1.
 """
 
 import argparse
@@ -20,11 +21,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rig import SCENARIOS, Attempt, Rig
-from tracer import Point
+from rig import IDLE, MANY, SCENARIOS, Attempt, Rig
+from tracer import ANY, Point
 
-RETRIES = 3
+SWEPT = ("good", "gate", "undo", "freeze")
+RETRIES = 5
 """A point that is not reached, because another thread was quicker this time, is tried so often."""
+CHAIN = 4
+"""So often `random` kills in one bump."""
 NPM_STEPS = ("resolve", "stage")
 ALIKE = ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds")
 """Steps that are the same in every scenario, with the same before them."""
@@ -58,18 +62,22 @@ def worth(lines: list[dict[str, Any]]) -> list[Point]:
 
 
 def points_of(rig: Rig, name: str) -> list[Point]:
-    """The points of an undisturbed run, made with a real npm."""
-    found = rig.attempt(name, [], record=True, staged=False)
-    if found.wrong:
-        raise SystemExit(f"{name}: the undisturbed run is wrong: {found.wrong}")
-    return worth(found.points)
+    """The points of an undisturbed run, made with a real npm: those that a second run has as well, for other threads and polls go by the clock."""
+    lists = []
+    for _ in range(2):
+        found = rig.attempt(name, [], record=True, staged=False)
+        if found.wrong:
+            raise SystemExit(f"{name}: the undisturbed run is wrong: {found.wrong}")
+        lists.append(worth(found.points))
+    again = {(point.mark, point.who) if point.mark != ANY else point for point in lists[1]}
+    return [point for point in lists[0] if point in again or (point.mark, point.who) in again]
 
 
 class Crew:
     """Rigs, one a process, that take tasks until there are none or the time is over."""
 
-    def __init__(self, jobs: int, keep: Path, deadline: float) -> None:
-        self.jobs, self.keep, self.deadline = jobs, keep, deadline
+    def __init__(self, jobs: int, keep: Path, deadline: float, idle: list[str]) -> None:
+        self.jobs, self.keep, self.deadline, self.idle = jobs, keep, deadline, idle
 
     def take(self, tasks: list[Task]) -> Iterator[tuple[Task, Attempt]]:
         """Yields each task with what it showed, as they are done."""
@@ -78,7 +86,9 @@ class Crew:
         for task in tasks:
             queue.put(task)
         workers = [
-            multiprocessing.Process(target=work, args=(queue, results, self.keep / str(number), self.deadline))
+            multiprocessing.Process(
+                target=work, args=(queue, results, self.keep / str(number), self.deadline, self.idle)
+            )
             for number in range(self.jobs)
         ]
         for worker in workers:
@@ -96,21 +106,21 @@ class Crew:
             worker.join()
 
 
-def work(queue: Any, results: Any, keep: Path, deadline: float) -> None:
+def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str]) -> None:
     """One process: a rig that takes tasks, and is made anew after a failure."""
     rig: Rig | None = None
     try:
         while time.time() < deadline and (task := queue.get()) is not None:
             name, kills, whom = task
             for _ in range(RETRIES):
-                rig = rig or Rig()
+                rig = rig or Rig(idle)
                 found = rig.attempt(name, kills, whom, staged=staged(kills))
                 if found.wrong:
                     rig.keep(keep / f"{name}-{time.time():.0f}")
                     rig.kill_everything()
                     rig.close()
                     rig = None
-                if found.wrong or found.reached:
+                if found.wrong or found.killed:
                     break
             results.put((task, found))
     finally:
@@ -119,17 +129,18 @@ def work(queue: Any, results: Any, keep: Path, deadline: float) -> None:
         results.put(None)
 
 
-def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float) -> int:
+def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float, idle: list[str] = IDLE) -> int:
     """Takes tasks and tells what came of them. Returns the exit code."""
     began = time.time()
-    done = reached = 0
+    done = reached = killed = 0
     wrong: list[str] = []
     outcomes: Counter[str] = Counter()
     repeated: Counter[str] = Counter()
     resumed: list[float] = []
-    for task, found in Crew(jobs, keep, began + seconds).take(tasks):
+    for task, found in Crew(jobs, keep, began + seconds, idle).take(tasks):
         done += 1
         reached += found.reached
+        killed += found.killed
         outcomes[f"{found.scenario} {found.outcome}"] += 1
         repeated.update(found.repeated)
         if found.resumed_seconds is not None:
@@ -141,7 +152,10 @@ def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float) -> int:
             print(f"not reached {spell(task)}", flush=True)
         if done % 25 == 0:
             print(f"{done} of {len(tasks)} after {time.time() - began:.0f} s, {len(wrong)} wrong", flush=True)
-    print(f"\n{len(tasks)} listed, {done} taken, {reached} reached, {len(wrong)} wrong, {time.time() - began:.0f} s")
+    minutes = (time.time() - began) / 60
+    print(
+        f"\n{len(tasks)} listed, {done} taken, {reached} reached, {killed} kills, {len(wrong)} wrong, {minutes:.1f} minutes"
+    )
     print("outcomes:", dict(outcomes))
     print("steps that ran again:", dict(repeated))
     if resumed:
@@ -178,11 +192,28 @@ def all_points(names: list[str]) -> list[Task]:
             (name, [point], whom)
             for name in names
             for point in points_of(rig, name)
-            if name == names[0] or not any(f" {step}." in point.mark for step in ALIKE)
+            if name == names[0] or not (any(f" {step}." in point.mark for step in ALIKE) or "drain " in point.mark)
             for whom in ("one", "all")
         ]
     finally:
         rig.close()
+
+
+def twice(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
+    """Some of the tasks, with a second kill soon after the consumer has started again."""
+    return [(name, [*kills, dice.randrange(1, 200)], whom) for name, kills, whom in dice.sample(tasks, count)]
+
+
+def random_chains(dice: random.Random, names: list[str], count: int) -> list[Task]:
+    """Bumps of ten users with several kills each, at any call."""
+    return [
+        (
+            dice.choice(names),
+            [dice.randrange(1, dice.choice([300, 1000, 3000])) for _ in range(CHAIN)],
+            dice.choice(["one", "all"]),
+        )
+        for _ in range(-(-count // CHAIN))
+    ]
 
 
 def main() -> int:
@@ -193,25 +224,30 @@ def main() -> int:
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=5400)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 3600)
-    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
     given = parser.parse_args()
-    names = given.scenario or list(SCENARIOS)
-    tasks = [read(given.line)] if given.what == "point" else all_points(names)
+    names = given.scenario or list(SWEPT)
     dice = random.Random(given.seed)
+    if given.what == "point":
+        tasks = [read(given.line)]
+    elif given.what == "random":
+        tasks = random_chains(dice, names, given.count)
+    else:
+        tasks = all_points(names)
     if given.what == "list":
         print("\n".join(spell(task) for task in tasks))
         return 0
-    if given.what == "spread":
+    if given.what in ("spread", "twice", "random"):
         print(f"seed {given.seed}")
+    if given.what == "spread":
         dice.shuffle(tasks)
     if given.what == "twice":
-        print(f"seed {given.seed}")
-        tasks = [
-            (name, [*kills, dice.randrange(1, 300)], whom) for name, kills, whom in dice.sample(tasks, given.pairs)
-        ]
-    return run_tasks(tasks, min(given.jobs, len(tasks)), given.keep, given.seconds)
+        tasks = twice(dice, tasks, given.count)
+    return run_tasks(
+        tasks, min(given.jobs, len(tasks)), given.keep, given.seconds, MANY if given.what == "random" else IDLE
+    )
 
 
 if __name__ == "__main__":

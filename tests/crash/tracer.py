@@ -5,7 +5,8 @@ usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all] -- COMM
 A seccomp filter makes the kernel stop the program at these calls alone, so that the rest of it runs at full speed. Only x86-64 Linux.
 What is counted is written to the log, a JSON object a line. A call is named by the mark that was written last (see marked.py), by who makes it
 (the thread that marks, another thread, a helper in Python, or another program by its name), by its name, and by its number among those of the same
-name. `--kill` takes such a name. The call that is killed is not carried out.
+name. `--kill` takes such a name; should that step make fewer such calls this time, it is the first call behind the step. The call that is killed is
+not carried out.
 
 Numbers of system calls and of ptrace requests: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/{ptrace,seccomp,filter}.h of Linux.
 """
@@ -110,6 +111,7 @@ class Tracer:
         self.target = target
         self.whom = whom
         self.mark = "start"
+        self.passed: set[str] = set()
         self.marker = 0
         self.root = 0
         self.total = 0
@@ -169,6 +171,7 @@ class Tracer:
         request(GET_SYSCALL, pid, len(info), ctypes.addressof(info))
         number, *arguments = struct.unpack_from("7Q", info.raw, 24)
         if number == WRITE:
+            self.passed.add(self.mark)
             self.mark = os.pread(
                 memory := os.open(f"/proc/{pid}/mem", os.O_RDONLY), arguments[2], arguments[1]
             ).decode()
@@ -185,12 +188,18 @@ class Tracer:
         self.total += 1
         point = Point(mark, who, call, self.counted[mark, who, call])
         print(json.dumps({**asdict(point), "about": about, "pid": pid}), file=self.log, flush=True)
-        if self.target in (point, self.total):
+        if self.target in (point, self.total) or self.too_late(mark):
             self.target = None
             for victim in self.live if self.whom == "all" else {self.root}:
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
             print(json.dumps({"killed": asdict(point)}), file=self.log, flush=True)
+
+    def too_late(self, mark: str) -> bool:
+        """Whether the step of the chosen call is over."""
+        return (
+            isinstance(self.target, Point) and self.target.mark in self.passed and mark not in (ANY, self.target.mark)
+        )
 
     def who(self, pid: int) -> str:
         """Who makes a call: worker, thread, helper, or the name of another program."""
