@@ -88,7 +88,10 @@ class Flow:
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
-        self._note("started", step.name, attempt, {"args": args, "kwargs": kwargs})
+        begin = (
+            self._note if step.undo is None else self._record
+        )  # what a step did is undone only if its start is known
+        begin("started", step.name, attempt, {"args": args, "kwargs": kwargs})
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
         token = current_interrupt.set(self.interrupt if self.interruptible else None)

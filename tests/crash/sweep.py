@@ -1,10 +1,10 @@
 """Kills the consumer at each state-changing system call of each scenario, starts it again, and looks whether anything is wrong.
 
-usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random   [OPTION...]
+usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power   [OPTION...]
 
 `list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
 chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
---count times anywhere in bumps of ten users. Each prints what went wrong and exits 1.
+--count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again. Each prints what went wrong and exits 1.
 """
 
 import argparse
@@ -21,10 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from power import VARIANTS
 from rig import IDLE, MANY, SCENARIOS, Attempt, Rig
 from tracer import ANY, Point
 
 SWEPT = ("good", "gate", "undo", "freeze")
+CUT = ("alone", "gate", "undo", "freeze")
 RETRIES = 5
 """A point that is not reached, because another thread was quicker this time, is tried so often."""
 CHAIN = 4
@@ -204,6 +206,14 @@ def twice(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
     return [(name, [*kills, dice.randrange(1, 200)], whom) for name, kills, whom in dice.sample(tasks, count)]
 
 
+def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
+    """Some of the tasks, with the power cut instead of a kill."""
+    return [
+        (name, kills, f"power:{VARIANTS[number % len(VARIANTS)]}:{dice.randrange(10**6)}")
+        for number, (name, kills, _) in enumerate(dice.sample(tasks, count))
+    ]
+
+
 def random_chains(dice: random.Random, names: list[str], count: int) -> list[Task]:
     """Bumps of ten users with several kills each, at any call."""
     return [
@@ -219,7 +229,7 @@ def random_chains(dice: random.Random, names: list[str], count: int) -> list[Tas
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random"])
+    parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power"])
     parser.add_argument("line", nargs="?", help="for `point`: a line of `list`")
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=5400)
@@ -228,7 +238,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
     given = parser.parse_args()
-    names = given.scenario or list(SWEPT)
+    names = given.scenario or list(CUT if given.what == "power" else SWEPT)
     dice = random.Random(given.seed)
     if given.what == "point":
         tasks = [read(given.line)]
@@ -239,10 +249,12 @@ def main() -> int:
     if given.what == "list":
         print("\n".join(spell(task) for task in tasks))
         return 0
-    if given.what in ("spread", "twice", "random"):
+    if given.what in ("spread", "twice", "random", "power"):
         print(f"seed {given.seed}")
     if given.what == "spread":
         dice.shuffle(tasks)
+    if given.what == "power":
+        tasks = power_cuts(dice, tasks, given.count)
     if given.what == "twice":
         tasks = twice(dice, tasks, given.count)
     return run_tasks(

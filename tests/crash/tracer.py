@@ -1,12 +1,12 @@
 """Runs a program under ptrace, names each of its state-changing system calls, and kills it (SIGKILL) when it enters a chosen one.
 
-usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all] -- COMMAND...
+usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all|power:VARIANT:SEED] [--top FOLDER] -- COMMAND...
 
 A seccomp filter makes the kernel stop the program at these calls alone, so that the rest of it runs at full speed. Only x86-64 Linux.
 What is counted is written to the log, a JSON object a line. A call is named by the mark that was written last (see marked.py), by who makes it
 (the thread that marks, another thread, a helper in Python, or another program by its name), by its name, and by its number among those of the same
 name. `--kill` takes such a name; should that step make fewer such calls this time, it is the first call behind the step. The call that is killed is
-not carried out.
+not carried out. `--whom power:…` kills all and cuts the power: what was not synced below FOLDER is lost (see power.py).
 
 Numbers of system calls and of ptrace requests: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/{ptrace,seccomp,filter}.h of Linux.
 """
@@ -16,6 +16,7 @@ import ctypes
 import json
 import os
 import platform
+import resource
 import signal
 import struct
 import sys
@@ -24,6 +25,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from power import Disk
 
 MARK_DESCRIPTOR = 198
 """A write to this (closed) descriptor is no call of the program's: its bytes are the mark."""
@@ -34,9 +37,9 @@ CALLS = {
     18: "pwrite64", 59: "execve", 62: "kill", 74: "fsync", 75: "fdatasync", 76: "truncate", 77: "ftruncate", 82: "rename",
     83: "mkdir", 84: "rmdir", 85: "creat", 86: "link", 87: "unlink", 88: "symlink", 90: "chmod", 91: "fchmod", 92: "chown",
     93: "fchown", 94: "lchown", 258: "mkdirat", 260: "fchownat", 263: "unlinkat", 264: "renameat", 265: "linkat",
-    266: "symlinkat", 268: "fchmodat", 316: "renameat2", 322: "execveat", 326: "copy_file_range", 424: "pidfd_send_signal",
+    266: "symlinkat", 268: "fchmodat", 162: "sync", 306: "syncfs", 316: "renameat2", 322: "execveat", 326: "copy_file_range", 424: "pidfd_send_signal",
 }  # fmt: skip
-BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown"}
+BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown", "syncfs"}
 SECOND_PATH = {"rename", "link", "symlink"}
 O_CREAT = 0o100
 
@@ -106,10 +109,12 @@ def request(what: int, pid: int, address: int = 0, data: Any = 0) -> int:
 class Tracer:
     """Follows a program and all that it starts."""
 
-    def __init__(self, log: TextIO, target: Point | int | None, whom: str) -> None:
+    def __init__(self, log: TextIO, target: Point | int | None, whom: str, disk: Disk | None = None) -> None:
         self.log = log
         self.target = target
         self.whom = whom
+        self.disk = disk
+        self.killed: Point | None = None
         self.mark = "start"
         self.passed: set[str] = set()
         self.marker = 0
@@ -144,6 +149,9 @@ class Tracer:
             try:
                 pid, status = os.waitpid(-1, WALL)
             except ChildProcessError:
+                if self.disk is not None and self.killed is not None:
+                    self.disk.cut()
+                    self.tell_killed()
                 return code
             if not os.WIFSTOPPED(status):
                 self.live.discard(pid)
@@ -189,11 +197,19 @@ class Tracer:
         point = Point(mark, who, call, self.counted[mark, who, call])
         print(json.dumps({**asdict(point), "about": about, "pid": pid}), file=self.log, flush=True)
         if self.target in (point, self.total) or self.too_late(mark):
-            self.target = None
-            for victim in self.live if self.whom == "all" else {self.root}:
+            self.target, self.killed = None, point
+            for victim in {self.root} if self.whom == "one" else self.live:
                 with suppress(ProcessLookupError):
                     os.kill(victim, signal.SIGKILL)
-            print(json.dumps({"killed": asdict(point)}), file=self.log, flush=True)
+            if self.disk is None:
+                self.tell_killed()
+        elif self.disk is not None and self.killed is None:
+            self.disk.before(pid, number, arguments)
+
+    def tell_killed(self) -> None:
+        """Says in the log that the kill was done."""
+        assert self.killed is not None
+        print(json.dumps({"killed": asdict(self.killed)}), file=self.log, flush=True)
 
     def too_late(self, mark: str) -> bool:
         """Whether the step of the chosen call is over."""
@@ -242,15 +258,22 @@ def main() -> int:
     parser.add_argument("--log", required=True)
     parser.add_argument("--kill", help="a point, as the log has it")
     parser.add_argument("--kill-at", type=int, help="the so manieth call, whatever it is")
-    parser.add_argument("--whom", choices=["one", "all"], default="all")
+    parser.add_argument("--whom", default="all")
+    parser.add_argument("--top", type=Path, default=Path("/nowhere"))
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     target: Point | int | None = given.kill_at
     if given.kill:
         fields = json.loads(given.kill)
         target = Point(fields["mark"], fields["who"], fields["call"], fields["number"])
+    disk = None
+    if given.whom.startswith("power:"):
+        _, variant, seed = given.whom.split(":")
+        disk = Disk(given.top, variant, int(seed))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with open(given.log, "a") as log:
-        return abs(Tracer(log, target, given.whom).run(given.command))
+        return abs(Tracer(log, target, given.whom, disk).run(given.command))
 
 
 if __name__ == "__main__":
