@@ -16,6 +16,7 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
+from t3flow.files import make_folder
 from t3flow.host import freeze, records
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.settings import Settings
@@ -139,7 +140,7 @@ def queue_watch(engine: Engine, host: Host) -> Callable[[], None]:
 def prepare(state_dir: Path) -> None:
     """Makes the state folder, for this account alone. Raises ConsumerError."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(state_dir, 0o700)
         (state_dir / LOCK).touch(mode=0o600)
     except OSError as error:
         raise ConsumerError(

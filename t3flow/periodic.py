@@ -14,8 +14,8 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
+from t3flow.files import remove_tree
 from t3flow.host import freeze, records
-from t3flow.host.files import remove_tree
 from t3flow.host.host import Host
 from t3flow.tasks import SCRATCH_PREFIX
 

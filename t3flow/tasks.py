@@ -9,9 +9,9 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
+from t3flow.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host import backups, gate, npm, records, slots
 from t3flow.host import freeze as freezing
-from t3flow.host.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.versions import parse

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.errors import T3flowError
+from t3flow.files import sync_folder
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"
@@ -120,6 +121,10 @@ class Journal:
                     f"journal {self.path} was written by a newer t3flow (format {version}, this one knows {SCHEMA_VERSION}); "
                     "nothing was changed; install that t3flow again"
                 )
+        if create:
+            sync_folder(
+                self.path.parent
+            )  # SQLite does it for the log only when the connection that made it is the first to sync it
 
     def _connection(self, synchronous: str) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, synchronous, None)

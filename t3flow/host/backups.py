@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from t3flow.errors import T3flowError
+from t3flow.files import DiskError, make_folder, require_space, safe_name, sync_folder
 from t3flow.host import records
 from t3flow.host.accounts import Account
-from t3flow.host.files import DiskError, require_space, safe_name, sync_folder
 from t3flow.host.host import Host
 from t3flow.host.owned import run_as_owner
 from t3flow.host.records import Backup
@@ -122,7 +122,7 @@ def _take_over(box: Path, who: Account, kept: Path) -> None:
 def _store(source: int, size_bytes: int, kept: Path) -> None:
     partial = kept.with_name(".partial")
     try:
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        make_folder(kept.parent, 0o700)
         require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")
         with suppress(FileNotFoundError):
             partial.unlink()

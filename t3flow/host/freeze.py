@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TypedDict
 
 from t3flow.engine.journal import Journal
+from t3flow.files import write_atomically
 from t3flow.host import records
-from t3flow.host.files import write_atomically
 from t3flow.settings import Settings
 
 

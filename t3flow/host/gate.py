@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from t3flow.errors import T3flowError
+from t3flow.files import remove_tree, require_space, safe_name
 from t3flow.host import slots
 from t3flow.host.accounts import Account, is_root
 from t3flow.host.children import Finished
-from t3flow.host.files import remove_tree, require_space, safe_name
 from t3flow.host.host import Host
 from t3flow.host.processes import listener_of
 

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from t3flow.host.files import write_atomically
+from t3flow.files import write_atomically
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 TEMPLATE = """\

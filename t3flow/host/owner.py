@@ -163,6 +163,7 @@ def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(f"{database}{suffix}", kept / f"{database.name}{suffix}", follow_symlinks=False)
     sync_folder(kept)
+    sync_folder(folder)
     fresh = folder / f".{database.name}.t3flow"
     with contextlib.suppress(FileNotFoundError):
         fresh.unlink()

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.errors import T3flowError
+from t3flow.files import (
+    link_atomically,
+    make_folder,
+    remove_tree,
+    safe_name,
+    sync_file_system,
+    sync_folder,
+    write_atomically,
+)
 from t3flow.host import processes
-from t3flow.host.files import link_atomically, remove_tree, safe_name, sync_file_system, sync_folder, write_atomically
 
 MANIFEST = ".t3flow.json"
 PROGRAM = Path("node_modules/.bin/t3")
@@ -72,7 +80,7 @@ def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: di
     final = slot_path(versions_dir, version)
     if has_slot(versions_dir, version):
         return final
-    versions(versions_dir).mkdir(parents=True, exist_ok=True, mode=0o755)
+    make_folder(versions(versions_dir))
     partial = versions(versions_dir) / f".{safe_name(version)}.partial"
     remove_tree(partial)
     remove_tree(final)
@@ -159,7 +167,7 @@ def effective(versions_dir: Path, user: str) -> str | None:
 def assign(versions_dir: Path, user: str, version: str) -> None:
     """Leads a user to a version (or to `hold`) by one rename. Raises SlotError when the version has no slot."""
     link = user_link(versions_dir, user)
-    link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    make_folder(link.parent)
     link_atomically(link, _target(versions_dir, version, "../"))
 
 
@@ -222,7 +230,7 @@ def running_version(main_pid: int, versions_dir: Path) -> str | None:
 
 def write_last_good(path: Path, version: str) -> None:
     """Notes the last version that was given to users with success."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, version + "\n")
 
 

@@ -38,6 +38,9 @@ class Node:
         link = os.readlink("", dir_fd=descriptor) if stat.S_ISLNK(status.st_mode) else ""
         return cls(descriptor, (status.st_dev, status.st_ino), status.st_mode, link)
 
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
     def path(self) -> str | None:
         """Where it is now; None when it has no name any more."""
         found = os.readlink(f"/proc/self/fd/{self.descriptor}")
@@ -117,7 +120,7 @@ class Disk:
     def _find_fresh(self, pid: int) -> None:
         """Files that were about to be made are there now; one whose maker has gone on without making it is none."""
         for maker, path in list(self.fresh.items()):
-            with suppress(OSError):
+            with suppress(FileNotFoundError):
                 node = Node.at(path)
                 self.files[node.key] = Dirty(node, None)
                 del self.fresh[maker]
@@ -130,7 +133,7 @@ class Disk:
             if node.key not in self.folders:
                 listing = {}
                 for name in os.listdir(folder):
-                    with suppress(OSError):
+                    with suppress(FileNotFoundError):
                         listing[name] = Node.at(f"{folder}/{name}")
                 self.folders[node.key] = (node, listing)
 

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,11 +22,12 @@ from typing import Any
 import psutil
 from tracer import Point
 
-from t3flow.consumer import open_journal
-from t3flow.engine.journal import Run
+from t3flow.consumer import JOURNAL, open_journal
+from t3flow.engine.journal import Journal, Run
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, pairing, processes, records, slots
 from t3flow.host.host import open_host
+from t3flow.host.services import SUPERVISOR_SOCKET
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import PACKAGE
 
@@ -78,6 +81,27 @@ class Attempt:
     points: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Glance(Journal):
+    """The journal for somebody who only looks: an open file of theirs changes nothing when the consumer dies, not even by closing it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    def _connection(self, synchronous: str) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            uri = f"{self.path.as_uri()}?mode=ro"
+            self._local.connection = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)
+        found: sqlite3.Connection = self._local.connection
+        return found
+
+    def let_go(self) -> None:
+        """Closes the file; the next look opens it again."""
+        if hasattr(self._local, "connection"):
+            self._local.connection.close()
+            del self._local.connection
+
+
 class Rig:
     """The sandbox: users who are idle, and one who may be at work."""
 
@@ -94,6 +118,7 @@ class Rig:
         self.version, self.level = FIRST, 30
         self.attempts = 0
         self.log = self.box.top / "log" / "points.jsonl"
+        self.go = self.box.top / "log" / "go"
         self.kills: list[Point | int] = []
         self.whom, self.record = "all", False
         self.births: list[float] = []
@@ -104,7 +129,7 @@ class Rig:
             self.close()
             raise
         self.settings = self.box.settings
-        self.journal = open_journal(self.settings, create=True)
+        self.journal = Glance(self.settings.paths.state_dir / JOURNAL)
         self.host = open_host(self.settings, self.journal)
 
     def close(self) -> None:
@@ -138,7 +163,7 @@ class Rig:
         self.box.environment["T3CRASH_FREEZE_AFTER"] = scenario.freeze_after
         self.box.environment["T3CRASH_FREEZE_FILE"] = str(self.settings.paths.freeze_file)
         self.box.environment["T3CRASH_CANCEL_AT"] = str(cancel_at)
-        run = new_run(self.journal, "bump", {"target": target}) or ""
+        run = new_run(open_journal(self.settings), "bump", {"target": target}) or ""
         self.kills, self.whom, self.record, self.births = list(kills), whom, record, []
         try:
             self.consumer()
@@ -148,11 +173,11 @@ class Rig:
             self.look(found, scenario, ended, target, before)
             self.finish(found, target, turn)
             self.at_rest(found)
+            self.count(found)
         except Exception as error:
             found.wrong.append(f"{type(error).__name__}: {error}")
         found.killed = len(self.births) - 1
         found.reached = found.killed == len(kills)
-        self.count(found)
         return found
 
     def publish(self, version: str, behaviour: dict[str, Any], *, staged: bool) -> None:
@@ -179,7 +204,7 @@ class Rig:
         if self.kills or self.record:
             self.log.unlink(missing_ok=True)
             tracer = [sys.executable, str(HERE / "tracer.py"), "--log", str(self.log)]
-            tracer += ["--whom", self.whom, "--top", str(self.box.top)]
+            tracer += ["--whom", self.whom, "--top", str(self.box.top), "--go", str(self.go)]
             if self.kills:
                 kill = self.kills[0]
                 given = ["--kill-at", str(kill)] if isinstance(kill, int) else ["--kill", json.dumps(asdict(kill))]
@@ -190,21 +215,31 @@ class Rig:
 
     def succeed(self) -> None:
         """Starts another consumer if the last was killed. Its tracer stays as long as children of it live."""
+        if self.kills and b'"dead"' in _read(self.log):
+            self.lose_power()
         if self.kills and b'"killed"' in _read(self.log):
             self.kills.pop(0)
             self.tracers.append(self.box.processes.pop("consumer"))
             if self.whom.startswith("power:"):
-                self.reboot()
+                self.boot()
             self.consumer()
 
-    def reboot(self) -> None:
-        """Ends all servers at once and starts them again, as a machine does whose power was cut."""
+    def lose_power(self) -> None:
+        """Ends all servers at once, and lets the tracer lose what the disk may lose."""
         for name in ("dispatch", "supervisor"):
             self.box.kill(name)
         prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
         self.box.until(
             lambda: not processes.using([], lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
         )
+        self.journal.let_go()
+        self.go.touch()
+        self.box.until(lambda: b'"killed"' in _read(self.log), "the power is cut")
+
+    def boot(self) -> None:
+        """Starts everything again but the consumer."""
+        self.go.unlink()
+        (self.settings.paths.serve_env_dir / SUPERVISOR_SOCKET).unlink()
         self.box.start_supervisor()
         self.box.start_dispatch()
         for user in self.box.users:
@@ -294,14 +329,14 @@ class Rig:
     def finish(self, found: Attempt, target: str, turn: str | None) -> None:
         """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
         if freeze.is_frozen(self.settings):
-            freeze.unfreeze(self.settings, self.journal)
+            freeze.unfreeze(self.settings, open_journal(self.settings))
         if turn is not None:
             self.box.control(BUSY, "turn/end", turn=turn)
         waiting = [entry.user for entry in records.deferrals(self.journal)]
         self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
         for user in waiting:
             self.user_is_on(found, user, target, self.level + 1)
-        if waiting:
+        if waiting or found.outcome == "updated":
             self.version, self.level = target, self.level + 1
         if (accepted := slots.default_version(self.settings.paths.versions_dir)) != self.version:
             found.wrong.append(f"default is {accepted}, not {self.version}, in the end")

@@ -9,6 +9,7 @@ import pytest
 from rig import BUSY, IDLE, Rig
 from sweep import all_points, run_tasks
 
+from t3flow.consumer import open_journal
 from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, records
@@ -57,7 +58,7 @@ def test_a_step_that_kills_the_consumer_is_given_up(rig: Rig, step: str, outcome
     """After MAX_CRASHES deaths without progress what was done is undone, tracking is frozen, and it is said."""
     target = "0.0.25-nightly.20260609.501"
     rig.publish(target, {"schema_level": 31, "boot_window_ms": 0}, staged=True)
-    run = new_run(rig.journal, "bump", {"target": target})
+    run = new_run(open_journal(rig.settings), "bump", {"target": target})
     assert run is not None
     rig.box.environment["T3CRASH_DIE_IN"] = step
     deaths = 0

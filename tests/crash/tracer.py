@@ -20,6 +20,7 @@ import resource
 import signal
 import struct
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ CALLS = {
 BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown", "syncfs"}
 SECOND_PATH = {"rename", "link", "symlink"}
 O_CREAT = 0o100
+GO_SECONDS = 30.0
 
 SEIZE, CONT, LISTEN, GET_EVENT, GET_SYSCALL = 0x4206, 7, 0x4208, 0x4201, 0x420E
 FOLLOW = (
@@ -115,6 +117,7 @@ class Tracer:
         self.whom = whom
         self.disk = disk
         self.killed: Point | None = None
+        self.go: Path | None = None
         self.mark = "start"
         self.passed: set[str] = set()
         self.marker = 0
@@ -150,8 +153,7 @@ class Tracer:
                 pid, status = os.waitpid(-1, WALL)
             except ChildProcessError:
                 if self.disk is not None and self.killed is not None:
-                    self.disk.cut()
-                    self.tell_killed()
+                    self.cut_power(self.disk)
                 return code
             if not os.WIFSTOPPED(status):
                 self.live.discard(pid)
@@ -205,6 +207,15 @@ class Tracer:
                 self.tell_killed()
         elif self.disk is not None and self.killed is None:
             self.disk.before(pid, number, arguments)
+
+    def cut_power(self, disk: Disk) -> None:
+        """Loses what is not safe on the disk, once nobody else is at work there either."""
+        print('{"dead": true}', file=self.log, flush=True)
+        deadline = time.monotonic() + GO_SECONDS
+        while self.go is not None and not self.go.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        disk.cut()
+        self.tell_killed()
 
     def tell_killed(self) -> None:
         """Says in the log that the kill was done."""
@@ -260,6 +271,7 @@ def main() -> int:
     parser.add_argument("--kill-at", type=int, help="the so manieth call, whatever it is")
     parser.add_argument("--whom", default="all")
     parser.add_argument("--top", type=Path, default=Path("/nowhere"))
+    parser.add_argument("--go", type=Path, help="before the power is cut, this file is waited for")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
     target: Point | int | None = given.kill_at
@@ -273,7 +285,9 @@ def main() -> int:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with open(given.log, "a") as log:
-        return abs(Tracer(log, target, given.whom, disk).run(given.command))
+        tracer = Tracer(log, target, given.whom, disk)
+        tracer.go = given.go
+        return abs(tracer.run(given.command))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from scenes import content, write
 
+from t3flow.files import DiskError
 from t3flow.host import backups, records
-from t3flow.host.files import DiskError
 from t3flow.host.host import Host
 from t3flow.host.owned import OwnerProblem
 

@@ -33,6 +33,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path, mode: int = 0o755) -> None:
+    """Makes a folder, and those above it that are missing, so that their names survive a power cut. Repeating it is harmless."""
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    folder.mkdir(mode=mode, exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def sync_file_system(folder: Path) -> None:
     """Writes out everything of the file system that a folder is on: cheaper than a sync for each of 15,000 files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
