@@ -30,6 +30,7 @@ HELD_SECONDS = 1.0
 SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
 END_SECONDS = 10.0
+LAUNCH_SECONDS = 5.0
 
 
 class Stopped(TypedDict):
@@ -97,7 +98,8 @@ def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool,
                 verify_user(user, former)
                 return _deferred(former, "quiet_period", "the snapshot of the stopped server took too long", time_now())
         kept_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
-        assign_version(user, former, target, path, kept_name)
+        if not assign_version(user, former, target, path, kept_name):
+            return _deferred(former, "quiet_period", "its server was started again meanwhile", time_now())
         start_server(user)
         paired_at = verify_user(user, target)
     return {**_result("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
@@ -268,9 +270,31 @@ def _end_users_of_database(host: Host, user: str) -> None:
 
 
 @step(undo=take_back)
-def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
-    """Leads the user to the target: one rename, and repeating it is harmless."""
-    slots.assign(this_host().settings.paths.versions_dir, user, target)
+def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> bool:
+    """Leads the user to the target: one rename, and repeating it is harmless. False: the user's server runs again, and they stay where they are.
+
+    A server that was stopped here may have been started since by a person, or by a reboot, and its user may be at work.
+    """
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    if _runs_on(host, user) not in (None, target):
+        return False
+    slots.assign(versions_dir, user, target)
+    if _runs_on(host, user) in (None, target):
+        return True
+    slots.assign(versions_dir, user, former)  # it was started just before
+    return False
+
+
+def _runs_on(host: Host, user: str) -> str | None:
+    """The version that a user's server runs; "" if the launcher has not come to that; None without a server."""
+    deadline = time.monotonic() + LAUNCH_SECONDS
+    while (pid := host.services.state(user).main_pid) is not None:
+        version = slots.running_version(pid, host.settings.paths.versions_dir)
+        if version is not None or time.monotonic() > deadline:
+            return version or ""
+        time.sleep(0.02)
+    return None
 
 
 @step()

@@ -20,6 +20,7 @@ from t3flow.cli import main
 from t3flow.engine.flow import Flow
 from t3flow.engine.runs import send_signal
 from t3flow.engine.step import STEPS
+from t3flow.files import write_atomically
 
 counted: Counter[str] = Counter()
 perform = Flow._perform
@@ -49,18 +50,15 @@ def interfere(flow: Flow) -> None:
         return
     ended = [event.step for event in flow.events if event.kind == "completed"]
     after = os.environ.get("T3CRASH_FREEZE_AFTER")
-    if after in ended and once(flow):
-        Path(os.environ["T3CRASH_FREEZE_FILE"]).touch()
-    if len(ended) + 1 == int(os.environ.get("T3CRASH_CANCEL_AT", "0")) and once(flow):
+    done = flow.journal.path.parent / f"{flow.run.id}.done"
+    if done.exists():
+        return
+    if after in ended:
+        write_atomically(Path(os.environ["T3CRASH_FREEZE_FILE"]), "")
+        done.touch()
+    if len(ended) + 1 == int(os.environ.get("T3CRASH_CANCEL_AT", "0")):
         send_signal(flow.journal, flow.run.id, "cancel")
-
-
-def once(flow: Flow) -> bool:
-    """Whether this is the first time for the run."""
-    with suppress(FileExistsError):
-        (flow.journal.path.parent / f"{flow.run.id}.done").touch(exist_ok=False)
-        return True
-    return False
+        done.touch()
 
 
 def die() -> None:

@@ -158,8 +158,8 @@ class Disk:
 
     # The cut --------------------------------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Takes back what is not safe. Nobody may be at work below `top`."""
+    def cut(self) -> list[str]:
+        """Takes back what is not safe, and tells what that was. Nobody may be at work below `top`."""
         self._find_fresh(0)
         lost_files = {key: self._lost(dirty) for key, dirty in self.files.items() if self._unlucky(self.variant != "")}
         lost_folders = {key for key in self.folders if self._unlucky(self.variant != "data")}
@@ -172,6 +172,11 @@ class Disk:
             path = self.files[key].node.path()
             if path is not None:
                 Path(path).write_bytes(content)
+        told = [f"{self.folders[key][0].path()}/ is as it was" for key in lost_folders]
+        for key, content in lost_files.items():
+            former = self.files[key].former
+            told.append(f"{self.files[key].node.path()}: {len(content)} bytes are left, {len(former or b'')} were safe")
+        return told
 
     def _unlucky(self, otherwise: bool) -> bool:
         return self.dice.random() < 0.5 if self.variant == "mixed" else otherwise

@@ -3,6 +3,7 @@
 Nothing is reset between two attempts: each takes everybody one version further, from where the one before has left them.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -165,6 +166,7 @@ class Rig:
         self.box.environment["T3CRASH_CANCEL_AT"] = str(cancel_at)
         run = new_run(open_journal(self.settings), "bump", {"target": target}) or ""
         self.kills, self.whom, self.record, self.births = list(kills), whom, record, []
+        gc.collect()  # closes the journals that this process has opened to write
         try:
             self.consumer()
             self.wait(lambda: self.over(run), f"run {run} has ended")
@@ -233,6 +235,8 @@ class Rig:
             lambda: not processes.using([], lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
         )
         self.journal.let_go()
+        still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]
+        assert not still, f"this process would keep SQLite from looking at its log anew: {still}"
         self.go.touch()
         self.box.until(lambda: b'"killed"' in _read(self.log), "the power is cut")
 
@@ -330,6 +334,7 @@ class Rig:
         """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
         if freeze.is_frozen(self.settings):
             freeze.unfreeze(self.settings, open_journal(self.settings))
+            gc.collect()
         if turn is not None:
             self.box.control(BUSY, "turn/end", turn=turn)
         waiting = [entry.user for entry in records.deferrals(self.journal)]
@@ -344,9 +349,9 @@ class Rig:
 
     def at_rest(self, found: Attempt) -> None:
         """Stops the consumer; nothing of it may be left."""
-        self.stop_consumer()
         if self.record:
             found.points = [json.loads(line) for line in self.log.read_text().splitlines()]
+        self.stop_consumer()
         known = {child.pid for child in self.box.processes.values()}
         known |= {pid for user in self.box.users if (pid := self.server(user)) is not None}
         top = str(self.box.top)
@@ -391,3 +396,9 @@ def _read(path: Path) -> bytes:
     with suppress(FileNotFoundError):
         return path.read_bytes()
     return b""
+
+
+def _target(link: Path) -> str:
+    with suppress(OSError):
+        return os.readlink(link)
+    return ""

@@ -214,7 +214,7 @@ class Tracer:
         deadline = time.monotonic() + GO_SECONDS
         while self.go is not None and not self.go.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        disk.cut()
+        print(json.dumps({"lost": disk.cut()}), file=self.log, flush=True)
         self.tell_killed()
 
     def tell_killed(self) -> None:
