@@ -17,9 +17,10 @@ from t3flow.engine.runs import new_run
 from t3flow.files import remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
-from t3flow.tasks import SCRATCH_PREFIX
+from t3flow.tasks import SCRATCH_PREFIX, wake
 
 NEXT_BUMP = "next_bump"
+CLOCK_STEP_SECONDS = 5.0
 HELD_WRONGLY = """
 select id, wanted from (
   select runs.id, held, claim, case when revoked then 'revoked' when ? then 'frozen' end as wanted
@@ -36,6 +37,7 @@ def register(engine: Engine, host: Host) -> None:
 
     engine.queue.periodic_task(crontab(minute="*"), name="every_minute")(every_minute)
     engine.watchers.append(freeze_watch(engine, host))
+    engine.watchers.append(clock_watch(host))
 
 
 def tick(engine: Engine, host: Host) -> None:
@@ -101,6 +103,24 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
             records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
         for run, wanted in host.journal.query(HELD_WRONGLY, is_frozen):
             hold(engine, host, run, wanted)
+
+    return watch
+
+
+def clock_watch(host: Host) -> Callable[[], None]:
+    """A watcher that has every drain ask anew once the wall clock was set, or the host slept: their times were told by another clock."""
+    ahead = [time.time() - time.monotonic()]
+
+    def watch() -> None:
+        stepped = time.time() - time.monotonic() - ahead[0]
+        if abs(stepped) < CLOCK_STEP_SECONDS:
+            return
+        ahead[0] += stepped
+        logger.warning(
+            "the clock went {:+.0f} s at once (set, or the host slept): every deferral is looked at now", stepped
+        )
+        for pending in records.deferrals(host.journal):
+            wake(pending.run)
 
     return watch
 

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,35 +96,52 @@ class Journal:
             raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
         try:
             self._open(create, extra_schema)
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(
-                f"journal {path} cannot be used ({error}); nothing was changed on the host; "
-                "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
-            ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def _open(self, create: bool, extra_schema: str) -> None:
         if create and not self.path.exists():
-            os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+            self._make(extra_schema)
         with self.transaction() as connection:
             version = connection.execute("pragma user_version").fetchone()[0]
-            if version == 0 and create:
-                for statement in (SCHEMA + extra_schema).split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"pragma application_id = {APPLICATION_ID}")
-                connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
-            elif connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
+            if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
                 raise JournalError(
-                    f"{self.path} is not a journal of t3flow; nothing was changed; look at paths.state_dir"
+                    f"{self.path} is not a journal of t3flow, or was emptied; nothing was changed; "
+                    "put a copy of it back, or look at paths.state_dir"
                 )
-            elif version > SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise JournalError(
                     f"journal {self.path} was written by a newer t3flow (format {version}, this one knows {SCHEMA_VERSION}); "
                     "nothing was changed; install that t3flow again"
                 )
         if create:
+            if (found := self.query("pragma quick_check(1)")[0][0]) != "ok":
+                raise self._unusable(found)
             sync_folder(
                 self.path.parent
             )  # SQLite does it for the log only when the connection that made it is the first to sync it
+
+    def _make(self, extra_schema: str) -> None:
+        """A new journal, which is there as a whole or not at all."""
+        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+            connection.execute("begin")
+            for statement in (SCHEMA + extra_schema).split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"pragma application_id = {APPLICATION_ID}")
+            connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+            connection.execute("commit")
+        with suppress(FileExistsError):
+            os.link(fresh, self.path)  # the first of two makers wins
+        fresh.unlink()
+
+    def _unusable(self, why: object) -> JournalError:
+        return JournalError(
+            f"journal {self.path} cannot be used ({why}); nothing was changed on the host; "
+            "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
+        )
 
     def _connection(self, synchronous: str) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, synchronous, None)
@@ -137,20 +154,26 @@ class Journal:
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception."""
-        connection = self._connection("FULL" if synced else "NORMAL")
-        connection.execute("begin immediate")
+        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError."""
         try:
-            yield connection
-            connection.execute("commit")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            raise
+            connection = self._connection("FULL" if synced else "NORMAL")
+            connection.execute("begin immediate")
+            try:
+                yield connection
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a read-only question."""
-        return self._connection("NORMAL").execute(sql, parameters).fetchall()
+        """The rows of a read-only question. Raises JournalError."""
+        try:
+            return self._connection("NORMAL").execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     # Runs -----------------------------------------------------------------------------------------------------
 

@@ -71,9 +71,38 @@ class SignedJson:
 
 
 class SqliteHints(SqliteStorage):
-    """Huey's SQLite storage. Unsynced: the journal can rebuild it. Due times are UTC, whatever the host's zone does."""
+    """Huey's SQLite storage. Unsynced: the journal can rebuild it. Due times are UTC, whatever the host's zone does.
+
+    A file that was deleted or replaced is opened anew: what was in it comes back from the journal within a minute.
+    """
+
+    _conn: sqlite3.Connection | None
+    _file: tuple[int, int] | None = None
+
+    @property
+    def conn(self) -> sqlite3.Connection:
+        """The connection, to the file that is there now."""
+        if self._conn is not None and self._which_file() != self._file:
+            self._conn.close()
+            self._conn = None
+        if self._conn is None:
+            self._conn = self._create_connection()
+            self._file = self._which_file()
+            for statement in self.ddl:
+                self._conn.execute(statement)
+        connection: sqlite3.Connection = self._conn
+        return connection
+
+    def _which_file(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            status = os.stat(self.filename)
+            return status.st_dev, status.st_ino
+        return None
 
     def _create_connection(self) -> sqlite3.Connection:
+        # Only a file that is not there may be opened here: closing one that SQLite has open would drop its locks.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.filename, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         connection: sqlite3.Connection = super()._create_connection()
         connection.execute("pragma synchronous = normal")
         return connection
@@ -163,9 +192,6 @@ def open_queue(url: str, key: bytes) -> HintQueue:
     serializer = SignedJson(key)
     if url.startswith("sqlite://"):
         filename = unquote(urlsplit(url).path)
-        # Only a file that is not there may be opened here: closing one that SQLite has open would drop its locks.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(filename, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return HintQueue(serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=10)
     return HintQueue(serializer=serializer, storage_class=RedisHints, url=url, read_timeout=1)
 

@@ -1,0 +1,71 @@
+"""Clocks that jump, machines that sleep: no bump is caught up, no timer is lost."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from t3flow import periodic
+from t3flow.engine.runs import new_run
+from t3flow.host import records
+from t3flow.host.host import Host, take_charge
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def at(host: Host) -> float:
+    """When the next bump is due."""
+    planned = records.fact(host.journal, periodic.NEXT_BUMP)
+    assert isinstance(planned, dict)
+    found: float = planned["at"]
+    return found
+
+
+@pytest.mark.parametrize("away", [2 * HOUR, 5 * HOUR + 60, 8 * HOUR, DAY, 40 * DAY])
+def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away: float) -> None:
+    """Down or suspended from a minute before the time: skipped, and the next one is drawn."""
+    host = bare()
+    periodic.due_bump(host, time.time())
+    due = at(host)
+    assert periodic.due_bump(host, due - 60) is None
+    assert periodic.due_bump(host, due - 60 + away) is None
+    assert host.journal.runs() == []
+    assert at(host) > due - 60 + away
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY, HOUR, -HOUR])
+def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump: float) -> None:
+    """Minute by minute over two days, with a jump in the middle: at most one bump for each due time, none outside its two minutes."""
+    host = bare()
+    start = time.time()
+    periodic.due_bump(host, start)
+    begun = []
+    now = at(host) - 3 * HOUR
+    for minute in range(2 * 24 * 60):
+        now += 60 + (jump if minute == 60 else 0)
+        planned = at(host)
+        run = periodic.due_bump(host, now)
+        if run is not None:
+            begun.append(run)
+            assert 0 <= now - planned <= 120
+    assert len(begun) == len(set(begun))
+    assert len(begun) <= 3
+
+
+def test_every_sleeper_is_woken_by_a_step_of_the_clock(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain that sleeps until a time which the clock has just moved a day away from is looked at now; a small correction wakes nobody."""
+    host = bare()
+    take_charge(host)
+    run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() + HOUR)
+    assert run is not None
+    records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
+    watch = periodic.clock_watch(host)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2)
+    watch()
+    assert (host.journal.run(run).wake_at or 0) > real() + HOUR / 2
+    monkeypatch.setattr(time, "time", lambda: real() - DAY)
+    watch()
+    assert (host.journal.run(run).wake_at or 0) < real() - DAY + 5
