@@ -139,7 +139,7 @@ class Journal:
 
     def _unusable(self, why: object) -> JournalError:
         return JournalError(
-            f"journal {self.path} cannot be used ({why}); nothing was changed on the host; "
+            f"journal {self.path} cannot be used ({' '.join(str(why).split())}); nothing was changed on the host; "
             "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
         )
 

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,28 @@ class SqliteHints(SqliteStorage):
                 self._conn.execute(statement)
         connection: sqlite3.Connection = self._conn
         return connection
+
+    @contextlib.contextmanager
+    def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
+        """Huey's access to the file. One that is damaged is set aside: nothing in it is needed."""
+        try:
+            with super().db(commit, close) as cursor:
+                yield cursor
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self._set_aside(error)
+            raise
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+        damaged = f"{self.filename}.damaged"
+        logger.error("the queue {} is damaged ({}): it is now {}, and a new one is made", self.filename, error, damaged)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.filename, damaged)
+            for suffix in ("-wal", "-shm"):
+                os.unlink(self.filename + suffix)
 
     def _which_file(self) -> tuple[int, int] | None:
         with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """The queue goes away under a consumer that runs: what is pending comes back from the journal, once."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +89,6 @@ def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server
     text = box.config.read_text()
     box.config.write_text(text.replace(box.settings.queue.url, redis_server.url))
     box.start_consumer()
-    assert json.loads(json.dumps(box.document("status")))["consumer"]["queue"].startswith("unix")
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", 60)
     assert box.document("show", run)["outcome"] == "updated"
     box.control("grace", "turn/end", turn=turn)
