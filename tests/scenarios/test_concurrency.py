@@ -73,7 +73,7 @@ def test_freeze_is_hammered(make_box: Callable[..., Sandbox], queue_url: str) ->
     box.until(flip, "the bump has ended", 60)
     shown = box.document("show", run)
     assert shown["outcome"] in ("updated", "frozen"), shown
-    moved = [user for user, entry in shown.get("users", {}).items() if entry["result"] == "restarted"]
+    moved = [user for user, entry in box.journal.run(run).result["users"].items() if entry["result"] == "restarted"]
     assert box.t3flow("unfreeze").returncode == 0
     if moved:
         box.until(lambda: box.document("deferrals") == [], "who was left is seen through", 60)

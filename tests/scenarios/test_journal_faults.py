@@ -100,9 +100,9 @@ def test_a_journal_that_cannot_be_written_is_refused(make_box: Callable[..., San
             pytest.skip("this account writes what it may not")
     except PermissionError:
         pass
-    before = tree(box.top, "log")
+    before = tree(box.top, "log", "state")
     said = box.t3flow("consumer")
     assert said.returncode not in (0, 3)
     assert len(said.stderr.strip().splitlines()) == 1
     assert "journal" in said.stderr
-    assert tree(box.top, "log") == before
+    assert tree(box.top, "log", "state") == before

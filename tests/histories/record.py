@@ -1,0 +1,52 @@
+"""Records the history of each scenario, for test_histories.py.
+
+usage, with the project's Python:  python -m t3flow.sandbox.enter python tests/histories/record.py > tests/histories/recorded.json
+
+To be repeated after a change of the workflows that is meant. Whoever has a run in flight over such a change has it undone.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "crash"))
+
+from rig import Rig  # noqa: E402
+
+SCENARIOS = {"good": 0, "alone": 0, "gate": 0, "undo": 0, "freeze": 0, "cancel": 8}
+"""Each with the step before which it is cancelled, if it is."""
+
+
+def histories(rig: Rig, since: float) -> list[dict[str, Any]]:
+    """All runs that ended since then."""
+    return [
+        {
+            "workflow": run.workflow,
+            "args": run.args,
+            "outcome": run.outcome,
+            "result": run.result,
+            "events": [[each.kind, each.step, each.attempt, each.data] for each in rig.journal.events(run.id)],
+        }
+        for run in rig.journal.runs("created > ? and status != 'running'", since)
+    ]
+
+
+def main() -> None:
+    """Prints them all."""
+    recorded = {}
+    for name, cancel_at in SCENARIOS.items():
+        rig = Rig()
+        try:
+            found = rig.attempt(name, [], cancel_at=cancel_at)
+            assert not found.wrong, found.wrong
+            text = json.dumps(histories(rig, 0)).replace(str(rig.box.top), "/sandbox")
+            recorded[name] = json.loads(text)
+        finally:
+            rig.close()
+    print(json.dumps(recorded, indent=1))
+
+
+if __name__ == "__main__":
+    main()
