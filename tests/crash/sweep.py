@@ -230,7 +230,7 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power"])
-    parser.add_argument("line", nargs="?", help="for `point`: a line of `list`")
+    parser.add_argument("line", nargs="?", help="for `point`: a line of `list`, or - to read lines from standard input")
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=5400)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 3600)
@@ -241,7 +241,7 @@ def main() -> int:
     names = given.scenario or list(CUT if given.what == "power" else SWEPT)
     dice = random.Random(given.seed)
     if given.what == "point":
-        tasks = [read(given.line)]
+        tasks = [read(line) for line in (sys.stdin if given.line == "-" else [given.line])]
     elif given.what == "random":
         tasks = random_chains(dice, names, given.count)
     else:
