@@ -1,6 +1,7 @@
 """The consumer is killed, and what came of it is looked at from outside. The full sweep is a command of its own: tests/crash/sweep.py."""
 
 import os
+import platform
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, records
 
-SPREAD_SECONDS = 30.0
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
+)
+SPREAD_SECONDS = 75.0
 
 
 @pytest.fixture

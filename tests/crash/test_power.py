@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import sqlite3
 import subprocess
@@ -15,7 +16,10 @@ from rig import HERE
 from sweep import CUT, all_points, power_cuts, run_tasks
 from tracer import ANY
 
-POWER_SECONDS = 30.0
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
+)
+POWER_SECONDS = 45.0
 END = {"mark": ANY, "who": "thread", "call": "kill", "number": 1}
 """`os.kill(os.getpid(), 0)`: where the programs below lose the power."""
 
