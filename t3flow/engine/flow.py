@@ -88,9 +88,7 @@ class Flow:
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
-        begin = (
-            self._note if step.undo is None else self._record
-        )  # what a step did is undone only if its start is known
+        begin = self._note if step.undo is None else self._record  # to be undone, a start must be known
         begin("started", step.name, attempt, {"args": args, "kwargs": kwargs})
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()

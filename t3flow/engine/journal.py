@@ -92,6 +92,7 @@ class Journal:
     def __init__(self, path: Path, *, create: bool = False, extra_schema: str = "") -> None:
         self.path = path
         self._local = threading.local()
+        self._is_open = False
         if not create and not path.exists():
             raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
         try:
@@ -117,9 +118,9 @@ class Journal:
         if create:
             if (found := self.query("pragma quick_check(1)")[0][0]) != "ok":
                 raise self._unusable(found)
-            sync_folder(
-                self.path.parent
-            )  # SQLite does it for the log only when the connection that made it is the first to sync it
+            # SQLite does this for the log only when the connection that made it is the first to sync it.
+            sync_folder(self.path.parent)
+        self._is_open = True
 
     def _make(self, extra_schema: str) -> None:
         """A new journal, which is there as a whole or not at all."""
@@ -138,8 +139,9 @@ class Journal:
         fresh.unlink()
 
     def _unusable(self, why: object) -> JournalError:
+        untouched = "" if self._is_open else "nothing was changed on the host; "
         return JournalError(
-            f"journal {self.path} cannot be used ({' '.join(str(why).split())}); nothing was changed on the host; "
+            f"journal {self.path} cannot be used ({' '.join(str(why).split())}); {untouched}"
             "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
         )
 

@@ -88,6 +88,7 @@ class Glance(Journal):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
+        self._is_open = True
 
     def _connection(self, synchronous: str) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):

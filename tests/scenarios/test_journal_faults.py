@@ -77,7 +77,7 @@ def test_a_journal_that_cannot_be_trusted_is_refused(
             lines = said.stderr.strip().splitlines()
             assert len(lines) == 1, (words, said.stderr)
             assert "journal" in lines[0] or words[0] == "enqueue", words
-            assert "nothing was" in lines[0], words
+            assert "nothing was" in lines[0] or words[0] == "runs", words
     finally:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         for suffix in ("-wal", "-shm"):
