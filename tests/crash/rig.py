@@ -183,6 +183,49 @@ class Rig:
         found.reached = found.killed == len(kills)
         return found
 
+    def attempt_fault(self, name: str, point: Point, whom: str) -> Attempt:
+        """Plays a scenario in which a write fails. However it ends: program, link and database of each user agree, and the next bump works."""
+        scenario = replace(SCENARIOS[name], busy=False, freeze_after="")
+        found = Attempt(name)
+        self.attempts += 2
+        target, later = (f"0.0.25-nightly.20260609.{500 + self.attempts + number}" for number in (0, 1))
+        rules = list(scenario.rules)
+        self.publish(target, {"schema_level": self.level + 1, "boot_window_ms": 0, "rules": rules}, staged=True)
+        run = new_run(open_journal(self.settings), "bump", {"target": target}) or ""
+        self.kills, self.whom, self.record, self.births = [point], whom, False, []
+        gc.collect()
+        try:
+            self.consumer()
+            self.box.until(
+                lambda: self.over(run) or (whom.endswith("lasting") and b'"failed"' in _read(self.log)), "it fails", 90
+            )
+            found.reached = b'"failed"' in _read(self.log)
+            self.kills = []
+            if not self.over(run):
+                time.sleep(1)
+            self.stop_consumer()
+            self.box.start_consumer()
+            self.wait(lambda: self.over(run), f"run {run} has ended")
+            found.outcome = str(self.journal.run(run).outcome)
+            for user in self.box.users:
+                moved = self.box.assigned(user) == target
+                self.user_is_on(found, user, *((target, self.level + 1) if moved else (self.version, self.level)))
+            if freeze.is_frozen(self.settings):
+                freeze.unfreeze(self.settings, open_journal(self.settings))
+            self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
+            self.publish(later, {"schema_level": self.level + 2, "boot_window_ms": 0, "rules": []}, staged=True)
+            said = self.box.document("enqueue", "bump", "--target", later, "--wait")
+            if said["outcome"] != "updated":
+                found.wrong.append(f"the next bump: {said}")
+            self.wait(lambda: not records.deferrals(self.journal), "nobody is deferred any more")
+            self.version, self.level = later, self.level + 2
+            for user in self.box.users:
+                self.user_is_on(found, user, later, self.level)
+            self.at_rest(found)
+        except Exception as error:
+            found.wrong.append(f"{type(error).__name__}: {error}")
+        return found
+
     def publish(self, version: str, behaviour: dict[str, Any], *, staged: bool) -> None:
         """Publishes a build; if `staged`, its slot is there already, as npm would have made it, which saves the time of npm."""
         self.box.publish(version, behaviour)

@@ -1,13 +1,15 @@
 """Kills the consumer at each state-changing system call of each scenario, starts it again, and looks whether anything is wrong.
 
-usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power   [OPTION...]
+usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power | fail   [OPTION...]
 
 `list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
 chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
---count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again. Each prints what went wrong and exits 1.
+--count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again; `fail` has the
+disk refuse --count writes. Each prints what went wrong and exits 1.
 """
 
 import argparse
+import errno
 import json
 import multiprocessing
 import random
@@ -23,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from power import VARIANTS
 from rig import IDLE, MANY, SCENARIOS, Attempt, Rig
-from tracer import ANY, Point
+from tracer import ANY, FAILING, Point
 
 SWEPT = ("good", "gate", "undo", "freeze")
 CUT = ("alone", "gate", "undo", "freeze")
@@ -116,13 +118,17 @@ def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str])
             name, kills, whom = task
             for _ in range(RETRIES):
                 rig = rig or Rig(idle)
-                found = rig.attempt(name, kills, whom, staged=staged(kills))
+                if whom.startswith("errno:"):
+                    assert isinstance(kills[0], Point)
+                    found = rig.attempt_fault(name, kills[0], whom)
+                else:
+                    found = rig.attempt(name, kills, whom, staged=staged(kills))
                 if found.wrong:
                     rig.keep(keep / f"{name}-{time.time():.0f}")
                     rig.kill_everything()
                     rig.close()
                     rig = None
-                if found.wrong or found.killed:
+                if found.wrong or found.killed or found.reached:
                     break
             results.put((task, found))
     finally:
@@ -214,6 +220,22 @@ def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]
     ]
 
 
+def failures(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
+    """Some of the writes, which fail: no space, read-only, broken; once, or with all that follow."""
+    able = [
+        task
+        for task in tasks
+        if isinstance(kill := task[1][0], Point)
+        and kill.call in FAILING
+        and kill.who in ("worker", "thread", "helper")
+        and staged(task[1])
+    ]
+    kinds = [
+        f"errno:{number}:{how}" for number in (errno.ENOSPC, errno.EROFS, errno.EIO) for how in ("once", "lasting")
+    ]
+    return [(name, kills, dice.choice(kinds)) for name, kills, _ in dice.sample(able, min(count, len(able)))]
+
+
 def random_chains(dice: random.Random, names: list[str], count: int) -> list[Task]:
     """Bumps of ten users with several kills each, at any call."""
     return [
@@ -229,7 +251,7 @@ def random_chains(dice: random.Random, names: list[str], count: int) -> list[Tas
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power"])
+    parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power", "fail"])
     parser.add_argument("line", nargs="?", help="for `point`: a line of `list`, or - to read lines from standard input")
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     parser.add_argument("--seconds", type=float, default=5400)
@@ -238,7 +260,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
     given = parser.parse_args()
-    names = given.scenario or list(CUT if given.what == "power" else SWEPT)
+    names = given.scenario or list(CUT if given.what in ("power", "fail") else SWEPT)
     dice = random.Random(given.seed)
     if given.what == "point":
         tasks = [read(line) for line in (sys.stdin if given.line == "-" else [given.line])]
@@ -249,12 +271,14 @@ def main() -> int:
     if given.what == "list":
         print("\n".join(spell(task) for task in tasks))
         return 0
-    if given.what in ("spread", "twice", "random", "power"):
+    if given.what in ("spread", "twice", "random", "power", "fail"):
         print(f"seed {given.seed}")
     if given.what == "spread":
         dice.shuffle(tasks)
     if given.what == "power":
         tasks = power_cuts(dice, tasks, given.count)
+    if given.what == "fail":
+        tasks = failures(dice, tasks, given.count)
     if given.what == "twice":
         tasks = twice(dice, tasks, given.count)
     return run_tasks(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rig import BUSY, IDLE, Rig
-from sweep import all_points, run_tasks
+from sweep import CUT, all_points, failures, run_tasks
 
 from t3flow.consumer import open_journal
 from t3flow.engine.flow import MAX_CRASHES
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
 SPREAD_SECONDS = 75.0
+FAIL_SECONDS = 45.0
 
 
 @pytest.fixture
@@ -33,6 +34,13 @@ def test_a_spread_of_all_points(tmp_path: Path, capsys: pytest.CaptureFixture[st
     tasks = all_points(["good", "gate", "undo", "freeze"])
     random.Random(int(os.environ["T3CRASH_SEED"])).shuffle(tasks)
     assert run_tasks(tasks, 1, tmp_path, SPREAD_SECONDS) == 0, capsys.readouterr().out
+
+
+def test_writes_that_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No space, read-only, broken, at any write: whatever the run ends with, everybody is well and the next one works."""
+    dice = random.Random(int(os.environ["T3CRASH_SEED"]))
+    tasks = failures(dice, all_points(list(CUT)), 200)
+    assert run_tasks(tasks, 1, tmp_path, FAIL_SECONDS) == 0, capsys.readouterr().out
 
 
 def test_cancelled_at_each_step(rig: Rig) -> None:

@@ -1,12 +1,13 @@
 """Runs a program under ptrace, names each of its state-changing system calls, and kills it (SIGKILL) when it enters a chosen one.
 
-usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all|power:VARIANT:SEED] [--top FOLDER] -- COMMAND...
+usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all|power:VARIANT:SEED|errno:NUMBER:once|lasting] [--top FOLDER] -- COMMAND...
 
 A seccomp filter makes the kernel stop the program at these calls alone, so that the rest of it runs at full speed. Only x86-64 Linux.
 What is counted is written to the log, a JSON object a line. A call is named by the mark that was written last (see marked.py), by who makes it
 (the thread that marks, another thread, a helper in Python, or another program by its name), by its name, and by its number among those of the same
 name. `--kill` takes such a name; should that step make fewer such calls this time, it is the first call behind the step. The call that is killed is
 not carried out. `--whom power:…` kills all and cuts the power: what was not synced below FOLDER is lost (see power.py).
+`--whom errno:…` kills nobody: the call fails with that error, as on a full or broken disk, once or with all that follow.
 
 Numbers of system calls and of ptrace requests: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/{ptrace,seccomp,filter}.h of Linux.
 """
@@ -41,10 +42,13 @@ CALLS = {
     266: "symlinkat", 268: "fchmodat", 162: "sync", 306: "syncfs", 316: "renameat2", 322: "execveat", 326: "copy_file_range", 424: "pidfd_send_signal",
 }  # fmt: skip
 BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown", "syncfs"}
+FAILING = {"pwrite64", "open", "mkdir", "mkdirat", "rename", "link", "symlink", "fsync", "fdatasync", "ftruncate"}
+"""Calls that a disk makes fail."""
 SECOND_PATH = {"rename", "link", "symlink"}
 O_CREAT = 0o100
 GO_SECONDS = 30.0
 
+GET_REGISTERS, SET_REGISTERS, RAX, ORIG_RAX = 12, 13, 10, 15
 SEIZE, CONT, LISTEN, GET_EVENT, GET_SYSCALL = 0x4206, 7, 0x4208, 0x4201, 0x420E
 FOLLOW = (
     1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 20
@@ -117,6 +121,7 @@ class Tracer:
         self.whom = whom
         self.disk = disk
         self.killed: Point | None = None
+        self.failing = 0
         self.go: Path | None = None
         self.mark = "start"
         self.passed: set[str] = set()
@@ -198,7 +203,17 @@ class Tracer:
         self.total += 1
         point = Point(mark, who, call, self.counted[mark, who, call])
         print(json.dumps({**asdict(point), "about": about, "pid": pid}), file=self.log, flush=True)
-        if self.target in (point, self.total) or self.too_late(mark):
+        ours = who in ("worker", "thread", "helper") and call in FAILING
+        if self.whom.startswith("errno:"):
+            if self.failing and ours:
+                self.fail(pid, self.failing)
+            elif ours and (self.target in (point, self.total) or self.too_late(mark)):
+                _, number_of_error, how = self.whom.split(":")
+                self.target = None
+                self.failing = int(number_of_error) if how == "lasting" else 0
+                self.fail(pid, int(number_of_error))
+                print(json.dumps({"failed": asdict(point)}), file=self.log, flush=True)
+        elif self.target in (point, self.total) or self.too_late(mark):
             self.target, self.killed = None, point
             for victim in {self.root} if self.whom == "one" else self.live:
                 with suppress(ProcessLookupError):
@@ -207,6 +222,14 @@ class Tracer:
                 self.tell_killed()
         elif self.disk is not None and self.killed is None:
             self.disk.before(pid, number, arguments)
+
+    def fail(self, pid: int, number_of_error: int) -> None:
+        """Makes a call that is about to be made fail instead."""
+        registers = ctypes.create_string_buffer(27 * 8)
+        request(GET_REGISTERS, pid, 0, ctypes.addressof(registers))
+        struct.pack_into("q", registers, ORIG_RAX * 8, -1)
+        struct.pack_into("q", registers, RAX * 8, -number_of_error)
+        request(SET_REGISTERS, pid, 0, ctypes.addressof(registers))
 
     def cut_power(self, disk: Disk) -> None:
         """Loses what is not safe on the disk, once nobody else is at work there either."""
