@@ -193,16 +193,23 @@ def read(line: str) -> Task:
 
 
 def all_points(names: list[str]) -> list[Task]:
-    """Each point of each scenario, twice. What comes before a candidate shows any difference is taken in the first scenario alone."""
+    """Each point of each scenario: the consumer killed alone, and with all its children; once where it has none.
+
+    What comes before a candidate shows any difference is taken in the first scenario alone.
+    """
     rig = Rig()
+    tasks: list[Task] = []
     try:
-        return [
-            (name, [point], whom)
-            for name in names
-            for point in points_of(rig, name)
-            if name == names[0] or not (any(f" {step}." in point.mark for step in ALIKE) or "drain " in point.mark)
-            for whom in ("one", "all")
-        ]
+        for name in names:
+            points = points_of(rig, name)
+            with_children = {point.mark for point in points if point.who not in ("worker", "thread")} | {ANY}
+            for point in points:
+                alike = any(f" {step}." in point.mark for step in ALIKE) or "drain " in point.mark
+                if name == names[0] or not alike:
+                    tasks.append((name, [point], "all"))
+                    if point.mark in with_children:
+                        tasks.append((name, [point], "one"))
+        return tasks
     finally:
         rig.close()
 
