@@ -80,6 +80,17 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def in_memory(folder: Path) -> bool:
+    """Whether a folder's file system is kept in memory (tmpfs). Raises OSError."""
+    device = os.stat(folder).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == wanted:
+            return fields[fields.index("-") + 1] in ("tmpfs", "ramfs")
+    return False
+
+
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     """Raises DiskError when a folder's file system has not the space that `purpose` needs."""
     try:

@@ -86,6 +86,7 @@ def would_move(user: str, ignore_processes: bool) -> Result:
         "reason": reason,
         "waiting_for": waiting_for,
         "ask_again": at,
+        "dispatch_at_fault": False,
     }
 
 

@@ -45,7 +45,7 @@ class Stopped(TypedDict):
 
 
 class Result(TypedDict):
-    """How a user fared, as the interface shows it, and when a deferred one is worth asking again."""
+    """How a user fared, as the interface shows it; when a deferred one is worth asking again; whether a failure is the dispatch's."""
 
     result: str
     version: str
@@ -53,10 +53,15 @@ class Result(TypedDict):
     reason: str
     waiting_for: str
     ask_again: float
+    dispatch_at_fault: bool
 
 
 class RestartError(T3flowError):
     """A restart cannot go on."""
+
+
+class DispatchAtFault(T3flowError):
+    """A user does not pair after a restart, and neither does one who was not restarted: that is not the build's doing."""
 
 
 def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False) -> Result:
@@ -80,7 +85,8 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
         return _result("failed", former, f"ROLLBACK FAILED: {failure}")
     except StepFailed as failure:
         logger.error("rolled back {} to {}: {}", user, former, failure)
-        return _result("rolled_back", former, str(failure))
+        at_fault = failure.kind == DispatchAtFault.__name__
+        return {**_result("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
 
 
 def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool, ignore_processes: bool) -> Result:
@@ -113,6 +119,7 @@ def _result(result: str, version: str, reason: str) -> Result:
         "reason": reason,
         "waiting_for": "",
         "ask_again": 0.0,
+        "dispatch_at_fault": False,
     }
 
 
@@ -136,8 +143,15 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
     assigned = slots.effective(host.settings.paths.versions_dir, user)
     logger.info("starting the server of {} again on {}", user, assigned)
     host.services.start(user)
-    pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
-    records.note_pairing(host.journal, user, "")
+    try:
+        pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
+        records.note_pairing(host.journal, user, "")
+    except pairing.NotPaired as error:
+        pairing.check_running(host, user, assigned or "")
+        if not pairing.witnesses_against_dispatch(host, "", [user]):
+            raise
+        records.note_pairing(host.journal, user, str(error))
+        logger.error("{} is back on {}, but nobody can pair: the dispatch is at fault", user, assigned)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
 
@@ -311,9 +325,18 @@ def verify_user(user: str, version: str) -> float:
         paired_at = pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
     except pairing.NotPaired as error:
         records.note_pairing(host.journal, user, str(error))
+        if against := pairing.witnesses_against_dispatch(host, version, [user]):
+            raise DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault") from error
         raise
     records.note_pairing(host.journal, user, "")
     return paired_at
+
+
+@step()
+def dispatch_trouble(version: str, besides: list[str]) -> str:
+    """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
+    against = pairing.witnesses_against_dispatch(this_host(), version, besides)
+    return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
 
 
 def resume_paused(host: Host) -> None:

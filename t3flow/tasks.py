@@ -9,8 +9,8 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.files import DiskError, remove_tree, require_space, safe_name
-from t3flow.host import backups, gate, npm, records, slots
+from t3flow.files import DiskError, in_memory, remove_tree, require_space, safe_name
+from t3flow.host import backups, npm, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -88,8 +88,11 @@ class Refusal(TypedDict):
 
 
 @step()
-def guard(plan: Plan, again: bool) -> Refusal:
-    """Strictly newer, of the channel, not rejected before. Only reads. A version that a person named exactly may be older and of any channel."""
+def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
+    """Strictly newer, of the channel, not rejected before, or only for databases that are left out. Only reads.
+
+    A version that a person named exactly may be older and of any channel.
+    """
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default:
@@ -101,7 +104,8 @@ def guard(plan: Plan, again: bool) -> Refusal:
         reason = f"{target} is older than {default}; to go back: t3flow enqueue rollback --to {target}"
         return {"outcome": "refused_downgrade", "reason": reason}
     why = records.rejected(host.journal).get(target)
-    if why is not None and not again:
+    only = records.rejected_for(host.journal, target)
+    if why is not None and not again and not (only and set(only) <= set(without)):
         reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
         return {"outcome": "refused_rejected", "reason": reason}
     return {"outcome": "", "reason": ""}
@@ -148,6 +152,10 @@ def open_scratch() -> None:
         folder.mkdir(mode=0o711)
     except OSError as error:
         raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
+    if in_memory(folder):
+        raise DiskError(
+            f"{folder} would be kept in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp"
+        )
     need = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
     require_space(folder, need, "a candidate")
 
@@ -234,30 +242,12 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
 
 
 @step()
-def choose_seeds(snapshots: list[Snapshot]) -> list[Snapshot]:
-    """The snapshots that `gate.seeds` asks a candidate to be tried on. Only reads."""
-    wanted = this_host().settings.gate.seeds
-    usable = [snapshot for snapshot in snapshots if not snapshot["problem"]]
-    if wanted == "largest":
-        return sorted(usable, key=lambda snapshot: snapshot["bytes"])[-1:]
-    return [snapshot for snapshot in usable if wanted == "all" or snapshot["user"] in wanted]
-
-
-@step()
 def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]:
     """The users in the order of restarts. Only reads."""
     if this_host().settings.canary.order == "map_order":
         return users
     size = {snapshot["user"]: snapshot["bytes"] for snapshot in snapshots}
     return sorted(users, key=lambda user: (size.get(user["user"], 0), user["user"]))
-
-
-@step(interruptible=True)
-def try_on(slot: str, version: str, seed: str, snapshot: str) -> gate.Verdict:
-    """Tries the candidate on a copy of one database ("" for none). Repeating it is harmless: each trial has a fresh copy."""
-    return gate.try_candidate(
-        this_host(), Path(slot), version, scratch_folder(current_run()), seed, Path(snapshot) if snapshot else None
-    )
 
 
 # Changing the host --------------------------------------------------------------------------------------------------
@@ -302,9 +292,9 @@ def freeze_tracking(reason: str) -> None:
 
 
 @step()
-def reject(version: str, reason: str) -> None:
-    """Remembers that a version failed. Repeating it writes the same."""
-    records.reject(this_host().journal, version, reason)
+def reject(version: str, reason: str, users: list[str]) -> None:
+    """Remembers that a version failed, and on whose databases alone ([]: that is not known). Repeating it writes the same."""
+    records.reject(this_host().journal, version, reason, users)
 
 
 @step()

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from t3flow import tasks
+from t3flow import tasks, trials
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import current_flow
+from t3flow.gating import Refused, pass_alone, pass_gate
 from t3flow.periods import await_idle, may_still_restart, would_move
-from t3flow.restart import Result, safe_restart
+from t3flow.restart import Result, dispatch_trouble, safe_restart
 from t3flow.tasks import Person, Plan, Snapshot
-from t3flow.versions import parse
 
 FAILED = {"rolled_back", "failed"}
 SUCCEEDED = {
@@ -50,7 +50,7 @@ def bump(
 def follow(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
     """The bump itself, with the host to itself: stage, back up, gate, restart, accept."""
     plan = tasks.resolve(target)
-    refusal = tasks.guard(plan, again)
+    refusal = tasks.guard(plan, again, without)
     if refusal["outcome"]:
         raise Abort(ended(refusal["outcome"], refusal["reason"], plan))
     version = plan["target"]
@@ -61,17 +61,19 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     slot = tasks.stage(version, dry_run)
     users = tasks.people(without)
     snapshots = back_up_everybody(plan, users, dry_run)
-    pass_gate(slot, plan, snapshots, dry_run)
+    results = through_gate(slot, plan, users, snapshots, dry_run)
     if dry_run:
-        raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan))
+        raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
 
-    results = {user: unmoved("skipped", user, "", "left out as asked") for user in without}
+    results.update({user: unmoved("skipped", user, "", "left out as asked") for user in without})
     for user, snapshot in zip(users, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
             results[user["user"]] = unmoved(
                 "skipped", user["user"], user["version"], f"no backup: {snapshot['problem']}"
             )
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
+    if trouble := dispatch_trouble(version, []):
+        raise Abort(ended("gate_inconclusive", f"nobody was restarted: {trouble}", plan, results))
     ended_by = restart_idle_users(candidates, version, results, due)
     with current_flow.get().shielded():
         tasks.clean_scratch()
@@ -94,29 +96,24 @@ def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Sn
     return snapshots
 
 
-def pass_gate(slot: str, plan: Plan, snapshots: list[Snapshot], dry_run: bool) -> None:
-    """Tries the candidate on a copy of each seed. Raises Abort at the first that it fails on."""
-    version = plan["target"]
-    seeds = tasks.choose_seeds(snapshots)
-    if parse(version) < parse(plan["default"]):
-        refuse_older_schema(slot, plan, seeds)
-    for user, path in [(seed["user"], seed["path"]) for seed in seeds] or [("nobody", "")]:
-        verdict = tasks.try_on(slot, version, user, path)
-        if not verdict["passed"]:
-            reason = f"{version} fails on the database of {user}: {verdict['failed']}"
-            if not dry_run:
-                tasks.reject(version, reason)
-            raise Abort(ended("dry_run_failed" if dry_run else "gate_failed", reason, plan))
-
-
-def refuse_older_schema(slot: str, plan: Plan, seeds: list[Snapshot]) -> None:
-    """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Abort."""
-    level = tasks.try_on(slot, plan["target"], "nobody", "")["level"]
-    highest = max((seed["level"] for seed in seeds), default=0)
-    if level < highest:
-        back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
-        reason = f"{plan['target']} knows schema level {level}, databases are at {highest}; {back}"
-        raise Abort(ended("refused_downgrade", reason, plan))
+def through_gate(
+    slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot], dry_run: bool
+) -> dict[str, Result]:
+    """Tries the candidate on every seed. Returns the results of those who are not to be restarted. Raises Abort when it does not pass."""
+    try:
+        held = pass_gate(slot, plan, users, snapshots)
+    except Refused as refusal:
+        if refusal.outcome.name == "gate_failed" and not dry_run:
+            tasks.reject(plan["target"], refusal.reason, refusal.users)
+        name = "dry_run_failed" if dry_run and refusal.outcome.name == "gate_failed" else refusal.outcome.name
+        raise Abort(ended(name, refusal.reason, plan)) from refusal
+    version = {user["user"]: user["version"] for user in users}
+    waits_for = {"skipped": "", "deferred": "host_busy"}
+    return {
+        user: {**unmoved(kind, user, version[user], reason), "waiting_for": waits_for[kind]}
+        for user, (kind, reason) in held.items()
+        if user in version
+    }
 
 
 def restart_idle_users(users: list[Person], version: str, results: dict[str, Result], due: float | None) -> str:
@@ -126,6 +123,9 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
     """
     for number, user in enumerate(users):
         name = user["user"]
+        if user["version"] == version:
+            results[name] = unmoved("untouched", name, version, "is on it already")
+            continue
         if not user["running"]:
             results[name] = waiting(user, "server_stopped")
             continue
@@ -150,9 +150,11 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
 
 
 def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
-    """Freezes after a failure; otherwise defers who was busy, and moves default and last-good if somebody was restarted and verified."""
+    """Freezes after a failure that is the version's; otherwise defers who was busy, and moves default and last-good if somebody is verified on it."""
     version = plan["target"]
     for user, found in results.items():
+        if found["result"] in FAILED and found["dispatch_at_fault"]:
+            return ended("gate_inconclusive", f"{user} was taken back: {found['reason']}", plan, results)
         if found["result"] in FAILED:
             reason = give_up(version, user, found)
             return ended("rolled_back", reason, plan, results)
@@ -163,7 +165,8 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
         tasks.settle_deferral(user)
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
-    if restarted or not tasks.any_server_runs():
+    verified = restarted or [user for user, found in results.items() if found["version"] == version]
+    if verified or not tasks.any_server_runs():
         tasks.accept(version)
         tasks.prune()
     return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
@@ -173,7 +176,7 @@ def give_up(version: str, user: str, found: Result) -> str:
     """A version failed at a user: tracking is frozen and the version remembered. Returns the reason."""
     reason = f"{version} failed at {user}: {found['reason']}"
     tasks.freeze_tracking(reason)
-    tasks.reject(version, reason)
+    tasks.reject(version, reason, [])
     return reason
 
 
@@ -229,18 +232,36 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
 
 def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool) -> Result:
     """The safe restart of a deferred user. The first one of a version not yet accepted is its canary: with it default and last-good move."""
-    found = safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
+    held = reason_not_to_move(user, former, target)
+    found = held or safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
     with current_flow.get().shielded():
         if found["result"] == "restarted":
             if not tasks.is_accepted(target):
                 tasks.accept(target)
             tasks.settle_deferral(user)
-        elif found["result"] in FAILED:
+        elif found["result"] in FAILED and not found["dispatch_at_fault"]:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
             found["ask_again"] = tasks.note_wait(user, why, found["reason"], found["ask_again"])
     return found
+
+
+def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
+    """Why a deferred user who is idle is left alone all the same: the dispatch is at fault, or the target was not tried on their database."""
+    if trouble := dispatch_trouble("", []):
+        return {**unmoved("deferred", user, former, trouble), "waiting_for": "host_busy"}
+    if not trials.is_untried(user, target):
+        return None
+    tasks.open_scratch()
+    slot = tasks.stage(target, False)
+    snapshot = tasks.back_up(user, former, target, False)
+    reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
+    tasks.clean_scratch()
+    if reason:
+        return {**unmoved("deferred", user, former, reason), "waiting_for": "unreadable_state"}
+    trials.note_tried(user)
+    return None
 
 
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
@@ -295,6 +316,7 @@ def unmoved(kind: str, user: str, version: str, reason: str) -> Result:
         "reason": reason,
         "waiting_for": "",
         "ask_again": 0.0,
+        "dispatch_at_fault": False,
     }
 
 

@@ -136,16 +136,36 @@ def event_line(event: Event) -> str:
 def finding(event: Event) -> str:
     """What a step found, in a few words."""
     found = event.data.get("result")
+    verdicts = verdicts_of(event)
+    if len(verdicts) == 1:
+        return f" {verdicts[0]['seed']}: {judged(verdicts[0])}"
+    if verdicts:
+        bad = [f"{each['seed']}: {judged(each)}" for each in verdicts if each["verdict"] != "pass"]
+        return f": {len(verdicts) - len(bad)} of {len(verdicts)} databases pass{''.join(f'; {line}' for line in bad)}"
     if not isinstance(found, dict):
         return ""
-    if "checks" in found:
-        return ": passes" if found["passed"] else f": {found['failed']}"
+    if "takes" in found:
+        return f": {found['takes']}"
     for key in ("problem", "detail", "reason", "nothing_to_do"):
         if found.get(key):
             return f": {found[key]}"
     if "target" in found and "default" in found:
         return f": {found['default']} → {found['target']}"
     return ""
+
+
+def verdicts_of(event: Event) -> list[dict[str, Any]]:
+    """The verdicts that a step of the gate gave; none for other steps."""
+    found = event.data.get("result") if event.kind == "completed" else None
+    listed = found if isinstance(found, list) else [found]
+    return [each for each in listed if isinstance(each, dict) and "verdict" in each]
+
+
+def judged(verdict: dict[str, Any]) -> str:
+    """A verdict in words."""
+    words = {"pass": "passes", "fail": "FAILS: ", "inconclusive": "inconclusive: "}[verdict["verdict"]]
+    not_isolated = f" (not isolated: {verdict['not_isolated']})" if verdict["not_isolated"] else ""
+    return f"{words}{verdict['failed']}{not_isolated}"
 
 
 def tone(text: str, name: str) -> str:

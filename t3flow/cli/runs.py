@@ -40,16 +40,17 @@ def show(run: str, as_json: bool) -> None:
         ]
         dump({**_document(found), "events": shown})
         return
-    from t3flow.cli.follow import conclude, event_line
+    from t3flow.cli.follow import conclude, event_line, judged, verdicts_of
 
     click.echo(f"{styled(found.id, bold=True)}  begun {when(found.created)}  {found.args}")
     for event in events:
         line = event_line(event) or (f"… waits: {event.data['waiting_for']}" if event.kind == "waiting" else "")
         if line:
             click.echo(f"  {event.at - found.created:8.2f} s  {line}")
-        verdict = event.data.get("result") if event.kind == "completed" else None
-        for check in verdict.get("checks", []) if isinstance(verdict, dict) else []:
-            click.echo(f"              {'ok ' if check['ok'] else 'BAD'} {check['name']}: {check['evidence']}")
+        for verdict in verdicts_of(event):
+            click.echo(f"              {verdict['version']} on {verdict['seed']}: {judged(verdict)}")
+            for check in verdict["checks"]:
+                click.echo(f"                {'ok ' if check['ok'] else 'BAD'} {check['name']}: {check['evidence']}")
     if found.status == "running":
         click.echo(_state(found))
     else:

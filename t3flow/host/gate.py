@@ -1,146 +1,164 @@
-"""The gate: tries a candidate on a copy of a real database, in namespaces of its own where the host has them."""
+"""The gate: tries a version on a copy of a real database, in a cell of its own where the host has them (`cells.py`)."""
 
+import fcntl
 import json
 import os
 import shutil
-import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-from t3flow.errors import T3flowError
-from t3flow.files import remove_tree, require_space, safe_name
-from t3flow.host import slots
-from t3flow.host.accounts import Account, is_root
-from t3flow.host.children import Finished
+from t3flow.files import DiskError, remove_tree, require_space, safe_name
+from t3flow.host import cells, slots
+from t3flow.host.cells import Isolation
+from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.processes import listener_of
 
-LOOPBACK = Path(__file__).with_name("loopback.py")
-TRIAL = Path(__file__).with_name("trial.py")
-GRACE_SECONDS = 240.0
-
-
-class GateError(T3flowError):
-    """The trial itself could not be held: the host is at fault, not the candidate."""
+GRACE_SECONDS = 300.0
+BYTES_PER_SECOND = 20e6
+"""How slow a disk may be that is scanned a few times."""
+SPARE_BYTES = 256 * 1024 * 1024
+COPIES = 3
+"""How often its seed's size a trial may take on disk: the copy, its log, a table written anew."""
+FICLONE = 0x40049409
 
 
 class Verdict(TypedDict):
-    """What a trial found: `seed` is the user whose database it was, `failed` the first check not passed (or "")."""
+    """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
+
+    `seed` is the user whose database it was, `version` what was tried on it, `level` the schema level reached (0: unknown), `slow` that only a
+    time-out failed it, `not_isolated` what of the host was in reach ("": nothing).
+    """
 
     seed: str
-    passed: bool
+    version: str
+    verdict: Literal["pass", "fail", "inconclusive"]
     failed: str
-    isolated: bool
+    not_isolated: str
     level: int
+    slow: bool
     checks: list[dict[str, Any]]
 
 
-def _namespaces(who: Account) -> list[str]:
-    """The words that put a command into namespaces of its own and make it the account."""
-    inner = [sys.executable, "-I", str(LOOPBACK)]
-    if is_root():
-        change = [
-            "setpriv",
-            f"--reuid={who.uid}",
-            f"--regid={who.gid}",
-            "--init-groups",
-            "--no-new-privs",
-            "--inh-caps=-all",
-            "--",
-        ]
-        return ["unshare", "--net", "--pid", "--fork", "--kill-child", "--", *inner, *change]
-    user = ["--user", "--map-current-user", "--keep-caps"]
-    return [
-        "unshare",
-        *user,
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--",
-        *inner,
-        "setpriv",
-        "--ambient-caps=-all",
-        "--inh-caps=-all",
-        "--",
-    ]
+def disk_bound(snapshot_bytes: int) -> int:
+    """The most bytes of disk that a trial on a snapshot of this size may take."""
+    return COPIES * snapshot_bytes + SPARE_BYTES
 
 
-def isolation(host: Host) -> list[str]:
-    """The words before a trial's command; empty where this host gives no namespaces."""
-    words = _namespaces(host.gate_account())
-    finished = host.children.run([*words, "true"], timeout_seconds=20)
-    return words if finished.code == 0 and not finished.stderr else []
+def try_version(
+    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, snapshot: Path | None
+) -> Verdict:
+    """One trial, on a copy of a snapshot (None: on an empty base dir). Raises Interrupted. Repeating it is harmless: it works on a fresh copy.
+
+    Whatever keeps it from being held is inconclusive; whatever the version does is its failure, also ending or outlasting the trial.
+    """
+    folder = scratch / f"seed-{safe_name(seed)}"
+    size = snapshot.stat().st_size if snapshot is not None else 0
+    try:
+        if not given.is_whole and listener_of(host.settings.gate.port):
+            raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
+        base_dir = _make_folder(host, folder, seed, snapshot)
+    except (DiskError, OSError) as error:
+        remove_tree(folder)
+        return verdict_of(seed, version, given, "inconclusive", str(error))
+    request = _request(host, given, slot, version, folder, base_dir, disk_bound(size))
+    limit_seconds = 3 * host.settings.gate.start_timeout_s + GRACE_SECONDS + size / BYTES_PER_SECOND
+    visible = [slot, *cells.program_paths(Path(os.path.realpath(slot / ".node")))]
+    cell = cells.words(host, given, own_network=True, visible=visible, writable=[folder], disk_bytes=disk_bound(size))
+    try:
+        finished = host.children.run(
+            [*cell, *cells.python("t3flow.cell.trial")],
+            environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
+            text=json.dumps({**request, "limit_s": limit_seconds}),
+            timeout_seconds=limit_seconds + 30,
+        )
+    except TookTooLong as error:
+        return {**verdict_of(seed, version, given, "fail", f"the trial does not end: {error}"), "slow": True}
+    finally:
+        remove_tree(folder)
+    return _judge(finished, seed, version, given)
 
 
-def seed_folder(host: Host, scratch: Path, seed: str, snapshot: Path | None) -> Path:
-    """A base dir in the scratch folder with a copy of a snapshot (None: without a database), the gate account's own. Raises DiskError."""
+def _make_folder(host: Host, folder: Path, seed: str, snapshot: Path | None) -> Path:
+    """A folder of the gate account's with a base dir in it, and in that the copy. Returns the base dir. Raises DiskError, OSError."""
     who = host.gate_account()
-    base_dir = scratch / f"seed-{safe_name(seed)}"
-    remove_tree(base_dir)
+    remove_tree(folder)
+    base_dir = folder / "base"
     userdata = base_dir / "userdata"
     userdata.mkdir(parents=True, mode=0o700)
     if snapshot is not None:
-        require_space(scratch, 3 * snapshot.stat().st_size, f"the trial on the database of {seed}")
-        shutil.copyfile(snapshot, userdata / "state.sqlite")
+        require_space(folder, disk_bound(snapshot.stat().st_size), f"the trial on the database of {seed}")
+        copy_file(snapshot, userdata / "state.sqlite")
     if who.is_other:
-        for path in (base_dir, userdata, *userdata.iterdir()):
+        for path in (folder, base_dir, userdata, *userdata.iterdir()):
             os.chown(path, who.uid, who.gid)
+    folder.chmod(0o700)
     return base_dir
 
 
-def try_candidate(host: Host, slot: Path, version: str, scratch: Path, seed: str, snapshot: Path | None) -> Verdict:
-    """One trial. Raises GateError when it could not be held, DiskError, Interrupted. Repeating it is harmless: it works on a fresh copy."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file; where the file system can share its blocks, in no time and without taking space."""
+    with source.open("rb") as original, target.open("xb") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        with suppress(OSError):
+            fcntl.ioctl(copy.fileno(), FICLONE, original.fileno())
+            return
+    shutil.copyfile(source, target)
+
+
+def _request(
+    host: Host, given: Isolation, slot: Path, version: str, folder: Path, base_dir: Path, disk_bytes: int
+) -> dict[str, Any]:
     settings = host.settings
-    who = host.gate_account()
-    words = isolation(host)
-    if not words and listener_of(settings.gate.port):
-        raise GateError(f"port {settings.gate.port} is taken, so no candidate can be tried: free it, or set gate.port")
-    base_dir = seed_folder(host, scratch, seed, snapshot)
-    node = str(slot / ".node")
-    request = {
-        "node": node,
+    return {
+        "node": str(slot / ".node"),
         "program": str(slot / slots.PROGRAM),
         "version": version,
         "base_dir": str(base_dir),
-        "log": str(base_dir / "serve.log"),
-        "host": "0.0.0.0" if words else "127.0.0.1",  # as production binds it; never on the host's own network
+        "log": str(folder / "serve.log"),
+        "host": "0.0.0.0" if given.is_whole else "127.0.0.1",  # as production binds it; never on the host's own network
+        "isolated": given.is_whole,
         "port": settings.gate.port,
         "endpoints": settings.dispatch.pair_endpoints,
         "cookie": settings.dispatch.cookie,
         "start_timeout_s": settings.gate.start_timeout_s,
+        "bounds": cells.bounds([folder], disk_bytes),
     }
-    try:
-        finished = host.children.run(
-            [*words, sys.executable, "-I", str(TRIAL)],
-            who=None if words else who,
-            environment={"HOME": str(base_dir), "SHELL": "/bin/sh"},
-            text=json.dumps(request),
-            timeout_seconds=settings.gate.start_timeout_s + GRACE_SECONDS,
-        )
-    finally:
-        remove_tree(base_dir)
-    return _verdict(finished, seed, isolated=bool(words))
 
 
-def _verdict(finished: Finished, seed: str, *, isolated: bool) -> Verdict:
+def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Verdict:
+    """The verdict that a trial's answer means. One that was ended from within has failed; one that never began is inconclusive."""
     try:
         answer = json.loads(finished.stdout)
+        if "problem" in answer:
+            return verdict_of(seed, version, given, "inconclusive", str(answer["problem"]))
         checks = [
-            {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])[:400]}
-            for c in answer["checks"]
+            {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
-        level = int(answer["level"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise GateError(
-            f"the trial on the database of {seed} gave no verdict (exit code {finished.code}): {finished.last_line}"
-        ) from error
+        level, slow = int(answer["level"]), answer["slow"] is True
+    except (ValueError, KeyError, TypeError):
+        if finished.code == 70:
+            return verdict_of(seed, version, given, "inconclusive", finished.last_line)
+        reason = f"the trial was ended from within (exit code {finished.code}): {finished.last_line}"
+        return verdict_of(seed, version, given, "fail", reason)
     failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
+    failed = failed or ("" if checks else "no check was made")
+    found = verdict_of(seed, version, given, "fail" if failed else "pass", failed)
+    return {**found, "level": level, "slow": slow, "checks": checks}
+
+
+def verdict_of(
+    seed: str, version: str, given: Isolation, verdict: Literal["pass", "fail", "inconclusive"], failed: str
+) -> Verdict:
+    """A verdict without checks."""
     return {
         "seed": seed,
-        "passed": not failed and bool(checks),
+        "version": version,
+        "verdict": verdict,
         "failed": failed,
-        "isolated": isolated,
-        "level": level,
-        "checks": checks,
+        "not_isolated": given.missing,
+        "level": 0,
+        "slow": False,
+        "checks": [],
     }

@@ -12,11 +12,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
 from t3flow.host import processes, slots
-from t3flow.host.host import Host
+from t3flow.host.host import Host, HostError
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
 PAIR_SECONDS = 20.0
+WITNESSES, WITNESS_SECONDS = 3, 3.0
 MAX_BODY_BYTES = 256 * 1024
 
 
@@ -81,6 +82,31 @@ def pair_once(host: Host, user: str) -> None:
     session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, LONGEST_PROBE_SECONDS)
     if session.get("authenticated") is not True:
         raise NotPaired("the session that the cookie opens is not authenticated")
+
+
+def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> str:
+    """Tries up to WITNESSES users with a running server that is not on `version`, but for those `besides`. Raises ServiceError.
+
+    Returns "" as soon as one pairs, and where there is nobody to ask; else one line that says who cannot pair and why.
+    """
+    asked: list[str] = []
+    for entry in host.user_map().users:
+        server = host.services.state(entry.name)
+        running = slots.running_version(server.main_pid, host.settings.paths.versions_dir) if server.main_pid else None
+        if entry.name in besides or not server.active or (version and running == version):
+            continue
+
+        def pair(_: float, user: str = entry.name) -> None:
+            pair_once(host, user)
+
+        try:
+            _until(pair, time.monotonic() + WITNESS_SECONDS, longest_wait_seconds=1.0)
+            return ""
+        except (NotPaired, HostError) as error:
+            asked.append(f"{entry.name} cannot pair either ({error})")
+        if len(asked) >= WITNESSES:
+            break
+    return asked[-1] if asked else ""
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:

@@ -21,6 +21,8 @@ create table rejected (version text primary key, reason text not null, at real n
 create table facts (key text primary key, value text not null) without rowid;
 """
 
+REJECTED_FOR = "rejected_for"
+
 
 @dataclass(frozen=True)
 class Deferral:
@@ -131,8 +133,14 @@ def rejected(journal: Journal) -> dict[str, str]:
     }
 
 
-def reject(journal: Journal, version: str, reason: str) -> None:
-    """Remembers that a version failed: it is not tried again on its own."""
+def rejected_for(journal: Journal, version: str) -> list[str]:
+    """On whose databases alone a version failed; empty when that is not known."""
+    return list((fact(journal, REJECTED_FOR) or {}).get(version, []))
+
+
+def reject(journal: Journal, version: str, reason: str, users: list[str]) -> None:
+    """Remembers that a version failed, and on whose databases: it is not tried again on its own."""
+    set_fact(journal, REJECTED_FOR, {**(fact(journal, REJECTED_FOR) or {}), version: users})
     with journal.transaction() as connection:
         connection.execute("insert or replace into rejected values (?, ?, ?)", (version, reason, time.time()))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import t3flow
 
-LOOPBACK = Path(t3flow.__file__).parent / "host" / "loopback.py"
+LOOPBACK = "t3flow.sandbox.loopback"
 INSIDE = "T3FLOW_SANDBOX_INSIDE"
 NOBODY = 65534
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
@@ -45,7 +45,7 @@ def enter(command: list[str]) -> None:
     else:
         change = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"]
         namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--"]
-    words = [*namespaces, sys.executable, "-I", str(LOOPBACK), *change]
+    words = [*namespaces, sys.executable, "-I", "-m", LOOPBACK, *change]
     if not _works(words):
         print(
             "sandbox: this host gives no network namespace; servers bind the loopback device instead", file=sys.stderr

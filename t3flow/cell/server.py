@@ -1,0 +1,216 @@
+"""A candidate's commands, server and HTTP answers, each within bounds of time and size. Nothing that it says is trusted to be well formed."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from t3flow.cell import watch
+
+POST_SECONDS, COMMAND_SECONDS, STOP_SECONDS = 10.0, 60.0, 15.0
+FIRST_PROBE_SECONDS, PROBE_GROWTH, PROBE_SECONDS = 0.1, 1.15, 1.0
+"""A server that starts accepts connections for half a second and never answers them: short tries first find it ready soonest."""
+LOCKED, LOCKED_TRIES, LOCKED_SECONDS = "database is locked", 5, 1.0
+"""t3 waits for no lock: a command fails when the server happens to write."""
+MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
+SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
+LISTENING = "0A"
+
+
+class Failed(Exception):
+    """A check that the candidate does not pass: the text is its evidence. `slow`: only because its time was over."""
+
+    def __init__(self, evidence: str, *, slow: bool = False) -> None:
+        super().__init__(evidence)
+        self.slow = slow
+
+
+class Candidate:
+    """A program, the base dir that it works on, and (once started) its server."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.command = [request["node"], request["program"]]
+        self.base_dir = Path(request["base_dir"])
+        self.host, self.port = request["host"], int(request["port"])
+        self.start_seconds = float(request["start_timeout_s"])
+        self.log = Path(request["log"])
+        self.server: subprocess.Popen[bytes] | None = None
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def run(self, *words: str) -> str:
+        """What a command prints, to its end. Raises Failed when it fails or takes too long."""
+        what = f"`t3 {' '.join(words[:3])}`"
+        output = Path(f"{self.log}.out")
+        with output.open("w+b") as file:  # no pipe: it would stay open for as long as anything that the command left
+            child = subprocess.Popen(
+                [*self.command, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
+            )
+            try:
+                code = child.wait(COMMAND_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+                raise Failed(f"{what} does not end within {COMMAND_SECONDS:g} s", slow=True) from None
+            file.seek(0)
+            text = file.read(MAX_BYTES).decode(errors="replace")
+        output.unlink()
+        if code != 0:
+            raise Failed(f"{what} ends with exit code {code}: {last_line(text)}")
+        return text
+
+    def run_json(self, *words: str) -> dict[str, Any]:
+        """The JSON object that a command prints. Raises Failed."""
+        for tries_left in reversed(range(LOCKED_TRIES)):
+            try:
+                text = self.run(*words, "--base-dir", str(self.base_dir), "--json")
+                break
+            except Failed as error:
+                if LOCKED not in str(error) or not tries_left:
+                    raise
+                time.sleep(LOCKED_SECONDS)
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise Failed(f"`t3 {' '.join(words[:3])}` prints no JSON object but: {last_line(text)}")
+        return answer
+
+    # The server -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> str:
+        """Starts the server and waits until `GET /` answers 200. Returns how long that took, as evidence. Raises Failed."""
+        where = ["--host", self.host, "--port", str(self.port), "--base-dir", str(self.base_dir)]
+        with self.log.open("wb") as log:
+            self.server = subprocess.Popen(
+                [*self.command, "serve", *where], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        began, patience = time.monotonic(), FIRST_PROBE_SECONDS
+        while True:
+            if self.server.poll() is not None:
+                raise Failed(f"the server ended with exit code {self.server.returncode}: {self.last_log_line()}")
+            try:
+                patience *= PROBE_GROWTH
+                status, _, _ = self.http("GET", "/", timeout_seconds=min(patience, PROBE_SECONDS))
+                if status == 200:
+                    return f"GET / answers 200 after {time.monotonic() - began:.1f} s"
+                problem = f"GET / answers {status}"
+            except (OSError, http.client.HTTPException) as error:
+                problem = f"GET / has no answer ({type(error).__name__})"
+            if time.monotonic() - began > self.start_seconds:
+                raise Failed(f"{problem} within {self.start_seconds:g} s: {self.last_log_line()}", slow=True)
+            time.sleep(0.05)
+
+    def stop(self) -> str:
+        """Asks the server to stop, as its manager does. Returns its exit code as evidence. Raises Failed when it was gone or does not go."""
+        assert self.server is not None
+        if self.server.poll() is not None:
+            raise Failed(f"the server ended on its own with exit code {self.server.returncode}: {self.last_log_line()}")
+        self.server.send_signal(signal.SIGTERM)
+        try:
+            return f"exit code {self.server.wait(STOP_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM", slow=True) from None
+
+    # HTTP -------------------------------------------------------------------------------------------------------------
+
+    def http(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float | None = None,
+        most_bytes: int = MAX_BYTES,
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """One request: status, headers, the first part of the body. Raises OSError, HTTPException."""
+        limit = timeout_seconds or (PROBE_SECONDS if method == "GET" else POST_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit)
+        try:
+            data = json.dumps(body) if body is not None else None
+            sent = {"Content-Type": "application/json", **(headers or {})} if data else headers or {}
+            connection.request(method, path, data, sent)
+            response = connection.getresponse()
+            return response.status, response.headers, _read(response, most_bytes, limit)
+        finally:
+            connection.close()
+
+    def get_json(
+        self,
+        path: str,
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float = POST_SECONDS,
+        most_bytes: int = MAX_BYTES,
+    ) -> dict[str, Any]:
+        """The JSON object at a path. Raises Failed, OSError, HTTPException."""
+        status, _, body = self.http("GET", path, None, headers, timeout_seconds, most_bytes)
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            answer = None
+        if status != 200 or not isinstance(answer, dict):
+            raise Failed(f"GET {path} answers {status} and no JSON object")
+        return answer
+
+    # Its log ----------------------------------------------------------------------------------------------------------
+
+    def log_lines(self) -> list[str]:
+        """The lines of the server's log that say something and hold no secret."""
+        try:
+            descriptor = os.open(self.log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return []
+        with os.fdopen(descriptor, "rb") as log:
+            text = log.read(MAX_BYTES).decode(errors="replace")
+        return [line for line in text.splitlines() if line.strip() and not SECRET_LINES.search(line)]
+
+    def last_log_line(self) -> str:
+        """The last of them."""
+        return (self.log_lines() or ["no log"])[-1].strip()[:200]
+
+
+def _read(response: http.client.HTTPResponse, most_bytes: int, limit_seconds: float) -> bytes:
+    """The body, as far as it comes in time: a server may send a byte a second for ever."""
+    deadline = time.monotonic() + limit_seconds
+    parts: list[bytes] = []
+    size = 0
+    while size < most_bytes and (part := response.read1(min(65536, most_bytes - size))):
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer does not end")
+    return b"".join(parts)
+
+
+def listening_ports() -> set[int]:
+    """The TCP ports on which anything listens in this network namespace."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENING:
+                    found.add(int(fields[1].rpartition(":")[2], 16))
+    return found
+
+
+def busy_cores(window_seconds: float) -> float:
+    """How many cores the processes below this one keep busy over so long."""
+    before = {process.pid: process.cpu_seconds for process in watch.below()}
+    began = time.monotonic()
+    time.sleep(window_seconds)
+    spent = sum(process.cpu_seconds - before.get(process.pid, 0.0) for process in watch.below())
+    return spent / (time.monotonic() - began)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something and holds no secret."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not SECRET_LINES.search(line)]
+    return lines[-1][:200] if lines else "nothing"

@@ -1,0 +1,115 @@
+"""The gate's judgement, a part of the bump: three verdicts a database, and a control that tells a bad build from a bad gate. No I/O but in steps."""
+
+from t3flow import trials
+from t3flow.engine.runs import Abort, Outcome
+from t3flow.host.gate import Verdict
+from t3flow.tasks import Person, Plan, Snapshot
+from t3flow.trials import Seed
+from t3flow.versions import parse
+
+
+class Refused(Abort):
+    """The gate does not let a version through. `users`: whose databases it fails on, where it alone is to blame."""
+
+    def __init__(self, outcome: str, reason: str, users: list[str] | None = None) -> None:
+        super().__init__(Outcome(outcome, reason, "failed"))
+        self.reason = reason
+        self.users = users or []
+
+
+def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot]) -> dict[str, tuple[str, str]]:
+    """Tries the candidate on every seed. Returns who is not to be restarted: user → ("skipped" or "deferred", reason). Raises Refused.
+
+    1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
+    that database's, its user is skipped. 4. The version in use fails on an empty base dir too, or on more than half of the seeds, or nothing
+    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved.
+    """
+    seeds = trials.choose_seeds(users, snapshots, plan["default"])
+    version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
+    if parse(version) < parse(plan["default"]):
+        refuse_older_schema(slot, plan, seeds["until"], every)
+    passed = 0
+    held: dict[str, str] = {}
+    at_fault: dict[str, str] = {}
+    for batch in seeds["batches"]:
+        verdicts = trials.try_on(slot, version, batch, seeds["width"], seeds["until"])
+        failed = [
+            (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
+        ]
+        at_fault.update(blame(version, failed, seeds_known_bad=bool(at_fault), default=plan["default"]))
+        passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
+        held.update({each["seed"]: each["failed"] for each in verdicts if each["verdict"] == "inconclusive"})
+    if 2 * len(at_fault) > len(every):
+        raise Refused(
+            "gate_inconclusive",
+            f"the version in use fails on {len(at_fault)} of {len(every)} databases too: {first(at_fault)}",
+        )
+    if not passed:
+        raise Refused("gate_inconclusive", f"{version} could not be tried: {first({**at_fault, **held})}")
+    if held:
+        trials.note_untried(version, sorted(held))
+    return {
+        **{user: ("skipped", reason) for user, reason in at_fault.items()},
+        **{user: ("deferred", f"not tried on this database yet: {reason}") for user, reason in held.items()},
+    }
+
+
+def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: bool, default: str) -> dict[str, str]:
+    """Given seeds on which the candidate failed, tries the version in use on each. Returns the users whose database is at fault. Raises Refused."""
+    at_fault, guilty = {}, {}
+    for seed, verdict in failed:
+        control = trials.try_control(seed)
+        if control["verdict"] == "pass":
+            guilty[seed["user"]] = verdict["failed"]
+            continue
+        at_fault[seed["user"]] = f"{seed['version']} fails as well: {control['failed']}"
+        if not seeds_known_bad:
+            seeds_known_bad = True
+            check_gate_itself(default, control)
+    if guilty:
+        others = f" (so it does on {', '.join(list(guilty)[1:])})" if len(guilty) > 1 else ""
+        user, evidence = next(iter(guilty.items()))
+        mend = (
+            ""
+            if user == trials.NOBODY
+            else f"; to go on without: t3flow enqueue bump {' '.join(f'--without {each}' for each in guilty)}"
+        )
+        raise Refused(
+            "gate_failed", f"{version} fails on the database of {user}: {evidence}{others}{mend}", list(guilty)
+        )
+    return at_fault
+
+
+def check_gate_itself(default: str, control: Verdict) -> None:
+    """Once the version in use has failed: does it on an empty base dir too? Raises Refused."""
+    if control["seed"] != trials.NOBODY:
+        control = trials.try_control(trials.empty_seed(default))
+    if control["verdict"] != "pass":
+        reason = f"{default}, which is in use, fails on an empty base dir too: {control['failed']}"
+        raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
+
+
+def refuse_older_schema(slot: str, plan: Plan, until: float, seeds: list[Seed]) -> None:
+    """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
+    tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
+    highest = max((seed["level"] for seed in seeds), default=0)
+    if tried["level"] < highest:
+        back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
+        reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
+        raise Refused("refused_downgrade", reason)
+
+
+def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
+    """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
+    if snapshot["problem"]:
+        return f"no backup: {snapshot['problem']}"
+    try:
+        held = pass_gate(slot, {"default": user["version"], "target": target, "exact": True}, [user], [snapshot])
+    except Refused as refusal:
+        return refusal.reason
+    return next((reason for _, reason in held.values()), "")
+
+
+def first(reasons: dict[str, str]) -> str:
+    """One reason of several."""
+    return next((f"{user}: {reason}" for user, reason in reasons.items()), "nothing was tried")

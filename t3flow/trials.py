@@ -1,0 +1,155 @@
+"""The steps of the gate: which databases a version is tried on, the trials, several at a time, and the control with the version in use."""
+
+import contextvars
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypedDict
+
+import psutil
+
+from t3flow.engine.step import current_run, step
+from t3flow.host import cells, gate, records, slots
+from t3flow.host.gate import Verdict
+from t3flow.host.host import Host, this_host
+from t3flow.tasks import Person, Snapshot, scratch_folder
+
+MEMORY_PER_TRIAL = 700 * 1024 * 1024
+"""What a real server, a command beside it and the trial itself take."""
+BATCH_OF_WIDTHS = 4
+NOBODY = "nobody"
+UNTRIED = "untried"
+
+
+class Seed(TypedDict):
+    """A database to try on: whose, the version in use there, the snapshot ("": an empty base dir) and its size."""
+
+    user: str
+    version: str
+    path: str
+    bytes: int
+    level: int
+
+
+class Seeds(TypedDict):
+    """All seeds in batches, each one step; how many at a time; until when (epoch seconds) a trial may begin; what it takes, for people."""
+
+    batches: list[list[Seed]]
+    width: int
+    until: float
+    takes: str
+
+
+def empty_seed(version: str) -> Seed:
+    """An empty base dir, as a new user has it."""
+    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0}
+
+
+@step()
+def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -> Seeds:
+    """The snapshots that `gate.seeds` asks a candidate to be tried on; an empty base dir where there is none. Only reads."""
+    host = this_host()
+    wanted = host.settings.gate.seeds
+    version = {user["user"]: user["version"] for user in users}
+    usable: list[Seed] = [
+        {
+            "user": each["user"],
+            "version": version[each["user"]],
+            "path": each["path"],
+            "bytes": each["bytes"],
+            "level": each["level"],
+        }
+        for each in snapshots
+        if not each["problem"]
+    ]
+    if wanted == "largest":
+        usable = sorted(usable, key=lambda seed: seed["bytes"])[-1:]
+    chosen = [seed for seed in usable if wanted in ("all", "largest") or seed["user"] in wanted]
+    chosen = chosen or [empty_seed(default)]
+    largest = gate.disk_bound(max(seed["bytes"] for seed in chosen))
+    width = min(_width(host, largest), len(chosen))
+    size = width * BATCH_OF_WIDTHS
+    return {
+        "batches": [chosen[start : start + size] for start in range(0, len(chosen), size)],
+        "width": width,
+        "until": time.time() + host.settings.gate.limit_minutes * 60,
+        "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk",
+    }
+
+
+def _width(host: Host, disk_bytes: int) -> int:
+    """How many trials cores, memory and disk allow at a time; one where they would share the host's network."""
+    if not cells.isolation(host).is_whole:
+        return 1
+    by_memory = psutil.virtual_memory().available // MEMORY_PER_TRIAL
+    by_disk = psutil.disk_usage(str(scratch_folder(current_run()))).free // disk_bytes
+    return max(1, min(os.cpu_count() or 1, by_memory, by_disk))
+
+
+@step(interruptible=True)
+def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+    """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
+
+    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow.
+    """
+    given = cells.isolation(this_host())
+
+    def hold(seed: Seed) -> Verdict:
+        if time.time() > until:
+            return _not_tried(
+                seed, version, f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
+            )
+        return _try_one(given, slot, version, seed)
+
+    with ThreadPoolExecutor(width) as pool:
+        waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
+        found = [each.result() for each in waiting]
+    return [
+        hold(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
+        for seed, verdict in zip(seeds, found, strict=True)
+    ]
+
+
+@step(interruptible=True)
+def try_control(seed: Seed) -> Verdict:
+    """The same with the version in use: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    if not slots.has_slot(versions_dir, seed["version"]):
+        return _not_tried(seed, seed["version"], f"there is no slot of {seed['version']} to compare with")
+    slot = str(slots.slot_path(versions_dir, seed["version"]))
+    return _try_one(cells.isolation(host), slot, seed["version"], seed)
+
+
+def _try_one(given: cells.Isolation, slot: str, version: str, seed: Seed) -> Verdict:
+    snapshot = Path(seed["path"]) if seed["path"] else None
+    scratch = scratch_folder(current_run())
+    return gate.try_version(this_host(), given, Path(slot), version, scratch, seed["user"], snapshot)
+
+
+def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
+    return gate.verdict_of(seed["user"], version, cells.Isolation(), "inconclusive", reason)
+
+
+@step()
+def note_untried(version: str, users: list[str]) -> None:
+    """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
+    host = this_host()
+    known = records.fact(host.journal, UNTRIED) or {}
+    records.set_fact(host.journal, UNTRIED, {**known, **dict.fromkeys(users, version)})
+
+
+@step()
+def is_untried(user: str, version: str) -> bool:
+    """Whether a version has still to be tried on a user's database. Only reads."""
+    return bool((records.fact(this_host().journal, UNTRIED) or {}).get(user) == version)
+
+
+@step()
+def note_tried(user: str) -> None:
+    """A user's database was tried after all. Repeating it is harmless."""
+    host = this_host()
+    known = records.fact(host.journal, UNTRIED) or {}
+    known.pop(user, None)
+    records.set_fact(host.journal, UNTRIED, known)
