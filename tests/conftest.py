@@ -44,7 +44,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     said = [(report.nodeid, value) for report in reports for name, value in report.user_properties if name == "gate"]
     if said:
         wrong, total = (
-            {kind: sum(("test_good" in node) == kind for node, value in said if value in values) for kind in (True, False)}
+            {
+                kind: sum(("test_good" in node) == kind for node, value in said if value in values)
+                for kind in (True, False)
+            }
             for values in (("wrong",), ("right", "wrong"))
         )
         terminalreporter.write_line(

@@ -26,7 +26,6 @@ from t3flow.cell.server import MAX_SNAPSHOT_BYTES, Candidate, Failed, busy_cores
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 CALM_CORES, CALM_SECONDS = 0.5, 0.4
-SNAPSHOT_SECONDS = 60.0
 GONE_SECONDS = 2.0
 ERROR_LINE = re.compile(r"\b(ERROR|FATAL)\b")
 LEVELLED_LINE = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\b")
@@ -108,7 +107,7 @@ class Trial:
             raise Failed("`t3 auth session issue` prints no token")
         headers = {"Authorization": f"Bearer {bearer}"}
         path = "/api/orchestration/snapshot"
-        shown = self.candidate.get_json(path, headers, SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
+        shown = self.candidate.get_json(path, headers, self.candidate.start_seconds, MAX_SNAPSHOT_BYTES)
         for kind, expected in self.before.live.items():
             rows = shown.get(kind)
             if not isinstance(rows, list) or len(rows) < expected:

@@ -28,6 +28,15 @@ class Process:
         self.cpu_seconds = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
         self.memory_bytes = int(fields[21]) * PAGE_BYTES
 
+    def running_threads(self) -> int:
+        """How many of its threads run now, or wait for a processor that others have."""
+        found = 0
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    found += (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+        return found
+
 
 def below() -> list[Process]:
     """Every living process below this one, of however many generations. Orphans come back to it: it is their reaper."""

@@ -48,11 +48,25 @@ def again(fault: str, **more: Any) -> Rule:
 
 
 STARTING = [
-    Build("version-nothing", "the program does nothing, with success", [rule("version_prints_nothing")], "says_its_version"),
-    Build("version-lies", "another program than was asked for", [rule("version_lies", text="t3 v9.9.9")], "says_its_version"),
+    Build(
+        "version-nothing",
+        "the program does nothing, with success",
+        [rule("version_prints_nothing")],
+        "says_its_version",
+    ),
+    Build(
+        "version-lies",
+        "another program than was asked for",
+        [rule("version_lies", text="t3 v9.9.9")],
+        "says_its_version",
+    ),
     Build("version-exit", "the program crashes", [printing("--version", exit_code=7)], "says_its_version"),
     Build(
-        "version-hangs", "the program hangs", [printing("--version", hangs=True)], "says_its_version", start_timeout_s=SHORT_S
+        "version-hangs",
+        "the program hangs",
+        [printing("--version", hangs=True)],
+        "says_its_version",
+        start_timeout_s=SHORT_S,
     ),
     Build("exits-at-once", "no server", [rule("exits", at="start")], "answers"),
     Build("exits-cleanly", "no server, and nothing says why", [rule("exits", at="start", exit_code=0)], "answers"),
@@ -62,8 +76,16 @@ STARTING = [
     Build("root-404", "no page", [answer("/", status=404)], "answers", start_timeout_s=SHORT_S),
     Build("root-500", "no page", [answer("/", status=500)], "answers", start_timeout_s=SHORT_S),
     Build("root-hangs", "a page that never comes", [answer("/", hangs=True)], "answers", start_timeout_s=SHORT_S),
-    Build("too-slow", "a server long after the limit", [rule("slow_start", seconds=60)], "answers", start_timeout_s=SHORT_S),
-    Build("crashes-soon", "a server for a moment", [rule("crash_after", seconds=0.05)], "answers runs_its_own_code mints"),
+    Build(
+        "too-slow",
+        "a server long after the limit",
+        [rule("slow_start", seconds=60)],
+        "answers",
+        start_timeout_s=SHORT_S,
+    ),
+    Build(
+        "crashes-soon", "a server for a moment", [rule("crash_after", seconds=0.05)], "answers runs_its_own_code mints"
+    ),
     Build(
         "crashes-later",
         "a server for a second",
@@ -95,22 +117,45 @@ PAIRING = [
     Build("exchange-500", "nobody can pair", [rule("pairing_500")], "exchanges"),
     Build("exchange-401", "every credential is refused", [answer(EXCHANGE, status=401, text="no")], "exchanges"),
     Build(
-        "exchange-302", "the browser is sent elsewhere", [answer(EXCHANGE, status=302, headers={"location": "/"})], "exchanges"
+        "exchange-302",
+        "the browser is sent elsewhere",
+        [answer(EXCHANGE, status=302, headers={"location": "/"})],
+        "exchanges",
     ),
     Build("exchange-hangs", "pairing hangs", [answer(EXCHANGE, hangs=True)], "exchanges", start_timeout_s=SHORT_S),
     Build("cookie-renamed", "the dispatch finds no cookie", [rule("wrong_cookie", name="t3_auth")], "exchanges"),
     Build("cookie-none", "the browser has no session", [rule("no_cookie")], "exchanges"),
-    Build("cookie-empty", "the browser has no session", [rule("cookies", set=["t3_session=; Path=/"])], "exchanges authenticates"),
-    Build("cookie-forged", "a session that opens nothing", [rule("cookies", set=["t3_session=abc.def"])], "authenticates"),
+    Build(
+        "cookie-empty",
+        "the browser has no session",
+        [rule("cookies", set=["t3_session=; Path=/"])],
+        "exchanges authenticates",
+    ),
+    Build(
+        "cookie-forged", "a session that opens nothing", [rule("cookies", set=["t3_session=abc.def"])], "authenticates"
+    ),
     Build("session-unknown", "paired, and asked to pair again", [rule("session_not_authenticated")], "authenticates"),
-    Build("session-no-json", "a page in place of the session", [answer(SESSION, text="<!doctype html>")], "authenticates"),
+    Build(
+        "session-no-json", "a page in place of the session", [answer(SESSION, text="<!doctype html>")], "authenticates"
+    ),
     Build("session-500", "paired, and an error", [answer(SESSION, status=500)], "authenticates"),
 ]
 
 READING = [
-    Build("snapshot-500", "server up, migrated, and no row can be read (t3code #2325)", [rule("snapshot_fails")], "reads_rows"),
+    Build(
+        "snapshot-500",
+        "server up, migrated, and no row can be read (t3code #2325)",
+        [rule("snapshot_fails")],
+        "reads_rows",
+    ),
     Build("snapshot-no-json", "an empty window", [answer(SNAPSHOT, text="<!doctype html>")], "reads_rows"),
-    Build("snapshot-hangs", "a window that never fills", [answer(SNAPSHOT, hangs=True)], "reads_rows", start_timeout_s=SHORT_S),
+    Build(
+        "snapshot-hangs",
+        "a window that never fills",
+        [answer(SNAPSHOT, hangs=True)],
+        "reads_rows",
+        start_timeout_s=SHORT_S,
+    ),
     Build(
         "snapshot-empty",
         "all projects are gone",
@@ -118,7 +163,10 @@ READING = [
         "reads_rows",
     ),
     Build(
-        "snapshot-no-threads", "all threads are gone", [rule("alters", when={"path": SNAPSHOT}, without=["threads"])], "reads_rows"
+        "snapshot-no-threads",
+        "all threads are gone",
+        [rule("alters", when={"path": SNAPSHOT}, without=["threads"])],
+        "reads_rows",
     ),
     Build("owner-no-session", "no owner can be let in", [printing(ISSUE, exit_code=1)], "reads_rows"),
     Build("owner-refused", "the owner is let in nowhere", [answer(SNAPSHOT, status=401)], "reads_rows"),
@@ -139,7 +187,9 @@ MIGRATING = [
         "answers",
         seed="unicode",
     ),
-    Build("migration-hangs", "no server, for ever", [rule("hangs", at="migration")], "answers", start_timeout_s=SHORT_S),
+    Build(
+        "migration-hangs", "no server, for ever", [rule("hangs", at="migration")], "answers", start_timeout_s=SHORT_S
+    ),
     Build("migration-loses-rows", "half of the messages are gone", [rule("migration_loses_rows")], "keeps_rows"),
     Build("migration-drops", "all turns are gone", [sql("drop table projection_turns")], "keeps_rows"),
     Build("migration-empties", "the history is gone", [sql("delete from orchestration_events")], "keeps_rows"),
@@ -156,7 +206,12 @@ MIGRATING = [
         ],
         "keeps_integrity",
     ),
-    Build("migration-logs", "half migrated, and a server that goes on", [rule("logs_migration_error")], "logs_no_migration_error"),
+    Build(
+        "migration-logs",
+        "half migrated, and a server that goes on",
+        [rule("logs_migration_error")],
+        "logs_no_migration_error",
+    ),
     Build(
         "migration-unrecorded",
         "a crash loop from the second start on",
@@ -164,12 +219,43 @@ MIGRATING = [
         "starts_again",
     ),
     Build("second-start-fails", "a crash loop from the second start on", [rule("second_start_fails")], "starts_again"),
-    Build("second-start-hangs", "no server after the next restart", [again("hangs", at="start")], "starts_again", start_timeout_s=SHORT_S),
-    Build("second-start-crashes", "a crash a moment after each restart", [again("crash_after", seconds=0.05)], "starts_again"),
-    Build("page-broken", "some rows can no longer be read", [rule("damages", how="page", at="stop")], "keeps_integrity starts_again"),
-    Build("file-truncated", "half of the file is gone", [rule("damages", how="truncated", at="stop")], "starts_again keeps_integrity"),
-    Build("file-replaced", "everything is gone, and all works", [rule("damages", how="gone", at="start")], "reads_rows keeps_rows"),
-    Build("file-deleted", "everything is gone after the next restart", [rule("damages", how="gone", at="stop")], "keeps_integrity"),
+    Build(
+        "second-start-hangs",
+        "no server after the next restart",
+        [again("hangs", at="start")],
+        "starts_again",
+        start_timeout_s=SHORT_S,
+    ),
+    Build(
+        "second-start-crashes",
+        "a crash a moment after each restart",
+        [again("crash_after", seconds=0.05)],
+        "starts_again",
+    ),
+    Build(
+        "page-broken",
+        "some rows can no longer be read",
+        [rule("damages", how="page", at="stop")],
+        "keeps_integrity starts_again",
+    ),
+    Build(
+        "file-truncated",
+        "half of the file is gone",
+        [rule("damages", how="truncated", at="stop")],
+        "starts_again keeps_integrity",
+    ),
+    Build(
+        "file-replaced",
+        "everything is gone, and all works",
+        [rule("damages", how="gone", at="start")],
+        "reads_rows keeps_rows",
+    ),
+    Build(
+        "file-deleted",
+        "everything is gone after the next restart",
+        [rule("damages", how="gone", at="stop")],
+        "keeps_integrity",
+    ),
     Build(
         "stop-loses-rows",
         "everything is gone after the next restart",
@@ -200,7 +286,12 @@ TAKING = [
     Build("mines", "all cores are busy while nobody works", [rule("burns")], "rests", start_timeout_s=SHORT_S),
     Build("mines-one", "one core is busy for ever", [rule("burns", threads=1)], "rests", start_timeout_s=SHORT_S),
     Build("daemon", "a process that nobody ends", [rule("leaves_process")], "leaves_nothing"),
-    Build("daemon-with-log", "a process that keeps the log open", [rule("leaves_process", holds_output=True)], "leaves_nothing"),
+    Build(
+        "daemon-with-log",
+        "a process that keeps the log open",
+        [rule("leaves_process", holds_output=True)],
+        "leaves_nothing",
+    ),
     Build("child-at-stop", "a process that nobody ends", [rule("leaves_process", at="stop")], "leaves_nothing"),
     Build("listens-too", "a door that nobody knows of", [rule("listens_too")], "keeps_to_its_port", cell=True),
     Build("deletes-base-dir", "everything is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
@@ -224,13 +315,24 @@ GOOD = [
     Build(
         "warnings",
         "warnings",
-        [rule("logs", text="migration 12 took 3 ms longer than usual"), rule("logs", text="deprecated: a setting that failed before")],
+        [
+            rule("logs", text="migration 12 took 3 ms longer than usual"),
+            rule("logs", text="deprecated: a setting that failed before"),
+        ],
     ),
-    Build("other-error", "an error about something else", [rule("logs", level="ERROR", text="telemetry failed: ENOTFOUND")]),
+    Build(
+        "other-error",
+        "an error about something else",
+        [rule("logs", level="ERROR", text="telemetry failed: ENOTFOUND")],
+    ),
     Build("empty-file", "a database file of no bytes", [], seed="empty"),
     Build("fresh", "a base dir without a database", [], seed="fresh"),
     Build("big", "a database of 60 MB", [], seed="big"),
-    Build("new-table", "a new table, filled from another", [sql("create table stand_in_new as select * from projection_threads")]),
+    Build(
+        "new-table",
+        "a new table, filled from another",
+        [sql("create table stand_in_new as select * from projection_threads")],
+    ),
     Build(
         "new-column",
         "a new column and an index on it",
@@ -242,7 +344,11 @@ GOOD = [
         ],
     ),
     Build("many-migrations", "forty migrations at once", [], behaviour={"schema_level": 70}),
-    Build("more-cookies", "three cookies, one of them the session's", [rule("cookies", set=["theme=dark", "{}", "lang=de; Path=/"])]),
+    Build(
+        "more-cookies",
+        "three cookies, one of them the session's",
+        [rule("cookies", set=["theme=dark", "{}", "lang=de; Path=/"])],
+    ),
     Build("more-fields", "more fields in each JSON answer", [rule("alters", json={"stand_in": {"new": [1, None]}})]),
     Build("exit-0", "exit code 0 when stopped", [rule("stops_oddly", exit_code=0)]),
     Build("exit-143", "exit code 143 when stopped", [rule("stops_oddly", exit_code=143)]),
@@ -256,8 +362,17 @@ GOOD = [
     Build("unicode", "texts of all planes", [], seed="unicode"),
     Build("hides-deleted", "deleted threads are no longer shown", [rule("hides_deleted")], seed="deleted"),
     Build("big-page", "a front page of 3 MB", [answer("/", text="<!doctype html>" + "<p>t3</p>" * 330_000)]),
-    Build("cookie-by-port", "a cookie that is named otherwise on loopback: the 17 days", [], version="0.0.34-nightly.20260701.601"),
-    Build("vacuums", "a database that is packed anew at each start", [sql("vacuum", at="opened", when={"command": "serve"})]),
+    Build(
+        "cookie-by-port",
+        "a cookie that is named otherwise on loopback: the 17 days",
+        [],
+        version="0.0.34-nightly.20260701.601",
+    ),
+    Build(
+        "vacuums",
+        "a database that is packed anew at each start",
+        [sql("vacuum", at="opened", when={"command": "serve"})],
+    ),
 ]
 
 
@@ -273,7 +388,9 @@ class Package(NamedTuple):
 
 PACKAGES = [
     Package("script-fails", "half an install", "an install script", script="exit 3"),
-    Package("wrong-version", "another version than was asked for", "the package says it is", manifest={"version": "9.9.9"}),
+    Package(
+        "wrong-version", "another version than was asked for", "the package says it is", manifest={"version": "9.9.9"}
+    ),
     Package("no-program", "no t3", "no program", manifest={"bin": {}}),
     Package("link-out", "a file of the host's in the slot", "leads out of it", script="ln -s /etc/passwd passwd"),
     Package("fifo-inside", "whoever reads the slot hangs", "no plain file", script="mkfifo fifo"),

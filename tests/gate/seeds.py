@@ -12,7 +12,9 @@ WORDS = "ünïcode 🦊", "\u202eright to left", "a\u0000b", "𝔘𝔫𝔦", "li
 
 
 def _orphans(database: sqlite3.Connection) -> None:
-    database.execute("create table old_child (id integer primary key, parent text references projection_projects(project_id))")
+    database.execute(
+        "create table old_child (id integer primary key, parent text references projection_projects(project_id))"
+    )
     database.executemany("insert into old_child (parent) values (?)", [("gone",)] * 3)
 
 
@@ -23,7 +25,9 @@ def _turns(database: sqlite3.Connection) -> None:
 def _unicode(database: sqlite3.Connection) -> None:
     for number, word in enumerate(WORDS):
         database.execute("update projection_projects set title = ? where rowid = ?", (word, number + 1))
-        database.execute("update projection_thread_messages set text = ? where rowid % ? = ?", (word, len(WORDS), number))
+        database.execute(
+            "update projection_thread_messages set text = ? where rowid % ? = ?", (word, len(WORDS), number)
+        )
 
 
 def _deleted(database: sqlite3.Connection) -> None:

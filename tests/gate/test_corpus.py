@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import BAD, GOOD, PACKAGES, VERSION, Build, Package, tables
+from corpus import BAD, GOOD, PACKAGES, Build, Package, tables
 from seeds import seed
 from slotting import make_slot, staged
 
