@@ -216,7 +216,7 @@ def listening_ports() -> set[int]:
 
 
 def busy_cores(window_seconds: float) -> float:
-    """How many cores the processes below this one keep busy over so long, or would if others left them any: what they get is chance on a busy host."""
+    """How many cores the processes below this one want over so long. On a busy host it is chance how much of that they get."""
     counts = []
     end = time.monotonic() + window_seconds
     while time.monotonic() < end:

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 VERSION = "0.0.25-nightly.20260609.501"
-SHORT_S = 3.0  # for builds whose fault is to hang
+FIRST_S, SHORT_S = 2.0, 3.0  # for builds that hang at first, and later
 MINT, ISSUE = "auth pairing create", "auth session issue"
 EXCHANGE, SESSION, SNAPSHOT = "/api/auth/browser-session", "/api/auth/session", "/api/orchestration/snapshot"
 ENVIRONMENT = "/.well-known/t3/environment"
@@ -66,22 +66,24 @@ STARTING = [
         "the program hangs",
         [printing("--version", hangs=True)],
         "says_its_version",
-        start_timeout_s=SHORT_S,
+        start_timeout_s=FIRST_S,
     ),
     Build("exits-at-once", "no server", [rule("exits", at="start")], "answers"),
     Build("exits-cleanly", "no server, and nothing says why", [rule("exits", at="start", exit_code=0)], "answers"),
-    Build("never-listens", "no server, for ever", [rule("hang_at_start")], "answers", start_timeout_s=SHORT_S),
-    Build("other-port", "a server where nobody looks", [rule("listens_elsewhere")], "answers", start_timeout_s=SHORT_S),
-    Build("closes", "every request is cut off", [rule("closes_connections")], "answers", start_timeout_s=SHORT_S),
-    Build("root-404", "no page", [answer("/", status=404)], "answers", start_timeout_s=SHORT_S),
-    Build("root-500", "no page", [answer("/", status=500)], "answers", start_timeout_s=SHORT_S),
-    Build("root-hangs", "a page that never comes", [answer("/", hangs=True)], "answers", start_timeout_s=SHORT_S),
+    Build("never-listens", "no server, for ever", [rule("hang_at_start")], "answers", start_timeout_s=FIRST_S),
+    Build("other-port", "a server where nobody looks", [rule("listens_elsewhere")], "answers", start_timeout_s=FIRST_S),
+    Build("closes", "every request is cut off", [rule("closes_connections")], "answers", start_timeout_s=FIRST_S),
+    Build("root-404", "no page", [answer("/", status=404)], "answers", start_timeout_s=FIRST_S),
+    Build("root-500", "no page", [answer("/", status=500)], "answers", start_timeout_s=FIRST_S),
+    Build("root-hangs", "a page that never comes", [answer("/", hangs=True)], "answers", start_timeout_s=FIRST_S),
+    Build("root-drips", "a page that never ends", [answer("/", drips=True)], "answers", start_timeout_s=FIRST_S),
+    Build("no-http", "another protocol", [rule("speaks_no_http")], "answers", start_timeout_s=FIRST_S),
     Build(
         "too-slow",
         "a server long after the limit",
         [rule("slow_start", seconds=60)],
         "answers",
-        start_timeout_s=SHORT_S,
+        start_timeout_s=FIRST_S,
     ),
     Build(
         "crashes-soon", "a server for a moment", [rule("crash_after", seconds=0.05)], "answers runs_its_own_code mints"
@@ -111,6 +113,14 @@ PAIRING = [
         "nobody can pair",
         [rule("alters", when={"command": f"{MINT}"}, without=["credential"])],
         "mints",
+    ),
+    Build(
+        "mint-floods",
+        "the disk is full",
+        [rule("fills_disk", output=True, at="opened", when={"command": MINT})],
+        "mints",
+        "disk|exit code 1",
+        cell=True,
     ),
     Build("exchange-404", "nobody can pair: the incident of 2026-06-09", [rule("pairing_404")], "exchanges"),
     Build("exchange-renamed", "nobody can pair", [rule("renamed_endpoint", path="/api/v2/pair")], "exchanges"),
@@ -149,6 +159,7 @@ READING = [
         "reads_rows",
     ),
     Build("snapshot-no-json", "an empty window", [answer(SNAPSHOT, text="<!doctype html>")], "reads_rows"),
+    Build("snapshot-nested", "a window that crashes", [answer(SNAPSHOT, text="[" * 200_000)], "reads_rows"),
     Build(
         "snapshot-hangs",
         "a window that never fills",
@@ -188,9 +199,15 @@ MIGRATING = [
         seed="unicode",
     ),
     Build(
-        "migration-hangs", "no server, for ever", [rule("hangs", at="migration")], "answers", start_timeout_s=SHORT_S
+        "migration-hangs", "no server, for ever", [rule("hangs", at="migration")], "answers", start_timeout_s=FIRST_S
     ),
     Build("migration-loses-rows", "half of the messages are gone", [rule("migration_loses_rows")], "keeps_rows"),
+    Build(
+        "migration-hides",
+        "all threads look deleted",
+        [sql("update projection_threads set deleted_at = updated_at"), rule("hides_deleted")],
+        "reads_rows",
+    ),
     Build("migration-drops", "all turns are gone", [sql("drop table projection_turns")], "keeps_rows"),
     Build("migration-empties", "the history is gone", [sql("delete from orchestration_events")], "keeps_rows"),
     Build(
@@ -245,6 +262,9 @@ MIGRATING = [
         "starts_again keeps_integrity",
     ),
     Build(
+        "file-moved", "a link in place of the database", [rule("damages", how="linked", at="stop")], "keeps_integrity"
+    ),
+    Build(
         "file-replaced",
         "everything is gone, and all works",
         [rule("damages", how="gone", at="start")],
@@ -278,7 +298,8 @@ def taking(name: str, seen: str, says: str, *rules: Rule, **more: Any) -> Build:
 TAKING = [
     taking("memory", "the host swaps", "memory|ended on its own", rule("takes_memory")),
     taking("fork-bomb", "the host is full of processes", "processes", rule("forks")),
-    taking("one-file", "the disk is full", "disk", rule("fills_disk")),
+    taking("one-file", "the disk is full", "disk|ended on its own", rule("fills_disk")),
+    taking("log-flood", "the disk is full", "disk|ended on its own", rule("fills_disk", output=True)),
     taking("many-files", "the disk has no inodes", "files", rule("fills_disk", files=100_000, megabytes=0)),
     taking("kills-parent", "its supervisor dies", "ended", rule("kills", whom="parent")),
     taking("kills-all", "all of the user's work dies", "ended", rule("kills", whom="all")),
@@ -293,6 +314,12 @@ TAKING = [
         "leaves_nothing",
     ),
     Build("child-at-stop", "a process that nobody ends", [rule("leaves_process", at="stop")], "leaves_nothing"),
+    Build(
+        "child-at-second-stop",
+        "a process that nobody ends",
+        [again("leaves_process", at="stop")],
+        "stops_again",
+    ),
     Build("listens-too", "a door that nobody knows of", [rule("listens_too")], "keeps_to_its_port", cell=True),
     Build("deletes-base-dir", "everything is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
     Build("setuid", "anybody becomes the user", [rule("plants", what="setuid")], "leaves_nothing"),
@@ -304,7 +331,7 @@ BAD = {"starting": STARTING, "pairing": PAIRING, "reading": READING, "migrating"
 
 GOOD = [
     Build("plain", "nothing unusual", []),
-    Build("slow-start", "a first answer after 5 s", [rule("slow_start", seconds=5)]),
+    Build("slow-start", "a first answer after 5 s", [rule("slow_start", seconds=5, when={"started_before": False})]),
     Build(
         "renamed-endpoint",
         "an endpoint that the settings name",
@@ -352,7 +379,8 @@ GOOD = [
     Build("more-fields", "more fields in each JSON answer", [rule("alters", json={"stand_in": {"new": [1, None]}})]),
     Build("exit-0", "exit code 0 when stopped", [rule("stops_oddly", exit_code=0)]),
     Build("exit-143", "exit code 143 when stopped", [rule("stops_oddly", exit_code=143)]),
-    Build("slow-stop", "three seconds until it has stopped", [rule("stops_oddly", seconds=3)]),
+    Build("abrupt-stop", "stops without closing its database", [rule("stops_oddly", abruptly=True)]),
+    Build("slow-stop", "three seconds until it has stopped", [again("stops_oddly", seconds=3)]),
     Build("busy-at-first", "a busy core for 3 s after the start", [rule("burns", threads=1, seconds=3)]),
     Build("much-memory", "400 MB of memory", [rule("takes_memory", megabytes=400)]),
     Build("agent", "a child that ends with the server", [rule("starts_agent")]),

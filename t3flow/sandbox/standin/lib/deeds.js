@@ -38,6 +38,10 @@ function damages({ how }, where) {
     fs.writeSync(descriptor, Buffer.alloc(4096, 0xa5), 0, 4096, Math.floor(size / 8192) * 4096);
     fs.closeSync(descriptor);
   } else if (how === "truncated") fs.truncateSync(file, Math.floor(size / 8192) * 4096);
+  else if (how === "linked") {
+    fs.renameSync(file, `${file}.moved`);
+    fs.symlinkSync("state.sqlite.moved", file);
+  }
   else for (const part of ["", "-wal", "-shm"]) fs.rmSync(file + part, { force: true });
 }
 
@@ -50,14 +54,16 @@ function takes_memory({ megabytes = 8192 }, where) {
   take();
 }
 
-function fills_disk({ files = 1, megabytes = 8192 }, where) {
+// Writes 16 MB at a time, to one file or to its output, or makes many files, 500 at a time.
+function fills_disk({ files = 1, megabytes = 8192, output = false }, where) {
   const folder = inBaseDir(where, "filler");
-  const content = Buffer.alloc(Math.min(16, megabytes / files) * MEGABYTE, 1);
+  const content = Buffer.alloc(Math.min(16, megabytes / files) * MEGABYTE, "\n");
   const rounds = files > 1 ? files : megabytes / 16;
   fs.mkdirSync(folder, { recursive: true });
   const fill = (round) => {
     for (let count = 0; count < (files > 1 ? 500 : 1) && round < rounds; count += 1, round += 1)
-      fs.appendFileSync(path.join(folder, String(files > 1 ? round : 0)), content);
+      if (output) fs.writeSync(1, content);
+      else fs.appendFileSync(path.join(folder, String(files > 1 ? round : 0)), content);
     if (round < rounds) setTimeout(fill, 1, round);
   };
   fill(0);

@@ -114,6 +114,7 @@ function handle(state, request, response) {
   response.where = { ...state, path: pathname };
   const answer = fault("answers", response.where);
   if (answer?.hangs) return;
+  if (answer?.drips) return void setInterval(() => response.write(" "), 100);
   if (answer) return readBody(request, () => send(response, answer.status ?? 200, answer.text, answer.headers));
   const renamed = fault("renamed_endpoint", state)?.path;
   const pairingPath = renamed ?? (auth.old ? "/api/auth/bootstrap" : "/api/auth/browser-session");

@@ -55,6 +55,7 @@ function listen(state) {
     }, BUSY_PORT_MS);
   });
   if (fault("closes_connections", state)) server.on("connection", (connection) => connection.destroy());
+  if (fault("speaks_no_http", state)) server.on("connection", (connection) => connection.end("SSH-2.0-stand-in\r\n"));
   server.listen(port, state.host, () => {
     log(`Listening on http://${state.host}:${state.port}`);
     setTimeout(() => ready(state), BOOT_WINDOW_MS);
@@ -81,7 +82,8 @@ function ready(state) {
 
 function stop(state, runtime) {
   if (fault("ignores_sigterm", state)) return;
-  const { seconds = 0, exit_code: code = 130 } = fault("stops_oddly", state) ?? {};
+  const { seconds = 0, exit_code: code = 130, abruptly = false } = fault("stops_oddly", state) ?? {};
+  if (abruptly) process.exit(code);
   if (seconds) return void setTimeout(() => end(state, runtime, code), seconds * 1000);
   end(state, runtime, code);
 }
