@@ -119,10 +119,15 @@ def clock_watch(host: Host) -> Callable[[], None]:
         logger.warning(
             "the clock went {:+.0f} s at once (set, or the host slept): every deferral is looked at now", stepped
         )
-        for pending in records.deferrals(host.journal):
-            wake(pending.run)
+        ask_all(host)
 
     return watch
+
+
+def ask_all(host: Host) -> None:
+    """Makes every deferral due: what they wait for was told by other settings, or another clock."""
+    for pending in records.deferrals(host.journal):
+        wake(pending.run)
 
 
 def hold(engine: Engine, host: Host, run: str, reason: str | None) -> None:

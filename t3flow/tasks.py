@@ -292,6 +292,12 @@ def freeze_tracking(reason: str) -> None:
 
 
 @step()
+def alert(line: str) -> None:
+    """Writes a line to the log that alert rules match. Repeating it says it twice."""
+    logger.error("{}", line)
+
+
+@step()
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Remembers that a version failed, and on whose databases alone ([]: that is not known). Repeating it writes the same."""
     records.reject(this_host().journal, version, reason, users)

@@ -73,7 +73,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
             )
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
     if trouble := dispatch_trouble(version, []):
-        raise Abort(ended("gate_inconclusive", f"nobody was restarted: {trouble}", plan, results))
+        raise Abort(inconclusive(f"nobody was restarted: {trouble}", plan, results))
     ended_by = restart_idle_users(candidates, version, results, due)
     with current_flow.get().shielded():
         tasks.clean_scratch()
@@ -105,6 +105,8 @@ def through_gate(
     except Refused as refusal:
         if refusal.outcome.name == "gate_failed" and not dry_run:
             tasks.reject(plan["target"], refusal.reason, refusal.users)
+        if refusal.outcome.name == "gate_inconclusive":
+            raise Abort(inconclusive(refusal.reason, plan, {})) from refusal
         name = "dry_run_failed" if dry_run and refusal.outcome.name == "gate_failed" else refusal.outcome.name
         raise Abort(ended(name, refusal.reason, plan)) from refusal
     version = {user["user"]: user["version"] for user in users}
@@ -154,7 +156,7 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     version = plan["target"]
     for user, found in results.items():
         if found["result"] in FAILED and found["dispatch_at_fault"]:
-            return ended("gate_inconclusive", f"{user} was taken back: {found['reason']}", plan, results)
+            return inconclusive(f"{user} was taken back: {found['reason']}", plan, results)
         if found["result"] in FAILED:
             reason = give_up(version, user, found)
             return ended("rolled_back", reason, plan, results)
@@ -170,6 +172,13 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
         tasks.accept(version)
         tasks.prune()
     return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
+
+
+def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
+    """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
+    with current_flow.get().shielded():
+        tasks.alert(f"GATE INCONCLUSIVE: {reason}")
+    return ended("gate_inconclusive", reason, plan, results)
 
 
 def give_up(version: str, user: str, found: Result) -> str:

@@ -22,6 +22,7 @@ LOCKED, LOCKED_TRIES, LOCKED_SECONDS = "database is locked", 5, 1.0
 """t3 waits for no lock: a command fails when the server happens to write."""
 MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
 SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
+ERROR_LINES = re.compile(r"\bERROR\b|\w*Error: ")
 LISTENING = "0A"
 SAMPLE_SECONDS = 0.02
 
@@ -124,7 +125,7 @@ class Candidate:
         try:
             return f"exit code {self.parent.wait(STOP_SECONDS)}"
         except subprocess.TimeoutExpired:
-            raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM", slow=True) from None
+            raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM") from None
 
     def _how_it_ended(self) -> str:
         assert self.parent is not None
@@ -226,6 +227,8 @@ def busy_cores(window_seconds: float) -> float:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something and holds no secret."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not SECRET_LINES.search(line)]
-    return lines[-1][:200] if lines else "nothing"
+    """The line that tells most and holds no secret: the first that names an error, else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR_LINES.search(line)]
+    harmless = [line for line in lines if not SECRET_LINES.search(line)]
+    return next(iter([*errors, *reversed(harmless)]), "nothing")[:200]

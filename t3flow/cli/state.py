@@ -8,6 +8,9 @@ from t3flow.errors import T3flowError
 from t3flow.host import freeze, records
 from t3flow.settings import Settings
 
+NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "error")
+"""Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
+
 
 def collect(read: Settings) -> dict[str, Any]:
     """Everything that `status --json` prints."""
@@ -36,6 +39,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "rejected": records.rejected(noted) if noted else {},
         "users": users(read, noted),
         "run": active[0][0] if active else None,
+        "last_bump": last_bump(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
         "consumer": {
             "alive": pid is not None,
@@ -43,6 +47,18 @@ def collect(read: Settings) -> dict[str, Any]:
             "waiting_for": records.fact(noted, "waiting_for") if noted else None,
         },
     }
+
+
+def last_bump(noted: Journal) -> dict[str, Any] | None:
+    """How the bump that ended last did end."""
+    found = noted.runs("workflow = 'bump' and status != 'running'", limit=1)
+    return next(
+        (
+            {"run": run.id, "outcome": run.outcome, "reason": run.result.get("reason"), "ended": rfc3339(run.updated)}
+            for run in found
+        ),
+        None,
+    )
 
 
 def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
@@ -122,6 +138,9 @@ def problems(found: dict[str, Any]) -> list[str]:
         lines.append("no consumer runs: nothing is updated; systemctl start t3flow")
     if found["consumer"]["waiting_for"]:
         lines.append(f"the consumer waits for {found['consumer']['waiting_for']}")
+    last = found["last_bump"]
+    if last and last["outcome"] in NEEDS_A_PERSON:
+        lines.append(f"the last bump ended {last['outcome']}: {last['reason']}; t3flow show {last['run']}")
     if found["frozen"]:
         held = found["frozen"]
         lines.append(f"FROZEN since {held['since']} by {held['by']}: {held['reason']}; t3flow unfreeze")

@@ -82,6 +82,7 @@ class Sandbox:
         self.dispatch_port = free_port()
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.prefix: list[str] = []  # words before the consumer's command
         self.config = top / "config.toml"
         for folder in ("state", "etc/t3-serve", "backups", "opt/t3", "bin", "scratch", "log", "registry", "home"):
             (top / folder).mkdir(parents=True, exist_ok=True)
@@ -199,7 +200,7 @@ class Sandbox:
         """Starts the consumer and waits until it is ready."""
         log = self.top / "log" / "consumer.log"
         mark = log.stat().st_size if log.exists() else 0
-        child = self._spawn("consumer", [sys.executable, "-m", "t3flow", "consumer"])
+        child = self._spawn("consumer", [*self.prefix, sys.executable, "-m", "t3flow", "consumer"])
         self.until(lambda: "is ready" in _from(log, mark) or child.poll() is not None, "the consumer is ready")
         return child
 
