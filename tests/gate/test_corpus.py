@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus import BAD, GOOD, PACKAGES, Build, Package, tables
+from bad_builds import BAD
+from builds import Build, Package
+from corpus import tables
+from good_builds import GOOD, PACKAGES
 from seeds import seed
 from slotting import make_slot, staged
 
@@ -56,7 +59,7 @@ def test_good(
     record_property("gate", "right" if verdict["verdict"] == "pass" else "wrong")
     assert (verdict["verdict"], verdict["failed"]) == ("pass", ""), str(verdict)
     assert {check["name"] for check in verdict["checks"]} >= CHECKS
-    assert len({check["name"] for check in verdict["checks"]}) == len(verdict["checks"])
+    assert all(f"| `{check['name']}` |" in DOCUMENT.read_text() for check in verdict["checks"])
 
 
 CHECKS = {name for build in ALL_BAD for name in build.fails.split()}
@@ -103,7 +106,7 @@ def test_the_corpus_is_large_enough() -> None:
 
 
 def test_the_tables_of_the_document_are_those_of_the_corpus() -> None:
-    assert tables() in DOCUMENT.read_text(), "put the output of `python tests/gate/corpus.py` into docs/gate.md"
+    assert tables() in DOCUMENT.read_text(), "put in what python tests/gate/corpus.py prints"
 
 
 def test_a_host_without_namespaces_needs_the_cookie_s_own_name(
