@@ -35,7 +35,7 @@ def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> gate.Verdic
 
 def settings_of(build: Build) -> dict[str, Any]:
     """What the test's host has in its settings for a build."""
-    return {"gate": {"start_timeout_s": build.start_timeout_s}, "dispatch": build.settings}
+    return {"gate": {"user": "nobody", "start_timeout_s": build.start_timeout_s}, "dispatch": build.settings}
 
 
 @pytest.mark.parametrize("build", ALL_BAD, ids=lambda build: build.name)
