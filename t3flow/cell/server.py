@@ -13,7 +13,7 @@ from typing import Any
 
 from t3flow.cell import watch
 
-POST_SECONDS, STOP_SECONDS = 10.0, 15.0
+POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 15.0, 0.3
 PARENT = '"$@" >>"$0" 2>&1 & echo $!; wait $!'
 """The server's parent, a shell: one that the server can kill, as it cannot the first process of a cell, so that this is found out."""
 FIRST_PROBE_SECONDS, PROBE_GROWTH, PROBE_SECONDS = 0.1, 1.15, 1.0
@@ -65,9 +65,9 @@ class Candidate:
                 raise Failed(f"{what} does not end within {self.start_seconds:g} s", slow=True) from None
             file.seek(0)
             text = file.read(MAX_BYTES).decode(errors="replace")
-        output.unlink()
         if code != 0:
             raise Failed(f"{what} ends with exit code {code}: {last_line(text)}")
+        output.unlink()
         return text
 
     def run_json(self, *words: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Candidate:
         began, patience = time.monotonic(), FIRST_PROBE_SECONDS
         while True:
             if self.parent.poll() is not None:
-                raise Failed(self._how_it_ended())
+                raise Failed(self.ended())
             try:
                 patience *= PROBE_GROWTH
                 status, _, _ = self.http("GET", "/", timeout_seconds=min(patience, PROBE_SECONDS))
@@ -119,7 +119,7 @@ class Candidate:
         """Asks the server to stop, as its manager does. Returns its exit code as evidence. Raises Failed when it was gone or does not go."""
         assert self.parent is not None
         if self.parent.poll() is not None:
-            raise Failed(self._how_it_ended())
+            raise Failed(self.ended())
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.server_pid, signal.SIGTERM)
         try:
@@ -127,9 +127,14 @@ class Candidate:
         except subprocess.TimeoutExpired:
             raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM") from None
 
-    def _how_it_ended(self) -> str:
-        assert self.parent is not None
-        code = self.parent.returncode
+    def ended(self) -> str:
+        """How the server ended; "" while it runs. One that has just been cut off gets a moment to do so."""
+        if self.parent is None:
+            return ""
+        try:
+            code = self.parent.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return ""
         if code < 0:
             return f"the process that started the server was ended with signal {-code}"
         return f"the server ended on its own with exit code {code}: {self.last_log_line()}"

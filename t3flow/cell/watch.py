@@ -101,14 +101,17 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Looks once more, then ends."""
+        """Looks once more, then ends. Twice is harmless."""
         self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             last = self._stopped.wait(EVERY_SECONDS)
-            self.broken = self.broken or self._look()
+            try:
+                self.broken = self.broken or self._look()
+            except OSError as error:
+                self.broken = f"it cannot be watched any more ({error.strerror})"
             if self.broken:
                 end_all()
             if last:
