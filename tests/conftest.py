@@ -38,6 +38,23 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"crash points: T3CRASH_SEED={os.environ['T3CRASH_SEED']}"
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the gate made of the corpus of builds (tests/gate)."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    said = [(report.nodeid, value) for report in reports for name, value in report.user_properties if name == "gate"]
+    if said:
+        wrong, total = (
+            {
+                kind: sum(("test_good" in node) == kind for node, value in said if value in values)
+                for kind in (True, False)
+            }
+            for values in (("wrong",), ("right", "wrong"))
+        )
+        terminalreporter.write_line(
+            f"bad let through: {wrong[False]} of {total[False]}, good refused: {wrong[True]} of {total[True]}"
+        )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "queue_url" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--queue")

@@ -13,7 +13,9 @@ from typing import Any
 
 from t3flow.cell import watch
 
-POST_SECONDS, COMMAND_SECONDS, STOP_SECONDS = 10.0, 60.0, 15.0
+POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 15.0, 0.3
+PARENT = '"$@" >>"$0" 2>&1 & echo $!; wait $!'
+"""The server's parent, a shell: one that the server can kill, as it cannot the first process of a cell, so that this is found out."""
 FIRST_PROBE_SECONDS, PROBE_GROWTH, PROBE_SECONDS = 0.1, 1.15, 1.0
 """A server that starts accepts connections for half a second and never answers them: short tries first find it ready soonest."""
 LOCKED, LOCKED_TRIES, LOCKED_SECONDS = "database is locked", 5, 1.0
@@ -22,6 +24,7 @@ MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
 SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
 ERROR_LINES = re.compile(r"\bERROR\b|\w*Error: ")
 LISTENING = "0A"
+SAMPLE_SECONDS = 0.02
 
 
 class Failed(Exception):
@@ -41,7 +44,8 @@ class Candidate:
         self.host, self.port = request["host"], int(request["port"])
         self.start_seconds = float(request["start_timeout_s"])
         self.log = Path(request["log"])
-        self.server: subprocess.Popen[bytes] | None = None
+        self.parent: subprocess.Popen[bytes] | None = None
+        self.server_pid = 0
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -54,16 +58,16 @@ class Candidate:
                 [*self.command, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
             )
             try:
-                code = child.wait(COMMAND_SECONDS)
+                code = child.wait(self.start_seconds)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-                raise Failed(f"{what} does not end within {COMMAND_SECONDS:g} s", slow=True) from None
+                raise Failed(f"{what} does not end within {self.start_seconds:g} s", slow=True) from None
             file.seek(0)
             text = file.read(MAX_BYTES).decode(errors="replace")
-        output.unlink()
         if code != 0:
             raise Failed(f"{what} ends with exit code {code}: {last_line(text)}")
+        output.unlink()
         return text
 
     def run_json(self, *words: str) -> dict[str, Any]:
@@ -89,14 +93,16 @@ class Candidate:
     def start(self) -> str:
         """Starts the server and waits until `GET /` answers 200. Returns how long that took, as evidence. Raises Failed."""
         where = ["--host", self.host, "--port", str(self.port), "--base-dir", str(self.base_dir)]
-        with self.log.open("wb") as log:
-            self.server = subprocess.Popen(
-                [*self.command, "serve", *where], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.log.write_bytes(b"")
+        words = ["/bin/sh", "-c", PARENT, str(self.log), *self.command, "serve", *where]
+        self.parent = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert self.parent.stdout is not None
+        with self.parent.stdout as said:
+            self.server_pid = int(said.readline())
         began, patience = time.monotonic(), FIRST_PROBE_SECONDS
         while True:
-            if self.server.poll() is not None:
-                raise Failed(f"the server ended with exit code {self.server.returncode}: {self.last_log_line()}")
+            if self.parent.poll() is not None:
+                raise Failed(self.ended())
             try:
                 patience *= PROBE_GROWTH
                 status, _, _ = self.http("GET", "/", timeout_seconds=min(patience, PROBE_SECONDS))
@@ -111,14 +117,27 @@ class Candidate:
 
     def stop(self) -> str:
         """Asks the server to stop, as its manager does. Returns its exit code as evidence. Raises Failed when it was gone or does not go."""
-        assert self.server is not None
-        if self.server.poll() is not None:
-            raise Failed(f"the server ended on its own with exit code {self.server.returncode}: {self.last_log_line()}")
-        self.server.send_signal(signal.SIGTERM)
+        assert self.parent is not None
+        if self.parent.poll() is not None:
+            raise Failed(self.ended())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.server_pid, signal.SIGTERM)
         try:
-            return f"exit code {self.server.wait(STOP_SECONDS)}"
+            return f"exit code {self.parent.wait(STOP_SECONDS)}"
         except subprocess.TimeoutExpired:
             raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM") from None
+
+    def ended(self) -> str:
+        """How the server ended; "" while it runs. One that has just been cut off gets a moment to do so."""
+        if self.parent is None:
+            return ""
+        try:
+            code = self.parent.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return ""
+        if code < 0:
+            return f"the process that started the server was ended with signal {-code}"
+        return f"the server ended on its own with exit code {code}: {self.last_log_line()}"
 
     # HTTP -------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +151,7 @@ class Candidate:
         most_bytes: int = MAX_BYTES,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """One request: status, headers, the first part of the body. Raises OSError, HTTPException."""
-        limit = timeout_seconds or (PROBE_SECONDS if method == "GET" else POST_SECONDS)
+        limit = timeout_seconds or (PROBE_SECONDS if method == "GET" else min(POST_SECONDS, self.start_seconds))
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit)
         try:
             data = json.dumps(body) if body is not None else None
@@ -203,12 +222,13 @@ def listening_ports() -> set[int]:
 
 
 def busy_cores(window_seconds: float) -> float:
-    """How many cores the processes below this one keep busy over so long."""
-    before = {process.pid: process.cpu_seconds for process in watch.below()}
-    began = time.monotonic()
-    time.sleep(window_seconds)
-    spent = sum(process.cpu_seconds - before.get(process.pid, 0.0) for process in watch.below())
-    return spent / (time.monotonic() - began)
+    """How many cores the processes below this one want over so long. On a busy host it is chance how much of that they get."""
+    counts = []
+    end = time.monotonic() + window_seconds
+    while time.monotonic() < end:
+        counts.append(sum(process.running_threads() for process in watch.below()))
+        time.sleep(SAMPLE_SECONDS)
+    return sum(counts) / max(1, len(counts))
 
 
 def last_line(text: str) -> str:

@@ -9,6 +9,7 @@ pairs, shows real rows, rests, stops when asked, starts again on what it has mig
 """
 
 import ctypes
+import errno
 import http.client
 import json
 import re
@@ -26,7 +27,6 @@ from t3flow.cell.server import MAX_SNAPSHOT_BYTES, Candidate, Failed, busy_cores
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 CALM_CORES, CALM_SECONDS = 0.5, 0.4
-SNAPSHOT_SECONDS = 60.0
 GONE_SECONDS = 2.0
 ERROR_LINE = re.compile(r"\b(ERROR|FATAL)\b")
 LEVELLED_LINE = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\b")
@@ -34,6 +34,12 @@ MIGRATION = re.compile(r"migrat", re.IGNORECASE)
 FAILED_MIGRATION = re.compile(r"migrat.*\b(error|fail\w*)\b|\b\w*(error|fail\w*)\b.*migrat", re.IGNORECASE)
 BARE_ERROR = re.compile(r"^\s*(uncaught )?\w*(error|exception)\b.*migrat|migration\S* \S+ failed", re.IGNORECASE)
 BEARER_KEYS = ("token", "sessionToken", "access_token", "accessToken")
+HOST_ERRORS = {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO}
+"""What this process itself meets when the host has no more processes, memory or disk to give."""
+
+
+class NotHeld(Exception):
+    """The trial could not go on, by no fault of the candidate's."""
 
 
 class Trial:
@@ -108,7 +114,7 @@ class Trial:
             raise Failed("`t3 auth session issue` prints no token")
         headers = {"Authorization": f"Bearer {bearer}"}
         path = "/api/orchestration/snapshot"
-        shown = self.candidate.get_json(path, headers, SNAPSHOT_SECONDS, MAX_SNAPSHOT_BYTES)
+        shown = self.candidate.get_json(path, headers, self.candidate.start_seconds, MAX_SNAPSHOT_BYTES)
         for kind, expected in self.before.live.items():
             rows = shown.get(kind)
             if not isinstance(rows, list) or len(rows) < expected:
@@ -211,7 +217,10 @@ class Trial:
         ]
         self.before = read_facts(self.database, self.deadline)
         bounds = watch.Watch(self.request["bounds"])
-        bounds.start()
+        try:
+            bounds.start()
+        except RuntimeError as error:
+            raise NotHeld(f"the host gave out before the trial: {error}") from error
         results: list[dict[str, Any]] = []
         slow = False
         try:
@@ -222,9 +231,12 @@ class Trial:
                         raise Failed(bounds.broken)
                     results.append({"name": check.__name__, "ok": True, "evidence": clean(evidence)})
                 except (Failed, OSError, http.client.HTTPException, ValueError) as error:
+                    bounds.stop()
+                    if isinstance(error, OSError) and error.errno in HOST_ERRORS and not bounds.broken:
+                        raise NotHeld(f"the host gave out in {check.__name__}: {error.strerror}") from error
                     slow = isinstance(error, TimeoutError) or (isinstance(error, Failed) and error.slow)
                     if not isinstance(error, Failed):
-                        error = Failed(f"no answer ({type(error).__name__}: {error})")
+                        error = Failed(self.candidate.ended() or f"no answer ({type(error).__name__}: {error})")
                     evidence = clean(bounds.broken or str(error))
                     results.append({"name": check.__name__, "ok": False, "evidence": evidence})
                     break
@@ -270,6 +282,8 @@ def main() -> int:
         answer = Trial(request).run()
     except Unreadable as error:
         answer = {"problem": f"the copy cannot be read: {error}"}
+    except NotHeld as error:
+        answer = {"problem": str(error)}
     json.dump(answer, sys.stdout)
     return 0
 

@@ -30,6 +30,15 @@ class Process:
         self.cpu_seconds = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
         self.memory_bytes = int(fields[21]) * PAGE_BYTES
 
+    def running_threads(self) -> int:
+        """How many of its threads run now, or wait for a processor that others have."""
+        found = 0
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    found += (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+        return found
+
 
 def below() -> list[Process]:
     """Every living process below this one, of however many generations. Orphans come back to it: it is their reaper."""
@@ -94,14 +103,17 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Looks once more, then ends."""
+        """Looks once more, then ends. Twice is harmless."""
         self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             last = self._stopped.wait(EVERY_SECONDS)
-            self.broken = self.broken or self._look()
+            try:
+                self.broken = self.broken or self._look()
+            except OSError as error:
+                self.broken = f"it cannot be watched any more ({error.strerror})"
             if self.broken:
                 end_all()
             if last:

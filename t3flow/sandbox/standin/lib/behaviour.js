@@ -29,16 +29,29 @@ const conditions = {
   user: (wanted, { baseDir }) => path.basename(path.dirname(baseDir)) === wanted,
   not_scratch: (wanted, { baseDir }) => (path.basename(baseDir) === ".t3") === wanted,
   port_not: (wanted, { port }) => port !== undefined && port !== wanted,
+  command: (wanted, { command }) => command === wanted,
+  path: (wanted, { path: requested }) => requested === wanted,
+  started_before: (wanted, { startedBefore }) => Boolean(startedBefore) === wanted,
   database_has_thread: (wanted, { baseDir }) => asked(baseDir, `select 1 from projection_threads where thread_id = ${quoted(wanted)}`),
   database_has_project_title: (wanted, { baseDir }) => asked(baseDir, `select 1 from projection_projects where title = ${quoted(wanted)}`),
   sql: (wanted, { baseDir }) => asked(baseDir, wanted),
 };
 
-// The rule for a fault that applies here, or undefined. `where` is {baseDir, port}.
-function fault(name, where) {
-  return (behaviour.rules ?? []).find(
-    (rule) => rule.fault === name && Object.entries(rule.when ?? {}).every(([key, wanted]) => conditions[key](wanted, where)),
-  );
+const holds = (rule, where) => Object.entries(rule.when ?? {}).every(([key, wanted]) => conditions[key](wanted, where));
+
+// The rules that apply here. `where` is {baseDir, port, command, path, startedBefore}, as far as known.
+const rules = (where) => (behaviour.rules ?? []).filter((rule) => holds(rule, where));
+
+// The rule for a fault that applies here, or undefined.
+const fault = (name, where) => rules(where).find((rule) => rule.fault === name);
+
+// What a command or a request would say, as the rule `alters` has it.
+function altered(value, where) {
+  const rule = typeof value === "object" && !Array.isArray(value) ? fault("alters", where) : undefined;
+  if (!rule) return value;
+  const changed = { ...value, ...rule.json };
+  for (const key of rule.without ?? []) delete changed[key];
+  return changed;
 }
 
-module.exports = { behaviour, databasePath, fault, root, schemaLevel, version };
+module.exports = { altered, behaviour, databasePath, fault, root, rules, schemaLevel, version };

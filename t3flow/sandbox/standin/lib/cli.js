@@ -3,7 +3,7 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const auth = require("./auth.js");
-const { fault, version } = require("./behaviour.js");
+const { altered, fault, version } = require("./behaviour.js");
 const { open } = require("./database.js");
 const { fail } = require("./log.js");
 
@@ -26,7 +26,8 @@ function help(unknown) {
   if (unknown) console.log(`Unrecognized flag: ${unknown}`);
 }
 
-function say(value, asJson) {
+function say(sound, asJson, where) {
+  const value = altered(sound, where);
   if (asJson) console.log(`${JSON.stringify(value, null, 2)}\n`);
   else console.log(value);
 }
@@ -35,12 +36,12 @@ function authCommand(words, flags, where) {
   const { database } = open(where);
   try {
     const command = words.slice(1).join(" ");
-    if (command === "pairing create") say(auth.createLink(database, { ttl: flags.ttl }), flags.json);
-    else if (command === "pairing list") say(auth.listLinks(database), flags.json);
-    else if (command === "session list") say(auth.listSessions(database), flags.json);
+    if (command === "pairing create") say(auth.createLink(database, { ttl: flags.ttl }), flags.json, where);
+    else if (command === "pairing list") say(auth.listLinks(database), flags.json, where);
+    else if (command === "session list") say(auth.listSessions(database), flags.json, where);
     else if (command === "session issue") {
       const { token, expires } = auth.issue(database, where.baseDir, auth.grantOf(true));
-      say({ token, expiresAt: expires }, flags.json);
+      say({ token, expiresAt: expires }, flags.json, where);
     } else help();
   } finally {
     database.close();
@@ -52,7 +53,18 @@ function printVersion() {
   console.log(`t3 v${fault("version_lies", { baseDir: "" })?.text ?? version}`);
 }
 
+// A command that ends, or hangs, before it has done anything.
+function prints(where) {
+  const rule = fault("prints", where);
+  if (!rule) return false;
+  if (rule.text) console.log(rule.text);
+  if (rule.hangs) setInterval(() => {}, 1e6);
+  process.exitCode = rule.exit_code ?? 0;
+  return true;
+}
+
 function main(words) {
+  if (prints({ baseDir: "", command: words[0] })) return;
   if (words[0] === "--version") return printVersion();
   if (words[0] === "--help") return help();
   const { unknown, flags, rest } = parse(words);
@@ -61,8 +73,9 @@ function main(words) {
     process.exitCode = 1;
     return;
   }
-  const where = { baseDir: path.resolve(flags["base-dir"] ?? path.join(os.homedir(), ".t3")) };
+  const where = { baseDir: path.resolve(flags["base-dir"] ?? path.join(os.homedir(), ".t3")), command: rest.join(" ") };
   if (rest[0] === "auth") {
+    if (prints(where)) return;
     if (rest[2] === "create" && fault("mint_hangs", where)) return setInterval(() => {}, 1e6);
     try {
       if (rest[2] === "create" && fault("mint_fails", where)) throw new Error("pairing credential could not be created");
@@ -74,7 +87,7 @@ function main(words) {
     }
   }
   if (rest[0] !== "serve" && rest[0] !== undefined) fs.mkdirSync(rest[0], { recursive: true }); // taken for a folder to work in
-  require("./server.js").serve({ ...where, host: flags.host ?? "127.0.0.1", port: Number(flags.port ?? 3773) });
+  require("./server.js").serve({ ...where, command: "serve", host: flags.host ?? "127.0.0.1", port: Number(flags.port ?? 3773) });
 }
 
 module.exports = { main };

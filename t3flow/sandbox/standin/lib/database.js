@@ -4,6 +4,7 @@ const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
 const { databasePath, fault, schemaLevel } = require("./behaviour.js");
+const { commit } = require("./deeds.js");
 const level30 = require("./level30.json");
 
 const NEWER = {
@@ -49,6 +50,7 @@ function migrate(database, where) {
       insert().run(id, applied(), name);
       names.push(`${id}_${name}`);
     }
+    if (level < schemaLevel) commit("migration", { ...where, database });
     database.exec("commit");
   } catch (error) {
     if (database.isTransaction) database.exec("rollback");
@@ -60,18 +62,21 @@ function migrate(database, where) {
 // Opens (makes, migrates) the database of a base dir: {database, migrations}. `log` hears what the migrations say.
 function open(where, log = () => {}) {
   fs.mkdirSync(path.join(where.baseDir, "userdata"), { recursive: true });
+  commit("open", where);
   const database = new DatabaseSync(databasePath(where.baseDir), { timeout: 0 });
   database.exec("pragma journal_mode = wal");
   database.exec("pragma foreign_keys = on");
   log("Running all migrations...");
   const migrations = migrate(database, where);
+  commit("opened", { ...where, database });
   return { database, migrations };
 }
 
+const keyPath = (baseDir) => path.join(baseDir, "userdata", "secrets", "session-signing-key");
+
 function key(baseDir) {
-  const folder = path.join(baseDir, "userdata", "secrets");
-  const file = path.join(folder, "session-signing-key");
-  fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const file = keyPath(baseDir);
+  fs.mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 });
   try {
     fs.writeFileSync(file, crypto.randomBytes(32), { mode: 0o600, flag: "wx" });
   } catch (error) {
@@ -80,4 +85,4 @@ function key(baseDir) {
   return fs.readFileSync(file);
 }
 
-module.exports = { key, now, open };
+module.exports = { key, keyPath, now, open };

@@ -3,7 +3,7 @@ const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
 const auth = require("./auth.js");
-const { fault, root, version } = require("./behaviour.js");
+const { altered, fault, root, version } = require("./behaviour.js");
 const turns = require("./turns.js");
 
 const LOOPBACK = new Set(["127.0.0.1", "::1", "localhost"]);
@@ -22,7 +22,8 @@ function tokenOf(state, request) {
   return pairs.find(([name]) => name === cookieName(state))?.[1];
 }
 
-function send(response, status, value, headers = {}) {
+function send(response, status, sound, headers = {}) {
+  const value = altered(sound, response.where ?? {});
   if (value === undefined) return void response.writeHead(status, { "content-length": 0, ...headers }).end();
   const [body, type] = typeof value === "string" ? [value, "text/html; charset=utf-8"] : [JSON.stringify(value), "application/json"];
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body), ...headers }).end(body);
@@ -80,7 +81,8 @@ function exchange(state, text, response) {
   const { token, expires } = auth.issue(state.database, state.baseDir, granted);
   const name = fault("wrong_cookie", state)?.name ?? (fault("wrong_cookie", state) ? "t3_other" : cookieName(state));
   const cookie = `${name}=${token}; Path=/; Expires=${new Date(expires).toUTCString()}; HttpOnly; SameSite=Lax`;
-  send(response, 200, { authenticated: true, ...auth.shown(granted), expiresAt: expires }, fault("no_cookie", state) ? {} : { "set-cookie": cookie });
+  const cookies = fault("no_cookie", state) ? [] : (fault("cookies", state)?.set ?? ["{}"]).map((text) => text.replace("{}", cookie));
+  send(response, 200, { authenticated: true, ...auth.shown(granted), expiresAt: expires }, { "set-cookie": cookies });
 }
 
 function bearer(state, text, response, field) {
@@ -99,8 +101,9 @@ function snapshot(state, request, response) {
     if (fault("snapshot_fails", state)) throw new Error("a row cannot be decoded");
     const found = auth.session(state.database, state.baseDir, tokenOf(state, request));
     if (!found) return send(response, 401, { error: "Unauthorized" });
+    const kept = fault("hides_deleted", state) ? " where deleted_at is null" : "";
     const all = (table) => state.database.prepare(`select * from ${table}`).all();
-    send(response, 200, { projects: all("projection_projects"), threads: all("projection_threads"), messages: all("projection_thread_messages") });
+    send(response, 200, { projects: all(`projection_projects${kept}`), threads: all(`projection_threads${kept}`), messages: all("projection_thread_messages") });
   } catch {
     send(response, 500, { error: "Failed to load the snapshot." });
   }
@@ -108,6 +111,11 @@ function snapshot(state, request, response) {
 
 function handle(state, request, response) {
   const { pathname } = new URL(request.url, "http://localhost");
+  response.where = { ...state, path: pathname };
+  const answer = fault("answers", response.where);
+  if (answer?.hangs) return;
+  if (answer?.drips) return void setInterval(() => response.write(" "), 100);
+  if (answer) return readBody(request, () => send(response, answer.status ?? 200, answer.text, answer.headers));
   const renamed = fault("renamed_endpoint", state)?.path;
   const pairingPath = renamed ?? (auth.old ? "/api/auth/bootstrap" : "/api/auth/browser-session");
   if (request.method === "POST") {
@@ -120,7 +128,6 @@ function handle(state, request, response) {
   if (pathname === "/.well-known/t3/environment") return send(response, 200, { serverVersion: version, environmentId: "stand-in", platform: { os: "linux" } });
   if (pathname === "/api/auth/session") return sessionState(state, request, response);
   if (pathname === "/api/orchestration/snapshot") return snapshot(state, request, response);
-  if (pathname === "/" && fault("root_500", state)) return send(response, 500);
   page(response);
 }
 

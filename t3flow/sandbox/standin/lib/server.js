@@ -5,7 +5,8 @@ const http = require("node:http");
 const path = require("node:path");
 const auth = require("./auth.js");
 const { behaviour, fault } = require("./behaviour.js");
-const { key, now, open } = require("./database.js");
+const { key, keyPath, now, open } = require("./database.js");
+const { commit } = require("./deeds.js");
 const { fail, log } = require("./log.js");
 const { handle } = require("./routes.js");
 const turns = require("./turns.js");
@@ -13,7 +14,9 @@ const turns = require("./turns.js");
 const BOOT_WINDOW_MS = behaviour.boot_window_ms ?? 400;
 const BUSY_PORT_MS = 1000;
 
-function serve(where) {
+function serve(asked) {
+  const where = { ...asked, startedBefore: fs.existsSync(keyPath(asked.baseDir)) };
+  commit("start", where);
   if (where.baseDir.startsWith("/proc/") || fault("hang_at_start", where)) return void setInterval(() => {}, 1e6);
   const delay = (fault("slow_start", where)?.seconds ?? 0) * 1000;
   setTimeout(() => start(where), delay);
@@ -40,6 +43,7 @@ function start(where) {
 }
 
 function listen(state) {
+  const port = state.port + (fault("listens_elsewhere", state) ? 1 : 0);
   const server = http.createServer((request, response) => {
     if (!state.ready) return; // what is sent in the boot window is never answered
     handle(state, request, response);
@@ -50,7 +54,9 @@ function listen(state) {
       process.exit(1);
     }, BUSY_PORT_MS);
   });
-  server.listen(state.port, state.host, () => {
+  if (fault("closes_connections", state)) server.on("connection", (connection) => connection.destroy());
+  if (fault("speaks_no_http", state)) server.on("connection", (connection) => connection.end("SSH-2.0-stand-in\r\n"));
+  server.listen(port, state.host, () => {
     log(`Listening on http://${state.host}:${state.port}`);
     setTimeout(() => ready(state), BOOT_WINDOW_MS);
   });
@@ -71,16 +77,25 @@ function ready(state) {
   } catch (error) {
     log(`startup token could not be issued: ${error.message}`, "DEBUG"); // an older build on a newer schema gets here and stays up
   }
+  commit("ready", state);
 }
 
 function stop(state, runtime) {
   if (fault("ignores_sigterm", state)) return;
+  const { seconds = 0, exit_code: code = 130, abruptly = false } = fault("stops_oddly", state) ?? {};
+  if (abruptly) process.exit(code);
+  if (seconds) return void setTimeout(() => end(state, runtime, code), seconds * 1000);
+  end(state, runtime, code);
+}
+
+function end(state, runtime, code) {
   turns.endAll();
   try {
     state.database.close(); // checkpoints the log and removes it
     fs.rmSync(runtime, { force: true });
+    commit("stop", { ...state, database: null });
   } finally {
-    process.exit(130);
+    process.exit(code);
   }
 }
 

@@ -60,9 +60,12 @@ function control(state, pathname, text, response, send) {
   }
 }
 
+// An agent without a turn: it ends with the server.
+const startAgent = (name) => children.set(crypto.randomUUID(), { child: agent(name) });
+
 // A stop in mid-turn: the children die, and the turn's row stays as it is for ever.
 function endAll() {
   for (const { child } of children.values()) child?.kill("SIGKILL");
 }
 
-module.exports = { control, endAll };
+module.exports = { control, endAll, startAgent };

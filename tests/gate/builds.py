@@ -1,0 +1,62 @@
+"""What a build of the corpus is, and the rules that it is made of."""
+
+from typing import Any, NamedTuple
+
+VERSION = "0.0.25-nightly.20260609.501"
+FIRST_S, SHORT_S = 2.0, 3.0  # for builds that hang at first, and later
+MINT, ISSUE = "auth pairing create", "auth session issue"
+EXCHANGE, SESSION, SNAPSHOT = "/api/auth/browser-session", "/api/auth/session", "/api/orchestration/snapshot"
+ENVIRONMENT = "/.well-known/t3/environment"
+
+Rule = dict[str, Any]
+
+
+class Build(NamedTuple):
+    """One build of the stand-in, `name` its test's and `seen` what people would see of it."""
+
+    name: str
+    seen: str
+    rules: list[Rule]
+    fails: str = ""  # the checks that may find it, apart by blanks; none for a good build
+    says: str = ""  # what the evidence must say then: a regular expression
+    seed: str = "real"  # the database that it is tried on: see seeds.py
+    start_timeout_s: float = 15.0
+    behaviour: Rule = {}
+    settings: Rule = {}  # of [dispatch]
+    version: str = VERSION
+    cell: bool = False  # only tried where the host gives namespaces: elsewhere it would reach the test itself
+
+
+def rule(fault: str, **more: Any) -> Rule:
+    """A rule of the stand-in, with its conditions under `when`."""
+    return {"fault": fault, **more}
+
+
+def answer(path: str, **more: Any) -> Rule:
+    """A rule by which a path is answered wrongly."""
+    return rule("answers", when={"path": path}, **more)
+
+
+def printing(command: str, **more: Any) -> Rule:
+    """A rule by which a command prints and ends, or hangs, instead of doing its work."""
+    return rule("prints", when={"command": command}, **more)
+
+
+def again(fault: str, **more: Any) -> Rule:
+    """A rule for every start of the server but the first."""
+    return rule(fault, when={"started_before": True}, **more)
+
+
+def sql(*statements: str, at: str = "migration", **more: Any) -> Rule:
+    """A rule by which a build runs SQL of its own."""
+    return rule("runs_sql", at=at, sql=list(statements), **more)
+
+
+class Package(NamedTuple):
+    """A package that never gets as far as a trial: `script` is its install script, `manifest` what its package.json says."""
+
+    name: str
+    seen: str
+    caught: str
+    script: str = ""
+    manifest: dict[str, Any] = {}

@@ -1,0 +1,29 @@
+"""The corpus of builds as tables, which docs/gate.md has. usage: python tests/gate/corpus.py"""
+
+import sys
+
+from bad_builds import ANY, BAD
+from good_builds import GOOD, PACKAGES
+
+
+def tables() -> str:
+    """The tables of docs/gate.md, and before them how many builds they have."""
+    bad = sum(len(builds) for builds in BAD.values()) + len(PACKAGES)
+    lines = [f"`bad let through: 0 of {bad}, good refused: 0 of {len(GOOD)}`", ""]
+    for kind, builds in BAD.items():
+        lines += [f"| {kind} | what people would see | caught by |", "|---|---|---|"]
+        lines += [f"| {build.name} | {build.seen} | {_checks(build.fails)} |" for build in builds]
+        lines.append("")
+    lines += ["| installing | what people would see | refused with |", "|---|---|---|"]
+    lines += [f"| {package.name} | {package.seen} | “… {package.caught} …” |" for package in PACKAGES]
+    lines += ["", "| good | what is unusual |", "|---|---|"]
+    lines += [f"| {build.name} | {build.seen} |" for build in GOOD]
+    return "\n".join(lines)
+
+
+def _checks(names: str) -> str:
+    return "whichever is under way" if names == ANY else " or ".join(f"`{name}`" for name in names.split())
+
+
+if __name__ == "__main__":
+    sys.stdout.write(tables() + "\n")

@@ -1,0 +1,88 @@
+"""The builds that the gate must let through, unusual as they are; and packages that must never become a slot."""
+
+from builds import Build, Package, again, answer, rule, sql
+
+GOOD = [
+    Build("plain", "nothing unusual", []),
+    Build("slow-start", "a first answer after 5 s", [rule("slow_start", seconds=5, when={"started_before": False})]),
+    Build(
+        "renamed-endpoint",
+        "an endpoint that the settings name",
+        [rule("renamed_endpoint", path="/api/v2/pair")],
+        settings={"pair_endpoints": ["/api/auth/browser-session", "/api/auth/bootstrap", "/api/v2/pair"]},
+    ),
+    Build("noisy-log", "log lines with the words failed and migration", [rule("log_noise")]),
+    Build(
+        "warnings",
+        "warnings",
+        [
+            rule("logs", text="migration 12 took 3 ms longer than usual"),
+            rule("logs", text="deprecated: a setting that failed before"),
+        ],
+    ),
+    Build(
+        "other-error",
+        "an error about something else",
+        [rule("logs", level="ERROR", text="telemetry failed: ENOTFOUND")],
+    ),
+    Build("empty-file", "a database file of no bytes", [], seed="empty"),
+    Build("fresh", "a base dir without a database", [], seed="fresh"),
+    Build("big", "a database of 60 MB", [], seed="big"),
+    Build(
+        "new-table",
+        "a new table, filled from another",
+        [sql("create table stand_in_new as select * from projection_threads")],
+    ),
+    Build(
+        "new-column",
+        "a new column and an index on it",
+        [
+            sql(
+                "alter table projection_threads add column stand_in text default ''",
+                "create index stand_in_index on projection_threads (stand_in)",
+            )
+        ],
+    ),
+    Build("many-migrations", "forty migrations at once", [], behaviour={"schema_level": 70}),
+    Build(
+        "more-cookies",
+        "three cookies, one of them the session's",
+        [rule("cookies", set=["theme=dark", "{}", "lang=de; Path=/"])],
+    ),
+    Build("more-fields", "more fields in each JSON answer", [rule("alters", json={"stand_in": {"new": [1, None]}})]),
+    Build("exit-0", "exit code 0 when stopped", [rule("stops_oddly", exit_code=0)]),
+    Build("exit-143", "exit code 143 when stopped", [rule("stops_oddly", exit_code=143)]),
+    Build("abrupt-stop", "stops without closing its database", [rule("stops_oddly", abruptly=True)]),
+    Build("slow-stop", "three seconds until it has stopped", [again("stops_oddly", seconds=3)]),
+    Build("busy-at-first", "a busy core for 3 s after the start", [rule("burns", threads=1, seconds=3)]),
+    Build("much-memory", "400 MB of memory", [rule("takes_memory", megabytes=400)]),
+    Build("agent", "a child that ends with the server", [rule("starts_agent")]),
+    Build("cache", "a thousand files in the base dir", [rule("fills_disk", files=1000, megabytes=10)]),
+    Build("old-orphans", "a database that had orphans before", [], seed="orphans"),
+    Build("dead-turn", "a database whose turns were cut off", [], seed="turns"),
+    Build("unicode", "texts of all planes", [], seed="unicode"),
+    Build("hides-deleted", "deleted threads are no longer shown", [rule("hides_deleted")], seed="deleted"),
+    Build("big-page", "a front page of 3 MB", [answer("/", text="<!doctype html>" + "<p>t3</p>" * 330_000)]),
+    Build(
+        "cookie-by-port",
+        "a cookie that is named otherwise on loopback: the 17 days",
+        [],
+        version="0.0.34-nightly.20260701.601",
+    ),
+    Build(
+        "vacuums",
+        "a database that is packed anew at each start",
+        [sql("vacuum", at="opened", when={"command": "serve"})],
+    ),
+]
+
+PACKAGES = [
+    Package("script-fails", "half an install", "an install script", script="exit 3"),
+    Package(
+        "wrong-version", "another version than was asked for", "the package says it is", manifest={"version": "9.9.9"}
+    ),
+    Package("no-program", "no t3", "no program", manifest={"bin": {}}),
+    Package("link-out", "a file of the host's in the slot", "leads out of it", script="ln -s /etc/passwd passwd"),
+    Package("fifo-inside", "whoever reads the slot hangs", "no plain file", script="mkfifo fifo"),
+    Package("hard-link", "a file that is changed from outside", "no plain file", script="echo 1 > one; ln one two"),
+]

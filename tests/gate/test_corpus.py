@@ -1,0 +1,123 @@
+"""The gate stops every bad build of the corpus, by the check that is named for it, and lets every good one through."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_builds import BAD
+from builds import Build, Package
+from corpus import tables
+from good_builds import GOOD, PACKAGES
+from seeds import seed
+from slotting import make_slot, staged
+
+from t3flow.errors import T3flowError
+from t3flow.host import cells, gate, npm, slots
+from t3flow.host.host import Host
+from t3flow.sandbox.host import Sandbox
+
+ALL_BAD = [build for builds in BAD.values() for build in builds]
+DOCUMENT = Path(__file__).parents[2] / "docs" / "gate.md"
+
+
+def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> gate.Verdict:
+    """The verdict on a build."""
+    given = cells.isolation(host)
+    if build.cell and not given.is_whole:
+        pytest.skip(f"this host gives no namespaces: {given.missing}")
+    behaviour = {"schema_level": 32, "boot_window_ms": 100, **build.behaviour, "rules": build.rules}
+    slot = make_slot(host, build.version, folder / "build", behaviour)
+    snapshot = seed(build.seed, folder)
+    return gate.try_version(host, given, slot, build.version, scratch, build.seed, snapshot)
+
+
+def settings_of(build: Build) -> dict[str, Any]:
+    """What the test's host has in its settings for a build."""
+    return {"gate": {"user": "nobody", "start_timeout_s": build.start_timeout_s}, "dispatch": build.settings}
+
+
+@pytest.mark.parametrize("build", ALL_BAD, ids=lambda build: build.name)
+def test_bad(
+    build: Build, make_host: Callable[..., Host], tmp_path: Path, scratch: Path, record_property: Callable[..., None]
+) -> None:
+    """Stopped, and for the right reason."""
+    verdict = try_on(make_host(**settings_of(build)), build, tmp_path, scratch)
+    record_property("gate", "wrong" if verdict["verdict"] == "pass" else "right")
+    assert verdict["verdict"] == "fail", str(verdict)
+    assert verdict["failed"].partition(":")[0] in build.fails.split(), str(verdict)
+    assert re.search(build.says, verdict["failed"]), str(verdict)
+
+
+@pytest.mark.parametrize("build", GOOD, ids=lambda build: build.name)
+def test_good(
+    build: Build, make_host: Callable[..., Host], tmp_path: Path, scratch: Path, record_property: Callable[..., None]
+) -> None:
+    """Let through, with every check made."""
+    verdict = try_on(make_host(**settings_of(build)), build, tmp_path, scratch)
+    record_property("gate", "right" if verdict["verdict"] == "pass" else "wrong")
+    assert (verdict["verdict"], verdict["failed"]) == ("pass", ""), str(verdict)
+    assert {check["name"] for check in verdict["checks"]} >= CHECKS
+    assert all(f"| `{check['name']}` |" in DOCUMENT.read_text() for check in verdict["checks"])
+
+
+CHECKS = {name for build in ALL_BAD for name in build.fails.split()}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A registry and a host that installs from it."""
+    box = Sandbox(tmp_path_factory.mktemp("registry"), [])
+    box.start_registry()
+    yield box
+    box.close()
+
+
+@pytest.mark.parametrize("package", [Package("plain", "", ""), *PACKAGES], ids=lambda package: package.name)
+def test_package(package: Package, registry: Sandbox, record_property: Callable[..., None]) -> None:
+    """One that is not as a package must be never becomes a slot; the plain one, for control, does."""
+    number = [each.name for each in PACKAGES].index(package.name) + 1 if package in PACKAGES else 0
+    version = f"0.0.25-nightly.20260609.{600 + number}"
+    scripts = {"scripts": {"install": package.script}} if package.script else {}
+    registry.publish(version, manifest={**scripts, **package.manifest})
+    with staged(registry, version) as (host, tree):
+        try:
+            npm.install(host, version, tree.parent)
+            slots.make_slot(host.settings.paths.versions_dir, version, tree, npm.node_path(), {})
+            said = ""
+        except T3flowError as error:
+            said = str(error)
+        has_slot = slots.has_slot(host.settings.paths.versions_dir, version)
+    if package not in PACKAGES:
+        assert (has_slot, said) == (True, "")
+        return
+    record_property("gate", "wrong" if has_slot else "right")
+    assert not has_slot
+    assert package.caught in said
+
+
+def test_the_corpus_is_large_enough() -> None:
+    """Distinct builds: no two with the same rules on the same database."""
+    bad = [repr((build.rules, build.seed)) for build in ALL_BAD] + [repr(package[3:]) for package in PACKAGES]
+    good = [repr((build.rules, build.seed, build.behaviour, build.version)) for build in GOOD]
+    assert len(set(bad)) == len(bad) >= 40
+    assert len(set(good)) == len(good) >= 15
+
+
+def test_the_tables_of_the_document_are_those_of_the_corpus() -> None:
+    assert tables() in DOCUMENT.read_text(), "put in what python tests/gate/corpus.py prints"
+
+
+def test_a_host_without_namespaces_needs_the_cookie_s_own_name(
+    make_host: Callable[..., Host], tmp_path: Path, scratch: Path
+) -> None:
+    """The 17 days: a server on loopback names its cookie otherwise. Where no cell can be had, the server itself is asked for the name."""
+    build = next(build for build in GOOD if build.name == "cookie-by-port")
+    host = make_host()
+    slot = make_slot(host, build.version, tmp_path / "build", {"schema_level": 32, "rules": []})
+    nothing = cells.Isolation([], "not asked for")
+    verdict = gate.try_version(host, nothing, slot, build.version, scratch, "real", seed("real", tmp_path))
+    assert (verdict["verdict"], verdict["failed"]) == ("pass", ""), str(verdict)
+    exchanged = next(check["evidence"] for check in verdict["checks"] if check["name"] == "exchanges")
+    assert "t3_session_" in exchanged

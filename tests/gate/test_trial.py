@@ -1,0 +1,44 @@
+"""A host that gives out in the middle of a trial is not the candidate's fault."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t3flow.host import cells
+
+
+@pytest.mark.parametrize(("open_files", "key"), [(6, "problem"), (64, "checks")])
+def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, key: str) -> None:
+    """With six open files no program can be started: that is no failed check. With enough of them, for control, there is a check that fails."""
+    request: dict[str, Any] = {
+        "node": "/bin/true",
+        "program": "t3",
+        "version": "1.0.0",
+        "base_dir": str(tmp_path),
+        "isolated": False,
+        "host": "127.0.0.1",
+        "port": 1,
+        "start_timeout_s": 5,
+        "log": str(tmp_path / "log"),
+        "limit_s": 20,
+        "endpoints": [],
+        "cookie": "t3_session",
+        "bounds": cells.bounds([], 10**9),
+    }
+    finished = subprocess.run(
+        ["prlimit", f"--nofile={open_files}", *cells.python("t3flow.cell.trial")],
+        env=cells.environment(PATH="/usr/bin:/bin"),
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    answer = json.loads(finished.stdout)
+    assert key in answer, finished
+    if key == "problem":
+        assert "Too many open files" in answer["problem"]
+    else:
+        assert [check["name"] for check in answer["checks"]] == ["says_its_version"]
