@@ -11,6 +11,7 @@ import psutil
 
 from t3flow.engine.step import current_run, step
 from t3flow.host import cells, gate, records, slots
+from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
 from t3flow.tasks import Person, Snapshot, scratch_folder
@@ -93,14 +94,10 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
 
     What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow.
     """
-    given = cells.isolation(this_host())
+    limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
     def hold(seed: Seed) -> Verdict:
-        if time.time() > until:
-            return _not_tried(
-                seed, version, f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
-            )
-        return _try_one(given, slot, version, seed)
+        return _not_tried(seed, version, limit) if time.time() > until else _try_one(slot, version, seed)
 
     with ThreadPoolExecutor(width) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
@@ -114,18 +111,20 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
 @step(interruptible=True)
 def try_control(seed: Seed) -> Verdict:
     """The same with the version in use: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless."""
-    host = this_host()
-    versions_dir = host.settings.paths.versions_dir
+    versions_dir = this_host().settings.paths.versions_dir
     if not slots.has_slot(versions_dir, seed["version"]):
         return _not_tried(seed, seed["version"], f"there is no slot of {seed['version']} to compare with")
-    slot = str(slots.slot_path(versions_dir, seed["version"]))
-    return _try_one(cells.isolation(host), slot, seed["version"], seed)
+    return _try_one(str(slots.slot_path(versions_dir, seed["version"])), seed["version"], seed)
 
 
-def _try_one(given: cells.Isolation, slot: str, version: str, seed: Seed) -> Verdict:
+def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
+    host = this_host()
     snapshot = Path(seed["path"]) if seed["path"] else None
     scratch = scratch_folder(current_run())
-    return gate.try_version(this_host(), given, Path(slot), version, scratch, seed["user"], snapshot)
+    try:
+        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], snapshot)
+    except (ChildError, cells.CellError) as error:
+        return _not_tried(seed, version, str(error))
 
 
 def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:

@@ -39,7 +39,7 @@ class Candidate:
     """A program, the base dir that it works on, and (once started) its server."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.command = [request["node"], request["program"]]
+        self.command = [*watch.GENTLY, request["node"], request["program"]]
         self.base_dir = Path(request["base_dir"])
         self.host, self.port = request["host"], int(request["port"])
         self.start_seconds = float(request["start_timeout_s"])

@@ -11,6 +11,8 @@ from typing import Any
 
 EVERY_SECONDS = 0.2
 KILL_ROUNDS = 50
+GENTLY = ["nice", "-n", "10"]
+"""Words before the command of a candidate: whoever watches must come first when it takes all it can get."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -21,12 +21,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from t3flow.cell.watch import Watch
+from t3flow.cell.watch import GENTLY, Watch
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store", "/gnu/store")
 RESOLVER = "/run/systemd/resolve"
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-NICENESS = 10
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x40000
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
@@ -108,7 +107,6 @@ def limit(limits: dict[str, int]) -> None:
         hard = resource.getrlimit(number)[1]
         lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (lowest, lowest))
-    os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -124,7 +122,7 @@ def without_privileges(wanted: dict[str, Any], command: list[str]) -> list[str]:
 
 def keep(command: list[str], bounds: dict[str, Any]) -> int:
     """Runs a command to its end, and reaps what it leaves. Returns its exit code; 1, with a line, when it broke its bounds."""
-    child = subprocess.Popen(command)  # without the descriptors that this process keeps
+    child = subprocess.Popen([*GENTLY, *command])  # without the descriptors that this process keeps
     watch = Watch(bounds)
     watch.start()
     while True:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import t3flow
+from t3flow.errors import T3flowError
 from t3flow.host.accounts import command_as, is_root
-from t3flow.host.children import ChildError
+from t3flow.host.children import ChildError, TookTooLong
 from t3flow.host.host import Host
 
 PACKAGE = Path(t3flow.__file__).parent
@@ -23,10 +24,14 @@ PYTHON = Path(os.path.realpath(sys.executable))
 PROBE_SECONDS = 20.0
 MEMORY_BYTES = 2 * 1024**3
 TMP_BYTES = 256 * 1024**2
-PROCESSES, TASKS = 200, 1000
+PROCESSES, TASKS = 200, 512
 FILES = 20_000
 OPEN_FILES = 16_384
 CPU_SECONDS = 3600
+
+
+class CellError(T3flowError):
+    """No cell can be made now, though the host may give them."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,10 @@ class Isolation:
 
 
 def isolation(host: Host) -> Isolation:
-    """The best that this host gives, found by trying: with limits of a control group where systemd runs, else without; an unprivileged user namespace
-    where this process is not root; else nothing."""
+    """The best that this host gives, found by trying. Raises CellError where that takes too long: a busy host is no reason to do without.
+
+    With limits of a control group where systemd runs, else without; an unprivileged user namespace where this process is not root; else nothing.
+    """
     missing = ""
     scope = _scope() if is_root() and Path("/run/systemd/system").is_dir() else []
     user = [] if is_root() else ["--user", "--map-current-user", "--keep-caps"]
@@ -57,6 +64,8 @@ def isolation(host: Host) -> Isolation:
                 timeout_seconds=PROBE_SECONDS,
                 environment=environment(),
             )
+        except TookTooLong as error:
+            raise CellError(f"this host is too slow now to make a cell: {error}") from error
         except ChildError as error:
             missing = str(error)
             continue
