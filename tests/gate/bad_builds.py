@@ -268,7 +268,7 @@ TAKING = [
     taking("fork-bomb", "the host is full of processes", "processes", rule("forks")),
     taking("one-file", "the disk is full", "disk", rule("fills_disk")),
     taking("log-flood", "the disk is full", "disk", rule("fills_disk", output=True)),
-    taking("many-files", "the disk has no inodes", "files", rule("fills_disk", files=100_000, megabytes=0)),
+    taking("many-files", "the disk has no inodes", "files", rule("fills_disk", files=40_000, megabytes=0)),
     taking("kills-parent", "its supervisor dies", "ended", rule("kills", whom="parent")),
     taking("kills-all", "all of the user's work dies", "ended", rule("kills", whom="all")),
     taking("deletes-install", "no page, and no next start", "", rule("deletes", what="install")),
