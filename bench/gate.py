@@ -1,4 +1,7 @@
-"""How long the gate takes for 10 and for 100 users of 5 MB, and for one of 2 GB, beside a plain cp of the same bytes and a start of the server on each copy."""
+"""How long the gate takes for 10 and for 100 users of 5 MB, and for one of 2 GB.
+
+The reference: a plain cp of the same bytes, and a start of the server on each copy.
+"""
 
 import shutil
 import sqlite3

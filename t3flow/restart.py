@@ -31,6 +31,7 @@ SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
 END_SECONDS = 10.0
 LAUNCH_SECONDS = 5.0
+COMMAND_SECONDS = 5.0
 
 
 class Stopped(TypedDict):
@@ -264,17 +265,8 @@ def _end_users_of_database(host: Host, user: str) -> None:
     """Ends what could still write: a minting under way would migrate the restored database again."""
     database = backups.database_path(host, user)
     files = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
-    who, base_dir = host.account(user), str(host.base_dir(user))
-    programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
-
-    def runs_t3(words: list[str]) -> bool:
-        return any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words)
-
     deadline = time.monotonic() + END_SECONDS
-    while True:
-        found = [pid for pid in processes.using(files, runs_t3) if processes.uid_of(pid) == who.uid]
-        if not found:
-            return
+    while found := _at_work_on_database(host, user, files):
         if time.monotonic() > deadline - END_SECONDS / 2:
             for pid in found:
                 processes.kill(pid)
@@ -283,16 +275,38 @@ def _end_users_of_database(host: Host, user: str) -> None:
         time.sleep(0.05)
 
 
+def _await_commands(host: Host, user: str) -> None:
+    """Lets a minting under way end: under the next version's server it would meet another schema, or its lock would stop that server's migration."""
+    deadline = time.monotonic() + COMMAND_SECONDS
+    while _at_work_on_database(host, user, []) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _at_work_on_database(host: Host, user: str, files: list[Path]) -> list[int]:
+    """The user's processes that run a t3 on their base dir, or have one of the files open."""
+    who, base_dir = host.account(user), str(host.base_dir(user))
+    programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
+
+    def runs_t3(words: list[str]) -> bool:
+        return any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words)
+
+    return [pid for pid in processes.using(files, runs_t3) if processes.uid_of(pid) == who.uid]
+
+
 @step(undo=take_back)
 def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> bool:
-    """Leads the user to the target: one rename, and repeating it is harmless. False: the user's server runs again, and they stay where they are.
+    """Leads the user to the target by a rename; repeating it is harmless. False: the user's server runs again, and they stay where they are.
 
+    In between nobody begins a minting, and one under way is let end.
     A server that was stopped here may have been started since by a person, or by a reboot, and its user may be at work.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     if _runs_on(host, user) not in (None, target):
         return False
+    if slots.assigned(versions_dir, user) != target:
+        slots.assign(versions_dir, user, slots.HOLD)
+        _await_commands(host, user)
     slots.assign(versions_dir, user, target)
     if _runs_on(host, user) in (None, target):
         return True

@@ -85,7 +85,7 @@ def _width(host: Host, disk_bytes: int) -> int:
         return 1
     by_memory = psutil.virtual_memory().available // MEMORY_PER_TRIAL
     by_disk = psutil.disk_usage(str(scratch_folder(current_run()))).free // disk_bytes
-    return max(1, min(os.cpu_count() or 1, by_memory, by_disk))
+    return max(1, min(os.cpu_count() or 1, cells.WIDEST, by_memory, by_disk))
 
 
 @step(interruptible=True)

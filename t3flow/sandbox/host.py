@@ -162,6 +162,16 @@ class Sandbox:
     def install(self, version: str) -> None:
         """Puts every user on a version, as a host that t3flow has been running on for long."""
         settings = self.settings
+        self.install_slot(version)
+        for user in self.users:
+            slots.assign(settings.paths.versions_dir, user, version)
+        slots.set_default(settings.paths.versions_dir, version)
+        slots.write_last_good(settings.paths.last_good_file, version)
+        install_launcher(settings.paths.launcher, settings.paths.versions_dir, sandbox=True)
+
+    def install_slot(self, version: str) -> None:
+        """Makes a slot of a version; nobody is led to it."""
+        settings = self.settings
         prepare(settings.paths.state_dir)
         host = open_host(settings, open_journal(settings, create=True))
         staging = self.top / "scratch" / "first"
@@ -170,11 +180,10 @@ class Sandbox:
             npm.install(host, version, staging)
             slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), {})
         shutil.rmtree(staging)
-        for user in self.users:
-            slots.assign(settings.paths.versions_dir, user, version)
-        slots.set_default(settings.paths.versions_dir, version)
-        slots.write_last_good(settings.paths.last_good_file, version)
-        install_launcher(settings.paths.launcher, settings.paths.versions_dir, sandbox=True)
+
+    def lead(self, user: str, version: str) -> None:
+        """Leads a user to a version, as t3flow does once their server has stopped."""
+        slots.assign(self.settings.paths.versions_dir, user, version)
 
     def start_supervisor(self) -> None:
         """Starts the supervisor of the users' servers."""
