@@ -138,7 +138,7 @@ def finding(event: Event) -> str:
     found = event.data.get("result")
     verdicts = verdicts_of(event)
     if len(verdicts) == 1:
-        return f" {verdicts[0]['seed']}: {judged(verdicts[0])}"
+        return f"{verdicts[0]['version']} on {verdicts[0]['seed']}: {judged(verdicts[0])}"
     if verdicts:
         bad = [f"{each['seed']}: {judged(each)}" for each in verdicts if each["verdict"] != "pass"]
         return f": {len(verdicts) - len(bad)} of {len(verdicts)} databases pass{''.join(f'; {line}' for line in bad)}"
