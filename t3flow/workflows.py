@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from t3flow import tasks
+from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.periods import await_idle, may_still_restart, would_move
 from t3flow.restart import Result, safe_restart
+from t3flow.rolling_back import cannot_roll_back_to, how_it_went, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
 from t3flow.versions import parse
 
@@ -23,6 +26,7 @@ SUCCEEDED = {
     "refused_rejected",
     "too_young",
     "dry_run_passed",
+    "done",
 }
 OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
 OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
@@ -161,6 +165,7 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     tasks.defer(version, deferred)
     for user in restarted:
         tasks.settle_deferral(user)
+    begin_bake(version, restarted)
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
     if restarted or not tasks.any_server_runs():
@@ -235,12 +240,71 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
             if not tasks.is_accepted(target):
                 tasks.accept(target)
             tasks.settle_deferral(user)
+            begin_bake(target, [user])
         elif found["result"] in FAILED:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
             found["ask_again"] = tasks.note_wait(user, why, found["reason"], found["ask_again"])
     return found
+
+
+def bake(version: str) -> Outcome:
+    """Watches real pairings for a while after a version was given to somebody. Too many that fail freeze tracking, and may roll users back.
+
+    A freeze does not end it, a person may. What it cannot see it says; that is no failure of the bump.
+    """
+    try:
+        found = watch_pairings(version)
+        with current_flow.get().shielded():
+            if found["is_broken"]:
+                tasks.freeze_tracking(found["reason"])
+                tasks.reject(version, found["reason"])
+                if found["roll_back"]:
+                    begin_rollback(found["roll_back"])
+    except Interrupted as interrupted:
+        return end_of_bake(OUTCOME_OF_SIGNAL[interrupted.signal], f"the watch over {version} was ended")
+    except StepFailed as failure:
+        return end_of_bake("error", failure.reason)
+    name = "done" if not found["is_broken"] else "rolled_back" if found["roll_back"] else "frozen"
+    return replace(end_of_bake(name, found["reason"]), status="failed" if found["is_broken"] else "succeeded")
+
+
+def end_of_bake(name: str, reason: str) -> Outcome:
+    """The outcome of a watch, which is taken down."""
+    with current_flow.get().shielded():
+        end_bake()
+    return ended(name, reason)
+
+
+def rollback(users: list[str], to: str | None = None) -> Outcome:
+    """Takes these users, or all, back to a version, or each to theirs before the last accepted bump. Frozen first: no bump may return meanwhile.
+
+    One user's trouble leaves that user as they are; the others go on.
+    """
+    results: dict[str, Result] = {}
+    left: dict[str, str] = {}
+    try:
+        if to is not None and (why := cannot_roll_back_to(to)):
+            return ended("error", why)
+        tasks.freeze_tracking(f"rolling back {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        with exclusive():
+            for person in tasks.people([]):
+                if not users or person["user"] in users:
+                    found = results[person["user"]] = roll_back(person, to)
+                    if found["result"] == "rolled_back" and parse(found["version"]) < parse(person["version"]):
+                        left[person["version"]] = f"{person['user']} was rolled back from it"
+            with current_flow.get().shielded():
+                for version, reason in left.items():
+                    reject_left([version], reason)
+                if left and (version := where_all_are()):
+                    tasks.accept(version)
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was rolled back", None, results)
+    except StepFailed as failure:
+        return failed(failure, results)
+    name, reason = how_it_went(results)
+    return ended(name, reason, None, results)
 
 
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
@@ -303,6 +367,12 @@ def waiting(person: Person, waiting_for: str) -> Result:
     return {**unmoved("deferred", person["user"], person["version"], waiting_for), "waiting_for": waiting_for}
 
 
-WORKFLOWS: dict[str, Callable[..., Outcome]] = {"bump": bump, "drain": drain, "drain_now": drain_now}
+WORKFLOWS: dict[str, Callable[..., Outcome]] = {
+    "bump": bump,
+    "drain": drain,
+    "drain_now": drain_now,
+    "bake": bake,
+    "rollback": rollback,
+}
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""

@@ -23,7 +23,9 @@ def collect(read: Settings) -> dict[str, Any]:
     pid = consumer_pid(read.paths.state_dir)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     active = (
-        noted.query("select id from runs where status = 'running' and workflow != 'drain' order by created")
+        noted.query(
+            "select id from runs where status = 'running' and workflow not in ('drain', 'bake') order by created"
+        )
         if noted
         else []
     )
@@ -36,6 +38,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "rejected": records.rejected(noted) if noted else {},
         "users": users(read, noted),
         "run": active[0][0] if active else None,
+        "bake": bake(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
         "consumer": {
             "alive": pid is not None,
@@ -43,6 +46,14 @@ def collect(read: Settings) -> dict[str, Any]:
             "waiting_for": records.fact(noted, "waiting_for") if noted else None,
         },
     }
+
+
+def bake(noted: Journal) -> dict[str, Any] | None:
+    """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
+    known = records.fact(noted, "bake")
+    if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
+        return None
+    return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}
 
 
 def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
