@@ -45,7 +45,7 @@ def begin_bake(version: str, users: list[str]) -> str:
     fact is written before its run is made, so that a repetition finds the id and makes what is missing.
     """
     host = this_host()
-    if not users or not host.settings.bake.minutes:
+    if not users or not host.settings.bake.minutes or not host.settings.dispatch.log:
         return ""
     now = time.time()
     fresh: dict[str, Any] = {
@@ -147,7 +147,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
 
     @cache
     def is_on_it(user: str) -> bool:
-        return slots.effective(host.settings.paths.versions_dir, user) == known["version"]
+        return slots.effective(host.settings.paths.versions_dir, user) == str(known["version"])
 
     @cache
     def is_up(user: str) -> bool:

@@ -47,7 +47,7 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
     of_user = records.backups(host.journal, user)
     target = to or next((entry.wrote for entry in reversed(of_user) if entry.target == present), "")
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
-    if not to and accepted and present and parse(present) < parse(accepted[-1]):
+    if not to and accepted and is_older(present, accepted[-1]):
         return _stays("untouched", f"on {present}, from before the last accepted bump")
     if target == present:
         return _stays("untouched", f"on {present} already")
@@ -71,6 +71,11 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
     }
 
 
+def is_older(version: str, other: str) -> bool:
+    """Whether a version is older than another. Who is led nowhere, or held by a rollback that failed, is on none."""
+    return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
+
+
 def _stays(kind: str, reason: str) -> Way:
     return {"target": "", "snapshot": "", "level": 0, "stays": kind, "reason": reason}
 
@@ -78,7 +83,10 @@ def _stays(kind: str, reason: str) -> Way:
 def roll_back(person: Person, to: str | None) -> Result:
     """Takes one user back, or leaves them as they are: rolled_back, untouched, skipped or failed, with the reason."""
     user, present = person["user"], person["version"]
-    way = find_way_back(user, present, to)
+    try:
+        way = find_way_back(user, present, to)
+    except StepFailed as failure:
+        return result_of("failed", present, failure.reason)
     if way["stays"]:
         return result_of(way["stays"], present, way["reason"])
     target, snapshot = way["target"], way["snapshot"]
@@ -164,11 +172,11 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
 
 
 @step()
-def reject_left(versions: list[str], reason: str) -> None:
+def reject_left(reasons: dict[str, str]) -> None:
     """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
     journal = this_host().journal
     known = records.rejected(journal)
-    for version in versions:
+    for version, reason in reasons.items():
         if version not in known:
             records.reject(journal, version, reason)
 

@@ -13,7 +13,7 @@ from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.periods import await_idle, may_still_restart, would_move
 from t3flow.restart import Result, safe_restart
-from t3flow.rolling_back import cannot_roll_back_to, how_it_went, reject_left, roll_back, where_all_are
+from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
 from t3flow.versions import parse
 
@@ -292,11 +292,10 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
             for person in tasks.people([]):
                 if not users or person["user"] in users:
                     found = results[person["user"]] = roll_back(person, to)
-                    if found["result"] == "rolled_back" and parse(found["version"]) < parse(person["version"]):
+                    if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
                         left[person["version"]] = f"{person['user']} was rolled back from it"
             with current_flow.get().shielded():
-                for version, reason in left.items():
-                    reject_left([version], reason)
+                reject_left(left)
                 if left and (version := where_all_are()):
                     tasks.accept(version)
     except Interrupted as interrupted:

@@ -74,8 +74,6 @@ def start(host: Host) -> Cursor:
 def read(host: Host, cursor: Cursor) -> Part:
     """What was logged since the cursor. Changes nothing: the same cursor reads the same again. Raises LogProblem, Interrupted."""
     source = host.settings.dispatch.log
-    if not source:
-        raise LogProblem("dispatch.log is not set, so pairings are not watched: name the dispatch's log")
     if source.startswith(JOURNAL_PREFIX):
         return _read_journal(
             host, source.removeprefix(JOURNAL_PREFIX), cursor if "looked" not in cursor else start(host)
