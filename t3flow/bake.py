@@ -6,6 +6,7 @@ One fact in the journal holds the watch: its run, version, end, who is on it, wh
 import secrets
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypedDict
 
@@ -18,6 +19,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import dispatch_log, ours, records, slots
 from t3flow.host.dispatch_log import Line
 from t3flow.host.host import Host, this_host
+from t3flow.host.services import ServiceError
 
 BAKE = "bake"
 LOOK_SECONDS = 5.0
@@ -147,11 +149,15 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
 
     @cache
     def is_on_it(user: str) -> bool:
-        return slots.effective(host.settings.paths.versions_dir, user) == str(known["version"])
+        with suppress(slots.SlotError):
+            return slots.effective(host.settings.paths.versions_dir, user) == str(known["version"])
+        return False
 
     @cache
     def is_up(user: str) -> bool:
-        return host.services.state(user).active
+        with suppress(ServiceError):
+            return host.services.state(user).active
+        return True  # who cannot be asked about may well be up
 
     def counts(line: Line) -> bool:
         if line.user not in mapped or ours.was_ours(host.journal, line.user, line.earliest, line.latest):

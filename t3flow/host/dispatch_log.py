@@ -24,6 +24,7 @@ MAX_BYTES = 1024 * 1024
 MAX_LINES = 2000
 """Of a journal's newest, at one look. More than any host's pairings; what a flood hides are more of the same."""
 LINE_BYTES = 4096
+BEFORE_BYTES = 32
 JOURNALCTL_SECONDS = 30.0
 FAILURE = re.compile(
     r"(?:^|\s)(?:mint for (\S+) failed|pairing exchange for (\S+) failed|pairing for (\S+) returned \d{3}\b)"
@@ -33,7 +34,8 @@ ORDINARY = "database is locked"
 """t3 waits for no lock: a failure that says this happens on any version."""
 
 Cursor = dict[str, Any]
-"""Where to read on; JSON. A file: inode, offset, when it was last looked at, whether in the middle of an endless line. journald: its own cursor."""
+"""Where to read on; JSON. A file: inode, offset, the bytes before it (a new file may have the old one's inode), when it was last looked at, and
+whether that is in the middle of an endless line. journald: its own cursor."""
 
 
 class LogProblem(T3flowError):
@@ -65,10 +67,11 @@ def start(host: Host) -> Cursor:
     if source.startswith(JOURNAL_PREFIX):
         return {"since": now}
     try:
-        with _opened(Path(source)) as (_, status):
-            return {"inode": status.st_ino, "offset": status.st_size, "looked": now, "inside": False}
+        with _opened(Path(source)) as (descriptor, status):
+            before = _before(descriptor, status.st_size)
+            return {"inode": status.st_ino, "offset": status.st_size, "before": before, "looked": now, "inside": False}
     except LogProblem:
-        return {"inode": None, "offset": 0, "looked": now, "inside": False}
+        return {"inode": None, "offset": 0, "before": "", "looked": now, "inside": False}
 
 
 def read(host: Host, cursor: Cursor) -> Part:
@@ -117,9 +120,8 @@ def _read_file(path: Path, cursor: Cursor) -> Part:
     A file that was rotated away is read to its end as FILE.1, then the new one from its beginning; one that was cut short, from its beginning.
     """
     with _opened(path) as (descriptor, status):
-        if cursor["inode"] in (None, status.st_ino):
-            offset = cursor["offset"] if cursor["offset"] <= status.st_size else 0
-            return _part(descriptor, {**cursor, "inode": status.st_ino, "offset": offset}, is_whole=False)
+        if cursor["inode"] == status.st_ino and cursor["before"] == _before(descriptor, cursor["offset"]):
+            return _part(descriptor, cursor, is_whole=False)
         fresh = {**cursor, "inode": status.st_ino, "offset": 0, "inside": False}
         try:
             with _opened(path.with_name(f"{path.name}.1")) as (rotated, former):
@@ -128,6 +130,12 @@ def _read_file(path: Path, cursor: Cursor) -> Part:
         except LogProblem:
             pass
         return _part(descriptor, fresh, is_whole=False)
+
+
+def _before(descriptor: int, offset: int) -> str:
+    """The bytes just before a place, as far as the file goes."""
+    start = max(0, offset - BEFORE_BYTES)
+    return os.pread(descriptor, offset - start, start).hex()
 
 
 def _part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
@@ -148,6 +156,7 @@ def _part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
     after = {
         "inode": cursor["inode"],
         "offset": cursor["offset"] + end,
+        "before": _before(descriptor, cursor["offset"] + end),
         "looked": now,
         "inside": is_endless or (cursor["inside"] and end == 0),
     }
