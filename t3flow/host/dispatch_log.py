@@ -110,6 +110,10 @@ def _opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
         if not stat.S_ISREG(status.st_mode):
             raise LogProblem(f"dispatch.log: {path} is no plain file, so pairings are not watched")
         yield descriptor, status
+    except OSError as error:
+        raise LogProblem(
+            f"dispatch.log: {path} cannot be read ({error.strerror}), so pairings are not watched"
+        ) from error
     finally:
         os.close(descriptor)
 
@@ -140,10 +144,7 @@ def _before(descriptor: int, offset: int) -> str:
 
 def _part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
     """The whole lines from the cursor on; a last one without an end waits, unless the file `is_whole`: nothing will be added to it."""
-    try:
-        text = os.pread(descriptor, MAX_BYTES, cursor["offset"])
-    except OSError as error:
-        raise LogProblem(f"dispatch.log cannot be read ({error.strerror}), so pairings are not watched") from error
+    text = os.pread(descriptor, MAX_BYTES, cursor["offset"])
     is_full = len(text) == MAX_BYTES
     end = len(text) if is_whole and not is_full else text.rfind(b"\n") + 1
     is_endless = end == 0 and is_full  # one line longer than a look: its beginning counts, the rest is passed over
