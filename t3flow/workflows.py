@@ -299,7 +299,12 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                 if left and (version := where_all_are()):
                     tasks.accept(version)
     except Interrupted as interrupted:
-        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was rolled back", None, results)
+        return ended(
+            OUTCOME_OF_SIGNAL[interrupted.signal],
+            "nobody further was rolled back; tracking is frozen: t3flow unfreeze",
+            None,
+            results,
+        )
     except StepFailed as failure:
         return failed(failure, results)
     name, reason = how_it_went(results)
