@@ -1,8 +1,9 @@
 """The gate's judgement, a part of the bump: three verdicts a database, and a control that tells a bad build from a bad gate. No I/O but in steps."""
 
-from t3flow import trials
+from t3flow import tasks, trials
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.host.gate import Verdict
+from t3flow.restart import Result, dispatch_trouble, result_of
 from t3flow.tasks import Person, Plan, Snapshot
 from t3flow.trials import Seed
 from t3flow.versions import parse
@@ -108,6 +109,23 @@ def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")
+
+
+def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
+    """Why a deferred user who is idle is left alone all the same: the dispatch is at fault, or the target was not tried on their database."""
+    if trouble := dispatch_trouble("", []):
+        return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
+    if not trials.is_untried(user, target):
+        return None
+    tasks.open_scratch()
+    slot = tasks.stage(target, False)
+    snapshot = tasks.back_up(user, former, target, False)
+    reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
+    tasks.clean_scratch()
+    if reason:
+        return {**result_of("deferred", former, reason), "waiting_for": "unreadable_state"}
+    trials.note_tried(user)
+    return None
 
 
 def first(reasons: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, idle, pairing, processes, records, slots
+from t3flow.host import backups, freeze, idle, ours, pairing, processes, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
@@ -75,19 +75,19 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
     except StepFailed as failure:
         if failure.kind == CRASHED:
             raise
-        return _result("skipped", former, failure.reason)
+        return result_of("skipped", former, failure.reason)
     if snapshot["problem"]:
-        return _result("skipped", former, f"no backup: {snapshot['problem']}")
+        return result_of("skipped", former, f"no backup: {snapshot['problem']}")
     try:
         with current_flow.get().shielded():
             return _move(user, former, target, snapshot, canary, ignore_processes)
     except UndoFailed as failure:
         logger.error("ROLLBACK FAILED for {}: {}", user, failure)
-        return _result("failed", former, f"ROLLBACK FAILED: {failure}")
+        return result_of("failed", former, f"ROLLBACK FAILED: {failure}")
     except StepFailed as failure:
         logger.error("rolled back {} to {}: {}", user, former, failure)
         at_fault = failure.kind == DispatchAtFault.__name__
-        return {**_result("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
+        return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
 
 
 def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool, ignore_processes: bool) -> Result:
@@ -109,10 +109,11 @@ def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool,
             return _deferred(former, "quiet_period", "its server was started again meanwhile", time_now())
         start_server(user)
         paired_at = verify_user(user, target)
-    return {**_result("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
+    return {**result_of("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
 
 
-def _result(result: str, version: str, reason: str) -> Result:
+def result_of(result: str, version: str, reason: str) -> Result:
+    """A result without a restart."""
     return {
         "result": result,
         "version": version,
@@ -125,7 +126,7 @@ def _result(result: str, version: str, reason: str) -> Result:
 
 
 def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
-    return {**_result("deferred", version, detail), "waiting_for": waiting_for, "ask_again": ask_again}
+    return {**result_of("deferred", version, detail), "waiting_for": waiting_for, "ask_again": ask_again}
 
 
 @step()
@@ -153,6 +154,7 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
             raise
         records.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {}, but nobody can pair: the dispatch is at fault", user, assigned)
+    ours.restarted(host.journal, user)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
 
@@ -179,12 +181,14 @@ def stop_if_idle(
         return _not_stopped(
             "unreadable_state", f"port {host.port(user)} is not (only) that server's", time.time() + 300
         )
+    ours.restarting(host.journal, user)
     try:
         with OwnerReader(host, user) as reader:
             found = _end_if_idle(host, server, reader, canary, ignore_processes)
     except (OwnerProblem, ProcessLookupError, TimeoutError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
+        ours.restarted(host.journal, user)
         return _not_stopped(found.waiting_for, found.detail, found.ask_again)
     host.services.stop(user)
     _await_port(host.port(user))
@@ -248,7 +252,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     logger.error("rolling back {} from {} to {}", user, target, former)
     slots.assign(versions_dir, user, slots.HOLD)
     host.services.stop(user)
-    _end_users_of_database(host, user)
+    end_users_of_database(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
     try:
         restored, kept = backups.restore(host, user, Path(snapshot), kept_name)
@@ -261,7 +265,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     slots.assign(versions_dir, user, former)
 
 
-def _end_users_of_database(host: Host, user: str) -> None:
+def end_users_of_database(host: Host, user: str) -> None:
     """Ends what could still write: a minting under way would migrate the restored database again."""
     database = backups.database_path(host, user)
     files = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
@@ -303,6 +307,7 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     if _runs_on(host, user) not in (None, target):
+        ours.restarted(host.journal, user)
         return False
     if slots.assigned(versions_dir, user) != target:
         slots.assign(versions_dir, user, slots.HOLD)
@@ -311,6 +316,7 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
     if _runs_on(host, user) in (None, target):
         return True
     slots.assign(versions_dir, user, former)  # it was started just before
+    ours.restarted(host.journal, user)
     return False
 
 
@@ -343,6 +349,7 @@ def verify_user(user: str, version: str) -> float:
             raise DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault") from error
         raise
     records.note_pairing(host.journal, user, "")
+    ours.restarted(host.journal, user)
     return paired_at
 
 

@@ -106,6 +106,14 @@ class Dispatch(Section):
         description="where credentials are exchanged, in the order of trying; on 404 the next",
     )
     verify_timeout_s: Timeout = Field(default=30, description="how long a user may take until pairing works")
+    log: Annotated[
+        str,
+        text_that(values.check_log_source),
+        Takes('an absolute path, journal:UNIT for a unit\'s log in journald, or "" for none'),
+    ] = Field(
+        default="journal:t3-dispatch.service",
+        description="where the dispatch logs pairings, which are watched after a bump",
+    )
 
 
 class Gate(Section):

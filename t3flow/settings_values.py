@@ -21,6 +21,9 @@ from t3flow.versions import InvalidVersion, parse
 LONGEST_TIME_SECONDS = 366 * 86400
 """A year: no wait or time-out of this program is meant to be longer."""
 
+JOURNAL_PREFIX = "journal:"
+"""Before the name of a unit whose log is in journald."""
+
 _HEADER_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 _PACKAGE = re.compile(r"(?:@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*")
 _TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -188,6 +191,15 @@ def check_unit(text: str) -> None:
         raise ValueError("has no {user} in it, so all users would share one unit")
     if not _UNIT.fullmatch(text.replace("{user}", "u")):
         raise ValueError("is no name of a service unit")
+
+
+def check_log_source(text: str) -> None:
+    unit = text.removeprefix(JOURNAL_PREFIX)
+    if unit != text:
+        if not _UNIT.fullmatch(unit):
+            raise ValueError("names no service unit after journal:")
+    elif text:
+        absolute_path(text)
 
 
 def check_base_dir(text: str) -> None:

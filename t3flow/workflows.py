@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
-from t3flow import tasks, trials
+from t3flow import tasks
+from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import current_flow
-from t3flow.gating import Refused, pass_alone, pass_gate
+from t3flow.gating import Refused, pass_gate, reason_not_to_move
 from t3flow.periods import await_idle, may_still_restart, would_move
-from t3flow.restart import Result, dispatch_trouble, safe_restart
+from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
+from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
 
 FAILED = {"rolled_back", "failed"}
@@ -23,6 +26,7 @@ SUCCEEDED = {
     "refused_rejected",
     "too_young",
     "dry_run_passed",
+    "done",
 }
 OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
 OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
@@ -65,12 +69,10 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     if dry_run:
         raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
 
-    results.update({user: unmoved("skipped", user, "", "left out as asked") for user in without})
+    results.update({user: result_of("skipped", "", "left out as asked") for user in without})
     for user, snapshot in zip(users, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
-            results[user["user"]] = unmoved(
-                "skipped", user["user"], user["version"], f"no backup: {snapshot['problem']}"
-            )
+            results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
     if trouble := dispatch_trouble(version, []):
         raise Abort(inconclusive(f"nobody was restarted: {trouble}", plan, results))
@@ -112,7 +114,7 @@ def through_gate(
     version = {user["user"]: user["version"] for user in users}
     waits_for = {"skipped": "", "deferred": "host_busy"}
     return {
-        user: {**unmoved(kind, user, version[user], reason), "waiting_for": waits_for[kind]}
+        user: {**result_of(kind, version[user], reason), "waiting_for": waits_for[kind]}
         for user, (kind, reason) in held.items()
         if user in version
     }
@@ -126,7 +128,7 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
     for number, user in enumerate(users):
         name = user["user"]
         if user["version"] == version:
-            results[name] = unmoved("untouched", name, version, "is on it already")
+            results[name] = result_of("untouched", version, "is on it already")
             continue
         if not user["running"]:
             results[name] = waiting(user, "server_stopped")
@@ -144,9 +146,7 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
             results.update({rest["user"]: waiting(rest, "frozen") for rest in users[number:]})
             return interrupted.signal
         if results[name]["result"] in FAILED:
-            results.update(
-                {rest["user"]: unmoved("untouched", rest["user"], rest["version"], "") for rest in users[number + 1 :]}
-            )
+            results.update({rest["user"]: result_of("untouched", rest["version"], "") for rest in users[number + 1 :]})
             return ""
     return ""
 
@@ -165,6 +165,7 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     tasks.defer(version, deferred)
     for user in restarted:
         tasks.settle_deferral(user)
+    begin_bake(version, restarted)
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
     verified = restarted or [user for user, found in results.items() if found["version"] == version]
@@ -248,6 +249,7 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
             if not tasks.is_accepted(target):
                 tasks.accept(target)
             tasks.settle_deferral(user)
+            begin_bake(target, [user])
         elif found["result"] in FAILED and not found["dispatch_at_fault"]:
             give_up(target, user, found)
         else:
@@ -256,21 +258,66 @@ def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool
     return found
 
 
-def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
-    """Why a deferred user who is idle is left alone all the same: the dispatch is at fault, or the target was not tried on their database."""
-    if trouble := dispatch_trouble("", []):
-        return {**unmoved("deferred", user, former, trouble), "waiting_for": "host_busy"}
-    if not trials.is_untried(user, target):
-        return None
-    tasks.open_scratch()
-    slot = tasks.stage(target, False)
-    snapshot = tasks.back_up(user, former, target, False)
-    reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
-    tasks.clean_scratch()
-    if reason:
-        return {**unmoved("deferred", user, former, reason), "waiting_for": "unreadable_state"}
-    trials.note_tried(user)
-    return None
+def bake(version: str) -> Outcome:
+    """Watches real pairings for a while after a version was given to somebody. Too many that fail freeze tracking, and may roll users back.
+
+    A freeze does not end it, a person may. What it cannot see it says; that is no failure of the bump.
+    """
+    try:
+        found = watch_pairings(version)
+        with current_flow.get().shielded():
+            if found["is_broken"]:
+                tasks.freeze_tracking(found["reason"])
+                tasks.reject(version, found["reason"], [])
+                if found["roll_back"]:
+                    begin_rollback(found["roll_back"])
+    except Interrupted as interrupted:
+        return end_of_bake(OUTCOME_OF_SIGNAL[interrupted.signal], f"the watch over {version} was ended")
+    except StepFailed as failure:
+        return end_of_bake("error", failure.reason)
+    name = "done" if not found["is_broken"] else "rolled_back" if found["roll_back"] else "frozen"
+    return replace(end_of_bake(name, found["reason"]), status="failed" if found["is_broken"] else "succeeded")
+
+
+def end_of_bake(name: str, reason: str) -> Outcome:
+    """The outcome of a watch, which is taken down."""
+    with current_flow.get().shielded():
+        end_bake()
+    return ended(name, reason)
+
+
+def rollback(users: list[str], to: str | None = None) -> Outcome:
+    """Takes these users, or all, back to a version, or each to theirs before the last accepted bump. Frozen first: no bump may return meanwhile.
+
+    One user's trouble leaves that user as they are; the others go on.
+    """
+    results: dict[str, Result] = {}
+    left: dict[str, str] = {}
+    try:
+        if to is not None and (why := cannot_roll_back_to(to)):
+            return ended("error", why)
+        tasks.freeze_tracking(f"rolling back {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        with exclusive():
+            for person in tasks.people([]):
+                if not users or person["user"] in users:
+                    found = results[person["user"]] = roll_back(person, to)
+                    if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
+                        left[person["version"]] = f"{person['user']} was rolled back from it"
+            with current_flow.get().shielded():
+                reject_left(left)
+                if left and (version := where_all_are()):
+                    tasks.accept(version)
+    except Interrupted as interrupted:
+        return ended(
+            OUTCOME_OF_SIGNAL[interrupted.signal],
+            "nobody further was rolled back; tracking is frozen: t3flow unfreeze",
+            None,
+            results,
+        )
+    except StepFailed as failure:
+        return failed(failure, results)
+    name, reason = how_it_went(results)
+    return ended(name, reason, None, results)
 
 
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
@@ -316,24 +363,17 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
     return Outcome(name, reason, status, data)
 
 
-def unmoved(kind: str, user: str, version: str, reason: str) -> Result:
-    """The result of a user who was not restarted."""
-    return {
-        "result": kind,
-        "version": version,
-        "downtime_s": None,
-        "reason": reason,
-        "waiting_for": "",
-        "ask_again": 0.0,
-        "dispatch_at_fault": False,
-    }
-
-
 def waiting(person: Person, waiting_for: str) -> Result:
     """The result of a user who is deferred without having been asked."""
-    return {**unmoved("deferred", person["user"], person["version"], waiting_for), "waiting_for": waiting_for}
+    return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}
 
 
-WORKFLOWS: dict[str, Callable[..., Outcome]] = {"bump": bump, "drain": drain, "drain_now": drain_now}
+WORKFLOWS: dict[str, Callable[..., Outcome]] = {
+    "bump": bump,
+    "drain": drain,
+    "drain_now": drain_now,
+    "bake": bake,
+    "rollback": rollback,
+}
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""

@@ -167,7 +167,11 @@ def left_behind(box: Sandbox) -> list[str]:
         if process.info["pid"] != os.getpid() and any(top in word for word in process.info["cmdline"] or []):
             found.append(f"process {process.info}")
     live = (
-        {f"t3flow-{run['run']}" for run in box.document("runs") if run["status"] == "running"}
+        {
+            f"t3flow-{run['run']}"
+            for run in box.document("runs")
+            if run["status"] == "running" and run["workflow"] != "bake"
+        }
         if (box.top / "state/journal.db").exists()
         else set()
     )

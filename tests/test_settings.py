@@ -45,6 +45,7 @@ user_header = "X-authentik-username"
 cookie = "t3_session"
 pair_endpoints = ["/api/auth/browser-session", "/api/auth/bootstrap"]
 verify_timeout_s = 30
+log = "journal:t3-dispatch.service"
 [gate]
 seeds = "all"
 port = 3799
@@ -271,6 +272,11 @@ IMPOSSIBLE = [
     ("dispatch.verify_timeout_s", "0", "is out of range"),
     ("dispatch.verify_timeout_s", "nan", "is out of range"),
     ("dispatch.verify_timeout_s", "inf", "is out of range"),
+    ("dispatch.log", '"dispatch.log"', "is not absolute"),
+    ("dispatch.log", '"/var/log/../x"', "has .. in it"),
+    ("dispatch.log", '"journal:"', "names no service unit after journal:"),
+    ("dispatch.log", '"journal:t3-dispatch"', "names no service unit after journal:"),
+    ("dispatch.log", '"journal:t3 dispatch.service"', "names no service unit after journal:"),
     ("gate.seeds", '"some"', "is neither of the two words"),
     ("gate.seeds", "[]", "is empty"),
     ("gate.seeds", '["root"]', "has 'root' in it, which is root"),
@@ -371,6 +377,9 @@ def test_every_setting_refuses_something() -> None:
         ("serve.agent_processes", "[]"),
         ("dispatch.url", '"https://dispatch.example.org"'),
         ("dispatch.url", '"http://[::1]:3780"'),
+        ("dispatch.log", '""'),
+        ("dispatch.log", '"/var/log/dispatch.log"'),
+        ("dispatch.log", '"journal:t3@1.service"'),
         ("gate.seeds", '"largest"'),
         ("gate.seeds", '["anna", "_bert-2"]'),
         ("deferral.quiet_seconds", "0"),

@@ -24,14 +24,13 @@ def enqueue() -> None:
 @as_json
 def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: bool, wait: bool, as_json: bool) -> int:
     """Look for a new version and give it to everybody. Example: t3flow enqueue bump --wait"""
-    from t3flow.versions import InvalidVersion, parse
-
     read = settings()
-    try:
-        target = str(parse(target)) if target is not None else None
-    except InvalidVersion as error:
-        raise UsageError(f"--target: {error}") from error
-    args = {"target": target, "again": again, "without": known_users(read, without), "dry_run": dry_run}
+    args = {
+        "target": exact_version("--target", target),
+        "again": again,
+        "without": known_users(read, without),
+        "dry_run": dry_run,
+    }
     return begin("bump", args, wait, as_json)
 
 
@@ -54,7 +53,30 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
     return begin("drain_now", args, wait, as_json)
 
 
-def begin(workflow: str, args: dict[str, Any], wait: bool, as_json: bool) -> int:
+@enqueue.command()
+@click.option("--to", metavar="VERSION", help="This version instead of the one before the last accepted bump.")
+@click.option("--user", "users", metavar="USER", multiple=True, help="Only this user.")
+@wait
+@as_json
+def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:
+    """Freeze, then take users back, at work or not. Example: t3flow enqueue rollback --user ada --wait"""
+    from t3flow.bake import ROLLBACK_PRIORITY
+
+    args = {"users": known_users(settings(), users), "to": exact_version("--to", to)}
+    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY)
+
+
+def exact_version(option: str, text: str | None) -> str | None:
+    """The version that an option names. Raises UsageError."""
+    from t3flow.versions import InvalidVersion, parse
+
+    try:
+        return str(parse(text)) if text is not None else None
+    except InvalidVersion as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def begin(workflow: str, args: dict[str, Any], wait: bool, as_json: bool, priority: int = 0) -> int:
     """Journals a run, hints at it, and follows it if asked to. Returns the exit code."""
     from t3flow.cli.follow import follow
     from t3flow.engine.runs import new_run
@@ -62,7 +84,7 @@ def begin(workflow: str, args: dict[str, Any], wait: bool, as_json: bool) -> int
     read = settings()
     require_consumer(read)
     noted = journal(read)
-    run = new_run(noted, workflow, args)
+    run = new_run(noted, workflow, args, priority=priority)
     assert run is not None
     hint(read, run)
     if wait:

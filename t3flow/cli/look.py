@@ -40,6 +40,8 @@ def status(as_json: bool) -> None:
         f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {found['next_bump'] or '-'}"
     )
     click.echo(f"run         {found['run'] or 'none in progress'}")
+    if bake := found["bake"]:
+        click.echo(f"watched     pairings on {bake['version']} until {bake['until']}  {bake['problem']}".rstrip())
     for version, reason in found["rejected"].items():
         click.echo(f"rejected    {version}: {reason}")
     rows = []

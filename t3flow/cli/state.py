@@ -26,7 +26,9 @@ def collect(read: Settings) -> dict[str, Any]:
     pid = consumer_pid(read.paths.state_dir)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     active = (
-        noted.query("select id from runs where status = 'running' and workflow != 'drain' order by created")
+        noted.query(
+            "select id from runs where status = 'running' and workflow not in ('drain', 'bake') order by created"
+        )
         if noted
         else []
     )
@@ -40,6 +42,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "users": users(read, noted),
         "run": active[0][0] if active else None,
         "last_bump": last_bump(noted) if noted else None,
+        "bake": bake(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
         "consumer": {
             "alive": pid is not None,
@@ -59,6 +62,14 @@ def last_bump(noted: Journal) -> dict[str, Any] | None:
         ),
         None,
     )
+
+
+def bake(noted: Journal) -> dict[str, Any] | None:
+    """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
+    known = records.fact(noted, "bake")
+    if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
+        return None
+    return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}
 
 
 def users(read: Settings, noted: Journal | None) -> dict[str, Any]:

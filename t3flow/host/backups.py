@@ -164,6 +164,14 @@ def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[i
     return int(answer["level"]), Path(str(answer["kept"]))
 
 
+def put_back(host: Host, user: str, kept_name: str) -> None:
+    """Undoes a restore that kept the database as `kept_name`; one that never began is nothing to undo. The server must be stopped.
+
+    Raises OwnerProblem. Repeating it is harmless.
+    """
+    run_as_owner(host, user, "put-back", safe_name(kept_name), timeout_seconds=float(host.settings.backup.timeout_s))
+
+
 def prune(host: Host, accepted: list[str]) -> list[str]:
     """Drops the snapshots of all but the newest `backup.keep` accepted versions, and per user all but the newest of each. Returns what went.
 

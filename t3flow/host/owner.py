@@ -5,6 +5,7 @@ usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout
   state BASE_DIR              waits for a line on stdin, then reads turns, schema level and fingerprint
   backup BASE_DIR TARGET MARK a consistent copy of the database into TARGET, checked; none if its fingerprint is still MARK (JSON)
   restore BASE_DIR KEPT       puts the database that comes on stdin in place, the present one kept in userdata/KEPT
+  put-back BASE_DIR KEPT      moves a database kept in userdata/KEPT back into place, the present one kept in userdata/KEPT-undone
 """
 
 import contextlib
@@ -153,17 +154,22 @@ def backup(base_dir: Path, target: Path, known: Any) -> dict[str, Any]:
     return {"level": level, "bytes": target.stat().st_size, "fingerprint": before if before == after else None}
 
 
-def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
-    """Keeps what is there by hard links, writes the new file beside it, syncs, drops the log of the old one, renames. Repeating it is harmless."""
-    database = base_dir / DATABASE
-    folder = database.parent
-    kept = folder / kept_name
+def keep(database: Path, kept: Path) -> Path:
+    """Keeps a database with its log in a folder, by hard links. What was kept there first stays."""
     kept.mkdir(mode=0o700, exist_ok=True)
     for suffix in SUFFIXES:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.link(f"{database}{suffix}", kept / f"{database.name}{suffix}", follow_symlinks=False)
     sync_folder(kept)
-    sync_folder(folder)
+    sync_folder(kept.parent)
+    return kept
+
+
+def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
+    """Keeps what is there by hard links, writes the new file beside it, syncs, drops the log of the old one, renames. Repeating it is harmless."""
+    database = base_dir / DATABASE
+    folder = database.parent
+    kept = keep(database, folder / kept_name)
     fresh = folder / f".{database.name}.t3flow"
     with contextlib.suppress(FileNotFoundError):
         fresh.unlink()
@@ -183,6 +189,48 @@ def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
     return {"level": level, "kept": str(kept)}
 
 
+def put_back(base_dir: Path, kept_name: str) -> dict[str, Any]:
+    """Undoes a restore, whole or half-done: the database first, then its log, each synced, so that a repetition knows how far it came.
+
+    Where the kept file and the one in place are one and the same, the restore had not replaced it: only its log may have gone.
+    """
+    database = base_dir / DATABASE
+    folder, kept = database.parent, database.parent / kept_name
+    if not kept.is_dir():
+        return {"kept": ""}
+    undone = ""
+    if (kept / database.name).exists():
+        if not same_file(kept / database.name, database):
+            undone = str(keep(database, folder / f"{kept_name}-undone"))
+            for suffix in ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{database}{suffix}")
+        move(kept / database.name, database)
+        sync_folder(folder)
+        sync_folder(kept)
+    move(kept / f"{database.name}-wal", Path(f"{database}-wal"))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(kept / f"{database.name}-shm")  # SQLite makes it anew from the log
+    with contextlib.suppress(OSError):
+        os.rmdir(kept)
+    sync_folder(folder)
+    return {"kept": undone}
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both names are there and mean one file."""
+    return one.exists() and other.exists() and os.path.samefile(one, other)
+
+
+def move(source: Path, target: Path) -> None:
+    """A rename, if the source is there; also where both names mean one file, which rename(2) would leave as they are."""
+    with contextlib.suppress(FileNotFoundError):
+        if same_file(source, target):
+            os.unlink(source)
+        else:
+            os.rename(source, target)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -200,8 +248,10 @@ def main(arguments: list[str]) -> int:
             answer = state(base_dir)
         elif command == "backup":
             answer = backup(base_dir, Path(arguments[2]), json.loads(arguments[3]))
-        else:
+        elif command == "restore":
             answer = restore(base_dir, arguments[2])
+        else:
+            answer = put_back(base_dir, arguments[2])
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
         is_full = (
             getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in FULL

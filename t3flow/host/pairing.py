@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import processes, slots
+from t3flow.host import ours, processes, slots
 from t3flow.host.host import Host, HostError
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
@@ -74,7 +74,8 @@ def pair_once(host: Host, user: str) -> None:
     """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, HostError."""
     dispatch = host.settings.dispatch
     person = host.mapped(user).person
-    status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
+    with ours.probing(host.journal, user):
+        status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
     if status != 302:
         raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
     cookie = cookie_named(cookies, dispatch.cookie)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,22 +158,32 @@ def fact(journal: Journal, key: str) -> Any:
     return json.loads(rows[0][0]) if rows else None
 
 
-def set_fact(journal: Journal, key: str, value: Any, *, synced: bool = True) -> None:
-    """Writes a fact; None removes it."""
+def change_fact(journal: Journal, key: str, change: Callable[[Any], Any], *, synced: bool = True) -> Any:
+    """Makes of a fact (None when there is none) what `change` returns, in one transaction, and returns it; None removes the fact."""
     with journal.transaction(synced=synced) as connection:
+        row = connection.execute("select value from facts where key = ?", (key,)).fetchone()
+        value = change(json.loads(row[0]) if row else None)
         if value is None:
             connection.execute("delete from facts where key = ?", (key,))
         else:
             connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))
+    return value
+
+
+def set_fact(journal: Journal, key: str, value: Any, *, synced: bool = True) -> None:
+    """Writes a fact; None removes it."""
+    change_fact(journal, key, lambda known: value, synced=synced)
 
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
     """Notes how a user's last pairing went ("" for well); since when it goes so stays."""
-    with journal.transaction() as connection:
-        row = connection.execute("select value from facts where key = 'pairing'").fetchone()
-        known = json.loads(row[0]) if row else {}
+
+    def change(known: Any) -> dict[str, Any]:
+        known = known or {}
         if user not in known or bool(known[user]["reason"]) != bool(reason):
             known[user] = {"since": time.time(), "reason": reason}
         else:
             known[user]["reason"] = reason
-        connection.execute("insert or replace into facts values ('pairing', ?)", (json.dumps(known),))
+        return dict(known)
+
+    change_fact(journal, "pairing", change)

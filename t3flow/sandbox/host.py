@@ -45,6 +45,7 @@ base_dir = "{top}/home/{{user}}/.t3"
 [dispatch]
 url = "http://127.0.0.1:{dispatch_port}"
 verify_timeout_s = 6
+log = "{top}/log/dispatch.log"
 [gate]
 port = {gate_port}
 start_timeout_s = 15

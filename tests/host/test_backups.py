@@ -1,17 +1,20 @@
 """Backups and restores: consistent while the server writes, kept apart, and nothing that was there is lost."""
 
 import os
+import shutil
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scenes import content, write
 
 from t3flow.files import DiskError
-from t3flow.host import backups, records
+from t3flow.host import backups, owner, records
 from t3flow.host.host import Host
 from t3flow.host.owned import OwnerProblem
 
@@ -150,3 +153,57 @@ def test_old_snapshots_go_the_last_of_the_former_version_stays(bare: Callable[..
     assert {path.name for path in (host.settings.paths.backup_dir / "ada").iterdir()} == left
     assert Path(made[-1]).name in left
     assert len(left) <= host.settings.backup.keep + 1
+
+
+class Killed(BaseException):
+    """A kill -9 between two calls of the system."""
+
+
+@pytest.mark.parametrize("cut", ["restore", "put_back"])
+def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(
+    cut: str, bare: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each change of the file system in turn, then put back: all that was written is there, its log included, and nothing lies about."""
+    host = bare()
+    database, base_dir = backups.database_path(host, "ada"), host.base_dir("ada")
+    other = tmp_path / "other.sqlite"
+    other.write_bytes(database.read_bytes())
+    whole = {name: tmp_path / name for name in ("state.sqlite", "state.sqlite-wal", "state.sqlite-shm")}
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("create table mine as select 'precious' as word")
+        for name, copy in whole.items():
+            copy.write_bytes(database.with_name(name).read_bytes())
+    calls, limit = 0, 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == limit:
+                raise Killed
+            return real(*arguments, **more)
+
+        return call
+
+    for name in ("link", "rename", "unlink", "fsync", "rmdir"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    cuts = 0
+    for number in range(1, 60):
+        for name, copy in whole.items():
+            database.with_name(name).write_bytes(copy.read_bytes())
+        stages = [("restore", number if cut == "restore" else 0), ("put_back", number if cut == "put_back" else 0)]
+        for stage, dies_at in stages:
+            calls, limit = 0, dies_at
+            with other.open() as source, suppress(Killed):
+                monkeypatch.setattr(sys, "stdin", source)
+                getattr(owner, stage)(base_dir, "replaced-1")
+                limit = 0
+            cuts += calls == dies_at
+        calls, limit = 0, 0
+        owner.put_back(base_dir, "replaced-1")
+        assert any("precious" in line for line in content(database)), number
+        assert not (database.parent / "replaced-1").exists(), number
+        for left in database.parent.glob("replaced-*"):
+            shutil.rmtree(left)
+    assert 8 <= cuts < 50, "it was cut off at each of its calls, and once not at all"

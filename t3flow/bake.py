@@ -1,0 +1,219 @@
+"""Watching real pairings after a version was given to somebody: the last look at what gate and verification could not see.
+
+One fact in the journal holds the watch: its run, version, end, who is on it, where in the dispatch's log it has come to, what it has counted.
+"""
+
+import secrets
+import time
+from collections import Counter
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypedDict
+
+from loguru import logger
+
+from t3flow.engine.errors import Interrupted, NotYet
+from t3flow.engine.runs import new_run
+from t3flow.engine.step import current_run, step
+from t3flow.errors import T3flowError
+from t3flow.host import dispatch_log, ours, records, slots
+from t3flow.host.dispatch_log import Line
+from t3flow.host.host import Host, this_host
+from t3flow.host.services import ServiceError
+
+BAKE = "bake"
+LOOK_SECONDS = 5.0
+SPAN_SECONDS = 600.0
+"""`bake.max_failures` is borne in any time of this length."""
+ROLLBACK_PRIORITY = 10
+
+Counted = list[list[Any]]
+"""[time, kind, user, how many]."""
+
+
+class Verdict(TypedDict):
+    """How a watch ended. `is_broken`: users cannot pair; `roll_back`: who is to go back to their former version."""
+
+    is_broken: bool
+    reason: str
+    roll_back: list[str]
+
+
+@step()
+def begin_bake(version: str, users: list[str]) -> str:
+    """Has the pairings of these users watched, who were just moved to the version. Returns the watching run, "" for none.
+
+    A watch of the same version goes on, with them and for as long from now; one of another version is replaced. Repeating it is harmless: the
+    fact is written before its run is made, so that a repetition finds the id and makes what is missing.
+    """
+    host = this_host()
+    if not users or not host.settings.bake.minutes or not host.settings.dispatch.log:
+        return ""
+    now = time.time()
+    fresh: dict[str, Any] = {
+        "run": f"bake-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}",
+        "version": version,
+        "users": {},
+        "cursor": dispatch_log.start(host),
+        "counted": [],
+        "problem": "",
+        "verdict": None,
+    }
+    known = records.fact(host.journal, BAKE)
+    ended = known["run"] if known and host.journal.runs("id = ? and status != 'running'", known["run"]) else None
+
+    def change(known: Any) -> dict[str, Any]:
+        goes_on = known and known["version"] == version and known["verdict"] is None and known["run"] != ended
+        watch: dict[str, Any] = known if goes_on else fresh
+        until = now + host.settings.bake.minutes * 60
+        return {**watch, "until": until, "users": {**dict.fromkeys(users, now), **watch["users"]}}
+
+    run = str(records.change_fact(host.journal, BAKE, change)["run"])
+    if new_run(host.journal, "bake", {"version": version}, run_id=run):
+        host.hint(run)
+    return run
+
+
+@step(interruptible=True)
+def watch_pairings(version: str) -> Verdict:
+    """Looks into the dispatch's log again and again as a delayed task, until the time is over or too much has failed.
+
+    Counts and cursor are written in one commit: killed before it, the same lines are read again; after it, never. What a kill or a power cut can
+    change is the time of a file's lines, which is when they were first read. A verdict is written in that commit too, and found by a repetition.
+    """
+    host, run = this_host(), current_run()
+    known = records.fact(host.journal, BAKE)
+    if known is None or known["run"] != run:
+        return _taken_over()
+    new, cursor, more, problem = _look(host, known)
+    if problem and problem != known["problem"]:
+        logger.warning("the watch over {}: {}", version, problem)
+
+    def change(current: Any) -> Any:
+        if current is None or current["run"] != run or current["verdict"] is not None:
+            return current
+        counted = _added(current["counted"], new)
+        verdict = _verdict(host, current, counted)
+        recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
+        if verdict is None and time.time() >= current["until"]:
+            verdict = _passed(current, problem)
+        return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict}
+
+    after = records.change_fact(host.journal, BAKE, change, synced=False)
+    if after is None or after["run"] != run:
+        return _taken_over()
+    if after["verdict"] is not None:
+        found: Verdict = after["verdict"]
+        return found
+    until = time.strftime("%H:%M:%S", time.localtime(after["until"]))
+    failures = sum(entry[3] for entry in after["counted"])
+    at = time.time() if more else min(time.time() + LOOK_SECONDS, after["until"])
+    raise NotYet(at, problem or f"watching until {until}; {failures} failed in the last 10 minutes")
+
+
+@step()
+def end_bake() -> None:
+    """Removes the watch, if it is this run's. Repeating it finds it gone, or another's."""
+    run = current_run()
+    records.change_fact(this_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
+
+
+@step()
+def begin_rollback(users: list[str]) -> str:
+    """Has these users rolled back, before anybody else gets the host. Repeating it finds the run there."""
+    host = this_host()
+    run = f"rollback-of-{current_run()}"
+    if new_run(host.journal, "rollback", {"users": users, "to": None}, priority=ROLLBACK_PRIORITY, run_id=run):
+        host.hint(run)
+    return run
+
+
+def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Cursor, bool, str]:
+    """What is to be counted since the last look, the new cursor, whether there is more, and why nothing could be read."""
+    try:
+        part = dispatch_log.read(host, known["cursor"])
+        return _countable(host, known, part.lines), part.cursor, part.more, ""
+    except Interrupted:
+        raise
+    except T3flowError as error:
+        return [], known["cursor"], False, str(error)
+
+
+def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
+    """Of what was logged, what speaks against the version: of users of the map, and not of our own doing.
+
+    A fallback counts for whoever was moved to the version before it; others fall back as a matter of course. A failure counts for whoever is on
+    the version, and for others while their server runs.
+    """
+    mapped = {entry.name for entry in host.user_map().users}
+
+    @cache
+    def is_on_it(user: str) -> bool:
+        with suppress(slots.SlotError):
+            return slots.effective(host.settings.paths.versions_dir, user) == str(known["version"])
+        return False
+
+    @cache
+    def is_up(user: str) -> bool:
+        with suppress(ServiceError):
+            return host.services.state(user).active
+        return True  # who cannot be asked about may well be up
+
+    def counts(line: Line) -> bool:
+        if line.user not in mapped or ours.was_ours(host.journal, line.user, line.earliest, line.latest):
+            return False
+        if line.kind == "fallback":
+            return bool(is_on_it(line.user) and line.earliest >= known["users"].get(line.user, line.latest + 1))
+        return bool(is_on_it(line.user) or is_up(line.user))
+
+    tally = Counter(lines)
+    return [[line.latest, line.kind, line.user, number] for line, number in tally.items() if counts(line)]
+
+
+def _added(counted: Counted, new: Counted) -> Counted:
+    """All of it, in the order of time; what is of one second is one entry, so that a flood stays small."""
+    tally: Counter[tuple[int, str, str]] = Counter()
+    for at, kind, user, number in [*counted, *new]:
+        tally[int(at), kind, user] += number
+    return [[*key, number] for key, number in sorted(tally.items())]
+
+
+def _verdict(host: Host, watch: dict[str, Any], counted: Counted) -> Verdict | None:
+    """Whether any ten minutes have more failures, or more fallbacks, than are borne; None while none have."""
+    for kind, words in (("failure", "failed pairings"), ("fallback", "pairings by an old endpoint")):
+        entries = [entry for entry in counted if entry[1] == kind]
+        for last in entries:
+            users: Counter[str] = Counter()
+            for at, _, user, number in entries:
+                if last[0] - SPAN_SECONDS < at <= last[0]:
+                    users[user] += number
+            if users.total() > host.settings.bake.max_failures:
+                return _broken(host, watch["version"], words, users)
+    return None
+
+
+def _broken(host: Host, version: str, words: str, users: Counter[str]) -> Verdict:
+    who = ", ".join(f"{user} {number}" for user, number in users.most_common(8)) + (", …" if len(users) > 8 else "")
+    found = f"{users.total()} {words} within 10 minutes on {version} ({who}), more than bake.max_failures bears"
+    versions_dir = host.settings.paths.versions_dir
+    concerned = sorted(user for user in users if slots.effective(versions_dir, user) == version)
+    if host.settings.bake.rollback and concerned:
+        what = f"{', '.join(concerned)}: rolled back, see t3flow runs"
+    elif concerned:
+        what = f"to go back: t3flow enqueue rollback {' '.join(f'--user {user}' for user in concerned)}"
+    else:
+        what = "nobody concerned is on it: see t3flow verify and the dispatch's log"
+    roll_back = concerned if host.settings.bake.rollback else []
+    return {"is_broken": True, "reason": f"{found}; {what}; to go on: t3flow unfreeze", "roll_back": roll_back}
+
+
+def _passed(watch: dict[str, Any], problem: str) -> Verdict:
+    counted = sum(entry[3] for entry in watch["counted"])
+    found = (
+        f"not watched: {problem}" if problem else f"no more failures than are borne ({counted} in the last 10 minutes)"
+    )
+    return {"is_broken": False, "reason": f"{watch['version']}: {found}", "roll_back": []}
+
+
+def _taken_over() -> Verdict:
+    return {"is_broken": False, "reason": "a newer watch has taken over", "roll_back": []}

@@ -1,0 +1,202 @@
+"""Rolling back one user because somebody asked: no idle question, and nothing is lost.
+
+If the version gone back to knows the database's schema level, the program alone goes back. Otherwise the newest snapshot of that version is put
+in place, and the present database is kept aside. What fails is put back as it was.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+from loguru import logger
+
+from t3flow.engine.errors import StepFailed, UndoFailed
+from t3flow.engine.step import current_flow, step
+from t3flow.host import backups, ours, pairing, records, slots
+from t3flow.host.host import this_host
+from t3flow.restart import RestartError, Result, end_users_of_database, result_of, start_server, time_now, verify_user
+from t3flow.tasks import ACCEPTED, Person, back_up
+from t3flow.versions import parse
+
+
+class Way(TypedDict):
+    """Where a user goes back to, and the snapshot for it ("" if none is left) with its level. `stays`: skipped or untouched, and why."""
+
+    target: str
+    snapshot: str
+    level: int
+    stays: str
+    reason: str
+
+
+@step()
+def cannot_roll_back_to(version: str) -> str:
+    """Why nobody can go back to a version, or "". Only reads."""
+    versions_dir = this_host().settings.paths.versions_dir
+    if slots.has_slot(versions_dir, version):
+        return ""
+    there = ", ".join(slots.installed(versions_dir)) or "none"
+    return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
+
+
+@step()
+def find_way_back(user: str, present: str, to: str | None) -> Way:
+    """Where a user goes back to: as asked, else the version before the last accepted bump, by what was noted of their snapshots. Only reads."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    of_user = records.backups(host.journal, user)
+    target = to or next((entry.wrote for entry in reversed(of_user) if entry.target == present), "")
+    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
+    if not to and accepted and is_older(present, accepted[-1]):
+        return _stays("untouched", f"on {present}, from before the last accepted bump")
+    if target == present:
+        return _stays("untouched", f"on {present} already")
+    if not target:
+        return _stays("skipped", f"no snapshot says what was before {present}: name it with --to")
+    if not slots.has_slot(versions_dir, target):
+        return _stays(
+            "skipped", f"there is no slot of {target} any more: t3flow enqueue bump --target {target} makes one"
+        )
+    theirs = [entry for entry in of_user if entry.wrote == target]
+    there = [entry for entry in theirs if Path(entry.path).is_file()]
+    if not theirs:
+        return _stays("skipped", f"no snapshot of {user} belongs to {target}: see t3flow backups {user}")
+    chosen = there[-1] if there else theirs[-1]
+    return {
+        "target": target,
+        "snapshot": there[-1].path if there else "",
+        "level": chosen.level,
+        "stays": "",
+        "reason": "",
+    }
+
+
+def is_older(version: str, other: str) -> bool:
+    """Whether a version is older than another. Who is led nowhere, or held by a rollback that failed, is on none."""
+    return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
+
+
+def _stays(kind: str, reason: str) -> Way:
+    return {"target": "", "snapshot": "", "level": 0, "stays": kind, "reason": reason}
+
+
+def roll_back(person: Person, to: str | None) -> Result:
+    """Takes one user back, or leaves them as they are: rolled_back, untouched, skipped or failed, with the reason."""
+    user, present = person["user"], person["version"]
+    try:
+        way = find_way_back(user, present, to)
+    except StepFailed as failure:
+        return result_of("failed", present, failure.reason)
+    if way["stays"]:
+        return result_of(way["stays"], present, way["reason"])
+    target, snapshot = way["target"], way["snapshot"]
+    if level_for_the_record(user, present, target) == way["level"]:
+        snapshot, what = "", "the program alone: the schema level is the same"
+    elif snapshot:
+        what = f"its snapshot {Path(snapshot).name} is in place"
+    else:
+        return result_of("skipped", present, f"the snapshot of {user} for {target} is gone: see t3flow backups {user}")
+    with current_flow.get().shielded():
+        try:
+            with current_flow.get().saga():
+                began = time_now()
+                kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
+                go_back(user, present, target, snapshot, way["level"], kept_name, person["running"])
+                if person["running"]:
+                    start_server(user)
+                    paired_at = verify_user(user, target)
+        except UndoFailed as failure:
+            logger.error("ROLLBACK FAILED for {}: {}", user, failure)
+            return result_of("failed", present, f"ROLLBACK FAILED: {failure}")
+        except StepFailed as failure:
+            return result_of("failed", present, f"stays on {present}: {failure}")
+    if snapshot:
+        what += f", what was written since is kept in userdata/{kept_name}"
+    if not person["running"]:
+        return result_of("rolled_back", target, f"{what}; the server did not run, so it was not verified")
+    return {**result_of("rolled_back", target, what), "downtime_s": round(paired_at - began, 3)}
+
+
+def level_for_the_record(user: str, present: str, target: str) -> int | None:
+    """Takes a snapshot of what is there, if it can be had, and returns its schema level. A rollback does not wait for a sound database."""
+    try:
+        taken = back_up(user, present, target, False)
+    except StepFailed:
+        return None
+    return None if taken["problem"] else taken["level"]
+
+
+@step()
+def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was_running: bool) -> None:
+    """Undo of going back: the kept database is moved back into place, the user led to their version, the server started.
+
+    Repeating it is harmless: each part finds its end reached, or does the same again.
+    """
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    logger.error("{} could not go back to {}: putting {} back", user, target, former)
+    ours.restarting(host.journal, user)
+    slots.assign(versions_dir, user, slots.HOLD)
+    host.services.stop(user)
+    end_users_of_database(host, user)
+    if snapshot:
+        backups.put_back(host, user, kept_name)
+    slots.assign(versions_dir, user, former)
+    if was_running:
+        host.services.start(user)
+        pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+        records.note_pairing(host.journal, user, "")
+    ours.restarted(host.journal, user)
+
+
+@step(undo=stay)
+def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was_running: bool) -> None:
+    """Stops the server, puts the snapshot ("" for none) in place of the database, which is kept as `kept_name`, and leads the user to the target.
+
+    Repeating it is harmless: held, nobody opens the database meanwhile, and what was kept first stays kept.
+    """
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
+    ours.restarting(host.journal, user)
+    slots.assign(versions_dir, user, slots.HOLD)
+    host.services.stop(user)
+    end_users_of_database(host, user)
+    if snapshot:
+        restored, _ = backups.restore(host, user, Path(snapshot), kept_name)
+        if restored != level:
+            raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+    slots.assign(versions_dir, user, target)
+    if not was_running:
+        ours.restarted(host.journal, user)
+
+
+@step()
+def reject_left(reasons: dict[str, str]) -> None:
+    """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
+    journal = this_host().journal
+    known = records.rejected(journal)
+    for version, reason in reasons.items():
+        if version not in known:
+            records.reject(journal, version, reason, [])
+
+
+@step()
+def where_all_are() -> str:
+    """The version that every user is led to, if it is one and not the default; else "". Only reads."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    led_to = {slots.effective(versions_dir, entry.name) or "" for entry in host.user_map().users}
+    version = led_to.pop() if len(led_to) == 1 else ""
+    return "" if version == slots.default_version(versions_dir) else version
+
+
+def how_it_went(results: dict[str, Result]) -> tuple[str, str]:
+    """The outcome of a rollback and one line of reason: `error` if anybody had to be left as they were."""
+    back = sum(found["result"] == "rolled_back" for found in results.values())
+    wrong = [
+        f"{user}: {found['reason']}" for user, found in results.items() if found["result"] in ("failed", "skipped")
+    ]
+    untouched = len(results) - back - len(wrong)
+    reason = f"{back} rolled back, {untouched} untouched; tracking is frozen: t3flow unfreeze"
+    return "error" if wrong else "done", "; ".join([reason, *wrong])

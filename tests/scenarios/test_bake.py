@@ -1,0 +1,170 @@
+"""After a bump: a fault that shows later is seen in the dispatch's log, and who is concerned can go back without losing anything."""
+
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from scenes import ALL, FIRST, LATER, NEXT, bump, content, deferrals, everybody_is_well, is_busy, results, write
+
+from t3flow.sandbox.host import Sandbox
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A browser's redirect is not followed: the cookie is what counts."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+def browse(box: Sandbox, user: str) -> int:
+    """A real person's browser without a session: what the dispatch answers. Nothing of t3flow takes part."""
+    address = f"http://127.0.0.1:{box.dispatch_port}/"
+    request = urllib.request.Request(address, headers={"X-authentik-username": f"{user}@example.test"})
+    try:
+        status: int = urllib.request.build_opener(_Stay).open(request, timeout=30).status
+        return status
+    except HTTPError as answer:
+        return answer.code
+
+
+def frozen(box: Sandbox) -> str:
+    """The freeze file's text, or ""."""
+    file = box.top / "etc" / "t3-autoupdate.freeze"
+    return file.read_text() if file.exists() else ""
+
+
+def logged(box: Sandbox, words: str) -> int:
+    return (box.top / "log" / "dispatch.log").read_text().count(words)
+
+
+def ended(box: Sandbox, workflow: str) -> Any:
+    """The one run of a workflow, once it has ended."""
+    box.until(lambda: box.journal.runs("workflow = ? and status != 'running'", workflow), f"{workflow} has ended", 60)
+    [run] = box.journal.runs("workflow = ?", workflow)
+    return run
+
+
+def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: str) -> None:
+    """Verified, accepted, and an hour later ada's browsers get 500: seen though the consumer is killed, frozen, and ada goes back with all she wrote.
+
+    Our own failing probes are the control the other way: as many of them freeze nothing.
+    """
+    box = make_box(ALL, queue_url=queue_url, extra="[bake]\nrollback = true\nmax_failures = 3\n")
+    is_busy(box, "grace")
+    broken = {"fault": "pairing_500", "when": {"not_scratch": True, "sql": "select 1 from broken"}}
+    box.publish(NEXT, {"schema_level": 32, "rules": [broken]})
+    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred", "linus": "restarted"}
+    status = box.document("status")
+    assert (status["bake"]["version"], status["run"]) == (NEXT, None)
+    assert "watched     pairings on" in box.t3flow("status").stdout
+    assert [browse(box, user) for user in ALL] == [302, 302, 302]
+
+    write(box.database("ada"), "create table broken as select 'precious' as word")
+    for _ in range(5):
+        assert box.t3flow("verify", "ada").returncode == 1
+    assert logged(box, "pairing for ada returned 500") >= 5
+    looks = box.journal.runs("workflow = 'bake'")[0].updated
+    box.kill("consumer")
+    box.start_consumer()
+    box.until(lambda: box.journal.runs("workflow = 'bake'")[0].updated > looks, "it looks again", 15)
+    assert frozen(box) == "", "our own probes are nobody's failures"
+
+    deadline, tries = time.monotonic() + 60, 0
+    while not frozen(box) and time.monotonic() < deadline:
+        assert browse(box, "ada") == 502
+        tries += 1
+        if tries == 3:
+            box.kill("consumer")
+            box.start_consumer()
+    assert tries >= 4
+    assert "on 0.0.25-nightly" in frozen(box)
+    assert "ada: rolled back" in frozen(box)
+    assert ended(box, "bake").outcome == "rolled_back"
+    back = ended(box, "rollback")
+    assert (back.outcome, back.result["users"]["ada"]["result"]) == ("done", "rolled_back"), back.result
+    assert list(back.result["users"]) == ["ada"]
+    everybody_is_well(box, {"ada": FIRST, "grace": FIRST, "linus": NEXT})
+    assert [browse(box, user) for user in ALL] == [302, 302, 302]
+    assert [box.level(user) for user in ALL] == [30, 30, 32]
+    [kept] = box.database("ada").parent.glob("replaced-*/state.sqlite")
+    assert any("precious" in line for line in content(kept))
+    status = box.document("status")
+    assert (status["bake"], NEXT in status["rejected"]) == (None, True)
+    assert list(deferrals(box)) == ["grace"], "who waits goes on waiting"
+
+
+def killed_in(box: Sandbox, run: str, step: str) -> None:
+    """Kills the consumer while a step of a run is under way, and starts another."""
+    box.until(lambda: any(e.step == step for e in box.journal.events(run)), f"{step} has begun", 60)
+    box.kill("consumer")
+    box.start_consumer()
+
+
+def snapshot(box: Sandbox, user: str) -> Path:
+    """The user's snapshot from before the bump to NEXT."""
+    [found] = [each for each in box.document("backups", user) if each["before"] == NEXT]
+    return Path(found["path"])
+
+
+def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
+    """Across a level: one goes back, one fails and is put back as they were, one has no snapshot; within a level the program alone goes back."""
+    stuck = {"fault": "hang_at_start", "when": {"sql": "select 1 from poison"}}
+    box = make_box(ALL, behaviour={"schema_level": 30, "rules": [stuck]})
+    box.publish(NEXT, {"schema_level": 32})
+    assert bump(box)["outcome"] == "updated"
+    for user in ALL:
+        write(box.database(user), "create table since as select 'precious' as word")
+    write(snapshot(box, "grace"), "create table poison as select 1 as one")
+    snapshot(box, "linus").unlink()
+
+    typo = box.document("enqueue", "rollback", "--to", "0.0.9", "--wait")
+    assert (typo["outcome"], frozen(box)) == ("error", "")
+    assert FIRST in typo["reason"], "it names the versions that are there"
+    assert box.t3flow("enqueue", "rollback", "--to", "newest").returncode == 2
+
+    is_busy(box, "ada")  # the owner asked: nobody is waited for
+    run = box.document("enqueue", "rollback")["run"]
+    for step in ("go_back", "start_server", "stay"):
+        killed_in(box, run, step)
+    box.until(lambda: box.journal.run(run).status != "running", "it has ended", 60)
+    said = box.journal.run(run)
+    assert (said.status, said.outcome) == ("failed", "error")
+    users = said.result["users"]
+    assert {user: each["result"] for user, each in users.items()} == {
+        "ada": "rolled_back",
+        "grace": "failed",
+        "linus": "skipped",
+    }
+    assert "stays on" in users["grace"]["reason"]
+    assert "snapshot" in users["linus"]["reason"]
+    everybody_is_well(box, {"ada": FIRST, "grace": NEXT, "linus": NEXT})
+    assert [box.level(user) for user in ALL] == [30, 32, 32]
+    assert "rolling back" in frozen(box)
+    [kept] = box.database("ada").parent.glob("replaced-*/state.sqlite")
+    for database in (kept, box.database("grace"), box.database("linus")):
+        assert any("precious" in line for line in content(database)), database
+    assert not any("precious" in line for line in content(box.database("ada")))
+    [undone] = box.database("grace").parent.glob("replaced-*")
+    assert undone.name.endswith("-undone"), "what the failed try left is kept as well"
+    status = box.document("status")
+    assert (status["default_version"], NEXT in status["rejected"]) == (NEXT, True)
+    again = box.document("enqueue", "rollback", "--user", "ada", "--wait")
+    assert (again["outcome"], results(again)) == ("done", {"ada": "untouched"})
+
+    box.t3flow("unfreeze")
+    box.publish(LATER, {"schema_level": 32})
+    assert bump(box)["outcome"] == "updated"
+    write(box.database("grace"), "create table lately as select 'kept' as word")
+    back = box.document("enqueue", "rollback", "--user", "grace", "--user", "linus", "--wait")
+    assert (back["outcome"], results(back)) == ("done", {"grace": "rolled_back", "linus": "rolled_back"})
+    assert "the program alone" in back["users"]["grace"]["reason"]
+    assert any("kept" in line for line in content(box.database("grace")))
+    everybody_is_well(box, {"ada": LATER, "grace": NEXT, "linus": NEXT})
+    whole = box.document("enqueue", "rollback", "--to", NEXT, "--wait")
+    assert results(whole) == {"ada": "rolled_back", "grace": "untouched", "linus": "untouched"}, whole
+    status = box.document("status")
+    assert status["default_version"] == status["last_good"] == NEXT, "where everybody is, the default is too"
+    assert list(status["rejected"]) == [LATER]
