@@ -166,8 +166,8 @@ class Sandbox:
         staging = self.top / "scratch" / "first"
         staging.mkdir()
         with _environment(self.environment):
-            npm.install(host, version, staging)
-            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), {})
+            note = {"origin": npm.install(host, version, staging)}
+            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), note)
         shutil.rmtree(staging)
         for user in self.users:
             slots.assign(settings.paths.versions_dir, user, version)
