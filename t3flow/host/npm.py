@@ -7,7 +7,6 @@ all came from (`origin.py`); the packages' own install scripts run after it, wit
 import json
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from t3flow.host import origin
@@ -19,8 +18,8 @@ from t3flow.host.npm_client import (
     PackageError,
     RegistryUnreachable,
     error_line,
+    npmrc_lines,
     run_npm,
-    setting,
     view,
 )
 
@@ -89,7 +88,7 @@ def download(host: Host, version: str, folder: Path) -> origin.Origin:
         if UNREACHABLE.search(reason):
             raise RegistryUnreachable(f"npm cannot download {target}: {reason}")
         raise PackageError(f"npm does not install {target}: {reason}")
-    words = ["audit", "signatures", *_common(prefix), "--json"]
+    words = ["audit", "signatures", *_common(prefix), "--json", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
     signatures = origin.verify_signatures(
         host, target, lambda: run_npm(host, words, timeout_seconds=limit, who=who, environment=settings)
     )
@@ -127,14 +126,10 @@ def _common(prefix: Path) -> list[str]:
 
 def _root_settings(host: Host, private: Path, who: Account) -> dict[str, str]:
     """Root's own npm settings, resolved by root and handed to the download in a file that goes with it."""
-    text = ""
-    for key in ("globalconfig", "userconfig"):
-        with suppress(OSError):
-            text += Path(setting(host, key) or "/dev/null").read_text() + "\n"
     target = private / "npmrc"
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+        file.write("".join(f"{line}\n" for line in npmrc_lines(host)))
         os.fchown(file.fileno(), who.uid, who.gid)
     return {"npm_config_userconfig": str(target), "npm_config_globalconfig": "/dev/null"}
 

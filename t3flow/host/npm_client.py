@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
@@ -109,3 +110,26 @@ def setting(host: Host, key: str) -> str:
     """One of npm's settings as it is in force; "" for one that is not set. Raises RegistryUnreachable, ChildError, Interrupted."""
     said = run_npm(host, ["config", "get", key], timeout_seconds=VIEW_SECONDS).stdout.decode(errors="replace").strip()
     return "" if said in ("undefined", "null") else said
+
+
+def auth_token(host: Host, registry: str) -> str:
+    """The token that npm's settings have for a registry, which npm itself does not print; "" for none."""
+    place = registry.rstrip("/").partition("//")[2]
+    lines = npmrc_lines(host)
+    lines += [f"{name[11:]}={value}" for name, value in os.environ.items() if name.lower().startswith("npm_config_")]
+    while place:
+        for line in reversed(lines):
+            key, _, value = line.partition("=")
+            if key.strip() == f"//{place}/:_authToken":
+                return re.sub(r"\$\{(\w+)\}", lambda name: os.environ.get(name[1], ""), value.strip().strip("\"'"))
+        place = place.rpartition("/")[0]
+    return ""
+
+
+def npmrc_lines(host: Host) -> list[str]:
+    """The lines of the files that npm takes its settings from; where two say the same, the later one holds."""
+    lines = []
+    for key in ("globalconfig", "userconfig"):
+        with suppress(OSError, UnicodeDecodeError):
+            lines += Path(setting(host, key) or "/dev/null").read_text().splitlines()
+    return lines

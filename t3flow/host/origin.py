@@ -17,7 +17,15 @@ import urllib3
 from t3flow.host import slots
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
-from t3flow.host.npm_client import UNREACHABLE, PackageError, RegistryUnreachable, error_line, setting, view
+from t3flow.host.npm_client import (
+    UNREACHABLE,
+    PackageError,
+    RegistryUnreachable,
+    auth_token,
+    error_line,
+    setting,
+    view,
+)
 from t3flow.schedule import zone
 
 KEYS_PATH = "/-/npm/v1/keys"
@@ -123,12 +131,22 @@ def _has_no_keys(host: Host) -> bool:
     """Whether the registry says clearly, in npm's terms, that it has no keys; whatever else it answers, npm's own check is to say."""
     scope, slash, _ = host.settings.track.package.partition("/")
     registry = (setting(host, f"{scope}:registry") if slash else "") or setting(host, "registry")
-    with suppress(urllib3.exceptions.HTTPError, ValueError, AttributeError):
-        answer = urllib3.PoolManager().request(
-            "GET", registry.rstrip("/") + KEYS_PATH, timeout=KEYS_SECONDS, retries=False, redirect=False
+    answer = _keys(registry)
+    if answer is not None and answer.status in (401, 403):
+        answer = _keys(registry, {"Authorization": f"Bearer {auth_token(host, registry)}"})
+    with suppress(ValueError, AttributeError):
+        return answer is not None and (
+            answer.status in (400, 404) or (answer.status == 200 and answer.json().get("keys") == [])
         )
-        return answer.status in (400, 404) or (answer.status == 200 and answer.json().get("keys") == [])
     return False
+
+
+def _keys(registry: str, headers: dict[str, str] | None = None) -> urllib3.BaseHTTPResponse | None:
+    with suppress(urllib3.exceptions.HTTPError, ValueError):
+        return urllib3.PoolManager().request(
+            "GET", registry.rstrip("/") + KEYS_PATH, headers=headers, timeout=KEYS_SECONDS, retries=False
+        )
+    return None
 
 
 # Integrity, and what is new ------------------------------------------------------------------------------------------
