@@ -241,10 +241,7 @@ fs.writeFileSync('found.json', JSON.stringify(found))
 def thief(top: Path, decoy: str) -> dict[str, Any]:
     """What a package.json says to have its install script look for tokens, and one that it is meant to find."""
     program = base64.b64encode(THIEF.replace("TOP", json.dumps(str(top))).encode()).decode()
-    return {
-        "config": {"decoy": decoy},
-        "scripts": {"install": f"node -e \"eval(Buffer.from('{program}', 'base64').toString())\""},
-    }
+    return {"scripts": {"install": f"DECOY={decoy} node -e \"eval(Buffer.from('{program}', 'base64').toString())\""}}
 
 
 @pytest.mark.parametrize("place", ["npmrc", "environment"])
