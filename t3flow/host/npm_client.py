@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ QUIET = {
 }
 UNREACHABLE = re.compile(
     r"E(CONN\w+|NOTFOUND|AI_AGAIN|TIMEDOUT|SOCKETTIMEOUT|HOSTUNREACH|NETUNREACH|PIPE|JSONPARSE|RR_\w+|50\d|429|INVALIDRESPONSE)"
-    r"|ERR_SOCKET|network|socket hang up|Invalid response body|Unexpected token|in JSON|fetch failed|aborted",
+    r"|ERR_SOCKET|network|socket hang up|Invalid response body|Unexpected token|in JSON|fetch failed|failed to download|aborted",
     re.IGNORECASE,
 )
 
@@ -52,10 +53,13 @@ def view(host: Host, words: list[str], *, patiently: bool = True) -> Any:
         reraise=True,
     ):
         with attempt:
+            cache = host.settings.paths.state_dir / "npm-cache"
+            shutil.rmtree(cache, ignore_errors=True)  # npm answers from it, however old, when the registry does not
             finished = run_npm(
                 host,
                 ["view", *words, "--json", "--fetch-retries=0"],
                 timeout_seconds=min(VIEW_SECONDS, settings.timeout_s),
+                environment={"npm_config_cache": str(cache)},
             )
             if finished.code == 0:
                 return _json(finished, words)

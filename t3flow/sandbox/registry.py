@@ -257,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<!doctype html><title>Please sign in</title>", "text/html")
         elif faults.get("status"):
             self._json(int(faults["status"]), {"error": "the registry is out of order"})
-        elif state["token"] and not self._brings(state["token"]["sha256"]):
+        elif state["token"] and not path.startswith("/tuf/") and not self._brings(state["token"]["sha256"]):
             self._json(401, {"error": "a token is required"})
         else:
             self._answer(path, faults)
