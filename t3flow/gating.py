@@ -105,7 +105,9 @@ def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
     try:
-        held = pass_gate(slot, {"default": user["version"], "target": target, "exact": True}, [user], [snapshot])
+        held = pass_gate(
+            slot, {"default": user["version"], "target": target, "exact": True, "notices": []}, [user], [snapshot]
+        )
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")
@@ -118,7 +120,7 @@ def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
     if not trials.is_untried(user, target):
         return None
     tasks.open_scratch()
-    slot = tasks.stage(target, False)
+    slot = tasks.stage(target, False)["slot"]
     snapshot = tasks.back_up(user, former, target, False)
     reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
     tasks.clean_scratch()

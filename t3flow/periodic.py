@@ -17,7 +17,8 @@ from t3flow.engine.runs import new_run
 from t3flow.files import remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
-from t3flow.tasks import SCRATCH_PREFIX, wake
+from t3flow.staging import SCRATCH_PREFIX
+from t3flow.tasks import wake
 
 NEXT_BUMP = "next_bump"
 CLOCK_STEP_SECONDS = 5.0

@@ -9,27 +9,26 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.files import DiskError, in_memory, remove_tree, require_space, safe_name
-from t3flow.host import backups, npm, records, slots
+from t3flow.files import DiskError, in_memory, remove_tree, require_space
+from t3flow.host import backups, npm, origin, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
+from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.versions import parse
 
-SLOT_BYTES = 400 * 1024 * 1024
-SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
-SCRATCH_PREFIX = "t3flow-"
 ACCEPTED = "accepted"
 LAST_BREATH_SECONDS = 5.0
 NO_DATABASE = "there is no database"
 
 
 class Plan(TypedDict):
-    """Where a bump goes from and to, and whether a person named the target exactly."""
+    """Where a bump goes from and to, whether a person named the target exactly, and what is to be told of its origin."""
 
     default: str
     target: str
     exact: bool
+    notices: list[str]
 
 
 class Person(TypedDict):
@@ -67,9 +66,9 @@ def resolve(target: str | None) -> Plan:
             raise npm.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a version that is published"
             )
-        return {"default": default, "target": exact, "exact": True}
+        return {"default": default, "target": exact, "exact": True, "notices": []}
     tag = host.settings.track.tag
-    return {"default": default, "target": str(parse(npm.tagged(host, tag))), "exact": False}
+    return {"default": default, "target": str(parse(npm.tagged(host, tag))), "exact": False, "notices": []}
 
 
 def pin() -> str:
@@ -87,11 +86,11 @@ class Refusal(TypedDict):
     reason: str
 
 
-@step()
+@step(interruptible=True)
 def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
-    """Strictly newer, of the channel, not rejected before, or only for databases that are left out. Only reads.
+    """Strictly newer, of the channel, not rejected before (or only for databases that are left out), old enough. Only reads.
 
-    A version that a person named exactly may be older and of any channel.
+    A version that a person named exactly may be of any age and channel, and older.
     """
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
@@ -108,7 +107,8 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if why is not None and not again and not (only and set(only) <= set(without)):
         reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
         return {"outcome": "refused_rejected", "reason": reason}
-    return {"outcome": "", "reason": ""}
+    reason = "" if plan["exact"] else origin.too_young(host, target)
+    return {"outcome": "too_young" if reason else "", "reason": reason}
 
 
 @step()
@@ -131,11 +131,6 @@ def people(without: list[str]) -> list[Person]:
 # Staging and the gate -----------------------------------------------------------------------------------------------
 
 
-def scratch_folder(run: str) -> Path:
-    """The one folder that a run may litter."""
-    return this_host().settings.paths.scratch_dir / f"{SCRATCH_PREFIX}{safe_name(run)}"
-
-
 @step()
 def clean_scratch() -> None:
     """Removes the run's scratch folder. A second time finds nothing to do."""
@@ -145,7 +140,6 @@ def clean_scratch() -> None:
 @step(undo=clean_scratch)
 def open_scratch() -> None:
     """Makes the run's scratch folder. Repeating it empties it."""
-    host = this_host()
     folder = scratch_folder(current_run())
     try:
         remove_tree(folder)
@@ -156,8 +150,7 @@ def open_scratch() -> None:
         raise DiskError(
             f"{folder} would be kept in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp"
         )
-    need = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
-    require_space(folder, need, "a candidate")
+    require_space(folder, slot_bytes(), "a candidate")
 
 
 @step()
@@ -175,32 +168,26 @@ def unstage(version: str, in_scratch: bool) -> None:
         logger.info("slot {} stays: {} needs it", version, needed_by)
 
 
+class Staged(TypedDict):
+    """A slot, what people should hear of its origin, and whether npm verified the signatures (or why not)."""
+
+    slot: str
+    notices: list[str]
+    signatures: str
+
+
 @step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(npm.RegistryUnreachable,), undo=unstage)
-def stage(version: str, in_scratch: bool) -> str:
+def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
-    if slots.has_slot(versions_dir, version):
-        return str(slots.slot_path(versions_dir, version))
-    folder = scratch_folder(current_run()) / "staging"
-    folder.mkdir(mode=0o711, exist_ok=True)
-    need = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
-    versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    require_space(versions_dir, need, f"the slot of {version}")
-    npm.install(host, version, folder)
-    try:
-        slot = slots.make_slot(versions_dir, version, folder / "prefix", npm.node_path(), {"run": current_run()})
-    except OSError as error:
-        raise DiskError(
-            f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"
-        ) from error
-    remove_tree(folder)
-    return str(slot)
-
-
-def versions_dir_for(in_scratch: bool) -> Path:
-    """Where the slots are; a dry run has its own, in its scratch."""
-    return scratch_folder(current_run()) / "slots" if in_scratch else this_host().settings.paths.versions_dir
+    if not slots.has_slot(versions_dir, version):
+        make_slot(versions_dir, version)
+    notices = origin.notices(host, versions_dir, version)
+    for notice in notices:
+        logger.warning("{}", notice)
+    signatures = origin.noted(versions_dir, version).get("signatures", "not known")
+    return {"slot": str(slots.slot_path(versions_dir, version)), "notices": notices, "signatures": signatures}
 
 
 class Snapshot(TypedDict):

@@ -14,7 +14,8 @@ from t3flow.host import cells, gate, records, slots
 from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
-from t3flow.tasks import Person, Snapshot, scratch_folder
+from t3flow.staging import scratch_folder
+from t3flow.tasks import Person, Snapshot
 
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
 """What a real server, a command beside it and the trial itself take."""

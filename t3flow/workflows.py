@@ -62,7 +62,8 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
         tasks.link_everyone(plan["default"])
 
     tasks.open_scratch()
-    slot = tasks.stage(version, dry_run)
+    staged = tasks.stage(version, dry_run)
+    slot, plan = staged["slot"], {**plan, "notices": staged["notices"]}
     users = tasks.people(without)
     snapshots = back_up_everybody(plan, users, dry_run)
     results = through_gate(slot, plan, users, snapshots, dry_run)
@@ -359,6 +360,7 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
         "from": plan["default"] if plan else None,
         "target": plan["target"] if plan else None,
         "users": shown,
+        "notices": plan["notices"] if plan else [],
     }
     return Outcome(name, reason, status, data)
 

@@ -108,14 +108,17 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
+        pause = EVERY_SECONDS
         while True:
-            last = self._stopped.wait(EVERY_SECONDS)
+            last = self._stopped.wait(pause)
+            began = time.monotonic()
             try:
                 self.broken = self.broken or self._look()
             except OSError as error:
                 self.broken = f"it cannot be watched any more ({error.strerror})"
             if self.broken:
                 end_all()
+            pause = min(2.0, max(EVERY_SECONDS, 4 * (time.monotonic() - began)))
             if last:
                 return
 

@@ -75,6 +75,7 @@ def document(run: Run) -> dict[str, Any]:
         "target": found.get("target"),
         "reason": found.get("reason", ""),
         "users": found.get("users", {}),
+        "notices": found.get("notices", []),
     }
 
 
@@ -88,6 +89,8 @@ def conclude(run: Run) -> None:
     found = run.result
     good = exit_code(run) == 0
     click.echo(f"{styled(str(run.outcome), fg='green' if good else 'red', bold=True)}: {found.get('reason', '')}")
+    for notice in found.get("notices", []):
+        click.echo(f"{styled('notice', fg='yellow')}: {notice}")
     users = found.get("users", {})
     if users:
         rows = [
@@ -149,6 +152,8 @@ def finding(event: Event) -> str:
     for key in ("problem", "detail", "reason", "nothing_to_do"):
         if found.get(key):
             return f": {found[key]}"
+    if "notices" in found and "slot" in found:
+        return f": signatures {found['signatures']}" + "".join(f"; {tone('!', 'yellow')} {n}" for n in found["notices"])
     if "target" in found and "default" in found:
         return f": {found['default']} → {found['target']}"
     return ""

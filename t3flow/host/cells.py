@@ -107,6 +107,7 @@ def words(
     visible: Sequence[Path] = (),
     writable: Sequence[Path] = (),
     disk_bytes: int = 0,
+    files: int = FILES,
     keeper: bool = False,
 ) -> list[str]:
     """The words before a command that put it into a cell as the gate's account. Without namespaces it only changes the account."""
@@ -130,18 +131,19 @@ def words(
             "CPU": CPU_SECONDS,
         },
         "keeper": keeper,
-        "bounds": bounds(writable, disk_bytes),
+        "bounds": bounds(writable, disk_bytes, files),
     }
-    return [*given.words, *python("t3flow.cell.world"), json.dumps(wanted)]
+    spaces = [word for word in given.words if own_network or word != "--net"]
+    return [*spaces, *python("t3flow.cell.world"), json.dumps(wanted)]
 
 
-def bounds(folders: Sequence[Path], disk_bytes: int) -> dict[str, Any]:
+def bounds(folders: Sequence[Path], disk_bytes: int, files: int = FILES) -> dict[str, Any]:
     """What `cell/watch.py` watches over."""
     return {
         "memory_bytes": MEMORY_BYTES,
         "processes": PROCESSES,
         "disk_bytes": disk_bytes,
-        "files": FILES,
+        "files": files,
         "folders": [str(folder) for folder in folders],
     }
 

@@ -1,52 +1,38 @@
 """npm, the real client: what the registry offers, and an install that nothing of the registry's can use against the host.
 
-An install has two phases. The download runs with the registry's settings and tokens but without any script; the packages' own install
-scripts run after it, with neither.
+An install has two phases. The download runs with the registry's settings and tokens but without any script, and ends with a look at where it
+all came from (`origin.py`); the packages' own install scripts run after it, with neither settings nor tokens.
 """
 
 import json
 import os
-import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
-
-from t3flow.engine.step import pause
-from t3flow.errors import T3flowError
+from t3flow.host import cells, origin
 from t3flow.host.accounts import Account
-from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
-
-VIEW_SECONDS = 60.0
-QUIET = {
-    "npm_config_audit": "false",
-    "npm_config_fund": "false",
-    "npm_config_update_notifier": "false",
-    "NO_COLOR": "1",
-}
-UNREACHABLE = re.compile(
-    r"E(CONN\w+|NOTFOUND|AI_AGAIN|TIMEDOUT|SOCKETTIMEOUT|HOSTUNREACH|NETUNREACH|PIPE|JSONPARSE|RR_\w+|50\d|429|INVALIDRESPONSE)"
-    r"|ERR_SOCKET|network|socket hang up|Invalid response body|Unexpected token|in JSON|fetch failed|aborted",
-    re.IGNORECASE,
+from t3flow.host.npm_client import (
+    QUIET,
+    UNREACHABLE,
+    PackageError,
+    RegistryUnreachable,
+    error_line,
+    npmrc_lines,
+    run_npm,
+    view,
 )
 
+SCRIPTS_BYTES, SCRIPTS_FILES = 3 * 1024**3, 100_000
+"""What install scripts may make of the disk, the installed tree of some 15,000 files included; a compiler may be among them."""
 
-class RegistryUnreachable(T3flowError):
-    """The registry does not answer, or not as a registry."""
-
-
-class PackageError(T3flowError):
-    """The registry answers, but the package, tag or version is not usable."""
+__all__ = ["PackageError", "RegistryUnreachable", "install", "node_path", "published", "tagged"]
 
 
 def tagged(host: Host, tag: str) -> str:
     """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag."""
     package = host.settings.track.package
-    answer = _view(host, [f"{package}@{tag}", "version"])
+    answer = view(host, [f"{package}@{tag}", "version"])
     if answer is None:
         raise PackageError(
             f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry"
@@ -60,140 +46,108 @@ def tagged(host: Host, tag: str) -> str:
 
 def published(host: Host, version: str) -> bool:
     """Whether the registry has exactly this version. Raises RegistryUnreachable."""
-    answer = _view(host, [f"{host.settings.track.package}@{version}", "version"])
+    answer = view(host, [f"{host.settings.track.package}@{version}", "version"])
     return bool(answer == version)
 
 
-def _view(host: Host, words: list[str]) -> Any:
-    """`npm view WORDS --json`, tried again while the registry is unreachable; None for what the registry has not."""
-    settings = host.settings.npm
-    for attempt in Retrying(
-        stop=stop_after_delay(settings.retry_for_s),
-        wait=wait_exponential_jitter(initial=0.5, max=15),
-        retry=retry_if_exception_type(RegistryUnreachable),
-        sleep=pause,
-        reraise=True,
-    ):
-        with attempt:
-            finished = _npm(
-                host,
-                ["view", *words, "--json", "--fetch-retries=0"],
-                timeout_seconds=min(VIEW_SECONDS, settings.timeout_s),
-            )
-            if finished.code == 0:
-                return _json(finished, words)
-            if "E404" in _error(finished):
-                return None
-            raise RegistryUnreachable(
-                f"the registry does not answer as it should: {_error(finished)}; t3flow tries again at the next run"
-            )
-    raise AssertionError("unreachable")
+def install(host: Host, version: str, folder: Path) -> origin.Origin:
+    """Installs a version into an empty folder, as the unprivileged account, and says where it comes from.
 
-
-def _json(finished: Finished, words: list[str]) -> Any:
-    try:
-        return json.loads(finished.stdout or b"null")
-    except ValueError as error:
-        raise RegistryUnreachable(f"npm view {words[0]} printed no JSON: {finished.last_line}") from error
-
-
-def _error(finished: Finished) -> str:
-    """What npm says went wrong, in one line."""
-    with suppress(ValueError, AttributeError):
-        error = json.loads(finished.stdout).get("error", {})
-        return f"{error.get('code', '')} {error.get('summary', '')}".strip().splitlines()[0][:300]
-    return finished.last_line
-
-
-def _npm(
-    host: Host,
-    words: list[str],
-    *,
-    timeout_seconds: float,
-    who: Account | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Finished:
-    """npm with its own settings: those of this process's environment and npmrc files. Raises RegistryUnreachable, ChildError, Interrupted."""
-    settings = {name: value for name, value in os.environ.items() if name.lower().startswith("npm_config_")}
-    home = {"HOME": os.environ.get("HOME", "/")}
-    try:
-        return host.children.run(
-            [host.settings.npm.command, *words],
-            who=who,
-            environment={**home, **settings, **QUIET, **(environment or {})},
-            timeout_seconds=timeout_seconds,
-        )
-    except TookTooLong as error:
-        raise RegistryUnreachable(
-            f"the registry does not answer in time: {error}; t3flow tries again at the next run"
-        ) from error
-
-
-def install(host: Host, version: str, folder: Path) -> None:
-    """Installs a version into an empty folder, as the unprivileged account. Raises RegistryUnreachable, PackageError, ChildError, Interrupted.
-
+    Raises RegistryUnreachable, PackageError, ChildError, Interrupted.
     Repeating it is harmless: whatever an earlier try left in the folder is removed first.
     """
+    found = download(host, version, folder)
+    in_reach = run_scripts(host, version, folder)
+    check_installed(host, version, folder / "prefix")
+    return {**found, "in_reach_of_scripts": in_reach}
+
+
+def download(host: Host, version: str, folder: Path) -> origin.Origin:
+    """Phase one: everything into `folder/prefix`, with npm's settings and tokens; nothing of it is run.
+
+    What is wrong with its origin raises PackageError; also RegistryUnreachable, ChildError, Interrupted.
+    """
     who = host.gate_account()
+    package = host.settings.track.package
     prefix, private = folder / "prefix", folder / "private"
     for part in (prefix, private):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
+        if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
+            described = {"private": True, "dependencies": {package: version}}
+            (prefix / "package.json").write_text(json.dumps(described) + "\n")
         if who.is_other:
             os.chown(part, who.uid, who.gid)
-    common = ["--prefix", str(prefix), "--global=false", "--no-save", "--loglevel=error"]
-    limit = float(host.settings.npm.timeout_s)
     settings = {
         "npm_config_cache": str(private / "cache"),
         **({"HOME": str(private), **_root_settings(host, private, who)} if who.is_other else {}),
     }
-    target = f"{host.settings.track.package}@{version}"
-    finished = _npm(
-        host,
-        ["install", *common, "--ignore-scripts", "--json", target],
-        timeout_seconds=limit,
-        who=who,
-        environment=settings,
-    )
-    shutil.rmtree(private, ignore_errors=True)
+    limit = float(host.settings.npm.timeout_s)
+    target = f"{package}@{version}"
+    words = ["install", *_common(prefix), "--ignore-scripts", "--json", target]
+    finished = run_npm(host, words, timeout_seconds=limit, who=who, environment=settings)
     if finished.code != 0:
-        reason = _error(finished)
+        reason = error_line(finished)
         if UNREACHABLE.search(reason):
             raise RegistryUnreachable(f"npm cannot download {target}: {reason}")
         raise PackageError(f"npm does not install {target}: {reason}")
+    words = ["audit", "signatures", *_common(prefix), "--json", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    signatures = origin.verify_signatures(
+        host, target, lambda: run_npm(host, words, timeout_seconds=limit, who=who, environment=settings)
+    )
+    shutil.rmtree(private, ignore_errors=True)
+    return origin.examine(host, version, prefix, signatures)
+
+
+def run_scripts(host: Host, version: str, folder: Path) -> str:
+    """Phase two: the packages' install scripts in `folder/prefix`, in a cell that has the host's network alone, with nothing of npm's settings.
+
+    Returns what else of the host was in their reach ("": nothing). Raises PackageError, ChildError, CellError, Interrupted.
+    """
+    who = host.gate_account()
+    prefix, private = folder / "prefix", folder / "private"
     private.mkdir(mode=0o700)
     if who.is_other:
         os.chown(private, who.uid, who.gid)
+    given = cells.isolation(host)
+    command = cells.find_program(host.settings.npm.command)
+    cell = cells.words(
+        host,
+        given,
+        own_network=False,
+        visible=[*cells.program_paths(command), *cells.program_paths(cells.find_program("node"))],
+        writable=[prefix, private],
+        disk_bytes=SCRIPTS_BYTES,
+        files=SCRIPTS_FILES,
+        keeper=True,
+    )
     finished = host.children.run(
-        [host.settings.npm.command, "rebuild", *common, "--offline", "--foreground-scripts"],
-        who=who,
+        [*cell, command, "rebuild", *_common(prefix), "--offline", "--foreground-scripts"],
         environment={
             **QUIET,
+            **cells.environment(),
             "HOME": str(private),
             "npm_config_cache": str(private / "cache"),
             "npm_config_userconfig": "/dev/null",
         },
-        folder=prefix,
-        timeout_seconds=limit,
+        timeout_seconds=float(host.settings.npm.timeout_s),
     )
     if finished.code != 0:
+        target = f"{host.settings.track.package}@{version}"
         raise PackageError(f"an install script of {target} fails: {finished.last_line}")
-    check_installed(host, version, prefix)
+    return given.missing
+
+
+def _common(prefix: Path) -> list[str]:
+    return ["--prefix", str(prefix), "--global=false", "--no-save", "--loglevel=error"]
 
 
 def _root_settings(host: Host, private: Path, who: Account) -> dict[str, str]:
     """Root's own npm settings, resolved by root and handed to the download in a file that goes with it."""
-    text = ""
-    for key in ("globalconfig", "userconfig"):
-        path = Path(
-            _npm(host, ["config", "get", key], timeout_seconds=VIEW_SECONDS).stdout.decode().strip() or "/dev/null"
-        )
-        with suppress(OSError):
-            text += path.read_text() + "\n"
     target = private / "npmrc"
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+        file.write("".join(f"{line}\n" for line in npmrc_lines(host)))
         os.fchown(file.fileno(), who.uid, who.gid)
     return {"npm_config_userconfig": str(target), "npm_config_globalconfig": "/dev/null"}
 

@@ -151,6 +151,15 @@ class Sandbox:
         self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
         self.until(lambda: self._listens(self.registry_port), "the registry listens")
 
+    def enable_signatures(self) -> None:
+        """Makes the registry sign, and the sandbox's npm know whom to ask for its keys."""
+        from t3flow.sandbox import signing
+        from t3flow.sandbox.registry import Registry
+
+        registry = Registry(self.top / "registry")
+        registry.enable_signatures()
+        signing.trust(self.top / "tools" / "npm", registry.keys.parent, self.environment["npm_config_registry"])
+
     def publish(
         self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
     ) -> None:
@@ -177,9 +186,9 @@ class Sandbox:
         host = open_host(settings, open_journal(settings, create=True))
         staging = self.top / "scratch" / "first"
         staging.mkdir()
-        with _environment(self.environment):
-            npm.install(host, version, staging)
-            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), {})
+        with environment_of(self.environment):
+            note = {"origin": npm.install(host, version, staging)}
+            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), note)
         shutil.rmtree(staging)
 
     def lead(self, user: str, version: str) -> None:
@@ -354,7 +363,7 @@ def bring_node(folder: Path) -> Path:
     return folder
 
 
-class _environment:
+class environment_of:
     """Gives this process another environment for a while."""
 
     def __init__(self, environment: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 Its client is the real npm. Its state is files, read at each request, so that any process can publish or break it while
 it runs: `DIR/tarballs/VERSION.tgz`, and `DIR/registry.json` = {"tags": {TAG: VERSION}, "times": {VERSION: TIME},
-"faults": {NAME: VALUE}}.
+"faults": {NAME: VALUE}, "attested": {VERSION: true}, "token": {"sha256": OF_THE_TOKEN}}; what it signed is below `DIR/signing`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from t3flow.sandbox import signing
 from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 
 PACKAGE = "t3"
@@ -37,6 +38,10 @@ IN_ABBREVIATED = {
     "cpu",
     "deprecated",
 }
+KEY_REPOSITORY = {
+    *(f"/tuf/{name}.json" for name in ("root", "timestamp", "snapshot", "targets")),
+    "/tuf/targets/trusted_root.json",
+}
 FAULTS = {
     "down": "connections are closed without an answer",
     "hang": "nothing is ever answered",
@@ -45,6 +50,12 @@ FAULTS = {
     "html": "every answer is 200 with a web page",
     "corrupt": "tarballs do not match their checksums",
     "truncate": "tarballs end in the middle",
+    "unsigned": "versions come without the signatures that the registry made",
+    "bad_signature": "versions come with signatures of something else",
+    "bad_attestation": "attestations are signed by somebody else",
+    "no_integrity": "versions come without their checksum",
+    "other_integrity": "who only looks is told another checksum than who installs",
+    "no_times": "the full document does not say when versions were published",
     "only": "the others hold for `tarball` or for `packument` requests alone",
 }
 
@@ -69,6 +80,8 @@ class Registry:
         partial = self.tarballs / f".{version}.{os.getpid()}"
         partial.write_bytes(tarball.read_bytes())
         partial.replace(self.tarball(version))
+        if self.keys.exists():
+            self._sign(version)
         with self._changing() as state:
             state["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
             if tag is not None:
@@ -90,6 +103,40 @@ class Registry:
         with self._changing() as state:
             state["tags"].pop(tag, None)
 
+    @property
+    def keys(self) -> Path:
+        """The keys that it serves, if it signs."""
+        return self.folder / "signing" / "keys.json"
+
+    def enable_signatures(self) -> None:
+        """From now on the registry has keys and signs: what is there, and what is published later."""
+        signing.make_keys(self.keys.parent)
+        for path in self.tarballs.glob("[0-9]*.tgz"):
+            self._sign(path.stem)
+
+    def _sign(self, version: str) -> None:
+        status = self.tarball(version).stat()
+        _, checksums = _read_tarball(self.tarball(version), status.st_mtime_ns, status.st_size)
+        signed = signing.sign(self.keys.parent, PACKAGE, version, checksums["integrity"])
+        (self.keys.parent / f"{version}.json").write_text(json.dumps(signed))
+
+    def signed(self, version: str) -> dict[str, Any] | None:
+        """The signature and the attestation of a version, or None where it is not signed."""
+        with suppress(FileNotFoundError):
+            found: dict[str, Any] = json.loads((self.keys.parent / f"{version}.json").read_text())
+            return found
+        return None
+
+    def attest(self, version: str) -> None:
+        """Says from now on that the version has an attestation; one that verifies is there if the registry signs."""
+        with self._changing() as state:
+            state["attested"][version] = True
+
+    def require_token(self, token: str) -> None:
+        """Answers from now on only who brings this token; only its checksum is stored."""
+        with self._changing() as state:
+            state["token"] = {"sha256": hashlib.sha256(token.encode()).hexdigest()}
+
     def set_faults(self, **faults: Any) -> None:
         """Gives the registry these faults of FAULTS in place of those before; none: it is well. Raises ValueError."""
         unknown = faults.keys() - FAULTS.keys()
@@ -99,25 +146,29 @@ class Registry:
             state["faults"] = faults
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Tags, times and faults as they are now."""
+        """Tags, times, faults and the like as they are now."""
         try:
             stored = json.loads((self.folder / "registry.json").read_text())
         except FileNotFoundError:
             stored = {}
-        return {key: stored.get(key) or {} for key in ("tags", "times", "faults")}
+        return {key: stored.get(key) or {} for key in ("tags", "times", "faults", "attested", "token")}
 
     def tarball(self, version: str) -> Path:
         """Where the tarball of a version is or would be."""
         return self.tarballs / f"{version}.tgz"
 
-    def packument(self, url: str, *, abbreviated: bool = False) -> dict[str, Any]:
-        """All that the registry says of the package; `url` is the registry's own, for the tarballs' addresses."""
+    def packument(self, url: str, *, abbreviated: bool = False, looking: bool = False) -> dict[str, Any]:
+        """All that the registry says of the package; `url` is the registry's own, for the tarballs' addresses. `looking`: to `npm view`."""
         state = self.state()
         versions, times = {}, {}
         for path in sorted(self.tarballs.glob("[0-9]*.tgz")):
             version, status = path.stem, path.stat()
             manifest, checksums = _read_tarball(path, status.st_mtime_ns, status.st_size)
-            dist = {**checksums, "tarball": f"{url}/{PACKAGE}/-/{PACKAGE}-{version}.tgz"}
+            dist = {**checksums, "tarball": f"{url}/{PACKAGE}/-/{PACKAGE}-{version}.tgz"} | self._vouched(version, url)
+            if state["faults"].get("no_integrity"):
+                del dist["integrity"]
+            elif state["faults"].get("other_integrity") and looking:
+                dist["integrity"] = "sha512-" + base64.b64encode(bytes(64)).decode()
             scripts = manifest.get("scripts", {})
             if abbreviated:
                 manifest = {key: value for key, value in manifest.items() if key in IN_ABBREVIATED}
@@ -129,8 +180,27 @@ class Registry:
         answer = {"name": PACKAGE, "dist-tags": state["tags"], "versions": versions, "modified": modified}
         if abbreviated:
             return answer
+        if state["faults"].get("no_times"):
+            return {"_id": PACKAGE, **answer}
         created = min(times.values(), default=_time_text(0))
         return {"_id": PACKAGE, **answer, "time": {"created": created, "modified": modified, **times}}
+
+    def _vouched(self, version: str, url: str) -> dict[str, Any]:
+        """What `dist` says of signatures and attestations."""
+        state, signed = self.state(), self.signed(version)
+        found: dict[str, Any] = {}
+        if signed is not None and not state["faults"].get("unsigned"):
+            signature = dict(signed["signature"])
+            if state["faults"].get("bad_signature"):
+                signature["sig"] = signed["attestation"]["bundle"]["dsseEnvelope"]["signatures"][0]["sig"]
+            found["signatures"] = [signature]
+        if version in state["attested"]:
+            address = f"{url}/-/npm/v1/attestations/{PACKAGE}@{version}"
+            found["attestations"] = {
+                "url": address,
+                "provenance": {"predicateType": "https://slsa.dev/provenance/v1"},
+            }
+        return found
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
@@ -174,7 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answers, or does what the faults say."""
         path = unquote(self.path.partition("?")[0])
-        faults = self.server.registry.state()["faults"]
+        state = self.server.registry.state()
+        faults = state["faults"]
         if faults.get("only", self._kind(path)) != self._kind(path):
             faults = {}
         time.sleep(float(faults.get("slow_seconds", 0)))
@@ -186,8 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<!doctype html><title>Please sign in</title>", "text/html")
         elif faults.get("status"):
             self._json(int(faults["status"]), {"error": "the registry is out of order"})
+        elif state["token"] and not path.startswith("/tuf/") and not self._brings(state["token"]["sha256"]):
+            self._json(401, {"error": "a token is required"})
         else:
             self._answer(path, faults)
+
+    def _brings(self, wanted_sha256: str) -> bool:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        return hashlib.sha256(token.encode()).hexdigest() == wanted_sha256
 
     def _kind(self, path: str) -> str:
         return "tarball" if path.endswith(".tgz") else "packument"
@@ -197,15 +274,32 @@ class _Handler(BaseHTTPRequestHandler):
         prefix = f"/{PACKAGE}/-/{PACKAGE}-"
         if path == f"/{PACKAGE}":
             short = ABBREVIATED in self.headers.get("Accept", "")
-            self._json(200, registry.packument(self.server.url, abbreviated=short), ABBREVIATED if short else "")
+            looking = self.headers.get("npm-command") == "view"
+            said = registry.packument(self.server.url, abbreviated=short, looking=looking)
+            self._json(200, said, ABBREVIATED if short else "")
         elif path == f"/-/package/{PACKAGE}/dist-tags":
             self._json(200, registry.state()["tags"])
         elif path == "/-/ping":
             self._json(200, {})
+        elif path == "/-/npm/v1/keys" and registry.keys.exists():
+            self._json(200, json.loads(registry.keys.read_text()))
+        elif path.startswith(f"/-/npm/v1/attestations/{PACKAGE}@"):
+            self._attestation(path.rpartition("@")[2], faults)
+        elif path in KEY_REPOSITORY and registry.keys.exists():
+            self._send(200, (registry.keys.parent / path[1:]).read_bytes(), "application/json")
         elif path.startswith(prefix) and path.endswith(".tgz") and "/" not in path[len(prefix) :]:
             self._tarball(registry.tarball(path[len(prefix) : -len(".tgz")]), faults)
         else:
             self._json(404, {"error": "Not found"})
+
+    def _attestation(self, version: str, faults: dict[str, Any]) -> None:
+        state, signed = self.server.registry.state(), self.server.registry.signed(version)
+        if signed is None or version not in state["attested"]:
+            self._json(404, {"error": "Not found"})
+            return
+        if faults.get("bad_attestation"):
+            signed["attestation"]["bundle"]["dsseEnvelope"]["signatures"][0]["sig"] = signed["signature"]["sig"]
+        self._json(200, {"attestations": [signed["attestation"]]})
 
     def _tarball(self, path: Path, faults: dict[str, Any]) -> None:
         if not path.is_file():

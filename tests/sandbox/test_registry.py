@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from t3flow.sandbox import signing
 from t3flow.sandbox.host import bring_node
 from t3flow.sandbox.packages import pack
 from t3flow.sandbox.registry import Registry
@@ -105,3 +106,57 @@ def test_a_slow_registry_is_slow(npm: Callable[..., subprocess.CompletedProcess[
     began = time.monotonic()
     assert npm("view", "t3@nightly", "version").returncode == 0
     assert time.monotonic() - began > 1
+
+
+def test_npm_verifies_what_the_registry_signs(
+    npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Signatures and attestations are good to npm's own check, with the sandbox's keys; the faults are not."""
+    version = "0.0.25-nightly.1"
+    registry = Registry(tmp_path / "registry")
+    publish(tmp_path, version)
+    registry.enable_signatures()
+    registry.attest(version)
+    signing.trust(tmp_path / "tools" / "npm", registry.keys.parent, npm("config", "get", "registry").stdout.strip())
+    prefix = tmp_path / "prefix"
+    prefix.mkdir()
+    assert npm("install", "--prefix", str(prefix), f"t3@{version}").returncode == 0
+
+    def audit(**faults: object) -> tuple[int, list[str], list[str]]:
+        registry.set_faults(**faults)
+        finished = npm("audit", "signatures", "--prefix", str(prefix), "--prefer-online", "--json")
+        said = json.loads(finished.stdout)
+        return (
+            finished.returncode,
+            [each["name"] for each in said["missing"]],
+            [each["code"] for each in said["invalid"]],
+        )
+
+    assert audit() == (0, [], [])
+    assert audit(unsigned=True) == (1, ["t3"], [])
+    assert audit(bad_signature=True) == (1, [], ["EINTEGRITYSIGNATURE"])
+    assert audit(bad_attestation=True) == (1, [], ["EATTESTATIONVERIFY"])
+
+
+def test_what_is_published_later_is_signed_with_the_same_keys(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    publish(tmp_path, "0.0.25-nightly.1")
+    assert "signatures" not in registry.packument("")["versions"]["0.0.25-nightly.1"]["dist"]
+    registry.enable_signatures()
+    publish(tmp_path, "0.0.25-nightly.2")
+    registry.enable_signatures()
+    ids = [entry["dist"]["signatures"][0]["keyid"] for entry in registry.packument("")["versions"].values()]
+    assert ids == [json.loads(registry.keys.read_text())["keys"][0]["keyid"]] * 2
+
+
+def test_a_registry_that_wants_a_token(npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    publish(tmp_path, "0.0.25-nightly.1")
+    registry = Registry(tmp_path / "registry")
+    registry.require_token("a-token")
+    assert "a-token" not in "".join(path.read_text() for path in registry.folder.glob("*.json"))
+    assert "E401" in npm("view", "t3@nightly", "version").stderr
+    place = npm("config", "get", "registry").stdout.strip().removeprefix("http:")
+    (tmp_path / ".npmrc").write_text(f"{place}:_authToken=another\n")
+    assert "E401" in npm("view", "t3@nightly", "version").stderr
+    (tmp_path / ".npmrc").write_text(f"{place}:_authToken=a-token\n")
+    assert npm("view", "t3@nightly", "version").stdout == "0.0.25-nightly.1\n"
