@@ -420,7 +420,7 @@ class Rig:
                 if (
                     event.kind in ("completed", "undone", "failed")
                     and (event.attempt or 1) > 1
-                    and event.step != "await_idle"
+                    and event.step not in ("await_idle", "watch_pairings")
                 ):
                     found.repeated[str(event.step)] = found.repeated.get(str(event.step), 0) + (event.attempt or 1) - 1
                 if event.kind == "started":
