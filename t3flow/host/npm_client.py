@@ -47,7 +47,7 @@ def view(host: Host, words: list[str], *, patiently: bool = True) -> Any:
     settings = host.settings.npm
     for attempt in Retrying(
         stop=stop_after_delay(settings.retry_for_s if patiently else 0),
-        wait=wait_exponential_jitter(initial=0.5, max=15),
+        wait=wait_exponential_jitter(multiplier=0.5, max=15),
         retry=retry_if_exception_type(RegistryUnreachable),
         sleep=pause,
         reraise=True,

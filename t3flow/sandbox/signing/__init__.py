@@ -10,8 +10,10 @@ SECONDS = 30
 TRUST = """\
 // Loaded before npm: its check of signatures asks the sandbox's own repository of keys, as a network namespace reaches no other.
 const fs = require('node:fs')
-require('{tuf}/dist/index.js').DEFAULT_MIRROR_URL = '{mirror}'
-require('{tuf}/seeds.json')['{mirror}'] = {{ 'root.json': fs.readFileSync('{root}').toString('base64'), targets: {{}} }}
+if (process.argv.includes('signatures')) {{  // install scripts do not see the keys' folder, and need none
+  require('{tuf}/dist/index.js').DEFAULT_MIRROR_URL = '{mirror}'
+  require('{tuf}/seeds.json')['{mirror}'] = {{ 'root.json': fs.readFileSync('{root}').toString('base64'), targets: {{}} }}
+}}
 """
 
 
