@@ -73,8 +73,7 @@ def pair_once(host: Host, user: str) -> None:
     """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, HostError."""
     dispatch = host.settings.dispatch
     person = host.mapped(user).person
-    with ours.probing(host.journal, user):
-        status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
+    status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
     if status != 302:
         raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
     cookie = cookie_named(cookies, dispatch.cookie)
@@ -82,6 +81,12 @@ def pair_once(host: Host, user: str) -> None:
     session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, LONGEST_PROBE_SECONDS)
     if session.get("authenticated") is not True:
         raise NotPaired("the session that the cookie opens is not authenticated")
+
+
+def probe(host: Host, user: str) -> None:
+    """`pair_once` outside a restart, noted, so that the watch after a bump does not take it for a person's. Raises NotPaired, HostError."""
+    with ours.probing(host.journal, user):
+        pair_once(host, user)
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
