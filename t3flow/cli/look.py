@@ -132,7 +132,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
 
     def probe(user: str) -> dict[str, Any]:
         try:
-            pairing.pair_once(host, user)
+            pairing.probe(host, user)
         except Exception as error:
             return {"user": user, "ok": False, "reason": str(error)}
         return {"user": user, "ok": True, "reason": ""}
