@@ -75,7 +75,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
         if snapshot["problem"] and not snapshot["missing"]:
             results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
-    if trouble := dispatch_trouble(version, []):
+    if trouble := dispatch_trouble(version, [found["user"] for found in snapshots if found["problem"]]):
         raise Abort(inconclusive(f"nobody was restarted: {trouble}", plan, results))
     ended_by = restart_idle_users(candidates, version, results, due)
     with current_flow.get().shielded():
