@@ -324,7 +324,7 @@ def _runs_on(host: Host, user: str) -> str | None:
     """The version that a user's server runs; "" if the launcher has not come to that; None without a server."""
     deadline = time.monotonic() + LAUNCH_SECONDS
     while (pid := host.services.state(user).main_pid) is not None:
-        version = slots.running_version(pid, host.settings.paths.versions_dir)
+        version = pairing.version_that_runs(host, user, pid)
         if version is not None or time.monotonic() > deadline:
             return version or ""
         time.sleep(0.02)

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from t3flow import tasks
+from t3flow import adopting, giving_back, tasks
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
@@ -321,6 +321,25 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     return ended(name, reason, None, results)
 
 
+def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
+    """Takes the host over from the shell tracker, or gives it back. Whatever fails, or is cancelled, is undone; a freeze holds neither."""
+    try:
+        with exclusive():
+            if undo:
+                return replace(ended("done", giving_back.give_back(dry_run)), status="succeeded")
+            decision, results = adopting.take_over(dry_run)
+            name, reason = adopting.summary(decision, dry_run)
+            data = {**ended(name, reason, None, results).data, "notices": decision["notices"]}
+            outcome = replace(ended(name, reason), data={**data, "target": decision["default"]})
+            if dry_run:
+                raise Abort(outcome)  # which undoes what it looked at
+            return outcome
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nothing was changed")
+    except StepFailed as failure:
+        return ended("error", failure.reason)
+
+
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
     """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
     if failure.kind == CRASHED:
@@ -376,6 +395,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "drain_now": drain_now,
     "bake": bake,
     "rollback": rollback,
+    "adopt": adopt,
 }
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""

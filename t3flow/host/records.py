@@ -126,6 +126,12 @@ def drop_backup(journal: Journal, path: str) -> None:
         connection.execute("delete from backups where path = ?", (path,))
 
 
+def level_of_version(journal: Journal, version: str) -> int | None:
+    """The schema level that a version has left databases at, by the newest snapshot of one."""
+    rows = journal.query("select level from backups where wrote = ? order by created desc limit 1", version)
+    return int(rows[0][0]) if rows else None
+
+
 def rejected(journal: Journal) -> dict[str, str]:
     """The versions that failed, with the reason."""
     return {

@@ -71,10 +71,13 @@ def installed(versions_dir: Path) -> list[str]:
     return []
 
 
-def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any]) -> Path:
+def make_slot(
+    versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any], package: str = "", program: str = ""
+) -> Path:
     """Copies an installed tree into a slot of its own: never the tree itself, whose makers may still hold parts of it open.
 
     Regular files with one link, folders, and symlinks that stay inside; modes 0755 and 0644; anything else raises SlotError.
+    `tree` is npm's prefix; with a `package`, that package's folder alone, as a global install has it, and `program` the path in it of t3.
     Repeating it is harmless: a complete slot is kept, a half-made one has another name and is thrown away.
     """
     final = slot_path(versions_dir, version)
@@ -85,7 +88,14 @@ def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: di
     remove_tree(partial)
     remove_tree(final)
     digest = hashlib.sha256()
-    _copy(tree, partial, partial, digest)
+    if package:
+        place = partial / "node_modules" / package
+        place.parent.mkdir(mode=0o755, parents=True)
+        _copy(tree, place, partial, digest)
+        (partial / PROGRAM).parent.mkdir(mode=0o755)
+        (partial / PROGRAM).symlink_to(Path("..") / package / program)
+    else:
+        _copy(tree, partial, partial, digest)
     (partial / ".node").symlink_to(node)
     (partial / MANIFEST).write_text(
         json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n"
@@ -226,6 +236,13 @@ def running_version(main_pid: int, versions_dir: Path) -> str | None:
         if word.startswith(prefix):
             return word[len(prefix) :].partition("/")[0]
     return None
+
+
+def unlink(link: Path) -> None:
+    """Removes a link, if it is there."""
+    with suppress(FileNotFoundError):
+        link.unlink()
+        sync_folder(link.parent)
 
 
 def write_last_good(path: Path, version: str) -> None:
