@@ -14,7 +14,7 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.errors import T3flowError
 from t3flow.files import DiskError, require_space
-from t3flow.host import launcher, npm, old_backups, old_tracker, pairing, records, slots
+from t3flow.host import launcher, npm, old_backups, old_tracker, pairing, records, running, slots
 from t3flow.host.host import HostError, this_host
 from t3flow.host.old_tracker import OldTrackerError
 from t3flow.host.owned import OwnerProblem, OwnerReader
@@ -345,6 +345,7 @@ def return_markers(
     host = this_host()
     for user in deferrals:
         tasks.settle_deferral.function(user)
+    records.set_fact(host.journal, running.OLD_SERVERS, None)
     old_tracker.move_markers(old_tracker.markers_aside(host), old_tracker.markers_dir(host), list(markers))
 
 
@@ -355,6 +356,7 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
     A marker is moved once its deferral is journaled.
     """
     host = this_host()
+    old_tracker.note_servers(host)  # before a drain could take their users for migrated
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
         tasks.defer.function(deferrals[user], {user: "window"})
     for user, reason in broken.items():

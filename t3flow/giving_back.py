@@ -82,6 +82,7 @@ def drop_links() -> None:
         slots.unlink(slots.user_link(versions_dir, user))
     for version in slots.installed(versions_dir):
         slots.remove_slot(versions_dir, version)
+    slots.remove_partials(versions_dir)
 
 
 @step()

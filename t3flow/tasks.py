@@ -376,4 +376,5 @@ def prune() -> list[str]:
     for version in slots.installed(host.settings.paths.versions_dir):
         if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:
             gone.append(version)
+    slots.remove_partials(host.settings.paths.versions_dir)
     return gone

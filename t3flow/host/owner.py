@@ -51,8 +51,8 @@ def fingerprint(database: Path) -> list[Any]:
     return marks
 
 
-def connect(database: Path) -> sqlite3.Connection:
-    """Opens the database read-only, waiting for no lock."""
+def connect(database: Path, *, at_rest: bool = False) -> sqlite3.Connection:
+    """Opens the database read-only, waiting for no lock. One `at_rest` has no log, and is given none."""
     for suffix in SUFFIXES:
         path = Path(f"{database}{suffix}")
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -61,7 +61,8 @@ def connect(database: Path) -> sqlite3.Connection:
         raise Problem("there is no database")
     if database.stat().st_size == 0 and not Path(f"{database}-wal").exists():
         raise Problem("the database is an empty file")
-    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.2, isolation_level=None)
+    mode = "mode=ro&immutable=1" if at_rest else "mode=ro"
+    connection = sqlite3.connect(f"{database.as_uri()}?{mode}", uri=True, timeout=0.2, isolation_level=None)
     connection.execute("pragma trusted_schema = off")
     return connection
 
@@ -164,16 +165,13 @@ def copy_checked(database: Path, target: Path, known: Any) -> dict[str, Any]:
     return {"level": level, "bytes": target.stat().st_size, "fingerprint": before if before == after else None}
 
 
-def levels(folder: Path, names: list[str]) -> dict[str, Any]:
-    """Name → level, or the reason why there is none."""
-    found: dict[str, Any] = {}
-    for name in names:
-        try:
-            with contextlib.closing(connect(folder / name)) as connection:
-                found[name] = schema_level(connection)
-        except (Problem, sqlite3.Error, OSError) as error:
-            found[name] = str(error)[:100]
-    return found
+def level_or_reason(database: Path, *, at_rest: bool) -> Any:
+    """The schema level of a database, or the reason why it has none."""
+    try:
+        with contextlib.closing(connect(database, at_rest=at_rest)) as connection:
+            return schema_level(connection)
+    except (Problem, sqlite3.Error, OSError) as error:
+        return str(error)[:100]
 
 
 def kept_folder(base_dir: Path, name: str) -> Path:
@@ -195,7 +193,7 @@ def list_kept(base_dir: Path) -> dict[str, Any]:
         with contextlib.suppress(Problem, OSError):
             there = kept_folder(base_dir, name)
             files = [entry.stat(follow_symlinks=False) for entry in os.scandir(there)]
-            level = levels(there, [DATABASE.name])[DATABASE.name]
+            level = level_or_reason(there / DATABASE.name, at_rest=False)
             size = sum(status.st_size for status in files)
             found.append([name[:100], size, there.stat().st_mtime, level if isinstance(level, int) else None])
     return {"kept": found}
@@ -312,7 +310,7 @@ def main(arguments: list[str]) -> int:
         elif command == "put-back":
             answer = put_back(base_dir, arguments[2])
         elif command == "levels":
-            answer = levels(Path(arguments[2]), arguments[3:])
+            answer = {name: level_or_reason(Path(arguments[2]) / name, at_rest=True) for name in arguments[3:]}
         elif command == "kept":
             answer = list_kept(base_dir)
         elif command == "backup-kept":

@@ -229,6 +229,12 @@ def remove_slot(versions_dir: Path, version: str) -> str | None:
     return needed_by
 
 
+def remove_partials(versions_dir: Path) -> None:
+    """Removes what a making or removing that was cut off has left. Only for who has the host to himself."""
+    for path in versions(versions_dir).glob(".*.partial"):
+        remove_tree(path)
+
+
 def running_version(main_pid: int, versions_dir: Path) -> str | None:
     """The version whose slot a server was started from, by its command line."""
     prefix = f"{versions(versions_dir).resolve()}/"

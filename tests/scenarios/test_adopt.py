@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from conftest import LEVEL30
-from scenes import ALL, FIRST, LATER, NEXT, bump, deferrals, results
+from scenes import ALL, FIRST, LATER, NEXT, bump, deferrals, is_busy, results, write
 
+from t3flow.cli.base import hint
+from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.host.old_tracker import TIMERS
 from t3flow.sandbox import shell_tracker
@@ -16,15 +17,16 @@ from t3flow.sandbox.host import Sandbox
 ROOMS = ("usr", "bin", "etc", "opt", "backups", "state/deferred", "state/deferred-before-t3flow", "state/last-good")
 
 
-def in_the_middle(make_box: Callable[..., Sandbox]) -> Sandbox:
+def in_the_middle(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
     """NEXT is installed over FIRST: ada was restarted onto it; grace was deferred, and her browser has migrated her database under her
-    server since; linus was deferred and has not paired."""
+    server since; linus was deferred and has not paired. Gives the turns of the two as well."""
     box = make_box(ALL, start=False)
     shell_tracker.start(box, FIRST, dict.fromkeys(ALL, LEVEL30), {"schema_level": 30})
     for user in ALL:
         old = box.settings.paths.backup_dir / user / f"state-prebump-{NEXT}-20260609T041500Z.sqlite"
         old.parent.mkdir()
         shutil.copyfile(LEVEL30, old)
+    turns = {user: is_busy(box, user) for user in ("grace", "linus")}
     box.publish(NEXT, {"schema_level": 32})
     shell_tracker.install(box, NEXT)
     shell_tracker.accept(box, NEXT)
@@ -33,7 +35,7 @@ def in_the_middle(make_box: Callable[..., Sandbox]) -> Sandbox:
         shell_tracker.mark(box, user, NEXT)
     assert not box.pairs("grace"), "the outage of the shell tracker"
     assert [box.level(user) for user in ALL] == [32, 32, 30]
-    return box
+    return box, turns
 
 
 def pids(box: Sandbox) -> list[int]:
@@ -49,7 +51,7 @@ def rooms(box: Sandbox) -> dict[str, Any]:
                 found[str(path)] = path.readlink()
             elif path.is_file():
                 found[str(path)] = path.read_bytes()
-            elif path.is_dir() and any(path.iterdir()):
+            elif room == "backups":
                 found[str(path)] = path.stat().st_mode
     return found
 
@@ -71,7 +73,7 @@ def test_without_a_consumer_it_says_so(make_box: Callable[..., Sandbox]) -> None
 
 def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> None:
     """Plan, adoption with kills, repetition, drain, and the undo, refused where it would cut somebody off."""
-    box = in_the_middle(make_box)
+    box, turns = in_the_middle(make_box)
     box.start_consumer()
     before, servers = rooms(box), pids(box)
 
@@ -105,6 +107,8 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     assert again["outcome"] == "done"
     assert list(deferrals(box)) == ["grace", "linus"]
 
+    for user, turn in turns.items():
+        box.control(user, "turn/end", turn=turn)
     box.until(lambda: not deferrals(box), "both are drained", 60)
     assert [box.pairs(user) for user in ALL] == [True, True, True]
     assert {user: each["running_version"] for user, each in box.document("status")["users"].items()} == dict.fromkeys(
@@ -117,19 +121,29 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     assert (refused["outcome"], "enqueue rollback" in refused["reason"]) == ("error", True), refused
 
 
-def test_the_undo(make_box: Callable[..., Sandbox]) -> None:
-    """Killed at each step and undone, the host is as it was, and its servers have run all the time."""
-    box = in_the_middle(make_box)
+def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
+    """An adoption that is refused half-way, and one that was killed at each step and is undone, leave the host as it was; no server stops."""
+    box, _ = in_the_middle(make_box)
     box.start_consumer()
     before, servers = rooms(box), pids(box)
-    for words, steps in (
-        ((), ("take_in", "make_links", "take_markers", "put_launcher")),
-        (("--undo",), ("bring_back_launcher", "drop_links", "bring_back_markers")),
-    ):
-        from t3flow.engine.runs import new_run
+    at_work = box.settings.paths.serve_env_dir / "t3-autoupdate.service"
+    at_work.touch()
+    assert "is at work" in adopt(box)["reason"]
+    at_work.unlink()
+    write(box.database("linus"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
+    refused = adopt(box)
+    assert (refused["outcome"], "schema level 99" in refused["reason"]) == ("error", True), refused
+    assert rooms(box) == before
+    assert timers(box) == [True, True]
+    write(box.database("linus"), "delete from effect_sql_migrations where migration_id = 99")
 
-        run = new_run(box.journal, "adopt", {"undo": "--undo" in words})
+    for undo, steps in (
+        (False, ("take_in", "make_links", "take_markers", "put_launcher")),
+        (True, ("bring_back_launcher", "drop_links", "bring_back_markers")),
+    ):
+        run = new_run(box.journal, "adopt", {"undo": undo})
         assert run is not None
+        hint(box.settings, run)
         for step in steps:
             box.until(lambda run=run, step=step: any(e.step == step for e in box.journal.events(run)), step, 60)
             box.kill("consumer")
@@ -142,20 +156,3 @@ def test_the_undo(make_box: Callable[..., Sandbox]) -> None:
     assert not deferrals(box)
     assert adopt(box, "--undo")["outcome"] == "error"
     assert "adopt" in bump(box)["reason"], "t3flow changes nothing on a host that it was taken from"
-
-
-def test_what_fails_is_undone(make_box: Callable[..., Sandbox]) -> None:
-    """A database of a schema that no version to be had knows refuses the whole, and nothing is left of it."""
-    box = in_the_middle(make_box)
-    box.start_consumer()
-    shutil.copyfile(Path(__file__).parents[1] / "data" / "state-level32.sqlite", box.database("linus"))
-    from scenes import write
-
-    write(box.database("linus"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
-    before = rooms(box)
-    refused = adopt(box)
-    assert (refused["outcome"], "schema level 99" in refused["reason"]) == ("error", True), refused
-    assert rooms(box) == before
-    assert timers(box) == [True, True]
-    box.settings.paths.serve_env_dir.joinpath("t3-autoupdate.service").touch()
-    assert "is at work" in adopt(box)["reason"]
