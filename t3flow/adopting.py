@@ -92,9 +92,10 @@ def summary(decision: Decision, dry_run: bool) -> tuple[str, str]:
 
 
 def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[str]]:
-    """A slot for each version that somebody may need, each tried on an empty base dir. Returns their schema levels, and what was not to be had."""
+    """A slot for each version that somebody may need, tried once on an empty base dir. Returns schema levels, and what was not to be had."""
     levels: dict[str, int] = {}
     notices: list[str] = []
+    known = what_was_adopted().get("levels", {})
     wanted = {found["installed"], found["last_good"], found["default"], *found["servers"].values()} - {""}
     for version in sorted(wanted or {found["tag"]}, key=parse):
         try:
@@ -104,6 +105,9 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[st
                 slot = tasks.stage(version, dry_run)["slot"]
         except StepFailed as failure:
             notices.append(f"{version} cannot be had: {failure.reason}")
+            continue
+        if version in known:
+            levels[version] = known[version]
             continue
         verdict = trials.try_on(slot, version, [trials.empty_seed(version)], 1, NO_END)[0]
         if verdict["verdict"] == "pass":

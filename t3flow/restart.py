@@ -19,7 +19,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, idle, ours, pairing, processes, records, slots
+from t3flow.host import backups, freeze, idle, kept, ours, pairing, processes, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
@@ -254,14 +254,15 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host.services.stop(user)
     end_users_of_database(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
+    kept.note(host.journal, user, kept_name, target)
     try:
-        restored, kept = backups.restore(host, user, Path(snapshot), kept_name)
+        restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
         if level is not None and restored != level:
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
     except T3flowError:
         slots.assign(versions_dir, user, target)
         raise
-    logger.info("the database of {} as {} left it is kept in {}", user, target, kept)
+    logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
 
 

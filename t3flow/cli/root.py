@@ -3,7 +3,7 @@
 import click
 
 from t3flow import __version__
-from t3flow.cli import adopt, config, enqueue, look, runs, switch
+from t3flow.cli import adopt, backups, config, enqueue, look, runs, switch
 from t3flow.cli.base import Commands, settings
 
 HELP = """Follows a nightly build of t3 for everybody on this host, without an outage.
@@ -63,7 +63,8 @@ for command in (
     runs.show,
     runs.cancel,
     look.verify,
-    look.backups,
+    backups.backups,
+    backups.restore,
     adopt.adopt,
     config.config,
     consumer,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conftest import LEVEL30
-from scenes import ALL, FIRST, LATER, NEXT, bump, deferrals, is_busy, results, write
+from scenes import ALL, FIRST, NEXT, bump, deferrals, is_busy, results, write
 
 from t3flow.cli.base import hint
 from t3flow.engine.runs import new_run
@@ -114,9 +114,7 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     assert {user: each["running_version"] for user, each in box.document("status")["users"].items()} == dict.fromkeys(
         ALL, NEXT
     )
-    box.publish(LATER, {"schema_level": 33})
-    moved = bump(box)
-    assert results(moved) == dict.fromkeys(ALL, "restarted"), moved
+    shell_tracker.install(box, FIRST)
     refused = adopt(box, "--undo")
     assert (refused["outcome"], "enqueue rollback" in refused["reason"]) == ("error", True), refused
 
