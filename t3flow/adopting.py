@@ -23,7 +23,7 @@ from t3flow.staging import slot_bytes, versions_dir_for
 from t3flow.versions import InvalidVersion, parse
 
 ADOPTED = "adopted"
-"""The fact that says what the host was like: version, timers, markers, modes of folders, levels of versions."""
+"""The fact that says what the host was like: version, timers, markers, modes of folders."""
 LEVEL_SECONDS = 10.0
 NO_END = 1e11
 
@@ -73,7 +73,7 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     make_links("" if found["default"] else decision["default"], fresh)
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
-    note_adoption(what_was_adopted(), remembered(found, levels))
+    note_adoption(what_was_adopted(), remembered(found))
     tasks.clean_scratch()
     put_launcher()
     return decision, results
@@ -95,9 +95,9 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[st
     """A slot for each version that somebody may need, tried once on an empty base dir. Returns schema levels, and what was not to be had."""
     levels: dict[str, int] = {}
     notices: list[str] = []
-    known = what_was_adopted().get("levels", {})
-    wanted = {found["installed"], found["last_good"], found["default"], *found["servers"].values()} - {""}
-    for version in sorted(wanted or {found["tag"]}, key=parse):
+    wanted = versions_wanted(found)
+    known = known_levels(wanted)
+    for version in wanted:
         try:
             if version == found["installed"]:
                 slot = take_in(version, dry_run, found["tree"], found["program"])
@@ -117,6 +117,12 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[st
     return levels, notices
 
 
+def versions_wanted(found: Found) -> list[str]:
+    """The versions that somebody may need, oldest first: what is installed, was accepted, is the default, runs; else what the tag points at."""
+    wanted = {found["installed"], found["last_good"], found["default"], *found["servers"].values()} - {""}
+    return sorted(wanted or {found["tag"]}, key=parse)
+
+
 def fate(user: str, found: Found, decision: Decision) -> Result:
     """What a user gets, as a result to show."""
     runs, led_to = found["servers"][user], decision["links"].get(user) or ""
@@ -126,9 +132,9 @@ def fate(user: str, found: Found, decision: Decision) -> Result:
     return result_of(kind, led_to or runs, f"{reason}; to move to {target} once idle" if target else reason)
 
 
-def remembered(found: Found, levels: dict[str, int]) -> dict[str, Any]:
+def remembered(found: Found) -> dict[str, Any]:
     """What is noted of an adoption, for its undo."""
-    return {key: found[key] for key in ("installed", "timers", "markers", "folders")} | {"levels": levels}
+    return {key: found[key] for key in ("installed", "timers", "markers", "folders")}
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -176,6 +182,14 @@ def is_version(text: str) -> bool:
     with suppress(InvalidVersion):
         return bool(parse(text))
     return False
+
+
+@step()
+def known_levels(versions: list[str]) -> dict[str, int]:
+    """The schema levels of those versions that were tried before. Only reads."""
+    journal = this_host().journal
+    levels = {version: records.level_of_version(journal, version) for version in versions}
+    return {version: level for version, level in levels.items() if level is not None}
 
 
 @step(interruptible=True)
@@ -392,7 +406,6 @@ def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
         "timers": sorted({*former.get("timers", []), *new["timers"]}),
         "markers": {**new["markers"], **former.get("markers", {})},
         "folders": {**new["folders"], **former.get("folders", {})},
-        "levels": {**former.get("levels", {}), **new["levels"]},
     }
     records.set_fact(host.journal, ADOPTED, merged)
 

@@ -40,7 +40,7 @@ def check_giving_back(noted: dict[str, Any]) -> str:
     there = old_tracker.find_global(host, behind=kept)
     if there is None:
         return ""
-    level = noted["levels"].get(there.version) or records.level_of_version(host.journal, there.version)
+    level = records.level_of_version(host.journal, there.version)
     for entry in host.user_map().users:
         try:
             theirs = level_of(entry.name)

@@ -254,7 +254,6 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host.services.stop(user)
     end_users_of_database(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
-    kept.note(host.journal, user, kept_name, target)
     try:
         restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
         if level is not None and restored != level:
@@ -262,6 +261,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     except T3flowError:
         slots.assign(versions_dir, user, target)
         raise
+    kept.note(host.journal, user, kept_name, target)
     logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
 

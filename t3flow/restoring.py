@@ -67,13 +67,12 @@ def candidates(wrote: str) -> list[Candidate]:
     """The versions that may come with a backup, the best first: the one that wrote it, else the lowest. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    noted = (records.fact(host.journal, "adopted") or {}).get("levels", {})
     there = [version for version in slots.installed(versions_dir) if slots.has_slot(versions_dir, version)]
     return [
         {
             "version": version,
             "slot": str(slots.slot_path(versions_dir, version)),
-            "level": records.level_of_version(host.journal, version) or noted.get(version, 0),
+            "level": records.level_of_version(host.journal, version) or 0,
         }
         for version in sorted(there, key=lambda version: (version != wrote, parse(version)))
     ]

@@ -148,6 +148,7 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     end_users_of_database(host, user)
     if snapshot:
         backups.put_back(host, user, kept_name)
+        kept.forget(host.journal, user, kept_name)
     slots.assign(versions_dir, user, former)
     if was_running:
         host.services.start(user)
@@ -170,10 +171,10 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
     host.services.stop(user)
     end_users_of_database(host, user)
     if snapshot:
-        kept.note(host.journal, user, kept_name, former)
         restored, _ = backups.restore(host, user, Path(snapshot), kept_name)
         if restored != level:
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+        kept.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
     if not was_running:
         ours.restarted(host.journal, user)

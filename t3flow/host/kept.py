@@ -36,8 +36,16 @@ class Kept:
 
 
 def note(journal: Journal, user: str, name: str, wrote: str) -> None:
-    """Notes which version wrote a database that is about to be kept. Repeating it writes the same."""
+    """Notes that a database is kept, and which version wrote it. Repeating it writes the same."""
     records.change_fact(journal, WROTE, lambda known: {**(known or {}), f"{user}/{name}": wrote})
+
+
+def forget(journal: Journal, user: str, name: str) -> None:
+    """Forgets a kept database that is in place again, or gone. Repeating it is harmless."""
+    key = f"{user}/{name}"
+    records.change_fact(
+        journal, WROTE, lambda known: {name: by for name, by in (known or {}).items() if name != key} or None
+    )
 
 
 def listing(host: Host, user: str) -> list[Kept]:
@@ -72,7 +80,4 @@ def drop(host: Host, kept: Kept, *, force: bool) -> None:
             f"to drop it all the same: t3flow backups drop {kept.user} {kept.name} --force"
         )
     run_as_owner(host, kept.user, "drop-kept", safe_name(kept.name), timeout_seconds=LOOK_SECONDS)
-    key = f"{kept.user}/{kept.name}"
-    records.change_fact(
-        host.journal, WROTE, lambda known: {name: by for name, by in (known or {}).items() if name != key} or None
-    )
+    forget(host.journal, kept.user, kept.name)

@@ -98,12 +98,21 @@ def make_slot(
         _copy(tree, partial, partial, digest)
     (partial / ".node").symlink_to(node)
     (partial / MANIFEST).write_text(
-        json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n"
+        json.dumps(
+            {"version": version, "node": str(node), "node_mark": node_mark(node), "sha256": digest.hexdigest(), **note}
+        )
+        + "\n"
     )
     sync_file_system(partial)
     partial.rename(final)
     sync_folder(final.parent)
     return final
+
+
+def node_mark(node: Path) -> list[int]:
+    """What changes when another Node is put in a Node's place: size and time of change."""
+    status = node.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _copy(source: Path, target: Path, top: Path, digest: Any, depth: int = 0) -> None:

@@ -24,6 +24,9 @@ COMMANDS = [
     "cancel",
     "verify",
     "backups",
+    "restore",
+    "doctor",
+    "adopt",
     "config",
     "demo",
 ]
