@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed
-from t3flow.engine.step import current_run, step
+from t3flow.engine.step import current_run, pause, step
 from t3flow.errors import T3flowError
 from t3flow.files import DiskError, require_space
 from t3flow.host import launcher, npm, old_backups, old_tracker, pairing, records, running, slots
@@ -24,7 +24,7 @@ from t3flow.versions import InvalidVersion, parse
 
 ADOPTED = "adopted"
 """The fact that says what the host was like: version, timers, markers, modes of folders."""
-LEVEL_SECONDS = 10.0
+LEVEL_SECONDS, LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 10.0, 4, 0.3
 NO_END = 1e11
 
 
@@ -128,6 +128,8 @@ def fate(user: str, found: Found, decision: Decision) -> Result:
     runs, led_to = found["servers"][user], decision["links"].get(user) or ""
     target = decision["deferrals"].get(user)
     reason = decision["broken"].get(user) or (f"runs {runs} until the next restart" if runs else "does not run")
+    if user in decision["first"] and user not in decision["broken"]:
+        reason = f"runs {runs}, which cannot be had: the next pairing may part server and database"
     kind = "deferred" if target else "untouched"
     return result_of(kind, led_to or runs, f"{reason}; to move to {target} once idle" if target else reason)
 
@@ -160,7 +162,7 @@ def look_around() -> Found:
         "last_good": last_good if last_good and is_version(last_good) else "",
         "tag": npm.tagged(host, host.settings.track.tag) if nothing else "",
         "timers": [timer for timer in old_tracker.TIMERS if host.services.is_on(timer)],
-        "markers": {user: text for user, text in old_tracker.read_markers(host).items() if user in mapped},
+        "markers": old_tracker.read_markers(host),
         "servers": {user: said_version(user) for user in mapped},
         "folders": old_backups.folders(host, mapped),
         "is_frozen": bool(tasks.held.function()),
@@ -227,9 +229,8 @@ def decide(found: Found, levels: dict[str, int]) -> Decision:
         if slots.assigned(versions_dir, user) is None:
             made["fresh"].append(user)
         made["links"][user] = led_to
-        wanted = max(
-            (each for each in (led_to, found["markers"].get(user, "")) if each in levels), key=parse, default=led_to
-        )
+        marked = [found["markers"][user], default] if user in found["markers"] else []
+        wanted = max((each for each in (led_to, *marked) if each in levels), key=parse, default=led_to)
         if runs and runs != led_to:
             made["first"].append(user)
             knows = levels.get(runs)
@@ -237,22 +238,29 @@ def decide(found: Found, levels: dict[str, int]) -> Decision:
                 made["broken"][user] = (
                     f"cannot pair: its server runs {runs}, its database is at schema level {level}; t3flow enqueue drain {user}"
                 )
-            else:
-                made["broken"][user] = f"its server runs {runs}, which cannot be had: the next pairing may part the two"
         if user in made["first"] or (user in found["markers"] and runs and runs != wanted):
             made["deferrals"][user] = wanted
     return made
 
 
 def level_of(user: str) -> int:
-    """The schema level of a user's database, read as its owner. Raises OwnerProblem."""
-    with OwnerReader(this_host(), user) as reader:
-        return int(reader.read(LEVEL_SECONDS)["level"])
+    """The schema level of a user's database, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
+    for attempt in range(1, LEVEL_TRIES + 1):
+        try:
+            with OwnerReader(this_host(), user) as reader:
+                return int(reader.read(LEVEL_SECONDS)["level"])
+        except OwnerProblem as problem:
+            if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
+                raise
+            pause(LEVEL_PAUSE_SECONDS)
+    raise AssertionError("unreachable")
 
 
 def choose(user: str, runs: str, level: int | None, default: str, levels: dict[str, int]) -> str:
     """The version for a user's link. Raises OldTrackerError when no version knows the database's schema."""
-    fitting = sorted((version for version, knows in levels.items() if level is None or knows >= level), key=parse)
+    if level is None:
+        return runs if runs in levels else default
+    fitting = sorted((version for version, knows in levels.items() if knows >= level), key=parse)
     if not fitting:
         mend = "see that npm reaches the registry, or take the user out of the user map; then run this again"
         raise OldTrackerError(

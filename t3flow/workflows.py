@@ -364,3 +364,5 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
 }
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
+YIELDING = {"adopt"}
+"""Workflows that no freeze holds, and that are cancelled, as dry runs are, when a rollback waits for the host."""

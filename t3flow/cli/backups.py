@@ -84,7 +84,12 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
         if entry.user in users:
             path = Path(entry.path)
             shown: dict[str, Any] = {"user": entry.user, "backup": path.name, "kind": "snapshot", "path": entry.path}
-            shown |= {"version": entry.wrote, "before": entry.target, "level": entry.level, "created": entry.created}
+            shown |= {
+                "version": entry.wrote or None,
+                "before": entry.target,
+                "level": entry.level,
+                "created": entry.created,
+            }
             found.append({**shown, "bytes": path.stat().st_size if path.exists() else None})
 
     def aside(user: str) -> list[kept.Kept]:
@@ -97,8 +102,14 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(4) as pool:
         for each in [each for of_user in pool.map(aside, users) for each in of_user]:
             path = host.base_dir(each.user) / "userdata" / each.name
-            shown = {"user": each.user, "backup": each.name, "kind": "kept", "path": str(path), "version": each.wrote}
-            shown |= {"before": "", "level": each.level, "created": each.created, "bytes": each.bytes}
+            shown = {
+                "user": each.user,
+                "backup": each.name,
+                "kind": "kept",
+                "path": str(path),
+                "version": each.wrote or None,
+            }
+            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.bytes}
             found.append(shown)
     return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
 

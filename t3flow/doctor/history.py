@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from t3flow.doctor.finding import Finding, finding
@@ -31,16 +31,11 @@ def kept_databases_are_there(host: Host) -> Iterator[Finding]:
     for user in sorted({key.partition("/")[0] for key in noted} & set(mapped)):
         there = {each.name for each in kept.listing(host, user)}
         for name in sorted(key.partition("/")[2] for key in noted if key.startswith(f"{user}/")):
-            if name not in there and _age(name) < kept.KEEP_SECONDS:
+            if name not in there and kept.age_seconds(name) < kept.KEEP_SECONDS:
                 yield finding(
                     f"the kept database {name} of {user} is gone before its 14 days",
                     f"ask {user}; snapshots: t3flow backups {user}",
                 )
-
-
-def _age(name: str) -> float:
-    moment = datetime.strptime(name.removeprefix(kept.PREFIX), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    return time.time() - moment.timestamp()
 
 
 def old_tracker_is_off(host: Host) -> Iterator[Finding]:

@@ -40,6 +40,8 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
 def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     """By the slot on its command line, each server runs the version of its user's link, is not held still, and has its port to itself."""
     versions_dir = host.settings.paths.versions_dir
+    if slots.default_version(versions_dir) is None:
+        return
     is_busy = bool(host.journal.query("select 1 from locks"))
     for entry in host.user_map().users:
         user, server = entry.name, host.services.state(entry.name)

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from t3flow.engine.journal import Journal
@@ -46,6 +47,18 @@ def forget(journal: Journal, user: str, name: str) -> None:
     records.change_fact(
         journal, WROTE, lambda known: {name: by for name, by in (known or {}).items() if name != key} or None
     )
+
+
+def versions_needed(journal: Journal) -> set[str]:
+    """The versions that wrote databases which are kept, as far as that is promised."""
+    noted: dict[str, str] = records.fact(journal, WROTE) or {}
+    return {wrote for key, wrote in noted.items() if age_seconds(key.partition("/")[2]) < KEEP_SECONDS}
+
+
+def age_seconds(name: str) -> float:
+    """How long ago a database was replaced, by the name that it is kept under."""
+    moment = datetime.strptime(name.removeprefix(PREFIX), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return time.time() - moment.timestamp()
 
 
 def listing(host: Host, user: str) -> list[Kept]:

@@ -14,7 +14,6 @@ from t3flow.files import make_folder, sync_folder
 from t3flow.host import pairing, processes, records, running, slots
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, HostError
-from t3flow.host.launcher import is_launcher
 from t3flow.host.npm_client import run_npm
 from t3flow.usermap import USER_NAME
 from t3flow.versions import InvalidVersion, parse
@@ -45,7 +44,7 @@ def find_global(host: Host, behind: Path | None = None) -> GlobalInstall | None:
     package, launcher = host.settings.track.package, behind or host.settings.paths.launcher
     real = Path(os.path.realpath(launcher))
     tree = next((above for above in real.parents if _is_package(above, package)), None)
-    if tree is None and (is_launcher(launcher) or not os.path.lexists(launcher)):
+    if tree is None:
         tree = _npm_root(host)
         tree = tree / package if tree is not None and _is_package(tree / package, package) else None
     if tree is None:

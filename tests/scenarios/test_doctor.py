@@ -16,7 +16,7 @@ from scenes import FIRST, NEXT, bump, write
 from t3flow.consumer import open_journal
 from t3flow.doctor import CHECKS, Finding, examine
 from t3flow.engine.journal import append_event
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, processes, records, slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
 
@@ -79,6 +79,7 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
     """A server that somebody holds still."""
     pid = box.supervise("status", user)["main_pid"]
     os.kill(pid, signal.SIGSTOP)
+    box.until(lambda: processes.is_stopped(pid), "it is still")
     yield
     os.kill(pid, signal.SIGCONT)
 

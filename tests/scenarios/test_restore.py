@@ -8,6 +8,7 @@ from typing import Any
 from scenes import FIRST, NEXT, bump, content, everybody_is_well, write
 
 from t3flow.sandbox.host import Sandbox
+from t3flow.sandbox.registry import Registry
 
 BOTH = ["ada", "grace"]
 
@@ -54,7 +55,25 @@ def test_back_and_forth_without_loss(make_box: Callable[..., Sandbox]) -> None:
     assert len(listed(box, "ada", "kept")) == 2, "what was there between the two is kept as well"
     again = box.document("enqueue", "rollback", "--user", "ada", "--wait")
     assert again["users"]["ada"]["version"] == FIRST, "the version before the bump, whatever was restored since"
+    while_npm_hangs(box)
     dropped(box, kept)
+
+
+def while_npm_hangs(box: Sandbox) -> None:
+    """A rollback waits for nobody who changes nothing: it is done in 10 s, though a dry run has the host and its npm hangs."""
+    box.t3flow("unfreeze")
+    Registry(box.top / "registry").set_faults(hang=True)
+    dry = box.document("enqueue", "bump", "--dry-run")["run"]
+    box.until(lambda: any(e.step == "resolve" for e in box.journal.events(dry)), "npm is asked")
+    time.sleep(0.5)
+    assert box.journal.run(dry).status == "running"
+    began = time.monotonic()
+    box.document("enqueue", "rollback", "--user", "grace")
+    box.until(lambda: box.assigned("grace") == FIRST and box.level("grace") == 30, "grace is back", 20)
+    assert time.monotonic() - began < 10
+    assert box.journal.run(dry).outcome == "cancelled"
+    box.until(lambda: box.document("status")["run"] is None, "it has ended")
+    everybody_is_well(box, {"ada": FIRST, "grace": FIRST})
 
 
 def dropped(box: Sandbox, kept: dict[str, Any]) -> None:
