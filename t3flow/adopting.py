@@ -5,56 +5,23 @@ by one rename: until then units, minting and people run what they ran before.
 """
 
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed
-from t3flow.engine.step import current_run, pause, step
-from t3flow.errors import T3flowError
+from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, require_space
-from t3flow.host import launcher, npm, old_backups, old_tracker, pairing, records, running, slots
-from t3flow.host.host import HostError, this_host
-from t3flow.host.old_tracker import OldTrackerError
-from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.host import launcher, npm, old_backups, old_tracker, records, running, slots
+from t3flow.host.host import this_host
 from t3flow.restart import Result, result_of
 from t3flow.staging import slot_bytes, versions_dir_for
-from t3flow.versions import InvalidVersion, parse
+from t3flow.surveying import Decision, Found, decide, is_version, known_levels, look_around, versions_wanted
+from t3flow.versions import parse
 
 ADOPTED = "adopted"
 """The fact that says what the host was like: version, timers, markers, modes of folders."""
-LEVEL_SECONDS, LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 10.0, 4, 0.3
 NO_END = 1e11
-
-
-class Found(TypedDict):
-    """The host as the shell tracker, or an earlier adoption, has left it. `servers`: user → version that the server says ("" for none)."""
-
-    installed: str
-    tree: str
-    program: str
-    default: str
-    last_good: str
-    tag: str
-    timers: list[str]
-    markers: dict[str, str]
-    servers: dict[str, str]
-    folders: dict[str, list[int]]
-    is_frozen: bool
-
-
-class Decision(TypedDict):
-    """What comes of it. `links`: everybody's, `fresh`: who has none yet; `first`: whose server is not of the version that they are led to, so
-    that they cannot pair until restarted, or may soon not; `broken` says so of each."""
-
-    default: str
-    links: dict[str, str]
-    fresh: list[str]
-    deferrals: dict[str, str]
-    first: list[str]
-    broken: dict[str, str]
-    notices: list[str]
 
 
 def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
@@ -64,13 +31,12 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
         switch_timers(found["timers"], False)
     tasks.open_scratch()
     levels, notices = ready_versions(found, dry_run)
-    decision = decide(found, levels)
-    decision["notices"][:0] = notices
+    decision = decide(found, levels, notices)
     results = {user: fate(user, found, decision) for user in found["servers"]}
     if dry_run:
         return decision, results
     fresh = {user: decision["links"][user] for user in decision["fresh"]}
-    make_links("" if found["default"] else decision["default"], fresh)
+    make_links("" if found["default"] else decision["default"], fresh, {user: found["links"][user] for user in fresh})
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
     note_adoption(what_was_adopted(), remembered(found))
@@ -117,19 +83,13 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[st
     return levels, notices
 
 
-def versions_wanted(found: Found) -> list[str]:
-    """The versions that somebody may need, oldest first: what is installed, was accepted, is the default, runs; else what the tag points at."""
-    wanted = {found["installed"], found["last_good"], found["default"], *found["servers"].values()} - {""}
-    return sorted(wanted or {found["tag"]}, key=parse)
-
-
 def fate(user: str, found: Found, decision: Decision) -> Result:
     """What a user gets, as a result to show."""
     runs, led_to = found["servers"][user], decision["links"].get(user) or ""
     target = decision["deferrals"].get(user)
     reason = decision["broken"].get(user) or (f"runs {runs} until the next restart" if runs else "does not run")
     if user in decision["first"] and user not in decision["broken"]:
-        reason = f"runs {runs}, which cannot be had: the next pairing may part server and database"
+        reason = f"runs {runs}, is led to {led_to}: the next pairing may part server and database"
     kind = "deferred" if target else "untouched"
     return result_of(kind, led_to or runs, f"{reason}; to move to {target} once idle" if target else reason)
 
@@ -137,138 +97,6 @@ def fate(user: str, found: Found, decision: Decision) -> Result:
 def remembered(found: Found) -> dict[str, Any]:
     """What is noted of an adoption, for its undo."""
     return {key: found[key] for key in ("installed", "timers", "markers", "folders")}
-
-
-# Looking ------------------------------------------------------------------------------------------------------------
-
-
-@step(interruptible=True)
-def look_around() -> Found:
-    """What the shell tracker has left. Only reads."""
-    host = this_host()
-    paths = host.settings.paths
-    for unit in old_tracker.AT_WORK:
-        if host.services.is_on(unit):
-            raise OldTrackerError(f"the shell tracker is at work ({unit}): run this again when it has ended")
-    there = old_tracker.find_global(host)
-    mapped = [entry.name for entry in host.user_map().users]
-    default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
-    nothing = there is None and not default and not is_version(last_good or "")
-    return {
-        "installed": there.version if there else "",
-        "tree": str(there.tree) if there else "",
-        "program": there.program if there else "",
-        "default": default or "",
-        "last_good": last_good if last_good and is_version(last_good) else "",
-        "tag": npm.tagged(host, host.settings.track.tag) if nothing else "",
-        "timers": [timer for timer in old_tracker.TIMERS if host.services.is_on(timer)],
-        "markers": old_tracker.read_markers(host),
-        "servers": {user: said_version(user) for user in mapped},
-        "folders": old_backups.folders(host, mapped),
-        "is_frozen": bool(tasks.held.function()),
-    }
-
-
-def said_version(user: str) -> str:
-    """The version that a user's server says it is; "" for one that does not run or answer."""
-    host = this_host()
-    with suppress(pairing.NotPaired, HostError):
-        if host.services.state(user).active:
-            said = pairing.serving_version(host, user)
-            return said if is_version(said) else ""
-    return ""
-
-
-def is_version(text: str) -> bool:
-    """Whether a text is a version."""
-    with suppress(InvalidVersion):
-        return bool(parse(text))
-    return False
-
-
-@step()
-def known_levels(versions: list[str]) -> dict[str, int]:
-    """The schema levels of those versions that were tried before. Only reads."""
-    journal = this_host().journal
-    levels = {version: records.level_of_version(journal, version) for version in versions}
-    return {version: level for version, level in levels.items() if level is not None}
-
-
-@step(interruptible=True)
-def decide(found: Found, levels: dict[str, int]) -> Decision:
-    """Who is led to which version: the one that their server runs, if it knows their database's schema; else the lowest that does. Only reads."""
-    host = this_host()
-    versions_dir = host.settings.paths.versions_dir
-    if not levels:
-        raise OldTrackerError("no version of t3 works here: see the notices above this line in t3flow show")
-    default = next(
-        (each for each in (found["default"], found["last_good"], found["installed"]) if each in levels),
-        max(levels, key=parse),
-    )
-    made: Decision = {
-        "default": default,
-        "links": {},
-        "fresh": [],
-        "deferrals": {},
-        "first": [],
-        "broken": {},
-        "notices": [],
-    }
-    if found["installed"] not in ("", default):
-        made["notices"].append(f"{found['installed']} is installed, {default} was accepted last: that is the default")
-    if found["is_frozen"]:
-        made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
-    for user, runs in found["servers"].items():
-        level = None
-        try:
-            level = level_of(user)
-        except (OwnerProblem, T3flowError) as problem:
-            if str(problem) != tasks.NO_DATABASE:
-                made["notices"].append(f"the database of {user} cannot be read: {problem}")
-        led_to = slots.assigned(versions_dir, user) or choose(user, runs, level, default, levels)
-        if slots.assigned(versions_dir, user) is None:
-            made["fresh"].append(user)
-        made["links"][user] = led_to
-        marked = [found["markers"][user], default] if user in found["markers"] else []
-        wanted = max((each for each in (led_to, *marked) if each in levels), key=parse, default=led_to)
-        if runs and runs != led_to:
-            made["first"].append(user)
-            knows = levels.get(runs)
-            if knows is not None and level is not None and level > knows:
-                made["broken"][user] = (
-                    f"cannot pair: its server runs {runs}, its database is at schema level {level}; t3flow enqueue drain {user}"
-                )
-        if user in made["first"] or (user in found["markers"] and runs and runs != wanted):
-            made["deferrals"][user] = wanted
-    return made
-
-
-def level_of(user: str) -> int:
-    """The schema level of a user's database, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
-    for attempt in range(1, LEVEL_TRIES + 1):
-        try:
-            with OwnerReader(this_host(), user) as reader:
-                return int(reader.read(LEVEL_SECONDS)["level"])
-        except OwnerProblem as problem:
-            if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
-                raise
-            pause(LEVEL_PAUSE_SECONDS)
-    raise AssertionError("unreachable")
-
-
-def choose(user: str, runs: str, level: int | None, default: str, levels: dict[str, int]) -> str:
-    """The version for a user's link. Raises OldTrackerError when no version knows the database's schema."""
-    if level is None:
-        return runs if runs in levels else default
-    fitting = sorted((version for version, knows in levels.items() if knows >= level), key=parse)
-    if not fitting:
-        mend = "see that npm reaches the registry, or take the user out of the user map; then run this again"
-        raise OldTrackerError(
-            f"no version that can be had knows schema level {level} of the database of {user}: {mend}"
-        )
-    if runs in fitting:
-        return runs
-    return default if not runs and default in fitting else fitting[0]
 
 
 # Taking over --------------------------------------------------------------------------------------------------------
@@ -313,27 +141,28 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
 
 
 @step()
-def unmake_links(default: str, links: dict[str, str]) -> None:
-    """Undo of making links: those that lead where they were made to lead go, unless our launcher is in place. Repeating it is harmless."""
+def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
+    """Undo of making links: they lead where they led before, or go, unless our launcher is in place. Repeating it is harmless."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     if launcher.is_launcher(host.settings.paths.launcher):
         return
     for user, version in links.items():
-        if slots.assigned(versions_dir, user) == version:
+        if slots.assigned(versions_dir, user) == version and former[user]:
+            slots.assign(versions_dir, user, former[user])
+        elif slots.assigned(versions_dir, user) == version:
             slots.unlink(slots.user_link(versions_dir, user))
     if default and slots.default_version(versions_dir) == default:
         slots.unlink(versions_dir / "current")
 
 
 @step(undo=unmake_links)
-def make_links(default: str, links: dict[str, str]) -> None:
-    """Gives everybody a link of their own, then the others the default. Repeating it is harmless: who has a link keeps it."""
+def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
+    """Gives these users links of their own, then the others the default. Repeating it makes the same."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     for user, version in links.items():
-        if slots.assigned(versions_dir, user) is None:
-            slots.assign(versions_dir, user, version)
+        slots.assign(versions_dir, user, version)
     if default:
         slots.set_default(versions_dir, default)
     if default and slots.read_last_good(host.settings.paths.last_good_file) is None:

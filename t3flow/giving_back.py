@@ -6,12 +6,13 @@ The launcher comes first, so that nobody goes through ours while links go; the o
 from typing import Any
 
 from t3flow import tasks
-from t3flow.adopting import ADOPTED, level_of, switch_timers, what_was_adopted
+from t3flow.adopting import ADOPTED, switch_timers, what_was_adopted
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
 from t3flow.host import launcher, old_backups, old_tracker, records, running, slots
 from t3flow.host.host import this_host
 from t3flow.host.old_tracker import OldTrackerError
+from t3flow.surveying import level_of
 
 
 def give_back(dry_run: bool) -> str:

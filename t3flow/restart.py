@@ -175,6 +175,8 @@ def stop_if_idle(
             return _not_stopped("server_stopped", f"{server.unit} does not run", time.time() + 60)
         host.services.stop(user)
         return _was_stopped(changed=True)
+    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
+        return _not_stopped("host_busy", f"{user} is led to {led_to or 'nothing'} by now, not to {former}", time.time())
     if freeze.is_frozen(host.settings):
         return _not_stopped("frozen", "tracking is frozen", time.time())
     if not processes.owns_listener(server.main_pid, host.port(user)):

@@ -26,11 +26,11 @@ def modes_and_owners(host: Host) -> Iterator[Finding]:
         *(paths.state_dir, paths.versions_dir, slots.versions(paths.versions_dir), paths.versions_dir / "users"),
         *(paths.launcher, paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file, *sorted(files)),
     ]
-    for path in steering:
+    theirs = [paths.backup_dir / entry.name for entry in host.user_map().users]
+    for path in (*steering, *(folder for folder in theirs if folder.exists())):
         yield from _others_may_write(path)
     secret = [paths.state_dir, *(paths.state_dir / name for name in ("queue.key", "journal.db"))]
-    secret += [paths.backup_dir / entry.name for entry in host.user_map().users]
-    for path in secret:
+    for path in (*secret, *theirs):
         if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
             yield finding(f"{path} has mode {mode:o}: others can reach it", f"chmod go= {path}")
 

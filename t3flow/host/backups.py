@@ -125,6 +125,8 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
     partial = kept.with_name(".partial")
     try:
         make_folder(kept.parent, 0o700)
+        if kept.parent.is_symlink() or kept.parent.stat().st_uid != os.geteuid():
+            raise BackupError(f"{kept.parent} is somebody else's, so nothing is kept there: t3flow adopt takes it over")
         require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")
         with suppress(FileNotFoundError):
             partial.unlink()

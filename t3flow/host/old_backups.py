@@ -4,6 +4,7 @@ They are put on record with the schema level that their owner reads from them (r
 noted, so `wrote` is "". Then folder and files are taken out of the owner's reach, as all others are.
 """
 
+import errno
 import os
 import re
 import stat
@@ -34,31 +35,39 @@ def folders(host: Host, users: list[str]) -> dict[str, list[int]]:
 
 
 def take_over(host: Host, run: str) -> list[str]:
-    """Puts on record what is not, and takes it out of its owner's reach. Returns what was left out, and why. Repeating it is harmless."""
+    """Takes users' folders out of their reach, and puts on record what is in them and is not yet. Returns what was left out, and why.
+
+    The levels are read first, while the owner still can. Repeating it is harmless.
+    """
     known = {entry.path for entry in records.backups(host.journal)}
     notices = []
     for entry in host.user_map().users:
-        folder = host.settings.paths.backup_dir / safe_name(entry.name)
+        user, folder = entry.name, host.settings.paths.backup_dir / safe_name(entry.name)
         names = _names(folder)
-        fresh = [name for name in names if str(folder / name) not in known]
-        if not fresh:
-            continue
         try:
-            levels = run_as_owner(host, entry.name, "levels", str(folder), *fresh, timeout_seconds=LEVELS_SECONDS)
-            _secure(host, entry.name, folder, fresh)
-        except (T3flowError, OSError) as error:
-            notices.append(f"the old backups of {entry.name} are left as they are: {error}")
+            levels = (
+                run_as_owner(host, user, "levels", str(folder), *names, timeout_seconds=LEVELS_SECONDS) if names else {}
+            )
+        except T3flowError as error:
+            levels = dict.fromkeys(names, str(error))
+        try:
+            owners = _secure_folder(host, user, folder)
+        except OSError as error:
+            if os.path.lexists(folder):
+                notices.append(f"{folder} is left as it is, so that {user} cannot be backed up: {error.strerror}")
             continue
-        for name in fresh:
-            level = levels.get(name)
-            if isinstance(level, int):
+        for name in names:
+            problem = _secure_file(folder / name, owners) or levels.get(name, "not read")
+            if str(folder / name) in known:
+                continue
+            if isinstance(problem, int):
                 match = NAME.fullmatch(name)
                 assert match is not None
                 taken = (folder / name).stat().st_mtime
-                made = Backup(str(folder / name), entry.name, "", match[1], level, None, taken, run)
+                made = Backup(str(folder / name), user, "", match[1], problem, None, taken, run)
                 records.put_backup(host.journal, made)
             else:
-                notices.append(f"{folder / name} is left out: {level or 'not read'}")
+                notices.append(f"{folder / name} is left out: {problem}")
     return notices
 
 
@@ -69,27 +78,35 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
-def _secure(host: Host, user: str, folder: Path, names: list[str]) -> None:
-    """Gives the folder and the files to this process's account. Raises OSError, OwnerProblem for what is no plain file of the owner's."""
+def _secure_folder(host: Host, user: str, folder: Path) -> tuple[int, int]:
+    """Gives the folder to this process's account alone; returns whose its files may be. Raises OSError for what is no folder of the user's."""
     allowed = (host.account(user).uid, os.geteuid())
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(top).st_uid not in allowed:
-            raise OSError(f"{folder} belongs to somebody else")
+            raise OSError(errno.EPERM, "it belongs to somebody else")
         os.fchown(top, os.geteuid(), os.getegid())
         os.fchmod(top, 0o700)
-        for name in names:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid not in allowed:
-                    raise OSError(f"{name} is no plain file of {user}")
-                os.fchown(descriptor, os.geteuid(), os.getegid())
-                os.fchmod(descriptor, 0o600)
-            finally:
-                os.close(descriptor)
     finally:
         os.close(top)
+    return allowed
+
+
+def _secure_file(path: Path, owners: tuple[int, int]) -> str:
+    """Gives a file in such a folder to this process's account alone; returns why not, or ""."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid not in owners:
+                return "it is no plain file of its user's"
+            os.fchown(descriptor, os.geteuid(), os.getegid())
+            os.fchmod(descriptor, 0o600)
+            return ""
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return f"it is no plain file ({error.strerror})"
 
 
 def give_back(host: Host, former: dict[str, list[int]]) -> None:

@@ -103,8 +103,14 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     backups = box.document("backups")
     assert [(each["user"], each["level"], each["before"]) for each in backups] == [(user, 30, NEXT) for user in ALL]
 
+    box.settings.paths.launcher.unlink()
+    shell_tracker.install(box, NEXT)
+    assert "launcher" in [each["check"] for each in box.document("doctor")]
     again = adopt(box)
     assert again["outcome"] == "done"
+    found = box.document("doctor")
+    assert {each["check"] for each in found} == {"servers", "pairing"}, found
+    assert any("linus still runs 0.0.24 from the old place" in each["what"] for each in found), found
     assert list(deferrals(box)) == ["grace", "linus"]
 
     for user, turn in turns.items():
