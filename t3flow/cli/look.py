@@ -1,6 +1,5 @@
-"""Looking: status, deferrals, verify, backups."""
+"""Looking: status, deferrals, verify."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +13,6 @@ from t3flow.cli.base import (
     journal,
     known_users,
     open_host,
-    rfc3339,
     settings,
     styled,
     table,
@@ -148,36 +146,3 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
             mark = styled("pairs", fg="green") if each["ok"] else styled("CANNOT PAIR", fg="red")
             click.echo(f"{each['user']:<20} {mark} {each['reason']}")
     return 0 if all(each["ok"] for each in found) else 1
-
-
-@click.command()
-@click.argument("user", required=False)
-@as_json
-def backups(user: str | None, as_json: bool) -> None:
-    """The snapshots of USER's database, or of everybody's."""
-    from t3flow.host import records
-
-    entries = [(entry, Path(entry.path)) for entry in records.backups(journal(settings()), user)]
-    sizes = [path.stat().st_size if path.exists() else None for _, path in entries]
-    if as_json:
-        dump(
-            [
-                {
-                    "user": entry.user,
-                    "backup": path.name,
-                    "path": entry.path,
-                    "version": entry.wrote,
-                    "before": entry.target,
-                    "level": entry.level,
-                    "created": rfc3339(entry.created),
-                    "bytes": size,
-                }
-                for (entry, path), size in zip(entries, sizes, strict=True)
-            ]
-        )
-        return
-    rows = [
-        [entry.user, path.name, entry.wrote, str(entry.level), "MISSING" if size is None else f"{size / 1e6:.1f} MB"]
-        for (entry, path), size in zip(entries, sizes, strict=True)
-    ]
-    table(["user", "backup", "of version", "level", "size"], rows)

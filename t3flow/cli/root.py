@@ -3,7 +3,7 @@
 import click
 
 from t3flow import __version__
-from t3flow.cli import config, enqueue, look, runs, switch
+from t3flow.cli import adopt, backups, config, doctor, enqueue, look, runs, switch
 from t3flow.cli.base import Commands, settings
 
 HELP = """Follows a nightly build of t3 for everybody on this host, without an outage.
@@ -63,7 +63,10 @@ for command in (
     runs.show,
     runs.cancel,
     look.verify,
-    look.backups,
+    backups.backups,
+    backups.restore,
+    doctor.doctor,
+    adopt.adopt,
     config.config,
     consumer,
     demo,

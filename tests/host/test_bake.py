@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from t3flow import bake, workflows
+from t3flow import bake, outcomes, workflows
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
@@ -71,7 +71,7 @@ class Watch:
 
 def begin(version: str, users: list[str]) -> Any:
     """A workflow of nothing but the step."""
-    return workflows.ended("done", bake.begin_bake(version, users))
+    return outcomes.ended("done", bake.begin_bake(version, users))
 
 
 def make_folder_of(versions_dir: Path, version: str) -> Path:
