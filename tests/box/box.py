@@ -86,6 +86,17 @@ class Box:
         """Ends everything inside at once."""
         self.devbox("crash")
 
+    def reboot(self) -> None:
+        """Reboots it as a person would, and waits until it is up again."""
+        before = self.boot_id()
+        self.try_run("systemctl", "reboot")
+        self.until(lambda: self.boot_id() not in ("", before), "it has booted again", 90)
+        self.until(lambda: self.try_run("systemctl", "is-active", "t3flow").returncode == 0, "t3flow runs again")
+
+    def boot_id(self) -> str:
+        """Which boot it is in; "" while it is in none."""
+        return self.try_run("cat", "/proc/sys/kernel/random/boot_id", timeout_seconds=20).stdout.strip()
+
     def close(self) -> None:
         """Ends it and removes it."""
         self.devbox("down")

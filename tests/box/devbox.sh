@@ -50,7 +50,7 @@ enter() (
   # -F and a bash that forks: an nsenter that forks by itself stops when systemd-shutdown stops its child, and then
   # the box can never finish dying (its PID 1 waits for a zombie whose stopped parent is out here)
   exec nsenter -F -t "$p" "${n[@]}" env -i PATH=$P HOME=/root LANG=C.UTF-8 TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0 \
-    container=devbox bash -c '"$@"; exit $?' devbox-exec "$@"
+    container=devbox bash -c 'env -- "$@"; exit $?' devbox-exec "$@"   # env, as a builtin (kill!) would act on the host's processes
 )
 rmcg() {          # remove the (empty) cgroups of the box in every hierarchy
   local t d c i
