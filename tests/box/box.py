@@ -35,14 +35,14 @@ UNITS = {
         """,
     "t3-dispatch.service": f"""
         [Service]
-        ExecStart=/usr/bin/env {' '.join(LAB)} python3 -m t3flow.sandbox.dispatch --port {DISPATCH_PORT} --user-map /etc/ttyd-user-map \\
+        ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.dispatch --port {DISPATCH_PORT} --user-map /etc/ttyd-user-map \\
           --serve-env-dir /etc/t3-serve --launcher /usr/bin/t3 --base-dir /home/{{user}}/.t3 --log -
         [Install]
         WantedBy=multi-user.target
         """,
     "lab-registry.service": f"""
         [Service]
-        ExecStart=/usr/bin/env {' '.join(LAB)} python3 -m t3flow.sandbox.registry --port {REGISTRY_PORT} --folder /srv/registry
+        ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.registry --port {REGISTRY_PORT} --folder /srv/registry
         [Install]
         WantedBy=multi-user.target
         """,
@@ -119,12 +119,14 @@ class Box:
         """Writes a file inside."""
         self.run("sh", "-euc", 'mkdir -p "$(dirname "$1")"; cat > "$1"; chmod "$2" "$1"', "sh", path, mode, text=text)
 
-    def until(self, holds: Callable[[], Any], what: str, timeout_seconds: float = 30) -> Any:
+    def until(
+        self, holds: Callable[[], Any], what: str, timeout_seconds: float = 30, every_seconds: float = 0.5
+    ) -> Any:
         """Waits for something to become true, and returns it."""
         deadline = time.monotonic() + timeout_seconds
         while not (found := holds()):
             assert time.monotonic() < deadline, f"after {timeout_seconds:g} s it is still not so that {what}"
-            time.sleep(0.2)
+            time.sleep(every_seconds)
         return found
 
     # The host as t3flow finds it ------------------------------------------------------------------------------------
@@ -141,8 +143,14 @@ class Box:
             NODE,
         )
         self.write("/etc/pip.conf", f"[global]\nno-index = true\nfind-links = {WHEELS}\n")
-        self.write("/root/.npmrc", f"registry=http://127.0.0.1:{REGISTRY_PORT}/\n//127.0.0.1:{REGISTRY_PORT}/:_authToken={TOKEN}\n", "600")
-        self.write("/etc/ttyd-user-map", "# who is who\n" + "".join(f"{user}@example.test={user}\n" for user in self.users))
+        self.write(
+            "/root/.npmrc",
+            f"registry=http://127.0.0.1:{REGISTRY_PORT}/\n//127.0.0.1:{REGISTRY_PORT}/:_authToken={TOKEN}\n",
+            "600",
+        )
+        self.write(
+            "/etc/ttyd-user-map", "# who is who\n" + "".join(f"{user}@example.test={user}\n" for user in self.users)
+        )
         for user in self.users:
             self.write(f"/etc/t3-serve/{user}.env", f"T3_PORT={self.ports[user]}\n")
             self.give(user, databases[user])
@@ -150,9 +158,14 @@ class Box:
             self.write(f"/etc/systemd/system/{name}", textwrap.dedent(text).lstrip())
         self.run("systemctl", "daemon-reload")
         self.publish(version, behaviour)
-        self.lab("from t3flow.sandbox.registry import Registry; import sys; Registry(Path('/srv/registry')).require_token(sys.argv[1])", TOKEN)
+        self.lab(
+            "from t3flow.sandbox.registry import Registry; import sys; Registry(Path('/srv/registry')).require_token(sys.argv[1])",
+            TOKEN,
+        )
         self.run("systemctl", "enable", "--now", "lab-registry.service")
-        self.until(lambda: self.try_run("npm", "view", f"t3@{version}", "version").returncode == 0, "the registry answers")
+        self.until(
+            lambda: self.try_run("npm", "view", f"t3@{version}", "version").returncode == 0, "the registry answers"
+        )
         self.run("npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{version}")
         servers = [f"t3-serve@{user}.service" for user in self.users]
         self.run("systemctl", "enable", "--now", "t3-dispatch.service", *servers)
@@ -185,7 +198,16 @@ class Box:
 
     def pairs(self, user: str) -> bool:
         """Whether a browser of this user's is paired by the dispatch."""
-        said = self.try_run("curl", "-s", "-i", "-m", "20", "-H", f"X-authentik-username: {user}@example.test", f"http://127.0.0.1:{DISPATCH_PORT}/").stdout
+        said = self.try_run(
+            "curl",
+            "-s",
+            "-i",
+            "-m",
+            "20",
+            "-H",
+            f"X-authentik-username: {user}@example.test",
+            f"http://127.0.0.1:{DISPATCH_PORT}/",
+        ).stdout
         return said.startswith("HTTP/1.1 302") and "t3_session=" in said
 
     # t3flow ---------------------------------------------------------------------------------------------------------
