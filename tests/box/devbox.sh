@@ -150,7 +150,7 @@ init() {          # PID 1 in the new namespaces, still on the host's root
   [ "$NET" = host ] || ip link set lo up
   hostname "$NAME"
   if [ ! -e "$S/upper/etc/devbox" ]; then            # first boot of this disk
-    rm -rf "$R"/etc/systemd/system/* "$R"/etc/rc?.d/S* "$R"/var/log/journal "$R"/home/*
+    rm -rf "$R"/etc/systemd/system/* "$R"/etc/rc?.d/S* "$R"/var/log/journal "$R"/home/* "$R"/var/tmp/*
     mkdir -p "$R/var/log/journal" "$R/etc/systemd/journald.conf.d" "$R/etc/tmpfiles.d"
     ln -sf /dev/null "$R/etc/tmpfiles.d/tmp.conf"
     printf '[Journal]\nStorage=persistent\nReadKMsg=no\nRateLimitIntervalSec=0\n' > "$R/etc/systemd/journald.conf.d/devbox.conf"

@@ -54,7 +54,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "wanted.txt").write_text(re.sub(r" ; python_full_version < '[\d.]+'", "", lines))
     words = ["--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version, "--require-hashes"]
     words += ["--dest", str(folder), "--requirement", str(folder / "wanted.txt")]
-    subprocess.run([sys.executable, "-m", "pip", "download", *words], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "download", *words], check=True, stderr=subprocess.PIPE)
     (folder / "packaging.zip").symlink_to(next(folder.glob("packaging-*.whl")).name)
     return folder
 
