@@ -6,7 +6,9 @@ the user, and t3 as a global npm install. Registry and dispatch are those of the
 
 import json
 import os
+import re
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -258,3 +260,22 @@ class Box:
             version,
         )
         self.run("systemctl", "start", "t3flow")
+
+
+def fetch_wheels(folder: Path) -> Path:
+    """Fills a folder with the packages that an installation needs, for the Python that a box has; returns it."""
+    asked = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}  # as in the box
+    version = subprocess.run(asked, env=clean, capture_output=True, text=True, check=True).stdout.strip()
+    wanted = (ROOT / "deploy/requirements.txt").read_text()
+    wanted = re.sub(r"(?m)^\S+ ; sys_platform == 'win32'.*\n(?:    .*\n)*", "", wanted)
+    wanted = re.sub(r" ; python_full_version < '[\d.]+'", "", wanted)  # pip would ask the Python that it runs on
+    (folder / "wanted.txt").write_text(wanted)
+    words = ["--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version, "--require-hashes"]
+    words += ["--dest", str(folder), "--requirement", str(folder / "wanted.txt")]
+    fetched = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *words], capture_output=True, text=True, check=False
+    )
+    assert fetched.returncode == 0, fetched.stderr[-3000:]
+    (folder / "packaging.zip").symlink_to(next(folder.glob("packaging-*.whl")).name)
+    return folder

@@ -6,7 +6,6 @@ Real units, users, journald, npm and power cuts. Each scene begins where the one
 import base64
 import json
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import ROOT, SOURCE, TOKEN, Box
+from box import ROOT, SOURCE, TOKEN, Box, fetch_wheels
 
 DATA = ROOT / "tests/data"
 ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
@@ -27,7 +26,7 @@ SETTINGS = {
     "quiet_seconds": "2",
     "window": '""',
     "max_check_interval_s": "5",
-    "verify_timeout_s": "10",
+    "verify_timeout_s": "8",
     "seeds": '"largest"',
     "order": '"map_order"',
     "retry_for_s": "10",
@@ -44,19 +43,7 @@ MAX_SECONDS_TO_FIRST_BUMP = 120
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages that an installation needs, for the Python of the box."""
-    folder = tmp_path_factory.mktemp("wheels")
-    version = subprocess.run(
-        ["/usr/bin/env", "-i", "PATH=/usr/local/bin:/usr/bin", "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    lines = (ROOT / "deploy/requirements.txt").read_text()
-    lines = re.sub(r"(?m)^\S+ ; sys_platform == 'win32'.*\n(?:    .*\n)*", "", lines)
-    (folder / "wanted.txt").write_text(re.sub(r" ; python_full_version < '[\d.]+'", "", lines))
-    words = ["--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", version, "--require-hashes"]
-    words += ["--dest", str(folder), "--requirement", str(folder / "wanted.txt")]
-    subprocess.run([sys.executable, "-m", "pip", "download", *words], check=True, stderr=subprocess.PIPE)
-    (folder / "packaging.zip").symlink_to(next(folder.glob("packaging-*.whl")).name)
-    return folder
+    return fetch_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="module")
@@ -413,9 +400,9 @@ def test_an_upgrade_that_cannot_read_the_settings_changes_nothing(box: Box) -> N
 def test_a_consumer_that_hangs_is_restarted(box: Box) -> None:
     """The watchdog: held still, it says nothing more, and systemd starts another. One that says why it cannot start is not tried for ever."""
     box.write(
-        "/run/systemd/system/t3flow.service.d/quick.conf", "[Service]\nWatchdogSec=6\nTimeoutAbortSec=2\nRestartSec=1\n"
+        "/run/systemd/system/t3flow.service.d/quick.conf", "[Service]\nWatchdogSec=5\nTimeoutAbortSec=2\nRestartSec=1\n"
     )
-    box.sh("systemctl daemon-reload; systemctl restart t3flow; sleep 7")
+    box.sh("systemctl daemon-reload; systemctl restart t3flow; sleep 6")
     pid = main_pid(box, "t3flow")
     assert box.run("systemctl", "show", "t3flow", "--value", "--property=NRestarts").strip() == "0"
     box.run("kill", "-STOP", pid)
