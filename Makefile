@@ -2,14 +2,21 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test lint format bench requirements clean
+.PHONY: demo test box lint format bench requirements clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox
 	@$(BIN)/t3flow demo
 
 test: $(VENV)/.ready lint  ## everything that CI runs
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal --ignore=tests/box $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory box)
+
+box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
+	@sh tests/box/prepare.sh
+	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX)
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .
@@ -23,10 +30,10 @@ format: $(VENV)/.ready
 bench: $(VENV)/.ready  ## figures, as ratios to a reference measured in the same run
 	@for each in bench/[a-z]*.py; do $(BIN)/python $$each || exit 1; done
 
-requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash
+requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash: for work on it, and for hosts
 	@$(BIN)/python -m pip install -q uv
-	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --extra test pyproject.toml -o requirements.txt
+	@$(COMPILE) --upgrade --extra test pyproject.toml -o requirements.txt
+	@echo hatchling | $(COMPILE) -c requirements.txt pyproject.toml - -o deploy/requirements.txt
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@sh tools/setup.sh $(VENV) $(PYTHON)

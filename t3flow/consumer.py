@@ -19,6 +19,7 @@ from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.host import freeze, records
 from t3flow.host.host import Host, open_host, take_charge
+from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
 from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 
@@ -67,6 +68,7 @@ class Worker(Consumer):  # type: ignore[misc]
     engine: Engine
 
     def stop(self, graceful: bool = False) -> None:
+        notify("STOPPING=1", "STATUS=letting what is in hand come to a safe point")
         self.engine.stop()
         super().stop(graceful)
 
@@ -78,7 +80,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
     host = open_host(settings, journal, hint=engine.hint)
     take_charge(host)
     periodic.register(engine, host)
-    engine.watchers.append(queue_watch(engine, host))
+    engine.watchers += [queue_watch(engine, host), status_watch(engine, host)]
     return engine, host
 
 
@@ -101,6 +103,7 @@ def consume(settings: Settings) -> None:
         journal = open_journal(settings, create=True)
         engine, host = build(settings, journal)
         introduce(host)
+        notify("STATUS=ending what a consumer that died may have left")
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
@@ -117,6 +120,7 @@ def consume(settings: Settings) -> None:
             shutdown_timeout=SHUTDOWN_SECONDS,
         )
         worker.engine = engine
+        notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
 

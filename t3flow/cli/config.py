@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from t3flow import settings as settings_module
-from t3flow.cli.base import Commands, as_json, dump, settings, table
+from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
 
 
 @click.group(cls=Commands)
@@ -14,12 +14,25 @@ def config() -> None:
 
 
 @config.command()
+@click.argument("key", required=False)
+@click.option("--commented", is_flag=True, help="A settings file with every key and its default, commented out.")
 @as_json
-def show(as_json: bool) -> None:
-    """The settings in force and where each came from. Example: t3flow config show --json"""
+def show(key: str | None, commented: bool, as_json: bool) -> None:
+    """The settings in force and where each came from; of one KEY the value alone. Example: t3flow config show paths.launcher"""
+    if commented:
+        from t3flow.settings_text import commented as text
+
+        click.echo(text(), nl=False)
+        return
     described = settings_module.describe(settings())
+    if key is not None:
+        described = [entry for entry in described if entry.key == key]
+        if not described:
+            raise UsageError(f"there is no setting {key!r}; t3flow config show lists them all")
     if as_json:
         dump({entry.key: {"value": entry.value, "source": entry.source} for entry in described})
+    elif key is not None:
+        click.echo(described[0].value)
     else:
         table(["key", "value", "source"], [[entry.key, str(entry.value), entry.source] for entry in described])
 

@@ -204,15 +204,16 @@ class Engine:
         return str(rows[0][0]) if rows else self._standing_signal(run)
 
     def watch(self) -> None:
-        """Until the engine stops: hands signals to steps under way and to sleeping runs, and calls the watchers."""
+        """Until the engine stops: hands signals to steps under way and to sleeping runs, and calls the watchers.
+
+        One that fails keeps none of the others from its work.
+        """
         while not self.stopping.wait(WATCH_SECONDS):
-            try:
-                self._return_to_queue()
-                self.deliver()
-                for watcher in self.watchers:
-                    watcher()
-            except Exception:
-                logger.opt(exception=True).error("the watcher failed; it goes on")
+            for look in (self._return_to_queue, self.deliver, *self.watchers):
+                try:
+                    look()
+                except Exception:
+                    logger.opt(exception=True).error("the watcher failed; it goes on")
 
     def _return_to_queue(self) -> None:
         """Once a queue that was away answers, puts back what it lost."""

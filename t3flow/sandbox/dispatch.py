@@ -11,6 +11,7 @@ import argparse
 import http.client
 import json
 import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -19,6 +20,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from t3flow.errors import T3flowError
+from t3flow.host.accounts import AccountError, account, command_as, is_root
 from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 from t3flow.sandbox.users import UserError, base_dir_of, environment_of, port_of
 from t3flow.usermap import UserMapError, read_user_map
@@ -27,6 +29,7 @@ USER_HEADER = "X-authentik-username"
 COOKIE = "t3_session"
 PAIR_ENDPOINTS = ("/api/auth/browser-session", "/api/auth/bootstrap")
 MINT_SECONDS, EXCHANGE_SECONDS, PROXY_SECONDS = 15.0, 5.0, 30.0
+STDERR = Path("-")
 NOT_HANDED_ON = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "host"}
 
 
@@ -49,10 +52,12 @@ class Places:
 
 
 def mint(places: Places, user: str) -> str:
-    """A credential for a user's server, from `t3 auth pairing create` run on the user's behalf. Raises PairingError."""
+    """A credential for a user's server, from `t3 auth pairing create` run on the user's behalf, by root as the user. Raises PairingError."""
     base_dir = base_dir_of(places.base_dir, user)
     home = base_dir_of(places.home, user) if places.home else base_dir.parent
     command = [str(places.launcher), "auth", "pairing", "create", "--base-dir", str(base_dir), "--ttl", "5m", "--json"]
+    if is_root():
+        command = command_as(account(user), command)
     # Into files, not pipes: a pipe would stay open for as long as anything below a minting that hangs.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -126,8 +131,12 @@ class Dispatch(LocalServer):
 
     def log(self, line: str) -> None:
         """Adds a line to the log, whole whatever other requests do."""
-        with self._log_lock, self.places.log.open("a") as file:
-            file.write(line + "\n")
+        with self._log_lock:
+            if self.places.log == STDERR:
+                print(line, file=sys.stderr, flush=True)
+                return
+            with self.places.log.open("a") as file:
+                file.write(line + "\n")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -149,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         except PairingError as error:
             self.server.log(str(error))
             self._text(502, "pairing failed")
-        except (UserError, UserMapError) as error:
+        except (UserError, UserMapError, AccountError) as error:
             self.server.log(f"dispatch: {error}")
             self._text(502, "the server is not known")
 
@@ -219,7 +228,7 @@ def main() -> None:
     parser.add_argument("--launcher", type=Path, required=True, help="the t3 that mints")
     parser.add_argument("--base-dir", required=True, help="template with {user}")
     parser.add_argument("--home-template", default="", help="template with {user}; else the base dir's parent")
-    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True, help="a file, or - for stderr")
     parser.add_argument("--pair-endpoint", action="append", help="repeated: those to try, in order")
     parser.add_argument("--mint-timeout-seconds", type=float, default=MINT_SECONDS)
     given = parser.parse_args()

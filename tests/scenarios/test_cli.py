@@ -9,6 +9,7 @@ import pytest
 from scenes import FIRST, NEXT, bump
 
 from t3flow.sandbox.host import Sandbox
+from t3flow.settings_text import commented
 
 COMMANDS = [
     "consumer",
@@ -102,6 +103,12 @@ def test_config_show_and_check(idle_box: Sandbox, tmp_path: Path) -> None:
     line = next(line for line in said.stdout.splitlines() if line.startswith("gate.port"))
     assert "4567" in line
     assert "T3FLOW_GATE__PORT" in line
+    said = idle_box.t3flow("config", "show", "gate.port")
+    assert (said.returncode, said.stdout) == (0, "4567\n")
+    assert idle_box.document("config", "show", "gate.port")["gate.port"]["value"] == 4567
+    said = idle_box.t3flow("config", "show", "gate.prot")
+    assert (said.returncode, "gate.prot" in one_line(said.stderr)) == (2, True)
+    assert idle_box.t3flow("config", "show", "--commented").stdout == commented()
     del idle_box.environment["T3FLOW_GATE__PORT"]
     assert idle_box.t3flow("config", "check", str(idle_box.config)).returncode == 0
     bad = tmp_path / "bad.toml"

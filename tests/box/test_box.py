@@ -1,0 +1,466 @@
+"""From a clean host with systemd to a running tracker, and off again: one box, its scenes in the order of a host's life.
+
+Real units, users, journald, npm and power cuts. Each scene begins where the one before it ended.
+"""
+
+import base64
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from box import ROOT, SOURCE, TOKEN, Box, fetch_wheels
+
+DATA = ROOT / "tests/data"
+ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
+FIRST = "0.0.24"
+GOOD, BUSY, BAD, CUT, UPGRADED = (
+    f"0.0.25-nightly.2026060{day}.{number}" for number, day in enumerate((1, 2, 3, 4, 5), 501)
+)
+LEVEL = {"schema_level": 32}
+SETTINGS = {
+    "quiet_seconds": "2",
+    "window": '""',
+    "max_check_interval_s": "5",
+    "verify_timeout_s": "8",
+    "seeds": '"largest"',
+    "order": '"map_order"',
+    "retry_for_s": "10",
+}
+WHAT_IT_SEES = """
+const fs = require('fs'), found = {uid: process.getuid(), groups: process.getgroups(), environment: JSON.stringify(process.env), read: []}
+for (const path of ['/root/.npmrc', '/var/lib/t3flow/queue.key', '/home/ada/.t3/userdata/state.sqlite', '/etc/shadow', '/proc/1/environ'])
+  try { fs.readFileSync(path); found.read.push(path) } catch {}
+fs.writeFileSync('seen.json', JSON.stringify(found))
+"""
+MAX_SECONDS_TO_FIRST_BUMP = 120
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages that an installation needs, for the Python of the box."""
+    return fetch_wheels(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
+    """The machine that all scenes are played on. Should one fail, the service's log is shown."""
+    box = Box(ALL, wheels)
+    try:
+        box.boot()
+        box.set_up(FIRST, dict.fromkeys(ALL, DATA / "state-level30.sqlite"), {"schema_level": 30})
+        yield box
+    finally:
+        if request.session.testsfailed:
+            print(box.try_run("journalctl", "--no-pager", "-u", "t3flow", "-n", "150").stdout, file=sys.stderr)
+        box.close()
+
+
+def bump(box: Box, *words: str) -> dict[str, Any]:
+    """`t3flow enqueue bump --wait`, to its end."""
+    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words)
+    return document
+
+
+def results(document: dict[str, Any]) -> dict[str, str]:
+    """What became of each user."""
+    return {user: entry["result"] for user, entry in document["users"].items()}
+
+
+def everybody_is_well(box: Box, *versions: str) -> None:
+    """Ada, Grace and Linus run these versions (one: all do), and pair."""
+    wanted = dict(zip(ALL, versions * (3 // len(versions)), strict=True))
+    shown = box.document("status")["users"]
+    assert {user: (shown[user]["running_version"], shown[user]["active"]) for user in ALL} == {
+        user: (version, True) for user, version in wanted.items()
+    }
+    assert all(box.pairs(user) for user in ALL)
+
+
+def logged(box: Box, since: str) -> str:
+    """What t3flow's service has logged since a cursor."""
+    return box.run("journalctl", "--no-pager", "-o", "cat", "-u", "t3flow", f"--after-cursor={since}")
+
+
+def cursor(box: Box) -> str:
+    """Where the journal is now."""
+    return box.run("journalctl", "-n", "0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
+
+
+def status_text(box: Box) -> str:
+    """What systemctl shows of what t3flow waits for."""
+    return box.run("systemctl", "show", "t3flow", "--value", "--property=StatusText")
+
+
+def main_pid(box: Box, unit: str) -> str:
+    """The first process of a unit."""
+    return box.run("systemctl", "show", unit, "--value", "--property=MainPID").strip()
+
+
+# Installing ---------------------------------------------------------------------------------------------------------
+
+
+def documented(heading: str) -> list[str]:
+    """The lines to type that docs/install.md has below a heading, as root."""
+    text = (ROOT / "docs/install.md").read_text().partition(heading)[2]
+    return re.findall(r"(?m)^# (.+)$", re.search(r"```console\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+
+
+def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
+    """From the first line typed to the first verified bump in under two minutes; nothing is restarted before the bump."""
+    began = time.monotonic()
+    lines = documented("# Installing t3flow")
+    assert len(lines) <= 5
+    assert [line.partition(" ")[0] for line in lines] == [
+        "git",
+        f"{SOURCE}/deploy/install.sh",
+        "editor",
+        "t3flow",
+        "t3flow",
+    ]
+    said = box.sh(lines[1])
+    assert "t3flow adopt" in said
+    for key, value in SETTINGS.items():  # the third line
+        box.sh(
+            'sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml; grep -q "^$1 = " /etc/t3flow/config.toml',
+            key,
+            value,
+        )
+    pids = [main_pid(box, f"t3-serve@{user}") for user in ALL]
+    box.adopt(FIRST)
+    assert [main_pid(box, f"t3-serve@{user}") for user in ALL] == pids
+    installed = time.monotonic() - began
+
+    box.sh(f"systemd-run --quiet --unit=eyes python3 {SOURCE}/tests/box/eyes.py /srv/eyes")
+    program = base64.b64encode(WHAT_IT_SEES.encode()).decode()
+    script = f"node -e \"eval(Buffer.from('{program}', 'base64').toString())\""
+    box.publish(GOOD, LEVEL, manifest={"scripts": {"install": script}})
+    done = bump(box)
+    assert (done["outcome"], results(done)) == ("updated", dict.fromkeys(ALL, "restarted")), done
+    took = time.monotonic() - began
+    print(f"\ninstalled and adopted in {installed:.0f} s, first verified bump after {took:.0f} s")
+    assert took < MAX_SECONDS_TO_FIRST_BUMP
+    everybody_is_well(box, GOOD)
+
+
+def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
+    """Install scripts and trials ran as t3flow in scopes of their own, servers and mintings as their users; nothing of it saw root's token."""
+    seen = json.loads(box.sh('cat "/opt/t3/versions/$1/node_modules/t3/seen.json"', GOOD))
+    gate_uid = int(box.run("id", "-u", "t3flow"))
+    assert (seen["uid"], seen["read"]) == (gate_uid, [])
+    assert gate_uid != 0
+    assert TOKEN not in seen["environment"]
+    assert json.dumps(seen["groups"]) in (f"[{gate_uid}]", "[]", f"[{box.run('id', '-g', 't3flow').strip()}]")
+
+    noted = [json.loads(line) for line in box.run("cat", "/srv/eyes").splitlines()]
+    ours = [note for note in noted if any(f"/opt/t3/versions/{GOOD}/" in word for word in note["words"][:2])]
+    uids = {user: int(box.run("id", "-u", user)) for user in ALL}
+    assert {note["uid"] for note in ours} == {gate_uid, *uids.values()}
+    tried = [note for note in ours if note["uid"] == gate_uid]
+    assert tried
+    assert all(re.search(r":/system\.slice/run-\w+\.scope$", note["groups"], re.MULTILINE) for note in tried), tried
+    installs = [
+        note
+        for note in noted
+        if "rebuild" in note["words"] and "--offline" in note["words"] and note["words"][0] == "node"
+    ]
+    assert {note["uid"] for note in installs} <= {gate_uid}
+
+    box.try_run(
+        f"/opt/t3/versions/{GOOD}/.node", f"/opt/t3/versions/{GOOD}/node_modules/.bin/t3", "--version"
+    )  # the control
+    box.until(
+        lambda: f'{{"uid": 0, "words": ["/opt/t3/versions/{GOOD}/.node' in box.run("cat", "/srv/eyes"),
+        "root is seen doing so",
+    )
+    box.run("systemctl", "stop", "eyes")
+    refused = box.try_run("/usr/bin/t3", "auth", "pairing", "create")
+    assert (refused.returncode, "not as root" in refused.stderr) == (77, True)
+
+
+def test_everything_belongs_to_whom_it_must(box: Box) -> None:
+    """Databases their users', snapshots and slots root's, the journal nobody else's; and no user reads what is not theirs."""
+    stat = lambda *paths: box.sh('stat -c "%U %a" "$@"', *paths).splitlines()  # noqa: E731
+    for user in ALL:
+        assert stat(f"/home/{user}/.t3/userdata/state.sqlite") == [f"{user} 644"]
+        assert set(box.sh('stat -c "%U %a" /var/backups/t3-state/"$1"/*', user).splitlines()) == {"root 600"}
+    assert stat("/var/backups/t3-state", "/var/backups/t3-state/ada") == ["root 711", "root 700"]
+    assert stat("/var/lib/t3flow", "/var/lib/t3flow/journal.db", "/var/lib/t3flow/queue.key") == [
+        "root 700",
+        "root 600",
+        "root 600",
+    ]
+    assert stat("/opt/t3/versions", "/usr/bin/t3", "/opt/t3flow") == ["root 755", "root 755", "root 755"]
+    assert (
+        box.run(
+            "find", "/opt/t3", "/opt/t3flow", "(", "!", "-user", "root", "-o", "!", "-type", "l", "-perm", "/022", ")"
+        )
+        == ""
+    )
+    for path in ("/var/backups/t3-state/ada", "/var/lib/t3flow/journal.db", "/var/lib/t3flow/queue.key"):
+        for user in (GRACE, "t3flow"):
+            assert box.try_run("runuser", "-u", user, "--", "ls", path).returncode != 0 or "journal" in path
+            assert box.try_run("runuser", "-u", user, "--", "cat", path).returncode != 0, (user, path)
+
+
+def test_the_units_are_clean(box: Box) -> None:
+    """`systemd-analyze verify` says nothing; the exposure is what the docs state; the status text says what is waited for."""
+    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3-serve@ada.service")
+    assert (verified.stdout, verified.stderr) == ("", "")
+    box.sh('sed "s/^WatchdogSec/Watchdog/" /usr/local/lib/systemd/system/t3flow.service > /run/wrong.service')
+    assert "Unknown key" in box.try_run("systemd-analyze", "verify", "/run/wrong.service").stderr  # the control
+    exposure = re.search(
+        r"for t3flow.service: ([\d.]+)", box.run("systemd-analyze", "security", "--no-pager", "t3flow")
+    )
+    stated = re.search(r"security t3flow` says ([\d.]+)", (ROOT / "docs/install.md").read_text())
+    assert exposure
+    assert stated
+    assert float(exposure[1]) <= float(stated[1])
+    box.until(lambda: re.search(r"next bump \w{3} \d\d:\d\d", status_text(box)), "the status says what is next")
+    assert box.run("systemctl", "show", "t3-serve@ada", "--value", "--property=SuccessExitStatus").strip() == "130 143"
+
+
+LIMITS = """
+import os, sys, time
+from pathlib import Path
+from t3flow import settings
+from t3flow.consumer import open_journal
+from t3flow.host import cells
+from t3flow.host.host import open_host
+read = settings.load(None, {})
+host = open_host(read, open_journal(read))
+given = cells.isolation(host)
+assert given.is_whole and not given.missing, given
+words = cells.words(host, given, own_network=True)
+finished = host.children.run([*words, *cells.python("t3flow.cell.watch")[:4], "-c", sys.argv[1]], environment=cells.environment(), timeout_seconds=60)
+print(finished.code, finished.stdout.decode()[-300:], finished.stderr.decode()[-300:])
+"""
+TAKES_MEMORY = """
+import os, time
+for number in range(6):
+    if os.fork() == 0:
+        taken = bytearray(600 * 1024**2)
+        time.sleep(2)
+        os._exit(0)
+codes = [os.wait()[1] for _ in range(6)]
+print("killed", sum(code == 9 for code in codes))
+"""
+TAKES_PROCESSES = """
+import os, signal
+pids = []
+try:
+    for number in range(800):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        pids.append(pid)
+except OSError as error:
+    print("refused after", len(pids), error)
+for pid in pids:
+    os.kill(pid, 9)
+"""
+BURNS = """
+import os, time
+for number in range(os.cpu_count() - 1):
+    if os.fork() == 0:
+        break
+began, used = time.monotonic(), time.process_time()
+while time.monotonic() - began < 2:
+    pass
+print("cores", os.cpu_count(), "of mine", round(time.process_time() - used, 1))
+"""
+
+
+def test_the_limits_of_a_trial_bind(box: Box) -> None:
+    """Memory, tasks and processors of a cell are its scope's: what takes more is killed, refused or slowed."""
+    assert int(re.search(r"killed (\d)", box.inside(LIMITS, TAKES_MEMORY))[1]) >= 1  # type: ignore[index]
+    assert 400 < int(re.search(r"refused after (\d+)", box.inside(LIMITS, TAKES_PROCESSES))[1]) < 513  # type: ignore[index]
+    said = re.findall(r"cores (\d+) of mine ([\d.]+)", box.inside(LIMITS, BURNS))
+    assert said
+    used = sum(float(mine) for _, mine in said)
+    assert used < 2 * max(1, int(said[0][0]) // 2) * 1.3, said
+
+
+# A host's life ------------------------------------------------------------------------------------------------------
+
+
+def standin(box: Box, user: str, path: str, **body: Any) -> None:
+    """Makes a user's server do what a person would."""
+    url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
+    box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", json.dumps(body), url)
+
+
+def test_who_is_at_work_is_moved_after_a_reboot(box: Box) -> None:
+    """Grace's agent works: she is deferred, and everybody else moved. The reboot ends her turn, and her task goes on after it."""
+    standin(box, GRACE, "turn/start", agent="claude")
+    box.publish(BUSY, LEVEL)
+    done = bump(box)
+    assert results(done) == {ADA: "restarted", GRACE: "deferred", LINUS: "restarted"}, done
+    everybody_is_well(box, BUSY, GOOD, BUSY)
+    box.until(lambda: "grace waits: " in status_text(box), "the status names her")
+    box.reboot()
+    box.until(lambda: box.document("deferrals") == [], "her deferral is over", 60)
+    everybody_is_well(box, BUSY)
+
+
+def test_a_bad_build_is_taken_back_and_the_alerts_would_fire(box: Box) -> None:
+    """It passes the gate and fails in place at the first user: database and program back, frozen; no other server was touched."""
+    rule = {"fault": "pairing_500", "when": {"not_scratch": True}}
+    box.publish(BAD, {"schema_level": 33, "rules": [rule]})
+    since = cursor(box)
+    pids = {user: main_pid(box, f"t3-serve@{user}") for user in ALL}
+    done = bump(box)
+    assert done["outcome"] == "rolled_back", done
+    touched = [user for user, result in results(done).items() if result == "rolled_back"]
+    assert len(touched) == 1
+    assert {user: main_pid(box, f"t3-serve@{user}") for user in ALL if user not in touched} == {
+        user: pid for user, pid in pids.items() if user not in touched
+    }
+    everybody_is_well(box, BUSY)
+    assert "rolled back" in box.run("cat", "/etc/t3-autoupdate.freeze") or box.document("status")["frozen"]
+    lines = logged(box, since).splitlines()
+    for name, fires in {
+        "T3AutoUpdateRolledBack": True,
+        "T3AutoUpdateFrozen": True,
+        "T3AutoUpdateRollbackFailed": False,
+    }.items():
+        assert any(re.search(pattern_of(name), line) for line in lines) is fires, name
+    said = box.run("journalctl", "--no-pager", "-o", "cat", "-u", "t3-dispatch").splitlines()
+    assert sum(bool(re.search(pattern_of("T3PairingBroken"), line)) for line in said) > 3
+    assert "FROZEN: " in box.until(lambda: "FROZEN" in status_text(box) and status_text(box), "the status says so")
+    assert (bump(box)["outcome"], box.t3flow("unfreeze").returncode) == ("frozen", 0)
+
+
+def pattern_of(alert: str) -> str:
+    """What an alert looks for in the log."""
+    text = (ROOT / "deploy/alerts.yml").read_text().partition(f"alert: {alert}\n")[2]
+    return re.search(r"\|~ `([^`]+)`", text)[1]  # type: ignore[index]
+
+
+def test_a_power_cut_in_mid_canary_loses_nothing(box: Box) -> None:
+    """The power goes between the assignment of the first user and her pairing; after the boot the run goes on and ends well."""
+    box.publish(
+        CUT, {**LEVEL, "rules": [{"fault": "slow_start", "seconds": 4, "when": {"not_scratch": True, "user": ADA}}]}
+    )
+    run = json.loads(box.t3flow("enqueue", "bump", "--json").stdout)["run"]
+
+    def steps() -> list[str]:
+        return [event["step"] for event in box.document("show", run)["events"] if event["kind"] == "completed"]
+
+    box.until(lambda: "assign_version" in steps(), "the first user is assigned", 60, every_seconds=0.1)
+    assert "verify_user" not in steps()
+    box.lose_power()
+    box.boot()
+    ended = box.until(
+        lambda: (found := box.document("show", run))["status"] != "running" and found, "the run has ended", 90
+    )
+    assert ended["outcome"] == "updated", ended
+    everybody_is_well(box, CUT)
+    assert box.run("sh", "-c", "ls -A /var/tmp | grep -v systemd || true") == ""
+
+
+def test_an_upgrade_takes_over_a_run_in_flight(box: Box) -> None:
+    """install.sh again, in the middle of a gate: the consumer lets go within seconds, the next one ends the run. Killed in between, it is run again."""
+    box.publish(UPGRADED, LEVEL)
+    program = box.run("readlink", "/opt/t3flow/current")
+    run = json.loads(box.t3flow("enqueue", "bump", "--json").stdout)["run"]
+    box.until(lambda: "try_on" in json.dumps(box.document("show", run)["events"]), "the gate is at work")
+    began = time.monotonic()
+    box.run("systemctl", "restart", "t3flow")
+    assert time.monotonic() - began < 10
+    box.try_run("timeout", "-s", "KILL", "3", f"{SOURCE}/deploy/install.sh")
+    assert box.run("readlink", "/opt/t3flow/current") == program
+    said = box.run(f"{SOURCE}/deploy/install.sh")
+    assert "adopt" not in said
+    assert box.run("readlink", "/opt/t3flow/current") != program
+    assert len(box.run("ls", "-d", *box.sh("echo /opt/t3flow/program-*").split()).split()) == 2
+    ended = box.until(
+        lambda: (found := box.document("show", run))["status"] != "running" and found, "the run has ended", 90
+    )
+    assert ended["outcome"] == "updated", ended
+    everybody_is_well(box, UPGRADED)
+    assert f"quiet_seconds = {SETTINGS['quiet_seconds']}" in box.run("cat", "/etc/t3flow/config.toml")
+
+
+def test_an_upgrade_that_cannot_read_the_settings_changes_nothing(box: Box) -> None:
+    """One line says what is wrong, and the consumer that runs goes on."""
+    before = (box.run("readlink", "/opt/t3flow/current"), main_pid(box, "t3flow"))
+    box.sh("cp /etc/t3flow/config.toml /root/; echo nonsense >> /etc/t3flow/config.toml")
+    refused = box.try_run(f"{SOURCE}/deploy/install.sh")
+    assert refused.returncode == 1
+    assert "/etc/t3flow/config.toml: not TOML" in refused.stderr
+    assert (box.run("readlink", "/opt/t3flow/current"), main_pid(box, "t3flow")) == before
+    box.run("mv", "/root/config.toml", "/etc/t3flow/config.toml")
+
+
+def test_a_consumer_that_hangs_is_restarted(box: Box) -> None:
+    """The watchdog: held still, it says nothing more, and systemd starts another. One that says why it cannot start is not tried for ever."""
+    box.write(
+        "/run/systemd/system/t3flow.service.d/quick.conf", "[Service]\nWatchdogSec=5\nTimeoutAbortSec=2\nRestartSec=1\n"
+    )
+    box.sh("systemctl daemon-reload; systemctl restart t3flow; sleep 6")
+    pid = main_pid(box, "t3flow")
+    assert box.run("systemctl", "show", "t3flow", "--value", "--property=NRestarts").strip() == "0"
+    box.run("kill", "-STOP", pid)
+    box.until(lambda: main_pid(box, "t3flow") not in ("0", pid), "another consumer runs", 20)
+    box.sh("rm -r /run/systemd/system/t3flow.service.d; systemctl daemon-reload; systemctl restart t3flow")
+    assert bump(box)["outcome"] == "up_to_date"
+
+
+def test_a_rollback_asked_for_in_a_session_survives_its_end(box: Box) -> None:
+    """The request comes from below Ada's own server, which the rollback ends; it goes on. Everybody is back, their newer data kept aside."""
+    script = """
+      group=$(systemctl show "t3-serve@$1" --value --property=ControlGroup)
+      for top in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
+        if [ -e "$top$group/cgroup.procs" ]; then echo $$ > "$top$group/cgroup.procs"; fi
+      done
+      exec t3flow enqueue rollback --to "$2" --wait"""
+    asked = box.try_run("sh", "-euc", script, "sh", ADA, BUSY)
+    assert asked.returncode in (130, 137, 143), asked  # it ended with the session
+    ended = box.until(
+        lambda: [run for run in box.document("runs") if run["workflow"] == "rollback" and run["status"] != "running"],
+        "it has ended",
+        90,
+    )
+    assert ended[0]["outcome"] == "done", ended
+    everybody_is_well(box, BUSY)
+    assert box.document("status")["frozen"]
+    box.t3flow("unfreeze")
+
+
+# Off again ----------------------------------------------------------------------------------------------------------
+
+
+def test_uninstalling_leaves_plain_t3(box: Box) -> None:
+    """No server is stopped; they run on, and start again, on a t3 that needs nothing of t3flow. What was kept is said, and is there."""
+    pids = {user: main_pid(box, f"t3-serve@{user}") for user in ALL}
+    (line,) = documented("## Taking it off")
+    said = box.run(line)
+    assert {user: main_pid(box, f"t3-serve@{user}") for user in ALL} == pids
+    assert f"/usr/bin/t3 is plain t3 {BUSY} now" in said
+    for path in (
+        "/opt/t3flow",
+        "/usr/local/bin/t3flow",
+        "/usr/local/lib/systemd/system/t3flow.service",
+        "/usr/local/lib/sysusers.d/t3flow.conf",
+    ):
+        assert box.try_run("ls", path).returncode != 0, path
+    assert box.try_run("id", "t3flow").returncode != 0
+    for path in (
+        "/opt/t3/versions",
+        "/var/backups/t3-state",
+        "/var/lib/t3flow",
+        "/etc/t3flow",
+        "/var/lib/t3-autoupdate/last-good",
+    ):
+        assert path.removesuffix("/versions") in said
+        assert box.try_run("ls", path).returncode == 0, path
+    box.run("systemctl", "restart", *(f"t3-serve@{user}" for user in ALL))
+    box.until(lambda: all(box.pairs(user) for user in ALL), "everybody pairs on plain t3")
+    assert box.run("runuser", "-u", ADA, "--", "t3", "--version").strip() == f"t3 v{BUSY}"
+    again = box.try_run(line)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)

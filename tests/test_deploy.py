@@ -1,0 +1,145 @@
+"""What a host is given: that it says what the code does, and does what it says."""
+
+import os
+import re
+import stat
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from conftest import redis_program
+
+from t3flow import settings
+from t3flow.host import dispatch_log
+from t3flow.settings_schema import keys
+from t3flow.settings_text import commented
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+SOURCES = "".join(path.read_text() for path in (ROOT / "t3flow").rglob("*.py"))
+ALERTS = dict(re.findall(r"alert: (\w+)\n\s+expr: .*\|~ `([^`]+)`", (DEPLOY / "alerts.yml").read_text()))
+
+
+def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) -> None:
+    """As it is it is all defaults; with every # before a key taken away too, and then each key is the file's."""
+    file = tmp_path / "config.toml"
+    file.write_text(commented())
+    assert settings.check(file) == []
+    assert settings.load(file, {}).model_dump() == settings.Settings().model_dump()
+    file.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", commented()))
+    assert settings.check(file) == []
+    read = settings.load(file, {})
+    assert read.model_dump() == settings.Settings().model_dump()
+    assert read.sources == dict.fromkeys(keys(), f"file {file}")
+    tomllib.loads(commented())
+    for key in keys():
+        line = re.search(rf"(?m)^# .+; takes .+\n#{key.partition('.')[2]} = ", commented())
+        assert line, f"{key} has no comment"
+
+
+def test_the_alerts_are_those_of_old_and_one_more() -> None:
+    """Scripts and people know them by these names."""
+    known = [
+        "T3PairingBroken",
+        "T3PairFallbackHigh",
+        "T3AutoUpdateRolledBack",
+        "T3AutoUpdateRollbackFailed",
+        "T3AutoUpdateFrozen",
+    ]
+    assert list(ALERTS) == [*known, "T3GateInconclusive"]
+
+
+@pytest.mark.parametrize(
+    "name", ["T3AutoUpdateRolledBack", "T3AutoUpdateRollbackFailed", "T3AutoUpdateFrozen", "T3GateInconclusive"]
+)
+def test_an_alert_matches_what_the_code_logs(name: str) -> None:
+    """Each of its words stands in a message that some step logs."""
+    for word in ALERTS[name].split("|"):
+        assert re.search(rf'(logger\.\w+\(\s*f?"|tasks\.alert\(f?")[^"]*{word}', SOURCES), word
+
+
+def test_the_alerts_on_pairing_agree_with_the_watch_over_it() -> None:
+    """The same lines count for both; a line that is neither a failure nor a fallback counts for none."""
+    lines = {
+        "mint for ada failed: exit 1": "failure",
+        "pairing exchange for ada failed: TimeoutError at port 1": "failure",
+        "pairing for ada returned 500": "failure",
+        "paired user=ada endpoint=/api/auth/bootstrap fallback=true": "fallback",
+        "paired user=ada endpoint=/api/auth/browser-session fallback=false": None,
+        "request for ada failed: TimeoutError at port 1": None,
+    }
+    for line, kind in lines.items():
+        said = dispatch_log.said(line)
+        assert (said[0] if said else None) == kind, line
+        assert bool(re.search(ALERTS["T3PairingBroken"], line)) is (kind == "failure"), line
+        assert bool(re.search(ALERTS["T3PairFallbackHigh"], line)) is (kind == "fallback"), line
+
+
+# Redis --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_of_deploy(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """redis-server on the file of deploy/redis, with its two folders elsewhere."""
+    text = (DEPLOY / "redis/redis.conf").read_text()
+    text = text.replace("/var/lib/t3flow-redis", str(tmp_path)).replace("/etc/t3flow-redis", str(tmp_path))
+    (tmp_path / "redis.conf").write_text(text)
+    (tmp_path / "password.conf").write_text("requirepass open-sesame\n")
+    child = subprocess.Popen([redis_program(), str(tmp_path / "redis.conf")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "redis.sock").exists():
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield tmp_path, child
+    child.kill()
+    child.wait()
+
+
+def test_the_redis_of_deploy_is_nobody_elses(redis_of_deploy: tuple[Path, subprocess.Popen[bytes]]) -> None:
+    """No port, a socket for its account alone, nothing without the password; and what was written is there after a crash."""
+    folder, child = redis_of_deploy
+    listening = Path(f"/proc/{child.pid}/net/tcp").read_text() + Path(f"/proc/{child.pid}/net/tcp6").read_text()
+    ours = {os.readlink(link) for link in Path(f"/proc/{child.pid}/fd").iterdir() if link.is_symlink()}
+    assert not [line for line in listening.splitlines()[1:] if f"socket:[{line.split()[9]}]" in ours]
+    assert stat.S_IMODE((folder / "redis.sock").stat().st_mode) == 0o700
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        redis.Redis.from_url(f"unix://{folder}/redis.sock").ping()
+    known = redis.Redis.from_url(f"unix://:open-sesame@{folder}/redis.sock")
+    known.set("a", "b")
+    time.sleep(1.2)
+    child.kill()
+    child.wait()
+    assert b"open-sesame" not in (folder / "redis.conf").read_bytes()
+    assert any(b"\r\nb\r\n" in path.read_bytes() for path in folder.rglob("*.aof"))
+
+
+def test_both_ways_to_run_redis_are_the_same_redis() -> None:
+    """One file of settings, one socket; an image that is pinned, and looked after."""
+    compose, unit = (ROOT / "docker-compose.yml").read_text(), (DEPLOY / "redis/t3flow-redis.service").read_text()
+    recipe = (DEPLOY / "redis/README.md").read_text()
+    assert re.search(r"image: redis:\d+\.\d+\.\d+-\w+\n", compose)
+    assert "ports:" not in compose
+    assert "network_mode: none" in compose
+    for text in (compose, unit, recipe):
+        assert "/etc/t3flow-redis" in text
+        assert "/var/lib/t3flow-redis" in text or "StateDirectory=t3flow-redis" in text
+    (url,) = re.findall(r'url = "([^"]+)"', recipe)
+    assert settings.Settings.model_validate({"queue": {"url": url}}).queue.url == url
+
+
+@pytest.mark.parametrize(
+    "script", ["deploy/install.sh", "deploy/uninstall.sh", "tests/box/prepare.sh", "tools/setup.sh"]
+)
+def test_the_scripts_are_plain_sh(script: str) -> None:
+    """They parse; and install and uninstall refuse what they do not know with their usage, changing nothing."""
+    assert subprocess.run(["sh", "-n", str(ROOT / script)], check=False).returncode == 0
+    if script.startswith("deploy"):
+        refused = subprocess.run(["sh", str(ROOT / script), "--help"], capture_output=True, text=True, check=False)
+        assert (refused.returncode, "usage: " in refused.stderr) == (2, True)
+        not_root = subprocess.run(["sh", str(ROOT / script)], capture_output=True, text=True, check=False)
+        assert (not_root.returncode, not_root.stderr.count("\n"), "root" in not_root.stderr) == (1, 1, True)
