@@ -19,7 +19,7 @@ One TOML file, `{DEFAULT_FILE}`, or the one that `--config` or `{FILE_VARIABLE}`
 - Any key can be set in the consumer's environment, which is stronger than the file: `T3FLOW_SECTION__KEY`, such as `T3FLOW_GATE__PORT=3801`.
   Texts are taken as they are, all else as TOML writes it: `T3FLOW_SERVE__AGENT_PROCESSES='["claude", "codex"]'`.
 - The variables of the shell tracker are honoured: {{old}}. A `T3FLOW_…` for the same key is stronger; an empty one counts as not set.
-- A version is held by the first of these that there is: the consumer's environment, `t3flow pin`, `track.pin` in the file.
+- A version is held by the first of these that there is: the consumer's environment, `t3flow pin VERSION`, `track.pin` in the file.
 - Passwords in `queue.url` are shown as `***` everywhere. A file that holds one should be root's alone: `chmod 600 {DEFAULT_FILE}`.
 
 Names that end in `_s` or `_seconds` are seconds, `minutes` and `hours` what they say.
