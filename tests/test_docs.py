@@ -13,6 +13,8 @@ import click
 import pytest
 
 from t3flow.cli.root import root
+from t3flow.engine.journal import Journal
+from t3flow.engine.runs import new_run
 from t3flow.settings_schema import keys
 
 TOP = Path(__file__).parents[1]
@@ -210,21 +212,31 @@ def test_every_alert_is_explained() -> None:
     assert set(re.findall(r"alert: (\w+)", rules)) <= first_column("Alerts")
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [("t3flow unf", "unfreeze"), ("t3flow enqueue ro", "rollback"), ("t3flow enqueue bump --dr", "--dry-run")],
-)
-def test_bash_completes(typed: str, offered: str) -> None:
-    """The line that the runbook gives, in a real bash: words and options are completed."""
-    [line] = set(re.findall(r"^\$ (eval .*_T3FLOW_COMPLETE.*)$", RUNBOOK, re.MULTILINE))
-    script = f"""
-    export PATH={shlex.quote(str(PROGRAM.parent))}:$PATH
-    {line}
-    complete -p t3flow >&2
-    COMP_WORDS=({typed}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-    _t3flow_completion t3flow
-    printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == [offered], done.stderr
-    assert "_t3flow_completion t3flow" in done.stderr
+def test_bash_completes_words_and_options() -> None:
+    """The line that the runbook gives, in a real bash."""
+    offered = completed(["t3flow unf", "t3flow enqueue ro", "t3flow enqueue bump --dr"])
+    assert offered == [["unfreeze"], ["rollback"], ["--dry-run"]]
+
+
+def test_bash_completes_users_and_runs(tmp_path: Path) -> None:
+    """Users of the map that are not on the line yet, and runs of the journal; nothing, and no traceback, where there is neither."""
+    (tmp_path / "map").write_text("ada@example=ada\ngrace@example=grace\nadam@example=adam\n")
+    (tmp_path / "config.toml").write_text(f'[paths]\nuser_map = "{tmp_path}/map"\nstate_dir = "{tmp_path}"\n')
+    run = new_run(Journal(tmp_path / "journal.db", create=True), "bump", {})
+    lines = ["verify ad", "verify ada ad", "enqueue rollback --user g", "show bu"]
+    lines = [f"t3flow {line}" for line in lines]
+    assert completed(lines, str(tmp_path / "config.toml")) == [["ada", "adam"], ["adam"], ["grace"], [run]]
+    assert completed(lines, str(tmp_path / "none.toml")) == [[], [], [], []]
+
+
+def completed(lines: list[str], config: str = "") -> list[list[str]]:
+    """What bash offers for the last word of each line."""
+    [documented] = set(re.findall(r"^\$ (eval .*_T3FLOW_COMPLETE.*)$", RUNBOOK, re.MULTILINE))
+    path = shlex.quote(str(PROGRAM.parent))
+    script = [f"export PATH={path}:$PATH T3FLOW_CONFIG={shlex.quote(config)}", documented, "complete -p t3flow >&2"]
+    for line in lines:
+        script.append(f"COMP_WORDS=({line}) COMP_CWORD={len(line.split()) - 1} COMPREPLY=()")
+        script.append('_t3flow_completion t3flow; echo "${COMPREPLY[@]}"')
+    done = subprocess.run(["bash", "--norc", "-c", "\n".join(script)], capture_output=True, text=True, timeout=120)
+    assert re.fullmatch(r"complete .*-F _t3flow_completion t3flow\n", done.stderr), done.stderr
+    return [offered.split() for offered in done.stdout.splitlines()]

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, hint, journal, known_users, require_consumer, say, settings
 
 wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
@@ -22,7 +23,13 @@ def enqueue() -> None:
 @enqueue.command()
 @click.option("--target", metavar="VERSION", help="This version instead of the tag's or the pin's.")
 @click.option("--again", is_flag=True, help="Also a version that was rejected before.")
-@click.option("--without", metavar="USER", multiple=True, help="Leave this user out; may be repeated.")
+@click.option(
+    "--without",
+    metavar="USER",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Leave this user out; may be repeated.",
+)
 @dry_run
 @wait
 @as_json
@@ -57,11 +64,12 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
 
 
 @enqueue.command()
-@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
 @click.option(
     "--ignore-processes",
     metavar="USER",
     multiple=True,
+    shell_complete=complete.users,
     help="Jobs of this user's that still run do not count, and end with the server; may be repeated.",
 )
 @dry_run
@@ -89,7 +97,14 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
 
 @enqueue.command()
 @click.option("--to", metavar="VERSION", help="This version instead of each user's before the last accepted bump.")
-@click.option("--user", "users", metavar="USER", multiple=True, help="Only this user; may be repeated.")
+@click.option(
+    "--user",
+    "users",
+    metavar="USER",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Only this user; may be repeated.",
+)
 @wait
 @as_json
 def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:

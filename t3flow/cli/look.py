@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from t3flow.cli import state
+from t3flow.cli import complete, state
 from t3flow.cli.base import (
     Commands,
     UsageError,
@@ -109,7 +109,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def revoke(user: str) -> None:
     """Take USER's queued task out, until it is restored. Example: t3flow deferrals revoke ada
 
@@ -120,7 +120,7 @@ def revoke(user: str) -> None:
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def restore(user: str) -> None:
     """Put USER's task back into the queue. Example: t3flow deferrals restore ada"""
     _set_revoked(user, False)
@@ -139,7 +139,7 @@ def _set_revoked(user: str, revoked: bool) -> None:
 
 
 @click.command()
-@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
 @as_json
 def verify(users: tuple[str, ...], as_json: bool) -> int:
     """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada

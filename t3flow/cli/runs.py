@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, dump, hint, journal, rfc3339, settings, span, styled, table, when
 
 
@@ -29,7 +30,7 @@ def runs(as_json: bool, limit: int) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @as_json
 def show(run: str, as_json: bool) -> None:
     """One RUN's whole history, step by step. Example: t3flow show bump-20260609T0412
@@ -65,7 +66,7 @@ def show(run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 def cancel(run: str) -> int:
     """Stop RUN at its next safe point, undoing what it must. Example: t3flow cancel bump-20260609T0412
 
