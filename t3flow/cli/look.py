@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from t3flow.cli import state
+from t3flow.cli import complete, state
 from t3flow.cli.base import (
     Commands,
     UsageError,
@@ -23,7 +23,12 @@ from t3flow.cli.base import (
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
-    """What is wrong, then who runs what. Example: t3flow status --json"""
+    """What is wrong, then who runs what. Example: t3flow status --json
+
+    First a line for each thing that is wrong, ending with what to type. Then default version and last good, what is followed, the next bump,
+    the run in progress, rejected versions; and of each user the server, the version it runs, the version assigned, whether pairing
+    worked when it was last tried, and the deferral. It changes nothing, and exits 0 whatever it finds: for alarms see verify and doctor.
+    """
     read = settings()
     found = state.collect(read)
     if as_json:
@@ -63,7 +68,20 @@ def status(as_json: bool) -> None:
 @as_json
 @click.pass_context
 def deferrals(context: click.Context, as_json: bool) -> None:
-    """The pending deferral tasks: who waits, since when, why, and when they are asked again."""
+    """The pending deferral tasks: who waits, since when, why, and when they are asked again. Example: t3flow deferrals --json
+
+    \b
+    waits for:
+      active_turn       an agent is in mid-turn
+      quiet_period      the last turn ended less than deferral.quiet_seconds ago
+      running_process   something else runs below the server: detail names it
+      window            deferral.window is closed
+      server_stopped    the server does not run
+      unreadable_state  whether they are idle cannot be told: detail says why
+      frozen            tracking is frozen
+      revoked           their task was taken out
+      host_busy         another run has the host
+    """
     if context.invoked_subcommand is not None:
         return
     found = state.deferrals(journal(settings()))
@@ -89,17 +107,20 @@ def deferrals(context: click.Context, as_json: bool) -> None:
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def revoke(user: str) -> None:
-    """Take USER's queued task out, until it is restored."""
+    """Take USER's queued task out, until it is restored. Example: t3flow deferrals revoke ada
+
+    They keep their version: no drain moves them. A later bump may.
+    """
     _set_revoked(user, True)
     click.echo(f"the deferral of {user} is revoked; put it back with: t3flow deferrals restore {user}")
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def restore(user: str) -> None:
-    """Put USER's task back into the queue."""
+    """Put USER's task back into the queue. Example: t3flow deferrals restore ada"""
     _set_revoked(user, False)
     click.echo(f"the deferral of {user} is back in the queue")
 
@@ -116,10 +137,14 @@ def _set_revoked(user: str, revoked: bool) -> None:
 
 
 @click.command()
-@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
 @as_json
 def verify(users: tuple[str, ...], as_json: bool) -> int:
-    """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada"""
+    """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada
+
+    Everybody, or the USERs named. A request with the header that names the person must be answered 302 with the session's cookie, and the
+    session that it opens must be authenticated. Exits 1 if somebody cannot pair. What it saw is what status shows.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from t3flow.host import pairing, records
