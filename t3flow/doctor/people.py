@@ -61,7 +61,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
         if running.is_from_old_place(host.journal, versions_dir, user, server.main_pid):
             yield finding(
                 f"the server of {user} still runs {runs} from the old place until its next restart",
-                f"the next bump or drain restarts it: t3flow deferrals",
+                "the next bump or drain restarts it: t3flow deferrals",
             )
         elif runs is None:
             yield finding(
