@@ -21,7 +21,7 @@ from t3flow.host import freeze, records
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
-from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS
+from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
 KEY = "queue.key"
@@ -29,6 +29,10 @@ LOCK = "consumer.lock"
 WORKERS = 4
 ORPHAN_PATIENCE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 85.0
+KEEPS_WAITING = """
+select 1 from locks join runs on runs.status = 'running' and runs.wake_at is null and runs.held is null
+where locks.run = ? and runs.id != locks.run and runs.priority > ?"""
+"""Whether a run (its id, its priority) has the host while a more urgent one waits for it: a rollback waits for no npm that hangs."""
 
 
 class ConsumerError(T3flowError):
@@ -81,11 +85,13 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
 
 
 def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engine:
-    """An engine for which the freeze file is a signal to every run that it holds."""
+    """An engine for which the freeze file is a signal to every run that it holds, and a rollback's turn one to those that a freeze does not."""
 
     def standing_signal(run: Run) -> str | None:
-        held = run.workflow in HELD_BY_FREEZE and not run.args.get("dry_run")
-        return "freeze" if held and freeze.is_frozen(settings) else None
+        changes_nothing = run.args.get("dry_run") or run.workflow in YIELDING
+        if run.workflow in HELD_BY_FREEZE and not changes_nothing:
+            return "freeze" if freeze.is_frozen(settings) else None
+        return "cancel" if changes_nothing and journal.query(KEEPS_WAITING, run.id, run.priority) else None
 
     return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal)
 

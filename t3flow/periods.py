@@ -7,7 +7,7 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, records, slots
+from t3flow.host import freeze, idle, pairing, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result
@@ -45,7 +45,7 @@ def await_idle(user: str, not_before: float) -> Ready:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        if version == pending.target:
+        if version == pending.target and not is_parted(host, user):
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         if all(entry.name != user for entry in host.user_map().users):
             return {
@@ -64,6 +64,12 @@ def await_idle(user: str, not_before: float) -> Ready:
         records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         raise NotYet(wait["at"], wait["waiting_for"])
     return {"nothing_to_do": "", "version": version, "target": pending.target}
+
+
+def is_parted(host: Host, user: str) -> bool:
+    """Whether a user who is led to the right version has still to be restarted onto it, since their host was taken over."""
+    pid = host.services.state(user).main_pid
+    return pid is not None and pairing.parted(host, user, pid)
 
 
 @step()

@@ -19,7 +19,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, idle, ours, pairing, processes, records, slots
+from t3flow.host import backups, freeze, idle, kept, ours, pairing, processes, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
@@ -175,6 +175,8 @@ def stop_if_idle(
             return _not_stopped("server_stopped", f"{server.unit} does not run", time.time() + 60)
         host.services.stop(user)
         return _was_stopped(changed=True)
+    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
+        return _not_stopped("host_busy", f"{user} is led to {led_to or 'nothing'} by now, not to {former}", time.time())
     if freeze.is_frozen(host.settings):
         return _not_stopped("frozen", "tracking is frozen", time.time())
     if not processes.owns_listener(server.main_pid, host.port(user)):
@@ -255,13 +257,14 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     end_users_of_database(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
     try:
-        restored, kept = backups.restore(host, user, Path(snapshot), kept_name)
+        restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
         if level is not None and restored != level:
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
     except T3flowError:
         slots.assign(versions_dir, user, target)
         raise
-    logger.info("the database of {} as {} left it is kept in {}", user, target, kept)
+    kept.note(host.journal, user, kept_name, target)
+    logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
 
 
@@ -324,7 +327,7 @@ def _runs_on(host: Host, user: str) -> str | None:
     """The version that a user's server runs; "" if the launcher has not come to that; None without a server."""
     deadline = time.monotonic() + LAUNCH_SECONDS
     while (pid := host.services.state(user).main_pid) is not None:
-        version = slots.running_version(pid, host.settings.paths.versions_dir)
+        version = pairing.version_that_runs(host, user, pid)
         if version is not None or time.monotonic() > deadline:
             return version or ""
         time.sleep(0.02)

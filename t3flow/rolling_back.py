@@ -12,7 +12,7 @@ from loguru import logger
 
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
-from t3flow.host import backups, ours, pairing, records, slots
+from t3flow.host import backups, kept, ours, pairing, records, slots
 from t3flow.host.host import this_host
 from t3flow.restart import RestartError, Result, end_users_of_database, result_of, start_server, time_now, verify_user
 from t3flow.tasks import ACCEPTED, Person, back_up
@@ -45,7 +45,8 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = records.backups(host.journal, user)
-    target = to or next((entry.wrote for entry in reversed(of_user) if entry.target == present), "")
+    forward = [entry for entry in of_user if entry.wrote and not entry.run.startswith(("rollback-", "restore-"))]
+    target = to or next((entry.wrote for entry in reversed(forward) if entry.target == present), "")
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
     if not to and accepted and is_older(present, accepted[-1]):
         return _stays("untouched", f"on {present}, from before the last accepted bump")
@@ -96,12 +97,18 @@ def roll_back(person: Person, to: str | None) -> Result:
         what = f"its snapshot {Path(snapshot).name} is in place"
     else:
         return result_of("skipped", present, f"the snapshot of {user} for {target} is gone: see t3flow backups {user}")
+    return take_there(person, target, snapshot, way["level"], what)
+
+
+def take_there(person: Person, target: str, snapshot: str, level: int, what: str) -> Result:
+    """Takes a user to a version with a snapshot of that schema level ("": with the database as it is): rolled_back, or failed and as they were."""
+    user, present = person["user"], person["version"]
     with current_flow.get().shielded():
         try:
             with current_flow.get().saga():
                 began = time_now()
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
-                go_back(user, present, target, snapshot, way["level"], kept_name, person["running"])
+                go_back(user, present, target, snapshot, level, kept_name, person["running"])
                 if person["running"]:
                     start_server(user)
                     paired_at = verify_user(user, target)
@@ -141,6 +148,7 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     end_users_of_database(host, user)
     if snapshot:
         backups.put_back(host, user, kept_name)
+        kept.forget(host.journal, user, kept_name)
     slots.assign(versions_dir, user, former)
     if was_running:
         host.services.start(user)
@@ -166,6 +174,7 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
         restored, _ = backups.restore(host, user, Path(snapshot), kept_name)
         if restored != level:
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+        kept.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
     if not was_running:
         ours.restarted(host.journal, user)

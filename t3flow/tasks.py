@@ -10,7 +10,7 @@ from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, in_memory, remove_tree, require_space
-from t3flow.host import backups, npm, origin, records, slots
+from t3flow.host import backups, kept, npm, origin, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -372,8 +372,10 @@ def prune() -> list[str]:
     needed = {entry.wrote for entry in records.backups(host.journal)} | {
         entry.target for entry in records.deferrals(host.journal)
     }
+    needed |= kept.versions_needed(host.journal)
     needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
     for version in slots.installed(host.settings.paths.versions_dir):
         if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:
             gone.append(version)
+    slots.remove_partials(host.settings.paths.versions_dir)
     return gone

@@ -93,7 +93,8 @@ def _width(host: Host, disk_bytes: int) -> int:
 def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
     """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
 
-    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow.
+    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The schema level that
+    the version migrates to is noted.
     """
     limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
@@ -103,10 +104,14 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     with ThreadPoolExecutor(width) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
         found = [each.result() for each in waiting]
-    return [
+    found = [
         hold(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
         for seed, verdict in zip(seeds, found, strict=True)
     ]
+    for verdict in found:
+        if verdict["verdict"] == "pass":
+            records.note_level(this_host().journal, version, verdict["level"])
+    return found
 
 
 @step(interruptible=True)

@@ -1,35 +1,20 @@
 """The workflows, each from top to bottom as the procedure goes. They are replayed: no time, chance or I/O but inside steps."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from t3flow import tasks
+from t3flow import adopting, giving_back, restoring, tasks
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
-from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
+from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.gating import Refused, pass_gate, reason_not_to_move
+from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, exclusive, failed, waiting, why_held
 from t3flow.periods import await_idle, may_still_restart, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
 from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
-
-FAILED = {"rolled_back", "failed"}
-SUCCEEDED = {
-    "updated",
-    "up_to_date",
-    "refused_downgrade",
-    "refused_channel",
-    "refused_rejected",
-    "too_young",
-    "dry_run_passed",
-    "done",
-}
-OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
-OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
 
 
 def bump(
@@ -75,7 +60,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
         if snapshot["problem"] and not snapshot["missing"]:
             results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
-    if trouble := dispatch_trouble(version, []):
+    if trouble := dispatch_trouble(version, [found["user"] for found in snapshots if found["problem"]]):
         raise Abort(inconclusive(f"nobody was restarted: {trouble}", plan, results))
     ended_by = restart_idle_users(candidates, version, results, due)
     with current_flow.get().shielded():
@@ -321,53 +306,51 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     return ended(name, reason, None, results)
 
 
-def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
-    """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
-    if failure.kind == CRASHED:
-        with current_flow.get().shielded():
-            tasks.freeze_tracking(failure.reason)
-    return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
+def restore(user: str, backup: str) -> Outcome:
+    """Puts one backup of one user in place, with a version that knows it. Frozen first, as a rollback; whoever it fails for stays as they are."""
+    results: dict[str, Result] = {}
+    try:
+        wanted = restoring.look_up(user, backup)
+        tasks.freeze_tracking(f"restoring {backup} of {user}")
+        with exclusive():
+            tasks.open_scratch()
+            version = restoring.version_for(wanted)
+            tasks.clean_scratch()
+            if not version:
+                knows = f"no version that is installed knows schema level {wanted['level']}"
+                mend = (
+                    f"t3flow enqueue bump --target {wanted['wrote']} makes a slot" if wanted["wrote"] else "install one"
+                )
+                raise Abort(
+                    ended("error", f"{backup} was not restored: {knows}: {mend}; tracking is frozen: t3flow unfreeze")
+                )
+            [person] = [person for person in tasks.people([]) if person["user"] == user]
+            results[user] = restoring.restore_one(person, wanted, backup, version)
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nothing was restored; tracking is frozen: t3flow unfreeze")
+    except StepFailed as failure:
+        return failed(failure, results)
+    name, reason = how_it_went(results)
+    return ended(name, reason, None, results)
 
 
-def why_held() -> str:
-    """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
-    with current_flow.get().shielded():
-        return tasks.held()
-
-
-@contextmanager
-def exclusive() -> Iterator[None]:
-    """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
-    with ExitStack() as stack:
-        stack.enter_context(current_flow.get().lock(HOST_LOCK))
-        stack.enter_context(current_flow.get().saga())
-        yield
-
-
-def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, Result] | None = None) -> Outcome:
-    """An outcome with the data that the interface shows."""
-    status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
-    shown = {
-        user: {
-            "result": found["result"],
-            "version": found["version"],
-            "downtime_s": found["downtime_s"],
-            "reason": found["reason"],
-        }
-        for user, found in sorted((results or {}).items())
-    }
-    data: dict[str, Any] = {
-        "from": plan["default"] if plan else None,
-        "target": plan["target"] if plan else None,
-        "users": shown,
-        "notices": plan["notices"] if plan else [],
-    }
-    return Outcome(name, reason, status, data)
-
-
-def waiting(person: Person, waiting_for: str) -> Result:
-    """The result of a user who is deferred without having been asked."""
-    return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}
+def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
+    """Takes the host over from the shell tracker, or gives it back. Whatever fails, or is cancelled, is undone; a freeze holds neither."""
+    try:
+        with exclusive():
+            if undo:
+                return replace(ended("done", giving_back.give_back(dry_run)), status="succeeded")
+            decision, results = adopting.take_over(dry_run)
+            name, reason = adopting.summary(decision, dry_run)
+            data = {**ended(name, reason, None, results).data, "notices": decision["notices"]}
+            outcome = replace(ended(name, reason), data={**data, "target": decision["default"]})
+            if dry_run:
+                raise Abort(outcome)  # which undoes what it looked at
+            return outcome
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nothing was changed")
+    except StepFailed as failure:
+        return ended("error", failure.reason)
 
 
 WORKFLOWS: dict[str, Callable[..., Outcome]] = {
@@ -376,6 +359,10 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "drain_now": drain_now,
     "bake": bake,
     "rollback": rollback,
+    "restore": restore,
+    "adopt": adopt,
 }
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
+YIELDING = {"adopt"}
+"""Workflows that no freeze holds, and that are cancelled, as dry runs are, when a rollback waits for the host."""

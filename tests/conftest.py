@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ settings.load_profile("t3flow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--queue", choices=["sqlite", "redis", "both"], default="both", help="which queues to test on")
+    parser.addoption(
+        "--queue",
+        choices=["sqlite", "redis", "both", "mixed"],
+        default="mixed",
+        help="which queues to test on; mixed: the engine on both, each scenario on one, chosen by its name",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,7 +64,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "queue_url" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--queue")
-        metafunc.parametrize("queue_kind", ["sqlite", "redis"] if chosen == "both" else [chosen])
+        metafunc.parametrize("queue_kind", queues_of(chosen, metafunc.definition))
+
+
+def queues_of(chosen: str, test: pytest.Item) -> list[str]:
+    """The queues that a test is run on."""
+    if chosen in ("sqlite", "redis"):
+        return [chosen]
+    both = ["sqlite", "redis"]
+    if chosen == "both" or "engine" in test.path.parts or test.get_closest_marker("both_queues"):
+        return both
+    return [both[zlib.crc32(test.name.encode()) % 2]]
 
 
 def redis_program() -> str:

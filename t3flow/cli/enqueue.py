@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, hint, journal, known_users, require_consumer, say, settings
 
 wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
@@ -12,18 +13,46 @@ dry_run = click.option("--dry-run", is_flag=True, help="Try and report; change n
 
 @click.group(cls=Commands)
 def enqueue() -> None:
-    """Start a run now."""
+    """Start a run now: bump, drain or rollback.
+
+    The run is the consumer's: it goes on when this command, its terminal or its t3 session ends. The command prints the run's id;
+    with --wait it follows the run and exits by its outcome.
+    """
 
 
 @enqueue.command()
-@click.option("--target", metavar="VERSION", help="This version instead of the tag's.")
-@click.option("--again", is_flag=True, help="Even if it was rejected before.")
-@click.option("--without", metavar="USER", multiple=True, help="Leave this user out.")
+@click.option("--target", metavar="VERSION", help="This version instead of the tag's or the pin's.")
+@click.option("--again", is_flag=True, help="Also a version that was rejected before.")
+@click.option(
+    "--without",
+    metavar="USER",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Leave this user out; may be repeated.",
+)
 @dry_run
 @wait
 @as_json
 def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: bool, wait: bool, as_json: bool) -> int:
-    """Look for a new version and give it to everybody. Example: t3flow enqueue bump --wait"""
+    """Look for a new version and give it to everybody. Example: t3flow enqueue bump --wait
+
+    The version is staged, every database is backed up, and the gate tries it on a copy of each. Then idle users are restarted one at a time,
+    each verified through the dispatch; who is at work is deferred. If it fails in place, the user is taken back, database and program,
+    tracking is frozen and the version remembered. --target may go back to an older version only within a schema level;
+    beyond it, see enqueue rollback.
+
+    --dry-run stages and gates, says which it would be, and leaves nothing.
+
+    \b
+    Outcomes with exit code 0: updated, up_to_date, refused_downgrade, refused_channel,
+      refused_rejected, too_young, dry_run_passed
+    with 1: gate_failed, gate_inconclusive, rolled_back, dry_run_failed, backup_failed,
+      registry_unreachable, cancelled, error
+    with 3: frozen
+
+    \b
+    Example: t3flow enqueue bump --target 0.0.25-nightly.20260609.501 --without ada --wait --json
+    """
     read = settings()
     args = {
         "target": exact_version("--target", target),
@@ -35,15 +64,28 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
 
 
 @enqueue.command()
-@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
 @click.option(
-    "--ignore-processes", metavar="USER", multiple=True, help="Processes of this user's that still run do not count."
+    "--ignore-processes",
+    metavar="USER",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Jobs of this user's that still run do not count, and end with the server; may be repeated.",
 )
 @dry_run
 @wait
 @as_json
 def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bool, wait: bool, as_json: bool) -> int:
-    """Try pending deferrals now, whatever the window; only who is idle. Example: t3flow enqueue drain ada --wait"""
+    """Try pending deferrals now, whatever the window; only who is idle. Example: t3flow enqueue drain ada --wait
+
+    Of everybody, or of the USERs named. Who has a live turn, or had one less than deferral.quiet_seconds ago, is not restarted, whatever
+    is asked for; they stay deferred. --dry-run says who would be moved now.
+
+    Outcomes: updated (somebody was moved), up_to_date (nobody), dry_run_passed, rolled_back, cancelled, frozen, error.
+
+    \b
+    Example: t3flow enqueue drain ada --ignore-processes ada --wait
+    """
     read = settings()
     args = {
         "users": known_users(read, users),
@@ -54,12 +96,32 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
 
 
 @enqueue.command()
-@click.option("--to", metavar="VERSION", help="This version instead of the one before the last accepted bump.")
-@click.option("--user", "users", metavar="USER", multiple=True, help="Only this user.")
+@click.option("--to", metavar="VERSION", help="This version instead of each user's before the last accepted bump.")
+@click.option(
+    "--user",
+    "users",
+    metavar="USER",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Only this user; may be repeated.",
+)
 @wait
 @as_json
 def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:
-    """Freeze, then take users back, at work or not. Example: t3flow enqueue rollback --user ada --wait"""
+    """Freeze, then take users back, at work or not. Example: t3flow enqueue rollback --user ada --wait
+
+    It goes before every other run. Each user's server is stopped without asking whether they are at work, their database is kept aside in
+    userdata/replaced-TIME, the snapshot that belongs to the version is put in place, the server started and verified. Where the
+    version knows the database as it is, the program alone goes back. Who cannot be taken back stays as they are, with the reason.
+    It may be asked for from inside a t3 session, and goes on when that ends.
+
+    Afterwards tracking is frozen and the versions left are remembered: t3flow unfreeze.
+
+    Outcomes: done, cancelled, error (somebody was left as they are).
+
+    \b
+    Example: t3flow enqueue rollback --to 0.0.24 --wait
+    """
     from t3flow.bake import ROLLBACK_PRIORITY
 
     args = {"users": known_users(settings(), users), "to": exact_version("--to", to)}

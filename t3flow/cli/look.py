@@ -1,11 +1,10 @@
-"""Looking: status, deferrals, verify, backups."""
+"""Looking: status, deferrals, verify."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from t3flow.cli import state
+from t3flow.cli import complete, state
 from t3flow.cli.base import (
     Commands,
     UsageError,
@@ -14,7 +13,6 @@ from t3flow.cli.base import (
     journal,
     known_users,
     open_host,
-    rfc3339,
     settings,
     styled,
     table,
@@ -25,7 +23,12 @@ from t3flow.cli.base import (
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
-    """What is wrong, then who runs what. Example: t3flow status --json"""
+    """What is wrong, then who runs what. Example: t3flow status --json
+
+    First a line for each thing that is wrong, ending with what to type. Then default version and last good, what is followed, the next bump,
+    the run in progress, rejected versions; and of each user the server, the version it runs, the version assigned, whether pairing
+    worked when it was last tried, and the deferral. It changes nothing, and exits 0 whatever it finds: for alarms see verify and doctor.
+    """
     read = settings()
     found = state.collect(read)
     if as_json:
@@ -65,7 +68,20 @@ def status(as_json: bool) -> None:
 @as_json
 @click.pass_context
 def deferrals(context: click.Context, as_json: bool) -> None:
-    """The pending deferral tasks: who waits, since when, why, and when they are asked again."""
+    """The pending deferral tasks: who waits, since when, why, and when they are asked again. Example: t3flow deferrals --json
+
+    \b
+    waits for:
+      active_turn       an agent is in mid-turn
+      quiet_period      the last turn ended less than deferral.quiet_seconds ago
+      running_process   something else runs below the server: detail names it
+      window            deferral.window is closed
+      server_stopped    the server does not run
+      unreadable_state  whether they are idle cannot be told: detail says why
+      frozen            tracking is frozen
+      revoked           their task was taken out
+      host_busy         another run has the host
+    """
     if context.invoked_subcommand is not None:
         return
     found = state.deferrals(journal(settings()))
@@ -91,17 +107,20 @@ def deferrals(context: click.Context, as_json: bool) -> None:
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def revoke(user: str) -> None:
-    """Take USER's queued task out, until it is restored."""
+    """Take USER's queued task out, until it is restored. Example: t3flow deferrals revoke ada
+
+    They keep their version: no drain moves them. A later bump may.
+    """
     _set_revoked(user, True)
     click.echo(f"the deferral of {user} is revoked; put it back with: t3flow deferrals restore {user}")
 
 
 @deferrals.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 def restore(user: str) -> None:
-    """Put USER's task back into the queue."""
+    """Put USER's task back into the queue. Example: t3flow deferrals restore ada"""
     _set_revoked(user, False)
     click.echo(f"the deferral of {user} is back in the queue")
 
@@ -118,10 +137,14 @@ def _set_revoked(user: str, revoked: bool) -> None:
 
 
 @click.command()
-@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
 @as_json
 def verify(users: tuple[str, ...], as_json: bool) -> int:
-    """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada"""
+    """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada
+
+    Everybody, or the USERs named. A request with the header that names the person must be answered 302 with the session's cookie, and the
+    session that it opens must be authenticated. Exits 1 if somebody cannot pair. What it saw is what status shows.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from t3flow.host import pairing, records
@@ -132,7 +155,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
 
     def probe(user: str) -> dict[str, Any]:
         try:
-            pairing.pair_once(host, user)
+            pairing.probe(host, user)
         except Exception as error:
             return {"user": user, "ok": False, "reason": str(error)}
         return {"user": user, "ok": True, "reason": ""}
@@ -148,36 +171,3 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
             mark = styled("pairs", fg="green") if each["ok"] else styled("CANNOT PAIR", fg="red")
             click.echo(f"{each['user']:<20} {mark} {each['reason']}")
     return 0 if all(each["ok"] for each in found) else 1
-
-
-@click.command()
-@click.argument("user", required=False)
-@as_json
-def backups(user: str | None, as_json: bool) -> None:
-    """The snapshots of USER's database, or of everybody's."""
-    from t3flow.host import records
-
-    entries = [(entry, Path(entry.path)) for entry in records.backups(journal(settings()), user)]
-    sizes = [path.stat().st_size if path.exists() else None for _, path in entries]
-    if as_json:
-        dump(
-            [
-                {
-                    "user": entry.user,
-                    "backup": path.name,
-                    "path": entry.path,
-                    "version": entry.wrote,
-                    "before": entry.target,
-                    "level": entry.level,
-                    "created": rfc3339(entry.created),
-                    "bytes": size,
-                }
-                for (entry, path), size in zip(entries, sizes, strict=True)
-            ]
-        )
-        return
-    rows = [
-        [entry.user, path.name, entry.wrote, str(entry.level), "MISSING" if size is None else f"{size / 1e6:.1f} MB"]
-        for (entry, path), size in zip(entries, sizes, strict=True)
-    ]
-    table(["user", "backup", "of version", "level", "size"], rows)

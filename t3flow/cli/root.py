@@ -3,7 +3,7 @@
 import click
 
 from t3flow import __version__
-from t3flow.cli import config, enqueue, look, runs, switch
+from t3flow.cli import adopt, backups, config, doctor, enqueue, look, runs, switch
 from t3flow.cli.base import Commands, settings
 
 HELP = """Follows a nightly build of t3 for everybody on this host, without an outage.
@@ -20,6 +20,39 @@ to idle users one at a time, each verified; who is at work is deferred.
   t3flow enqueue drain --wait        try them now
   t3flow freeze --reason "demo day"  hold everything; t3flow unfreeze
   t3flow runs; t3flow show RUN       what was done, step by step
+
+t3flow COMMAND --help says more about each. Lists and states take --json: one document on
+stdout, all else on stderr.
+
+\b
+Exit codes:
+  0    done; also up to date, refused, too young
+  1    failed, undone, cancelled, or something was found wrong
+  2    wrong usage, or settings that cannot be used
+  3    frozen
+  4    no consumer answers: systemctl start t3flow
+  130  interrupted; a run that was followed goes on
+
+\b
+Files:
+  /etc/t3flow/config.toml       settings; t3flow config show lists them with their sources
+  /etc/t3-autoupdate.freeze     while it exists, nothing is updated
+  /var/lib/t3flow               journal (the truth), queue file, keys
+  /opt/t3                       versions, and each user's link to theirs
+  /var/backups/t3-state         snapshots of databases
+  USERDATA/replaced-TIME        databases that were replaced, in their owner's userdata
+
+\b
+Environment:
+  T3FLOW_CONFIG                 the settings file
+  T3FLOW_SECTION__KEY           any setting, such as T3FLOW_GATE__PORT
+  T3_TRACK, T3_PIN, T3_MIGRATE_QUIET_SECONDS   as the shell tracker took them
+  T3FLOW_DEBUG                  a traceback for an internal error
+  NO_COLOR                      no colour
+
+\b
+Completion, for bash 4.4 or newer (zsh_source and fish_source for the others):
+  eval "$(_T3FLOW_COMPLETE=bash_source t3flow)"
 """
 
 
@@ -32,7 +65,11 @@ def root(config: str | None) -> None:
 
 @click.command()
 def consumer() -> None:
-    """Run the consumer in the foreground: what the systemd service starts."""
+    """Run the consumer in the foreground: what the systemd service starts. Example: t3flow consumer
+
+    It takes up every run that is journaled, and begins one by itself when the schedule says so. A second one refuses with the first
+    one's pid. SIGTERM ends it at a safe point; a run under way goes on with the next consumer.
+    """
     from t3flow import logs
     from t3flow.consumer import consume
 
@@ -45,7 +82,11 @@ def consumer() -> None:
 @click.option("--keep", is_flag=True, help="Leave the folder for a look.")
 @click.option("--plain", is_flag=True, help="No colour.")
 def demo(keep: bool, plain: bool) -> int:
-    """Play the main job on real parts in a temporary folder: a whole devvm."""
+    """Play the main job on real parts in a temporary folder: a whole devvm. Example: t3flow demo --keep
+
+    A registry, servers with databases, the dispatch, a supervisor and a consumer; nothing outside the folder is touched. It takes about
+    a minute and exits 1 if anything was not as announced. It needs the packages of t3flow[sandbox].
+    """
     from t3flow.sandbox.demo import main
 
     return main(keep=keep, plain=plain)
@@ -63,7 +104,10 @@ for command in (
     runs.show,
     runs.cancel,
     look.verify,
-    look.backups,
+    backups.backups,
+    backups.restore,
+    doctor.doctor,
+    adopt.adopt,
     config.config,
     consumer,
     demo,

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, dump, hint, journal, rfc3339, settings, span, styled, table, when
 
 
@@ -11,7 +12,10 @@ from t3flow.cli.base import UsageError, as_json, dump, hint, journal, rfc3339, s
 @as_json
 @click.option("--limit", default=50, show_default=True, help="At most so many, the newest.")
 def runs(as_json: bool, limit: int) -> None:
-    """Past and present runs, oldest first. Example: t3flow runs --limit 5"""
+    """Past and present runs, oldest first. Example: t3flow runs --limit 5
+
+    Each with its outcome, or what it waits for, when it began, how long it took, and the reason in one line.
+    """
     found = journal(settings()).runs(limit=limit)
     if as_json:
         dump([_document(run) for run in found])
@@ -26,10 +30,14 @@ def runs(as_json: bool, limit: int) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 @as_json
 def show(run: str, as_json: bool) -> None:
-    """One RUN's whole history, step by step (the start of its id will do)."""
+    """One RUN's whole history, step by step. Example: t3flow show bump-20260609T0412
+
+    The start of an id will do, if only one run has it. Each step with its result, each trial of the gate with its checks and their evidence,
+    then the outcome, with a line for each user.
+    """
     noted = journal(settings())
     found = noted.run(_full_id(noted, run))
     events = noted.events(found.id)
@@ -58,9 +66,13 @@ def show(run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete.runs)
 def cancel(run: str) -> int:
-    """Stop RUN at its next safe point, undoing what it must."""
+    """Stop RUN at its next safe point, undoing what it must. Example: t3flow cancel bump-20260609T0412
+
+    Before the first restart everything is undone; after it nobody further is restarted, and who was still to come is deferred. A user whose
+    server is stopped just now is seen through first. The start of an id will do. Exits 1 if the run has ended already.
+    """
     from t3flow.engine.runs import send_signal
 
     read = settings()

@@ -74,7 +74,7 @@ def bake(noted: Journal) -> dict[str, Any] | None:
 
 def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
     """Each mapped user: server, versions, pairing as last seen, deferral."""
-    from t3flow.host import slots
+    from t3flow.host import running, slots
     from t3flow.host.children import Children
     from t3flow.host.services import services_of
     from t3flow.usermap import read_user_map
@@ -83,6 +83,12 @@ def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
     pairing = (records.fact(noted, "pairing") or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
     found: dict[str, Any] = {}
+
+    def runs(user: str, pid: int) -> str | None:
+        if noted is None:
+            return slots.running_version(pid, read.paths.versions_dir)
+        return running.running_version(noted, read.paths.versions_dir, user, pid)
+
     for entry in read_user_map(read.paths.user_map).users:
         try:
             server = services.state(entry.name)
@@ -93,7 +99,7 @@ def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
         found[entry.name] = {
             "unit": unit,
             "active": active,
-            "running_version": slots.running_version(pid, read.paths.versions_dir) if pid else None,
+            "running_version": runs(entry.name, pid) if pid else None,
             "assigned_version": _version(lambda name=entry.name: slots.effective(read.paths.versions_dir, name)),
             "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
             "pairing_since": rfc3339(last["since"]) if last else None,

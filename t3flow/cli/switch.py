@@ -8,7 +8,11 @@ from t3flow.cli.base import UsageError, journal, rfc3339, say, settings
 @click.command()
 @click.option("--reason", default="", help="Why; shown by status and in the log.")
 def freeze(reason: str) -> None:
-    """Hold everything: no bump, no drain, until unfreeze. Example: t3flow freeze --reason "demo day" """
+    """Hold everything: no bump, no drain, until unfreeze. Example: t3flow freeze --reason "demo day"
+
+    The same as making the freeze file by hand; this also notes who and why. A bump or a drain under way ends at its next safe point; queued
+    tasks are revoked. Rollback, restore and dry runs go on. No consumer is needed.
+    """
     from t3flow.engine.journal import JournalError
     from t3flow.host import freeze as freezing
 
@@ -25,7 +29,10 @@ def freeze(reason: str) -> None:
 
 @click.command()
 def unfreeze() -> None:
-    """Let it go on; queued tasks are put back."""
+    """Let it go on; queued tasks are put back. Example: t3flow unfreeze
+
+    The same as removing the freeze file by hand. A version that was rejected stays so: enqueue bump --again tries it once more.
+    """
     from t3flow.host import freeze as freezing
 
     read = settings()
@@ -37,7 +44,11 @@ def unfreeze() -> None:
 @click.command()
 @click.argument("version")
 def pin(version: str) -> None:
-    """Hold at an exact VERSION. Example: t3flow pin 0.0.25-nightly.20260609.501"""
+    """Hold at an exact VERSION. Example: t3flow pin 0.0.25-nightly.20260609.501
+
+    The next bump goes there, and none goes elsewhere until unpin. It may be an older version within the same schema level. T3_PIN or
+    T3FLOW_TRACK__PIN in the consumer's environment is stronger, track.pin in the settings file weaker.
+    """
     from t3flow.host import records
     from t3flow.versions import InvalidVersion, parse
 
@@ -56,7 +67,10 @@ def pin(version: str) -> None:
 
 @click.command()
 def unpin() -> None:
-    """Follow the tag again."""
+    """Follow the tag again. Example: t3flow unpin
+
+    Exits 2 and names it if the consumer's environment still pins; says so if the settings file does.
+    """
     from t3flow.host import records
 
     read = settings()

@@ -30,8 +30,10 @@ def database_path(host: Host, user: str) -> Path:
     return host.base_dir(user) / "userdata" / "state.sqlite"
 
 
-def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Path | None = None) -> Backup:
-    """A checked snapshot of a user's database, in `folder` (by default the user's own below `backup_dir`).
+def take(
+    host: Host, user: str, *, wrote: str, target: str, run: str, folder: Path | None = None, kept: str = ""
+) -> Backup:
+    """A checked snapshot of a user's database, or of the one `kept` by that name, in `folder` (by default the user's own below `backup_dir`).
 
     `wrote` is the version that runs on it, `target` the one moved to. If nothing was written since the last snapshot, that one serves again.
     Raises OwnerProblem (the user's database is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
@@ -39,28 +41,28 @@ def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Pa
     """
     keep_on_record = folder is None
     top = folder or host.settings.paths.backup_dir
-    last = _last(host, user) if keep_on_record else None
+    last = _last(host, user) if keep_on_record and not kept else None
     who = host.account(user)
     box = _box(top, user, who)
     require_space(top, MIN_FREE_BYTES, f"the backup of {user}")
     try:
-        known = json.dumps(last.fingerprint) if last else "null"
+        mark = kept or (json.dumps(last.fingerprint) if last else "null")
         answer = run_as_owner(
             host,
             user,
-            "backup",
+            "backup-kept" if kept else "backup",
             str(box / "state.sqlite"),
-            known,
+            mark,
             timeout_seconds=float(host.settings.backup.timeout_s),
         )
-        kept = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
+        taken = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
         if last is not None and answer.get("unchanged") is True:
             if last.target == target:
                 return last
-            os.link(last.path, kept)
-            sync_folder(kept.parent)
+            os.link(last.path, taken)
+            sync_folder(taken.parent)
         else:
-            _take_over(box, who, kept)
+            _take_over(box, who, taken)
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -68,8 +70,8 @@ def take(host: Host, user: str, *, wrote: str, target: str, run: str, folder: Pa
     finally:
         with suppress(OSError):
             shutil.rmtree(box)
-    level, fingerprint = int(answer["level"]), answer.get("fingerprint")
-    backup = Backup(str(kept), user, wrote, target, level, fingerprint, time.time(), run)
+    level, fingerprint = int(answer["level"]), None if kept else answer.get("fingerprint")
+    backup = Backup(str(taken), user, wrote, target, level, fingerprint, time.time(), run)
     if keep_on_record:
         records.put_backup(host.journal, backup)
     return backup
@@ -123,6 +125,8 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
     partial = kept.with_name(".partial")
     try:
         make_folder(kept.parent, 0o700)
+        if kept.parent.is_symlink() or kept.parent.stat().st_uid != os.geteuid():
+            raise BackupError(f"{kept.parent} is somebody else's, so nothing is kept there: t3flow adopt takes it over")
         require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")
         with suppress(FileNotFoundError):
             partial.unlink()
@@ -164,6 +168,13 @@ def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[i
     return int(answer["level"]), Path(str(answer["kept"]))
 
 
+def drop(host: Host, backup: Backup) -> None:
+    """Removes a snapshot: the file first, so that a kill in between leaves a record that says it is missing. Repeating it is harmless."""
+    with suppress(FileNotFoundError):
+        Path(backup.path).unlink()
+    records.drop_backup(host.journal, backup.path)
+
+
 def put_back(host: Host, user: str, kept_name: str) -> None:
     """Undoes a restore that kept the database as `kept_name`; one that never began is nothing to undo. The server must be stopped.
 
@@ -191,8 +202,6 @@ def prune(host: Host, accepted: list[str]) -> list[str]:
         )
         protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest
         if not protected or entry.created < newest:
-            with suppress(FileNotFoundError):
-                Path(entry.path).unlink()
-            records.drop_backup(host.journal, entry.path)
+            drop(host, entry)
             gone.append(entry.path)
     return gone

@@ -1,11 +1,14 @@
 """The launcher: the few lines of sh at `paths.launcher` that lead each account to its assigned version."""
 
+import os
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
-from t3flow.files import write_atomically
+from t3flow.files import link_atomically, sync_folder, write_atomically
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
+MARK = "# Written by t3flow"
 TEMPLATE = """\
 #!/bin/sh
 # Written by t3flow: runs the version of t3 that is assigned to the calling account.
@@ -38,3 +41,37 @@ def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
 def install_launcher(path: Path, versions_dir: Path, *, sandbox: bool) -> None:
     """Puts the launcher in place by one rename."""
     write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), 0o755)
+
+
+def is_launcher(path: Path) -> bool:
+    """Whether what is at `paths.launcher` was written by t3flow, of this version or another."""
+    with suppress(OSError):
+        return not path.is_symlink() and MARK.encode() in path.read_bytes()[:200]
+    return False
+
+
+def kept_former(path: Path) -> Path:
+    """Where what was at `paths.launcher` before t3flow is kept aside."""
+    return path.with_name(f".{path.name}.before-t3flow")
+
+
+def keep_former(path: Path) -> None:
+    """Keeps aside what is at `paths.launcher`, unless it is ours. It stays in place as well; repeating it is harmless."""
+    if is_launcher(path) or not os.path.lexists(path):
+        return
+    kept = kept_former(path)
+    if path.is_symlink():
+        link_atomically(kept, os.readlink(path))
+    else:
+        kept.unlink(missing_ok=True)
+        os.link(path, kept)
+        sync_folder(kept.parent)
+
+
+def bring_back_former(path: Path) -> None:
+    """Puts what was kept aside in place of the launcher by one rename; without it the launcher is removed. Repeating it is harmless."""
+    with suppress(FileNotFoundError):
+        kept_former(path).rename(path)
+    if is_launcher(path):
+        path.unlink()
+    sync_folder(path.parent)

@@ -1,6 +1,7 @@
 """What t3flow itself does to a user's pairing, and when: its own probes, and the time in which it restarts a server.
 
-Noted as facts, one list of [begin, end] a user, so that what the dispatch logs meanwhile is blamed on no build.
+Noted as facts, one list of [begin, end] a user, so that what the dispatch logs meanwhile is blamed on no build. A probe within a restart needs no
+note of its own: the restart ends with it.
 """
 
 import time
@@ -16,7 +17,7 @@ KEPT_SECONDS = 3600.0
 AFTERMATH_SECONDS = 10.0
 """A browser's request that met a restarting server fails when the dispatch's two exchanges, 5 s each, have waited in vain."""
 PROBE_SECONDS = 60.0
-"""A probe that got no answer: the dispatch may log its failure this much later."""
+"""No probe, and no line that the dispatch logs of it, takes longer."""
 LAG_SECONDS = 1.0
 """How much later than the answer its line may be dated."""
 
@@ -38,12 +39,16 @@ def restarted(journal: Journal, user: str) -> None:
 
 @contextmanager
 def probing(journal: Journal, user: str) -> Iterator[None]:
-    """Within, the user's pairing is tried by us. Left by an error, or by a kill, there was no answer yet: the dispatch's line may come later."""
+    """Within, the user's pairing is tried by us. After a failure the dispatch may be at it for a moment still; after a kill, for PROBE_SECONDS."""
     begin = time.time()
     _change(journal, user, lambda spans: [*spans, [begin, begin + PROBE_SECONDS]])
-    yield
-    over = time.time() + LAG_SECONDS
-    _change(journal, user, lambda spans: [[since, over if since == begin else end] for since, end in spans])
+    after = AFTERMATH_SECONDS
+    try:
+        yield
+        after = LAG_SECONDS
+    finally:
+        over = time.time() + after
+        _change(journal, user, lambda spans: [[since, over if since == begin else end] for since, end in spans])
 
 
 def was_ours(journal: Journal, user: str, earliest: float, latest: float) -> bool:

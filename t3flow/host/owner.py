@@ -6,6 +6,10 @@ usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout
   backup BASE_DIR TARGET MARK a consistent copy of the database into TARGET, checked; none if its fingerprint is still MARK (JSON)
   restore BASE_DIR KEPT       puts the database that comes on stdin in place, the present one kept in userdata/KEPT
   put-back BASE_DIR KEPT      moves a database kept in userdata/KEPT back into place, the present one kept in userdata/KEPT-undone
+  levels BASE_DIR FOLDER NAME...  the schema levels of snapshots that the owner once wrote into a folder
+  kept BASE_DIR               the databases kept in userdata/replaced-*: name, size, time, schema level
+  backup-kept BASE_DIR TARGET KEPT  a consistent copy of such a one into TARGET, checked
+  drop-kept BASE_DIR KEPT     removes such a one
 """
 
 import contextlib
@@ -24,6 +28,8 @@ from typing import Any
 DATABASE = Path("userdata/state.sqlite")
 SUFFIXES = ("", "-wal", "-shm")
 WRITE_LOCK_BYTE = 120
+KEPT = "replaced-"
+MOST_KEPT = 200
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -45,8 +51,8 @@ def fingerprint(database: Path) -> list[Any]:
     return marks
 
 
-def connect(database: Path) -> sqlite3.Connection:
-    """Opens the database read-only, waiting for no lock."""
+def connect(database: Path, *, at_rest: bool = False) -> sqlite3.Connection:
+    """Opens the database read-only, waiting for no lock. One `at_rest` has no log, and is given none."""
     for suffix in SUFFIXES:
         path = Path(f"{database}{suffix}")
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -55,7 +61,8 @@ def connect(database: Path) -> sqlite3.Connection:
         raise Problem("there is no database")
     if database.stat().st_size == 0 and not Path(f"{database}-wal").exists():
         raise Problem("the database is an empty file")
-    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0.2, isolation_level=None)
+    mode = "mode=ro&immutable=1" if at_rest else "mode=ro"
+    connection = sqlite3.connect(f"{database.as_uri()}?{mode}", uri=True, timeout=0.2, isolation_level=None)
     connection.execute("pragma trusted_schema = off")
     return connection
 
@@ -136,7 +143,11 @@ def state(base_dir: Path) -> dict[str, Any]:
 
 def backup(base_dir: Path, target: Path, known: Any) -> dict[str, Any]:
     """VACUUM INTO, then a check of what was written; nothing if the database still has the `known` fingerprint."""
-    database = base_dir / DATABASE
+    return copy_checked(base_dir / DATABASE, target, known)
+
+
+def copy_checked(database: Path, target: Path, known: Any) -> dict[str, Any]:
+    """A consistent, checked copy of a database; what it looked like is in the answer, if it did not change meanwhile."""
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
     before = fingerprint(database)
@@ -152,6 +163,52 @@ def backup(base_dir: Path, target: Path, known: Any) -> dict[str, Any]:
         raise Problem(f"the copy fails its check: {verdict}")
     after = fingerprint(database)
     return {"level": level, "bytes": target.stat().st_size, "fingerprint": before if before == after else None}
+
+
+def level_or_reason(database: Path, *, at_rest: bool) -> Any:
+    """The schema level of a database, or the reason why it has none."""
+    try:
+        with contextlib.closing(connect(database, at_rest=at_rest)) as connection:
+            return schema_level(connection)
+    except (Problem, sqlite3.Error, OSError) as error:
+        return str(error)[:100]
+
+
+def kept_folder(base_dir: Path, name: str) -> Path:
+    """The folder of a kept database. Raises Problem for what is none."""
+    folder = (base_dir / DATABASE).parent / name
+    if not name.startswith(KEPT) or "/" in name or folder.is_symlink() or not folder.is_dir():
+        raise Problem(f"there is no kept database {name}")
+    return folder
+
+
+def list_kept(base_dir: Path) -> dict[str, Any]:
+    """The kept databases, the newest MOST_KEPT of them."""
+    folder = (base_dir / DATABASE).parent
+    names = (
+        sorted((name for name in os.listdir(folder) if name.startswith(KEPT)), reverse=True) if folder.is_dir() else []
+    )
+    found = []
+    for name in names[:MOST_KEPT]:
+        with contextlib.suppress(Problem, OSError):
+            there = kept_folder(base_dir, name)
+            files = [entry.stat(follow_symlinks=False) for entry in os.scandir(there)]
+            level = level_or_reason(there / DATABASE.name, at_rest=False)
+            size = sum(status.st_size for status in files)
+            found.append([name[:100], size, there.stat().st_mtime, level if isinstance(level, int) else None])
+    return {"kept": found}
+
+
+def backup_kept(base_dir: Path, target: Path, name: str) -> dict[str, Any]:
+    """As a backup, of a kept database."""
+    return copy_checked(kept_folder(base_dir, name) / DATABASE.name, target, None)
+
+
+def drop_kept(base_dir: Path, name: str) -> dict[str, Any]:
+    """Removes a kept database; one that is gone is no problem."""
+    with contextlib.suppress(Problem):
+        shutil.rmtree(kept_folder(base_dir, name))
+    return {}
 
 
 def keep(database: Path, kept: Path) -> Path:
@@ -250,8 +307,16 @@ def main(arguments: list[str]) -> int:
             answer = backup(base_dir, Path(arguments[2]), json.loads(arguments[3]))
         elif command == "restore":
             answer = restore(base_dir, arguments[2])
-        else:
+        elif command == "put-back":
             answer = put_back(base_dir, arguments[2])
+        elif command == "levels":
+            answer = {name: level_or_reason(Path(arguments[2]) / name, at_rest=True) for name in arguments[3:]}
+        elif command == "kept":
+            answer = list_kept(base_dir)
+        elif command == "backup-kept":
+            answer = backup_kept(base_dir, Path(arguments[2]), arguments[3])
+        else:
+            answer = drop_kept(base_dir, arguments[2])
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
         is_full = (
             getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in FULL

@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import ours, processes, slots
+from t3flow.host import ours, processes, running, slots
 from t3flow.host.host import Host, HostError
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
@@ -74,8 +74,7 @@ def pair_once(host: Host, user: str) -> None:
     """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, HostError."""
     dispatch = host.settings.dispatch
     person = host.mapped(user).person
-    with ours.probing(host.journal, user):
-        status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
+    status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
     if status != 302:
         raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
     cookie = cookie_named(cookies, dispatch.cookie)
@@ -93,12 +92,14 @@ def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> 
     asked: list[str] = []
     for entry in host.user_map().users:
         server = host.services.state(entry.name)
-        running = slots.running_version(server.main_pid, host.settings.paths.versions_dir) if server.main_pid else None
-        if entry.name in besides or not server.active or (version and running == version):
+        runs = version_that_runs(host, entry.name, server.main_pid) if server.main_pid else None
+        if entry.name in besides or not server.active or (version and runs == version):
+            continue
+        if server.main_pid and parted(host, entry.name, server.main_pid):
             continue
 
         def pair(_: float, user: str = entry.name) -> None:
-            pair_once(host, user)
+            probe(host, user)
 
         try:
             _until(pair, time.monotonic() + WITNESS_SECONDS, longest_wait_seconds=1.0)
@@ -108,6 +109,24 @@ def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> 
         if len(asked) >= WITNESSES:
             break
     return asked[-1] if asked else ""
+
+
+def probe(host: Host, user: str) -> None:
+    """`pair_once` outside a restart, noted, so that the watch after a bump does not take it for a person's. Raises NotPaired, HostError."""
+    with ours.probing(host.journal, user):
+        pair_once(host, user)
+
+
+def version_that_runs(host: Host, user: str, pid: int) -> str | None:
+    """The version that a user's server runs, of which `pid` is the main process; None when that cannot be told (yet)."""
+    return running.running_version(host.journal, host.settings.paths.versions_dir, user, pid)
+
+
+def parted(host: Host, user: str, pid: int) -> bool:
+    """Whether a user's server has run since before the host was taken over, on another version than they are led to: it may not pair."""
+    versions_dir = host.settings.paths.versions_dir
+    is_old = running.is_from_old_place(host.journal, versions_dir, user, pid)
+    return is_old and version_that_runs(host, user, pid) != slots.effective(versions_dir, user)
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
@@ -123,9 +142,9 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
         raise NotPaired(f"{server.unit} does not run ({server.detail})")
     if not processes.owns_listener(server.main_pid, host.port(user)):
         raise NotPaired(f"port {host.port(user)} is not (only) the server's of {user}")
-    running = slots.running_version(server.main_pid, host.settings.paths.versions_dir)
-    if running != version:
-        raise NotPaired(f"the server of {user} was started from {running}, not from {version}")
+    runs = version_that_runs(host, user, server.main_pid)
+    if runs != version:
+        raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")
     said = serving_version(host, user, timeout_seconds)
     if said != version:
         raise NotPaired(f"the server of {user} says it is {said}, not {version}")

@@ -23,6 +23,7 @@ create table facts (key text primary key, value text not null) without rowid;
 """
 
 REJECTED_FOR = "rejected_for"
+LEVELS = "levels"
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,21 @@ def drop_backup(journal: Journal, path: str) -> None:
     """Forgets a snapshot."""
     with journal.transaction() as connection:
         connection.execute("delete from backups where path = ?", (path,))
+
+
+def note_level(journal: Journal, version: str, level: int) -> None:
+    """Notes the schema level that a version migrates to, as a trial has shown."""
+    if level and (fact(journal, LEVELS) or {}).get(version) != level:
+        change_fact(journal, LEVELS, lambda known: {**(known or {}), version: level})
+
+
+def level_of_version(journal: Journal, version: str) -> int | None:
+    """The schema level that a version knows: as a trial has shown, else by the newest snapshot of a database that it wrote."""
+    noted = (fact(journal, LEVELS) or {}).get(version)
+    if noted is not None:
+        return int(noted)
+    rows = journal.query("select level from backups where wrote = ? order by created desc limit 1", version)
+    return int(rows[0][0]) if rows else None
 
 
 def rejected(journal: Journal) -> dict[str, str]:

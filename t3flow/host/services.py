@@ -41,6 +41,12 @@ class Services(Protocol):
     def stop(self, user: str) -> None:
         """Stops the server and all that runs below it; returns when they are gone. Raises ServiceError."""
 
+    def is_on(self, unit: str) -> bool:
+        """Whether another unit of the host, by its full name, is at work or (a timer) set to begin. Raises ServiceError."""
+
+    def switch(self, timer: str, on: bool) -> None:
+        """Turns a timer on or off, for now and after the next boot. Raises ServiceError."""
+
 
 class Systemd:
     """Units of systemd, through systemctl."""
@@ -79,6 +85,17 @@ class Systemd:
     def stop(self, user: str) -> None:
         """`systemctl stop` waits until the unit's whole control group is empty."""
         self._systemctl("stop", self._unit_template.format(user=user))
+
+    def is_on(self, unit: str) -> bool:
+        """A timer is on when it is enabled, too; a service only while it is at work. A unit that there is not is off."""
+        text = self._systemctl("show", unit, "--property=ActiveState,UnitFileState")
+        values = dict(line.partition("=")[::2] for line in text.splitlines())
+        is_set = unit.endswith(".timer") and values.get("UnitFileState", "").startswith("enabled")
+        return is_set or values.get("ActiveState") in ("active", "activating", "reloading")
+
+    def switch(self, timer: str, on: bool) -> None:
+        """`--now` does it at once as well."""
+        self._systemctl("enable" if on else "disable", "--now", timer)
 
 
 class Supervised:
@@ -121,6 +138,15 @@ class Supervised:
     def stop(self, user: str) -> None:
         """Returns when the server's process group is gone."""
         self._ask("stop", user)
+
+    def is_on(self, unit: str) -> bool:
+        """In the sandbox a unit is on while a file of its name lies beside the socket."""
+        return self._socket_path.with_name(unit).exists()
+
+    def switch(self, timer: str, on: bool) -> None:
+        """Makes or removes that file."""
+        flag = self._socket_path.with_name(timer)
+        flag.touch() if on else flag.unlink(missing_ok=True)
 
 
 def services_of(settings: Settings, children: Children) -> Services:

@@ -71,10 +71,13 @@ def installed(versions_dir: Path) -> list[str]:
     return []
 
 
-def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any]) -> Path:
+def make_slot(
+    versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any], package: str = "", program: str = ""
+) -> Path:
     """Copies an installed tree into a slot of its own: never the tree itself, whose makers may still hold parts of it open.
 
     Regular files with one link, folders, and symlinks that stay inside; modes 0755 and 0644; anything else raises SlotError.
+    `tree` is npm's prefix; with a `package`, that package's folder alone, as a global install has it, and `program` the path in it of t3.
     Repeating it is harmless: a complete slot is kept, a half-made one has another name and is thrown away.
     """
     final = slot_path(versions_dir, version)
@@ -85,15 +88,31 @@ def make_slot(versions_dir: Path, version: str, tree: Path, node: Path, note: di
     remove_tree(partial)
     remove_tree(final)
     digest = hashlib.sha256()
-    _copy(tree, partial, partial, digest)
+    if package:
+        place = partial / "node_modules" / package
+        place.parent.mkdir(mode=0o755, parents=True)
+        _copy(tree, place, partial, digest)
+        (partial / PROGRAM).parent.mkdir(mode=0o755)
+        (partial / PROGRAM).symlink_to(Path("..") / package / program)
+    else:
+        _copy(tree, partial, partial, digest)
     (partial / ".node").symlink_to(node)
     (partial / MANIFEST).write_text(
-        json.dumps({"version": version, "node": str(node), "sha256": digest.hexdigest(), **note}) + "\n"
+        json.dumps(
+            {"version": version, "node": str(node), "node_mark": node_mark(node), "sha256": digest.hexdigest(), **note}
+        )
+        + "\n"
     )
     sync_file_system(partial)
     partial.rename(final)
     sync_folder(final.parent)
     return final
+
+
+def node_mark(node: Path) -> list[int]:
+    """What changes when another Node is put in a Node's place: size and time of change."""
+    status = node.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _copy(source: Path, target: Path, top: Path, digest: Any, depth: int = 0) -> None:
@@ -219,6 +238,12 @@ def remove_slot(versions_dir: Path, version: str) -> str | None:
     return needed_by
 
 
+def remove_partials(versions_dir: Path) -> None:
+    """Removes what a making or removing that was cut off has left. Only for who has the host to himself."""
+    for path in versions(versions_dir).glob(".*.partial"):
+        remove_tree(path)
+
+
 def running_version(main_pid: int, versions_dir: Path) -> str | None:
     """The version whose slot a server was started from, by its command line."""
     prefix = f"{versions(versions_dir).resolve()}/"
@@ -226,6 +251,13 @@ def running_version(main_pid: int, versions_dir: Path) -> str | None:
         if word.startswith(prefix):
             return word[len(prefix) :].partition("/")[0]
     return None
+
+
+def unlink(link: Path) -> None:
+    """Removes a link, if it is there."""
+    with suppress(FileNotFoundError):
+        link.unlink()
+        sync_folder(link.parent)
 
 
 def write_last_good(path: Path, version: str) -> None:

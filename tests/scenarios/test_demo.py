@@ -4,7 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ANOTHER = "import sys, t3flow.sandbox.demo as demo; demo.BREAKS_PAIRING = {'fault': 'log_noise'}; sys.exit(demo.main())"
+ANOTHER = """
+import sys, t3flow.sandbox.demo as demo
+demo.BREAKS_MIGRATION = {'fault': 'log_noise'}
+demo.Story.play = lambda story: (story.set_up(), story.nightly_that_breaks_data())
+sys.exit(demo.main())
+"""
 
 
 def play(*words: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +26,7 @@ def test_everything_is_as_announced() -> None:
 
 
 def test_what_is_not_as_announced_is_exit_1() -> None:
-    """The third nightly is a good one here, so nothing is undone."""
+    """The nightly that is announced to break somebody's data is a good one here, so the gate stops nothing."""
     said = play("-c", ANOTHER)
     assert said.returncode == 1
     assert "✗ NOT SO:" in said.stdout

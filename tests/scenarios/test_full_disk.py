@@ -1,4 +1,4 @@
-"""Full disks, real ones: the consumer sees a small file system at one of its folders. Nothing is lost, nothing is left."""
+"""Full disks, real ones: the consumer sees a small file system (an overlay, whose upper part is small) at one of its folders. Nothing is lost or left."""
 
 import shutil
 import subprocess
@@ -15,8 +15,10 @@ SMALL = """
 set -e
 folder=$1 size=$2; shift 2
 cp -a "$folder" "$folder.before"
-mount -t tmpfs -o "size=$size" small "$folder"
-cp -a "$folder.before/." "$folder/"
+mkdir "$folder.small"
+mount -t tmpfs -o "size=$size" small "$folder.small"
+mkdir "$folder.small/upper" "$folder.small/work"
+mount -t overlay -o "lowerdir=$folder.before,upperdir=$folder.small/upper,workdir=$folder.small/work" small "$folder"
 exec setpriv --ambient-caps=-all --inh-caps=-all -- "$@"
 """
 

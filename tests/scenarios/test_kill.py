@@ -19,6 +19,7 @@ NIGHTLIES: dict[str, list[dict[str, Any]]] = {
 MOST_KILLS = 40
 
 
+@pytest.mark.both_queues
 @pytest.mark.parametrize("outcome", list(NIGHTLIES))
 def test_killed_again_and_again(make_box: Callable[..., Sandbox], queue_url: str, outcome: str) -> None:
     dice = random.Random(f"{outcome}{queue_url[:4]}")

@@ -1,0 +1,168 @@
+"""`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t3flow.cli.base import (
+    Commands,
+    UsageError,
+    as_json,
+    dump,
+    known_users,
+    open_host,
+    rfc3339,
+    say,
+    settings,
+    table,
+    when,
+)
+from t3flow.cli.enqueue import begin, wait
+from t3flow.errors import T3flowError
+
+if TYPE_CHECKING:
+    from t3flow.host.host import Host
+
+
+class ListedOrDropped(Commands):
+    """`backups [USER]` lists; `backups drop …` is its one command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Whatever is no command is a user."""
+        if args and args[0] not in self.commands:
+            return "list", self.commands["list"], args
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a command it lists, and takes the options of that."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=ListedOrDropped)
+def backups() -> None:
+    """The snapshots and kept databases of USER, or of everybody; drop one."""
+
+
+@backups.command("list")
+@click.argument("user", required=False)
+@as_json
+def list_backups(user: str | None, as_json: bool) -> None:
+    """The snapshots and the databases that were kept when they were replaced. Example: t3flow backups ada"""
+    read = settings()
+    host = open_host(read)
+    users = known_users(read, (user,)) if user else [entry.name for entry in host.user_map().users]
+    found = collect(host, users)
+    if as_json:
+        dump([{**each, "created": rfc3339(each["created"])} for each in found])
+        return
+    rows = [
+        [
+            each["user"],
+            each["backup"],
+            each["version"] or "-",
+            "?" if each["level"] is None else str(each["level"]),
+            when(each["created"]),
+            "MISSING" if each["bytes"] is None else f"{each['bytes'] / 1e6:.1f} MB",
+        ]
+        for each in found
+    ]
+    table(["user", "backup", "of version", "level", "taken", "size"], rows)
+
+
+def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
+    """What there is of these users, by user and time; who cannot be asked is told of on stderr."""
+    from t3flow.host import kept, records
+
+    found: list[dict[str, Any]] = []
+    for entry in records.backups(host.journal):
+        if entry.user in users:
+            path = Path(entry.path)
+            shown: dict[str, Any] = {"user": entry.user, "backup": path.name, "kind": "snapshot", "path": entry.path}
+            shown |= {
+                "version": entry.wrote or None,
+                "before": entry.target,
+                "level": entry.level,
+                "created": entry.created,
+            }
+            found.append({**shown, "bytes": path.stat().st_size if path.exists() else None})
+
+    def aside(user: str) -> list[kept.Kept]:
+        try:
+            return kept.listing(host, user)
+        except T3flowError as error:
+            say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
+            return []
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [each for of_user in pool.map(aside, users) for each in of_user]:
+            path = host.base_dir(each.user) / "userdata" / each.name
+            shown = {
+                "user": each.user,
+                "backup": each.name,
+                "kind": "kept",
+                "path": str(path),
+                "version": each.wrote or None,
+            }
+            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.bytes}
+            found.append(shown)
+    return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
+
+
+@backups.command()
+@click.argument("user")
+@click.argument("backup")
+@click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
+def drop(user: str, backup: str, force: bool) -> None:
+    """Remove one BACKUP of USER for good. Example: t3flow backups drop ada replaced-20260609T041500Z"""
+    from t3flow.host import backups as snapshots
+    from t3flow.host import kept, records
+
+    read = settings()
+    known_users(read, (user,))
+    host = open_host(read)
+    if busy := host.journal.query("select run from locks"):
+        raise T3flowError(f"{busy[0][0]} is changing the host and may need it: wait until it has ended (t3flow show)")
+    theirs = records.backups(host.journal, user)
+    snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
+    aside = kept.find(host, user, backup) if snapshot is None and backup.startswith(kept.PREFIX) else None
+    if snapshot is not None:
+        others = [entry for entry in theirs if entry.path != snapshot.path and entry.wrote == snapshot.wrote]
+        if not force and not any(Path(entry.path).is_file() for entry in others):
+            raise T3flowError(
+                f"{backup} is the last snapshot of {user} by {snapshot.wrote or 'an earlier version'}: without it there is no way "
+                "back there; to drop it all the same add --force"
+            )
+        snapshots.drop(host, snapshot)
+    elif aside is not None:
+        kept.drop(host, aside, force=force)
+    else:
+        raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
+    click.echo(f"{backup} of {user} is gone")
+
+
+@click.command()
+@click.argument("user")
+@click.argument("backup")
+@wait
+@as_json
+def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
+    """Put one BACKUP of USER in place, with its version; the present one is kept. Example: t3flow restore ada NAME --wait
+
+    Freezes first, as a rollback does, and asks nobody whether they are at work. `t3flow backups USER` has the names.
+    """
+    from t3flow.bake import ROLLBACK_PRIORITY
+    from t3flow.restoring import RestoreError, find_backup
+
+    read = settings()
+    known_users(read, (user,))
+    try:
+        find_backup(open_host(read), user, backup)
+    except RestoreError as error:
+        raise UsageError(str(error)) from error
+    return begin("restore", {"user": user, "backup": backup}, wait, as_json, ROLLBACK_PRIORITY)

@@ -1,0 +1,41 @@
+"""What a shell offers for values: users and runs. What cannot be read is not offered, and never a traceback in somebody's prompt."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from t3flow import settings as settings_module
+from t3flow.errors import T3flowError
+from t3flow.settings import Settings
+
+NEWEST_RUNS = 20
+
+
+def users(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The users of the map that begin so, and are not on the line yet."""
+    from t3flow.usermap import read_user_map
+
+    there = context.params.get(parameter.name or "") or ()
+    with suppress(T3flowError, OSError):
+        names = [entry.name for entry in read_user_map(_settings(context).paths.user_map).users]
+        return [name for name in names if name.startswith(incomplete) and name not in there]
+    return []
+
+
+def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The newest runs that begin so."""
+    from t3flow.cli.base import JOURNAL
+    from t3flow.engine.journal import Journal
+
+    with suppress(T3flowError, OSError):
+        noted = Journal(_settings(context).paths.state_dir / JOURNAL)
+        return [run.id for run in noted.runs(limit=NEWEST_RUNS) if run.id.startswith(incomplete)]
+    return []
+
+
+def _settings(context: click.Context) -> Settings:
+    """The settings that the line would read. Raises SettingsError."""
+    path: str | None = context.find_root().params.get("config")
+    return settings_module.load(Path(path) if path else None, os.environ)

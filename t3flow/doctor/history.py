@@ -1,0 +1,116 @@
+"""The doctor on what t3flow has noted: backups, kept databases, the old tracker, consumer, freeze, deferrals, the lock."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from t3flow.doctor.finding import Finding, finding
+from t3flow.host import freeze, kept, old_tracker, records, slots
+from t3flow.host.host import CHILDREN_LOCK, Host
+
+LATE_SECONDS = 600.0
+CONSUMER_LOCK = "consumer.lock"
+
+
+def backups_are_there(host: Host) -> Iterator[Finding]:
+    """Each snapshot on record is a file."""
+    for entry in records.backups(host.journal):
+        if not Path(entry.path).is_file():
+            name = Path(entry.path).name
+            yield finding(
+                f"the snapshot {name} of {entry.user} is missing", f"t3flow backups drop {entry.user} {name} --force"
+            )
+
+
+def kept_databases_are_there(host: Host) -> Iterator[Finding]:
+    """What was kept when a database was replaced is still kept, for 14 days at least."""
+    noted: dict[str, str] = records.fact(host.journal, kept.WROTE) or {}
+    mapped = [entry.name for entry in host.user_map().users]
+    for user in sorted({key.partition("/")[0] for key in noted} & set(mapped)):
+        there = {each.name for each in kept.listing(host, user)}
+        for name in sorted(key.partition("/")[2] for key in noted if key.startswith(f"{user}/")):
+            if name not in there and kept.age_seconds(name) < kept.KEEP_SECONDS:
+                yield finding(
+                    f"the kept database {name} of {user} is gone before its 14 days",
+                    f"ask {user}; snapshots: t3flow backups {user}",
+                )
+
+
+def old_tracker_is_off(host: Host) -> Iterator[Finding]:
+    """Where t3flow has taken over, the shell tracker's timers are off and it marks nobody any more."""
+    if slots.default_version(host.settings.paths.versions_dir) is None:
+        return
+    for timer in old_tracker.TIMERS:
+        if host.services.is_on(timer):
+            yield finding(
+                f"{timer} of the shell tracker is on: two trackers restart servers",
+                f"systemctl disable --now {timer}, or t3flow adopt",
+            )
+    if markers := old_tracker.read_markers(host):
+        yield finding(
+            f"the shell tracker has marked {', '.join(markers)} as deferred",
+            "t3flow adopt makes deferrals of the marks",
+        )
+
+
+def consumer_runs(host: Host) -> Iterator[Finding]:
+    """A consumer runs; without one, nothing of an earlier one does."""
+    state_dir = host.settings.paths.state_dir
+    if _is_locked(state_dir / CONSUMER_LOCK):
+        return
+    yield finding("no consumer runs: nothing is updated", "systemctl start t3flow")
+    if _is_locked(state_dir / CHILDREN_LOCK):
+        yield finding("children of a consumer that died still run", "systemctl start t3flow ends them")
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(
+                file, fcntl.LOCK_SH | fcntl.LOCK_NB if path.name == CONSUMER_LOCK else fcntl.LOCK_EX | fcntl.LOCK_NB
+            )
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def tracking_is_not_held(host: Host) -> Iterator[Finding]:
+    """Nothing is frozen; and after a failed restart something is, unless a person has let it go on."""
+    held = freeze.frozen(host.settings, host.journal)
+    if held is not None:
+        since = datetime.fromtimestamp(held["since"]).isoformat(timespec="seconds")
+        yield finding(
+            f"FROZEN since {since} by {held['by']}: {held['reason']}", "t3flow unfreeze, when it is understood"
+        )
+
+
+def deferrals_are_pending(host: Host) -> Iterator[Finding]:
+    """Each deferral has a drain that lives and is not late."""
+    for pending in records.deferrals(host.journal):
+        runs = host.journal.runs("id = ? and status = 'running'", pending.run)
+        if not runs:
+            yield finding(
+                f"the deferral of {pending.user} has no drain",
+                "the consumer makes one within a minute: systemctl restart t3flow",
+            )
+        elif runs[0].held is None and runs[0].wake_at is not None and runs[0].wake_at < time.time() - LATE_SECONDS:
+            yield finding(
+                f"the drain of {pending.user} is {(time.time() - runs[0].wake_at) / 60:.0f} minutes late",
+                "systemctl restart t3flow",
+            )
+
+
+def lock_has_a_run(host: Host) -> Iterator[Finding]:
+    """Who has the host to himself is a run that is under way."""
+    for run, since in host.journal.query("select run, since from locks"):
+        if not host.journal.runs("id = ? and status = 'running'", run):
+            yield finding(f"{run} has ended and still has the host", "systemctl restart t3flow")
+        elif time.time() - since > 6 * 3600:
+            yield finding(
+                f"{run} has had the host for {(time.time() - since) / 3600:.0f} hours",
+                f"t3flow show {run}; t3flow cancel {run}",
+            )

@@ -1,0 +1,139 @@
+"""The doctor on users: accounts, servers, schemas, pairing."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from t3flow.doctor.finding import Finding, finding
+from t3flow.errors import T3flowError
+from t3flow.host import pairing, processes, records, running, slots
+from t3flow.host.host import Host
+from t3flow.host.owned import OwnerReader
+
+LEVEL_SECONDS = 10.0
+NO_DATABASE = "there is no database"
+
+
+def accounts_are_there(host: Host) -> Iterator[Finding]:
+    """The user map is sound, everybody in it has an account and a port, and the gate's account is there and not root."""
+    for problem in host.user_map().problems:
+        yield finding(problem, f"mend {host.settings.paths.user_map}")
+    try:
+        host.gate_account()
+    except T3flowError as error:
+        yield finding(f"gate.user: {error}", f"useradd --system {host.settings.gate.user}")
+    ports: dict[int, str] = {}
+    for entry in host.user_map().users:
+        try:
+            port = host.port(entry.name)
+        except T3flowError as error:
+            what, _, mend = str(error).rpartition(": ")
+            yield finding(what, mend)
+            continue
+        if port in ports:
+            yield finding(
+                f"{entry.name} and {ports[port]} have the same port {port}",
+                "give one of them another in serve_env_dir",
+            )
+        ports[port] = entry.name
+
+
+def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
+    """By the slot on its command line, each server runs the version of its user's link, is not held still, and has its port to itself."""
+    versions_dir = host.settings.paths.versions_dir
+    if slots.default_version(versions_dir) is None:
+        return
+    is_busy = bool(host.journal.query("select 1 from locks"))
+    for entry in host.user_map().users:
+        user, server = entry.name, host.services.state(entry.name)
+        if server.main_pid is None:
+            if "failed" in server.detail:
+                yield finding(
+                    f"{server.unit} has failed", f"systemctl status {server.unit}; systemctl restart {server.unit}"
+                )
+            continue
+        runs, led_to = pairing.version_that_runs(host, user, server.main_pid), slots.effective(versions_dir, user)
+        if is_busy:
+            continue
+        if processes.is_stopped(server.main_pid):
+            yield finding(
+                f"the server of {user} is held still", f"kill -CONT {server.main_pid}; systemctl restart t3flow"
+            )
+        if running.is_from_old_place(host.journal, versions_dir, user, server.main_pid):
+            yield finding(
+                f"the server of {user} still runs {runs} from the old place until its next restart",
+                "the next bump or drain restarts it: t3flow deferrals",
+            )
+        elif runs is None:
+            yield finding(
+                f"the server of {user} was not started by the launcher",
+                f"systemctl restart {server.unit} when {user} is idle",
+            )
+        elif runs != led_to:
+            yield finding(
+                f"the server of {user} runs {runs}, but they are led to {led_to}",
+                f"systemctl restart {server.unit} when {user} is idle",
+            )
+        if not processes.owns_listener(server.main_pid, host.port(user)):
+            yield finding(
+                f"port {host.port(user)} is not (only) that of the server of {user}", "see who listens there: ss -ltnp"
+            )
+
+
+def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
+    """No process of root's runs from a slot."""
+    prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
+    for pid in processes.using([], lambda words: any(word.startswith(prefix) for word in words[:2])):
+        if processes.uid_of(pid) == 0:
+            yield finding(
+                f"process {pid} runs a version of t3 as root",
+                f"see who started it: ps -fp {pid}",
+            )
+
+
+def versions_know_their_databases(host: Host) -> Iterator[Finding]:
+    """Nobody is led to a version that is older than their database's schema, as far as levels are known."""
+    versions_dir = host.settings.paths.versions_dir
+
+    def level(user: str) -> int | str | None:
+        try:
+            with OwnerReader(host, user) as reader:
+                return int(reader.read(LEVEL_SECONDS)["level"])
+        except T3flowError as error:
+            return None if str(error) == NO_DATABASE else str(error)
+
+    users = [entry.name for entry in host.user_map().users]
+    with ThreadPoolExecutor(4) as pool:
+        levels = dict(zip(users, pool.map(level, users), strict=True))
+    for user, theirs in levels.items():
+        version = slots.effective(versions_dir, user) or ""
+        knows = records.level_of_version(host.journal, version)
+        if isinstance(theirs, str):
+            yield finding(
+                f"the database of {user} cannot be read: {theirs}",
+                f"t3flow backups {user}; t3flow restore {user} BACKUP",
+            )
+        elif theirs is not None and knows is not None and theirs > knows:
+            yield finding(
+                f"the database of {user} is at schema level {theirs}, {version} knows {knows}",
+                f"t3flow backups {user}; t3flow restore {user} BACKUP",
+            )
+
+
+def everybody_pairs(host: Host) -> Iterator[Finding]:
+    """Each user whose server runs pairs through the dispatch."""
+    users = [entry.name for entry in host.user_map().users if host.services.state(entry.name).active]
+
+    def trouble(user: str) -> str:
+        try:
+            pairing.pair_once(host, user)
+            return ""
+        except T3flowError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        for user, reason in zip(users, pool.map(trouble, users), strict=True):
+            records.note_pairing(host.journal, user, reason)
+            if reason:
+                yield finding(
+                    f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"
+                )

@@ -1,0 +1,94 @@
+"""The doctor on slots, links and the launcher: who is led where."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+
+from t3flow.doctor.finding import Finding, finding
+from t3flow.files import safe_name
+from t3flow.host import launcher, records, slots
+from t3flow.host.host import Host
+
+
+def launcher_is_ours(host: Host) -> Iterator[Finding]:
+    """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
+    path, versions_dir = host.settings.paths.launcher, host.settings.paths.versions_dir
+    if not launcher.is_launcher(path):
+        was = "is not there" if not os.path.lexists(path) else "was overwritten, as `npm install -g` does"
+        yield finding(f"{path} {was}: nobody is led to their version", "t3flow adopt puts it in place")
+        return
+    wanted = launcher.launcher_text(versions_dir, sandbox=host.settings.serve.backend == "process")
+    if path.read_text() != wanted or stat.S_IMODE(path.stat().st_mode) != 0o755:
+        yield finding(f"{path} was changed, or is of another t3flow", "t3flow adopt puts it in place")
+    found = shutil.which(path.name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if host.settings.serve.backend == "systemd" and found and os.path.realpath(found) != os.path.realpath(path):
+        yield finding(f"{found} comes before {path} on PATH: the dispatch may mint with it", f"remove {found}")
+
+
+def default_is_last_good(host: Host) -> Iterator[Finding]:
+    """There is a default, it was accepted, and last-good says the same."""
+    paths = host.settings.paths
+    default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
+    if default is None:
+        yield finding(
+            "no version is installed yet: nobody is led anywhere", "t3flow adopt --dry-run, then t3flow adopt"
+        )
+    elif default != last_good and not host.journal.query("select 1 from locks"):
+        yield finding(
+            f"the default is {default}, {paths.last_good_file} says {last_good or 'nothing'}",
+            "see t3flow runs; a bump sets both",
+        )
+
+
+def slots_are_whole(host: Host) -> Iterator[Finding]:
+    """Each slot is complete, root's, and written by nobody else."""
+    versions_dir = host.settings.paths.versions_dir
+    for version in slots.installed(versions_dir):
+        path = slots.slot_path(versions_dir, version)
+        if not slots.has_slot(versions_dir, version) or not (path / slots.PROGRAM).is_file():
+            yield finding(f"the slot {path} is not whole", f"t3flow enqueue bump --target {version} makes it anew")
+            continue
+        for place in (path, path / "node_modules", path / slots.MANIFEST, path / slots.PROGRAM):
+            status = place.stat()
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+                yield finding(f"{place} can be written by others", f"chown -R root {path}; chmod -R go-w {path}")
+
+
+def links_lead_to_slots(host: Host) -> Iterator[Finding]:
+    """Each user has a link of their own to a whole slot, not to a version that failed, and is not left held."""
+    versions_dir = host.settings.paths.versions_dir
+    rejected = records.rejected(host.journal)
+    pairing = records.fact(host.journal, "pairing") or {}
+    is_busy = bool(host.journal.query("select 1 from locks"))
+    if slots.default_version(versions_dir) is None:
+        return
+    for entry in host.user_map().users:
+        user, link = entry.name, slots.user_link(versions_dir, safe_name(entry.name))
+        try:
+            version = slots.linked_version(link)
+        except slots.SlotError as error:
+            yield finding(str(error).partition(":")[0], f"rm -r {link}; the next bump makes it")
+            continue
+        if version is None:
+            yield finding(
+                f"{user} has no link: when the default moves, they move with it",
+                "the next bump makes it, or t3flow adopt",
+            )
+        elif version == slots.HOLD:
+            if not is_busy:
+                yield finding(
+                    f"{user} is held, as in a restore that did not end: t3 starts nothing",
+                    "t3flow runs; t3flow restore, or rollback",
+                )
+        elif (
+            not slots.has_slot(versions_dir, version) or link.resolve().parent != slots.versions(versions_dir).resolve()
+        ):
+            yield finding(
+                f"{link} leads to no whole slot ({os.readlink(link)})", f"t3flow enqueue rollback --user {user}"
+            )
+        elif version in rejected and pairing.get(user, {}).get("reason", "not verified"):
+            yield finding(
+                f"{user} is led to {version}, which was rejected: {rejected[version]}",
+                f"t3flow enqueue rollback --user {user}",
+            )

@@ -1,0 +1,76 @@
+"""How runs end, and what all of them share: the host to themselves, and the outcome that the interface shows."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from t3flow import tasks
+from t3flow.engine.errors import StepFailed
+from t3flow.engine.flow import CRASHED
+from t3flow.engine.runs import HOST_LOCK, Outcome
+from t3flow.engine.step import current_flow
+from t3flow.restart import Result, result_of
+from t3flow.tasks import Person, Plan
+
+FAILED = {"rolled_back", "failed"}
+SUCCEEDED = {
+    "updated",
+    "up_to_date",
+    "refused_downgrade",
+    "refused_channel",
+    "refused_rejected",
+    "too_young",
+    "dry_run_passed",
+    "done",
+}
+OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
+OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
+
+
+def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
+    """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
+    if failure.kind == CRASHED:
+        with current_flow.get().shielded():
+            tasks.freeze_tracking(failure.reason)
+    return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
+
+
+def why_held() -> str:
+    """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
+    with current_flow.get().shielded():
+        return tasks.held()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
+    with ExitStack() as stack:
+        stack.enter_context(current_flow.get().lock(HOST_LOCK))
+        stack.enter_context(current_flow.get().saga())
+        yield
+
+
+def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, Result] | None = None) -> Outcome:
+    """An outcome with the data that the interface shows."""
+    status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
+    shown = {
+        user: {
+            "result": found["result"],
+            "version": found["version"],
+            "downtime_s": found["downtime_s"],
+            "reason": found["reason"],
+        }
+        for user, found in sorted((results or {}).items())
+    }
+    data: dict[str, Any] = {
+        "from": plan["default"] if plan else None,
+        "target": plan["target"] if plan else None,
+        "users": shown,
+        "notices": plan["notices"] if plan else [],
+    }
+    return Outcome(name, reason, status, data)
+
+
+def waiting(person: Person, waiting_for: str) -> Result:
+    """The result of a user who is deferred without having been asked."""
+    return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}

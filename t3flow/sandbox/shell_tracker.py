@@ -1,0 +1,61 @@
+"""A sandbox as the earlier shell tracker leaves a host: one global install for everybody, markers, its timers on, no slot and no link."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from t3flow.consumer import open_journal, prepare
+from t3flow.host.old_tracker import TIMERS
+from t3flow.sandbox.host import Sandbox
+
+
+def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dict[str, Any] | None = None) -> None:
+    """Starts everything but the consumer, with every user on a version that is installed globally."""
+    for user, source in databases.items():
+        box.database(user).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, box.database(user))
+    box.start_registry()
+    box.publish(version, behaviour)
+    install(box, version)
+    accept(box, version)
+    for timer in TIMERS:
+        box.settings.paths.serve_env_dir.joinpath(timer).touch()
+    prepare(box.settings.paths.state_dir)
+    open_journal(box.settings, create=True)
+    box.start_supervisor()
+    box.start_dispatch()
+    for user in box.users:
+        box.supervise("start", user)
+    for user in box.users:
+        box.await_pairing(user)
+
+
+def install(box: Sandbox, version: str) -> None:
+    """`npm install -g`, as it did: the folder is replaced under the servers that run from it."""
+    prefix = box.top / "usr"
+    words = ["npm", "install", "-g", "--prefix", str(prefix), "--no-audit", "--no-fund", f"t3@{version}"]
+    subprocess.run(words, env=box.environment, check=True, capture_output=True)
+    launcher = box.settings.paths.launcher
+    if not os.path.lexists(launcher):
+        launcher.symlink_to(Path("../usr/lib/node_modules/t3/bin/t3.js"))
+
+
+def accept(box: Sandbox, version: str) -> None:
+    """Moves last-good."""
+    box.settings.paths.last_good_file.write_text(f"{version}\n")
+
+
+def mark(box: Sandbox, user: str, version: str) -> None:
+    """Marks a user as deferred, as it did."""
+    folder = box.settings.paths.last_good_file.parent / "deferred"
+    folder.mkdir(exist_ok=True)
+    (folder / user).write_text(f"{version}\n")
+
+
+def restart(box: Sandbox, user: str) -> None:
+    """Restarts a user's server onto what is installed."""
+    box.supervise("stop", user)
+    box.supervise("start", user)
+    box.await_pairing(user)

@@ -1,0 +1,187 @@
+"""What the shell tracker has left on a host, and what is to come of it. Nothing here changes anything."""
+
+from contextlib import suppress
+from typing import TypedDict
+
+from t3flow import tasks
+from t3flow.engine.step import pause, step
+from t3flow.errors import T3flowError
+from t3flow.host import npm, old_backups, old_tracker, pairing, records, slots
+from t3flow.host.host import HostError, this_host
+from t3flow.host.old_tracker import OldTrackerError
+from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.versions import InvalidVersion, parse
+
+LEVEL_SECONDS, LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 10.0, 4, 0.3
+
+
+class Found(TypedDict):
+    """The host as the shell tracker, or an earlier adoption, has left it. `servers`: user → version that the server says, `links`: user → version led
+    to ("" for none)."""
+
+    installed: str
+    tree: str
+    program: str
+    default: str
+    last_good: str
+    tag: str
+    timers: list[str]
+    markers: dict[str, str]
+    servers: dict[str, str]
+    links: dict[str, str]
+    folders: dict[str, list[int]]
+    is_frozen: bool
+
+
+class Decision(TypedDict):
+    """What comes of it. `links`: everybody's, `fresh`: who has none yet that fits; `broken`: who cannot pair until restarted, and why.
+
+    `first`: whose server is not of the version that they are led to, so that they cannot pair, or may soon not.
+    """
+
+    default: str
+    links: dict[str, str]
+    fresh: list[str]
+    deferrals: dict[str, str]
+    first: list[str]
+    broken: dict[str, str]
+    notices: list[str]
+
+
+def versions_wanted(found: Found) -> list[str]:
+    """The versions that somebody may need, oldest first: the default (or what is installed, or accepted), linked, running; else the tag's."""
+    there = [found["default"]] if found["default"] else [found["installed"], found["last_good"]]
+    wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.HOLD}
+    return sorted(wanted or {found["tag"]}, key=parse)
+
+
+@step(interruptible=True)
+def look_around() -> Found:
+    """What the shell tracker has left. Only reads."""
+    host = this_host()
+    paths = host.settings.paths
+    for unit in old_tracker.AT_WORK:
+        if host.services.is_on(unit):
+            raise OldTrackerError(f"the shell tracker is at work ({unit}): run this again when it has ended")
+    there = old_tracker.find_global(host)
+    mapped = [entry.name for entry in host.user_map().users]
+    default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
+    nothing = there is None and not default and not is_version(last_good or "")
+    return {
+        "installed": there.version if there else "",
+        "tree": str(there.tree) if there else "",
+        "program": there.program if there else "",
+        "default": default or "",
+        "last_good": last_good if last_good and is_version(last_good) else "",
+        "tag": npm.tagged(host, host.settings.track.tag) if nothing else "",
+        "timers": [timer for timer in old_tracker.TIMERS if host.services.is_on(timer)],
+        "markers": old_tracker.read_markers(host),
+        "servers": {user: said_version(user) for user in mapped},
+        "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
+        "folders": old_backups.folders(host, mapped),
+        "is_frozen": bool(tasks.held.function()),
+    }
+
+
+def said_version(user: str) -> str:
+    """The version that a user's server says it is; "" for one that does not run or answer."""
+    host = this_host()
+    with suppress(pairing.NotPaired, HostError):
+        if host.services.state(user).active:
+            said = pairing.serving_version(host, user)
+            return said if is_version(said) else ""
+    return ""
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is a version."""
+    with suppress(InvalidVersion):
+        return bool(parse(text))
+    return False
+
+
+@step()
+def known_levels(versions: list[str]) -> dict[str, int]:
+    """The schema levels of those versions that were tried before. Only reads."""
+    journal = this_host().journal
+    levels = {version: records.level_of_version(journal, version) for version in versions}
+    return {version: level for version, level in levels.items() if level is not None}
+
+
+@step(interruptible=True)
+def decide(found: Found, levels: dict[str, int], notices: list[str]) -> Decision:
+    """Who is led to which version: the one that their server runs, if it knows their database's schema; else the lowest that does. Only reads."""
+    if not levels:
+        raise OldTrackerError(f"no version of t3 can be had that works here: {'; '.join(notices)}")
+    default = next(
+        (each for each in (found["default"], found["last_good"], found["installed"]) if each in levels),
+        max(levels, key=parse),
+    )
+    made: Decision = {
+        "default": default,
+        "links": {},
+        "fresh": [],
+        "deferrals": {},
+        "first": [],
+        "broken": {},
+        "notices": [*notices],
+    }
+    if not found["default"] and found["installed"] not in ("", default):
+        made["notices"].append(f"{found['installed']} is installed, {default} was accepted last: that is the default")
+    if found["is_frozen"]:
+        made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
+    for user, runs in found["servers"].items():
+        level = None
+        try:
+            level = level_of(user)
+        except (OwnerProblem, T3flowError) as problem:
+            if str(problem) != tasks.NO_DATABASE:
+                made["notices"].append(f"the database of {user} cannot be read: {problem}")
+        has = found["links"][user]
+        keeps = has and (has == slots.HOLD or level is None or levels.get(has, level) >= level)
+        led_to = has if keeps else choose(user, runs, level, default, levels)
+        if not keeps:
+            made["fresh"].append(user)
+        made["links"][user] = led_to
+        if led_to == slots.HOLD:
+            continue
+        marked = [found["markers"][user], default] if user in found["markers"] else []
+        wanted = max((each for each in (led_to, *marked) if each in levels), key=parse, default=led_to)
+        if runs and runs != led_to:
+            made["first"].append(user)
+            knows = levels.get(runs)
+            if knows is not None and level is not None and level > knows:
+                made["broken"][user] = (
+                    f"cannot pair: its server runs {runs}, its database is at schema level {level}; t3flow enqueue drain {user}"
+                )
+        if user in made["first"] or (user in found["markers"] and runs and runs != wanted):
+            made["deferrals"][user] = wanted
+    return made
+
+
+def level_of(user: str) -> int:
+    """The schema level of a user's database, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
+    for attempt in range(1, LEVEL_TRIES + 1):
+        try:
+            with OwnerReader(this_host(), user) as reader:
+                return int(reader.read(LEVEL_SECONDS)["level"])
+        except OwnerProblem as problem:
+            if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
+                raise
+            pause(LEVEL_PAUSE_SECONDS)
+    raise AssertionError("unreachable")
+
+
+def choose(user: str, runs: str, level: int | None, default: str, levels: dict[str, int]) -> str:
+    """The version for a user's link. Raises OldTrackerError when no version knows the database's schema."""
+    if level is None:
+        return runs if runs in levels else default
+    fitting = sorted((version for version, knows in levels.items() if knows >= level), key=parse)
+    if not fitting:
+        mend = "see that npm reaches the registry, or take the user out of the user map; then run this again"
+        raise OldTrackerError(
+            f"no version that can be had knows schema level {level} of the database of {user}: {mend}"
+        )
+    if runs in fitting:
+        return runs
+    return default if not runs and default in fitting else fitting[0]

@@ -1,0 +1,162 @@
+"""Taking a host over from the shell tracker: no server stops, each user keeps a program that knows their database, and it can be taken back."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from conftest import LEVEL30
+from scenes import ALL, FIRST, NEXT, bump, deferrals, is_busy, results, write
+
+from t3flow.cli.base import hint
+from t3flow.engine.runs import new_run
+from t3flow.host import slots
+from t3flow.host.old_tracker import TIMERS
+from t3flow.sandbox import shell_tracker
+from t3flow.sandbox.host import Sandbox
+
+ROOMS = ("usr", "bin", "etc", "opt", "backups", "state/deferred", "state/deferred-before-t3flow", "state/last-good")
+
+
+def in_the_middle(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
+    """NEXT is installed over FIRST: ada was restarted onto it; grace was deferred, and her browser has migrated her database under her
+    server since; linus was deferred and has not paired. Gives the turns of the two as well."""
+    box = make_box(ALL, start=False)
+    shell_tracker.start(box, FIRST, dict.fromkeys(ALL, LEVEL30), {"schema_level": 30})
+    for user in ALL:
+        old = box.settings.paths.backup_dir / user / f"state-prebump-{NEXT}-20260609T041500Z.sqlite"
+        old.parent.mkdir()
+        shutil.copyfile(LEVEL30, old)
+    turns = {user: is_busy(box, user) for user in ("grace", "linus")}
+    box.publish(NEXT, {"schema_level": 32})
+    shell_tracker.install(box, NEXT)
+    shell_tracker.accept(box, NEXT)
+    shell_tracker.restart(box, "ada")
+    for user in ("grace", "linus"):
+        shell_tracker.mark(box, user, NEXT)
+    assert not box.pairs("grace"), "the outage of the shell tracker"
+    assert [box.level(user) for user in ALL] == [32, 32, 30]
+    return box, turns
+
+
+def pids(box: Sandbox) -> list[int]:
+    return [box.supervise("status", user)["main_pid"] for user in ALL]
+
+
+def rooms(box: Sandbox) -> dict[str, Any]:
+    """All that the host has of the tracker, with modes, contents and targets of links."""
+    found: dict[str, Any] = {}
+    for room in ROOMS:
+        for path in [box.top / room, *sorted((box.top / room).rglob("*"))]:
+            if path.is_symlink():
+                found[str(path)] = path.readlink()
+            elif path.is_file():
+                found[str(path)] = path.read_bytes()
+            elif room == "backups":
+                found[str(path)] = path.stat().st_mode
+    return found
+
+
+def timers(box: Sandbox) -> list[bool]:
+    return [(box.settings.paths.serve_env_dir / timer).exists() for timer in TIMERS]
+
+
+def adopt(box: Sandbox, *words: str) -> Any:
+    return box.document("adopt", *words)
+
+
+def test_without_a_consumer_it_says_so(make_box: Callable[..., Sandbox]) -> None:
+    box = make_box(["ada"], start=False)
+    said = box.t3flow("adopt")
+    assert said.returncode == 4
+    assert "start it: systemctl start t3flow" in said.stderr
+
+
+def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> None:
+    """Plan, adoption with kills, repetition, drain, and the undo, refused where it would cut somebody off."""
+    box, turns = in_the_middle(make_box)
+    box.start_consumer()
+    before, servers = rooms(box), pids(box)
+
+    plan = adopt(box, "--dry-run")
+    assert (plan["outcome"], plan["target"]) == ("dry_run_passed", NEXT), plan
+    assert results(plan) == {"ada": "untouched", "grace": "deferred", "linus": "deferred"}
+    assert rooms(box) == before, "it changes nothing"
+    assert timers(box) == [True, True]
+
+    done = adopt(box)
+    assert done["outcome"] == "done", done
+    assert pids(box) == servers, "no server was stopped"
+    assert timers(box) == [False, False]
+    assert {user: box.assigned(user) for user in ALL} == {"ada": NEXT, "grace": NEXT, "linus": FIRST}
+    assert slots.default_version(box.settings.paths.versions_dir) == NEXT
+    assert {user: each["target"] for user, each in deferrals(box).items()} == {"grace": NEXT, "linus": NEXT}
+    assert "drained first: grace" in done["reason"]
+    shown = box.document("status")
+    assert {user: each["running_version"] for user, each in shown["users"].items()} == {
+        "ada": NEXT,
+        "grace": FIRST,
+        "linus": FIRST,
+    }
+    assert shown["users"]["grace"]["pairing"] == "failing"
+    assert [box.pairs(user) for user in ALL] == [True, False, True]
+    assert box.level("linus") == 30, "his pairing runs the program of his server now"
+    backups = box.document("backups")
+    assert [(each["user"], each["level"], each["before"]) for each in backups] == [(user, 30, NEXT) for user in ALL]
+
+    box.settings.paths.launcher.unlink()
+    shell_tracker.install(box, NEXT)
+    assert "launcher" in [each["check"] for each in box.document("doctor")]
+    again = adopt(box)
+    assert again["outcome"] == "done"
+    found = box.document("doctor")
+    assert {each["check"] for each in found} == {"servers", "pairing"}, found
+    assert any("linus still runs 0.0.24 from the old place" in each["what"] for each in found), found
+    assert list(deferrals(box)) == ["grace", "linus"]
+
+    for user, turn in turns.items():
+        box.control(user, "turn/end", turn=turn)
+    box.until(lambda: not deferrals(box), "both are drained", 60)
+    assert [box.pairs(user) for user in ALL] == [True, True, True]
+    assert {user: each["running_version"] for user, each in box.document("status")["users"].items()} == dict.fromkeys(
+        ALL, NEXT
+    )
+    shell_tracker.install(box, FIRST)
+    refused = adopt(box, "--undo")
+    assert (refused["outcome"], "enqueue rollback" in refused["reason"]) == ("error", True), refused
+
+
+def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
+    """An adoption that is refused half-way, and one that was killed at each step and is undone, leave the host as it was; no server stops."""
+    box, _ = in_the_middle(make_box)
+    box.start_consumer()
+    before, servers = rooms(box), pids(box)
+    at_work = box.settings.paths.serve_env_dir / "t3-autoupdate.service"
+    at_work.touch()
+    assert "is at work" in adopt(box)["reason"]
+    at_work.unlink()
+    write(box.database("linus"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
+    refused = adopt(box)
+    assert (refused["outcome"], "schema level 99" in refused["reason"]) == ("error", True), refused
+    assert rooms(box) == before
+    assert timers(box) == [True, True]
+    write(box.database("linus"), "delete from effect_sql_migrations where migration_id = 99")
+
+    for undo, steps in (
+        (False, ("take_in", "make_links", "take_markers", "put_launcher")),
+        (True, ("bring_back_launcher", "drop_links", "bring_back_markers")),
+    ):
+        run = new_run(box.journal, "adopt", {"undo": undo})
+        assert run is not None
+        hint(box.settings, run)
+        for step in steps:
+            box.until(lambda run=run, step=step: any(e.step == step for e in box.journal.events(run)), step, 60)
+            box.kill("consumer")
+            box.start_consumer()
+        box.until(lambda run=run: box.journal.run(run).status != "running", "it has ended", 60)
+        assert box.journal.run(run).outcome == "done", box.journal.run(run).result
+    assert rooms(box) == before
+    assert timers(box) == [True, True]
+    assert pids(box) == servers
+    assert not deferrals(box)
+    assert adopt(box, "--undo")["outcome"] == "error"
+    assert "adopt" in bump(box)["reason"], "t3flow changes nothing on a host that it was taken from"

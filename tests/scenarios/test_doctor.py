@@ -1,0 +1,282 @@
+"""The doctor: on a sound host it finds nothing; each thing that is spoiled is found, with its mend, and found no more once mended."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from scenes import FIRST, NEXT, bump, write
+
+from t3flow.consumer import open_journal
+from t3flow.doctor import CHECKS, Finding, examine
+from t3flow.engine.journal import append_event
+from t3flow.host import freeze, processes, records, slots
+from t3flow.host.host import Host, open_host
+from t3flow.sandbox.host import Sandbox, environment_of
+
+USERS = ["ada", "grace"]
+
+
+@contextmanager
+def moved(path: Path) -> Iterator[None]:
+    """Away for a while."""
+    aside = path.with_name(f"{path.name}.aside")
+    path.rename(aside)
+    yield
+    with suppress(FileNotFoundError):
+        path.unlink()
+    aside.rename(path)
+
+
+@contextmanager
+def mode(path: Path, bits: int) -> Iterator[None]:
+    """With another mode for a while."""
+    before = path.stat().st_mode
+    path.chmod(bits)
+    yield
+    path.chmod(before)
+
+
+@contextmanager
+def there(path: Path, text: str = "") -> Iterator[None]:
+    """A file for a while."""
+    made = not path.parent.exists()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    yield
+    shutil.rmtree(path.parent) if made else path.unlink()
+
+
+@contextmanager
+def replaced(path: Path, text: str) -> Iterator[None]:
+    """Another text for a while, and another mode."""
+    before, bits = path.read_bytes(), path.stat().st_mode
+    path.write_text(text)
+    yield
+    path.write_bytes(before)
+    path.chmod(bits)
+
+
+@contextmanager
+def linked(link: Path, target: str) -> Iterator[None]:
+    """A link that leads elsewhere for a while."""
+    before = os.readlink(link)
+    link.unlink()
+    link.symlink_to(target)
+    yield
+    link.unlink()
+    link.symlink_to(before)
+
+
+@contextmanager
+def held(box: Sandbox, user: str) -> Iterator[None]:
+    """A server that somebody holds still."""
+    pid = box.supervise("status", user)["main_pid"]
+    os.kill(pid, signal.SIGSTOP)
+    box.until(lambda: processes.is_stopped(pid), "it is still")
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def fact(host: Host, key: str, value: object) -> Iterator[None]:
+    """Another fact for a while."""
+    before = records.fact(host.journal, key)
+    records.set_fact(host.journal, key, value)
+    yield
+    records.set_fact(host.journal, key, before)
+
+
+@contextmanager
+def frozen(host: Host) -> Iterator[None]:
+    freeze.freeze(host.settings, host.journal, "a look")
+    yield
+    freeze.unfreeze(host.settings, host.journal)
+
+
+@contextmanager
+def from_the_future(host: Host, run: str) -> Iterator[None]:
+    """An event as a clock that was set back leaves it."""
+    with host.journal.transaction() as connection:
+        seq = append_event(connection, run, "waiting").seq
+        connection.execute("update events set at = ? where run = ? and seq = ?", (time.time() + 900, run, seq))
+    yield
+    with host.journal.transaction() as connection:
+        connection.execute("delete from events where run = ? and seq = ?", (run, seq))
+
+
+@contextmanager
+def row(host: Host, insert: str, delete: str) -> Iterator[None]:
+    """A row in the journal that should not be there."""
+    for statement in (insert, delete):
+        with host.journal.transaction() as connection:
+            connection.execute(statement)
+        if statement is insert:
+            yield
+
+
+@contextmanager
+def later_schema(box: Sandbox, user: str) -> Iterator[None]:
+    write(box.database(user), "insert into effect_sql_migrations values (99, '2026', 'Later')")
+    yield
+    write(box.database(user), "delete from effect_sql_migrations where migration_id = 99")
+
+
+@contextmanager
+def another_environment(host: Host, **changed: str) -> Iterator[None]:
+    with environment_of({**os.environ, **changed}):
+        yield
+
+
+@contextmanager
+def no_consumer(box: Sandbox) -> Iterator[None]:
+    box.kill("consumer")
+    yield
+    box.start_consumer()
+
+
+def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
+    """(check, what spoils it, words of the finding)."""
+    paths, top = host.settings.paths, box.top
+    slot = slots.slot_path(paths.versions_dir, NEXT)
+    link = slots.user_link(paths.versions_dir, "ada")
+    run = str(host.journal.runs("workflow = 'bump'")[0].id)
+    snapshot = Path(records.backups(host.journal, "ada")[-1].path)
+    env = paths.serve_env_dir
+    kept_name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
+    drain = "insert into deferrals (user, run, target, since, waiting_for) values ('ada', 'gone', 'x', 0, 'window')"
+    return [
+        ("npm", replaced(top / "tools/npm", "#!/bin/sh\nexit 3\n"), "npm --version"),
+        ("npm", another_environment(host, PATH="/nonexistent"), "npm is not on PATH"),
+        ("node", another_environment(host, PATH="/nonexistent"), "no node on PATH"),
+        ("node", linked(slot / ".node", "/bin/true"), "is not the one"),
+        ("node", linked(slot / ".node", "/nonexistent"), "is gone"),
+        ("cells", another_environment(host, PATH="/nonexistent"), "not isolated"),
+        ("dispatch log", moved(top / "log/dispatch.log"), "cannot be read"),
+        ("clock", from_the_future(host, run), "ahead of the clock"),
+        ("accounts", replaced(paths.user_map, "ada@example.test=ada\nx=root\n"), "root"),
+        ("accounts", moved(env / "ada.env"), "ada.env"),
+        ("accounts", replaced(env / "ada.env", f"T3_PORT={box.ports['grace']}\n"), "same port"),
+        ("modes", mode(paths.state_dir / "queue.key", 0o644), "others can reach"),
+        ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
+        ("modes", mode(box.config, 0o666), "config.toml can be written"),
+        ("disk", moved(paths.scratch_dir), "is not there"),
+        ("leftovers", there(paths.scratch_dir / "t3flow-bump-20260101T000000-abcdef/x"), "left over"),
+        ("launcher", replaced(paths.launcher, "#!/usr/bin/env node\n"), "overwritten"),
+        ("launcher", moved(paths.launcher), "is not there"),
+        ("launcher", mode(paths.launcher, 0o777), "was changed"),
+        ("default", replaced(paths.last_good_file, f"{FIRST}\n"), "last-good says"),
+        ("slots", moved(slot / ".t3flow.json"), "not whole"),
+        ("slots", mode(slot / "node_modules", 0o777), "written by others"),
+        ("links", moved(link), "has no link"),
+        ("links", linked(link, "../hold"), "is held"),
+        ("links", linked(link, "/usr"), "leads to no whole slot"),
+        ("links", fact(host, "pairing", {"ada": {"since": 0, "reason": "no"}}), "was rejected"),
+        ("servers", held(box, "ada"), "held still"),
+        ("servers", linked(link, f"../versions/{FIRST}"), "are led to"),
+        ("schema", later_schema(box, "ada"), "schema level 99"),
+        ("schema", replaced(box.database("grace"), "rubbish"), "cannot be read"),
+        ("pairing", moved(paths.launcher), "cannot pair"),
+        ("backups", moved(snapshot), "is missing"),
+        ("kept databases", fact(host, "kept", {f"ada/{kept_name}": FIRST}), "is gone"),
+        ("old tracker", there(env / "t3-autoupdate.timer"), "is on"),
+        ("old tracker", there(paths.last_good_file.parent / "deferred/ada", NEXT), "has marked ada"),
+        ("freeze", frozen(host), "FROZEN"),
+        (
+            "lock",
+            row(host, f"insert into locks values ('host', '{run}', 0)", "delete from locks"),
+            "still has the host",
+        ),
+        ("consumer", no_consumer(box), "no consumer runs"),
+        ("deferrals", row(host, drain, "delete from deferrals"), "has no drain"),
+    ]
+
+
+def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sandbox after a bump, each check in turn; it names what is wrong, says how to mend it, and is silent before and after."""
+    box = make_box(USERS)
+    box.publish(NEXT, {"schema_level": 32})
+    assert bump(box)["outcome"] == "updated"
+    said = box.t3flow("doctor")
+    assert (said.returncode, said.stdout) == (0, f"{len(CHECKS)} checks, no finding\n"), said
+    for name in ("PATH", "HOME"):
+        monkeypatch.setenv(name, box.environment[name])
+    host = open_host(box.settings, box.journal)
+    records.reject(host.journal, NEXT, "for the test", [])
+    cases = spoilt(box, host)
+    for check, spoiling, words in cases:
+        assert examine(host, [check]) == [], check
+        with spoiling:  # type: ignore[attr-defined]
+            found = examine(host, [check])
+            assert any(words in each.what for each in found), (check, words, found)
+            assert all(each.check == check and each.mend and "\n" not in each.what for each in found), found
+        assert examine(host, [check]) == [], check
+    assert set(CHECKS) - {check for check, _, _ in cases} == {"systemd", "dispatch", "queue", "root"}, "tested below"
+    seen_by_root(box)
+
+    records.unreject(host.journal, NEXT)
+    box.kill("dispatch")
+    found = [Finding(**each) for each in box.document("doctor")]
+    assert {each.check for each in found} >= {"dispatch", "pairing"}
+    assert box.t3flow("doctor").returncode == 1
+    box.start_dispatch()
+    assert box.document("doctor") == []
+
+
+def seen_by_root(box: Sandbox) -> None:
+    """In a namespace in which this account is root, the users' servers are root's."""
+    code = (
+        "from t3flow.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
+        "from t3flow import settings; from t3flow.consumer import open_journal;"
+        "read = settings.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
+        "print(*(each.what for each in examine(host, ['root'])), sep='\\n')"
+    )
+    for words, findings in ((["unshare", "--user", "--map-root-user"], 2), ([], 0)):
+        command = [*words, sys.executable, "-c", code, str(box.config)]
+        said = subprocess.run(command, env=box.environment, capture_output=True, text=True, check=True).stdout
+        assert said.count("as root") == findings, said
+
+
+def test_a_host_without_systemd(bare_box: Sandbox) -> None:
+    if Path("/run/systemd/system").is_dir():
+        pytest.skip("this host has systemd")
+    bare_box.config.write_text(bare_box.config.read_text().replace('backend = "process"', 'backend = "systemd"'))
+    [found] = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["systemd"])
+    assert "not booted with systemd" in found.what
+
+
+def test_without_a_journal(make_box: Callable[..., Sandbox]) -> None:
+    box = make_box(["ada"], start=False)
+    [found] = box.document("doctor")
+    assert (found["check"], "no journal" in found["what"]) == ("journal", True)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://127.0.0.1:1/0", "no password"),
+        ("redis://:secret@redis.example:6379/0", "in clear"),
+        ("rediss://:secret@127.0.0.1:1/0", "does not answer"),
+        ("unix:///{top}/open.sock", "everybody may write"),
+    ],
+)
+def test_how_open_the_queue_is(bare_box: Sandbox, url: str, words: str) -> None:
+    (bare_box.top / "open.sock").touch(mode=0o666)
+    (bare_box.top / "open.sock").chmod(0o666)
+    bare_box.top.chmod(0o755)
+    text = bare_box.config.read_text().replace(f"sqlite://{bare_box.top}/state/queue.db", url.format(top=bare_box.top))
+    bare_box.config.write_text(text)
+    found = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["queue"])
+    assert any(words in each.what for each in found), found
+    assert "secret" not in str(found)
+
+
+@pytest.fixture
+def bare_box(make_box: Callable[..., Sandbox]) -> Sandbox:
+    return make_box(["ada"], start=False)
