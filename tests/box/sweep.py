@@ -58,7 +58,8 @@ def main(points: int) -> int:
             box.run(install)
             for key, value in SETTINGS.items():
                 box.sh('sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml', key, value)
-            box.adopt(FIRST)
+            box.run("systemctl", "restart", "t3flow")
+            box.run("t3flow", "adopt")
             commands = int(box.run("python3", "-c", KILL_AT, install, "0"))
             for number in range(points):
                 at = 1 + commands * number // points
