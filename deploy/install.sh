@@ -29,9 +29,6 @@ flock -n 9 || fail "another installation is under way: wait for it"
 # The program, beside the one that may be running ------------------------------------------------------------------------------------------
 before=$(readlink "$top/current" || true)
 mkdir -p "$top"
-for old in "$top"/program-*; do
-  [ "$old" = "$before" ] || rm -rf "$old"
-done
 fresh=$(mktemp -d "$top/program-XXXXXX")
 chmod 755 "$fresh"
 python3 -m venv "$fresh"
@@ -75,5 +72,8 @@ if ! systemctl restart t3flow; then
   systemctl restart t3flow || true
   fail "the new consumer does not start (journalctl -u t3flow says why): the former program is back"
 fi
+for old in "$top"/program-*; do  # only now: a consumer may have run from any of them
+  [ "$old" = "$before" ] || [ "$old" = "$fresh" ] || rm -rf "$old"
+done
 echo "t3flow $(t3flow --version | sed 's/.* //') runs; settings: $settings"
 [ -n "$before" ] || echo "next: look at the settings, then: t3flow adopt --dry-run; t3flow adopt"

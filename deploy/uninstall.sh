@@ -56,6 +56,8 @@ fi
 if getent passwd t3flow >/dev/null; then userdel t3flow || echo "kept: the account t3flow, which userdel did not remove"; fi
 echo "kept: $versions, where the versions are that the servers run"
 echo "kept: $(setting paths.backup_dir) (snapshots), $(setting paths.state_dir) (history), /etc/t3flow (settings), $(setting paths.last_good_file)"
+former=$(dirname -- "$launcher")/.$(basename -- "$launcher").before-t3flow
+if [ -e "$former" ] || [ -L "$former" ]; then echo "kept: $former, the $launcher of before t3flow"; fi
 freeze=$(setting paths.freeze_file)
 if [ -e "$freeze" ]; then echo "kept: $freeze, which holds any other tracker too"; fi
 rm -rf "$top"

@@ -42,6 +42,17 @@ UNITS = {
         [Install]
         WantedBy=multi-user.target
         """,
+    "t3-autoupdate.service": """
+        [Service]
+        Type=oneshot
+        ExecStart=/usr/bin/npm install --global t3@nightly
+        """,
+    "t3-autoupdate.timer": """
+        [Timer]
+        OnCalendar=*-*-* 04:00:00
+        [Install]
+        WantedBy=timers.target
+        """,
     "lab-registry.service": f"""
         [Service]
         ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.registry --port {REGISTRY_PORT} --folder /srv/registry
@@ -170,7 +181,8 @@ class Box:
         )
         self.run("npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{version}")
         servers = [f"t3-serve@{user}.service" for user in self.users]
-        self.run("systemctl", "enable", "--now", "t3-dispatch.service", *servers)
+        self.run("systemctl", "enable", "--now", "t3-dispatch.service", "t3-autoupdate.timer", *servers)
+        self.write("/var/lib/t3-autoupdate/last-good", f"{version}\n")
         self.until(lambda: all(self.pairs(user) for user in self.users), "everybody can pair")
 
     def give(self, user: str, database: Path) -> None:
@@ -229,37 +241,6 @@ class Box:
     def inside(self, program: str, *words: str) -> str:
         """What a program of Python prints that must succeed, as root with what is installed."""
         return self.run("/opt/t3flow/current/bin/python", "-c", textwrap.dedent(program), *words)
-
-    def adopt(self, version: str) -> None:
-        """What `t3flow adopt` does on such a host, by its parts."""
-        self.run("systemctl", "stop", "t3flow")
-        self.inside(
-            """
-            import os, shutil, sys
-            from pathlib import Path
-            from t3flow import settings
-            from t3flow.consumer import open_journal, prepare
-            from t3flow.host import npm, slots
-            from t3flow.host.host import open_host
-            from t3flow.host.launcher import install_launcher
-            os.environ["HOME"] = "/root"
-            read, version = settings.load(None, {}), sys.argv[1]
-            prepare(read.paths.state_dir)
-            host = open_host(read, open_journal(read, create=True))
-            staging = Path("/var/tmp/t3flow-first")
-            staging.mkdir(mode=0o711)
-            note = {"origin": npm.install(host, version, staging)}
-            slots.make_slot(read.paths.versions_dir, version, staging / "prefix", npm.node_path(), note)
-            shutil.rmtree(staging)
-            for user in host.user_map().users:
-                slots.assign(read.paths.versions_dir, user.name, version)
-            slots.set_default(read.paths.versions_dir, version)
-            slots.write_last_good(read.paths.last_good_file, version)
-            install_launcher(read.paths.launcher, read.paths.versions_dir, sandbox=False)
-            """,
-            version,
-        )
-        self.run("systemctl", "start", "t3flow")
 
 
 def fetch_wheels(folder: Path) -> Path:

@@ -131,7 +131,14 @@ def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
             value,
         )
     pids = [main_pid(box, f"t3-serve@{user}") for user in ALL]
-    box.adopt(FIRST)
+    box.run("systemctl", "restart", "t3flow")
+    planned = box.try_run(*lines[3].split())
+    assert (planned.returncode, "users linked" in planned.stdout + planned.stderr) == (0, True), planned
+    assert box.run("readlink", "-f", "/usr/bin/t3").startswith("/usr/lib/node_modules/t3/")
+    adopted = box.try_run(*lines[4].split())
+    assert adopted.returncode == 0, adopted
+    assert box.run("head", "-2", "/usr/bin/t3").splitlines()[1].startswith("# Written by t3flow")
+    assert box.try_run("systemctl", "is-enabled", "t3-autoupdate.timer").stdout.strip() == "disabled"
     assert [main_pid(box, f"t3-serve@{user}") for user in ALL] == pids
     installed = time.monotonic() - began
 
@@ -442,6 +449,7 @@ def test_uninstalling_leaves_plain_t3(box: Box) -> None:
     said = box.run(line)
     assert {user: main_pid(box, f"t3-serve@{user}") for user in ALL} == pids
     assert f"/usr/bin/t3 is plain t3 {BUSY} now" in said
+    assert "kept: /usr/bin/.t3.before-t3flow" in said
     for path in (
         "/opt/t3flow",
         "/usr/local/bin/t3flow",
