@@ -1,21 +1,34 @@
 """The users' servers: systemd units, or the sandbox's own small supervisor. Both say the same things."""
 
 import json
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
 from t3flow.host.children import Children
 from t3flow.settings import Settings
 
 CONTROL_SECONDS = 60.0
+AWAY_SECONDS = 20.0
+AWAY = re.compile(
+    r"[Tt]ransport endpoint|connect to bus|[Cc]onnection (reset|refused|timed out|terminated)|Broken pipe"
+)
+"""What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
 
 
 class ServiceError(T3flowError):
     """A server could not be started, stopped or asked about."""
+
+
+class ManagerAway(ServiceError):
+    """Nobody could be asked."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +69,21 @@ class Systemd:
         self._unit_template = unit_template
 
     def _systemctl(self, *words: str) -> str:
-        finished = self._children.run(["systemctl", *words], timeout_seconds=CONTROL_SECONDS)
-        if finished.code != 0:
-            raise ServiceError(f"systemctl {' '.join(words)} failed: {finished.last_line}")
-        return finished.stdout.decode(errors="replace")
+        """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
+        for attempt in Retrying(
+            stop=stop_after_delay(AWAY_SECONDS),
+            wait=wait_fixed(0.5),
+            retry=retry_if_exception_type(ManagerAway),
+            sleep=pause,
+            reraise=True,
+        ):
+            with attempt:
+                finished = self._children.run(["systemctl", *words], timeout_seconds=CONTROL_SECONDS)
+                if finished.code != 0:
+                    kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
+                    raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
+                return finished.stdout.decode(errors="replace")
+        raise AssertionError("unreachable")
 
     def state(self, user: str) -> ServerState:
         """Asks for named properties, since `--value` alone prints them in an order of its own."""
