@@ -118,10 +118,11 @@ def _take_over(box: Path, who: Account, kept: Path) -> None:
             )
         except OSError as error:
             raise BackupError(f"the copy that {who.name} left is gone or no plain file ({error.strerror})") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != who.uid:
+            os.close(descriptor)
+            raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
         with os.fdopen(descriptor, "rb") as source:
-            status = os.fstat(source.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != who.uid:
-                raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
             free = shutil.disk_usage(kept.parent.parent).free
             if status.st_size + MIN_FREE_BYTES > free:  # it may be a hole that takes no space
                 raise BackupError(

@@ -86,6 +86,7 @@ def forge(box: Path, kind: str, goal: str) -> None:
                 held = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
                 checked = checked or (str(copy) in held and copy.stat().st_mode & 0o777 == 0o600)
                 if checked and str(copy) not in held:
+                    os.kill(pid, signal.SIGSTOP)
                     break
         with contextlib.suppress(OSError):
             if kind == "deep":
@@ -99,8 +100,11 @@ def forge(box: Path, kind: str, goal: str) -> None:
                 copy.unlink()
                 put(kind, copy, goal)
             else:
+                copy.unlink()
                 os.rename(other, copy)
-            print("forged", flush=True)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGCONT)
+        if checked:
             return
 
 
