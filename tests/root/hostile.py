@@ -111,7 +111,9 @@ def forge(box: Path, kind: str, goal: str) -> None:
 def steal() -> None:
     """Takes the lock's descriptor out of a helper, tries to lock everybody out with it, and hides it in a message."""
     pid = helper_of_mine("state")
-    while not (numbers := [n for n in os.listdir(f"/proc/{pid}/fd") if "children.lock" in os.readlink(f"/proc/{pid}/fd/{n}")]):
+    while not (
+        numbers := [n for n in os.listdir(f"/proc/{pid}/fd") if "children.lock" in os.readlink(f"/proc/{pid}/fd/{n}")]
+    ):
         pass
     lock = _libc.syscall(PIDFD_GETFD, os.pidfd_open(pid), int(numbers[0]), 0)
     assert lock >= 0, ctypes.get_errno()
@@ -196,7 +198,5 @@ if __name__ == "__main__":
     deeds = {each.__name__: each for each in (deep, put, swap, forge, steal, flood, plant, listen, attempts)}
     first = {"deep": (Path,), "put": (str, Path, str), "swap": (Path,), "forge": (Path,), "plant": (Path,)}
     kinds = first.get(sys.argv[1], ())
-    arguments = [
-        (kinds[number] if number < len(kinds) else str)(word) for number, word in enumerate(sys.argv[2:])
-    ]
+    arguments = [(kinds[number] if number < len(kinds) else str)(word) for number, word in enumerate(sys.argv[2:])]
     deeds[sys.argv[1]](*arguments)
