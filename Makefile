@@ -11,12 +11,13 @@ demo: $(VENV)/.ready  ## plays the main job in a sandbox
 	@$(BIN)/t3flow demo
 
 test: $(VENV)/.ready lint  ## everything that CI runs
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal --ignore=tests/box $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal --ignore=tests/box --ignore=tests/root $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory box)
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
 	@sh tests/box/prepare.sh
 	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX)
+	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider tests/root)
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -3,13 +3,18 @@
 import ctypes
 import os
 import re
+import secrets
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 from t3flow.errors import T3flowError
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+REMOVE_SECONDS = 60.0
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
+CLAIMS = 1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,9 +80,41 @@ def link_atomically(link: Path, target: str) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a folder and all below it, if it is there. Follows no symlink."""
-    with suppress(FileNotFoundError):
+    """Removes a folder and all below it, or whatever else is there. Follows no symlink, enters no mount. Raises DiskError.
+
+    Others may have filled it, or be filling it still: with folders nested deeper than Python goes, with a link in the folder's place.
+    """
+    with suppress(OSError, RecursionError):
         shutil.rmtree(path)
+    for _ in range(3):
+        if not os.path.lexists(path):
+            return
+        words = ["rm", "-rf", "--one-file-system", "--", str(path)]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(words, capture_output=True, timeout=REMOVE_SECONDS, check=False)
+    if os.path.lexists(path):
+        raise DiskError(f"{path} cannot be removed: see who uses it (fuser -vm {path}), then remove it")
+
+
+def claim_folder(folder: Path, mode: int) -> None:
+    """Makes an empty folder where everybody may write, whatever others put at its name, and however fast. Raises OSError, DiskError.
+
+    A folder of ours takes the place of theirs by one exchange of names: between a removal and a mkdir they would be first.
+    """
+    ours = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
+    ours.mkdir(mode=0o700)
+    os.chmod(ours, mode)
+    names = (AT_FDCWD, os.fsencode(ours), AT_FDCWD, os.fsencode(folder))
+    for _ in range(CLAIMS):
+        if _libc.renameat2(*names, RENAME_NOREPLACE) == 0:
+            return
+        if _libc.renameat2(*names, RENAME_EXCHANGE) == 0:
+            with suppress(DiskError):  # it has another name now, and is swept later
+                remove_tree(ours)
+            return
+    code = ctypes.get_errno()
+    os.rmdir(ours)
+    raise OSError(code, os.strerror(code))
 
 
 def in_memory(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
-from t3flow.files import remove_tree
+from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
 from t3flow.staging import SCRATCH_PREFIX
@@ -142,8 +142,14 @@ def hold(engine: Engine, host: Host, run: str, reason: str | None) -> None:
 
 
 def sweep(host: Host) -> None:
-    """For a consumer that starts: removes the scratch folders of runs that have ended or were never journaled."""
+    """For a consumer that starts: removes the scratch folders of runs that have ended or were never journaled.
+
+    Anybody may have put something of such a name there: what cannot be removed is no reason not to start.
+    """
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
     for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):
         if folder.name not in live:
-            remove_tree(folder)
+            try:
+                remove_tree(folder)
+            except DiskError as error:
+                logger.warning("{}", error)

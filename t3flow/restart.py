@@ -180,9 +180,9 @@ def stop_if_idle(
     if freeze.is_frozen(host.settings):
         return _not_stopped("frozen", "tracking is frozen", time.time())
     if not processes.owns_listener(server.main_pid, host.port(user)):
-        return _not_stopped(
-            "unreadable_state", f"port {host.port(user)} is not (only) that server's", time.time() + 300
-        )
+        port = host.port(user)
+        detail = f"port {port} is not (only) that server's: {processes.who_listens(port)} listens there"
+        return _not_stopped("unreadable_state", detail, time.time() + 300)
     ours.restarting(host.journal, user)
     try:
         with OwnerReader(host, user) as reader:
@@ -232,7 +232,8 @@ def _await_port(port: int) -> None:
     deadline = time.monotonic() + PORT_SECONDS
     while processes.listener_of(port):
         if time.monotonic() > deadline:
-            raise RestartError(f"port {port} is still taken after its server stopped: see who listens there (ss -ltnp)")
+            whose = processes.who_listens(port)
+            raise RestartError(f"port {port} is still taken after its server stopped: {whose} listens there (ss -ltnp)")
         time.sleep(0.02)
 
 

@@ -9,7 +9,7 @@ from loguru import logger
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.files import DiskError, in_memory, remove_tree, require_space
+from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.host import backups, kept, npm, origin, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
@@ -142,8 +142,7 @@ def open_scratch() -> None:
     """Makes the run's scratch folder. Repeating it empties it."""
     folder = scratch_folder(current_run())
     try:
-        remove_tree(folder)
-        folder.mkdir(mode=0o711)
+        claim_folder(folder, 0o711)
     except OSError as error:
         raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
     if in_memory(folder):

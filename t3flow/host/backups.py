@@ -8,13 +8,14 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from t3flow.errors import T3flowError
-from t3flow.files import DiskError, make_folder, require_space, safe_name, sync_folder
+from t3flow.files import DiskError, make_folder, remove_tree, require_space, safe_name, sync_folder
 from t3flow.host import records
 from t3flow.host.accounts import Account
 from t3flow.host.host import Host
-from t3flow.host.owned import run_as_owner
+from t3flow.host.owned import OwnerProblem, run_as_owner
 from t3flow.host.records import Backup
 
 INCOMING = ".incoming"
@@ -36,7 +37,7 @@ def take(
     """A checked snapshot of a user's database, or of the one `kept` by that name, in `folder` (by default the user's own below `backup_dir`).
 
     `wrote` is the version that runs on it, `target` the one moved to. If nothing was written since the last snapshot, that one serves again.
-    Raises OwnerProblem (the user's database is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
+    Raises OwnerProblem, BackupError (the user is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
     another name, which the next try replaces.
     """
     keep_on_record = folder is None
@@ -68,9 +69,9 @@ def take(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
         ) from error
     finally:
-        with suppress(OSError):
-            shutil.rmtree(box)
-    level, fingerprint = int(answer["level"]), None if kept else answer.get("fingerprint")
+        with suppress(DiskError):
+            remove_tree(box)
+    level, fingerprint = _level(answer), None if kept else answer.get("fingerprint")
     backup = Backup(str(taken), user, wrote, target, level, fingerprint, time.time(), run)
     if keep_on_record:
         records.put_backup(host.journal, backup)
@@ -86,13 +87,20 @@ def _last(host: Host, user: str) -> Backup | None:
 def _box(top: Path, user: str, who: Account) -> Path:
     """An empty folder that the owner may write to, below one that they may only pass through."""
     incoming = top / INCOMING
+    box = incoming / safe_name(user)
+    try:
+        remove_tree(box)
+    except DiskError as error:
+        raise BackupError(f"the drop box of {user} cannot be emptied: {error}") from error
     try:
         incoming.mkdir(parents=True, exist_ok=True)
         os.chmod(incoming, 0o711)
-        box = incoming / safe_name(user)
-        if box.is_symlink() or box.exists():
-            shutil.rmtree(box)
-        box.mkdir(mode=0o700)
+        try:
+            box.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise BackupError(
+                f"the drop box of {user} cannot be emptied: see what they mounted there (findmnt)"
+            ) from error
         if who.is_other:
             os.chown(box, who.uid, who.gid)
         return box
@@ -112,11 +120,21 @@ def _take_over(box: Path, who: Account, kept: Path) -> None:
             )
         except OSError as error:
             raise BackupError(f"the copy that {who.name} left is gone or no plain file ({error.strerror})") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != who.uid:
+            os.close(descriptor)
+            raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
         with os.fdopen(descriptor, "rb") as source:
-            status = os.fstat(source.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != who.uid:
-                raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
+            free = shutil.disk_usage(kept.parent.parent).free
+            if status.st_size + MIN_FREE_BYTES > free:  # it may be a hole that takes no space
+                raise BackupError(
+                    f"the copy that {who.name} left takes {status.st_size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free: make room"
+                )
             _store(source.fileno(), status.st_size, kept)
+            if os.fstat(source.fileno()).st_size != status.st_size:
+                with suppress(FileNotFoundError):
+                    kept.unlink()
+                raise BackupError(f"the copy that {who.name} left grew or shrank while it was taken")
     finally:
         os.close(folder)
 
@@ -127,12 +145,13 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
         make_folder(kept.parent, 0o700)
         if kept.parent.is_symlink() or kept.parent.stat().st_uid != os.geteuid():
             raise BackupError(f"{kept.parent} is somebody else's, so nothing is kept there: t3flow adopt takes it over")
-        require_space(kept.parent, size_bytes + MIN_FREE_BYTES, "a backup")
         with suppress(FileNotFoundError):
             partial.unlink()
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as copy, os.fdopen(os.dup(source), "rb") as file:
-            shutil.copyfileobj(file, copy, 1024 * 1024)
+            while size_bytes > 0 and (part := file.read(min(size_bytes, 1024 * 1024))):  # it may grow meanwhile
+                copy.write(part)
+                size_bytes -= len(part)
             copy.flush()
             os.fsync(copy.fileno())
         partial.rename(kept)
@@ -165,7 +184,14 @@ def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[i
         )
     finally:
         os.close(descriptor)
-    return int(answer["level"]), Path(str(answer["kept"]))
+    return _level(answer), Path(answer.get("kept", ""))
+
+
+def _level(answer: dict[str, Any]) -> int:
+    """The schema level that an owner answered. Raises OwnerProblem for an answer without one."""
+    if "level" not in answer:
+        raise OwnerProblem("the answer from the home is not as it should be")
+    return int(answer["level"])
 
 
 def drop(host: Host, backup: Backup) -> None:

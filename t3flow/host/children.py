@@ -2,14 +2,19 @@
 
 Each child asks for death with the thread that started it and holds a shared lock of its own, which its own children inherit. A consumer
 that was killed leaves the lock behind with those that live on: the next one waits for them, then ends them.
+
+Whoever owns a child can take its descriptors out of it. The lock's is for reading alone, and the lock of the kind that such a descriptor can
+never make exclusive: it can be kept, or hidden in a message that no process holds, but it stops nobody.
 """
 
 import fcntl
 import os
+import selectors
 import signal
+import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +26,9 @@ from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account, command_as
 
 POLL_SECONDS = 0.1
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+ROUNDS = 3
+"""How often those who hold the lock are ended before it is given up to whoever hides it."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -30,6 +38,10 @@ class ChildError(T3flowError):
 
 class TookTooLong(ChildError):
     """A program was ended because its time was over."""
+
+
+class SaidTooMuch(ChildError):
+    """A program was ended because it printed more than anything that we ask for."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,9 @@ class Children:
         `bare` starts it without the program that changes accounts: for one that does so itself.
         """
         words = [str(word) for word in command]
-        lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self.lock_path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, _whole_file(fcntl.F_RDLCK))
             return subprocess.Popen(
                 words if bare else command_as(who, words),
                 stdin=stdin,
@@ -99,7 +111,10 @@ class Children:
         stdin: int = subprocess.DEVNULL,
         text: str | None = None,
     ) -> Finished:
-        """Runs a program to its end, with `text` as its input. Raises TookTooLong, ChildError when it cannot be run, Interrupted on a signal."""
+        """Runs a program to its end, with `text` as its input.
+
+        Raises TookTooLong, SaidTooMuch, ChildError when it cannot be run, Interrupted on a signal.
+        """
         child = self.start(
             command,
             who=who,
@@ -108,27 +123,37 @@ class Children:
             stdin=subprocess.PIPE if text is not None else stdin,
         )
         deadline = time.monotonic() + timeout_seconds
-        feed = text.encode() if text is not None else None
+        name = Path(command[0]).name
+
+        def look() -> None:
+            check_interrupt()
+            if time.monotonic() > deadline:
+                raise TookTooLong(f"{name} did not end within {timeout_seconds:g} s")
+
         try:
-            while True:
-                try:
-                    stdout, stderr = child.communicate(feed, timeout=POLL_SECONDS)
-                    return Finished(child.returncode, stdout, stderr)
-                except subprocess.TimeoutExpired:
-                    feed = None
-                    check_interrupt()
-                    if time.monotonic() > deadline:
-                        raise TookTooLong(f"{Path(command[0]).name} did not end within {timeout_seconds:g} s") from None
+            stdout, stderr = _talk(child, (text or "").encode(), name, look)
+            return Finished(child.returncode, stdout, stderr)
         finally:
             end(child)
 
     def end_orphans(self, patience_seconds: float) -> int:
-        """Waits for the children of a consumer that died, then ends those that remain. Returns how many were ended."""
+        """Waits for the children of a consumer that died, then ends those that remain. Returns how many were ended.
+
+        Where it stays locked though nobody has it, or others have it whenever it is looked at, an account keeps it on purpose: the lock is a new
+        file then.
+        """
         deadline = time.monotonic() + patience_seconds
-        ended = 0
+        ended, rounds, before = 0, 0, set[int]()
         while not self._free():
             if time.monotonic() > deadline:
-                for pid in self._holders():
+                holders = self._holders()
+                rounds += 1
+                if rounds >= ROUNDS and not before & set(holders):
+                    logger.error("{} is kept locked by somebody who hides it: it is made anew", self.lock_path)
+                    self.lock_path.unlink()
+                    break
+                before = set(holders)
+                for pid in holders:
                     logger.warning("ending process {}, left over from a consumer that died", pid)
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
@@ -140,7 +165,7 @@ class Children:
     def _free(self) -> bool:
         lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
             return True
         except BlockingIOError:
             return False
@@ -160,6 +185,47 @@ class Children:
                         found.append(int(entry.parent.name))
                         break
         return found
+
+
+def _whole_file(kind: int) -> bytes:
+    """A struct flock for the whole of a file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _talk(child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable[[], None]) -> tuple[bytes, bytes]:
+    """Feeds a child and gathers what it prints, to its end; `look` is called every POLL_SECONDS. Raises SaidTooMuch and what `look` raises."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    gathered = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
+    looked_at = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for descriptor in gathered:
+            selector.register(descriptor, selectors.EVENT_READ)
+        if child.stdin is not None:
+            os.set_blocking(child.stdin.fileno(), False)
+            selector.register(child.stdin, selectors.EVENT_WRITE)
+        while selector.get_map() or child.poll() is None:
+            if not selector.get_map():
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL_SECONDS)
+            for key, _ in selector.select(POLL_SECONDS) if selector.get_map() else ():
+                if key.fd not in gathered:
+                    with suppress(BrokenPipeError):
+                        feed = feed[os.write(key.fd, feed[:65536]) :]
+                        if feed:
+                            continue
+                    selector.unregister(key.fileobj)
+                    child.stdin.close()  # type: ignore[union-attr]
+                elif part := os.read(key.fd, 65536):
+                    gathered[key.fd] += part
+                    if len(gathered[key.fd]) > MAX_OUTPUT_BYTES:
+                        raise SaidTooMuch(f"{name} prints more than {MAX_OUTPUT_BYTES / 1e6:.0f} MB")
+                else:
+                    selector.unregister(key.fd)
+            if time.monotonic() - looked_at >= POLL_SECONDS:
+                look()
+                looked_at = time.monotonic()
+    return bytes(gathered[child.stdout.fileno()]), bytes(gathered[child.stderr.fileno()])
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -12,11 +12,13 @@ from typing import Any, Self
 
 from t3flow.errors import T3flowError
 from t3flow.host import children
+from t3flow.host.children import SaidTooMuch, TookTooLong
 from t3flow.host.host import Host
 
 PROGRAM = Path(__file__).with_name("owner.py")
 START_SECONDS = 20.0
 MAX_ANSWER_BYTES = 64 * 1024
+LARGEST = 2**62
 
 
 class OwnerProblem(T3flowError):
@@ -32,14 +34,17 @@ def run_as_owner(
     host: Host, user: str, command: str, *arguments: str, timeout_seconds: float, stdin: int = subprocess.DEVNULL
 ) -> dict[str, Any]:
     """Runs one command of `owner.py` for a user. Raises OwnerProblem with what went wrong."""
-    finished = host.children.run(
-        owner_command(command, host.base_dir(user), *arguments),
-        who=host.account(user),
-        timeout_seconds=timeout_seconds,
-        stdin=stdin,
-    )
+    try:
+        finished = host.children.run(
+            owner_command(command, host.base_dir(user), *arguments),
+            who=host.account(user),
+            timeout_seconds=timeout_seconds,
+            stdin=stdin,
+        )
+    except (TookTooLong, SaidTooMuch) as error:
+        raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
     if finished.code != 0:
-        raise OwnerProblem(f"working in the home of {user} failed: {finished.last_line}")
+        raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")
     return parse_answer(finished.stdout)
 
 
@@ -47,13 +52,37 @@ def parse_answer(text: bytes) -> dict[str, Any]:
     """The JSON that `owner.py` answered. Raises OwnerProblem for a problem that it names and for anything that is no answer."""
     try:
         answer = json.loads(text[:MAX_ANSWER_BYTES])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OwnerProblem("the answer from the home cannot be read") from error
     if not isinstance(answer, dict):
         raise OwnerProblem("the answer from the home is no object")
     if "problem" in answer:
-        raise OwnerProblem(str(answer["problem"])[:300])
+        raise OwnerProblem(one_line(str(answer["problem"])))
+    if not all(_is_as_it_should(key, value) for key, value in answer.items()):
+        raise OwnerProblem("the answer from the home is not as it should be")
     return answer
+
+
+def one_line(text: str) -> str:
+    """A text of somebody's who may want it to look like lines of ours in a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
+
+
+def _is_as_it_should(key: str, value: Any) -> bool:
+    """Whether a part of an answer has the form that `owner.py` gives it: anything else would go wrong later, and far from here."""
+    if key in ("level", "bytes"):
+        return _is_count(value)
+    if key in ("newest", "newest_with_turn"):
+        return value is None or (isinstance(value, (int, float)) and abs(value) < LARGEST)
+    if key == "fingerprint":
+        marks = value if isinstance(value, list) else []
+        parts = [part for mark in marks if mark is not None for part in (mark if isinstance(mark, list) else [None])]
+        return value is None or (len(marks) == 2 and len(parts) in (0, 3, 6) and all(_is_count(p) for p in parts))
+    return key == "unchanged" or (key == "kept" and isinstance(value, str) and value == one_line(value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < LARGEST
 
 
 class OwnerReader:
@@ -87,10 +116,7 @@ class OwnerReader:
         except OSError as error:
             raise OwnerProblem("the reader of the database is gone") from error
         answer = parse_answer(self._line(timeout_seconds))
-        for key in ("newest", "newest_with_turn"):
-            if not isinstance(answer.get(key), (int, float, type(None))):
-                raise OwnerProblem("the answer from the home is not as it should be")
-        if not isinstance(answer.get("level"), int) or not isinstance(answer.get("fingerprint"), list):
+        if not {"level", "newest", "newest_with_turn", "fingerprint"} <= set(answer):
             raise OwnerProblem("the answer from the home is not as it should be")
         return answer
 

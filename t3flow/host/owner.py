@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import struct
@@ -30,7 +31,9 @@ SUFFIXES = ("", "-wal", "-shm")
 WRITE_LOCK_BYTE = 120
 KEPT = "replaced-"
 MOST_KEPT = 200
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_IS_FULL = "the disk is full: make room, then run it again"
+SPARE_BYTES = 32 * 1024 * 1024
 
 
 class Problem(Exception):
@@ -151,11 +154,19 @@ def copy_checked(database: Path, target: Path, known: Any) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
     before = fingerprint(database)
+    disk = os.statvfs(target.parent)  # a sparse file of a few kB may become any number of them
+    most = max(0, disk.f_bavail * disk.f_frsize - SPARE_BYTES)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     with contextlib.closing(connect(database)) as connection:
         level = schema_level(connection)
         if before == known:
             return {"level": level, "fingerprint": before, "unchanged": True}
-        connection.execute("vacuum into ?", (str(target),))
+        try:
+            connection.execute("vacuum into ?", (str(target),))
+        except sqlite3.OperationalError as error:
+            if target.exists() and target.stat().st_size + 2 * 1024 * 1024 > most:
+                raise Problem(DISK_IS_FULL) from error
+            raise
     os.chmod(target, 0o600)
     with contextlib.closing(connect(target)) as copy:
         verdict = copy.execute("pragma quick_check(1)").fetchone()[0]
@@ -318,10 +329,9 @@ def main(arguments: list[str]) -> int:
         else:
             answer = drop_kept(base_dir, arguments[2])
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
-        is_full = (
-            getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in FULL
-        )
-        answer = {"problem": "the disk is full: make room, then run it again" if is_full else str(error)}
+        code = getattr(error, "sqlite_errorcode", None), getattr(error, "errno", None)
+        is_full = code[0] == sqlite3.SQLITE_FULL or code[1] in FULL
+        answer = {"problem": DISK_IS_FULL if is_full else str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 

@@ -141,7 +141,10 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
     if server.main_pid is None:
         raise NotPaired(f"{server.unit} does not run ({server.detail})")
     if not processes.owns_listener(server.main_pid, host.port(user)):
-        raise NotPaired(f"port {host.port(user)} is not (only) the server's of {user}")
+        port = host.port(user)
+        raise NotPaired(
+            f"port {port} is not (only) the server's of {user}: {processes.who_listens(port)} listens there"
+        )
     runs = version_that_runs(host, user, server.main_pid)
     if runs != version:
         raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")

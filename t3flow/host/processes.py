@@ -1,6 +1,7 @@
 """What /proc says: who runs below a server, how old it is, whose a port is. Only the kernel's word, nothing that a user can write."""
 
 import os
+import pwd
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +77,25 @@ def listener_of(port: int) -> set[int]:
                 if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                     found.add(int(fields[9]))
     return found
+
+
+def who_listens(port: int) -> str:
+    """The accounts that listen on a TCP port, for people; "nobody" for none."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(int(fields[7]))
+    return ", ".join(sorted(_account_name(uid) for uid in found)) or "nobody"
+
+
+def _account_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def owns_listener(pid: int, port: int) -> bool:

@@ -1,0 +1,202 @@
+"""What a hostile account runs, each as a process of its own. usage: hostile.py DEED ARGUMENT..."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+PIDFD_GETFD = 438
+
+
+def deep(folder: Path, levels: int = 3000) -> None:
+    """Folders nested deeper than Python's own removal goes."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+
+
+def put(kind: str, place: Path, goal: str) -> None:
+    """Something odd at a place, which must be free."""
+    if kind == "symlink":
+        place.symlink_to(goal)
+    elif kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "hardlink":
+        os.link(goal, place)
+    elif kind == "device":
+        os.mknod(place, 0o20666, os.makedev(1, 5))
+    elif kind == "sparse":
+        with place.open("wb") as file:
+            file.truncate(8 * 2**40)
+
+
+def swap(place: Path, *goals: str) -> None:
+    """Puts one thing after the other at a place, as fast as it goes, the real one among them."""
+    real = place.with_name("real")
+    shutil.copy(place, real)
+    for number in range(10**9):
+        other = place.with_name(f"other-{number}")
+        with contextlib.suppress(OSError):
+            if number % 4 == 0:
+                shutil.copy(real, other)
+            elif number % 4 == 1:
+                os.mkfifo(other)
+            else:
+                other.symlink_to(goals[number % len(goals)])
+            os.rename(other, place)
+
+
+def helper_of_mine(command: str) -> int:
+    """The pid of t3flow's program in this account's home, once it runs."""
+    while True:
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if entry.stat().st_uid == os.getuid() and command.encode() in words and b"-I" in words[:2]:
+                    return int(entry.name)
+
+
+def forge(box: Path, kind: str, goal: str) -> None:
+    """Waits until the copy in the drop box is written and checked, then puts something else in its place before root takes it."""
+    copy, other = box / "state.sqlite", Path(f"{goal}.{kind}")
+    if kind == "deep":
+        deep(Path(goal) / "deep", 3000)
+    elif kind not in ("grow", "symlink", "hardlink"):
+        put(kind, other, goal)
+    while True:
+        pid, checked = helper_of_mine("backup"), False
+        with contextlib.suppress(OSError):
+            while True:
+                held = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+                checked = checked or (str(copy) in held and copy.stat().st_mode & 0o777 == 0o600)
+                if checked and str(copy) not in held:
+                    os.kill(pid, signal.SIGSTOP)
+                    break
+        with contextlib.suppress(OSError):
+            if kind == "deep":
+                os.rename(Path(goal) / "deep", box / "deep")
+            elif kind == "grow":
+                with copy.open("ab") as file:
+                    deadline = time.monotonic() + 1.5
+                    while time.monotonic() < deadline:
+                        file.write(bytes(2**20))
+            elif kind in ("symlink", "hardlink"):
+                copy.unlink()
+                put(kind, copy, goal)
+            else:
+                copy.unlink()
+                os.rename(other, copy)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGCONT)
+        if checked:
+            return
+
+
+def steal() -> None:
+    """Takes the lock's descriptor out of a helper, tries to lock everybody out with it, and hides it in a message."""
+    pid = helper_of_mine("state")
+    while not (
+        numbers := [n for n in os.listdir(f"/proc/{pid}/fd") if "children.lock" in os.readlink(f"/proc/{pid}/fd/{n}")]
+    ):
+        pass
+    lock = _libc.syscall(PIDFD_GETFD, os.pidfd_open(pid), int(numbers[0]), 0)
+    assert lock >= 0, ctypes.get_errno()
+    found = []
+    for attempt in (
+        lambda: os.write(lock, b"rubbish"),
+        lambda: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)),
+        lambda: os.ftruncate(lock, 10**9),
+        lambda: fcntl.flock(lock, fcntl.LOCK_EX),
+    ):
+        try:
+            attempt()
+            found.append("done")
+        except OSError as error:
+            found.append(errno.errorcode[error.errno])
+    one, other = socket.socketpair()
+    socket.send_fds(one, [b"x"], [lock])
+    os.close(lock)
+    print(json.dumps(found), flush=True)
+    time.sleep(60)
+    other.close()
+
+
+def flood(command: str) -> None:
+    """Writes without end into what root reads of a helper."""
+    pid = helper_of_mine(command)
+    descriptor = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY)
+    os.kill(pid, signal.SIGSTOP)
+    print("flooding", flush=True)
+    while True:
+        os.write(descriptor, b"[" * 65536)
+
+
+def plant(place: Path, goal: str) -> None:
+    """Whenever nothing of this account's is at a place, puts something there: a link or a folder."""
+    print("planting", flush=True)
+    while True:
+        with contextlib.suppress(OSError):
+            place.symlink_to(goal)
+        with contextlib.suppress(OSError):
+            place.unlink()
+            place.mkdir()
+            place.rmdir()
+
+
+def listen(port: str) -> None:
+    """Takes a port, on IPv6 alone."""
+    server = socket.socket(socket.AF_INET6)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.bind(("::1", int(port)))
+    server.listen()
+    print("listening", flush=True)
+    time.sleep(60)
+
+
+def attempts(*words: str) -> None:
+    """Tries each of `read:PATH`, `list:PATH`, `write:PATH`, `make:FOLDER`, `remove:PATH`, `signal:PID`; prints those that went well."""
+    done = []
+    for word in words:
+        kind, _, place = word.partition(":")
+        try:
+            if kind == "read":
+                os.read(os.open(place, os.O_RDONLY | os.O_NONBLOCK), 1)
+            elif kind == "list":
+                os.listdir(place)
+            elif kind == "write":
+                os.close(os.open(place, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
+            elif kind == "make":
+                os.mkdir(f"{place}/mallory-was-here")
+            elif kind == "remove":
+                os.rename(place, f"{place}.gone")
+            elif kind == "signal":
+                os.kill(int(place), signal.SIGKILL)
+            done.append(word)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                done.append(f"{word}: {error}")
+    print(json.dumps(done))
+
+
+if __name__ == "__main__":
+    deeds = {each.__name__: each for each in (deep, put, swap, forge, steal, flood, plant, listen, attempts)}
+    first = {"deep": (Path,), "put": (str, Path, str), "swap": (Path,), "forge": (Path,), "plant": (Path,)}
+    kinds = first.get(sys.argv[1], ())
+    arguments = [(kinds[number] if number < len(kinds) else str)(word) for number, word in enumerate(sys.argv[2:])]
+    deeds[sys.argv[1]](*arguments)
