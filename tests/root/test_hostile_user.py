@@ -205,7 +205,7 @@ def test_his_database_is_swapped_while_it_is_read_and_written(world: World) -> N
     database = world.box.database("mallory")
     snapshot = world.take()
     world.begins("swap", database, world.secret, world.box.database("ada"))
-    deadline, worked = time.monotonic() + 8, 0
+    deadline, worked = time.monotonic() + 4, 0
     while time.monotonic() < deadline:
         if not in_one_line(lambda: whose(world.take())):
             worked += 1
