@@ -378,7 +378,7 @@ def test_an_answer_without_end_is_ended(world: World) -> None:
     world.begins("flood", "state")
     before = processes_memory()
     silent, writer = os.pipe()
-    said = in_one_line(lambda: owned.run_as_owner(world.host, "mallory", "state", timeout_seconds=10, stdin=silent))
+    said = in_one_line(lambda: owned.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
     os.close(silent)
     os.close(writer)
     assert "prints more than" in said
