@@ -144,7 +144,7 @@ def flood(command: str) -> None:
     descriptor = -1
     while descriptor < 0:
         with contextlib.suppress(OSError):
-            descriptor = os.open(f"/proc/{helper_of_mine(command)}/fd/1", os.O_WRONLY)
+            descriptor = _libc.syscall(PIDFD_GETFD, os.pidfd_open(helper_of_mine(command)), 1, 0)
     while True:
         os.write(descriptor, b"[" * 65536)
 
