@@ -68,7 +68,11 @@ def helper_of_mine(command: str) -> int:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if entry.stat().st_uid == os.getuid() and command.encode() in words and b"-I" in words[:2]:
+                if (
+                    entry.stat().st_uid == os.getuid()
+                    and command.encode() in words
+                    and any(b"owner.py" in w for w in words[:3])
+                ):
                     return int(entry.name)
 
 
