@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import ROOT, SOURCE, TOKEN, Box, fetch_wheels
+from box import ROOT, SOURCE, TOKEN, Box, documented, fetch_wheels, pattern_of
 from programs import BURNS, LIMITS, TAKES_MEMORY, TAKES_PROCESSES, WHAT_IT_SEES
 
 DATA = ROOT / "tests/data"
@@ -97,12 +97,6 @@ def main_pid(box: Box, unit: str) -> str:
 
 
 # Installing ---------------------------------------------------------------------------------------------------------
-
-
-def documented(heading: str) -> list[str]:
-    """The lines to type that docs/install.md has below a heading, as root."""
-    text = (ROOT / "docs/install.md").read_text().partition(heading)[2]
-    return re.findall(r"(?m)^# (.+)$", re.search(r"```console\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
 
 
 def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
@@ -284,12 +278,6 @@ def test_a_bad_build_is_taken_back_and_the_alerts_would_fire(box: Box) -> None:
     assert sum(bool(re.search(pattern_of("T3PairingBroken"), line)) for line in said) > 3
     assert "FROZEN: " in box.until(lambda: "FROZEN" in status_text(box) and status_text(box), "the status says so")
     assert (bump(box)["outcome"], box.t3flow("unfreeze").returncode) == ("frozen", 0)
-
-
-def pattern_of(alert: str) -> str:
-    """What an alert looks for in the log."""
-    text = (ROOT / "deploy/alerts.yml").read_text().partition(f"alert: {alert}\n")[2]
-    return re.search(r"\|~ `([^`]+)`", text)[1]  # type: ignore[index]
 
 
 def test_a_power_cut_in_mid_canary_loses_nothing(box: Box) -> None:
