@@ -260,3 +260,15 @@ def fetch_wheels(folder: Path) -> Path:
     assert fetched.returncode == 0, fetched.stderr[-3000:]
     (folder / "packaging.zip").symlink_to(next(folder.glob("packaging-*.whl")).name)
     return folder
+
+
+def documented(heading: str) -> list[str]:
+    """The lines to type that docs/install.md has below a heading, as root."""
+    text = (ROOT / "docs/install.md").read_text().partition(heading)[2]
+    return re.findall(r"(?m)^# (.+)$", re.search(r"```console\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+
+
+def pattern_of(alert: str) -> str:
+    """What an alert looks for in the log."""
+    text = (ROOT / "deploy/alerts.yml").read_text().partition(f"alert: {alert}\n")[2]
+    return re.search(r"\|~ `([^`]+)`", text)[1]  # type: ignore[index]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import ROOT, SOURCE, TOKEN, Box, fetch_wheels
+from box import ROOT, SOURCE, TOKEN, Box, documented, fetch_wheels, pattern_of
+from programs import BURNS, LIMITS, TAKES_MEMORY, TAKES_PROCESSES, WHAT_IT_SEES
 
 DATA = ROOT / "tests/data"
 ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
@@ -31,12 +32,6 @@ SETTINGS = {
     "order": '"map_order"',
     "retry_for_s": "10",
 }
-WHAT_IT_SEES = """
-const fs = require('fs'), found = {uid: process.getuid(), groups: process.getgroups(), environment: JSON.stringify(process.env), read: []}
-for (const path of ['/root/.npmrc', '/var/lib/t3flow/queue.key', '/home/ada/.t3/userdata/state.sqlite', '/etc/shadow', '/proc/1/environ'])
-  try { fs.readFileSync(path); found.read.push(path) } catch {}
-fs.writeFileSync('seen.json', JSON.stringify(found))
-"""
 MAX_SECONDS_TO_FIRST_BUMP = 120
 
 
@@ -102,12 +97,6 @@ def main_pid(box: Box, unit: str) -> str:
 
 
 # Installing ---------------------------------------------------------------------------------------------------------
-
-
-def documented(heading: str) -> list[str]:
-    """The lines to type that docs/install.md has below a heading, as root."""
-    text = (ROOT / "docs/install.md").read_text().partition(heading)[2]
-    return re.findall(r"(?m)^# (.+)$", re.search(r"```console\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
 
 
 def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
@@ -231,57 +220,6 @@ def test_the_units_are_clean(box: Box) -> None:
     assert box.run("systemctl", "show", "t3-serve@ada", "--value", "--property=SuccessExitStatus").strip() == "130 143"
 
 
-LIMITS = """
-import os, sys, time
-from pathlib import Path
-from t3flow import settings
-from t3flow.consumer import open_journal
-from t3flow.host import cells
-from t3flow.host.host import open_host
-read = settings.load(None, {})
-host = open_host(read, open_journal(read))
-given = cells.isolation(host)
-assert given.is_whole and not given.missing, given
-words = cells.words(host, given, own_network=True)
-finished = host.children.run([*words, *cells.python("t3flow.cell.watch")[:4], "-c", sys.argv[1]], environment=cells.environment(), timeout_seconds=60)
-print(finished.code, finished.stdout.decode()[-300:], finished.stderr.decode()[-300:])
-"""
-TAKES_MEMORY = """
-import os, time
-for number in range(6):
-    if os.fork() == 0:
-        taken = bytearray(600 * 1024**2)
-        time.sleep(2)
-        os._exit(0)
-codes = [os.wait()[1] for _ in range(6)]
-print("killed", sum(code == 9 for code in codes))
-"""
-TAKES_PROCESSES = """
-import os, signal
-pids = []
-try:
-    for number in range(800):
-        pid = os.fork()
-        if pid == 0:
-            signal.pause()
-        pids.append(pid)
-except OSError as error:
-    print("refused after", len(pids), error)
-for pid in pids:
-    os.kill(pid, 9)
-"""
-BURNS = """
-import os, time
-for number in range(os.cpu_count() - 1):
-    if os.fork() == 0:
-        break
-began, used = time.monotonic(), time.process_time()
-while time.monotonic() - began < 2:
-    pass
-print("cores", os.cpu_count(), "of mine", round(time.process_time() - used, 1))
-"""
-
-
 def test_the_limits_of_a_trial_bind(box: Box) -> None:
     """Memory, tasks and processors of a cell are its scope's: what takes more is killed, refused or slowed."""
     assert int(re.search(r"killed (\d)", box.inside(LIMITS, TAKES_MEMORY))[1]) >= 1  # type: ignore[index]
@@ -340,12 +278,6 @@ def test_a_bad_build_is_taken_back_and_the_alerts_would_fire(box: Box) -> None:
     assert sum(bool(re.search(pattern_of("T3PairingBroken"), line)) for line in said) > 3
     assert "FROZEN: " in box.until(lambda: "FROZEN" in status_text(box) and status_text(box), "the status says so")
     assert (bump(box)["outcome"], box.t3flow("unfreeze").returncode) == ("frozen", 0)
-
-
-def pattern_of(alert: str) -> str:
-    """What an alert looks for in the log."""
-    text = (ROOT / "deploy/alerts.yml").read_text().partition(f"alert: {alert}\n")[2]
-    return re.search(r"\|~ `([^`]+)`", text)[1]  # type: ignore[index]
 
 
 def test_a_power_cut_in_mid_canary_loses_nothing(box: Box) -> None:

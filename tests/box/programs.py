@@ -1,0 +1,61 @@
+"""Programs that are run inside a box, or inside a cell in it: what an install script sees, and what takes more than it may."""
+
+WHAT_IT_SEES = """
+const fs = require('fs'), found = {uid: process.getuid(), groups: process.getgroups(), environment: JSON.stringify(process.env), read: []}
+for (const path of ['/root/.npmrc', '/var/lib/t3flow/queue.key', '/home/ada/.t3/userdata/state.sqlite', '/etc/shadow', '/proc/1/environ'])
+  try { fs.readFileSync(path); found.read.push(path) } catch {}
+fs.writeFileSync('seen.json', JSON.stringify(found))
+"""
+
+LIMITS = """
+import os, sys, time
+from pathlib import Path
+from t3flow import settings
+from t3flow.consumer import open_journal
+from t3flow.host import cells
+from t3flow.host.host import open_host
+read = settings.load(None, {})
+host = open_host(read, open_journal(read))
+given = cells.isolation(host)
+assert given.is_whole and not given.missing, given
+words = cells.words(host, given, own_network=True)
+finished = host.children.run([*words, *cells.python("t3flow.cell.watch")[:4], "-c", sys.argv[1]], environment=cells.environment(), timeout_seconds=60)
+print(finished.code, finished.stdout.decode()[-300:], finished.stderr.decode()[-300:])
+"""
+
+TAKES_MEMORY = """
+import os, time
+for number in range(6):
+    if os.fork() == 0:
+        taken = bytearray(600 * 1024**2)
+        time.sleep(2)
+        os._exit(0)
+codes = [os.wait()[1] for _ in range(6)]
+print("killed", sum(code == 9 for code in codes))
+"""
+
+TAKES_PROCESSES = """
+import os, signal
+pids = []
+try:
+    for number in range(800):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        pids.append(pid)
+except OSError as error:
+    print("refused after", len(pids), error)
+for pid in pids:
+    os.kill(pid, 9)
+"""
+
+BURNS = """
+import os, time
+for number in range(os.cpu_count() - 1):
+    if os.fork() == 0:
+        break
+began, used = time.monotonic(), time.process_time()
+while time.monotonic() - began < 2:
+    pass
+print("cores", os.cpu_count(), "of mine", round(time.process_time() - used, 1))
+"""
