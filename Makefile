@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.ready  ## plays the main job in a sandbox
 	@$(BIN)/t3flow demo
 
 test: $(VENV)/.ready lint  ## everything that CI runs
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n auto --dist worksteal --ignore=tests/box --ignore=tests/root $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --ignore=tests/box --ignore=tests/root $(ARGS)
 	@$(if $(ARGS),,$(MAKE) --no-print-directory box)
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
