@@ -69,26 +69,24 @@ def below(pid: int, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def listener_of(port: int) -> set[int]:
     """The socket inodes that listen on a TCP port, on any address."""
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(FileNotFoundError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.add(int(fields[9]))
-    return found
+    return {int(fields[9]) for fields in _listeners(port)}
 
 
 def who_listens(port: int) -> str:
     """The accounts that listen on a TCP port, for people; "nobody" for none."""
-    found = set()
+    return ", ".join(sorted({_account_name(int(fields[7])) for fields in _listeners(port)})) or "nobody"
+
+
+def _listeners(port: int) -> list[list[str]]:
+    """The lines of the kernel's tables for sockets that listen on a TCP port, in fields."""
+    found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(FileNotFoundError):
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.add(int(fields[7]))
-    return ", ".join(sorted(_account_name(uid) for uid in found)) or "nobody"
+                    found.append(fields)
+    return found
 
 
 def _account_name(uid: int) -> str:
