@@ -14,6 +14,8 @@ from typing import Any
 from t3flow.cell import watch
 
 POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 15.0, 0.3
+ENDS_OF_A_STOP = (0, 130, 143)
+"""130 and 143 are what t3 says at SIGTERM (the shell's numbers), and what systemd is told to take for success."""
 PARENT = '"$@" >>"$0" 2>&1 & echo $!; wait $!'
 """The server's parent, a shell: one that the server can kill, as it cannot the first process of a cell, so that this is found out."""
 FIRST_PROBE_SECONDS, PROBE_GROWTH, PROBE_SECONDS = 0.1, 1.15, 1.0
@@ -116,16 +118,22 @@ class Candidate:
             time.sleep(0.05)
 
     def stop(self) -> str:
-        """Asks the server to stop, as its manager does. Returns its exit code as evidence. Raises Failed when it was gone or does not go."""
+        """Asks the server to stop, as its manager does. Returns its exit code as evidence.
+
+        Raises Failed when it was gone, does not go, or goes with a code of another cause (it may have ended by itself just then).
+        """
         assert self.parent is not None
         if self.parent.poll() is not None:
             raise Failed(self.ended())
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.server_pid, signal.SIGTERM)
         try:
-            return f"exit code {self.parent.wait(STOP_SECONDS)}"
+            code = self.parent.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM") from None
+        if code not in ENDS_OF_A_STOP:
+            raise Failed(f"asked to stop, the server ends with exit code {code}: {self.last_log_line()}")
+        return f"exit code {code}"
 
     def ended(self) -> str:
         """How the server ended; "" while it runs. One that has just been cut off gets a moment to do so."""

@@ -24,7 +24,7 @@ from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.packages import pack
 from t3flow.settings import Settings
 
-READY_SECONDS = 30.0
+READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 CONFIG = """\
 [track]
 package = "t3"
@@ -279,13 +279,15 @@ class Sandbox:
             answer: dict[str, Any] = json.load(response)
             return answer
 
-    def pairs(self, user: str) -> bool:
-        """Whether the user can pair through the dispatch now, and the session is good."""
+    def pairs(self, user: str, tries: int = 3) -> bool:
+        """Whether the user can pair through the dispatch now, and the session is good. A person tries again: t3's mint waits for no lock."""
         from t3flow.host import pairing
 
-        with suppress(pairing.NotPaired):
-            pairing.pair_once(open_host(self.settings, self.journal), user)
-            return True
+        for _ in range(tries):
+            with suppress(pairing.NotPaired):
+                pairing.pair_once(open_host(self.settings, self.journal), user)
+                return True
+            time.sleep(AGAIN_SECONDS)
         return False
 
     def await_pairing(self, user: str) -> None:

@@ -292,6 +292,7 @@ TAKING = [
     Build("deletes-base-dir", "everything is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
     Build("setuid", "anybody becomes the user", [rule("plants", what="setuid")], "leaves_nothing"),
     Build("fifo", "whoever reads the folder hangs", [rule("plants", what="fifo")], "leaves_nothing"),
+    Build("stops-in-error", "a stop that its manager reports", [rule("stops_oddly", exit_code=1)], "stops"),
     Build("ignores-sigterm", "a server that cannot be restarted", [rule("ignores_sigterm")], "stops"),
 ]
 

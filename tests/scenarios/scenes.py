@@ -85,7 +85,7 @@ def pairing_all_the_time(box: Sandbox, user: str) -> Iterator[list[str]]:
 
     def pair() -> None:
         while not stop.wait(0.05):
-            if not box.pairs(user):
+            if not box.pairs(user, tries=1):
                 failures.append(f"{time.time():.2f}")
 
     thread = threading.Thread(target=pair)
