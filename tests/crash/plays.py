@@ -21,6 +21,17 @@ PLAYS: dict[str, Play] = {
     **dict.fromkeys(("restore", "restore_kept"), play_restore),
     **TAKEOVERS,
 }
+CALLS = {
+    "rollback": 220,
+    "rollback_program": 130,
+    "rollback_fails": 270,
+    "restore": 135,
+    "restore_kept": 180,
+    "adopt": 650,
+    "adopt_cancelled": 750,
+    "adopt_undo": 165,
+}
+"""About how many calls that change something, besides writing pages, an undisturbed run makes."""
 WORDS = ("FREEZE_AFTER", "CANCEL_AFTER", "CANCEL_AT")
 """What the environment tells the consumer of the run that may be killed: see marked.py."""
 

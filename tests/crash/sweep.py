@@ -17,7 +17,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scenarios"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bumps import attempt_fault
-from plays import PLAYS, attempt, host_for, rig_for
+from plays import CALLS, PLAYS, attempt, host_for, rig_for
 from power import VARIANTS
 from rig import IDLE, MANY, Attempt, Rig
 from takeover import TAKEOVERS
@@ -235,7 +235,7 @@ def all_points(names: list[str]) -> list[Task]:
 
 def twice(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
     """Some of the tasks, with a second kill soon after the consumer has started again."""
-    return [(name, [*kills, dice.randrange(1, 200)], whom) for name, kills, whom in dice.sample(tasks, count)]
+    return [(name, [*kills, dice.randrange(1, 60)], whom) for name, kills, whom in dice.sample(tasks, count)]
 
 
 def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
@@ -267,10 +267,19 @@ def random_chains(dice: random.Random, names: list[str], count: int) -> list[Tas
     return [
         (
             dice.choice(names),
-            [dice.randrange(1, dice.choice([300, 1000, 3000])) for _ in range(CHAIN)],
+            [dice.randrange(1, dice.choice([100, 300, 1000])) for _ in range(CHAIN)],
             dice.choice(["one", "all"]),
         )
         for _ in range(-(-count // CHAIN))
+    ]
+
+
+def anywhere(dice: random.Random, names: Iterable[str], count: int) -> list[Task]:
+    """So many rounds through scenarios, each with one kill at any call but the writing of pages, of the consumer alone or of all."""
+    return [
+        (name, [dice.randrange(1, CALLS[name])], dice.choice(["one", "all"]))
+        for _ in range(count)
+        for name in dice.sample(sorted(names), len(set(names)))
     ]
 
 
