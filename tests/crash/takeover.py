@@ -128,7 +128,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
 
 
 def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: str) -> None:
-    """The host is as the shell tracker had left it, down to modes and contents; nothing is pending, nothing of the adoption noted."""
+    """The host is as the shell tracker had left it, with contents, links and modes of folders; nothing is pending, nothing of the adoption noted."""
     expect(found, f"the outcome ({ended.result.get('reason')})", ended.outcome, outcome)
     expect(found, "the servers", pids(rig.box), before["pids"])
     now = rooms(rig.box)

@@ -60,7 +60,9 @@ def play_rollback(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, An
     for user in rig.box.users:
         rig.user_is_on(found, user, *(present if scenario.fails else former))
         if user in goes_back and scenario.other_level:
-            has_gone_back(rig, found, user, snapshot_of(rig, user, former[0]), written[user], names[user], present[0])
+            has_gone_back(
+                rig, found, user, rows(newest_of(rig, user, former[0])), written[user], names[user], present[0]
+            )
         else:
             has_stayed(rig, found, user, written[user], names[user], undone=scenario.fails)
     frozen_for(rig, found, "rolling back everybody to the version before")
@@ -88,7 +90,7 @@ def play_restore(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any
     """`restore` of one user's snapshot from before the bump, or of the database that it replaced; then the other way round."""
     sees_a_bump(rig)
     present, former = (rig.version, rig.level), rig.before or ("", 0)
-    named = newest_of(rig, former[0])
+    named = newest_of(rig, ADA, former[0])
     there, then = write_since(rig, ADA), rows(named)
     name = named.name
     if found.scenario == "restore_kept":
@@ -170,14 +172,9 @@ def restored(rig: Rig, name: str) -> set[str]:
     return kept_names(rig, ADA) - names
 
 
-def newest_of(rig: Rig, version: str) -> Path:
-    """The newest snapshot of ada's that a version wrote."""
-    return next(Path(each.path) for each in reversed(records.backups(rig.journal, ADA)) if each.wrote == version)
-
-
-def snapshot_of(rig: Rig, user: str, version: str) -> Rows:
-    """The data of the newest snapshot of a user that a version wrote."""
-    return rows(next(Path(each.path) for each in reversed(records.backups(rig.journal, user)) if each.wrote == version))
+def newest_of(rig: Rig, user: str, version: str) -> Path:
+    """The newest snapshot of a user that a version wrote."""
+    return next(Path(each.path) for each in reversed(records.backups(rig.journal, user)) if each.wrote == version)
 
 
 def write_since(rig: Rig, user: str) -> Rows:
