@@ -2,7 +2,7 @@
 
 usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power | fail   [OPTION...]
 
-What is played is bumps, and (unless it is `random`, `power` or `fail`) rollback, restore, adopt and its undo; --scenario names one of it, `bumps` or `verbs`.
+What is played is bumps, and (unless it is `random` or `fail`) rollback, restore, adopt and its undo (not for `power`); --scenario names one of it, `bumps` or `verbs`.
 `list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
 chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
 --count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again; `fail` has the
@@ -37,6 +37,8 @@ from verbs import RESTORES, ROLLBACKS
 SWEPT = ("good", "gate", "undo", "freeze")
 VERBS = (*ROLLBACKS, *RESTORES, *TAKEOVERS)
 CUT = ("alone", "gate", "undo", "freeze")
+CUT_TOO = ("rollback", "rollback_fails", *RESTORES)
+"""What the power may be cut in: not where a turn has to go on, or a server to live, until the run has ended."""
 GROUPS = {"bumps": SWEPT, "verbs": VERBS}
 RETRIES = 5
 """A point that is not reached, because another thread was quicker this time, is tried so often."""
@@ -295,7 +297,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
     given = parser.parse_args()
-    default = {"power": CUT, "fail": CUT, "random": SWEPT}.get(given.what, (*SWEPT, *VERBS))
+    default = {"power": (*CUT, *CUT_TOO), "fail": CUT, "random": SWEPT}.get(given.what, (*SWEPT, *VERBS))
     names = [each for name in given.scenario or default for each in GROUPS.get(name, (name,))]
     dice = random.Random(given.seed)
     if given.what == "point":
