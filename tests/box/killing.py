@@ -40,6 +40,11 @@ def killed_at(box: Box, script: str, line: int | str) -> str:
     return box.run("python3", "-c", KILL_AT, script, str(line), timeout_seconds=300).strip()
 
 
+def line_of(number: int, points: int, first: int, last: int) -> int:
+    """Where the `number`th of so many kills falls, between a first and a last line."""
+    return first + (last - first) * number // max(points - 1, 1)
+
+
 def configure(box: Box) -> None:
     """Settings that make it quick."""
     for key, value in SETTINGS.items():

@@ -3,7 +3,7 @@
 import json
 
 from box import Box
-from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, standin
+from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, line_of, standin
 
 SLOW_SECONDS = 30
 """A candidate that takes so long to start keeps its run in flight until the upgrade has come to the restart."""
@@ -14,15 +14,15 @@ IN_FLIGHT = {
 }
 
 
-def sweep_upgrade(box: Box, points: int) -> int:
-    """Kills an upgrade at so many lines, evenly spread. Returns how often something was wrong."""
+def sweep_upgrade(box: Box, points: int, first: int) -> int:
+    """Kills an upgrade at so many lines, evenly spread from the first. Returns how often something was wrong."""
     box.run(INSTALL)
     configure(box)
     box.run("t3flow", "adopt")
     commands = int(killed_at(box, INSTALL, 0))
     failures = still = 0
     for number in range(points):
-        at, kind = 1 + commands * number // points, list(IN_FLIGHT)[number % 3]
+        at, kind = line_of(number, points, first, commands), list(IN_FLIGHT)[number % 3]
         target = f"0.0.25-nightly.20260602.{number + 1}"
         wrong = ""
         try:
