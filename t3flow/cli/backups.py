@@ -1,6 +1,5 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +97,8 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
         except T3flowError as error:
             say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
             return []
+
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:
         for each in [each for of_user in pool.map(aside, users) for each in of_user]:

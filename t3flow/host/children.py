@@ -19,8 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loguru import logger
-
 from t3flow.engine.step import check_interrupt
 from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account, command_as
@@ -142,6 +140,8 @@ class Children:
         Where it stays locked though nobody has it, or others have it whenever it is looked at, an account keeps it on purpose: the lock is a new
         file then.
         """
+        from loguru import logger  # heavy, and no command of a person needs it
+
         deadline = time.monotonic() + patience_seconds
         ended, rounds, before = 0, 0, set[int]()
         while not self._free():
