@@ -5,6 +5,7 @@ away for as long as no answer came. The builds change no schema, so that the ref
 charged with the users that it leaves unable to pair.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -66,7 +67,7 @@ print(json.dumps(good))
 
 def away(answers: list[list[float]]) -> float:
     """Seconds of the longest time in which no answer came, from when each was asked for to when it was there."""
-    return max(after[0] - before[1] for before, after in zip(answers, answers[1:], strict=False))
+    return max(after[0] - before[1] for before, after in itertools.pairwise(answers))
 
 
 def measured(box: Box, name: str, *words: str) -> tuple[float, list[float]]:
