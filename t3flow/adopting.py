@@ -228,8 +228,11 @@ def what_was_adopted() -> dict[str, Any]:
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
-    """Undo of the note: what was noted before. Repeating it is harmless."""
-    records.set_fact(this_host().journal, ADOPTED, former or None)
+    """Undo of the note: what was noted before, and without an adoption before it no former launcher is kept aside. Repeating it is harmless."""
+    host = this_host()
+    records.set_fact(host.journal, ADOPTED, former or None)
+    if not former:
+        launcher.forget_former(host.settings.paths.launcher)
 
 
 @step(undo=forget_adoption)

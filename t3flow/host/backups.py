@@ -19,6 +19,8 @@ from t3flow.host.owned import OwnerProblem, run_as_owner
 from t3flow.host.records import Backup
 
 INCOMING = ".incoming"
+TAKING = "taking:"
+"""The fact that says where a user's newest snapshot is put: "taking:USER" → path."""
 MIN_FREE_BYTES = 32 * 1024 * 1024
 
 
@@ -38,7 +40,7 @@ def take(
 
     `wrote` is the version that runs on it, `target` the one moved to. If nothing was written since the last snapshot, that one serves again.
     Raises OwnerProblem, BackupError (the user is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
-    another name, which the next try replaces.
+    another name, which the next try replaces, or a whole that is on no record, which the next try removes.
     """
     keep_on_record = folder is None
     top = folder or host.settings.paths.backup_dir
@@ -47,6 +49,7 @@ def take(
     box = _box(top, user, who)
     require_space(top, MIN_FREE_BYTES, f"the backup of {user}")
     try:
+        _drop_unrecorded(host, user)
         mark = kept or (json.dumps(last.fingerprint) if last else "null")
         answer = run_as_owner(
             host,
@@ -57,9 +60,12 @@ def take(
             timeout_seconds=float(host.settings.backup.timeout_s),
         )
         taken = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
-        if last is not None and answer.get("unchanged") is True:
-            if last.target == target:
-                return last
+        is_unchanged = last is not None and answer.get("unchanged") is True
+        if last is not None and is_unchanged and last.target == target:
+            return last
+        if keep_on_record:
+            records.set_fact(host.journal, TAKING + user, str(taken))
+        if last is not None and is_unchanged:
             os.link(last.path, taken)
             sync_folder(taken.parent)
         else:
@@ -82,6 +88,14 @@ def _last(host: Host, user: str) -> Backup | None:
     """The user's newest snapshot, if it is there and it is known what the database looked like when it was taken."""
     of_user = records.backups(host.journal, user)
     return of_user[-1] if of_user and of_user[-1].fingerprint and Path(of_user[-1].path).is_file() else None
+
+
+def _drop_unrecorded(host: Host, user: str) -> None:
+    """Removes the snapshot that t3flow was killed over before it was on record: nobody else ever would."""
+    path = records.fact(host.journal, TAKING + user)
+    if path is not None and all(entry.path != path for entry in records.backups(host.journal, user)):
+        with suppress(FileNotFoundError):
+            Path(path).unlink()
 
 
 def _box(top: Path, user: str, who: Account) -> Path:

@@ -68,6 +68,13 @@ def keep_former(path: Path) -> None:
         sync_folder(kept.parent)
 
 
+def forget_former(path: Path) -> None:
+    """Removes what was kept aside, unless the launcher in place is ours. Repeating it is harmless."""
+    if not is_launcher(path):
+        kept_former(path).unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
 def bring_back_former(path: Path) -> None:
     """Puts what was kept aside in place of the launcher by one rename; without it the launcher is removed. Repeating it is harmless."""
     with suppress(FileNotFoundError):

@@ -1,7 +1,8 @@
 """The consumer with one worker, which tells the tracer where it is: a mark when a step begins and another when it has ended.
 
-What a person or a fault does at a certain moment is done from here, as told by the environment, at most once a run:
+What a person or a fault does at a certain moment of a bump or an adoption is done from here, as told by the environment, at most once a run:
 T3CRASH_FREEZE_AFTER: once this step has ended, T3CRASH_FREEZE_FILE is made. T3CRASH_CANCEL_AT: the run is cancelled before this many-th step.
+T3CRASH_CANCEL_AFTER: it is cancelled once this step has ended.
 T3CRASH_DIE_IN: this step kills the consumer each time.
 """
 
@@ -45,8 +46,8 @@ def marked(flow: Flow, step: Any, *rest: Any) -> Any:
 
 
 def interfere(flow: Flow) -> None:
-    """Freezes or cancels a bump if its moment has come."""
-    if flow.run.workflow != "bump":
+    """Freezes or cancels a run if its moment has come."""
+    if flow.run.workflow not in ("bump", "adopt"):
         return
     ended = [event.step for event in flow.events if event.kind == "completed"]
     after = os.environ.get("T3CRASH_FREEZE_AFTER")
@@ -56,7 +57,8 @@ def interfere(flow: Flow) -> None:
     if after in ended:
         write_atomically(Path(os.environ["T3CRASH_FREEZE_FILE"]), "")
         done.touch()
-    if len(ended) + 1 == int(os.environ.get("T3CRASH_CANCEL_AT", "0")):
+    at = len(ended) + 1 == int(os.environ.get("T3CRASH_CANCEL_AT") or 0)
+    if at or os.environ.get("T3CRASH_CANCEL_AFTER") in ended:
         send_signal(flow.journal, flow.run.id, "cancel")
         done.touch()
 

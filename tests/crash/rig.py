@@ -1,6 +1,6 @@
 """A sandbox that goes through one scenario after another, each with a consumer that is killed at a point, and is looked at from outside after each.
 
-Nothing is reset between two attempts: each takes everybody one version further, from where the one before has left them.
+Nothing is reset between two attempts: each goes on from where the one before has left everybody. What is played is in bumps.py, verbs.py, takeover.py.
 """
 
 import gc
@@ -16,17 +16,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 from tracer import Point
 
+from t3flow.cli.base import hint
 from t3flow.consumer import JOURNAL, open_journal
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.runs import new_run
-from t3flow.host import freeze, pairing, processes, records, slots
+from t3flow.host import freeze, pairing, processes, slots
 from t3flow.host.host import open_host
 from t3flow.host.services import SUPERVISOR_SOCKET
 from t3flow.sandbox.host import Sandbox
@@ -38,34 +39,14 @@ FIRST = "0.0.24"
 IDLE, BUSY = ["ada"], "grace"
 MANY = ["ada", "alan", "barbara", "donald", "edsger", "frances", "john", "ken", "linus"]
 END_SECONDS = 60.0
+MOMENTARY = (".*.t3flow", ".partial", "state.sqlite.t3flow*", ".incoming/*")
+"""Names that something has until it is whole."""
 CHANGES = (
     ("[gate]", "[canary]\norder = 'map_order'\n[gate]\nseeds = 'largest'"),
     ("verify_timeout_s = 6", "verify_timeout_s = 1"),
     ("max_check_interval_s = 5", "max_check_interval_s = 1"),
 )
 """Settings of the sandbox that make an attempt quick."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What a candidate does wrong (a rule of the stand-in), who is at work, and how the run is to end."""
-
-    outcome: str
-    rules: tuple[dict[str, Any], ...] = ()
-    busy: bool = True
-    freeze_after: str = ""
-    also: tuple[str, ...] = ()
-    """Outcomes that are right too, because of the moment at which the consumer was killed."""
-
-
-SCENARIOS = {
-    "good": Scenario("updated"),
-    "alone": Scenario("updated", busy=False),
-    "gate": Scenario("gate_failed", ({"fault": "mint_fails", "when": {"not_scratch": False}},)),
-    "undo": Scenario("rolled_back", ({"fault": "pairing_500", "when": {"not_scratch": True}},), busy=False),
-    "cancel": Scenario("cancelled", also=("updated",)),
-    "freeze": Scenario("frozen", busy=False, freeze_after="verify_user"),
-}
 
 
 @dataclass
@@ -105,20 +86,20 @@ class Glance(Journal):
 
 
 class Rig:
-    """The sandbox: users who are idle, and one who may be at work."""
+    """The sandbox: users who are idle, and one who may be at work. All are on `version`, at `level`; `before`: the same of the last accepted bump."""
 
-    def __init__(self, idle: list[str] = IDLE, queue_url: str = "") -> None:
+    def __init__(self, idle: list[str] = IDLE, set_up: Callable[[Sandbox], None] | None = None) -> None:
         self.idle = idle
-        self.box = Sandbox(
-            Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp")), [*idle, BUSY], quiet_seconds=0, queue_url=queue_url
-        )
+        self.box = Sandbox(Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp")), [*idle, BUSY], quiet_seconds=0)
         text = self.box.config.read_text()
         for change in CHANGES:
             assert change[0] in text
             text = text.replace(*change)
         self.box.config.write_text(text)
         self.version, self.level = FIRST, 30
-        self.attempts = 0
+        self.before: tuple[str, int] | None = None
+        self.published = 0
+        self.staged = True
         self.log = self.box.top / "log" / "points.jsonl"
         self.go = self.box.top / "log" / "go"
         self.kills: list[Point | int] = []
@@ -126,7 +107,7 @@ class Rig:
         self.births: list[float] = []
         self.tracers: list[subprocess.Popen[bytes]] = []
         try:
-            self.box.start(FIRST, dict.fromkeys(self.box.users, LEVEL30), {"schema_level": 30, "boot_window_ms": 0})
+            (set_up or everybody_on_first)(self.box)
         except BaseException:
             self.close()
             raise
@@ -139,108 +120,51 @@ class Rig:
         self.box.close()
         shutil.rmtree(self.box.top, ignore_errors=True)
 
-    # One attempt ----------------------------------------------------------------------------------------------------
+    # Runs -----------------------------------------------------------------------------------------------------------
 
-    def attempt(
-        self,
-        name: str,
-        kills: list[Point | int],
-        whom: str = "all",
-        *,
-        staged: bool = True,
-        record: bool = False,
-        cancel_at: int = 0,
-    ) -> Attempt:
-        """Plays a scenario with a kill at each of the points (or at the so manieth call), and looks at what came of it."""
-        scenario = SCENARIOS[name]
-        if whom.startswith("power:"):
-            scenario = replace(scenario, busy=False)  # a turn ends with the power
-        found = Attempt(name)
-        self.attempts += 1
-        target = f"0.0.25-nightly.20260609.{500 + self.attempts}"
-        behaviour = {"schema_level": self.level + 1, "boot_window_ms": 0, "rules": list(scenario.rules)}
-        self.publish(target, behaviour, staged=staged)
-        turn = self.box.control(BUSY, "turn/start", agent="claude")["turn"] if scenario.busy else None
-        before = {user: self.server(user) for user in self.box.users}
-        self.box.environment["T3CRASH_FREEZE_AFTER"] = scenario.freeze_after
-        self.box.environment["T3CRASH_FREEZE_FILE"] = str(self.settings.paths.freeze_file)
-        self.box.environment["T3CRASH_CANCEL_AT"] = str(cancel_at)
-        run = new_run(open_journal(self.settings), "bump", {"target": target}) or ""
-        self.kills, self.whom, self.record, self.births = list(kills), whom, record, []
-        gc.collect()  # closes the journals that this process has opened to write
-        try:
-            self.consumer()
-            self.wait(lambda: self.over(run), f"run {run} has ended")
-            ended = self.journal.run(run)
-            found.outcome = str(ended.outcome)
-            self.look(found, scenario, ended, target, before)
-            self.finish(found, target, turn)
-            self.at_rest(found)
-            self.count(found)
-        except Exception as error:
-            found.wrong.append(f"{type(error).__name__}: {error}")
-        found.killed = len(self.births) - 1
-        found.reached = found.killed == len(kills)
-        return found
-
-    def attempt_fault(self, name: str, point: Point, whom: str) -> Attempt:
-        """Plays a scenario in which a write fails. However it ends: program, link and database of each user agree, and the next bump works."""
-        scenario = replace(SCENARIOS[name], busy=False, freeze_after="")
-        found = Attempt(name)
-        self.attempts += 2
-        target, later = (f"0.0.25-nightly.20260609.{500 + self.attempts + number}" for number in (0, 1))
-        rules = list(scenario.rules)
-        self.publish(target, {"schema_level": self.level + 1, "boot_window_ms": 0, "rules": rules}, staged=True)
-        run = new_run(open_journal(self.settings), "bump", {"target": target}) or ""
-        self.kills, self.whom, self.record, self.births = [point], whom, False, []
-        gc.collect()
-        try:
-            self.consumer()
-            self.box.until(
-                lambda: self.over(run) or (whom.endswith("lasting") and b'"failed"' in _read(self.log)), "it fails", 90
-            )
-            found.reached = b'"failed"' in _read(self.log)
-            self.kills = []
-            if not self.over(run):
-                time.sleep(1)
-            self.stop_consumer()
-            self.box.start_consumer()
-            self.wait(lambda: self.over(run), f"run {run} has ended")
-            found.outcome = str(self.journal.run(run).outcome)
-            for user in self.box.users:
-                moved = self.box.assigned(user) == target
-                self.user_is_on(found, user, *((target, self.level + 1) if moved else (self.version, self.level)))
-            if freeze.is_frozen(self.settings):
-                freeze.unfreeze(self.settings, open_journal(self.settings))
-            self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
-            self.publish(later, {"schema_level": self.level + 2, "boot_window_ms": 0, "rules": []}, staged=True)
-            said = self.box.document("enqueue", "bump", "--target", later, "--wait")
-            if said["outcome"] != "updated":
-                found.wrong.append(f"the next bump: {said}")
-            self.wait(lambda: not records.deferrals(self.journal), "nobody is deferred any more")
-            self.version, self.level = later, self.level + 2
-            for user in self.box.users:
-                self.user_is_on(found, user, later, self.level)
-            self.at_rest(found)
-        except Exception as error:
-            found.wrong.append(f"{type(error).__name__}: {error}")
-        return found
-
-    def publish(self, version: str, behaviour: dict[str, Any], *, staged: bool) -> None:
-        """Publishes a build; if `staged`, its slot is there already, as npm would have made it, which saves the time of npm."""
+    def publish(self, level: int, rules: list[dict[str, Any]] | None = None) -> str:
+        """Publishes the next build, and returns its version. If `staged`, its slot is there already, as npm would have made it, which saves its time."""
+        self.published += 1
+        version = f"0.0.25-nightly.20260609.{500 + self.published}"
+        behaviour = {"schema_level": level, "boot_window_ms": 0, "rules": rules or []}
         self.box.publish(version, behaviour)
-        if not staged:
-            return
+        if not self.staged:
+            return version
         folder = slots.versions(self.settings.paths.versions_dir)
         shutil.copytree(folder / self.version, folder / f".{version}", symlinks=True)
         package = folder / f".{version}" / "node_modules" / PACKAGE
         for path, change in (
             (package / "package.json", {"version": version}),
-            (package / "behaviour.json", {"rules": [], **behaviour}),
+            (package / "behaviour.json", behaviour),
             (folder / f".{version}" / slots.MANIFEST, {"version": version}),
         ):
             path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         (folder / f".{version}").rename(folder / version)
+        return version
+
+    def begin(self, workflow: str, args: dict[str, Any]) -> str:
+        """Journals a run and returns its id."""
+        run = new_run(open_journal(self.settings), workflow, args) or ""
+        gc.collect()  # closes the journals that this process has opened to write
+        return run
+
+    def quietly(self, workflow: str, args: dict[str, Any]) -> Run:
+        """The end of a run that nobody disturbs, by the consumer that lives, or by one of its own."""
+        run = self.begin(workflow, args)
+        if alone := "consumer" not in self.box.processes:
+            self.consumer()
+        else:
+            hint(self.settings, run)
+        self.wait(lambda: self.over(run), f"run {run} has ended")
+        if alone:
+            self.stop_consumer()
+        return self.journal.run(run)
+
+    def unfreeze(self) -> None:
+        """As a person does it."""
+        if freeze.is_frozen(self.settings):
+            freeze.unfreeze(self.settings, open_journal(self.settings))
+            gc.collect()
 
     # Consumers ------------------------------------------------------------------------------------------------------
 
@@ -261,9 +185,9 @@ class Rig:
 
     def succeed(self) -> None:
         """Starts another consumer if the last was killed. Its tracer stays as long as children of it live."""
-        if self.kills and b'"dead"' in _read(self.log):
+        if self.kills and b'"dead"' in read(self.log):
             self.lose_power()
-        if self.kills and b'"killed"' in _read(self.log):
+        if self.kills and b'"killed"' in read(self.log):
             self.kills.pop(0)
             self.tracers.append(self.box.processes.pop("consumer"))
             if self.whom.startswith("power:"):
@@ -282,7 +206,7 @@ class Rig:
         still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]
         assert not still, f"this process would keep SQLite from looking at its log anew: {still}"
         self.go.touch()
-        self.box.until(lambda: b'"killed"' in _read(self.log), "the power is cut")
+        self.box.until(lambda: b'"killed"' in read(self.log), "the power is cut")
 
     def boot(self) -> None:
         """Starts everything again but the consumer."""
@@ -320,48 +244,6 @@ class Rig:
         """The main process of a user's server."""
         return self.host.services.state(user).main_pid
 
-    def look(self, found: Attempt, scenario: Scenario, ended: Run, target: str, before: dict[str, int | None]) -> None:
-        """Compares what the run has left with what it should."""
-        wrong = found.wrong
-        undone = ended.outcome == "error" and "the consumer died" in str(ended.result.get("reason"))
-        results = {user: entry["result"] for user, entry in ended.result.get("users", {}).items()}
-        moved = [user for user in self.box.users if results.get(user) == "restarted"]
-        started_again = "started again meanwhile" in str(ended.result)  # by the boot after a power cut
-        also = (*scenario.also, "updated") if started_again else scenario.also
-        if ended.outcome not in (scenario.outcome, *also) and not undone:
-            wrong.append(f"outcome {ended.outcome}: {ended.result}")
-        if (
-            ended.outcome == "updated"
-            and moved != (self.idle if scenario.busy else self.box.users)
-            and not started_again
-        ):
-            wrong.append(f"restarted: {moved}")
-        if BUSY in moved and scenario.busy:
-            wrong.append(f"{BUSY} was restarted at work")
-        for user in self.box.users:
-            if started_again and results.get(user) == "deferred":
-                continue  # may have been seen through already
-            self.user_is_on(found, user, *((target, self.level + 1) if user in moved else (self.version, self.level)))
-        if scenario.busy and self.server(BUSY) != before[BUSY]:
-            wrong.append(f"the server of {BUSY}, who was at work, is another process")
-        accepted = target if ended.outcome == "updated" else self.version
-        for what, is_ in (
-            ("default", slots.default_version(self.settings.paths.versions_dir)),
-            ("last-good", slots.read_last_good(self.settings.paths.last_good_file)),
-        ):
-            if is_ != accepted:
-                wrong.append(f"{what} is {is_}, not {accepted}")
-        frozen = freeze.is_frozen(self.settings)
-        if frozen != (undone or ended.outcome in ("rolled_back", "frozen")) and not started_again:
-            wrong.append(f"frozen: {frozen} after {ended.outcome}")
-        deferred = [entry.user for entry in records.deferrals(self.journal)]
-        if not started_again and deferred != ([user for user in self.box.users if user not in moved] if moved else []):
-            wrong.append(f"deferred: {deferred}")
-        if self.journal.query("select * from locks where run = ?", ended.id):
-            wrong.append("the lock is still held")
-        wrong += [f"left in scratch: {path.name}" for path in self.settings.paths.scratch_dir.glob(f"*{ended.id}*")]
-        wrong += [f"half a slot: {path.name}" for path in self.settings.paths.versions_dir.rglob(".*partial")]
-
     def user_is_on(self, found: Attempt, user: str, version: str, level: int) -> None:
         """Link, process, database and dispatch agree."""
         assigned = self.box.assigned(user)
@@ -377,27 +259,26 @@ class Rig:
         runs = slots.running_version(pid, self.settings.paths.versions_dir) if pid else None
         if runs != version:
             found.wrong.append(f"the server of {user} runs {runs}, not {version}")
-        if pid and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-            found.wrong.append(f"the server of {user} is held still")
+        self.nobody_is_held(found)
 
-    # Going on -------------------------------------------------------------------------------------------------------
+    def nobody_is_held(self, found: Attempt) -> None:
+        """Every server goes on."""
+        for user in self.box.users:
+            if (pid := self.server(user)) and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                found.wrong.append(f"the server of {user} is held still")
 
-    def finish(self, found: Attempt, target: str, turn: str | None) -> None:
-        """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
-        waiting = [entry.user for entry in records.deferrals(self.journal)]
-        if freeze.is_frozen(self.settings):
-            freeze.unfreeze(self.settings, open_journal(self.settings))
-            gc.collect()
-        if turn is not None:
-            self.box.control(BUSY, "turn/end", turn=turn)
-        self.wait(lambda: not records.deferrals(self.journal), "every deferral is seen through")
-        for user in self.box.users if found.outcome == "updated" else waiting:
-            self.user_is_on(found, user, target, self.level + 1)
-        if waiting or found.outcome == "updated":
-            self.version, self.level = target, self.level + 1
-        if (accepted := slots.default_version(self.settings.paths.versions_dir)) != self.version:
-            found.wrong.append(f"default is {accepted}, not {self.version}, in the end")
-        self.wait(lambda: not self.journal.runs("status = 'running' and workflow != 'bake'"), "no run is left")
+    def nothing_half_done(self, found: Attempt, ended: Run) -> None:
+        """The run has let go of the host, and left nothing under a name that it meant for a moment."""
+        if self.journal.query("select * from locks where run = ?", ended.id):
+            found.wrong.append("the lock is still held")
+        found.wrong += [
+            f"left in scratch: {path.name}" for path in self.settings.paths.scratch_dir.glob(f"*{ended.id}*")
+        ]
+        halves = [*self.settings.paths.versions_dir.rglob(".*partial")]
+        if ended.workflow != "bump":
+            for room in ("etc", "opt/t3", "bin", "backups", "state", "home"):
+                halves += [path for name in MOMENTARY for path in (self.box.top / room).rglob(name)]
+        found.wrong += [f"half done: {path.relative_to(self.box.top)}" for path in halves]
 
     def at_rest(self, found: Attempt) -> None:
         """Stops the consumer; nothing of it may be left."""
@@ -444,7 +325,12 @@ class Rig:
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _read(path: Path) -> bytes:
+def everybody_on_first(box: Sandbox) -> None:
+    """Everybody on the first version, on a host that t3flow has been running on for long."""
+    box.start(FIRST, dict.fromkeys(box.users, LEVEL30), {"schema_level": 30, "boot_window_ms": 0})
+
+
+def read(path: Path) -> bytes:
     with suppress(FileNotFoundError):
         return path.read_bytes()
     return b""

@@ -2,6 +2,7 @@
 
 usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power | fail   [OPTION...]
 
+What is played is bumps, and (unless it is `random` or `fail`) rollback, restore, adopt and its undo (not for `power`); --scenario names one of it, `bumps` or `verbs`.
 `list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
 chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
 --count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again; `fail` has the
@@ -16,32 +17,48 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scenarios"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bumps import attempt_fault
+from plays import CALLS, PLAYS, attempt, host_for, rig_for
 from power import VARIANTS
-from rig import IDLE, MANY, SCENARIOS, Attempt, Rig
+from rig import IDLE, MANY, Attempt, Rig
+from takeover import TAKEOVERS
 from tracer import ANY, FAILING, Point
+from verbs import RESTORES, ROLLBACKS
 
 SWEPT = ("good", "gate", "undo", "freeze")
+VERBS = (*ROLLBACKS, *RESTORES, *TAKEOVERS)
 CUT = ("alone", "gate", "undo", "freeze")
+CUT_TOO = ("rollback", "rollback_fails", *RESTORES)
+"""What the power may be cut in: not where a turn has to go on, or a server to live, until the run has ended."""
+GROUPS = {"bumps": SWEPT, "verbs": VERBS}
 RETRIES = 5
 """A point that is not reached, because another thread was quicker this time, is tried so often."""
 CHAIN = 4
 """So often `random` kills in one bump."""
 NPM_STEPS = ("resolve", "stage")
-ALIKE = ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds")
-"""Steps that are the same in every scenario, with the same before them."""
+ALIKE = {
+    "bump": ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds"),
+    "rollback": ("freeze_tracking", "people", "find_way_back", "back_up"),
+    "adopt": ("look_around", "open_scratch", "known_levels", "take_in", "stage", "try_on", "decide"),
+}
+"""Steps that are the same in every scenario of a workflow, with the same before them."""
+FIRST_OF_ITS_KIND = (SWEPT[0], *list(ROLLBACKS)[:1], *list(TAKEOVERS)[:1])
 Task = tuple[str, list[Point | int], str]
 
 
-def staged(kills: list[Point | int]) -> bool:
+def staged(name: str, kills: list[Point | int]) -> bool:
     """Whether an attempt may find the candidate's slot there: not if it is to be killed while the slot is made."""
-    return all(isinstance(kill, Point) and not any(f" {step}." in kill.mark for step in NPM_STEPS) for kill in kills)
+    known = all(isinstance(kill, Point) or name in VERBS for kill in kills)
+    return known and not any(f" {step}." in str(kill) for kill in kills for step in NPM_STEPS)
 
 
 def worth(lines: list[dict[str, Any]]) -> list[Point]:
@@ -69,7 +86,7 @@ def points_of(rig: Rig, name: str) -> list[Point]:
     """The points of an undisturbed run, made with a real npm: those that a second run has as well, for other threads and polls go by the clock."""
     lists = []
     for _ in range(2):
-        found = rig.attempt(name, [], record=True, staged=False)
+        found = attempt(rig, name, [], record=True, staged=False)
         if found.wrong:
             raise SystemExit(f"{name}: the undisturbed run is wrong: {found.wrong}")
         lists.append(worth(found.points))
@@ -112,27 +129,26 @@ class Crew:
 
 def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str]) -> None:
     """One process: a rig that takes tasks, and is made anew after a failure."""
-    rig: Rig | None = None
+    rigs: dict[str, Rig] = {}
     try:
         while time.time() < deadline and (task := queue.get()) is not None:
             name, kills, whom = task
             for _ in range(RETRIES):
-                rig = rig or Rig(idle)
+                rig = rigs[host_for(name)] = rigs.get(host_for(name)) or rig_for(name, idle)
                 if whom.startswith("errno:"):
                     assert isinstance(kills[0], Point)
-                    found = rig.attempt_fault(name, kills[0], whom)
+                    found = attempt_fault(rig, name, kills[0], whom)
                 else:
-                    found = rig.attempt(name, kills, whom, staged=staged(kills))
+                    found = attempt(rig, name, kills, whom, staged=staged(name, kills))
                 if found.wrong:
                     rig.keep(keep / f"{name}-{time.time():.0f}")
                     rig.kill_everything()
-                    rig.close()
-                    rig = None
+                    rigs.pop(host_for(name)).close()
                 if found.wrong or found.killed or found.reached:
                     break
             results.put((task, found))
     finally:
-        if rig is not None:
+        for rig in rigs.values():
             rig.close()
         results.put(None)
 
@@ -195,28 +211,33 @@ def read(line: str) -> Task:
 def all_points(names: list[str]) -> list[Task]:
     """Each point of each scenario: the consumer killed alone, and with all its children; once where it has none.
 
-    What comes before a candidate shows any difference is taken in the first scenario alone.
+    What comes before scenarios differ is taken in the first of a kind alone.
     """
-    rig = Rig()
     tasks: list[Task] = []
-    try:
-        for name in names:
-            points = points_of(rig, name)
+    for _, group in groupby(names, host_for):
+        rig: Rig | None = None
+        for name in group:
+            rig = rig or rig_for(name, IDLE)
+            try:
+                points = points_of(rig, name)
+            except BaseException:
+                rig.close()
+                raise
             with_children = {point.mark for point in points if point.who not in ("worker", "thread")} | {ANY}
             for point in points:
-                alike = any(f" {step}." in point.mark for step in ALIKE) or "drain " in point.mark
-                if name == names[0] or not alike:
+                alike = any(f"{kind} {step}." in point.mark for kind in ALIKE for step in ALIKE[kind])
+                if name in (names[0], *FIRST_OF_ITS_KIND) or not (alike or "drain " in point.mark):
                     tasks.append((name, [point], "all"))
                     if point.mark in with_children:
                         tasks.append((name, [point], "one"))
-        return tasks
-    finally:
-        rig.close()
+        if rig is not None:
+            rig.close()
+    return tasks
 
 
 def twice(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
     """Some of the tasks, with a second kill soon after the consumer has started again."""
-    return [(name, [*kills, dice.randrange(1, 200)], whom) for name, kills, whom in dice.sample(tasks, count)]
+    return [(name, [*kills, dice.randrange(1, 60)], whom) for name, kills, whom in dice.sample(tasks, count)]
 
 
 def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
@@ -235,7 +256,7 @@ def failures(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
         if isinstance(kill := task[1][0], Point)
         and kill.call in FAILING
         and kill.who in ("worker", "thread", "helper")
-        and staged(task[1])
+        and staged(task[0], task[1])
     ]
     kinds = [
         f"errno:{number}:{how}" for number in (errno.ENOSPC, errno.EROFS, errno.EIO) for how in ("once", "lasting")
@@ -248,10 +269,19 @@ def random_chains(dice: random.Random, names: list[str], count: int) -> list[Tas
     return [
         (
             dice.choice(names),
-            [dice.randrange(1, dice.choice([300, 1000, 3000])) for _ in range(CHAIN)],
+            [dice.randrange(1, dice.choice([100, 300, 1000])) for _ in range(CHAIN)],
             dice.choice(["one", "all"]),
         )
         for _ in range(-(-count // CHAIN))
+    ]
+
+
+def anywhere(dice: random.Random, names: Iterable[str], count: int) -> list[Task]:
+    """So many rounds through scenarios, each with one kill at any call but the writing of pages, of the consumer alone or of all."""
+    return [
+        (name, [dice.randrange(1, CALLS[name])], dice.choice(["one", "all"]))
+        for _ in range(count)
+        for name in dice.sample(sorted(names), len(set(names)))
     ]
 
 
@@ -260,14 +290,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power", "fail"])
     parser.add_argument("line", nargs="?", help="for `point`: a line of `list`, or - to read lines from standard input")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
+    parser.add_argument("--scenario", action="append", choices=[*PLAYS, *GROUPS])
     parser.add_argument("--seconds", type=float, default=5400)
     parser.add_argument("--seed", type=int, default=int(time.time()) // 3600)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("/tmp/t3flow-crash"))
     given = parser.parse_args()
-    names = given.scenario or list(CUT if given.what in ("power", "fail") else SWEPT)
+    default = {"power": (*CUT, *CUT_TOO), "fail": CUT, "random": SWEPT}.get(given.what, (*SWEPT, *VERBS))
+    names = [each for name in given.scenario or default for each in GROUPS.get(name, (name,))]
     dice = random.Random(given.seed)
     if given.what == "point":
         tasks = [read(line) for line in (sys.stdin if given.line == "-" else [given.line])]

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plays import attempt
 from rig import BUSY, IDLE, Rig
-from sweep import CUT, all_points, failures, run_tasks
+from sweep import CUT, SWEPT, all_points, anywhere, failures, run_tasks
+from takeover import TAKEOVERS
+from verbs import RESTORES, ROLLBACKS
 
-from t3flow.consumer import open_journal
 from t3flow.engine.flow import MAX_CRASHES
-from t3flow.engine.runs import new_run
 from t3flow.host import freeze, records
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
-SPREAD_SECONDS = 50.0
+SPREAD_SECONDS = 30.0
+VERB_SECONDS = 25.0
 FAIL_SECONDS = 30.0
 
 
@@ -31,9 +33,16 @@ def rig() -> Iterator[Rig]:
 
 def test_a_spread_of_all_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What fits into the time, other points each hour. The head of the test run names the seed; T3CRASH_SEED takes those of another time again."""
-    tasks = all_points(["good", "gate", "undo", "freeze"])
+    tasks = all_points(list(SWEPT))
     random.Random(int(os.environ["T3CRASH_SEED"])).shuffle(tasks)
     assert run_tasks(tasks, 1, tmp_path, SPREAD_SECONDS) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [(*ROLLBACKS, *RESTORES), tuple(TAKEOVERS)], ids=["back", "takeover"])
+def test_verbs_are_killed_anywhere(names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rollbacks and restores; adoptions and their undo: what fits into the time, killed elsewhere each hour."""
+    tasks = anywhere(random.Random(int(os.environ["T3CRASH_SEED"])), names, 5)
+    assert run_tasks(tasks, 1, tmp_path, VERB_SECONDS) == 0, capsys.readouterr().out
 
 
 def test_writes_that_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +56,7 @@ def test_cancelled_at_each_step(rig: Rig) -> None:
     """Before the first restart nothing has changed, after it nobody further is restarted, and after the last it comes too late."""
     outcomes = []
     for number in [*range(1, 11), *range(12, 60, 2)]:
-        found = rig.attempt("cancel", [], cancel_at=number)
+        found = attempt(rig, "cancel", [], cancel_at=number)
         assert not found.wrong, (number, found.wrong)
         outcomes.append(found.outcome)
         if outcomes[-3:] == ["updated"] * 3:
@@ -68,10 +77,7 @@ def test_cancelled_at_each_step(rig: Rig) -> None:
 )
 def test_a_step_that_kills_the_consumer_is_given_up(rig: Rig, step: str, outcome: str) -> None:
     """After MAX_CRASHES deaths without progress what was done is undone, tracking is frozen, and it is said."""
-    target = "0.0.25-nightly.20260609.501"
-    rig.publish(target, {"schema_level": 31, "boot_window_ms": 0}, staged=True)
-    run = new_run(open_journal(rig.settings), "bump", {"target": target})
-    assert run is not None
+    run = rig.begin("bump", {"target": rig.publish(31)})
     rig.box.environment["T3CRASH_DIE_IN"] = step
     deaths = 0
     while True:

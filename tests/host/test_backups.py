@@ -49,6 +49,29 @@ def test_an_unchanged_database_keeps_its_snapshot(bare: Callable[..., Host]) -> 
     assert os.stat(changed.path).st_ino != os.stat(first.path).st_ino
 
 
+def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on no record, so that nobody would ever drop it. One that this host did not note to be taking stays: a journal may be lost."""
+    host = bare()
+    first = take(host)
+    stranger = Path(first.path).with_name("state-prebump-2.0.0-20260101T000000000000Z.sqlite")
+    shutil.copy(first.path, stranger)
+    write(backups.database_path(host, "ada"), "create table more (x)")
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as killed:
+        killed.setattr(records, "put_backup", die)
+        with pytest.raises(SystemExit):
+            take(host)
+    assert len(list(stranger.parent.iterdir())) == 3
+    second = take(host)
+    assert set(stranger.parent.iterdir()) == {Path(first.path), stranger, Path(second.path)}
+    assert [entry.path for entry in records.backups(host.journal, "ada")] == [first.path, second.path]
+
+
 def test_a_snapshot_is_consistent_while_the_server_writes(bare: Callable[..., Host]) -> None:
     host = bare()
     database = backups.database_path(host, "ada")

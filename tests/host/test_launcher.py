@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.host import slots
-from t3flow.host.launcher import install_launcher, launcher_text
+from t3flow.host.launcher import forget_former, install_launcher, keep_former, kept_former, launcher_text
 
 
 @pytest.fixture
@@ -28,6 +28,21 @@ def host(tmp_path: Path) -> Path:
 def run(host: Path, user: str, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "T3FLOW_SANDBOX_USER": user}
     return subprocess.run([host / "t3", *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_was_kept_aside_goes_only_while_it_is_in_place_itself(tmp_path: Path) -> None:
+    """An adoption that is undone before its last step leaves nothing aside; after it, the former launcher is the way back."""
+    path = tmp_path / "t3"
+    path.symlink_to("../lib/t3.js")
+    keep_former(path)
+    assert kept_former(path).readlink() == path.readlink()
+    forget_former(path)
+    forget_former(path)
+    assert list(tmp_path.iterdir()) == [path]
+    keep_former(path)
+    install_launcher(path, tmp_path, sandbox=True)
+    forget_former(path)
+    assert kept_former(path).readlink() == Path("../lib/t3.js")
 
 
 def test_an_assigned_account_gets_its_version(host: Path) -> None:

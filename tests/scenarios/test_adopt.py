@@ -1,63 +1,21 @@
 """Taking a host over from the shell tracker: no server stops, each user keeps a program that knows their database, and it can be taken back."""
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
-from conftest import LEVEL30
-from scenes import ALL, FIRST, NEXT, bump, deferrals, is_busy, results, write
+from old_host import in_the_middle, pids, rooms, timers
+from scenes import ALL, FIRST, NEXT, bump, deferrals, results, write
 
 from t3flow.cli.base import hint
 from t3flow.engine.runs import new_run
 from t3flow.host import slots
-from t3flow.host.old_tracker import TIMERS
 from t3flow.sandbox import shell_tracker
 from t3flow.sandbox.host import Sandbox
 
-ROOMS = ("usr", "bin", "etc", "opt", "backups", "state/deferred", "state/deferred-before-t3flow", "state/last-good")
 
-
-def in_the_middle(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
-    """NEXT is installed over FIRST: ada was restarted onto it; grace was deferred, and her browser has migrated her database under her
-    server since; linus was deferred and has not paired. Gives the turns of the two as well."""
+def started(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
     box = make_box(ALL, start=False)
-    shell_tracker.start(box, FIRST, dict.fromkeys(ALL, LEVEL30), {"schema_level": 30})
-    for user in ALL:
-        old = box.settings.paths.backup_dir / user / f"state-prebump-{NEXT}-20260609T041500Z.sqlite"
-        old.parent.mkdir()
-        shutil.copyfile(LEVEL30, old)
-    turns = {user: is_busy(box, user) for user in ("grace", "linus")}
-    box.publish(NEXT, {"schema_level": 32})
-    shell_tracker.install(box, NEXT)
-    shell_tracker.accept(box, NEXT)
-    shell_tracker.restart(box, "ada")
-    for user in ("grace", "linus"):
-        shell_tracker.mark(box, user, NEXT)
-    assert not box.pairs("grace"), "the outage of the shell tracker"
-    assert [box.level(user) for user in ALL] == [32, 32, 30]
-    return box, turns
-
-
-def pids(box: Sandbox) -> list[int]:
-    return [box.supervise("status", user)["main_pid"] for user in ALL]
-
-
-def rooms(box: Sandbox) -> dict[str, Any]:
-    """All that the host has of the tracker, with modes, contents and targets of links."""
-    found: dict[str, Any] = {}
-    for room in ROOMS:
-        for path in [box.top / room, *sorted((box.top / room).rglob("*"))]:
-            if path.is_symlink():
-                found[str(path)] = path.readlink()
-            elif path.is_file():
-                found[str(path)] = path.read_bytes()
-            elif room == "backups":
-                found[str(path)] = path.stat().st_mode
-    return found
-
-
-def timers(box: Sandbox) -> list[bool]:
-    return [(box.settings.paths.serve_env_dir / timer).exists() for timer in TIMERS]
+    return box, in_the_middle(box)
 
 
 def adopt(box: Sandbox, *words: str) -> Any:
@@ -73,7 +31,7 @@ def test_without_a_consumer_it_says_so(make_box: Callable[..., Sandbox]) -> None
 
 def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> None:
     """Plan, adoption with kills, repetition, drain, and the undo, refused where it would cut somebody off."""
-    box, turns = in_the_middle(make_box)
+    box, turns = started(make_box)
     box.start_consumer()
     before, servers = rooms(box), pids(box)
 
@@ -127,7 +85,7 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
 
 def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
     """An adoption that is refused half-way, and one that was killed at each step and is undone, leave the host as it was; no server stops."""
-    box, _ = in_the_middle(make_box)
+    box, _ = started(make_box)
     box.start_consumer()
     before, servers = rooms(box), pids(box)
     at_work = box.settings.paths.serve_env_dir / "t3-autoupdate.service"

@@ -1,0 +1,79 @@
+"""Scripts that are killed before so many of their commands, and what is well afterwards, in a box."""
+
+from typing import Any
+
+from box import SOURCE, Box
+
+USERS = ADA, GRACE = ["ada", "grace"]
+FIRST = "0.0.24"
+INSTALL, UNINSTALL = f"{SOURCE}/deploy/install.sh", f"{SOURCE}/deploy/uninstall.sh"
+SETTINGS = {
+    "quiet_seconds": "1",
+    "window": '""',
+    "seeds": '"largest"',
+    "max_check_interval_s": "3",
+    "order": '"map_order"',
+}
+ACTIVE_SECONDS, END_SECONDS = 60, 180
+
+KILL_AT = """
+import os, signal, subprocess, sys
+words = ["sh", "-x", sys.argv[1]]
+child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True)
+number, last = 0, ""
+for line in child.stderr:
+    number, last = number + 1, line
+    if number == int(sys.argv[2]):
+        os.killpg(child.pid, signal.SIGKILL)
+        print(line.strip()[:100])
+        break
+else:
+    assert child.wait() == 0, last
+    print(number)
+"""
+"""Kills it with all that it started as soon as its trace has that many lines, and prints the last; 0: prints how many lines there are."""
+
+
+def killed_at(box: Box, script: str, line: int) -> str:
+    """Kills a script at a line of its trace; returns that line, or how many there are, if it was not reached."""
+    return box.run("python3", "-c", KILL_AT, script, str(line), timeout_seconds=300).strip()
+
+
+def configure(box: Box) -> None:
+    """Settings that make it quick."""
+    for key, value in SETTINGS.items():
+        box.sh(
+            'sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml; grep -q "^$1 = " /etc/t3flow/config.toml',
+            key,
+            value,
+        )
+    box.run("systemctl", "restart", "t3flow")
+
+
+def consumer_runs(box: Box) -> None:
+    """The service is up, or comes up by itself."""
+    box.until(
+        lambda: box.try_run("systemctl", "is-active", "t3flow").returncode == 0,
+        "the consumer is active",
+        ACTIVE_SECONDS,
+    )
+
+
+def ended(box: Box, run: str) -> dict[str, Any]:
+    """The end of a run."""
+    found: dict[str, Any] = box.until(
+        lambda: (shown := box.document("show", run))["status"] != "running" and shown, f"{run} has ended", END_SECONDS
+    )
+    return found
+
+
+def servers(box: Box) -> dict[str, str]:
+    """The first process of each user's server."""
+    show = ("systemctl", "show", "--value", "--property=MainPID")
+    return {user: box.run(*show, f"t3-serve@{user}").strip() for user in USERS}
+
+
+def standin(box: Box, user: str, path: str, body: str) -> str:
+    """Makes a user's server do what a person would."""
+    url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
+    return box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", body, url)

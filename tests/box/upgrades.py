@@ -1,0 +1,88 @@
+"""Upgrades with a run in flight: a bump in its gate, a bump between two users, or a drain. Killed, every third time with a power cut; run again at the end."""
+
+import json
+
+from box import Box
+from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, standin
+
+SLOW_SECONDS = 15
+"""A candidate that takes so long to start keeps its run in flight until the upgrade has come to the restart."""
+IN_FLIGHT = {
+    "the gate": {"not_scratch": False},
+    "two users": {"not_scratch": True, "user": ADA},
+    "a drain": {"not_scratch": True, "user": GRACE},
+}
+
+
+def sweep_upgrade(box: Box, points: int) -> int:
+    """Kills an upgrade at so many lines, evenly spread. Returns how often something was wrong."""
+    box.run(INSTALL)
+    configure(box)
+    box.run("t3flow", "adopt")
+    commands = int(killed_at(box, INSTALL, 0))
+    failures = 0
+    for number in range(points):
+        at, kind = 1 + commands * number // points, list(IN_FLIGHT)[number % 3]
+        target = f"0.0.25-nightly.20260602.{number + 1}"
+        wrong = ""
+        try:
+            run = begin(box, kind, target)
+            said = killed_at(box, INSTALL, at)
+            if number // 3 % 3 == 2:
+                said += ", and the power with it"
+                box.lose_power()
+                box.boot()
+            wrong = look(box, run, target)
+        except AssertionError as error:
+            wrong, said = str(error)[:1500], "?"
+        failures += bool(wrong)
+        print(f"upgrade during {kind} killed at line {at} of {commands} ({said}): {wrong or 'well'}", flush=True)
+        if wrong:
+            print(box.try_run("journalctl", "--no-pager", "-u", "t3flow", "-n", "40").stdout, flush=True)
+    box.run(INSTALL)
+    left = box.run("sh", "-c", "ls -d /opt/t3flow/program-* | wc -l").strip()
+    print(f"{left} programs kept")
+    return failures + (left != "2")
+
+
+def begin(box: Box, kind: str, target: str) -> str:
+    """Begins a bump, and returns its run once what is to be in flight is."""
+    rule = {"fault": "slow_start", "seconds": SLOW_SECONDS, "when": IN_FLIGHT[kind]}
+    box.publish(target, {"schema_level": 32, "rules": [rule]})
+    turn = json.loads(standin(box, GRACE, "turn/start", '{"agent": "claude"}'))["turn"] if kind == "a drain" else ""
+    run: str = json.loads(box.t3flow("enqueue", "bump", "--json").stdout)["run"]
+    if kind == "a drain":
+        ended(box, run)
+        standin(box, GRACE, "turn/end", json.dumps({"turn": turn}))
+        run = box.until(
+            lambda: [each for each in box.document("deferrals") if each["user"] == GRACE], "she is deferred"
+        ) and drain_of(box)
+    step = "try_on" if kind == "the gate" else "assign_version"
+    box.until(
+        lambda: any(event["step"] == step for event in box.document("show", run)["events"]),
+        f"{kind} is in flight",
+        60,
+        0.1,
+    )
+    return run
+
+
+def drain_of(box: Box) -> str:
+    """The drain that is under way."""
+    [run] = [
+        each["run"] for each in box.document("runs") if each["workflow"] == "drain" and each["status"] == "running"
+    ]
+    return str(run)
+
+
+def look(box: Box, run: str, target: str) -> str:
+    """What is wrong after a kill, or "": the run ends as if nothing had been, and everybody is on the new version and pairs."""
+    consumer_runs(box)
+    found = ended(box, run)
+    if found["outcome"] != "updated":
+        return f"{run} ended {found['outcome']}: {found['reason']}"
+    box.until(lambda: box.document("deferrals") == [], "nobody is deferred", 120)
+    runs = {user: each["running_version"] for user, each in box.document("status")["users"].items()}
+    if runs != dict.fromkeys(USERS, target):
+        return f"they run {runs}, not {target}"
+    return "".join(f"{user} does not pair; " for user in USERS if not box.pairs(user))

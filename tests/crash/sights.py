@@ -1,0 +1,80 @@
+"""What is to be seen of a database, of what was put aside, and of what t3flow has on record, from outside."""
+
+import shutil
+import sqlite3
+import stat
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rig import Attempt, Rig
+
+from t3flow.host import freeze, kept, records, slots
+
+DATABASE_FILES = {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"}
+Rows = list[str]
+
+
+def expect(found: Attempt, what: str, is_: Any, wanted: Any) -> None:
+    """Notes what is not as it should be."""
+    if is_ != wanted:
+        more = (
+            f": {[row for row in is_ if row not in wanted][:3]} and not {[row for row in wanted if row not in is_][:3]}"
+        )
+        text = more if isinstance(is_, list) and len(is_) > 20 else f" is {is_!r}, not {wanted!r}"
+        found.wrong.append(f"{what}{text}")
+
+
+def rows(database: Path) -> Rows:
+    """All that a database says but sessions, read from a copy of it and of its log, so that nobody notices."""
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):
+            if (source := database.with_name(database.name + suffix)).exists():
+                shutil.copyfile(source, Path(folder) / f"copy{suffix}")
+        with closing(sqlite3.connect(Path(folder) / "copy")) as connection:
+            return [line for line in connection.iterdump() if "auth_" not in line]
+
+
+def kept_names(rig: Rig, user: str) -> set[str]:
+    """The names under which databases of a user are kept aside."""
+    return {path.name for path in rig.box.database(user).parent.glob(f"{kept.PREFIX}*")}
+
+
+def noted_versions(rig: Rig, user: str, besides: set[str]) -> list[str]:
+    """The versions that are noted to have written databases kept of a user, but those that were kept before."""
+    noted: dict[str, str] = records.fact(rig.journal, kept.WROTE) or {}
+    return [
+        wrote for key, wrote in noted.items() if key.startswith(f"{user}/") and key.partition("/")[2] not in besides
+    ]
+
+
+def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: Rows) -> None:
+    """Just one database is kept aside, for its owner alone, with all that the user had written."""
+    expect(found, f"how many databases of {user} are kept", len(names), 1)
+    for name in names:
+        folder = rig.box.database(user).parent / name
+        expect(found, f"the mode of {name}", stat.S_IMODE(folder.stat().st_mode), 0o700)
+        expect(found, f"what else is in {name}", {path.name for path in folder.iterdir()} - DATABASE_FILES, set())
+        expect(found, f"what is kept of {user}", rows(folder / "state.sqlite"), written)
+
+
+def unrecorded(rig: Rig) -> list[str]:
+    """Snapshots that are on no record, so that nobody would ever drop them; and records without a file."""
+    known = {each.path for each in records.backups(rig.journal)}
+    there = {str(path) for path in rig.settings.paths.backup_dir.glob("*/*.sqlite")}
+    return [f"a snapshot on no record: {path}" for path in there - known] + [
+        f"{path} is gone" for path in known - there
+    ]
+
+
+def accepted_is(rig: Rig, found: Attempt, version: str) -> None:
+    """The default and the last good version."""
+    expect(found, "the default", slots.default_version(rig.settings.paths.versions_dir), version)
+    expect(found, "last-good", slots.read_last_good(rig.settings.paths.last_good_file), version)
+
+
+def frozen_for(rig: Rig, found: Attempt, reason: str) -> None:
+    """Tracking is frozen, for this reason."""
+    held = freeze.frozen(rig.settings, rig.journal)
+    expect(found, "why it is frozen", held and held["reason"], reason)

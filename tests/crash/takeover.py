@@ -1,0 +1,157 @@
+"""Adoptions of a host that the shell tracker has left in the middle of a rollout, cancelled late, or undone again: no server is stopped by any.
+
+The host is the same after each: an adoption that was looked at is given back, undisturbed.
+"""
+
+import shutil
+import stat
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from old_host import in_the_middle, pids, rooms, timers
+from rig import FIRST, Attempt, Rig
+from scenes import NEXT
+from sights import accepted_is, expect, unrecorded
+
+from t3flow.adopting import ADOPTED
+from t3flow.consumer import open_journal
+from t3flow.engine.journal import Run
+from t3flow.host import freeze, launcher, records, running, slots
+from t3flow.sandbox.host import Sandbox
+from t3flow.tasks import ACCEPTED
+
+LED_TO = {"ada": NEXT, "grace": NEXT, "linus": FIRST}
+LEVELS = {"ada": 32, "grace": 32, "linus": 30}
+PAIRS = {"ada": True, "grace": False, "linus": True}
+DEFERRED = {"grace": NEXT, "linus": NEXT}
+LAST_BUT_ONE = "note_adoption"
+Host = dict[str, Any]
+
+
+def old_host(box: Sandbox) -> None:
+    """As the shell tracker left it."""
+    in_the_middle(box)
+
+
+def play_adopt(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
+    """`adopt`, given back afterwards."""
+    before = made_ready(rig)
+    ended = yield "adopt", {}
+    is_adopted(rig, found, ended, before)
+    given_back = rig.quietly("adopt", {"undo": True})
+    is_old_again(rig, found, given_back, before, "done")
+
+
+def play_cancelled(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
+    """An adoption that is cancelled when only the launcher is missing, which undoes all of it."""
+    before = made_ready(rig)
+    rig.box.environment["T3CRASH_CANCEL_AFTER"] = LAST_BUT_ONE
+    ended = yield "adopt", {}
+    is_old_again(rig, found, ended, before, "cancelled")
+
+
+def play_undo(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
+    """`adopt --undo`."""
+    before = made_ready(rig)
+    adopted = rig.quietly("adopt", {})
+    assert adopted.outcome == "done", adopted.result
+    ended = yield "adopt", {"undo": True}
+    is_old_again(rig, found, ended, before, "done")
+
+
+TAKEOVERS = {"adopt": play_adopt, "adopt_cancelled": play_cancelled, "adopt_undo": play_undo}
+
+
+def made_ready(rig: Rig) -> Host:
+    """What the host is like. What was learnt of schema levels is forgotten, so that each adoption tries the versions; a slot may be there already."""
+    records.set_fact(open_journal(rig.settings), records.LEVELS, None)
+    before = {"rooms": rooms(rig.box), "pids": pids(rig.box), "levels": levels(rig)}
+    if rig.staged and remembered(rig).exists():
+        shutil.copytree(remembered(rig), slots.slot_path(rig.settings.paths.versions_dir, FIRST), symlinks=True)
+    return before
+
+
+def remembered(rig: Rig) -> Path:
+    """Where the slot that npm makes in an adoption is copied to, so that it need not be made each time."""
+    return rig.box.top / "remembered"
+
+
+def levels(rig: Rig) -> dict[str, int]:
+    """The schema level of each user's database."""
+    return {user: rig.box.level(user) for user in sorted(rig.box.users)}
+
+
+def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
+    """Timers off, everybody led to a version that fits, markers aside and deferrals in their place, old backups out of reach, our launcher."""
+    box, paths = rig.box, rig.settings.paths
+    expect(found, "the outcome", ended.outcome, "done")
+    results = {user: entry["result"] for user, entry in ended.result.get("users", {}).items()}
+    expect(found, "results", results, {user: "deferred" if user in DEFERRED else "untouched" for user in box.users})
+    expect(found, "the servers", pids(box), before["pids"])
+    expect(found, "the timers", timers(box), [False, False])
+    expect(found, "links", slots.links(paths.versions_dir), LED_TO)
+    expect(found, "slots", slots.installed(paths.versions_dir), [FIRST, NEXT])
+    accepted_is(rig, found, NEXT)
+    expect(found, "the launcher", launcher.is_launcher(paths.launcher), True)
+    expect(
+        found,
+        "the former launcher",
+        str(launcher.kept_former(paths.launcher).readlink()),
+        "../usr/lib/node_modules/t3/bin/t3.js",
+    )
+    deferred = records.deferrals(rig.journal)
+    expect(found, "deferrals", {entry.user: entry.target for entry in deferred}, DEFERRED)
+    expect(found, "their drains", sorted(entry.run for entry in deferred), sorted(under_way(rig)))
+    for folder, wanted in (("deferred", []), ("deferred-before-t3flow", sorted(DEFERRED))):
+        expect(
+            found, f"markers in {folder}", sorted(path.name for path in (box.top / "state" / folder).iterdir()), wanted
+        )
+    for user in box.users:
+        folder = paths.backup_dir / user
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())]
+        expect(found, f"modes of the backups of {user}", modes, [0o700, 0o600])
+        expect(found, f"whether {user} pairs", box.pairs(user, tries=3 if PAIRS[user] else 1), PAIRS[user])
+    found.wrong += unrecorded(rig)
+    expect(found, "levels", levels(rig), LEVELS)
+    if not remembered(rig).exists():
+        shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
+    noted = records.fact(rig.journal, running.OLD_SERVERS) or {}
+    expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
+    expect(
+        found,
+        "what is remembered",
+        sorted((records.fact(rig.journal, ADOPTED) or {}).get("markers", {})),
+        sorted(DEFERRED),
+    )
+    is_at_rest(rig, found, ended)
+
+
+def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: str) -> None:
+    """The host is as the shell tracker had left it, with contents, links and modes of folders; nothing is pending, nothing of the adoption noted."""
+    expect(found, f"the outcome ({ended.result.get('reason')})", ended.outcome, outcome)
+    expect(found, "the servers", pids(rig.box), before["pids"])
+    now = rooms(rig.box)
+    for path in sorted(now.keys() | before["rooms"].keys()):
+        if now.get(path) != before["rooms"].get(path):
+            found.wrong.append(f"{path} is {str(now.get(path))[:80]}, and was {str(before['rooms'].get(path))[:80]}")
+    expect(found, "the timers", timers(rig.box), [True, True])
+    expect(found, "levels", levels(rig), before["levels"])
+    expect(found, "deferrals", records.deferrals(rig.journal), [])
+    rig.wait(lambda: not under_way(rig), "no drain is left")
+    for fact in (ADOPTED, running.OLD_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
+        expect(found, f"the fact {fact}", records.fact(rig.journal, fact), None)
+    expect(found, "whether ada pairs", rig.box.pairs("ada"), True)
+    is_at_rest(rig, found, ended)
+
+
+def is_at_rest(rig: Rig, found: Attempt, ended: Run) -> None:
+    """What holds after each."""
+    expect(found, "whether it is frozen", freeze.is_frozen(rig.settings), False)
+    rig.nobody_is_held(found)
+    rig.nothing_half_done(found, ended)
+
+
+def under_way(rig: Rig) -> list[str]:
+    """The runs that have not ended."""
+    return [run.id for run in rig.journal.runs("status = 'running'")]
