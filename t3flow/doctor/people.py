@@ -45,9 +45,10 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     is_busy = bool(host.journal.query("select 1 from locks"))
     for entry in host.user_map().users:
         user, server = entry.name, host.services.state(entry.name)
+        if taken := ports.who_shuts_out(host.port(user), server):
+            yield finding(pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}")
+            continue
         if server.main_pid is None:
-            if taken := ports.who_shuts_out(host.port(user), server):
-                yield finding(pairing.taken_line(host, user, taken), "the server is started once the port is free")
             if "failed" in server.detail:
                 yield finding(
                     f"{server.unit} has failed", f"systemctl status {server.unit}; systemctl restart {server.unit}"
