@@ -46,7 +46,9 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     for entry in host.user_map().users:
         user, server = entry.name, host.services.state(entry.name)
         if taken := ports.who_shuts_out(host.port(user), server):
-            yield finding(pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}")
+            yield finding(
+                pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
+            )
             continue
         if server.main_pid is None:
             if "failed" in server.detail:

@@ -156,7 +156,13 @@ def test_nobody_else_is_handed_a_credential(
 def test_whose_a_listener_is() -> None:
     """By address: what stands in a server's way, what stands beside it, and what is its own."""
     mine, none = ServerState("unit", True, os.getpid(), 0.0, ""), ServerState("unit", False, None, None, "")
-    for address, shuts_out in (("127.0.0.1", True), ("127.0.0.2", True), ("0.0.0.0", True), ("::1", False), ("::", True)):
+    for address, shuts_out in (
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("0.0.0.0", True),
+        ("::1", False),
+        ("::", True),
+    ):
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
             try:
                 server.bind((address, 0))
