@@ -15,6 +15,7 @@ from t3flow.engine.step import current_flow, step
 from t3flow.host import backups, kept, ours, pairing, records, slots
 from t3flow.host.host import this_host
 from t3flow.restart import RestartError, Result, end_users_of_database, result_of, start_server, time_now, verify_user
+from t3flow.reviving import owe_start
 from t3flow.tasks import ACCEPTED, Person, back_up
 from t3flow.versions import parse
 
@@ -152,7 +153,11 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     slots.assign(versions_dir, user, former)
     if was_running:
         host.services.start(user)
-        pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+        try:
+            pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+        except pairing.PortTaken as error:
+            owe_start(host, user, str(error))
+            return
         records.note_pairing(host.journal, user, "")
     ours.restarted(host.journal, user)
 

@@ -27,7 +27,7 @@ def collect(read: Settings) -> dict[str, Any]:
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     active = (
         noted.query(
-            "select id from runs where status = 'running' and workflow not in ('drain', 'bake') order by created"
+            "select id from runs where status = 'running' and workflow not in ('drain', 'bake', 'revive') order by created"
         )
         if noted
         else []

@@ -25,6 +25,8 @@ from t3flow.host.accounts import Account, command_as
 
 POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+END_SECONDS = 3.0
+"""How long a child's death is waited for. One in a call of the kernel's that never returns dies only with that call, and does nothing more."""
 ROUNDS = 3
 """How often those who hold the lock are ended before it is given up to whoever hides it."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -138,7 +140,7 @@ class Children:
         """Waits for the children of a consumer that died, then ends those that remain. Returns how many were ended.
 
         Where it stays locked though nobody has it, or others have it whenever it is looked at, an account keeps it on purpose: the lock is a new
-        file then.
+        file then. So it is where who has it was ended and hangs in the kernel: they do nothing more.
         """
         from loguru import logger  # heavy, and no command of a person needs it
 
@@ -148,8 +150,8 @@ class Children:
             if time.monotonic() > deadline:
                 holders = self._holders()
                 rounds += 1
-                if rounds >= ROUNDS and not before & set(holders):
-                    logger.error("{} is kept locked by somebody who hides it: it is made anew", self.lock_path)
+                if rounds >= ROUNDS and all(_is_ended(pid) for pid in before & set(holders)):
+                    logger.error("{} is kept locked by somebody who hides, or hangs: it is made anew", self.lock_path)
                     self.lock_path.unlink()
                     break
                 before = set(holders)
@@ -185,6 +187,17 @@ class Children:
                         found.append(int(entry.parent.name))
                         break
         return found
+
+
+def _is_ended(pid: int) -> bool:
+    """Whether a process was sent SIGKILL, or is gone: it will run no more, whatever it hangs in."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in ("SigPnd", "ShdPnd") and int(value, 16) >> (signal.SIGKILL - 1) & 1:
+                return True
+        return False
+    return True
 
 
 def _whole_file(kind: int) -> bytes:
@@ -229,10 +242,16 @@ def _talk(child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child with all of its session's first process group, and takes its exit code. Twice is harmless."""
+    """Ends a child with all of its session's first process group, and takes its exit code. Twice is harmless.
+
+    One that hangs in the kernel, as in a filesystem of a user's own that never answers, is left behind: nobody else waits for it.
+    """
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    try:
+        child.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        logger.error("process {} was ended but hangs in the kernel: see what its files are on (findmnt)", child.pid)
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:
             with suppress(OSError):
