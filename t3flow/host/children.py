@@ -18,10 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t3flow.engine.step import check_interrupt
 from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account, command_as
+
+if TYPE_CHECKING:
+    from loguru import Logger
 
 POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -142,8 +146,6 @@ class Children:
         Where it stays locked though nobody has it, or others have it whenever it is looked at, an account keeps it on purpose: the lock is a new
         file then. So it is where who has it was ended and hangs in the kernel: they do nothing more.
         """
-        from loguru import logger  # heavy, and no command of a person needs it
-
         deadline = time.monotonic() + patience_seconds
         ended, rounds, before = 0, 0, set[int]()
         while not self._free():
@@ -151,12 +153,12 @@ class Children:
                 holders = self._holders()
                 rounds += 1
                 if rounds >= ROUNDS and all(_is_ended(pid) for pid in before & set(holders)):
-                    logger.error("{} is kept locked by somebody who hides, or hangs: it is made anew", self.lock_path)
+                    _log().error("{} is kept locked by somebody who hides, or hangs: it is made anew", self.lock_path)
                     self.lock_path.unlink()
                     break
                 before = set(holders)
                 for pid in holders:
-                    logger.warning("ending process {}, left over from a consumer that died", pid)
+                    _log().warning("ending process {}, left over from a consumer that died", pid)
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
                     ended += 1
@@ -187,6 +189,13 @@ class Children:
                         found.append(int(entry.parent.name))
                         break
         return found
+
+
+def _log() -> "Logger":
+    """The log, loaded by whoever has something to say: it takes longer than all that `status` looks at."""
+    from loguru import logger
+
+    return logger
 
 
 def _is_ended(pid: int) -> bool:
@@ -251,7 +260,7 @@ def end(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        logger.error("process {} was ended but hangs in the kernel: see what its files are on (findmnt)", child.pid)
+        _log().error("process {} was ended but hangs in the kernel: see what its files are on (findmnt)", child.pid)
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:
             with suppress(OSError):
