@@ -259,9 +259,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    slots.assign(versions_dir, user, slots.HOLD)
-    host.services.stop(user)
-    end_users_of_database(host, user)
+    take_away(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
     try:
         restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
@@ -273,6 +271,14 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     kept.note(host.journal, user, kept_name, target)
     logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
+
+
+def take_away(host: Host, user: str) -> None:
+    """Stops a user's server, with all that has the database open, and leads them to `hold`, so that nobody opens it. Repeating it does the same."""
+    ours.restarting(host.journal, user)
+    slots.assign(host.settings.paths.versions_dir, user, slots.HOLD)
+    host.services.stop(user)
+    end_users_of_database(host, user)
 
 
 def end_users_of_database(host: Host, user: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import (
     Commands,
     UsageError,
@@ -49,7 +50,7 @@ def backups() -> None:
 
 
 @backups.command("list")
-@click.argument("user", required=False)
+@click.argument("user", required=False, shell_complete=complete.users)
 @as_json
 def list_backups(user: str | None, as_json: bool) -> None:
     """The snapshots and the databases that were kept when they were replaced. Example: t3flow backups ada"""
@@ -116,7 +117,7 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 
 
 @backups.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 @click.argument("backup")
 @click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
@@ -148,7 +149,7 @@ def drop(user: str, backup: str, force: bool) -> None:
 
 
 @click.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 @click.argument("backup")
 @wait
 @as_json
