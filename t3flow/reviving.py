@@ -20,15 +20,15 @@ PAIR_SECONDS = 10.0
 
 
 def owe_start(host: Host, user: str, why: str) -> None:
-    """Has a user's server started as soon as it can be, and says so loudly. Repeating it finds the run there.
+    """Has a user's server started as soon as it can be, and says so loudly. Repeating it says it twice and finds the run there.
 
     The user counts as being restarted by us until then, so that what the dispatch logs of them meanwhile is blamed on no version.
     """
     records.note_pairing(host.journal, user, why)
     run = f"revive-of-{current_run()}-{user}"
+    logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
     if new_run(host.journal, "revive", {"user": user}, run_id=run):
-        logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
-    host.hint(run)
+        host.hint(run)
 
 
 @step()

@@ -206,6 +206,14 @@ def test_every_alert_is_explained() -> None:
     assert set(re.findall(r"alert: (\w+)", rules)) <= first_column("Alerts")
 
 
+def test_every_test_that_the_page_about_security_names_is_there() -> None:
+    """Each attack has one, in tests/."""
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs/security.md").read_text()))
+    code = "".join(file.read_text() for file in (TOP / "tests").rglob("test_*.py"))
+    assert named
+    assert [] == [name for name in named if f"def {name}(" not in code]
+
+
 def test_bash_completes_words_and_options() -> None:
     """The line that the runbook gives, in a real bash."""
     offered = completed(["t3flow unf", "t3flow enqueue ro", "t3flow enqueue bump --dr"])

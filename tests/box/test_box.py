@@ -186,6 +186,9 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
         for user in (GRACE, "t3flow"):
             assert box.try_run("runuser", "-u", user, "--", "ls", path).returncode != 0 or "journal" in path
             assert box.try_run("runuser", "-u", user, "--", "cat", path).returncode != 0, (user, path)
+    log = ("journalctl", "--unit=t3flow", "--no-pager", "--quiet")
+    assert "is ready" in box.run(*log)
+    assert box.try_run("runuser", "-u", GRACE, "--", *log).stdout == ""
 
 
 def test_the_units_are_clean(box: Box) -> None:

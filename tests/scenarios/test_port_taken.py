@@ -124,6 +124,7 @@ def test_a_listener_beside_a_server_holds_its_user_back_and_is_named(make_box: C
             pytest.skip("there is no ::1 here")
         beside.listen()
         assert box.pairs("ada")
+        server = box.supervise("status", "ada")["main_pid"]
         assert results(bump(box)) == {"ada": "deferred", "grace": "restarted"}
         box.until(lambda: deferrals(box)["ada"]["checks"] > 0, "it was looked at again")
         pending = deferrals(box)["ada"]
@@ -132,7 +133,7 @@ def test_a_listener_beside_a_server_holds_its_user_back_and_is_named(make_box: C
         assert "on ::1 listens there" in pending["detail"]
         [found] = [each for each in box.document("doctor") if "listens there" in each["what"]]
         assert "ada" in found["what"]
-        assert box.pairs("ada")
+        assert (box.pairs("ada"), box.supervise("status", "ada")["main_pid"]) == (True, server)
     drained(box, "ada", NEXT)
 
 
