@@ -3,17 +3,20 @@
 #
 # Takes t3flow off this host, as root. No server is stopped or restarted, and no data is removed; it says what it kept.
 # Where everybody is on one version, the launcher becomes plain t3 of that version; else it stays, which needs nothing of t3flow.
+# Killed anywhere, run it again.
 set -eu
 umask 022
 fail() { echo "uninstall: $*" >&2; exit 1; }
 
-[ $# = 0 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 0 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || fail "run it as root"
 top=/opt/t3flow
 t3flow=$top/current/bin/t3flow
-[ -x "$t3flow" ] || fail "there is no t3flow in $top"
+unit=/usr/local/lib/systemd/system/t3flow.service
 exec 9>/run/t3flow-install.lock
 flock -n 9 || fail "an installation is under way: wait for it"
+rm -rf "$top.gone"  # of one that was killed at its last line
+[ -x "$t3flow" ] || fail "there is no t3flow in $top"
 
 setting() { "$t3flow" config show "$1"; }
 versions=$(setting paths.versions_dir)
@@ -34,8 +37,8 @@ for link in "$versions/current" "$versions"/users/*; do
 done
 
 # The program goes --------------------------------------------------------------------------------------------------------------------------
-systemctl disable --quiet --now t3flow
-rm -f /usr/local/lib/systemd/system/t3flow.service "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf" \
+[ ! -e "$unit" ] || systemctl disable --quiet --now t3flow
+rm -f "$unit" "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf" \
   /usr/local/lib/sysusers.d/t3flow.conf /usr/local/lib/tmpfiles.d/t3flow.conf /usr/local/bin/t3flow
 rmdir "/usr/local/lib/systemd/system/t3-serve@.service.d" 2>/dev/null || true
 systemctl daemon-reload
@@ -60,4 +63,5 @@ former=$(dirname -- "$launcher")/.$(basename -- "$launcher").before-t3flow
 if [ -e "$former" ] || [ -L "$former" ]; then echo "kept: $former, the $launcher of before t3flow"; fi
 freeze=$(setting paths.freeze_file)
 if [ -e "$freeze" ]; then echo "kept: $freeze, which holds any other tracker too"; fi
-rm -rf "$top"
+mv -T "$top" "$top.gone"  # half a program is none
+rm -rf "$top.gone"

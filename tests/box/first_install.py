@@ -4,7 +4,20 @@ Whatever is killed, no server is touched, and the host is as it was in the end.
 """
 
 from box import Box
-from killing import ADA, FIRST, GRACE, INSTALL, UNINSTALL, USERS, configure, consumer_runs, killed_at, servers, standin
+from killing import (
+    ADA,
+    FIRST,
+    GRACE,
+    INSTALL,
+    UNINSTALL,
+    USERS,
+    configure,
+    consumer_runs,
+    killed_at,
+    line_of,
+    servers,
+    standin,
+)
 
 NEXT = "0.0.25-nightly.20260601.1"
 TIMER = "t3-autoupdate.timer"
@@ -48,8 +61,8 @@ def leave_in_the_middle(box: Box) -> None:
     box.until(lambda: box.pairs(ADA), "ada pairs")
 
 
-def sweep_install(box: Box, points: int) -> int:
-    """Kills the first installation at so many lines, evenly spread. Returns how often something was wrong."""
+def sweep_install(box: Box, points: int, first: int) -> int:
+    """Kills the first installation at so many lines, evenly spread from the first. Returns how often something was wrong."""
     leave_in_the_middle(box)
     before = box.sh(HOST)
     install_lines, uninstall_lines = int(killed_at(box, INSTALL, 0)), 0
@@ -57,7 +70,8 @@ def sweep_install(box: Box, points: int) -> int:
     failures = 0
     for number in range(points):
         box.run("rm", "-rf", *KEPT)
-        at, off = 1 + install_lines * number // points, 1 + uninstall_lines * number // points
+        at = line_of(number, points, first, install_lines)
+        off = line_of(number, points, 1, uninstall_lines)
         pids = servers(box)
         said = killed_at(box, INSTALL, at)
         wrong = well(box, pids, before)

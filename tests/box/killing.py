@@ -13,6 +13,7 @@ SETTINGS = {
     "seeds": '"largest"',
     "max_check_interval_s": "3",
     "order": '"map_order"',
+    "verify_timeout_s": "90",
 }
 ACTIVE_SECONDS, END_SECONDS = 60, 180
 
@@ -23,7 +24,7 @@ child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIP
 number, last = 0, ""
 for line in child.stderr:
     number, last = number + 1, line
-    if number == int(sys.argv[2]):
+    if number == int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2] in line:
         os.killpg(child.pid, signal.SIGKILL)
         print(line.strip()[:100])
         break
@@ -31,12 +32,17 @@ else:
     assert child.wait() == 0, last
     print(number)
 """
-"""Kills it with all that it started as soon as its trace has that many lines, and prints the last; 0: prints how many lines there are."""
+"""Kills it with all that it started as soon as its trace has that many lines, or one with that text, and prints it; 0: prints how many lines there are."""
 
 
-def killed_at(box: Box, script: str, line: int) -> str:
-    """Kills a script at a line of its trace; returns that line, or how many there are, if it was not reached."""
+def killed_at(box: Box, script: str, line: int | str) -> str:
+    """Kills a script at a line of its trace, by number or text; returns that line, or how many there are, if it was not reached."""
     return box.run("python3", "-c", KILL_AT, script, str(line), timeout_seconds=300).strip()
+
+
+def line_of(number: int, points: int, first: int, last: int) -> int:
+    """Where the `number`th of so many kills falls, between a first and a last line."""
+    return first + (last - first) * number // max(points - 1, 1)
 
 
 def configure(box: Box) -> None:

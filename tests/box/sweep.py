@@ -1,9 +1,10 @@
-"""usage: sweep.py [POINTS] [install|upgrade]: kills installations at so many of their lines each, on a real systemd. As root; about a minute a point.
+"""Kills installations at so many of their lines each, on a real systemd. As root; about a minute a point.
 
 The first installation, with adoption, its undo and uninstallation, on a host as the shell tracker left it (first_install.py); then upgrades with a
 run in flight (upgrades.py). Each prints what was wrong and exits 1.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -14,21 +15,26 @@ from killing import FIRST, USERS
 from upgrades import sweep_upgrade
 
 
-def main(points: int, names: list[str]) -> int:
-    """Returns 1 if anything was wrong at any point."""
+def main() -> int:
+    """The command. Returns 1 if anything was wrong at any point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("points", nargs="?", type=int, default=12)
+    parser.add_argument("--only", choices=["install", "upgrade"])
+    parser.add_argument("--first", type=int, default=1, metavar="LINE", help="kill at none before this one")
+    given = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         wheels = fetch_wheels(Path(folder))
         for name, sweep in (("install", sweep_install), ("upgrade", sweep_upgrade)):
-            if name in names:
+            if given.only in (None, name):
                 box = Box(USERS, wheels)
                 try:
                     box.boot()
                     box.set_up(
                         FIRST, dict.fromkeys(USERS, ROOT / "tests/data/state-level30.sqlite"), {"schema_level": 30}
                     )
-                    found = sweep(box, points)
-                    print(f"{name}: {found} failures at {points} points", flush=True)
+                    found = sweep(box, given.points, given.first)
+                    print(f"{name}: {found} failures at {given.points} points", flush=True)
                     failures += found
                 finally:
                     box.close()
@@ -36,4 +42,4 @@ def main(points: int, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 12, sys.argv[2:] or ["install", "upgrade"]))
+    sys.exit(main())

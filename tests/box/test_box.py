@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from box import ROOT, SOURCE, TOKEN, Box, documented, fetch_wheels, pattern_of
+from killing import killed_at
 from looks import (
     ADA,
     ALL,
@@ -360,6 +361,7 @@ def test_uninstalling_leaves_plain_t3(box: Box) -> None:
     """No server is stopped; they run on, and start again, on a t3 that needs nothing of t3flow. What was kept is said, and is there."""
     pids = {user: main_pid(box, f"t3-serve@{user}") for user in ALL}
     (line,) = documented("## Taking it off")
+    assert "rmdir" in killed_at(box, line, "rmdir"), "killed half-way, it is run again"
     said = box.run(line)
     assert {user: main_pid(box, f"t3-serve@{user}") for user in ALL} == pids
     assert f"/usr/bin/t3 is plain t3 {BUSY} now" in said

@@ -3,9 +3,9 @@
 import json
 
 from box import Box
-from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, standin
+from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, line_of, standin
 
-SLOW_SECONDS = 15
+SLOW_SECONDS = 30
 """A candidate that takes so long to start keeps its run in flight until the upgrade has come to the restart."""
 IN_FLIGHT = {
     "the gate": {"not_scratch": False},
@@ -14,20 +14,21 @@ IN_FLIGHT = {
 }
 
 
-def sweep_upgrade(box: Box, points: int) -> int:
-    """Kills an upgrade at so many lines, evenly spread. Returns how often something was wrong."""
+def sweep_upgrade(box: Box, points: int, first: int) -> int:
+    """Kills an upgrade at so many lines, evenly spread from the first. Returns how often something was wrong."""
     box.run(INSTALL)
     configure(box)
     box.run("t3flow", "adopt")
     commands = int(killed_at(box, INSTALL, 0))
-    failures = 0
+    failures = still = 0
     for number in range(points):
-        at, kind = 1 + commands * number // points, list(IN_FLIGHT)[number % 3]
+        at, kind = line_of(number, points, first, commands), list(IN_FLIGHT)[number % 3]
         target = f"0.0.25-nightly.20260602.{number + 1}"
         wrong = ""
         try:
             run = begin(box, kind, target)
             said = killed_at(box, INSTALL, at)
+            still += box.document("show", run)["status"] == "running"
             if number // 3 % 3 == 2:
                 said += ", and the power with it"
                 box.lose_power()
@@ -41,7 +42,7 @@ def sweep_upgrade(box: Box, points: int) -> int:
             print(box.try_run("journalctl", "--no-pager", "-u", "t3flow", "-n", "40").stdout, flush=True)
     box.run(INSTALL)
     left = box.run("sh", "-c", "ls -d /opt/t3flow/program-* | wc -l").strip()
-    print(f"{left} programs kept")
+    print(f"{still} of {points} runs were still in flight at the kill; {left} programs kept")
     return failures + (left != "2")
 
 
@@ -85,4 +86,7 @@ def look(box: Box, run: str, target: str) -> str:
     runs = {user: each["running_version"] for user, each in box.document("status")["users"].items()}
     if runs != dict.fromkeys(USERS, target):
         return f"they run {runs}, not {target}"
-    return "".join(f"{user} does not pair; " for user in USERS if not box.pairs(user))
+    box.until(
+        lambda: all(box.pairs(user) for user in USERS), "everybody pairs", 3 * SLOW_SECONDS
+    )  # servers that a boot has started are slow, too
+    return ""
