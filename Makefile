@@ -6,19 +6,23 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test box lint format bench requirements clean
+.PHONY: demo test suite box lint format bench requirements clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox
 	@$(BIN)/t3flow demo
 
-test: $(VENV)/.ready lint  ## everything that CI runs
+BESIDE = rm -f .box.log; $(MAKE) --no-print-directory -j2 suite box LATER=">>.box.log 2>&1"; code=$$?; cat .box.log; exit $$code
+
+test: lint  ## everything that CI runs; what runs on a real systemd goes beside the rest, as it mostly waits, and is shown after it
+	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
+
+suite: $(VENV)/.ready
 	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --ignore=tests/box --ignore=tests/root $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory box)
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
-	@sh tests/box/prepare.sh
-	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX)
-	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/root)
+	@sh tests/box/prepare.sh $(LATER)
+	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX) $(LATER)
+	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/root $(LATER))
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import dispatch_log, ours, records, slots
+from t3flow.host import dispatch_log, ours, ports, records, slots
 from t3flow.host.dispatch_log import Line
 from t3flow.host.host import Host, this_host
 from t3flow.host.services import ServiceError
@@ -140,7 +140,7 @@ def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Curs
 
 
 def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
-    """Of what was logged, what speaks against the version: of users of the map, and not of our own doing.
+    """Of what was logged, what speaks against the version: of users of the map whose port is not in others' hands, and not of our own doing.
 
     A fallback counts for whoever was moved to the version before it; others fall back as a matter of course. A failure counts for whoever is on
     the version, and for others while their server runs.
@@ -154,6 +154,12 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
         return False
 
     @cache
+    def is_shut_out(user: str) -> bool:
+        with suppress(T3flowError):
+            return bool(ports.who_shuts_out(host.port(user), host.services.state(user)))
+        return False
+
+    @cache
     def is_up(user: str) -> bool:
         with suppress(ServiceError):
             return host.services.state(user).active
@@ -161,6 +167,8 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
 
     def counts(line: Line) -> bool:
         if line.user not in mapped or ours.was_ours(host.journal, line.user, line.earliest, line.latest):
+            return False
+        if is_shut_out(line.user):
             return False
         if line.kind == "fallback":
             return bool(is_on_it(line.user) and line.earliest >= known["users"].get(line.user, line.latest + 1))

@@ -143,6 +143,8 @@ def look(host: Host, user: str, ignore_processes: bool) -> idle.Idleness:
         server = host.services.state(user)
         if not server.active:
             return idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + interval)
+        if trouble := pairing.port_trouble(host, user, server):
+            return idle.doubt(trouble, interval)
         return idle.read_idleness(host, user, server, canary=False, ignore_processes=ignore_processes)
     except T3flowError as error:
         return idle.doubt(str(error), interval)

@@ -19,10 +19,11 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, idle, kept, ours, pairing, processes, records, slots
+from t3flow.host import backups, freeze, idle, kept, ours, pairing, ports, processes, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
+from t3flow.reviving import owe_start
 from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
@@ -85,6 +86,8 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
         logger.error("ROLLBACK FAILED for {}: {}", user, failure)
         return result_of("failed", former, f"ROLLBACK FAILED: {failure}")
     except StepFailed as failure:
+        if failure.kind == pairing.PortTaken.__name__:
+            return _deferred(former, "server_stopped", str(failure), 0.0)
         logger.error("rolled back {} to {}: {}", user, former, failure)
         at_fault = failure.kind == DispatchAtFault.__name__
         return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
@@ -140,7 +143,10 @@ def time_now() -> float:
 
 @step()
 def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> None:
-    """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running."""
+    """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
+
+    Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
+    """
     host = this_host()
     assigned = slots.effective(host.settings.paths.versions_dir, user)
     logger.info("starting the server of {} again on {}", user, assigned)
@@ -148,13 +154,16 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
     try:
         pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
         records.note_pairing(host.journal, user, "")
+        ours.restarted(host.journal, user)
+    except pairing.PortTaken as error:
+        owe_start(host, user, str(error))
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
         if not pairing.witnesses_against_dispatch(host, "", [user]):
             raise
         records.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {}, but nobody can pair: the dispatch is at fault", user, assigned)
-    ours.restarted(host.journal, user)
+        ours.restarted(host.journal, user)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
 
@@ -179,10 +188,8 @@ def stop_if_idle(
         return _not_stopped("host_busy", f"{user} is led to {led_to or 'nothing'} by now, not to {former}", time.time())
     if freeze.is_frozen(host.settings):
         return _not_stopped("frozen", "tracking is frozen", time.time())
-    if not processes.owns_listener(server.main_pid, host.port(user)):
-        port = host.port(user)
-        detail = f"port {port} is not (only) that server's: {processes.who_listens(port)} listens there"
-        return _not_stopped("unreadable_state", detail, time.time() + 300)
+    if trouble := pairing.port_trouble(host, user, server):
+        return _not_stopped("unreadable_state", trouble, time.time() + 300)
     ours.restarting(host.journal, user)
     try:
         with OwnerReader(host, user) as reader:
@@ -193,7 +200,7 @@ def stop_if_idle(
         ours.restarted(host.journal, user)
         return _not_stopped(found.waiting_for, found.detail, found.ask_again)
     host.services.stop(user)
-    _await_port(host.port(user))
+    _await_port(host, user)
     return _was_stopped(changed=fingerprint is None or found.fingerprint != fingerprint)
 
 
@@ -227,13 +234,12 @@ def _was_stopped(*, changed: bool) -> Stopped:
     return {"stopped": True, "waiting_for": "", "detail": "", "ask_again": 0.0, "at": time.time(), "changed": changed}
 
 
-def _await_port(port: int) -> None:
-    """A port that stays taken is somebody else's: nothing is assigned or started over it."""
+def _await_port(host: Host, user: str) -> None:
+    """A port that stays taken is somebody else's: nothing is assigned or started over it. Raises PortTaken."""
     deadline = time.monotonic() + PORT_SECONDS
-    while processes.listener_of(port):
+    while taken := ports.who_shuts_out(host.port(user), host.services.state(user)):
         if time.monotonic() > deadline:
-            whose = processes.who_listens(port)
-            raise RestartError(f"port {port} is still taken after its server stopped: {whose} listens there (ss -ltnp)")
+            raise pairing.PortTaken(pairing.taken_line(host, user, taken))
         time.sleep(0.02)
 
 
@@ -253,9 +259,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    slots.assign(versions_dir, user, slots.HOLD)
-    host.services.stop(user)
-    end_users_of_database(host, user)
+    take_away(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
     try:
         restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
@@ -267,6 +271,14 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     kept.note(host.journal, user, kept_name, target)
     logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
+
+
+def take_away(host: Host, user: str) -> None:
+    """Stops a user's server, with all that has the database open, and leads them to `hold`, so that nobody opens it. Repeating it does the same."""
+    ours.restarting(host.journal, user)
+    slots.assign(host.settings.paths.versions_dir, user, slots.HOLD)
+    host.services.stop(user)
+    end_users_of_database(host, user)
 
 
 def end_users_of_database(host: Host, user: str) -> None:
@@ -337,8 +349,13 @@ def _runs_on(host: Host, user: str) -> str | None:
 
 @step()
 def start_server(user: str) -> None:
-    """Starts the user's server. Repeating it finds it running."""
-    this_host().services.start(user)
+    """Starts the user's server, unless somebody else has its port: it would migrate the database before it found that out.
+
+    Repeating it finds the server running.
+    """
+    host = this_host()
+    _await_port(host, user)
+    host.services.start(user)
 
 
 @step()
@@ -347,6 +364,9 @@ def verify_user(user: str, version: str) -> float:
     host = this_host()
     try:
         paired_at = pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
+    except pairing.PortTaken as error:
+        records.note_pairing(host.journal, user, str(error))
+        raise
     except pairing.NotPaired as error:
         records.note_pairing(host.journal, user, str(error))
         if against := pairing.witnesses_against_dispatch(host, version, [user]):

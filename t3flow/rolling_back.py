@@ -14,7 +14,8 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.host import backups, kept, ours, pairing, records, slots
 from t3flow.host.host import this_host
-from t3flow.restart import RestartError, Result, end_users_of_database, result_of, start_server, time_now, verify_user
+from t3flow.restart import RestartError, Result, result_of, start_server, take_away, time_now, verify_user
+from t3flow.reviving import owe_start
 from t3flow.tasks import ACCEPTED, Person, back_up
 from t3flow.versions import parse
 
@@ -142,17 +143,18 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("{} could not go back to {}: putting {} back", user, target, former)
-    ours.restarting(host.journal, user)
-    slots.assign(versions_dir, user, slots.HOLD)
-    host.services.stop(user)
-    end_users_of_database(host, user)
+    take_away(host, user)
     if snapshot:
         backups.put_back(host, user, kept_name)
         kept.forget(host.journal, user, kept_name)
     slots.assign(versions_dir, user, former)
     if was_running:
         host.services.start(user)
-        pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+        try:
+            pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+        except pairing.PortTaken as error:
+            owe_start(host, user, str(error))
+            return
         records.note_pairing(host.journal, user, "")
     ours.restarted(host.journal, user)
 
@@ -166,10 +168,7 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
-    ours.restarting(host.journal, user)
-    slots.assign(versions_dir, user, slots.HOLD)
-    host.services.stop(user)
-    end_users_of_database(host, user)
+    take_away(host, user)
     if snapshot:
         restored, _ = backups.restore(host, user, Path(snapshot), kept_name)
         if restored != level:

@@ -13,6 +13,7 @@ from t3flow.gating import Refused, pass_gate, reason_not_to_move
 from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, exclusive, failed, waiting, why_held
 from t3flow.periods import await_idle, may_still_restart, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
+from t3flow.reviving import await_server
 from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
 
@@ -353,6 +354,16 @@ def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
         return ended("error", failure.reason)
 
 
+def revive(user: str) -> Outcome:
+    """Sees to it that a server which was stopped here, and whose port somebody took meanwhile, runs again."""
+    try:
+        return ended("done", await_server(user))
+    except Interrupted as interrupted:
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"nobody tries any more to start the server of {user}")
+    except StepFailed as failure:
+        return ended("error", failure.reason)
+
+
 WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "bump": bump,
     "drain": drain,
@@ -361,6 +372,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "rollback": rollback,
     "restore": restore,
     "adopt": adopt,
+    "revive": revive,
 }
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""

@@ -41,7 +41,7 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
         assert line, f"{key} has no comment"
 
 
-def test_the_alerts_are_those_of_old_and_one_more() -> None:
+def test_the_alerts_are_those_of_old_and_two_more() -> None:
     """Scripts and people know them by these names."""
     known = [
         "T3PairingBroken",
@@ -50,11 +50,12 @@ def test_the_alerts_are_those_of_old_and_one_more() -> None:
         "T3AutoUpdateRollbackFailed",
         "T3AutoUpdateFrozen",
     ]
-    assert list(ALERTS) == [*known, "T3GateInconclusive"]
+    assert list(ALERTS) == [*known, "T3PortTaken", "T3GateInconclusive"]
 
 
 @pytest.mark.parametrize(
-    "name", ["T3AutoUpdateRolledBack", "T3AutoUpdateRollbackFailed", "T3AutoUpdateFrozen", "T3GateInconclusive"]
+    "name",
+    ["T3AutoUpdateRolledBack", "T3AutoUpdateRollbackFailed", "T3AutoUpdateFrozen", "T3PortTaken", "T3GateInconclusive"],
 )
 def test_an_alert_matches_what_the_code_logs(name: str) -> None:
     """Each of its words stands in a message that some step logs."""

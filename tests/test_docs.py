@@ -22,8 +22,6 @@ PROGRAM = Path(sys.executable).parent / "t3flow"
 PAGES = sorted([TOP / "README.md", *TOP.glob("docs/*.md"), *TOP.glob("deploy/**/*.md")])
 README = (TOP / "README.md").read_text()
 RUNBOOK = (TOP / "docs/runbook.md").read_text()
-WHOLE = "adopt" in root.commands and (TOP / "docs/install.md").exists()
-whole = pytest.mark.skipif(not WHOLE, reason="commands and pages that the docs name are not in this tree yet")
 
 
 def commands(command: click.Command = root, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -113,8 +111,6 @@ COMMANDS = [pytest.param(path, command, id="-".join(path)) for path, command in 
 @pytest.mark.parametrize(("path", "command"), COMMANDS)
 def test_help_is_worth_a_man_page(path: tuple[str, ...], command: click.Command) -> None:
     """Each command: a sentence, an example of itself that parses, every option and whatever it must be given in words."""
-    if path == ("backups",) and not WHOLE:
-        pytest.skip("its help is not in this tree yet")
     text = command.help or ""
     assert re.match(r"[A-Z][^\n]*[.:)]", text), "it begins with a sentence"
     for parameter in command.params:
@@ -158,14 +154,12 @@ def test_every_command_is_in_the_runbook(path: tuple[str, ...], command: click.C
     assert not acts(command) or re.search(rf"`{words}[ `]", RUNBOOK), f"docs/runbook.md does not say {words}"
 
 
-@whole
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_pages_tell_to_type_can_be_typed(page: Path) -> None:
     """Every command line of README and docs parses, options included."""
     assert [] == [problem for line in said(page.read_text()) if (problem := problem_of(line))]
 
 
-@whole
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Links inside the repository name files that are there."""
@@ -210,6 +204,14 @@ def test_every_alert_is_explained() -> None:
     """Each rule in deploy/ has its row in the runbook."""
     rules = "".join(file.read_text() for file in TOP.glob("deploy/**/*.yml"))
     assert set(re.findall(r"alert: (\w+)", rules)) <= first_column("Alerts")
+
+
+def test_every_test_that_the_page_about_security_names_is_there() -> None:
+    """Each attack has one, in tests/."""
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs/security.md").read_text()))
+    code = "".join(file.read_text() for file in (TOP / "tests").rglob("test_*.py"))
+    assert named
+    assert [] == [name for name in named if f"def {name}(" not in code]
 
 
 def test_bash_completes_words_and_options() -> None:

@@ -1,11 +1,8 @@
 """usage: settings_page.py > docs/settings.md: writes the page about the settings from the code that reads them."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 from t3flow.settings import DEFAULT_FILE, FILE_VARIABLE, OLD_VARIABLES, takes
 from t3flow.settings_schema import sections
+from t3flow.settings_text import literal
 
 HEAD = f"""\
 # Settings
@@ -40,11 +37,6 @@ def page() -> str:
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def literal(value: Any) -> str:
-    """A default as TOML writes it."""
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
 if __name__ == "__main__":

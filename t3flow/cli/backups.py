@@ -1,11 +1,11 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from t3flow.cli import complete
 from t3flow.cli.base import (
     Commands,
     UsageError,
@@ -50,7 +50,7 @@ def backups() -> None:
 
 
 @backups.command("list")
-@click.argument("user", required=False)
+@click.argument("user", required=False, shell_complete=complete.users)
 @as_json
 def list_backups(user: str | None, as_json: bool) -> None:
     """The snapshots and the databases that were kept when they were replaced. Example: t3flow backups ada"""
@@ -99,6 +99,8 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
             say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
             return []
 
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(4) as pool:
         for each in [each for of_user in pool.map(aside, users) for each in of_user]:
             path = host.base_dir(each.user) / "userdata" / each.name
@@ -115,7 +117,7 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 
 
 @backups.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 @click.argument("backup")
 @click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
@@ -147,7 +149,7 @@ def drop(user: str, backup: str, force: bool) -> None:
 
 
 @click.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete.users)
 @click.argument("backup")
 @wait
 @as_json

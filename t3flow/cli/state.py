@@ -27,7 +27,7 @@ def collect(read: Settings) -> dict[str, Any]:
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     active = (
         noted.query(
-            "select id from runs where status = 'running' and workflow not in ('drain', 'bake') order by created"
+            "select id from runs where status = 'running' and workflow not in ('drain', 'bake', 'revive') order by created"
         )
         if noted
         else []
@@ -82,6 +82,11 @@ def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
     services = services_of(read, Children(read.paths.state_dir / "children.lock"))
     pairing = (records.fact(noted, "pairing") or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
+    everybody = [entry.name for entry in read_user_map(read.paths.user_map).users]
+    try:
+        servers = services.states(everybody)
+    except T3flowError:
+        servers = {}
     found: dict[str, Any] = {}
 
     def runs(user: str, pid: int) -> str | None:
@@ -89,22 +94,19 @@ def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
             return slots.running_version(pid, read.paths.versions_dir)
         return running.running_version(noted, read.paths.versions_dir, user, pid)
 
-    for entry in read_user_map(read.paths.user_map).users:
-        try:
-            server = services.state(entry.name)
-            unit, active, pid = server.unit, server.active, server.main_pid
-        except T3flowError:
-            unit, active, pid = read.serve.unit.format(user=entry.name), False, None
-        last = pairing.get(entry.name)
-        found[entry.name] = {
-            "unit": unit,
-            "active": active,
-            "running_version": runs(entry.name, pid) if pid else None,
-            "assigned_version": _version(lambda name=entry.name: slots.effective(read.paths.versions_dir, name)),
+    for user in everybody:
+        server = servers.get(user)
+        pid = server.main_pid if server else None
+        last = pairing.get(user)
+        found[user] = {
+            "unit": server.unit if server else read.serve.unit.format(user=user),
+            "active": server.active if server else False,
+            "running_version": runs(user, pid) if pid else None,
+            "assigned_version": _version(lambda user=user: slots.effective(read.paths.versions_dir, user)),
             "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
             "pairing_since": rfc3339(last["since"]) if last else None,
             "pairing_reason": last["reason"] if last else "",
-            "deferred": waiting.get(entry.name),
+            "deferred": waiting.get(user),
         }
     return found
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
-from t3flow.host import pairing, processes, records, running, slots
+from t3flow.host import pairing, ports, processes, records, running, slots
 from t3flow.host.host import Host
 from t3flow.host.owned import OwnerReader
 
@@ -45,6 +45,11 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     is_busy = bool(host.journal.query("select 1 from locks"))
     for entry in host.user_map().users:
         user, server = entry.name, host.services.state(entry.name)
+        if taken := ports.who_shuts_out(host.port(user), server):
+            yield finding(
+                pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
+            )
+            continue
         if server.main_pid is None:
             if "failed" in server.detail:
                 yield finding(
@@ -73,10 +78,8 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
                 f"the server of {user} runs {runs}, but they are led to {led_to}",
                 f"systemctl restart {server.unit} when {user} is idle",
             )
-        if not processes.owns_listener(server.main_pid, host.port(user)):
-            yield finding(
-                f"port {host.port(user)} is not (only) that of the server of {user}", "see who listens there: ss -ltnp"
-            )
+        if trouble := pairing.port_trouble(host, user, server):
+            yield finding(f"{user}: {trouble}", "see who listens there: ss -ltnp")
 
 
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:

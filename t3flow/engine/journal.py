@@ -93,9 +93,9 @@ class Journal:
         self.path = path
         self._local = threading.local()
         self._is_open = False
-        if not create and not path.exists():
-            raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
         try:
+            if not create and not path.exists():
+                raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
             self._open(create, extra_schema)
         except OSError as error:
             raise self._unusable(error) from error

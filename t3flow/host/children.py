@@ -18,15 +18,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from loguru import logger
+from typing import TYPE_CHECKING
 
 from t3flow.engine.step import check_interrupt
 from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account, command_as
 
+if TYPE_CHECKING:
+    from loguru import Logger
+
 POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+END_SECONDS = 3.0
+"""How long a child's death is waited for. One in a call of the kernel's that never returns dies only with that call, and does nothing more."""
 ROUNDS = 3
 """How often those who hold the lock are ended before it is given up to whoever hides it."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -140,7 +144,7 @@ class Children:
         """Waits for the children of a consumer that died, then ends those that remain. Returns how many were ended.
 
         Where it stays locked though nobody has it, or others have it whenever it is looked at, an account keeps it on purpose: the lock is a new
-        file then.
+        file then. So it is where who has it was ended and hangs in the kernel: they do nothing more.
         """
         deadline = time.monotonic() + patience_seconds
         ended, rounds, before = 0, 0, set[int]()
@@ -148,13 +152,13 @@ class Children:
             if time.monotonic() > deadline:
                 holders = self._holders()
                 rounds += 1
-                if rounds >= ROUNDS and not before & set(holders):
-                    logger.error("{} is kept locked by somebody who hides it: it is made anew", self.lock_path)
+                if rounds >= ROUNDS and all(_is_ended(pid) for pid in before & set(holders)):
+                    _log().error("{} is kept locked by somebody who hides, or hangs: it is made anew", self.lock_path)
                     self.lock_path.unlink()
                     break
                 before = set(holders)
                 for pid in holders:
-                    logger.warning("ending process {}, left over from a consumer that died", pid)
+                    _log().warning("ending process {}, left over from a consumer that died", pid)
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
                     ended += 1
@@ -185,6 +189,24 @@ class Children:
                         found.append(int(entry.parent.name))
                         break
         return found
+
+
+def _log() -> "Logger":
+    """The log, loaded by whoever has something to say: it takes longer than all that `status` looks at."""
+    from loguru import logger
+
+    return logger
+
+
+def _is_ended(pid: int) -> bool:
+    """Whether a process was sent SIGKILL, or is gone: it will run no more, whatever it hangs in."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in ("SigPnd", "ShdPnd") and int(value, 16) >> (signal.SIGKILL - 1) & 1:
+                return True
+        return False
+    return True
 
 
 def _whole_file(kind: int) -> bytes:
@@ -229,10 +251,16 @@ def _talk(child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child with all of its session's first process group, and takes its exit code. Twice is harmless."""
+    """Ends a child with all of its session's first process group, and takes its exit code. Twice is harmless.
+
+    One that hangs in the kernel, as in a filesystem of a user's own that never answers, is left behind: nobody else waits for it.
+    """
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+    try:
+        child.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        _log().error("process {} was ended but hangs in the kernel: see what its files are on (findmnt)", child.pid)
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:
             with suppress(OSError):

@@ -13,7 +13,7 @@ from t3flow.host import cells, slots
 from t3flow.host.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
-from t3flow.host.processes import listener_of
+from t3flow.host.ports import listeners
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -56,7 +56,7 @@ def try_version(
     folder = scratch / f"seed-{safe_name(seed)}"
     size = snapshot.stat().st_size if snapshot is not None else 0
     try:
-        if not given.is_whole and listener_of(host.settings.gate.port):
+        if not given.is_whole and listeners(host.settings.gate.port):
             raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
         base_dir = _make_folder(host, folder, seed, snapshot)
     except (DiskError, OSError) as error:

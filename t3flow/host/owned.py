@@ -16,7 +16,7 @@ from t3flow.host.children import SaidTooMuch, TookTooLong
 from t3flow.host.host import Host
 
 PROGRAM = Path(__file__).with_name("owner.py")
-START_SECONDS = 20.0
+START_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 * 1024
 LARGEST = 2**62
 

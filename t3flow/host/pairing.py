@@ -11,8 +11,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import ours, processes, running, slots
+from t3flow.host import ours, ports, running, slots
 from t3flow.host.host import Host, HostError
+from t3flow.host.services import ServerState
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
@@ -23,6 +24,10 @@ MAX_BODY_BYTES = 256 * 1024
 
 class NotPaired(T3flowError):
     """The user cannot pair now. The text says at which point."""
+
+
+class PortTaken(NotPaired):
+    """Somebody else holds the user's port, so that their server cannot have it: no build's doing."""
 
 
 def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int, list[str], bytes]:
@@ -70,8 +75,39 @@ def cookie_named(headers: list[str], name: str) -> str:
     raise NotPaired(f"the answer sets no cookie {name}")
 
 
+def own_server(host: Host, user: str) -> int:
+    """The pid of the user's server, which has their port. Raises NotPaired, PortTaken, HostError, ServiceError."""
+    server, port = host.services.state(user), host.port(user)
+    if server.main_pid is not None and ports.is_own(port, server.main_pid):
+        return server.main_pid
+    if taken := ports.who_shuts_out(port, server):
+        raise PortTaken(taken_line(host, user, taken))
+    if server.main_pid is None:
+        raise NotPaired(f"{server.unit} does not run ({server.detail})")
+    raise NotPaired(f"the server of {user} does not listen on its port {port}")
+
+
+def taken_line(host: Host, user: str, whose: str) -> str:
+    """That a user's port is held by somebody, for people."""
+    return f"port {host.port(user)} of {user} is held by {whose}: end that process, it keeps their server out"
+
+
+def port_trouble(host: Host, user: str, server: ServerState) -> str:
+    """Why a running server is not alone at its user's port; "" if it is. It is not stopped then: it might not get the port back."""
+    port = host.port(user)
+    if others := ports.strangers(port, server):
+        return f"port {port} is not that server's alone: {others} listens there; end that process"
+    if server.main_pid is not None and not ports.is_own(port, server.main_pid):
+        return f"the server of {user} does not listen on its port {port}"
+    return ""
+
+
 def pair_once(host: Host, user: str) -> None:
-    """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, HostError."""
+    """One pairing through the dispatch, and the session that its cookie opens. Raises NotPaired, PortTaken, HostError, ServiceError.
+
+    Whoever else has the port would be handed a credential of the user's, and could answer whatever is looked for: they are not asked.
+    """
+    own_server(host, user)
     dispatch = host.settings.dispatch
     person = host.mapped(user).person
     status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
@@ -104,6 +140,8 @@ def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> 
         try:
             _until(pair, time.monotonic() + WITNESS_SECONDS, longest_wait_seconds=1.0)
             return ""
+        except PortTaken:
+            continue
         except (NotPaired, HostError) as error:
             asked.append(f"{entry.name} cannot pair either ({error})")
         if len(asked) >= WITNESSES:
@@ -136,16 +174,8 @@ def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROB
 
 
 def check_running(host: Host, user: str, version: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> None:
-    """The user's own server has the port, and what runs is the version. Raises NotPaired, HostError, ServiceError."""
-    server = host.services.state(user)
-    if server.main_pid is None:
-        raise NotPaired(f"{server.unit} does not run ({server.detail})")
-    if not processes.owns_listener(server.main_pid, host.port(user)):
-        port = host.port(user)
-        raise NotPaired(
-            f"port {port} is not (only) the server's of {user}: {processes.who_listens(port)} listens there"
-        )
-    runs = version_that_runs(host, user, server.main_pid)
+    """The user's own server has the port, and what runs is the version. Raises NotPaired, PortTaken, HostError, ServiceError."""
+    runs = version_that_runs(host, user, own_server(host, user))
     if runs != version:
         raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")
     said = serving_version(host, user, timeout_seconds)
@@ -156,12 +186,31 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
 def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -> float:
     """Waits until the user's server runs the version (None: whatever it runs) and a pairing through the dispatch succeeds.
 
-    Returns the time of the first success (epoch seconds). Raises NotPaired with the last reason when the time is over.
+    Returns the time of the first success (epoch seconds). Raises NotPaired with the last reason when the time is over, PortTaken if ever the
+    port was somebody else's: the server may not have got over that.
     """
     deadline = time.monotonic() + timeout_seconds
-    if version is not None:
-        _until(lambda seconds: check_running(host, user, version, seconds), deadline, longest_wait_seconds=0.1)
-    _until(lambda seconds: pair_once(host, user), deadline, longest_wait_seconds=2.0)
+    taken: list[PortTaken] = []
+
+    def noting(probe: Callable[[], None]) -> None:
+        try:
+            probe()
+        except PortTaken as error:
+            taken.append(error)
+            raise
+
+    try:
+        if version is not None:
+            _until(
+                lambda seconds: noting(lambda: check_running(host, user, version, seconds)),
+                deadline,
+                longest_wait_seconds=0.1,
+            )
+        _until(lambda seconds: noting(lambda: pair_once(host, user)), deadline, longest_wait_seconds=2.0)
+    except NotPaired as error:
+        if taken:
+            raise taken[-1] from error
+        raise
     return time.time()
 
 

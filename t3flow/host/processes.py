@@ -1,7 +1,6 @@
-"""What /proc says: who runs below a server, how old it is, whose a port is. Only the kernel's word, nothing that a user can write."""
+"""What /proc says: who runs below a server, how old it is. Only the kernel's word, nothing that a user can write."""
 
 import os
-import pwd
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -65,48 +64,6 @@ def below(pid: int, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
                 elif not is_shell_at_prompt(process):
                     others.append(label)
     return found_agents, others
-
-
-def listener_of(port: int) -> set[int]:
-    """The socket inodes that listen on a TCP port, on any address."""
-    return {int(fields[9]) for fields in _listeners(port)}
-
-
-def who_listens(port: int) -> str:
-    """The accounts that listen on a TCP port, for people; "nobody" for none."""
-    return ", ".join(sorted({_account_name(int(fields[7])) for fields in _listeners(port)})) or "nobody"
-
-
-def _listeners(port: int) -> list[list[str]]:
-    """The lines of the kernel's tables for sockets that listen on a TCP port, in fields."""
-    found = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(FileNotFoundError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.append(fields)
-    return found
-
-
-def _account_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def owns_listener(pid: int, port: int) -> bool:
-    """Whether every socket that listens on the port is held by this process, and there is one."""
-    inodes = listener_of(port)
-    held = set()
-    with suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                target = os.readlink(descriptor)
-                if target.startswith("socket:["):
-                    held.add(int(target[8:-1]))
-    return bool(inodes) and inodes <= held
 
 
 def using(paths: list[Path], matches: Callable[[list[str]], bool]) -> list[int]:

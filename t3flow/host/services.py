@@ -21,6 +21,7 @@ AWAY = re.compile(
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
+PROPERTIES = "ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState"
 
 
 class ServiceError(T3flowError):
@@ -47,6 +48,9 @@ class Services(Protocol):
 
     def state(self, user: str) -> ServerState:
         """How the server is now. Raises ServiceError when its manager does not answer."""
+
+    def states(self, users: list[str]) -> dict[str, ServerState]:
+        """How the servers of many are now: user → state, by one question. Raises ServiceError when their manager does not answer."""
 
     def start(self, user: str) -> None:
         """Starts the server, whatever its past failures. Raises ServiceError."""
@@ -86,19 +90,19 @@ class Systemd:
         raise AssertionError("unreachable")
 
     def state(self, user: str) -> ServerState:
-        """Asks for named properties, since `--value` alone prints them in an order of its own."""
-        unit = self._unit_template.format(user=user)
-        text = self._systemctl(
-            "show", unit, "--timestamp=unix", "--property=ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState"
-        )
-        values = dict(line.partition("=")[::2] for line in text.splitlines())
-        pid = int(values.get("MainPID") or 0)
-        started = values.get("ExecMainStartTimestamp", "").lstrip("@")
-        active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
-        detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
-        return ServerState(
-            unit, active, pid if active else None, float(started) if active and started else None, detail
-        )
+        """One of the states."""
+        return self.states([user])[user]
+
+    def states(self, users: list[str]) -> dict[str, ServerState]:
+        """Asks for named properties, since `--value` alone prints them in an order of its own; the units come in the order asked for."""
+        if not users:
+            return {}
+        units = [self._unit_template.format(user=user) for user in users]
+        text = self._systemctl("show", *units, "--timestamp=unix", f"--property={PROPERTIES}")
+        found = text.strip().split("\n\n")
+        if len(found) != len(units):
+            raise ServiceError(f"systemctl show tells of {len(found)} units, asked for {len(units)}")
+        return {user: _state(unit, each) for user, unit, each in zip(users, units, found, strict=True)}
 
     def start(self, user: str) -> None:
         """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first."""
@@ -120,6 +124,15 @@ class Systemd:
     def switch(self, timer: str, on: bool) -> None:
         """`--now` does it at once as well."""
         self._systemctl("enable" if on else "disable", "--now", timer)
+
+
+def _state(unit: str, shown: str) -> ServerState:
+    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+    pid = int(values.get("MainPID") or 0)
+    started = values.get("ExecMainStartTimestamp", "").lstrip("@")
+    active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
+    detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
+    return ServerState(unit, active, pid if active else None, float(started) if active and started else None, detail)
 
 
 class Supervised:
@@ -144,10 +157,20 @@ class Supervised:
 
     def state(self, user: str) -> ServerState:
         """As the supervisor has it."""
-        answer = self._ask("status", user)
+        return self._state(self._ask("status", user))
+
+    def states(self, users: list[str]) -> dict[str, ServerState]:
+        """Those whom the supervisor does not know have no server."""
+        found = {each["user"]: self._state(each) for each in self._ask("list", "")["servers"]}
+        return {
+            user: found.get(user) or ServerState(f"t3-serve@{user}", False, None, None, "unknown") for user in users
+        }
+
+    @staticmethod
+    def _state(answer: dict[str, Any]) -> ServerState:
         active = answer["state"] in ("active", "activating") and bool(answer["main_pid"])
         return ServerState(
-            f"t3-serve@{user}",
+            f"t3-serve@{answer['user']}",
             active,
             answer["main_pid"] if active else None,
             answer.get("started_wall"),

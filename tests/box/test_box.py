@@ -10,18 +10,30 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from box import ROOT, SOURCE, TOKEN, Box, documented, fetch_wheels, pattern_of
 from killing import killed_at
+from looks import (
+    ADA,
+    ALL,
+    GRACE,
+    LINUS,
+    bump,
+    cursor,
+    everybody_is_well,
+    logged,
+    main_pid,
+    results,
+    standin,
+    status_text,
+)
 from programs import BURNS, LIMITS, TAKES_MEMORY, TAKES_PROCESSES, WHAT_IT_SEES
 
 DATA = ROOT / "tests/data"
-ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
 FIRST = "0.0.24"
-GOOD, BUSY, BAD, CUT, UPGRADED = (
-    f"0.0.25-nightly.2026060{day}.{number}" for number, day in enumerate((1, 2, 3, 4, 5), 501)
+TRACKED, GOOD, BUSY, BAD, CUT, UPGRADED = (
+    f"0.0.25-nightly.2026060{day}.{number}" for number, day in enumerate((1, 2, 3, 4, 5, 6), 501)
 )
 LEVEL = {"schema_level": 32}
 SETTINGS = {
@@ -56,52 +68,20 @@ def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
         box.close()
 
 
-def bump(box: Box, *words: str) -> dict[str, Any]:
-    """`t3flow enqueue bump --wait`, to its end."""
-    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words)
-    return document
-
-
-def results(document: dict[str, Any]) -> dict[str, str]:
-    """What became of each user."""
-    return {user: entry["result"] for user, entry in document["users"].items()}
-
-
-def everybody_is_well(box: Box, *versions: str) -> None:
-    """Ada, Grace and Linus run these versions (one: all do), and pair."""
-    wanted = dict(zip(ALL, versions * (3 // len(versions)), strict=True))
-    shown = box.document("status")["users"]
-    assert {user: (shown[user]["running_version"], shown[user]["active"]) for user in ALL} == {
-        user: (version, True) for user, version in wanted.items()
-    }
-    assert all(box.pairs(user) for user in ALL)
-
-
-def logged(box: Box, since: str) -> str:
-    """What t3flow's service has logged since a cursor."""
-    return box.run("journalctl", "--no-pager", "-o", "cat", "-u", "t3flow", f"--after-cursor={since}")
-
-
-def cursor(box: Box) -> str:
-    """Where the journal is now."""
-    return box.run("journalctl", "-n", "0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
-
-
-def status_text(box: Box) -> str:
-    """What systemctl shows of what t3flow waits for."""
-    return box.run("systemctl", "show", "t3flow", "--value", "--property=StatusText")
-
-
-def main_pid(box: Box, unit: str) -> str:
-    """The first process of a unit."""
-    return box.run("systemctl", "show", unit, "--value", "--property=MainPID").strip()
-
-
 # Installing ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
-    """From the first line typed to the first verified bump in under two minutes; nothing is restarted before the bump."""
+    """From the first line typed to the first verified bump in under two minutes; nothing is restarted before the bump.
+
+    The shell tracker has just given everybody a version but Grace, whom it deferred, and somebody has frozen the host with `touch`.
+    """
+    box.publish(TRACKED, {"schema_level": 30})
+    box.run("npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{TRACKED}")
+    box.run("systemctl", "restart", f"t3-serve@{ADA}", f"t3-serve@{LINUS}")
+    box.write(f"/var/lib/t3-autoupdate/deferred/{GRACE}", f"{TRACKED}\n")
+    box.write("/var/lib/t3-autoupdate/last-good", f"{TRACKED}\n")
+    box.run("touch", "/etc/t3-autoupdate.freeze")
     began = time.monotonic()
     lines = documented("# Installing t3flow")
     assert len(lines) <= 5
@@ -130,6 +110,11 @@ def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
     assert box.run("head", "-2", "/usr/bin/t3").splitlines()[1].startswith("# Written by t3flow")
     assert box.try_run("systemctl", "is-enabled", "t3-autoupdate.timer").stdout.strip() == "disabled"
     assert [main_pid(box, f"t3-serve@{user}") for user in ALL] == pids
+    everybody_is_well(box, TRACKED, FIRST, TRACKED)
+    (waits,) = box.document("deferrals")
+    assert (waits["user"], waits["target"], waits["waiting_for"]) == (GRACE, TRACKED, "frozen")
+    assert bump(box)["outcome"] == "frozen"
+    box.run("rm", "/etc/t3-autoupdate.freeze")
     installed = time.monotonic() - began
 
     box.sh(f"systemd-run --quiet --unit=eyes python3 {SOURCE}/tests/box/eyes.py /srv/eyes")
@@ -202,6 +187,9 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
         for user in (GRACE, "t3flow"):
             assert box.try_run("runuser", "-u", user, "--", "ls", path).returncode != 0 or "journal" in path
             assert box.try_run("runuser", "-u", user, "--", "cat", path).returncode != 0, (user, path)
+    log = ("journalctl", "--unit=t3flow", "--no-pager", "--quiet")
+    assert "is ready" in box.run(*log)
+    assert box.try_run("runuser", "-u", GRACE, "--", *log).stdout == ""
 
 
 def test_the_units_are_clean(box: Box) -> None:
@@ -232,12 +220,6 @@ def test_the_limits_of_a_trial_bind(box: Box) -> None:
 
 
 # A host's life ------------------------------------------------------------------------------------------------------
-
-
-def standin(box: Box, user: str, path: str, **body: Any) -> None:
-    """Makes a user's server do what a person would."""
-    url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
-    box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", json.dumps(body), url)
 
 
 def test_who_is_at_work_is_moved_after_a_reboot(box: Box) -> None:

@@ -1,16 +1,20 @@
 """Where this is not root with mounts of its own, its tests are skipped, and that is said where nobody overlooks it."""
 
-import ctypes
 import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_REC, libc, mount
+from world import World
 
 REASON = "NOT TESTED AS ROOT"
-ACCOUNTS = {"mallory": 64101, "ada": 64102, "t3flow": 64103}
-CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
-_libc = ctypes.CDLL(None, use_errno=True)
+FIRST_UID = 64100 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ACCOUNTS = {"mallory": FIRST_UID + 1, "ada": FIRST_UID + 2, "t3flow": FIRST_UID + 3}
+"""Of each worker its own: what Mallory does to his processes in one test is not to meet those of another."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     reason = "not root" if os.geteuid() != 0 else ""
     if ours and not reason and (pid := os.fork()) == 0:
-        os._exit(_libc.unshare(CLONE_NEWNS) != 0)
+        os._exit(libc.unshare(CLONE_NEWNS) != 0)
     elif ours and not reason and os.waitpid(pid, 0)[1] != 0:
         reason = "no mount namespace can be had"
     for item in ours if reason else ():
@@ -31,19 +35,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section(REASON, sep="!", red=True, bold=True)
 
 
-def mount(source: str, target: Path, kind: str | None = None, flags: int = 0, data: str = "") -> None:
-    """mount(2), seen by this process and its children alone."""
-    words = (source.encode(), os.fsencode(target), kind.encode() if kind else None, flags, data.encode())
-    if _libc.mount(*words) != 0:
-        raise OSError(ctypes.get_errno(), f"mount on {target}")
-
-
 @pytest.fixture(scope="session")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Three accounts that exist for this process and its children alone, to which the program is shown wherever it lies."""
     from t3flow.sandbox.enter import open_to_nobody
 
-    assert _libc.unshare(CLONE_NEWNS) == 0
+    assert libc.unshare(CLONE_NEWNS) == 0
     mount("none", Path("/"), None, MS_REC | MS_PRIVATE)
     folder = tmp_path_factory.mktemp("etc")
     for name, line in (("passwd", "{0}:x:{1}:{1}::/nonexistent:/bin/sh\n"), ("group", "{0}:x:{1}:\n")):
@@ -53,3 +50,14 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         mount(str(folder / name), real, None, MS_BIND)
     open_to_nobody()
     return ACCOUNTS
+
+
+@pytest.fixture
+def world(accounts: dict[str, int]) -> Iterator[World]:
+    top = Path(tempfile.mkdtemp(prefix="t3h-", dir="/var/tmp"))
+    made = World(top, accounts)
+    try:
+        yield made
+    finally:
+        made.stop()
+        subprocess.run(["rm", "-rf", "--", str(top)], check=True)

@@ -165,14 +165,51 @@ def plant(place: Path, goal: str) -> None:
             place.rmdir()
 
 
-def listen(port: str) -> None:
-    """Takes a port, on IPv6 alone."""
-    server = socket.socket(socket.AF_INET6)
-    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    server.bind(("::1", int(port)))
-    server.listen()
+def listen(port: str, address: str, how: str = "listens") -> None:
+    """Takes a port on an address; if it only "binds", no table of the kernel's shows it."""
+    server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    if ":" in address:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.bind((address, int(port)))
+    if how == "listens":
+        server.listen()
     print("listening", flush=True)
     time.sleep(60)
+
+
+def hold(command: str) -> None:
+    """Holds each of t3flow's helpers in his home still, as soon as it runs."""
+    print("holding", flush=True)
+    while True:
+        with contextlib.suppress(OSError):
+            os.kill(helper_of_mine(command), signal.SIGSTOP)
+
+
+def hang(descriptor: str) -> None:
+    """A filesystem of his own that takes every question and answers none but the first."""
+    while True:
+        asked = os.read(int(descriptor), 2**17)
+        _, operation, unique = struct.unpack("IIQ", asked[:16])
+        if operation == 26:  # FUSE_INIT
+            answer = struct.pack("4I2H2I2H8I", 7, 31, 65536, 0, 12, 9, 65536, 1, 0, 0, *[0] * 8)
+            os.write(int(descriptor), struct.pack("IiQ", 16 + len(answer), 0, unique) + answer)
+            print("mounted", flush=True)
+
+
+def push(path: str, key: str, count: str) -> None:
+    """Writes rubbish into a queue through its Redis's socket, if it lets him in."""
+    with socket.socket(socket.AF_UNIX) as redis:
+        try:
+            redis.connect(path)
+        except PermissionError:
+            print("closed")
+            return
+        for rubbish in (b"x" * 70000, b'{"message": {}}', b"\x80\x04\x95cposix\nsystem\n"):
+            for _ in range(int(count)):
+                parts = (b"LPUSH", key.encode(), rubbish)
+                redis.sendall(b"*3\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
+                redis.recv(100)
+        print("written")
 
 
 def attempts(*words: str) -> None:
@@ -201,7 +238,10 @@ def attempts(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    deeds = {each.__name__: each for each in (deep, put, swap, forge, steal, flood, plant, listen, attempts)}
+    deeds = {
+        each.__name__: each
+        for each in (deep, put, swap, forge, steal, flood, plant, listen, attempts, hold, hang, push)
+    }
     first = {"deep": (Path,), "put": (str, Path, str), "swap": (Path,), "forge": (Path,), "plant": (Path,)}
     kinds = first.get(sys.argv[1], ())
     arguments = [(kinds[number] if number < len(kinds) else str)(word) for number, word in enumerate(sys.argv[2:])]

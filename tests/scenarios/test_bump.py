@@ -1,8 +1,6 @@
 """Bumps from end to end, each on both queues: every outcome, and what it leaves behind."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -398,37 +396,6 @@ def test_stopped_and_databaseless_users(make_box: Callable[..., Sandbox], queue_
     box.supervise("start", "grace")
     box.await_pairing("grace")
     drained(box, "grace", NEXT)
-
-
-def test_somebody_else_on_a_users_port(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """A server whose port another process shares is left alone."""
-    box = make_box(["ada", "grace"], queue_url=queue_url)
-    thief = subprocess.Popen([sys.executable, "-c", THIEF, str(box.ports["ada"])], stdout=subprocess.PIPE, text=True)
-    try:
-        assert thief.stdout is not None
-        assert thief.stdout.readline() == "listening\n"
-        box.publish(NEXT, {"schema_level": 32})
-        server = box.supervise("status", "ada")["main_pid"]
-        said = bump(box)
-        assert results(said) == {"ada": "deferred", "grace": "restarted"}
-        assert "port" in said["users"]["ada"]["reason"]
-        assert deferrals(box)["ada"]["waiting_for"] == "unreadable_state"
-        assert box.supervise("status", "ada")["main_pid"] == server
-    finally:
-        thief.kill()
-        thief.wait()
-
-
-THIEF = """
-import socket, sys, time
-try:
-    s = socket.socket(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    s.bind(("::1", int(sys.argv[1])))
-except OSError:
-    s = socket.socket(); s.bind(("127.0.0.77", int(sys.argv[1])))
-s.listen()
-print("listening", flush=True); time.sleep(120)
-"""
 
 
 def test_cancel_during_the_gate(make_box: Callable[..., Sandbox], queue_url: str) -> None:

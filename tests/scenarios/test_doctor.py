@@ -16,6 +16,7 @@ from scenes import FIRST, NEXT, bump, write
 from t3flow.consumer import open_journal
 from t3flow.doctor import CHECKS, Finding, examine
 from t3flow.engine.journal import append_event
+from t3flow.engine.runs import new_run
 from t3flow.host import freeze, processes, records, slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
@@ -249,6 +250,39 @@ def test_a_host_without_systemd(bare_box: Sandbox) -> None:
     bare_box.config.write_text(bare_box.config.read_text().replace('backend = "process"', 'backend = "systemd"'))
     [found] = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["systemd"])
     assert "not booted with systemd" in found.what
+
+
+def test_a_clock_that_nobody_keeps(bare_box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of `timedatectl`, on a host with systemd; one without the program, or on which it cannot tell, is no finding."""
+    bare_box.config.write_text(bare_box.config.read_text().replace('backend = "process"', 'backend = "systemd"'))
+    host = open_host(bare_box.settings, open_journal(bare_box.settings, create=True))
+    program = bare_box.top / "tools/timedatectl"
+    monkeypatch.setenv("PATH", bare_box.environment["PATH"])
+    for said, findings in (("no", ["the clock is not synchronized"]), ("yes", []), ("", [])):
+        program.write_text(f"#!/bin/sh\n[ \"$*\" = 'show --property=NTPSynchronized --value' ] && echo {said}\n")
+        program.chmod(0o755)
+        assert [each.what for each in examine(host, ["clock"])] == findings
+    program.unlink()
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert examine(host, ["clock"]) == []
+
+
+def test_a_drain_that_is_late(bare_box: Sandbox) -> None:
+    """It was due ten minutes ago and nobody has taken it; one that is due, held back or at work is not late."""
+    host = open_host(bare_box.settings, open_journal(bare_box.settings, create=True))
+    run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() - 700)
+    assert run is not None
+    records.put_deferral(host.journal, "ada", run, NEXT, "window", time.time())
+    [found] = examine(host, ["deferrals"])
+    assert (found.what, found.mend) == ("the drain of ada is 12 minutes late", "systemctl restart t3flow")
+    for change in (
+        "wake_at = wake_at + 300",
+        "wake_at = wake_at - 300, held = 'frozen'",
+        "held = null, wake_at = null",
+    ):
+        with host.journal.transaction() as connection:
+            connection.execute(f"update runs set {change}")
+        assert examine(host, ["deferrals"]) == [], change
 
 
 def test_without_a_journal(make_box: Callable[..., Sandbox]) -> None:

@@ -1,0 +1,155 @@
+"""Whose a TCP port is, by the kernel's word alone. A port is free for anybody to take while its server is stopped.
+
+A server binds 0.0.0.0. Beside it another account may listen on an IPv6 address such as `::1`; nobody beside it can listen on IPv4.
+"""
+
+import ctypes
+import ipaddress
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from t3flow.host.services import ServerState
+
+LISTENS = "0A"
+BY_LOOPBACK = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
+"""Addresses at which a listener may be what 127.0.0.1 leads to."""
+PIDFD_GETFD = 438
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Listener(NamedTuple):
+    """A socket that listens on a port: its address, its owner's uid, its inode."""
+
+    address: str
+    uid: int
+    inode: int
+
+
+def listeners(port: int) -> list[Listener]:
+    """The sockets that listen on a TCP port, on any address, IPv4 first."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                address, _, number = fields[1].partition(":")
+                if fields[3] == LISTENS and int(number, 16) == port:
+                    found.append(Listener(_address(address), int(fields[7]), int(fields[9])))
+    return found
+
+
+def _address(digits: str) -> str:
+    """An address as the kernel's tables have it: words of 32 bits in the host's order."""
+    words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
+    return str(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
+
+
+def is_own(port: int, pid: int) -> bool:
+    """Whether what 127.0.0.1 leads to at the port is this process."""
+    reached = [each for each in listeners(port) if each.address in BY_LOOPBACK]
+    reached = [each for each in reached if ":" not in each.address] or reached
+    held = set(_sockets(pid))
+    return bool(reached) and all(each.inode in held for each in reached)
+
+
+def strangers(port: int, server: ServerState) -> str:
+    """Who listens on a user's port and is not of their server, on whatever address, for people; "" for nobody."""
+    found = listeners(port)
+    own = {inode for pid in _processes_of(server, [each.inode for each in found]) for inode in _sockets(pid)}
+    return ", ".join(_described(each) for each in found if each.inode not in own)
+
+
+def who_shuts_out(port: int, server: ServerState) -> str:
+    """Who holds a port so that a user's server cannot have it, for people; "" while it has it, or could."""
+    if (server.main_pid is not None and is_own(port, server.main_pid)) or _can_be_bound(port):
+        return ""
+    return strangers(port, server) or ("" if listeners(port) else _who_only_binds(port))
+
+
+def _can_be_bound(port: int) -> bool:
+    """As a server would bind it. Bound like this and not listening, it is in no server's way."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return True
+    return False
+
+
+def _who_only_binds(port: int) -> str:
+    """Who holds a port without listening, which no table of the kernel's shows: each such socket is looked at."""
+    for pid in psutil.pids():
+        with suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:") and _port_of(pid, int(number)) == port:
+                    return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_process(pid)}), who does not listen"
+    return "somebody who does not listen (t3flow doctor may name them)"
+
+
+def _port_of(pid: int, number: int) -> int | None:
+    """The local port of a TCP socket of another process; None for other sockets, and for those that cannot be looked at."""
+    process = os.pidfd_open(pid)
+    try:
+        copy = _libc.syscall(PIDFD_GETFD, process, number, 0)
+    finally:
+        os.close(process)
+    if copy < 0:
+        return None
+    with socket.socket(fileno=copy) as looked_at:
+        is_tcp = looked_at.family in (socket.AF_INET, socket.AF_INET6) and looked_at.type == socket.SOCK_STREAM
+        return int(looked_at.getsockname()[1]) if is_tcp else None
+
+
+def _processes_of(server: ServerState, inodes: list[int]) -> Iterator[int]:
+    """The server's main process; where that does not hold all these sockets, those below it and those of its unit as well."""
+    if server.main_pid is None:
+        return
+    yield server.main_pid
+    if set(inodes) <= set(_sockets(server.main_pid)):
+        return
+    with suppress(psutil.NoSuchProcess):
+        yield from (child.pid for child in psutil.Process(server.main_pid).children(recursive=True))
+    for pid in psutil.pids():
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cgroup").read_text().strip().endswith(f"/{server.unit}"):
+                yield pid
+
+
+def _sockets(pid: int) -> Iterator[int]:
+    """The inodes of a process's sockets, as far as they may be seen."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                if target.startswith("socket:["):
+                    yield int(target[8:-1])
+
+
+def _described(listener: Listener) -> str:
+    """For people, as `mallory (pid 77, python3) on ::1`."""
+    holder = next((pid for pid in psutil.pids() if listener.inode in _sockets(pid)), None)
+    process = f" ({_process(holder)})" if holder is not None else ""
+    return f"{_account_name(listener.uid)}{process} on {listener.address}"
+
+
+def _process(pid: int) -> str:
+    """The process, by a name that it may have chosen itself."""
+    with suppress(psutil.NoSuchProcess):
+        name = "".join(letter if letter.isprintable() else "?" for letter in psutil.Process(pid).name())
+        return f"pid {pid}, {name}"
+    return f"pid {pid}"
+
+
+def _account_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,57 @@
+"""A server that was stopped here and cannot be started, because somebody else has taken its port meanwhile.
+
+Its user is led to a version that fits their database, and a run of its own tries to start the server until it has its port again: whatever is
+frozen, and at any time of day. It waits for no other run: whoever restores a database leads the user to `hold` meanwhile, and nothing starts.
+"""
+
+import time
+
+from loguru import logger
+
+from t3flow.engine.errors import NotYet
+from t3flow.engine.runs import new_run
+from t3flow.engine.step import current_attempt, current_run, step
+from t3flow.errors import T3flowError
+from t3flow.host import ours, pairing, ports, records, slots
+from t3flow.host.host import Host, this_host
+
+SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
+PAIR_SECONDS = 10.0
+
+
+def owe_start(host: Host, user: str, why: str) -> None:
+    """Has a user's server started as soon as it can be, and says so loudly. Repeating it says it twice and finds the run there.
+
+    The user counts as being restarted by us until then, so that what the dispatch logs of them meanwhile is blamed on no version.
+    """
+    records.note_pairing(host.journal, user, why)
+    run = f"revive-of-{current_run()}-{user}"
+    logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
+    if new_run(host.journal, "revive", {"user": user}, run_id=run):
+        host.hint(run)
+
+
+@step()
+def await_server(user: str) -> str:
+    """Starts a user's server again and again as a delayed task, until it has its port and they pair; returns how it ended.
+
+    Repeating it finds the server running, or starts it.
+    """
+    host = this_host()
+    if all(entry.name != user for entry in host.user_map().users):
+        return f"{user} is no longer in the user map"
+    try:
+        version = slots.effective(host.settings.paths.versions_dir, user)
+        if version == slots.HOLD:
+            raise pairing.NotPaired(f"the database of {user} is being restored")
+        if taken := ports.who_shuts_out(host.port(user), host.services.state(user)):
+            raise pairing.PortTaken(pairing.taken_line(host, user, taken))
+        host.services.start(user)
+        pairing.verify(host, user, version, PAIR_SECONDS)
+    except T3flowError as error:
+        records.note_pairing(host.journal, user, str(error))
+        wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())
+        raise NotYet(time.time() + wait_seconds, str(error)) from error
+    records.note_pairing(host.journal, user, "")
+    ours.restarted(host.journal, user)
+    return f"the server of {user} has its port again, and they pair"

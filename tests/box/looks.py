@@ -1,0 +1,55 @@
+"""What the scenes of a box have in common: looks at what became of its users and units."""
+
+import json
+from typing import Any
+
+from box import Box
+
+ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
+
+
+def bump(box: Box, *words: str) -> dict[str, Any]:
+    """`t3flow enqueue bump --wait`, to its end."""
+    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words)
+    return document
+
+
+def results(document: dict[str, Any]) -> dict[str, str]:
+    """What became of each user."""
+    return {user: entry["result"] for user, entry in document["users"].items()}
+
+
+def everybody_is_well(box: Box, *versions: str) -> None:
+    """Ada, Grace and Linus run these versions (one: all do), and pair."""
+    wanted = dict(zip(ALL, versions * (3 // len(versions)), strict=True))
+    shown = box.document("status")["users"]
+    assert {user: (shown[user]["running_version"], shown[user]["active"]) for user in ALL} == {
+        user: (version, True) for user, version in wanted.items()
+    }
+    assert all(box.pairs(user) for user in ALL)
+
+
+def logged(box: Box, since: str) -> str:
+    """What t3flow's service has logged since a cursor."""
+    return box.run("journalctl", "--no-pager", "-o", "cat", "-u", "t3flow", f"--after-cursor={since}")
+
+
+def cursor(box: Box) -> str:
+    """Where the journal is now."""
+    return box.run("journalctl", "-n", "0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
+
+
+def status_text(box: Box) -> str:
+    """What systemctl shows of what t3flow waits for."""
+    return box.run("systemctl", "show", "t3flow", "--value", "--property=StatusText")
+
+
+def main_pid(box: Box, unit: str) -> str:
+    """The first process of a unit."""
+    return box.run("systemctl", "show", unit, "--value", "--property=MainPID").strip()
+
+
+def standin(box: Box, user: str, path: str, **body: Any) -> None:
+    """Makes a user's server do what a person would."""
+    url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
+    box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", json.dumps(body), url)

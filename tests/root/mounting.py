@@ -1,0 +1,15 @@
+"""Mounts, seen by this process and its children alone."""
+
+import ctypes
+import os
+from pathlib import Path
+
+CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: Path, kind: str | None = None, flags: int = 0, data: str = "") -> None:
+    """mount(2)."""
+    words = (source.encode(), os.fsencode(target), kind.encode() if kind else None, flags, data.encode())
+    if libc.mount(*words) != 0:
+        raise OSError(ctypes.get_errno(), f"mount on {target}")

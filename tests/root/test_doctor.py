@@ -1,0 +1,82 @@
+"""The doctor on what only root can show it: a real PATH of the host's, and a host that was booted with systemd."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mounting import mount
+from world import World
+
+from t3flow.consumer import open_journal
+from t3flow.doctor import examine
+from t3flow.host.host import Host, open_host
+from t3flow.host.launcher import install_launcher
+
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+  *ada*) printf '%s\\n' LoadState=$LOADED User=$ACCOUNT ;;
+  *) printf '%s\\n' LoadState=loaded User=mallory ;;
+esac
+"""
+
+
+@contextmanager
+def mounted(place: str) -> Iterator[Path]:
+    """An empty folder over one of the host's, for this process alone."""
+    mount("none", Path(place), "tmpfs", 0, "mode=755")
+    try:
+        yield Path(place)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def on_systemd(world: World) -> Host:
+    """The same host, whose servers are units."""
+    config = world.box.config
+    config.write_text(config.read_text().replace('backend = "process"', 'backend = "systemd"'))
+    return open_host(world.box.settings, open_journal(world.box.settings))
+
+
+def test_another_t3_first_on_path(world: World) -> None:
+    """As an `npm install -g` with another prefix leaves it: whoever mints by name gets that one."""
+    host = on_systemd(world)
+    install_launcher(world.top / "bin/t3", world.top / "opt/t3", sandbox=False)
+    with mounted("/usr/local/sbin") as folder:
+        assert examine(host, ["launcher"]) == []
+        (folder / "t3").write_text("#!/bin/sh\n")
+        (folder / "t3").chmod(0o755)
+        [found] = examine(host, ["launcher"])
+        assert (f"{folder}/t3 comes before {world.top}/bin/t3 on PATH" in found.what, found.mend) == (
+            True,
+            f"remove {folder}/t3",
+        )
+        (folder / "t3").unlink()
+        (folder / "t3").symlink_to(world.top / "bin/t3")
+        assert examine(host, ["launcher"]) == [], "a link to the launcher is the launcher"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "account", "words"),
+    [
+        ("loaded", "ada", ""),
+        ("not-found", "", "t3-serve@ada.service is not-found"),
+        ("loaded", "", "t3-serve@ada.service runs as root"),
+        ("loaded", "mallory", "t3-serve@ada.service runs as mallory"),
+    ],
+)
+def test_the_units_of_a_host_with_systemd(
+    world: World, monkeypatch: pytest.MonkeyPatch, loaded: str, account: str, words: str
+) -> None:
+    """A program of systemctl's name says what systemd would."""
+    tools = world.top / "tools"
+    (tools / "systemctl").write_text(SYSTEMCTL.replace("$LOADED", loaded).replace("$ACCOUNT", account))
+    (tools / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", world.box.environment["PATH"])
+    host = on_systemd(world)
+    with mounted("/run") as folder:
+        assert ["not booted with systemd" in each.what for each in examine(host, ["systemd"])] == [True]
+        (folder / "systemd/system").mkdir(parents=True)
+        found = examine(host, ["systemd"])
+    assert [words in each.what and bool(each.mend) for each in found] == ([True] if words else [])

@@ -1,0 +1,86 @@
+"""The drop box, in which a hostile user leaves the copy of his database for root, and what lies where everybody may write."""
+
+import os
+import re
+import subprocess
+import time
+
+import pytest
+from world import World, in_one_line
+
+from t3flow import periodic
+from t3flow.files import claim_folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("symlink", "no plain file"), ("hardlink", "no plain file"), ("fifo", "no plain file"), ("folder", "no plain file"),
+        ("sparse", "make room"), ("grow", "grew or shrank|^$"), ("deep", "^$"),
+    ],
+)  # fmt: skip
+def test_his_copy_is_forged_between_its_check_and_its_taking(world: World, kind: str, words: str) -> None:
+    """Root takes one plain file of his, no more than it was when opened, from a disk that holds it; and the box is gone afterwards."""
+    mine = world.home("mallory") / "mine"
+    mine.mkdir()
+    os.chown(mine, world.uids["mallory"], world.uids["mallory"])
+    goal = {"symlink": world.secret, "hardlink": world.box.database("mallory"), "deep": mine}.get(kind, mine / "other")
+    for _ in range(12):
+        child = world.begins("forge", world.top / "backups/.incoming/mallory", kind, goal)
+        assert child.stdout is not None
+        time.sleep(0.2)
+        said = in_one_line(world.take)
+        with world.host.journal.transaction() as connection:
+            connection.execute("delete from backups")
+        if re.search(words, said) and (said or kind in ("grow", "deep")):
+            break
+        world.stop()
+        subprocess.run(["rm", "-rf", str(mine / "deep"), *map(str, mine.glob("other.*"))], check=True)
+    # Which of the known refusals comes, or none, depends on who was quicker; that nothing of others is taken or lost does not.
+    assert re.search(f"{words}|gone or no plain file|no plain file|the home of mallory failed|database|^$", said), said
+    world.nothing_happened()
+
+
+def test_what_he_left_in_the_box_is_cleared_away(world: World) -> None:
+    """Deeper than Python's own removal goes, with links to others' and folders closed to all; and a box that is a link."""
+    world.take()
+    box = world.top / "backups/.incoming/mallory"
+    box.mkdir()
+    os.chown(box, world.uids["mallory"], world.uids["mallory"])
+    world.does("deep", box / "down")
+    world.does("put", "symlink", box / "link", world.home("ada"))
+    world.does("put", "folder", box / "closed", "")
+    subprocess.run(world.words("chmod", "0", str(box / "closed")), check=True)
+    assert in_one_line(world.take) == ""
+    box.symlink_to(world.home("ada"))
+    assert in_one_line(world.take) == ""
+    world.nothing_happened()
+
+
+def test_the_scratch_folder_of_a_run_whose_name_he_guessed(world: World) -> None:
+    """He plants links and folders at its name as fast as he can: root has a folder of its own there all the same."""
+    shared = world.top / "scratch"
+    os.chmod(shared, 0o1777)
+    for number in range(20):
+        folder = shared / f"t3flow-bump-20261124T0400-{number}"
+        child = world.begins("plant", folder, world.home("ada"))
+        assert child.stdout is not None
+        child.stdout.readline()
+        claim_folder(folder, 0o711)
+        status = folder.lstat()
+        assert (status.st_uid, status.st_mode & 0o7777, list(folder.iterdir())) == (0, 0o711, [])
+        world.stop()
+    world.nothing_happened()
+
+
+def test_what_he_planted_there_stops_no_consumer(world: World) -> None:
+    """A link, a file and a folder without end, named like those of a run: a consumer that starts clears them away and follows none."""
+    shared = world.top / "scratch"
+    os.chmod(shared, 0o1777)
+    name = "t3flow-bump-20261124T0400-"
+    world.does("put", "symlink", shared / f"{name}link", world.home("ada"))
+    world.does("put", "fifo", shared / f"{name}fifo", "")
+    world.does("deep", shared / f"{name}deep")
+    periodic.sweep(world.host)
+    assert list(shared.iterdir()) == []
+    world.nothing_happened()

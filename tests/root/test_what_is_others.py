@@ -1,0 +1,174 @@
+"""What is not his: others' ports, backups, journal, queue, slots, and the Node that runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import redis_program
+from world import HOSTILE, World
+
+from t3flow.consumer import prepare
+from t3flow.engine.queue import open_queue, queue_key
+from t3flow.files import claim_folder
+from t3flow.host import pairing, ports, slots
+from t3flow.host.launcher import install_launcher
+from t3flow.host.owned import OwnerReader
+from t3flow.host.services import ServerState
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("address", "how", "words"),
+    [
+        ("127.0.0.1", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.1"),
+        ("127.0.0.2", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.2"),
+        ("0.0.0.0", "binds", r"mallory \(pid \d+, python[\d.]*\), who does not listen"),
+        ("::1", "listens", ""),
+    ],
+)
+def test_another_users_port_in_his_hands_is_found_and_named(world: World, address: str, how: str, words: str) -> None:
+    """While her server is away he takes it: it is said whose it is, though he only binds it. On ::1 he is in no server's way."""
+    none = ServerState("t3-serve@ada", False, None, None, "")
+    port = world.box.ports["ada"]
+    assert ports.who_shuts_out(port, none) == ""
+    world.says("listen", port, address, how)
+    found = ports.who_shuts_out(port, none)
+    assert re.fullmatch(words, found), found
+    world.nothing_happened()
+    assert ports.who_shuts_out(port, none) == ""
+
+
+def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
+    """She goes on pairing with what is hers, and it is said who listens beside it."""
+    port = world.box.ports["ada"]
+    words = [sys.executable, "-I", str(HOSTILE), "listen", str(port), "0.0.0.0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as hers:
+        assert hers.stdout is not None
+        hers.stdout.readline()
+        server = ServerState("t3-serve@ada", True, hers.pid, 0.0, "")
+        assert ports.strangers(port, server) == ""
+        world.says("listen", port, "::1")
+        assert ports.is_own(port, hers.pid)
+        assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.strangers(port, server))
+        hers.kill()
+    world.nothing_happened()
+
+
+def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
+    """With her port in his hands and her server away, nothing of ours asks the dispatch to hand him one."""
+    world.says("listen", world.box.ports["ada"], "127.0.0.1")
+    world.box.start_supervisor()
+    try:
+        with pytest.raises(pairing.PortTaken, match=r"of ada is held by mallory \(pid \d+, python"):
+            pairing.pair_once(world.host, "ada")
+    finally:
+        world.box.close()
+    world.nothing_happened()
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_rubbish_in_the_queues_redis(world: World, is_open: bool) -> None:
+    """The socket is closed to him, with the settings that we ship; if it is not, what he writes is dropped, and what is ours comes through."""
+    folder = world.top / "redis"
+    folder.mkdir()
+    shipped = (ROOT / "deploy/redis/redis.conf").read_text()
+    [mode] = re.findall(r"^unixsocketperm (\d+)$", shipped, re.MULTILINE)
+    words = ["--port", "0", "--unixsocket", f"{folder}/s", "--unixsocketperm", "777" if is_open else mode]
+    server = subprocess.Popen([redis_program(), *words, "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
+    try:
+        world.box.until((folder / "s").exists, "Redis listens")
+        prepare(world.top / "state")
+        seen: list[str] = []
+        queue = open_queue(f"unix://{folder}/s", queue_key(world.top / "state/queue.key"))
+        queue.register(seen.append, ())
+        queue.send("run-1")
+        assert world.does("push", f"{folder}/s", queue.storage.queue_key, 100).strip() == (
+            "written" if is_open else "closed"
+        )
+        while (task := queue.dequeue()) is not None:
+            queue.execute(task)
+        assert (seen, queue.dropped) == (["run-1"], 300 if is_open else 0)
+    finally:
+        server.kill()
+        server.wait()
+    world.nothing_happened()
+
+
+def test_the_journal_is_not_his_to_ask(world: World) -> None:
+    """Through the program, too: one line, and nothing of what is in it."""
+    prepare(world.top / "state")
+    words = world.words("env", f"T3FLOW_CONFIG={world.box.config}", sys.executable, "-m", "t3flow", "runs")
+    said = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said
+    assert "journal" in said.stderr
+    world.nothing_happened()
+
+
+def test_what_is_others_is_closed_to_him(world: World) -> None:
+    """Journal, queue, key, others' backups, slots, links, launcher, freeze file: not to be read where secret, not to be written anywhere."""
+    top = world.top
+    prepare(top / "state")
+    queue = open_queue(f"sqlite://{top}/state/queue.db", queue_key(top / "state/queue.key"))
+    queue.register(lambda run: None, ())
+    queue.send("run-1")
+    tree = fake_slot(world)
+    install_launcher(top / "bin/t3", top / "opt/t3", sandbox=False)
+    of_ada = world.take("ada")
+    scratch = top / "scratch/t3flow-run-1"
+    claim_folder(scratch, 0o711)
+    with OwnerReader(world.host, "ada") as reader:
+        secret = [of_ada, top / "state/journal.db", top / "state/queue.db", top / "state/queue.key", world.secret]
+        secret += [
+            top / "state/journal.db-wal",
+            Path(f"/proc/{os.getpid()}/environ"),
+            Path(f"/proc/{reader._child.pid}/environ"),
+        ]
+        folders = [of_ada.parent, top / "backups", top / "backups/.incoming", top / "state", scratch]
+        ours = [top / "opt/t3/versions/1.0.0", tree, top / "opt/t3/users/mallory", top / "bin/t3", top / "etc/user-map"]
+        words = [f"{kind}:{path}" for path in secret for kind in ("read", "write")]
+        words += [f"list:{path}" for path in folders]
+        words += [f"make:{path}" for path in (*folders, ours[0], top / "opt/t3/users", top / "bin", top / "etc", top)]
+        words += [f"remove:{path}" for path in (*ours, of_ada, scratch)] + [
+            f"write:{ours[1]}",
+            f"write:{ours[3]}",
+            f"write:{ours[4]}",
+        ]
+        words += [f"signal:{pid}" for pid in (os.getpid(), reader._child.pid)]
+        assert json.loads(world.does("attempts", *words)) == []
+        allowed = [f"read:{tree}", f"list:{top / 'opt/t3/users'}", f"make:{world.home('mallory')}"]
+        assert json.loads(world.does("attempts", *allowed)) == allowed, "the control: what he may do"
+        assert reader.read(5)["level"] == 30
+    assert len(queue.message_ids()) == 1
+    world.nothing_happened()
+
+
+def fake_slot(world: World) -> Path:
+    """A slot whose program says which Node runs it, and Mallory's link to it. Returns the program."""
+    tree = world.top / "tree"
+    program = tree / slots.PROGRAM
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/usr/bin/env node\nconsole.log(process.execPath, process.argv.slice(2).join())\n")
+    program.chmod(0o755)
+    node = world.top / "tools/node"
+    made = slots.make_slot(world.top / "opt/t3", "1.0.0", tree, Path(os.path.realpath(node)), {})
+    slots.assign(world.top / "opt/t3", "mallory", "1.0.0")
+    return made / slots.PROGRAM
+
+
+def test_a_wrong_node_first_in_his_path_runs_nothing(world: World) -> None:
+    """The launcher takes the slot's."""
+    fake_slot(world)
+    install_launcher(world.top / "bin/t3", world.top / "opt/t3", sandbox=False)
+    bad = world.home("mallory") / "bin"
+    bad.mkdir()
+    (bad / "node").write_text("#!/bin/sh\necho wrong\n")
+    (bad / "node").chmod(0o755)
+    words = world.words("env", f"PATH={bad}:/usr/bin:/bin", str(world.top / "bin/t3"), "--version")
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said == f"{os.path.realpath(world.top / 'tools/node')} --version\n"
+    world.nothing_happened()
