@@ -57,4 +57,5 @@ def examine(host: Host, names: list[str] | None = None) -> list[Finding]:
 
     with ThreadPoolExecutor(4) as pool:
         found = [finding for each in pool.map(made, names or list(CHECKS)) for finding in each]
-    return list({each.what: each for each in reversed(found)}.values())[::-1]  # one cause may stop several checks, or be met with each user
+    # One cause may stop several checks, or be met with each user: it is said once.
+    return list({each.what: each for each in reversed(found)}.values())[::-1]

@@ -150,7 +150,8 @@ class HintQueue(Huey):
     def __init__(self, **options: Any) -> None:
         super().__init__(QUEUE_NAME, results=False, utc=True, **options)
         self.dropped = 0
-        self.on_failure: Callable[[Exception], None] = lambda error: None  # told when a worker finds that it does not answer
+        # Told when a worker finds that it does not answer.
+        self.on_failure: Callable[[Exception], None] = lambda error: None
         self._tasks: dict[str, Any] = {}
         self._last_logged = 0.0
 
