@@ -34,7 +34,7 @@ chmod 755 "$fresh"
 python3 -m venv "$fresh"
 pip() {
   "$fresh/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir "$@" || {
-    rm -rf "$fresh"; fail "pip cannot install what t3flow needs (above); nothing was changed"; }
+    rm -rf "$fresh"; fail "pip cannot install what t3flow needs (above); nothing was changed. Without a network: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER $0"; }
 }
 pip install --only-binary :all: --require-hashes -r "$source/deploy/requirements.txt"
 pip install --no-deps --no-build-isolation "$source"

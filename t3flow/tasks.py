@@ -152,12 +152,20 @@ def open_scratch() -> None:
     require_space(folder, slot_bytes(), "a candidate")
 
 
+def versions_that_wrote() -> set[str]:
+    """The versions that people may go back to: those that wrote snapshots and kept databases."""
+    journal = this_host().journal
+    return {entry.wrote for entry in records.backups(journal)} | kept.versions_needed(journal)
+
+
 @step()
 def unstage(version: str, in_scratch: bool) -> None:
-    """Removes the version's slot unless somebody was led to it. A second time finds nothing to do.
+    """Removes the version's slot unless somebody was led to it, or may go back to it. A second time finds nothing to do.
 
     Processes of a trial that was just ended may take a moment to go.
     """
+    if not in_scratch and version in versions_that_wrote():
+        return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
         if not needed_by.startswith("process") or time.monotonic() > deadline:
@@ -368,10 +376,7 @@ def prune() -> list[str]:
     host = this_host()
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
     gone = backups.prune(host, accepted)
-    needed = {entry.wrote for entry in records.backups(host.journal)} | {
-        entry.target for entry in records.deferrals(host.journal)
-    }
-    needed |= kept.versions_needed(host.journal)
+    needed = versions_that_wrote() | {entry.target for entry in records.deferrals(host.journal)}
     needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
     for version in slots.installed(host.settings.paths.versions_dir):
         if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:

@@ -32,11 +32,22 @@ def main() -> None:
         for line in str(error).splitlines():
             click.echo(f"t3flow: {line}", err=True)
         sys.exit(EXIT_USAGE if isinstance(error, SettingsError) else getattr(error, "exit_code", 1))
-    except Exception as error:
-        if os.environ.get("T3FLOW_DEBUG"):
-            traceback.print_exc()
-        click.echo(f"t3flow: internal error: {error!r}; T3FLOW_DEBUG=1 shows where", err=True)
+    except PermissionError as error:
+        if os.geteuid() == 0:
+            internal(error)
+        else:
+            click.echo(f"t3flow: {error.filename or 'something of root'} is not yours to use: run it as root", err=True)
         sys.exit(1)
+    except Exception as error:
+        internal(error)
+        sys.exit(1)
+
+
+def internal(error: Exception) -> None:
+    """Says what nobody foresaw, in one line."""
+    if os.environ.get("T3FLOW_DEBUG"):
+        traceback.print_exc()
+    click.echo(f"t3flow: internal error: {error!r}; T3FLOW_DEBUG=1 shows where", err=True)
 
 
 __all__ = ["Commands", "main"]

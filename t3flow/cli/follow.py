@@ -125,15 +125,16 @@ def event_line(event: Event) -> str:
     if event.kind not in MARKS:
         return ""
     began, about = _begun.pop(step, (event.at, ""))
+    about = about and f" {about}"
     mark = MARKS[event.kind]
     if event.kind in ("failed", "undo_failed"):
-        return f"{tone(mark, 'red')} {step} {about}: {event.data['reason']}"
+        return f"{tone(mark, 'red')} {step}{about}: {event.data['reason']}"
     if event.kind == "retrying":
-        return f"{mark} {step} {about}: {event.data['reason']}; again in {span(event.data['at'] - event.at)}"
+        return f"{mark} {step}{about}: {event.data['reason']}; again in {span(event.data['at'] - event.at)}"
     if event.kind == "signal":
         return f"{tone(mark, 'yellow')} {step}"
     took = f" ({event.at - began:.1f} s)" if event.at - began >= 0.1 else ""
-    return f"{tone(mark, 'green')} {'undo: ' if event.kind == 'undone' else ''}{step} {about}{finding(event)}{took}"
+    return f"{tone(mark, 'green')} {'undo: ' if event.kind == 'undone' else ''}{step}{about}{finding(event)}{took}"
 
 
 def finding(event: Event) -> str:
@@ -141,7 +142,7 @@ def finding(event: Event) -> str:
     found = event.data.get("result")
     verdicts = verdicts_of(event)
     if len(verdicts) == 1:
-        return f"{verdicts[0]['version']} on {verdicts[0]['seed']}: {judged(verdicts[0])}"
+        return f": on {verdicts[0]['seed']} {judged(verdicts[0])}"
     if verdicts:
         bad = [f"{each['seed']}: {judged(each)}" for each in verdicts if each["verdict"] != "pass"]
         return f": {len(verdicts) - len(bad)} of {len(verdicts)} databases pass{''.join(f'; {line}' for line in bad)}"

@@ -78,7 +78,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       window            deferral.window is closed
       server_stopped    the server does not run
       unreadable_state  whether they are idle cannot be told: detail says why
-      frozen            tracking is frozen
+      frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           their task was taken out
       host_busy         another run has the host
     """

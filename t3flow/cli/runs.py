@@ -24,7 +24,7 @@ def runs(as_json: bool, limit: int) -> None:
     for run in found:
         took = span(run.updated - run.created)
         rows.append(
-            [run.id, run.outcome or _state(run), when(run.created), took, str(run.result.get("reason", ""))[:80]]
+            [run.id, run.outcome or _state(run), when(run.created), took, shorten(str(run.result.get("reason", "")))]
         )
     table(["run", "outcome", "begun", "took", "reason"], rows)
 
@@ -85,6 +85,11 @@ def cancel(run: str) -> int:
     hint(read, found.id)
     click.echo(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
     return 0
+
+
+def shorten(text: str) -> str:
+    """At most 80 characters of a text; `t3flow show` has the rest."""
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _state(run: Any) -> str:

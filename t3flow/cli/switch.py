@@ -75,13 +75,15 @@ def unpin() -> None:
 
     read = settings()
     noted = journal(read)
+    was = records.fact(noted, "pin")
     source = _environment_source(records.fact(noted, "consumer"))
     records.set_fact(noted, "pin", None)
     if source:
         raise UsageError(f"the consumer's {source} still pins; take it out of its environment and restart it")
     if read.track.pin:
         say(f"t3flow: the settings still pin to {read.track.pin} ({read.sources['track.pin']})")
-    click.echo(f"no longer pinned: follows the tag {read.track.tag}")
+        return
+    click.echo(f"{'no longer' if was else 'was not'} pinned: follows the tag {read.track.tag}")
 
 
 def _environment_source(consumer: dict[str, str] | None) -> str:

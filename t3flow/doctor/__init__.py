@@ -56,4 +56,6 @@ def examine(host: Host, names: list[str] | None = None) -> list[Finding]:
             return [Finding(name, f"cannot be looked at: {error}", "mend that, then run doctor again")]
 
     with ThreadPoolExecutor(4) as pool:
-        return [finding for found in pool.map(made, names or list(CHECKS)) for finding in found]
+        found = [finding for each in pool.map(made, names or list(CHECKS)) for finding in each]
+    # One cause may stop several checks, or be met with each user: it is said once.
+    return list({each.what: each for each in reversed(found)}.values())[::-1]

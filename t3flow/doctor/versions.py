@@ -15,6 +15,8 @@ def launcher_is_ours(host: Host) -> Iterator[Finding]:
     """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
     path, versions_dir = host.settings.paths.launcher, host.settings.paths.versions_dir
     if not launcher.is_launcher(path):
+        if slots.default_version(versions_dir) is None:
+            return  # as before the first `t3flow adopt`, which default_is_last_good asks for
         was = "is not there" if not os.path.lexists(path) else "was overwritten, as `npm install -g` does"
         yield finding(f"{path} {was}: nobody is led to their version", "t3flow adopt puts it in place")
         return

@@ -51,6 +51,7 @@ class Engine:
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, list(STEPS))
+        queue.on_failure = self._note_away
 
     # Advancing one run ----------------------------------------------------------------------------------------
 
@@ -146,12 +147,15 @@ class Engine:
         try:
             message = self.queue.send(run_id, at, step)
         except Exception as error:
-            if not self.queue_away.is_set():
-                logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
-            self.queue_away.set()
+            self._note_away(error)
             return
         with self.journal.transaction(synced=False) as connection:
             connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
+
+    def _note_away(self, error: Exception) -> None:
+        if not self.queue_away.is_set():
+            logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
+        self.queue_away.set()
 
     def recover(self) -> int:
         """Adds a hint for every pending run that has neither a worker nor a message. Returns how many. Adding twice is harmless."""

@@ -150,6 +150,8 @@ class HintQueue(Huey):
     def __init__(self, **options: Any) -> None:
         super().__init__(QUEUE_NAME, results=False, utc=True, **options)
         self.dropped = 0
+        # Told when a worker finds that it does not answer.
+        self.on_failure: Callable[[Exception], None] = lambda error: None
         self._tasks: dict[str, Any] = {}
         self._last_logged = 0.0
 
@@ -181,11 +183,19 @@ class HintQueue(Huey):
 
     def dequeue(self) -> Task | None:
         """The next message that is ours, or None. A bad one costs no back-off."""
-        while (data := self.storage.dequeue()) is not None:
+        while (data := self._next()) is not None:
             task = self._task_of(data)
             if task is not None:
                 return task
         return None
+
+    def _next(self) -> bytes | None:
+        try:
+            data: bytes | None = self.storage.dequeue()
+        except Exception as error:
+            self.on_failure(error)
+            raise
+        return data
 
     def _deserialize_all(self, messages: list[bytes]) -> list[Task]:
         return [task for data in messages if (task := self._task_of(data)) is not None]

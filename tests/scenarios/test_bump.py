@@ -207,6 +207,18 @@ def test_refusals_name_the_mend(make_box: Callable[..., Sandbox], queue_url: str
     )
 
 
+def test_a_refused_target_stays_installed_for_who_may_go_back_to_it(make_box: Callable[..., Sandbox]) -> None:
+    """The refusal names a rollback to that version; its program must still be there."""
+    box = make_box(["ada"])
+    box.publish(NEXT, {"schema_level": 32})
+    assert bump(box)["outcome"] == "updated"
+    refused = bump(box, "--target", FIRST)
+    assert (refused["outcome"], "rollback --to" in refused["reason"]) == ("refused_downgrade", True)
+    back = box.t3flow("enqueue", "rollback", "--to", FIRST, "--wait")
+    assert back.returncode == 0, back.stdout
+    everybody_is_well(box, {"ada": FIRST})
+
+
 def test_a_dry_run_changes_nothing(box: Sandbox) -> None:
     before = tree(box.top, "state", "log", "registry", "home"), [content(box.database(user)) for user in ALL]
     servers = {user: box.supervise("status", user)["main_pid"] for user in ALL}

@@ -16,6 +16,7 @@ from scenes import FIRST, NEXT, bump, write
 from t3flow.consumer import open_journal
 from t3flow.doctor import CHECKS, Finding, examine
 from t3flow.engine.journal import append_event
+from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, processes, records, slots
 from t3flow.host.host import Host, open_host
@@ -228,6 +229,25 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
     assert box.t3flow("doctor").returncode == 1
     box.start_dispatch()
     assert box.document("doctor") == []
+
+
+def test_a_waiting_message_is_no_finding(bare_box: Sandbox) -> None:
+    """A message of t3flow's own in the queue: the doctor, who knows no tasks, neither takes it for a stranger's nor takes it out."""
+    box = bare_box
+    host = open_host(box.settings, open_journal(box.settings, create=True))
+    queue = open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key"))
+    queue.register(lambda _: None, ())
+    queue.send("bump-x")
+    said = box.t3flow("doctor")
+    assert "dropped" not in said.stderr
+    assert queue.pending_count() == 1
+
+
+def test_one_cause_is_said_once(bare_box: Sandbox) -> None:
+    """Without a user map many checks cannot look; the doctor says so in one line."""
+    bare_box.settings.paths.user_map.unlink()
+    found = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)))
+    assert sum("cannot be looked at" in each.what for each in found) == 1, found
 
 
 def seen_by_root(box: Sandbox) -> None:

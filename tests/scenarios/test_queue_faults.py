@@ -76,6 +76,19 @@ def test_redis_is_emptied_and_its_memory_is_full(make_box: Callable[..., Sandbox
     completed_once(box)
 
 
+def test_redis_goes_while_nothing_is_to_be_sent(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
+    """Status says so within seconds, though no run sends anything; and no more once it is back."""
+    box = make_box(["ada"], queue_url=redis_server.url)
+    waits = lambda: box.document("status")["consumer"]["waiting_for"]  # noqa: E731
+    assert waits() is None
+    redis_server.stop()
+    box.until(lambda: waits() == "the queue", "it is said", 15)
+    assert "waits for the queue" in box.t3flow("status").stdout
+    redis_server.start()
+    box.until(lambda: waits() is None, "it is over", 20)
+    assert bump(box)["outcome"] == "up_to_date"
+
+
 def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
     """`queue.url` is changed with a bump in its gate and a deferral pending; the messages of the old queue never meet a worker."""
     box = make_box(["ada", "grace"])
