@@ -44,7 +44,9 @@ rmdir "/usr/local/lib/systemd/system/t3-serve@.service.d" 2>/dev/null || true
 systemctl daemon-reload
 
 plain=$versions/versions/$one
-if [ ! -e "$launcher" ] || ! grep -q '^# Written by t3flow' "$launcher"; then
+if [ ! -e "$launcher" ]; then
+  echo "there is no $launcher: the servers run on, and need one to be started again"
+elif ! grep -q '^# Written by t3flow' "$launcher"; then
   echo "left alone: $launcher, which is none of t3flow's"
 elif [ -n "$several" ]; then
   echo "kept: $launcher, as users are on several versions; it is a script that leads each to theirs:"

@@ -93,7 +93,7 @@ def watch_pairings(version: str) -> Verdict:
         if current is None or current["run"] != run or current["verdict"] is not None:
             return current
         counted = _added(current["counted"], new)
-        verdict = _verdict(host, current, counted)
+        verdict = _verdict(host, current, counted) or _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
         if verdict is None and time.time() >= current["until"]:
             verdict = _passed(current, problem)
@@ -221,6 +221,14 @@ def _passed(watch: dict[str, Any], problem: str) -> Verdict:
         f"not watched: {problem}" if problem else f"no more failures than are borne ({counted} in the last 10 minutes)"
     )
     return {"is_broken": False, "reason": f"{watch['version']}: {found}", "roll_back": []}
+
+
+def _left(host: Host, version: str) -> Verdict | None:
+    """That nobody is led to the version any more, as after a rollback, so that there is nothing to watch; None while somebody is, or may be again."""
+    led_to = {slots.effective(host.settings.paths.versions_dir, entry.name) for entry in host.user_map().users}
+    if led_to & {version, slots.HOLD}:
+        return None
+    return {"is_broken": False, "reason": f"nobody is on {version} any more", "roll_back": []}
 
 
 def _taken_over() -> Verdict:

@@ -3,6 +3,7 @@
 The launcher comes first, so that nobody goes through ours while links go; the old timers come last, so that their tracker finds all of it.
 """
 
+import os
 from typing import Any
 
 from t3flow import tasks
@@ -33,12 +34,17 @@ def give_back(dry_run: bool) -> str:
 
 @step()
 def check_giving_back(noted: dict[str, Any]) -> str:
-    """The version that everybody would run again. Raises OldTrackerError where somebody's database is of a later schema. Only reads."""
+    """The version that everybody would run again. Raises OldTrackerError where somebody could not pair then. Only reads."""
     host = this_host()
     if not noted:
         raise OldTrackerError("this host was not adopted, so there is nothing to undo")
     kept = launcher.kept_former(host.settings.paths.launcher)
     there = old_tracker.find_global(host, behind=kept)
+    if there is None and not os.path.lexists(kept):
+        raise OldTrackerError(
+            "there was no t3 here before t3flow, and nobody could pair without one, so nothing is undone; "
+            "to take t3flow off and leave a plain t3: deploy/uninstall.sh"
+        )
     if there is None:
         return ""
     level = records.level_of_version(host.journal, there.version)
@@ -55,7 +61,7 @@ def check_giving_back(noted: dict[str, Any]) -> str:
             known = "of a schema that is not known" if level is None else f"for schema level {level}"
             raise OldTrackerError(
                 f"{entry.name} could not pair any more: the global install is {there.version}, {known}, their database at {theirs}; "
-                f"first: npm install -g a newer one, or t3flow enqueue rollback --user {entry.name}"
+                f"first: t3flow enqueue rollback --user {entry.name}; or take t3flow off and leave a plain t3: deploy/uninstall.sh"
             )
     return there.version
 

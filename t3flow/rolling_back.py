@@ -199,12 +199,12 @@ def where_all_are() -> str:
     return "" if version == slots.default_version(versions_dir) else version
 
 
-def how_it_went(results: dict[str, Result]) -> tuple[str, str]:
-    """The outcome of a rollback and one line of reason: `error` if anybody had to be left as they were."""
+def how_it_went(results: dict[str, Result], what: str = "rolled back") -> tuple[str, str]:
+    """The outcome of a rollback, or of `what` was done, and one line of reason: `error` if anybody had to be left as they were."""
     back = sum(found["result"] == "rolled_back" for found in results.values())
     wrong = [
         f"{user}: {found['reason']}" for user, found in results.items() if found["result"] in ("failed", "skipped")
     ]
     untouched = len(results) - back - len(wrong)
-    reason = f"{back} rolled back, {untouched} untouched; tracking is frozen: t3flow unfreeze"
+    reason = f"{back} {what}, {untouched} untouched; tracking is frozen: t3flow unfreeze"
     return "error" if wrong else "done", "; ".join([reason, *wrong])

@@ -124,7 +124,7 @@ def decide(found: Found, levels: dict[str, int], notices: list[str]) -> Decision
         "deferrals": {},
         "first": [],
         "broken": {},
-        "notices": [*notices],
+        "notices": [*notices, *this_host().user_map().problems],
     }
     if not found["default"] and found["installed"] not in ("", default):
         made["notices"].append(f"{found['installed']} is installed, {default} was accepted last: that is the default")

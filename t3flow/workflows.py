@@ -331,7 +331,7 @@ def restore(user: str, backup: str) -> Outcome:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nothing was restored; tracking is frozen: t3flow unfreeze")
     except StepFailed as failure:
         return failed(failure, results)
-    name, reason = how_it_went(results)
+    name, reason = how_it_went(results, "restored")
     return ended(name, reason, None, results)
 
 

@@ -51,6 +51,8 @@ def status(as_json: bool) -> None:
     for user, each in found["users"].items():
         deferred = each["deferred"]
         waits = f"→ {deferred['target']}, waits: {deferred['waiting_for']}" if deferred else ""
+        if deferred and deferred["waiting_for"] == "frozen" and not found["frozen"]:
+            waits += f" ({deferred['detail']})"
         rows.append(
             [
                 user,

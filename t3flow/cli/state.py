@@ -7,6 +7,7 @@ from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
 from t3flow.host import freeze, records
 from t3flow.settings import Settings
+from t3flow.usermap import UserMap, UserMapError
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
@@ -15,6 +16,7 @@ NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", 
 def collect(read: Settings) -> dict[str, Any]:
     """Everything that `status --json` prints."""
     from t3flow.host import slots
+    from t3flow.host.host import user_map_of
 
     try:
         noted: Journal | None = journal(read)
@@ -25,6 +27,11 @@ def collect(read: Settings) -> dict[str, Any]:
     consumer = (records.fact(noted, "consumer") or {}) if noted else {}
     pid = consumer_pid(read.paths.state_dir)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
+    try:
+        mapped = user_map_of(read)
+        problems = mapped.problems
+    except UserMapError as error:
+        mapped, problems = UserMap(), [str(error)]
     active = (
         noted.query(
             "select id from runs where status = 'running' and workflow not in ('drain', 'bake', 'revive') order by created"
@@ -39,7 +46,8 @@ def collect(read: Settings) -> dict[str, Any]:
         "pin": pinned or (records.fact(noted, "pin") if noted else None) or read.track.pin or None,
         "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
         "rejected": records.rejected(noted) if noted else {},
-        "users": users(read, noted),
+        "users": users(read, noted, mapped),
+        "user_map_problems": problems,
         "run": active[0][0] if active else None,
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
@@ -72,17 +80,16 @@ def bake(noted: Journal) -> dict[str, Any] | None:
     return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}
 
 
-def users(read: Settings, noted: Journal | None) -> dict[str, Any]:
+def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, Any]:
     """Each mapped user: server, versions, pairing as last seen, deferral."""
     from t3flow.host import running, slots
     from t3flow.host.children import Children
     from t3flow.host.services import services_of
-    from t3flow.usermap import read_user_map
 
     services = services_of(read, Children(read.paths.state_dir / "children.lock"))
     pairing = (records.fact(noted, "pairing") or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
-    everybody = [entry.name for entry in read_user_map(read.paths.user_map).users]
+    everybody = [entry.name for entry in mapped.users]
     try:
         servers = services.states(everybody)
     except T3flowError:
@@ -145,7 +152,9 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
 
 def problems(found: dict[str, Any]) -> list[str]:
     """What is wrong, each in a line that ends with what to type."""
-    lines = []
+    lines = [*found["user_map_problems"]]
+    if found["default_version"] is None:
+        lines.append("no version is given to anybody yet; t3flow adopt --dry-run, then t3flow adopt")
     for user, each in found["users"].items():
         if each["pairing"] == "failing":
             lines.append(

@@ -32,7 +32,7 @@ class Host:
 
     def user_map(self) -> UserMap:
         """The user map as it is now. Raises UserMapError when it cannot be read at all."""
-        return read_user_map(self.settings.paths.user_map, lookup=uid_of if is_root() else None)
+        return user_map_of(self.settings)
 
     def mapped(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""
@@ -68,6 +68,11 @@ class Host:
             if name == "T3_PORT" and value.isascii() and value.isdigit() and 0 < int(value) < 65536:
                 return int(value)
         raise HostError(f"{path} says no port: it must have a line T3_PORT=PORT")
+
+
+def user_map_of(settings: Settings) -> UserMap:
+    """The user map as it is now; root knows which of its accounts there are. Raises UserMapError when it cannot be read at all."""
+    return read_user_map(settings.paths.user_map, lookup=uid_of if is_root() else None)
 
 
 def uid_of(name: str) -> int | None:

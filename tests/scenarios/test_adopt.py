@@ -7,6 +7,7 @@ from old_host import in_the_middle, pids, rooms, timers
 from scenes import ALL, FIRST, NEXT, bump, deferrals, results, write
 
 from t3flow.cli.base import hint
+from t3flow.consumer import open_journal, prepare
 from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.sandbox import shell_tracker
@@ -118,3 +119,36 @@ def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
     assert not deferrals(box)
     assert adopt(box, "--undo")["outcome"] == "error"
     assert "adopt" in bump(box)["reason"], "t3flow changes nothing on a host that it was taken from"
+
+
+def test_a_fresh_host(make_box: Callable[..., Sandbox]) -> None:
+    """No t3 and no tracker before: the tag's version for everybody, mistakes in the user map said, and no way back to a host without t3."""
+    box = make_box(["ada"], start=False)
+    box.start_registry()
+    box.publish(FIRST, {"schema_level": 30})
+    prepare(box.settings.paths.state_dir)
+    open_journal(box.settings, create=True)
+    box.start_supervisor()
+    box.start_dispatch()
+    with box.settings.paths.user_map.open("a") as users:
+        users.write("nobody at all\n")
+    said = box.t3flow("status").stdout.splitlines()
+    assert said[0].endswith("'nobody at all' has 0 equals signs: write PERSON=USER")
+    assert said[1] == "no version is given to anybody yet; t3flow adopt --dry-run, then t3flow adopt"
+
+    box.start_consumer()
+    done = adopt(box)
+    assert (done["outcome"], done["target"]) == ("done", FIRST), done
+    assert any("equals signs" in notice for notice in done["notices"]), done
+    box.supervise("start", "ada")
+    box.await_pairing("ada")
+    undone = adopt(box, "--undo")
+    assert (undone["outcome"], "deploy/uninstall.sh" in undone["reason"]) == ("error", True), undone
+    assert box.pairs("ada")
+
+    users_map = box.settings.paths.user_map
+    users_map.rename(users_map.with_suffix(".away"))
+    said_without = box.t3flow("status")
+    assert (said_without.returncode, "create it with lines PERSON=USER" in said_without.stdout) == (0, True), (
+        said_without
+    )
