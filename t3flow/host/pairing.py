@@ -17,7 +17,7 @@ from t3flow.host.services import ServerState
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
-PAIR_SECONDS = 20.0
+PAIR_SECONDS, SESSION_SECONDS = 20.0, 5.0
 WITNESSES, WITNESS_SECONDS = 3, 3.0
 MAX_BODY_BYTES = 256 * 1024
 
@@ -115,7 +115,7 @@ def pair_once(host: Host, user: str) -> None:
         raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
     cookie = cookie_named(cookies, dispatch.cookie)
     headers = {"Cookie": f"{dispatch.cookie}={cookie}"}
-    session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, LONGEST_PROBE_SECONDS)
+    session = get_json(f"http://127.0.0.1:{host.port(user)}/api/auth/session", headers, SESSION_SECONDS)
     if session.get("authenticated") is not True:
         raise NotPaired("the session that the cookie opens is not authenticated")
 

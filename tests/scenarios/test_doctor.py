@@ -152,7 +152,10 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
     snapshot = Path(records.backups(host.journal, "ada")[-1].path)
     env = paths.serve_env_dir
     kept_name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
-    drain = "insert into deferrals (user, run, target, since, waiting_for) values ('ada', 'gone', 'x', 0, 'window')"
+    # Should the consumer look just then, it finds nothing to do.
+    drain = (
+        f"insert into deferrals (user, run, target, since, waiting_for) values ('ada', 'gone', '{NEXT}', 0, 'window')"
+    )
     return [
         ("npm", replaced(top / "tools/npm", "#!/bin/sh\nexit 3\n"), "npm --version"),
         ("npm", another_environment(host, PATH="/nonexistent"), "npm is not on PATH"),

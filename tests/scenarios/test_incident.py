@@ -40,7 +40,9 @@ def test_everybody_can_pair_at_every_moment_of_the_bump(make_box: Callable[..., 
     began = time.monotonic()
     with pairing_browsers(box, ALL) as during:
         said = bump(box)
-        assert results(said) == {"ada": "restarted", "grace": "deferred", "linus": "restarted"}
+        assert results(said)["grace"] == "deferred", said
+        for user in ("ada", "linus"):  # a pairing at the wrong moment is a doubt, and gone a second later
+            drained(box, user, NEXT)
         assert list(deferrals(box)) == ["grace"]
         time.sleep(3)
         assert box.level("grace") == 30, "pairing while she waits has not migrated her database"
