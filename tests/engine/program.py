@@ -108,8 +108,11 @@ def main() -> None:
             engine.stop()
             super().stop(graceful)
 
+        def start(self) -> None:
+            super().start()  # the signals' handlers come last in it
+            print("ready", flush=True)
+
     engine.recover()
-    print("ready", flush=True)
     Worker(
         engine.queue,
         workers=2,

@@ -46,7 +46,9 @@ class Watch:
         take_charge(self.host)
 
     def begin(self, version: str, *users: str) -> str:
-        """Has a bump or a drain begin, or extend, the watch; the watching run."""
+        """Has a bump or a drain that moved these users begin, or extend, the watch; the watching run."""
+        for user in users:
+            slots.assign(self.host.settings.paths.versions_dir, user, version)
         run = new_run(self.host.journal, "begin", {"version": version, "users": list(users)})
         assert run is not None
         self.engine.advance(run)
@@ -225,6 +227,18 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     third = found.host.journal.runs("workflow = 'bake'")[-1].id
     send_signal(found.host.journal, third, "cancel")
     assert found.look(third).outcome == "cancelled"
+    assert records.fact(found.host.journal, bake.BAKE) is None
+
+
+def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Watch]) -> None:
+    found = watch()
+    run = found.begin(NEW, "ada")
+    for user in USERS:
+        slots.assign(found.host.settings.paths.versions_dir, user, slots.HOLD if user == "ada" else OLD)
+    assert found.look(run).status == "running", "her database is being restored: she may be on it again"
+    slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
+    ended = found.look(run)
+    assert (ended.outcome, ended.result["reason"]) == ("done", f"nobody is on {NEW} any more")
     assert records.fact(found.host.journal, bake.BAKE) is None
 
 
