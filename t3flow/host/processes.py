@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu", "elvish"}
 STOP_SECONDS = 0.3
@@ -36,7 +38,7 @@ def is_agent(words: list[str], comm: str, agents: tuple[str, ...]) -> bool:
     return bool(names & set(agents))
 
 
-def is_shell_at_prompt(process: psutil.Process) -> bool:
+def is_shell_at_prompt(process: "psutil.Process") -> bool:
     """Whether it is an interactive shell that waits: on a terminal, in its foreground, with nothing below it and no script."""
     words = process.cmdline()
     if Path((words or [process.name()])[0].lstrip("-")).name not in SHELLS or any(
@@ -53,6 +55,8 @@ def is_shell_at_prompt(process: psutil.Process) -> bool:
 def below(pid: int, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The processes below a server, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither."""
     found_agents, others = [], []
+    import psutil  # here, as `status` needs all of this file but that
+
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):

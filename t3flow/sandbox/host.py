@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,6 +25,9 @@ from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.packages import pack
 from t3flow.settings import Settings
 
+PORTS = (10_000, 32_000)
+"""Below those that Linux takes for outgoing connections."""
+_given: set[int] = set()
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 CONFIG = """\
 [track]
@@ -64,11 +68,14 @@ timeout_s = 120
 
 
 def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody has now, that was not given out before, and that no outgoing connection will take meanwhile."""
+    while True:
+        port = random.randrange(*PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("0.0.0.0", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Sandbox:
