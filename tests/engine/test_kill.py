@@ -70,7 +70,7 @@ def test_a_step_that_kills_its_consumer_is_given_up(tmp_path: Path) -> None:
     for _ in range(3):
         assert _start(tmp_path, url).wait(20) == -signal.SIGKILL
     child = _start(tmp_path, url)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not _ended(journal, run):
         assert time.monotonic() < deadline
         time.sleep(0.02)
