@@ -5,10 +5,27 @@ from typing import Any
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import Commands, UsageError, as_json, hint, journal, known_users, require_consumer, say, settings
+from t3flow.cli.base import (
+    Command,
+    Commands,
+    UsageError,
+    as_json,
+    hint,
+    journal,
+    known_users,
+    require_consumer,
+    say,
+    settings,
+)
 
 wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
 dry_run = click.option("--dry-run", is_flag=True, help="Try and report; change nothing.")
+
+
+def some_users(flag: str, what: str, *name: str) -> Command:
+    """An option that names users, one each time; what it is for, and (given) the name that the command knows it by."""
+    meant = f"{what}; may be repeated."
+    return click.option(flag, *name, metavar="USER", multiple=True, shell_complete=complete.users, help=meant)
 
 
 @click.group(cls=Commands)
@@ -23,13 +40,7 @@ def enqueue() -> None:
 @enqueue.command()
 @click.option("--target", metavar="VERSION", help="This version instead of the tag's or the pin's.")
 @click.option("--again", is_flag=True, help="Also a version that was rejected before.")
-@click.option(
-    "--without",
-    metavar="USER",
-    multiple=True,
-    shell_complete=complete.users,
-    help="Leave this user out; may be repeated.",
-)
+@some_users("--without", "Leave this user out")
 @dry_run
 @wait
 @as_json
@@ -65,13 +76,7 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
 
 @enqueue.command()
 @click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
-@click.option(
-    "--ignore-processes",
-    metavar="USER",
-    multiple=True,
-    shell_complete=complete.users,
-    help="Jobs of this user's that still run do not count, and end with the server; may be repeated.",
-)
+@some_users("--ignore-processes", "Jobs of this user's that still run do not count, and end with the server")
 @dry_run
 @wait
 @as_json
@@ -97,14 +102,7 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
 
 @enqueue.command()
 @click.option("--to", metavar="VERSION", help="This version instead of each user's before the last accepted bump.")
-@click.option(
-    "--user",
-    "users",
-    metavar="USER",
-    multiple=True,
-    shell_complete=complete.users,
-    help="Only this user; may be repeated.",
-)
+@some_users("--user", "Only this user", "users")
 @wait
 @as_json
 def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:

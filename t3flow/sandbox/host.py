@@ -25,9 +25,7 @@ from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.packages import pack
 from t3flow.settings import Settings
 
-PORTS = (10_000, 32_000)
-"""Below those that Linux takes for outgoing connections."""
-_given: set[int] = set()
+PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 CONFIG = """\
 [track]
@@ -138,12 +136,20 @@ class Sandbox:
         self, version: str, databases: dict[str, Path] | None = None, behaviour: dict[str, Any] | None = None
     ) -> None:
         """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
-        for user, source in (databases or {}).items():
-            self.database(user).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, self.database(user))
+        self.give(databases or {})
         self.start_registry()
         self.publish(version, behaviour)
         self.install(version)
+        self.start_servers()
+
+    def give(self, databases: dict[str, Path]) -> None:
+        """Puts copies of databases into users' homes."""
+        for user, source in databases.items():
+            self.database(user).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, self.database(user))
+
+    def start_servers(self) -> None:
+        """Starts supervisor, dispatch and everybody's server, and waits until all pair."""
         self.start_supervisor()
         self.start_dispatch()
         for user in self.users:

@@ -1,7 +1,6 @@
 """A sandbox as the earlier shell tracker leaves a host: one global install for everybody, markers, its timers on, no slot and no link."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from t3flow.sandbox.host import Sandbox
 
 def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dict[str, Any] | None = None) -> None:
     """Starts everything but the consumer, with every user on a version that is installed globally."""
-    for user, source in databases.items():
-        box.database(user).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, box.database(user))
+    box.give(databases)
     box.start_registry()
     box.publish(version, behaviour)
     install(box, version)
@@ -24,12 +21,7 @@ def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dic
         box.settings.paths.serve_env_dir.joinpath(timer).touch()
     prepare(box.settings.paths.state_dir)
     open_journal(box.settings, create=True)
-    box.start_supervisor()
-    box.start_dispatch()
-    for user in box.users:
-        box.supervise("start", user)
-    for user in box.users:
-        box.await_pairing(user)
+    box.start_servers()
 
 
 def install(box: Sandbox, version: str) -> None:
