@@ -48,6 +48,7 @@ class Candidate:
         self.log = Path(request["log"])
         self.parent: subprocess.Popen[bytes] | None = None
         self.server_pid = 0
+        self.answered_at = 0.0
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,8 @@ class Candidate:
                 patience *= PROBE_GROWTH
                 status, _, _ = self.http("GET", "/", timeout_seconds=min(patience, PROBE_SECONDS))
                 if status == 200:
-                    return f"GET / answers 200 after {time.monotonic() - began:.1f} s"
+                    self.answered_at = time.monotonic()
+                    return f"GET / answers 200 after {self.answered_at - began:.1f} s"
                 problem = f"GET / answers {status}"
             except (OSError, http.client.HTTPException) as error:
                 problem = f"GET / has no answer ({type(error).__name__})"

@@ -27,6 +27,8 @@ from t3flow.cell.server import MAX_SNAPSHOT_BYTES, Candidate, Failed, busy_cores
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 CALM_CORES, CALM_SECONDS = 0.5, 0.4
+UP_SECONDS = 1.2
+"""How long the server has to last before it is asked to stop: however fast the checks are, one that ends soon after its start is found out."""
 GONE_SECONDS = 2.0
 ERROR_LINE = re.compile(r"\b(ERROR|FATAL)\b")
 LEVELLED_LINE = re.compile(r"\b(TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)\b")
@@ -123,9 +125,10 @@ class Trial:
         return ", ".join(f"{len(shown[kind])} {kind}" for kind in self.before.live) or "a snapshot"
 
     def rests(self) -> str:
-        """While nobody asks anything it leaves the processors alone, at the latest when a server must have started."""
+        """While nobody asks anything it leaves the processors alone, at the latest when a server must have started; and it stays up."""
         patience = time.monotonic() + self.candidate.start_seconds
-        while (busy := busy_cores(CALM_SECONDS)) > CALM_CORES:
+        up_by = self.candidate.answered_at + UP_SECONDS
+        while (busy := busy_cores(max(CALM_SECONDS, up_by - time.monotonic()))) > CALM_CORES:
             if time.monotonic() > patience:
                 raise Failed(f"it keeps {busy:.1f} cores busy while nobody asks it anything")
         return f"{busy:.2f} cores"

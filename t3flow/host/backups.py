@@ -69,7 +69,7 @@ def take(
             os.link(last.path, taken)
             sync_folder(taken.parent)
         else:
-            _take_over(box, who, taken)
+            take_copy(box, who, taken)
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -124,8 +124,11 @@ def _box(top: Path, user: str, who: Account) -> Path:
         ) from error
 
 
-def _take_over(box: Path, who: Account, kept: Path) -> None:
-    """Copies what the owner left in the box, trusting nothing about it: one regular file of theirs, opened without following links."""
+def take_copy(box: Path, who: Account, kept: Path) -> None:
+    """Copies what the owner left in the box, trusting nothing about it: one regular file of theirs, opened without following links.
+
+    Raises BackupError for anything else in its place, DiskError when it cannot be kept.
+    """
     folder = os.open(box, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:

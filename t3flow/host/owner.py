@@ -331,7 +331,8 @@ def main(arguments: list[str]) -> int:
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
         code = getattr(error, "sqlite_errorcode", None), getattr(error, "errno", None)
         is_full = code[0] == sqlite3.SQLITE_FULL or code[1] in FULL
-        answer = {"problem": DISK_IS_FULL if is_full else str(error)}
+        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        answer = {"problem": DISK_IS_FULL if is_full else where}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
