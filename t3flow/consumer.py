@@ -173,7 +173,7 @@ def introduce(host: Host) -> None:
         },
     )
     records.set_fact(host.journal, "waiting_for", None)
-    rules = settings.deferral.model_dump()
+    rules = settings.deferral._asdict()
     if records.fact(host.journal, "deferral_rules") != rules:
         records.set_fact(host.journal, "deferral_rules", rules)
         periodic.ask_all(host)

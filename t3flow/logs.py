@@ -41,5 +41,5 @@ class _ToLoguru(logging.Handler):
 def set_up(settings: Settings) -> None:
     """Logs as the settings say. Huey's own lines, several a task, only from warnings up."""
     logger.remove()
-    logger.add(sys.stderr, level=settings.log.level, format=LINE, serialize=settings.log.as_json, diagnose=False)
+    logger.add(sys.stderr, level=settings.log.level, format=LINE, serialize=settings.log.json, diagnose=False)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)

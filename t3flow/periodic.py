@@ -55,7 +55,11 @@ def tick(engine: Engine, host: Host) -> None:
 def due_bump(host: Host, now: float) -> str | None:
     """Begins the scheduled bump if its time has come, at most LATE_SECONDS ago, and draws the next time. Returns the run's id or None."""
     planned = records.fact(host.journal, NEXT_BUMP)
-    rules = [host.settings.schedule.bump, host.settings.schedule.jitter_s, str(schedule.zone(host.settings))]
+    rules: list[str | int | float] = [
+        host.settings.schedule.bump,
+        host.settings.schedule.jitter_s,
+        str(schedule.zone(host.settings)),
+    ]
     if not isinstance(planned, dict) or planned.get("rules") != rules:
         plan_next(host, now, rules)
         return None

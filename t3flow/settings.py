@@ -6,14 +6,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
-
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
+from typing import Any, NamedTuple
 
 from t3flow.errors import T3flowError
-from t3flow.settings_schema import Settings, keys, sections
-from t3flow.settings_values import Takes, window_times
+from t3flow.settings_schema import Settings, declared, sections
+from t3flow.settings_values import window_times
 
 __all__ = [
     "Setting",
@@ -23,7 +20,6 @@ __all__ = [
     "describe",
     "load",
     "mask",
-    "takes",
     "window_times",
 ]
 
@@ -65,30 +61,30 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     A value comes from T3FLOW_SECTION__KEY, else from the shell tracker's variable, else from the file,
     else it is the default. Raise SettingsError with every problem, also of a value that another overrides.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    sources: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(declared(), "default")
     problems: list[str] = []
 
     file = path or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
     if file is not None or _is_there(DEFAULT_FILE):
         file = file or DEFAULT_FILE
-        content, problems = _read(file)
-        for section, table in content.items():
-            merged[section] = dict(table) if isinstance(table, dict) else {}
-            sources |= {f"{section}.{key}": f"file {file}" for key in merged[section]}
+        values, problems = _read(file)
+        sources |= dict.fromkeys(values, f"file {file}")
 
     for variable, key in _variables(environ, problems).items():
         section, _, name = key.partition(".")
-        value = _value_of_text(key, environ[variable])
-        problems += _problems({section: {name: value}}, variable)
-        merged.setdefault(section, {})[name] = value
+        value, wrong = _understood({section: {name: _value_of_text(key, environ[variable])}}, variable)
+        values |= value
+        problems += wrong
         sources[key] = f"environment {variable}"
 
     if problems:
         raise SettingsError(problems)
-    settings = Settings.model_validate(merged)
-    settings._sources.update(sources)
-    return settings
+    kinds = {
+        section: kind(**{name: values[f"{section}.{name}"] for name in kind._fields if f"{section}.{name}" in values})
+        for section, kind in sections().items()
+    }
+    return Settings(**kinds, sources=sources)
 
 
 def check(path: Path) -> list[str]:
@@ -98,13 +94,12 @@ def check(path: Path) -> list[str]:
 
 def describe(settings: Settings) -> list[Setting]:
     """Every setting in force and where it came from, in the order of the file. Passwords are masked."""
-    sources = settings.sources
-    shown = settings.model_dump(mode="json", by_alias=True)
     described = []
-    for key in keys():
+    for key in declared():
         section, _, name = key.partition(".")
-        value = shown[section][name]
-        described.append(Setting(key, mask(value) if key in SECRET_KEYS else value, sources[key]))
+        value = getattr(getattr(settings, section), name)
+        value = str(value) if isinstance(value, Path) else value
+        described.append(Setting(key, mask(value) if key in SECRET_KEYS else value, settings.sources[key]))
     return described
 
 
@@ -119,28 +114,6 @@ def mask(url: str) -> str:
     )
 
 
-def takes(key: str) -> str:
-    """What a `section.key` takes, in words that end "it takes …"."""
-    info = _field(key)
-    if info is None:
-        raise KeyError(key)
-    for marker in info.metadata:
-        if isinstance(marker, Takes):
-            return marker.text
-    if get_origin(info.annotation) is Literal:
-        return " or ".join(get_args(info.annotation))
-    return "true or false"
-
-
-def _field(key: str) -> FieldInfo | None:
-    """The declaration of a `section.key`, or None if there is no such key."""
-    section, _, name = key.partition(".")
-    if section not in sections():
-        return None
-    fields = sections()[section].model_fields
-    return {info.alias or field: info for field, info in fields.items()}.get(name)
-
-
 def _is_there(file: Path) -> bool:
     """Whether anything has that name. What cannot be seen counts as there, so that reading it says why."""
     try:
@@ -153,7 +126,7 @@ def _is_there(file: Path) -> bool:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """What a TOML file says, and every problem of it."""
+    """The values of a TOML file by `section.key`, and every problem of it."""
     try:
         content = tomllib.loads(file.read_bytes().decode())
     except OSError as error:
@@ -162,7 +135,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{file}: not UTF-8 (byte {error.start}), as TOML must be: save it as UTF-8"]
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         return {}, [f"{file}: not TOML: {' '.join(str(error).split())}"]
-    return content, _problems(content, str(file))
+    return _understood(content, str(file))
 
 
 def _variables(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
@@ -173,20 +146,17 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> dict[str, str
         if not variable.startswith(PREFIX) or not separator:
             continue
         key = f"{section}.{name}".lower()
-        if variable == variable.upper() and _field(key):
+        if variable == variable.upper() and key in declared():
             found[variable] = key
         else:
-            known = [PREFIX + known.upper().replace(".", "__") for known in keys()]
+            known = [PREFIX + known.upper().replace(".", "__") for known in declared()]
             problems.append(f"{_bare(variable)}: there is no such setting{_guess(variable.upper(), known)}")
     return found
 
 
 def _value_of_text(key: str, text: str) -> Any:
     """The value that a variable's text means: itself for keys that are texts, else as TOML reads it."""
-    info = _field(key)
-    is_text = info is not None and (
-        isinstance(info.get_default(), str | Path) or get_origin(info.annotation) is Literal
-    )
+    is_text = isinstance(declared()[key].default, str | Path)
     if is_text and not (text[:1] in ("'", '"') or (key == "gate.seeds" and text[:1] == "[")):
         return text
     try:
@@ -196,48 +166,40 @@ def _value_of_text(key: str, text: str) -> Any:
     return content["value"] if len(content) == 1 else text
 
 
-def _problems(content: dict[str, Any], where: str) -> list[str]:
-    """Every problem of values as TOML has them, one line each; `where` is their file or variable."""
+def _understood(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """The values in force of what TOML has, by `section.key`, and every problem, one line each; `where` is their file or variable."""
+    values: dict[str, Any] = {}
+    problems = []
+    for section, table in content.items():
+        if section not in sections():
+            problems.append(f"{where}: {_bare(section)}: there is no such section{_guess(section, list(sections()))}")
+        elif not isinstance(table, dict):
+            shown = _shown(table, secret=False)
+            problems.append(
+                f"{where}: {section}: {shown} is no section; it takes a table: [{section}] and keys below it"
+            )
+        else:
+            for name, value in table.items():
+                key = f"{section}.{name}"
+                try:
+                    values[key] = _value(section, name, value)
+                except ValueError as error:
+                    problems.append(f"{where}: {section}.{_bare(name)}: {error}")
+    return values, problems
+
+
+def _value(section: str, name: str, value: object) -> Any:
+    """One value in force. Raises ValueError with what is wrong and what would be right."""
+    key = f"{section}.{name}"
+    if key not in declared():
+        near = _guess(name, [known.partition(".")[2] for known in declared() if known.startswith(f"{section}.")])
+        elsewhere = [f"; did you mean {known}?" for known in declared() if known.endswith(f".{name}")]
+        raise ValueError(f"there is no such key{near or ''.join(elsewhere[:1])}")
     try:
-        Settings.model_validate(content)
-    except ValidationError as error:
-        found: dict[str, str] = {}
-        for detail in error.errors(include_url=False):
-            path = [str(part) for part in detail["loc"][:2]]
-            key = ".".join(_bare(part) for part in path)
-            found.setdefault(key, f"{where}: {key}: {_problem(path, dict(detail))}")
-        return list(found.values())
-    return []
-
-
-def _problem(path: list[str], detail: dict[str, Any]) -> str:
-    """What is wrong with the value at `path`, in words."""
-    if detail["type"] == "extra_forbidden":
-        if len(path) == 1:
-            return f"there is no such section{_guess(path[0], list(sections()))}"
-        ours = [key.partition(".")[2] for key in keys() if key.startswith(f"{path[0]}.")]
-        elsewhere = [key for key in keys() if key.endswith(f".{path[1]}")]
-        moved = f"; did you mean {elsewhere[0]}?" if elsewhere else ""
-        return f"there is no such key{_guess(path[1], ours) or moved}"
-    shown = _shown(detail["input"], secret=".".join(path) in SECRET_KEYS)
-    if len(path) == 1:
-        return f"{shown} is no section; it takes a table: [{path[0]}] and keys below it"
-    what = detail["ctx"]["error"] if detail["type"] == "value_error" else _mismatch(detail)
-    return f"{shown} {what}; it takes {takes('.'.join(path))}"
-
-
-def _mismatch(detail: dict[str, Any]) -> str:
-    """What is wrong with a value that pydantic itself refused."""
-    named: list[tuple[type, str]] = [
-        (bool, "true or false"),
-        (str, "a text"),
-        (int, "a whole number"),
-        (float, "a number"),
-    ]
-    named += [(list, "a list"), (dict, "a table")]
-    if detail["type"] == "literal_error":
-        return "is not one of the words"
-    return f"is {next((name for kind, name in named if isinstance(detail['input'], kind)), 'a date or time')}"
+        return declared()[key].read(value)
+    except ValueError as error:
+        shown = _shown(value, secret=key in SECRET_KEYS)
+        raise ValueError(f"{shown} {error}; it takes {declared()[key].takes}") from error
 
 
 def _guess(name: str, known: list[str]) -> str:

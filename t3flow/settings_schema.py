@@ -1,229 +1,240 @@
-"""Every setting: section, key, default, what it means and takes. The only list of them in the code."""
+"""Every setting: section, key, what it means, what it takes, default. The only list of them in the code.
 
+A field is declared as type, meaning, and (but for words and truth values) what it takes, with the check that reads it.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from t3flow import settings_values as values
 from t3flow.settings_values import Takes, number, text_that, texts_that
 
-AbsolutePath = Annotated[Path, BeforeValidator(values.absolute_path), Takes("an absolute path")]
-Delay = Annotated[int | float, number(0, values.LONGEST_TIME_SECONDS), Takes("seconds, 0 or more, at most a year")]
-Timeout = Annotated[int | float, number(0.001, values.LONGEST_TIME_SECONDS), Takes("seconds, above 0, at most a year")]
-Minutes = Annotated[
-    int | float, number(0, values.LONGEST_TIME_SECONDS // 60), Takes("minutes, 0 or more, at most a year")
-]
-Count = Annotated[int, number(1, 1_000_000), Takes("a whole number from 1 to 1000000")]
-HeaderToken = Annotated[str, text_that(values.check_header_token), Takes("letters, digits and -, as in an HTTP header")]
+YEAR_SECONDS = values.LONGEST_TIME_SECONDS
+
+AbsolutePath = Annotated[Path, Takes("an absolute path", values.absolute_path)]
+Delay = Annotated[float, Takes("seconds, 0 or more, at most a year", number(0, YEAR_SECONDS))]
+Timeout = Annotated[float, Takes("seconds, above 0, at most a year", number(0.001, YEAR_SECONDS))]
+Count = Annotated[int, Takes("a whole number from 1 to 1000000", number(1, 1_000_000, whole=True))]
+HeaderToken = Annotated[str, Takes("letters, digits and -, as in an HTTP header", text_that(values.check_header_token))]
 
 
-class Section(BaseModel):
-    """One table of the file: no other keys, no conversion of types, no change after reading."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=False)
-
-
-class Track(Section):
+class Track(NamedTuple):
     """What to follow."""
 
-    package: Annotated[str, text_that(values.check_package), Takes("the name of an npm package")] = Field(
-        default="t3", description="npm package"
+    package: Annotated[str, "npm package", Takes("the name of an npm package", text_that(values.check_package))] = "t3"
+    tag: Annotated[str, "dist-tag to follow", Takes("a dist-tag, such as nightly", text_that(values.check_tag))] = (
+        "nightly"
     )
-    tag: Annotated[str, text_that(values.check_tag), Takes("a dist-tag, such as nightly")] = Field(
-        default="nightly", description="dist-tag to follow"
-    )
-    pin: Annotated[str, text_that(values.check_pin), Takes('an exact version, or "" for none')] = Field(
-        default="", description="exact version to hold, instead of following the tag"
-    )
+    pin: Annotated[
+        str,
+        "exact version to hold, instead of following the tag",
+        Takes('an exact version, or "" for none', text_that(values.check_pin)),
+    ] = ""
     min_age_hours: Annotated[
-        int | float, number(0, values.LONGEST_TIME_SECONDS // 3600), Takes("hours, 0 or more, at most a year")
-    ] = Field(default=0, description="how old a release must be before it is taken")
+        float,
+        "how old a release must be before it is taken",
+        Takes("hours, 0 or more, at most a year", number(0, YEAR_SECONDS // 3600)),
+    ] = 0
 
 
-class Paths(Section):
+class Paths(NamedTuple):
     """Where things are."""
 
-    state_dir: AbsolutePath = Field(default=Path("/var/lib/t3flow"), description="journal, queue file, secret")
-    freeze_file: AbsolutePath = Field(
-        default=Path("/etc/t3-autoupdate.freeze"), description="while this file exists, nothing is updated"
+    state_dir: Annotated[AbsolutePath, "journal, queue file, secret"] = Path("/var/lib/t3flow")
+    freeze_file: Annotated[AbsolutePath, "while this file exists, nothing is updated"] = Path(
+        "/etc/t3-autoupdate.freeze"
     )
-    last_good_file: AbsolutePath = Field(
-        default=Path("/var/lib/t3-autoupdate/last-good"), description="the version that was accepted last"
+    last_good_file: Annotated[AbsolutePath, "the version that was accepted last"] = Path(
+        "/var/lib/t3-autoupdate/last-good"
     )
-    backup_dir: AbsolutePath = Field(
-        default=Path("/var/backups/t3-state"), description="snapshots of databases, by user"
+    backup_dir: Annotated[AbsolutePath, "snapshots of databases, by user"] = Path("/var/backups/t3-state")
+    versions_dir: Annotated[AbsolutePath, "installed versions, each user's link to theirs, and the default's"] = Path(
+        "/opt/t3"
     )
-    versions_dir: AbsolutePath = Field(
-        default=Path("/opt/t3"),
-        description="installed versions, each user's link to theirs, and the default's",
+    launcher: Annotated[AbsolutePath, "the t3 that units and people run"] = Path("/usr/bin/t3")
+    scratch_dir: Annotated[AbsolutePath, "where candidates are staged and tried; must hold a few GB"] = Path("/var/tmp")
+    user_map: Annotated[AbsolutePath, "lines authentik_name=os_user: who works as which user"] = Path(
+        "/etc/ttyd-user-map"
     )
-    launcher: AbsolutePath = Field(default=Path("/usr/bin/t3"), description="the t3 that units and people run")
-    scratch_dir: AbsolutePath = Field(
-        default=Path("/var/tmp"), description="where candidates are staged and tried; must hold a few GB"
-    )
-    user_map: AbsolutePath = Field(
-        default=Path("/etc/ttyd-user-map"),
-        description="lines authentik_name=os_user: who works as which user",
-    )
-    serve_env_dir: AbsolutePath = Field(default=Path("/etc/t3-serve"), description="USER.env with T3_PORT=…")
+    serve_env_dir: Annotated[AbsolutePath, "USER.env with T3_PORT=…"] = Path("/etc/t3-serve")
 
 
-class Serve(Section):
+class Serve(NamedTuple):
     """The users' servers."""
 
-    backend: Literal["systemd", "process"] = Field(
-        default="systemd",
-        description="who starts and stops servers; process is the sandbox's own small supervisor",
-    )
-    unit: Annotated[str, text_that(values.check_unit), Takes("the name of a .service unit with {user} in it")] = Field(
-        default="t3-serve@{user}.service", description="a user's service"
-    )
+    backend: Annotated[
+        Literal["systemd", "process"],
+        "who starts and stops servers; process is the sandbox's own small supervisor",
+    ] = "systemd"
+    unit: Annotated[
+        str,
+        "a user's service",
+        Takes("the name of a .service unit with {user} in it", text_that(values.check_unit)),
+    ] = "t3-serve@{user}.service"
     base_dir: Annotated[
         str,
-        text_that(values.check_base_dir),
-        Takes("an absolute path that begins with {home} or has {user} in it"),
-    ] = Field(default="{home}/.t3", description="the folder that a user's server keeps everything in")
+        "the folder that a user's server keeps everything in",
+        Takes("an absolute path that begins with {home} or has {user} in it", text_that(values.check_base_dir)),
+    ] = "{home}/.t3"
     agent_processes: Annotated[
-        list[str], texts_that(values.check_process_name), Takes("a list of names of programs, each once")
-    ] = Field(default=["claude", "codex", "opencode"], description="programs that count as agents below a server")
+        list[str],
+        "programs that count as agents below a server",
+        Takes("a list of names of programs, each once", texts_that(values.check_process_name)),
+    ] = ["claude", "codex", "opencode"]
 
 
-class Dispatch(Section):
+class Dispatch(NamedTuple):
     """How browsers are paired, and how pairing is verified."""
 
-    url: Annotated[str, values.normalized(values.dispatch_url), Takes("http://HOST:PORT or https://HOST:PORT")] = Field(
-        default="http://127.0.0.1:3780", description="the dispatch, as the proxy before it reaches it"
-    )
-    user_header: HeaderToken = Field(default="X-authentik-username", description="header that names the person")
-    cookie: HeaderToken = Field(default="t3_session", description="cookie that a paired browser holds")
+    url: Annotated[
+        str,
+        "the dispatch, as the proxy before it reaches it",
+        Takes("http://HOST:PORT or https://HOST:PORT", text_that(values.dispatch_url)),
+    ] = "http://127.0.0.1:3780"
+    user_header: Annotated[HeaderToken, "header that names the person"] = "X-authentik-username"
+    cookie: Annotated[HeaderToken, "cookie that a paired browser holds"] = "t3_session"
     pair_endpoints: Annotated[
         list[str],
-        texts_that(values.check_endpoint, smallest=1),
-        Takes("a list of paths, each beginning with /"),
-    ] = Field(
-        default=["/api/auth/browser-session", "/api/auth/bootstrap"],
-        description="where credentials are exchanged, in the order of trying; on 404 the next",
-    )
-    verify_timeout_s: Timeout = Field(default=30, description="how long a user may take until pairing works")
+        "where credentials are exchanged, in the order of trying; on 404 the next",
+        Takes("a list of paths, each beginning with /", texts_that(values.check_endpoint, smallest=1)),
+    ] = ["/api/auth/browser-session", "/api/auth/bootstrap"]
+    verify_timeout_s: Annotated[Timeout, "how long a user may take until pairing works"] = 30
     log: Annotated[
         str,
-        text_that(values.check_log_source),
-        Takes('an absolute path, journal:UNIT for a unit\'s log in journald, or "" for none'),
-    ] = Field(
-        default="journal:t3-dispatch.service",
-        description="where the dispatch logs pairings, which are watched after a bump",
-    )
+        "where the dispatch logs pairings, which are watched after a bump",
+        Takes(
+            'an absolute path, journal:UNIT for a unit\'s log in journald, or "" for none',
+            text_that(values.check_log_source),
+        ),
+    ] = "journal:t3-dispatch.service"
 
 
-class Gate(Section):
+class Gate(NamedTuple):
     """How a candidate is tried before anybody is led to it."""
 
     seeds: Annotated[
-        Literal["all", "largest"] | list[str],
-        BeforeValidator(values.seeds),
-        Takes('"all", "largest" or a list of users'),
-    ] = Field(default="all", description="whose database copies a candidate must migrate")
-    port: Annotated[int, number(1024, 65535), Takes("a whole number from 1024 to 65535")] = Field(
-        default=3799, description="port of the candidate's server while it is tried"
-    )
-    start_timeout_s: Timeout = Field(default=60, description="how long a candidate's server may take to answer")
+        str | list[str],
+        "whose database copies a candidate must migrate",
+        Takes('"all", "largest" or a list of users', values.seeds),
+    ] = "all"
+    port: Annotated[
+        int,
+        "port of the candidate's server while it is tried",
+        Takes("a whole number from 1024 to 65535", number(1024, 65535, whole=True)),
+    ] = 3799
+    start_timeout_s: Annotated[Timeout, "how long a candidate's server may take to answer"] = 60
     limit_minutes: Annotated[
-        int | float,
-        number(0.01, values.LONGEST_TIME_SECONDS // 60),
-        Takes("minutes, above 0, at most a year"),
-    ] = Field(default=60, description="then the seeds not tried are inconclusive, their users deferred")
-    user: Annotated[str, text_that(values.check_user_name), Takes("the name of an account that is not root")] = Field(
-        default="t3flow", description="unprivileged account that installs and tries candidates"
-    )
+        float,
+        "then the seeds not tried are inconclusive, their users deferred",
+        Takes("minutes, above 0, at most a year", number(0.01, YEAR_SECONDS // 60)),
+    ] = 60
+    user: Annotated[
+        str,
+        "unprivileged account that installs and tries candidates",
+        Takes("the name of an account that is not root", text_that(values.check_user_name)),
+    ] = "t3flow"
 
 
-class Canary(Section):
+class Canary(NamedTuple):
     """In which order users are restarted."""
 
-    order: Literal["smallest_first", "map_order"] = Field(
-        default="smallest_first", description="by the size of their databases, or as the user map lists them"
-    )
+    order: Annotated[
+        Literal["smallest_first", "map_order"], "by the size of their databases, or as the user map lists them"
+    ] = "smallest_first"
 
 
-class Deferral(Section):
+class Deferral(NamedTuple):
     """When a user who was busy is tried again."""
 
-    quiet_seconds: Delay = Field(default=900, description="how long nothing may have happened before a user is idle")
+    quiet_seconds: Annotated[Delay, "how long nothing may have happened before a user is idle"] = 900
     window: Annotated[
-        str, text_that(values.check_window), Takes('HH:MM-HH:MM, over midnight too, or "" for any time')
-    ] = Field(default="01:00-05:40", description="when deferred users are migrated")
-    max_check_interval_s: Timeout = Field(default=1200, description="the longest time between two checks in the window")
+        str,
+        "when deferred users are migrated",
+        Takes('HH:MM-HH:MM, over midnight too, or "" for any time', text_that(values.check_window)),
+    ] = "01:00-05:40"
+    max_check_interval_s: Annotated[Timeout, "the longest time between two checks in the window"] = 1200
 
 
-class Backup(Section):
+class Backup(NamedTuple):
     """Snapshots of databases."""
 
-    keep: Count = Field(default=6, description="accepted versions whose snapshots are kept")
-    timeout_s: Timeout = Field(default=900, description="how long one user's snapshot may take")
+    keep: Annotated[Count, "accepted versions whose snapshots are kept"] = 6
+    timeout_s: Annotated[Timeout, "how long one user's snapshot may take"] = 900
 
 
-class Schedule(Section):
+class Schedule(NamedTuple):
     """When tracking runs on its own."""
 
-    bump: Annotated[str, text_that(values.check_cron), Takes("a cron expression of five fields")] = Field(
-        default="0 4 * * *", description="when to look for a new version"
-    )
-    jitter_s: Annotated[int | float, number(0, 86400), Takes("seconds from 0 to 86400")] = Field(
-        default=3600, description="at most how much later than that"
-    )
-    latest: Annotated[str, text_that(values.check_clock_time_or_none), Takes('HH:MM, or "" for no limit')] = Field(
-        default="07:00", description="a scheduled run that wakes later than this restarts nobody further"
-    )
+    bump: Annotated[
+        str, "when to look for a new version", Takes("a cron expression of five fields", text_that(values.check_cron))
+    ] = "0 4 * * *"
+    jitter_s: Annotated[
+        float, "at most how much later than that", Takes("seconds from 0 to 86400", number(0, 86400))
+    ] = 3600
+    latest: Annotated[
+        str,
+        "a scheduled run that wakes later than this restarts nobody further",
+        Takes('HH:MM, or "" for no limit', text_that(values.check_clock_time_or_none)),
+    ] = "07:00"
     timezone: Annotated[
         str,
-        text_that(values.check_timezone),
-        Takes('a time zone such as Europe/Vienna, or "" for the host\'s'),
-    ] = Field(default="", description="the time zone of bump, latest and the deferral window")
+        "the time zone of bump, latest and the deferral window",
+        Takes('a time zone such as Europe/Vienna, or "" for the host\'s', text_that(values.check_timezone)),
+    ] = ""
 
 
-class Bake(Section):
+class Bake(NamedTuple):
     """Watching real pairings after a bump."""
 
-    minutes: Minutes = Field(default=60, description="how long real pairings are watched after a bump; 0 = off")
-    max_failures: Count = Field(default=3, description="how many failures in 10 minutes are borne")
-    rollback: bool = Field(default=False, description="true: roll back the users concerned, not only freeze")
+    minutes: Annotated[
+        float,
+        "how long real pairings are watched after a bump; 0 = off",
+        Takes("minutes, 0 or more, at most a year", number(0, YEAR_SECONDS // 60)),
+    ] = 60
+    max_failures: Annotated[Count, "how many failures in 10 minutes are borne"] = 3
+    rollback: Annotated[bool, "true: roll back the users concerned, not only freeze"] = False
 
 
-class Queue(Section):
+class Queue(NamedTuple):
     """Where the tasks wait."""
 
     url: Annotated[
         str,
-        text_that(values.check_queue_url),
-        Takes("sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://… or unix://[:PASSWORD@]/SOCKET"),
-    ] = Field(default="sqlite:///var/lib/t3flow/queue.db", description="Huey's queue")
+        "Huey's queue",
+        Takes(
+            "sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://… or unix://[:PASSWORD@]/SOCKET",
+            text_that(values.check_queue_url),
+        ),
+    ] = "sqlite:///var/lib/t3flow/queue.db"
 
 
-class Npm(Section):
+class Npm(NamedTuple):
     """How npm is run."""
 
     command: Annotated[
-        str, text_that(values.check_command), Takes("a name to be found on PATH, or an absolute path")
-    ] = Field(default="npm", description="npm's command")
-    timeout_s: Timeout = Field(default=600, description="how long one call of npm may take")
-    retry_for_s: Delay = Field(default=120, description="how long an unreachable registry is tried again")
-    verify_signatures: Literal["auto", "require", "off"] = Field(
-        default="auto", description="the registry's signatures: checked where it has keys, always, never"
-    )
+        str,
+        "npm's command",
+        Takes("a name to be found on PATH, or an absolute path", text_that(values.check_command)),
+    ] = "npm"
+    timeout_s: Annotated[Timeout, "how long one call of npm may take"] = 600
+    retry_for_s: Annotated[Delay, "how long an unreachable registry is tried again"] = 120
+    verify_signatures: Annotated[
+        Literal["auto", "require", "off"], "the registry's signatures: checked where it has keys, always, never"
+    ] = "auto"
 
 
-class Log(Section):
+class Log(NamedTuple):
     """What is logged, on stderr."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
-        default="INFO", description="the least that is logged"
-    )
-    as_json: bool = Field(default=False, alias="json", description="one JSON document a line, for a collector")
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], "the least that is logged"] = "INFO"
+    json: Annotated[bool, "one JSON document a line, for a collector"] = False
 
 
-class Settings(Section):
-    """All settings. Read them as `settings.paths.versions_dir`; only `log.json` is `settings.log.as_json`."""
+class Settings(NamedTuple):
+    """All settings, as `settings.paths.versions_dir`; nothing of them changes after reading."""
 
     track: Track = Track()
     paths: Paths = Paths()
@@ -239,24 +250,41 @@ class Settings(Section):
     npm: Npm = Npm()
     log: Log = Log()
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """For each `section.key`: `default`, `file PATH` or `environment NAME`."""
-        return {key: self._sources.get(key, "default") for key in keys()}
+    sources: Mapping[str, str] = MappingProxyType({})
+    """Where the value of each `section.key` is from: `default`, `file PATH` or `environment NAME`."""
 
 
-def sections() -> dict[str, type[Section]]:
-    """Each section's name and its model, in the order of the file."""
-    kinds = {name: info.annotation for name, info in Settings.model_fields.items()}
-    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+class Declared(NamedTuple):
+    """One setting: what it means, what it takes in words that end "it takes …", how a value of TOML is read, its default."""
+
+    meaning: str
+    takes: str
+    read: Callable[[object], Any]
+    default: Any
 
 
-def keys() -> list[str]:
-    """Every `section.key`, in the order of the file."""
-    return [
-        f"{section}.{info.alias or name}"
+def sections() -> dict[str, type[Any]]:
+    """Each section's name and its class, in the order of the file."""
+    return {name: kind for name, kind in Settings.__annotations__.items() if name != "sources"}
+
+
+@cache
+def declared() -> Mapping[str, Declared]:
+    """Each `section.key` and its declaration, in the order of the file."""
+    return {
+        f"{section}.{name}": _declared(hint, kind._field_defaults[name])
         for section, kind in sections().items()
-        for name, info in kind.model_fields.items()
-    ]
+        for name, hint in kind.__annotations__.items()
+    }
+
+
+def _declared(hint: Any, default: Any) -> Declared:
+    kind, parts = hint.__origin__, hint.__metadata__
+    [meaning] = (part for part in parts if isinstance(part, str))
+    if kind is bool:
+        return Declared(meaning, "true or false", values.truth, default)
+    for part in parts:
+        if isinstance(part, Takes):
+            return Declared(meaning, part.words, part.read, default)
+    words = get_args(kind)
+    return Declared(meaning, " or ".join(words), values.one_of(words), default)

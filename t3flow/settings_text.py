@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from t3flow.settings import takes
-from t3flow.settings_schema import sections
+from t3flow.settings_schema import declared, sections
 
 HEAD = """\
 # Settings of t3flow. Take the # away before a key to change it; t3flow config check FILE says what is wrong.
@@ -17,9 +16,9 @@ def commented() -> str:
     lines = [HEAD]
     for section, kind in sections().items():
         lines.append(f"[{section}]  # {(kind.__doc__ or '').strip()}")
-        for name, info in kind.model_fields.items():
-            key = info.alias or name
-            lines += [f"# {info.description}; takes {takes(f'{section}.{key}')}", f"#{key} = {literal(info.default)}"]
+        for name in kind._fields:
+            setting = declared()[f"{section}.{name}"]
+            lines += [f"# {setting.meaning}; takes {setting.takes}", f"#{name} = {literal(setting.default)}"]
         lines.append("")
     return "\n".join(lines)
 

@@ -5,15 +5,14 @@ A check raises ValueError with what is wrong; `settings.py` puts file, key and v
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from pathlib import Path
 from string import Formatter
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BeforeValidator
 
 from t3flow.usermap import USER_NAME
 from t3flow.versions import InvalidVersion, parse
@@ -31,39 +30,72 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]+\.service")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
-@dataclass(frozen=True)
-class Takes:
-    """What a key takes, in words that end the sentence "it takes …"."""
+class Takes(NamedTuple):
+    """What a key takes, in words that end the sentence "it takes …", and the function that reads a value of TOML.
 
-    text: str
+    That function returns the value in force, or raises ValueError with what is wrong.
+    """
+
+    words: str
+    read: Callable[[object], Any]
 
 
-def text_that(check: Callable[[str], None]) -> AfterValidator:
-    """Given a check that raises ValueError, return it as a part of a text's type."""
+def a_kind(value: object) -> str:
+    """What a value of TOML is, in words."""
+    named: list[tuple[type, str]] = [
+        (bool, "true or false"),
+        (str, "a text"),
+        (int, "a whole number"),
+        (float, "a number"),
+        (list, "a list"),
+        (dict, "a table"),
+    ]
+    return next((name for kind, name in named if isinstance(value, kind)), "a date or time")
 
-    def checked(value: str) -> str:
-        check(value)
+
+def text_that(check: Callable[[str], str | None]) -> Callable[[object], str]:
+    """Given a check of a text, which may return another form of it, return the reader of such texts."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"is {a_kind(value)}")
+        form = check(value)
+        return value if form is None else form
+
+    return read
+
+
+def one_of(words: tuple[str, ...]) -> Callable[[object], str]:
+    """The reader of one of some words."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError("is not one of the words")
         return value
 
-    return AfterValidator(checked)
+    return read
 
 
-def normalized(form: Callable[[str], str]) -> AfterValidator:
-    """Given a function that returns a text's one form or raises ValueError, make it a part of a type."""
-    return AfterValidator(form)
+def truth(value: object) -> bool:
+    """Reads a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError(f"is {a_kind(value)}")
+    return value
 
 
-def number(smallest: float, largest: float) -> BeforeValidator:
-    """A part of the type of a number within bounds, both included; TOML's `inf` and `nan` never are."""
+def number(smallest: float, largest: float, *, whole: bool = False) -> Callable[[object], float]:
+    """The reader of a number within bounds, both included; TOML's `inf` and `nan` never are."""
 
-    def checked(value: object) -> object:
+    def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError("is no number")
         if not smallest <= value <= largest:
             raise ValueError("is negative" if value < 0 else "is out of range")
+        if whole and not isinstance(value, int):
+            raise ValueError("is a number")
         return value
 
-    return BeforeValidator(checked)
+    return read
 
 
 def _no_control_characters(value: str) -> None:
@@ -73,8 +105,6 @@ def _no_control_characters(value: str) -> None:
 
 def absolute_path(value: object) -> Path:
     """Given a text, return it as a path. Raise ValueError unless it is absolute and free of `..`."""
-    if isinstance(value, Path):
-        value = str(value)
     if not isinstance(value, str):
         raise ValueError("is no path in quotes")
     _no_control_characters(value)
@@ -294,9 +324,9 @@ def _list_of_texts(value: object, check: Callable[[str], None], *, smallest: int
     return value
 
 
-def texts_that(check: Callable[[str], None], *, smallest: int = 0) -> BeforeValidator:
-    """A part of the type of a list of at least `smallest` different texts that all pass `check`."""
-    return BeforeValidator(lambda value: _list_of_texts(value, check, smallest=smallest))
+def texts_that(check: Callable[[str], None], *, smallest: int = 0) -> Callable[[object], list[str]]:
+    """The reader of a list of at least `smallest` different texts that all pass `check`."""
+    return lambda value: _list_of_texts(value, check, smallest=smallest)
 
 
 def seeds(value: object) -> str | list[str]:

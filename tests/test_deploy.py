@@ -15,7 +15,7 @@ from conftest import redis_program
 
 from t3flow import settings
 from t3flow.host import dispatch_log
-from t3flow.settings_schema import keys
+from t3flow.settings_schema import declared
 from t3flow.settings_text import commented
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +29,14 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
     file = tmp_path / "config.toml"
     file.write_text(commented())
     assert settings.check(file) == []
-    assert settings.load(file, {}).model_dump() == settings.Settings().model_dump()
+    assert settings.load(file, {})[:-1] == settings.Settings()[:-1]
     file.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", commented()))
     assert settings.check(file) == []
     read = settings.load(file, {})
-    assert read.model_dump() == settings.Settings().model_dump()
-    assert read.sources == dict.fromkeys(keys(), f"file {file}")
+    assert read[:-1] == settings.Settings()[:-1]
+    assert read.sources == dict.fromkeys(declared(), f"file {file}")
     tomllib.loads(commented())
-    for key in keys():
+    for key in declared():
         line = re.search(rf"(?m)^# .+; takes .+\n#{key.partition('.')[2]} = ", commented())
         assert line, f"{key} has no comment"
 
@@ -130,7 +130,7 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
         assert "/etc/t3flow-redis" in text
         assert "/var/lib/t3flow-redis" in text or "StateDirectory=t3flow-redis" in text
     (url,) = re.findall(r'url = "([^"]+)"', recipe)
-    assert settings.Settings.model_validate({"queue": {"url": url}}).queue.url == url
+    assert settings.load(None, {"T3FLOW_QUEUE__URL": url}).queue.url == url
 
 
 @pytest.mark.parametrize(

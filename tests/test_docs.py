@@ -15,7 +15,7 @@ import pytest
 from t3flow.cli.root import root
 from t3flow.engine.journal import Journal
 from t3flow.engine.runs import new_run
-from t3flow.settings_schema import keys
+from t3flow.settings_schema import declared
 
 TOP = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).parent / "t3flow"
@@ -174,15 +174,15 @@ def test_the_page_about_settings_is_the_codes() -> None:
         [sys.executable, TOP / "tools/settings_page.py"], capture_output=True, text=True, check=True
     )
     assert written.stdout == page, "python tools/settings_page.py > docs/settings.md"
-    assert [key.partition(".")[2] for key in keys()] == re.findall(r"^\| `(\w+)` \| `", page, re.MULTILINE)
+    assert [key.partition(".")[2] for key in declared()] == re.findall(r"^\| `(\w+)` \| `", page, re.MULTILINE)
 
 
 def test_settings_that_pages_name_exist() -> None:
     """A `section.key` in backticks is one of the keys."""
-    sections = {key.partition(".")[0] for key in keys()}
+    sections = {key.partition(".")[0] for key in declared()}
     for page in PAGES:
         named = re.findall(r"`([a-z]+\.[a-z_]+)(?: = [^`]*)?`", page.read_text())
-        wrong = [key for key in named if key.partition(".")[0] in sections and key not in keys()]
+        wrong = [key for key in named if key.partition(".")[0] in sections and key not in declared()]
         assert [] == [key for key in wrong if not key.endswith((".json", ".db", ".py"))], page
 
 

@@ -1,7 +1,7 @@
 """usage: settings_page.py > docs/settings.md: writes the page about the settings from the code that reads them."""
 
-from t3flow.settings import DEFAULT_FILE, FILE_VARIABLE, OLD_VARIABLES, takes
-from t3flow.settings_schema import sections
+from t3flow.settings import DEFAULT_FILE, FILE_VARIABLE, OLD_VARIABLES
+from t3flow.settings_schema import declared, sections
 from t3flow.settings_text import literal
 
 HEAD = f"""\
@@ -31,9 +31,9 @@ def page() -> str:
     for section, kind in sections().items():
         lines += [f"## [{section}]", "", (kind.__doc__ or "").strip(), ""]
         lines += ["| key | default | what it means | what it takes |", "|---|---|---|---|"]
-        for name, info in kind.model_fields.items():
-            key = info.alias or name
-            cells = [f"`{key}`", f"`{literal(info.default)}`", info.description or "", takes(f"{section}.{key}")]
+        for name in kind._fields:
+            setting = declared()[f"{section}.{name}"]
+            cells = [f"`{name}`", f"`{literal(setting.default)}`", setting.meaning, setting.takes]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

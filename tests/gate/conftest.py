@@ -22,8 +22,8 @@ def make_host(tmp_path: Path) -> Callable[..., Host]:
     def make(**changes: dict[str, Any]) -> Host:
         (tmp_path / "box").mkdir()
         settings = Sandbox(tmp_path / "box", []).settings
-        sections = {name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
-        settings = settings.model_copy(update=sections)
+        sections = {name: getattr(settings, name)._replace(**values) for name, values in changes.items()}
+        settings = settings._replace(**sections)
         return open_host(settings, open_journal(settings, create=True))
 
     return make

@@ -27,7 +27,7 @@ class Watch:
     """A host whose users ada and grace were moved to NEW, while linus still waits; and an engine that is advanced by hand."""
 
     def __init__(self, host: Host, **changes: Any) -> None:
-        settings = host.settings.model_copy(update={"bake": host.settings.bake.model_copy(update=changes)})
+        settings = host.settings._replace(bake=host.settings.bake._replace(**changes))
         self.host = dataclasses.replace(host, settings=settings)
         self.log = Path(settings.dispatch.log)
         self.log.touch()

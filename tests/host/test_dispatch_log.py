@@ -153,10 +153,8 @@ for line in entries[-int(given["--lines"]):]:
 
 def source(host: Host, log: str) -> Host:
     """The host with another log."""
-    dispatch = host.settings.dispatch.model_copy(update={"log": log})
-    return Host(
-        host.settings.model_copy(update={"dispatch": dispatch}), host.journal, host.children, host.services, host.hint
-    )
+    dispatch = host.settings.dispatch._replace(log=log)
+    return Host(host.settings._replace(dispatch=dispatch), host.journal, host.children, host.services, host.hint)
 
 
 def entry(number: int, at: float, message: object) -> bytes:
