@@ -47,9 +47,8 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
 
 def summary(decision: Decision, dry_run: bool) -> tuple[str, str]:
     """The outcome of an adoption and one line about it."""
-    does = (
-        f"{len(decision['links'])} users linked, {len(decision['deferrals'])} deferred, default {decision['default']}"
-    )
+    users = len(decision["links"])
+    does = f"{users} user{'' if users == 1 else 's'} linked, {len(decision['deferrals'])} deferred, default {decision['default']}"
     first = decision["first"]
     drain = f"; to be drained first: {', '.join(first)} (t3flow enqueue drain {' '.join(first)})" if first else ""
     if dry_run:

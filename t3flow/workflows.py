@@ -222,9 +222,8 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     moved = sum(found["result"] == "restarted" for found in results.values())
     if dry_run:
         return ended("dry_run_passed", f"{len(results)} looked at", None, results)
-    return ended(
-        "updated" if moved else "up_to_date", f"{moved} of {len(results)} pending deferrals migrated", None, results
-    )
+    done = f"{moved} of {len(results)} pending deferrals migrated" if results else "no deferral is pending"
+    return ended("updated" if moved else "up_to_date", done, None, results)
 
 
 def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool) -> Result:

@@ -92,6 +92,10 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
     Example: t3flow enqueue drain ada --ignore-processes ada --wait
     """
     read = settings()
+    if users and (others := set(ignore_processes) - set(users)):
+        raise UsageError(
+            f"--ignore-processes {min(others)}: {min(others)} is not among the users to drain: name them too"
+        )
     args = {
         "users": known_users(read, users),
         "ignore_processes": known_users(read, ignore_processes),

@@ -10,6 +10,7 @@ import click
 
 from t3flow.cli.base import NoConsumer, colour, consumer_pid, dump, say, span, styled, table
 from t3flow.engine.journal import Event, Journal, Run
+from t3flow.host import records
 from t3flow.settings import Settings
 
 POLL_SECONDS = 0.1
@@ -28,7 +29,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
 
     live = sys.stderr.isatty() and not as_json
     status = Status("waiting", console=Console(stderr=True), spinner="dots") if live else nullcontext()
-    seen, last_alive = 0, time.monotonic()
+    seen, last_alive, waited_for = 0, time.monotonic(), None
     with status as spinner:
         while True:
             run = journal.run(run_id)
@@ -47,6 +48,10 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
                 raise NoConsumer(
                     f"the consumer is gone; {run_id} is journaled and goes on when it is back: systemctl start t3flow"
                 )
+            waits_for = records.fact(journal, "waiting_for")
+            if waits_for and waits_for != waited_for:
+                say(f"the consumer waits for {waits_for}; {run_id} is journaled and goes on with it: t3flow doctor")
+            waited_for = waits_for
             if spinner is not None and run.wake_at is None:
                 spinner.update(f"waits for {holder(journal)} to let go of the host")
             time.sleep(POLL_SECONDS)
@@ -127,6 +132,8 @@ def event_line(event: Event) -> str:
     began, about = _begun.pop(step, (event.at, ""))
     about = about and f" {about}"
     mark = MARKS[event.kind]
+    if event.kind == "completed" and has_problem(event):
+        return f"{tone('!', 'yellow')} {step}{about}{finding(event)}"
     if event.kind in ("failed", "undo_failed"):
         return f"{tone(mark, 'red')} {step}{about}: {event.data['reason']}"
     if event.kind == "retrying":
@@ -135,6 +142,12 @@ def event_line(event: Event) -> str:
         return f"{tone(mark, 'yellow')} {step}"
     took = f" ({event.at - began:.1f} s)" if event.at - began >= 0.1 else ""
     return f"{tone(mark, 'green')} {'undo: ' if event.kind == 'undone' else ''}{step}{about}{finding(event)}{took}"
+
+
+def has_problem(event: Event) -> bool:
+    """Whether a step has ended well with bad news."""
+    found = event.data.get("result")
+    return isinstance(found, dict) and bool(found.get("problem"))
 
 
 def finding(event: Event) -> str:

@@ -46,7 +46,7 @@ def status(as_json: bool) -> None:
     if bake := found["bake"]:
         click.echo(f"watched     pairings on {bake['version']} until {bake['until']}  {bake['problem']}".rstrip())
     for version, reason in found["rejected"].items():
-        click.echo(f"rejected    {version}: {reason}")
+        click.echo(f"rejected    {version}: {reason.removeprefix(f'{version} ')}")
     rows = []
     for user, each in found["users"].items():
         deferred = each["deferred"]

@@ -66,7 +66,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
         if running.is_from_old_place(host.journal, versions_dir, user, server.main_pid):
             yield finding(
                 f"the server of {user} still runs {runs} from the old place until its next restart",
-                "the next bump or drain restarts it: t3flow deferrals",
+                f"the next bump or drain restarts it; or systemctl restart {server.unit} when {user} is idle",
             )
         elif runs is None:
             yield finding(

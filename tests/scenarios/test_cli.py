@@ -63,6 +63,7 @@ def test_help_names_every_command_and_teaches(idle_box: Sandbox) -> None:
         ("enqueue",),
         ("enqueue", "bump", "--target", "latest"),
         ("enqueue", "bump", "--nosuch"),
+        ("enqueue", "drain", "ada", "--ignore-processes", "grace"),
         ("show",),
         ("pin",),
         ("freeze", "x"),

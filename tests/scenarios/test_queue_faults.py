@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,16 +78,20 @@ def test_redis_is_emptied_and_its_memory_is_full(make_box: Callable[..., Sandbox
 
 
 def test_redis_goes_while_nothing_is_to_be_sent(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
-    """Status says so within seconds, though no run sends anything; and no more once it is back."""
+    """Status says so within seconds, though no run sends anything, and so is who follows a run told; and no more once it is back."""
     box = make_box(["ada"], queue_url=redis_server.url)
     waits = lambda: box.document("status")["consumer"]["waiting_for"]  # noqa: E731
     assert waits() is None
     redis_server.stop()
     box.until(lambda: waits() == "the queue", "it is said", 15)
     assert "waits for the queue" in box.t3flow("status").stdout
-    redis_server.start()
-    box.until(lambda: waits() is None, "it is over", 20)
-    assert bump(box)["outcome"] == "up_to_date"
+    with ThreadPoolExecutor() as pool:
+        followed = pool.submit(box.t3flow, "enqueue", "bump", "--wait")
+        box.until(lambda: len(box.document("runs")) == 1, "it is enqueued", 10)
+        redis_server.start()
+        box.until(lambda: waits() is None, "it is over", 20)
+        assert "the consumer waits for the queue" in followed.result().stderr
+    assert "up_to_date" in followed.result().stdout
 
 
 def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
