@@ -133,7 +133,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{file}: cannot be read ({error.strerror}): name another file with --config or {FILE_VARIABLE}"]
     except UnicodeDecodeError as error:
         return {}, [f"{file}: not UTF-8 (byte {error.start}), as TOML must be: save it as UTF-8"]
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         return {}, [f"{file}: not TOML: {' '.join(str(error).split())}"]
     return _understood(content, str(file))
 
@@ -161,7 +161,7 @@ def _value_of_text(key: str, text: str) -> Any:
         return text
     try:
         content = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
     return content["value"] if len(content) == 1 else text
 
@@ -209,7 +209,10 @@ def _guess(name: str, known: list[str]) -> str:
 
 def _shown(value: object, *, secret: bool) -> str:
     """A value as a message may show it: on one line, cut short, without passwords."""
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:
+        text = "a number of thousands of digits"
     text = mask(text) if secret else text
     return text if len(text) <= 80 else f"{text[:80]}…"
 

@@ -197,6 +197,8 @@ def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch: pytest.Mon
         (b"track = {", "not TOML"),
         (b"a = " + b"[" * 100_000, "not TOML"),
         (b'[track]\ntag = "\xff"\n', "not UTF-8 (byte 15)"),
+        (b"[gate]\nport = " + b"1" * 5000, "not TOML: Exceeds"),
+        (b"[gate]\nport = 0x" + b"1" * 5000, "gate.port: a number of thousands of digits is out of range"),
     ],
 )
 def test_a_file_that_is_no_toml_is_one_problem(file: Path, content: bytes, expected: str) -> None:
@@ -520,7 +522,7 @@ def test_a_variable_takes_plain_texts_and_toml(variable: str, text: str, key: st
     assert (key, expected, f"environment {variable}") == described[key]
 
 
-@pytest.mark.parametrize("text", ["4000\nother = 1", "4000 # comment\n[x]", "[", "tru", ""])
+@pytest.mark.parametrize("text", ["4000\nother = 1", "4000 # comment\n[x]", "[", "tru", "", "1" * 5000])
 def test_a_variable_is_one_value(text: str) -> None:
     """A variable cannot smuggle in more than its own value, and nonsense is refused in one line."""
     [problem] = _problems(None, {"T3FLOW_GATE__PORT": text})
