@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from t3flow import tasks, trials
+from t3flow import deferring, tasks, trials
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, require_space
@@ -198,7 +198,7 @@ def return_markers(
     """Undo of taking markers: they are back where they were, and their deferrals gone. Repeating it is harmless."""
     host = this_host()
     for user in deferrals:
-        tasks.settle_deferral.function(user)
+        deferring.settle_deferral.function(user)
     records.set_fact(host.journal, running.OLD_SERVERS, None)
     old_tracker.move_markers(old_tracker.markers_aside(host), old_tracker.markers_dir(host), list(markers))
 
@@ -212,7 +212,7 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
     host = this_host()
     old_tracker.note_servers(host)  # before a drain could take their users for migrated
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
-        tasks.defer.function(deferrals[user], {user: "window"})
+        deferring.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
         records.note_pairing(host.journal, user, reason)
     if markers:

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -77,6 +78,16 @@ def link_atomically(link: Path, target: str) -> None:
     temporary.symlink_to(target)
     temporary.rename(link)
     sync_folder(link.parent)
+
+
+def read_plain(path: Path, most_bytes: int = 1024 * 1024) -> str:
+    """The text of a plain file that somebody may have put anything in the place of. Raises OSError, ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
+            raise ValueError(f"{path} is no plain file of at most {most_bytes} bytes")
+        return file.read(most_bytes).decode()
 
 
 def remove_tree(path: Path) -> None:

@@ -28,7 +28,7 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
     seeds = trials.choose_seeds(users, snapshots, plan["default"])
     version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
     if parse(version) < parse(plan["default"]):
-        refuse_older_schema(slot, plan, seeds["until"], every)
+        refuse_older_schema(slot, plan, seeds["until"], snapshots)
     passed = 0
     held: dict[str, str] = {}
     at_fault: dict[str, str] = {}
@@ -90,10 +90,10 @@ def check_gate_itself(default: str, control: Verdict) -> None:
         raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
 
 
-def refuse_older_schema(slot: str, plan: Plan, until: float, seeds: list[Seed]) -> None:
+def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Snapshot]) -> None:
     """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
     tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
-    highest = max((seed["level"] for seed in seeds), default=0)
+    highest = max((snapshot["level"] for snapshot in snapshots), default=0)
     if tried["level"] < highest:
         back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
         reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"

@@ -6,7 +6,7 @@ The launcher comes first, so that nobody goes through ours while links go; the o
 import os
 from typing import Any
 
-from t3flow import tasks
+from t3flow import deferring, tasks
 from t3flow.adopting import ADOPTED, switch_timers, what_was_adopted
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
@@ -76,7 +76,7 @@ def bring_back_launcher() -> None:
 def end_deferrals() -> None:
     """Takes every deferral off the record. Repeating it finds none."""
     for pending in records.deferrals(this_host().journal):
-        tasks.settle_deferral.function(pending.user)
+        deferring.settle_deferral.function(pending.user)
 
 
 @step()

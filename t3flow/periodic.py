@@ -12,13 +12,13 @@ from huey import crontab
 from loguru import logger
 
 from t3flow import schedule
+from t3flow.deferring import wake
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
 from t3flow.staging import SCRATCH_PREFIX
-from t3flow.tasks import wake
 
 NEXT_BUMP = "next_bump"
 CLOCK_STEP_SECONDS = 5.0
@@ -125,6 +125,8 @@ def clock_watch(host: Host) -> Callable[[], None]:
             "the clock went {:+.0f} s at once (set, or the host slept): every deferral is looked at now", stepped
         )
         ask_all(host)
+        if stepped < 0:
+            records.set_fact(host.journal, NEXT_BUMP, None)  # it may be days ahead by now
 
     return watch
 

@@ -10,7 +10,8 @@ from t3flow.errors import T3flowError
 from t3flow.host import freeze, idle, pairing, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
-from t3flow.restart import Result
+from t3flow.restart import Result, result_of
+from t3flow.usermap import UserMapError
 
 
 class Ready(TypedDict):
@@ -47,12 +48,12 @@ def await_idle(user: str, not_before: float) -> Ready:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
         if version == pending.target and not is_parted(host, user):
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
-        if all(entry.name != user for entry in host.user_map().users):
-            return {
-                "nothing_to_do": f"{user} is no longer in the user map",
-                "version": version,
-                "target": pending.target,
-            }
+        mapped = host.user_map()
+        if all(entry.name != user for entry in mapped.users):
+            if mapped.users and not mapped.problems:
+                gone = f"{user} is no longer in the user map"
+                return {"nothing_to_do": gone, "version": version, "target": pending.target}
+            raise UserMapError(f"{user} is not in the user map, which has mistakes: {first_of(mapped.problems)}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
         wait = {
@@ -64,6 +65,34 @@ def await_idle(user: str, not_before: float) -> Ready:
         records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         raise NotYet(wait["at"], wait["waiting_for"])
     return {"nothing_to_do": "", "version": version, "target": pending.target}
+
+
+def first_of(problems: list[str]) -> str:
+    """The first mistake of a user map."""
+    return problems[0] if problems else "it names nobody"
+
+
+@step()
+def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
+    """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
+    host = this_host()
+    pending = records.deferral(host.journal, user)
+    soon = time.time() + 2
+    if pending is None or pending.target != target:
+        goes = f"{user} is to go to {pending.target} by now" if pending else f"the deferral of {user} was dropped"
+        return waiting_result(former, {"waiting_for": "host_busy", "detail": goes, "at": soon})
+    if not slots.has_slot(host.settings.paths.versions_dir, target):
+        gone = f"the slot of {target} is gone: t3flow enqueue bump --target {target} makes it anew"
+        at = soon + host.settings.deferral.max_check_interval_s
+        return waiting_result(former, {"waiting_for": "unreadable_state", "detail": gone, "at": at})
+    wait = reason_not_now(host, pending, any_time=not in_window)
+    return waiting_result(former, wait) if wait else None
+
+
+def waiting_result(version: str, wait: Wait) -> Result:
+    """A user who is deferred further."""
+    found = result_of("deferred", version, wait["detail"])
+    return {**found, "waiting_for": wait["waiting_for"], "ask_again": wait["at"]}
 
 
 def is_parted(host: Host, user: str) -> bool:
@@ -83,23 +112,35 @@ def would_move(user: str, ignore_processes: bool) -> Result:
         if pending is not None
         else None
     )
-    kind, reason = ("deferred", wait["detail"]) if wait else ("untouched", "idle: would be restarted")
-    waiting_for, at = (wait["waiting_for"], wait["at"]) if wait else ("", 0.0)
-    return {
-        "result": kind,
-        "version": version,
-        "downtime_s": None,
-        "reason": reason,
-        "waiting_for": waiting_for,
-        "ask_again": at,
-        "dispatch_at_fault": False,
-    }
+    return waiting_result(version, wait) if wait else result_of("untouched", version, "idle: would be restarted")
 
 
 def reason_to_wait(
     host: Host, pending: Deferral, not_before: float, *, any_time: bool = False, ignore_processes: bool = False
 ) -> Wait | None:
     """Why a deferred user is not to be moved now; None when they may be. `any_time` leaves the window aside."""
+    if wait := reason_not_now(host, pending, any_time=any_time):
+        return wait
+    now = time.time()
+    interval = float(host.settings.deferral.max_check_interval_s)
+    if not_before > now:
+        return {
+            "waiting_for": pending.waiting_for,
+            "detail": pending.detail,
+            "at": within_window(host, min(not_before, now + interval)),
+        }
+    found = look(host, pending.user, ignore_processes)
+    if found.idle:
+        return None
+    return {
+        "waiting_for": found.waiting_for,
+        "detail": found.detail,
+        "at": within_window(host, min(found.ask_again, now + interval)),
+    }
+
+
+def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | None:
+    """Why a deferred user is not to be moved now, be they idle or not."""
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
@@ -115,20 +156,7 @@ def reason_to_wait(
         }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
-    if not_before > now:
-        return {
-            "waiting_for": pending.waiting_for,
-            "detail": pending.detail,
-            "at": within_window(host, min(not_before, now + interval)),
-        }
-    found = look(host, pending.user, ignore_processes)
-    if found.idle:
-        return None
-    return {
-        "waiting_for": found.waiting_for,
-        "detail": found.detail,
-        "at": within_window(host, min(found.ask_again, now + interval)),
-    }
+    return None
 
 
 def within_window(host: Host, moment: float) -> float:

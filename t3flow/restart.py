@@ -20,19 +20,18 @@ from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
 from t3flow.host import backups, freeze, idle, kept, ours, pairing, ports, processes, records, slots
+from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
-from t3flow.host.owned import OwnerProblem, OwnerReader
-from t3flow.host.services import ServerState
-from t3flow.reviving import owe_start
+from t3flow.host.owned import OwnerReader
+from t3flow.host.services import ServerState, ServiceError
+from t3flow.reviving import owe_start, start_or_owe
 from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
 """The longest that a server is held still; also how old the read may be when the stop is sent."""
 SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
-END_SECONDS = 10.0
 LAUNCH_SECONDS = 5.0
-COMMAND_SECONDS = 5.0
 
 
 class Stopped(TypedDict):
@@ -88,6 +87,12 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
     except StepFailed as failure:
         if failure.kind == pairing.PortTaken.__name__:
             return _deferred(former, "server_stopped", str(failure), 0.0)
+        if failure.step == back_up_stopped.name and failure.kind != CRASHED:
+            return result_of("skipped", former, f"no backup: {failure}")
+        if failure.step in (stop_if_idle.name, assign_version.name) and failure.kind != CRASHED:
+            return _deferred(
+                former, "unreadable_state", str(failure), 0.0
+            )  # the target has not run, and is not to blame
         logger.error("rolled back {} to {}: {}", user, former, failure)
         at_fault = failure.kind == DispatchAtFault.__name__
         return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
@@ -150,7 +155,7 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
     host = this_host()
     assigned = slots.effective(host.settings.paths.versions_dir, user)
     logger.info("starting the server of {} again on {}", user, assigned)
-    host.services.start(user)
+    start_or_owe(host, user)
     try:
         pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
         records.note_pairing(host.journal, user, "")
@@ -178,30 +183,44 @@ def stop_if_idle(
     from there with `changed`, so that a second snapshot is taken.
     """
     host = this_host()
-    server = host.services.state(user)
+    try:
+        server = host.services.state(user)
+    except ServiceError as error:
+        if current_attempt() > 1:
+            raise  # it may have been ended by the attempt before
+        return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))
     if server.main_pid is None:
         if current_attempt() == 1:
-            return _not_stopped("server_stopped", f"{server.unit} does not run", time.time() + 60)
+            return _not_stopped(idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + 60))
         host.services.stop(user)
         return _was_stopped(changed=True)
-    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
-        return _not_stopped("host_busy", f"{user} is led to {led_to or 'nothing'} by now, not to {former}", time.time())
-    if freeze.is_frozen(host.settings):
-        return _not_stopped("frozen", "tracking is frozen", time.time())
-    if trouble := pairing.port_trouble(host, user, server):
-        return _not_stopped("unreadable_state", trouble, time.time() + 300)
-    ours.restarting(host.journal, user)
     try:
-        with OwnerReader(host, user) as reader:
-            found = _end_if_idle(host, server, reader, canary, ignore_processes)
-    except (OwnerProblem, ProcessLookupError, TimeoutError) as error:
+        found = _end_if_meant(host, user, server, former, canary, ignore_processes)
+    except (T3flowError, ProcessLookupError, TimeoutError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
         ours.restarted(host.journal, user)
-        return _not_stopped(found.waiting_for, found.detail, found.ask_again)
+        return _not_stopped(found)
     host.services.stop(user)
     _await_port(host, user)
     return _was_stopped(changed=fingerprint is None or found.fingerprint != fingerprint)
+
+
+def _end_if_meant(
+    host: Host, user: str, server: ServerState, former: str, canary: bool, ignore_processes: bool
+) -> idle.Idleness:
+    """Ends the server if its user is still who was meant, and idle. What raises here has ended nothing."""
+    host.mapped(user)
+    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
+        detail = f"{user} is led to {led_to or 'nothing'} by now, not to {former}"
+        return idle.Idleness(False, "host_busy", detail, time.time())
+    if freeze.is_frozen(host.settings):
+        return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
+    if trouble := pairing.port_trouble(host, user, server):
+        return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    ours.restarting(host.journal, user)
+    with OwnerReader(host, user) as reader:
+        return _end_if_idle(host, server, reader, canary, ignore_processes)
 
 
 def _end_if_idle(
@@ -219,12 +238,12 @@ def _end_if_idle(
     return found
 
 
-def _not_stopped(waiting_for: str, detail: str, ask_again: float) -> Stopped:
+def _not_stopped(found: idle.Idleness) -> Stopped:
     return {
         "stopped": False,
-        "waiting_for": waiting_for,
-        "detail": detail,
-        "ask_again": ask_again,
+        "waiting_for": found.waiting_for,
+        "detail": found.detail,
+        "ask_again": found.ask_again,
         "at": 0.0,
         "changed": False,
     }
@@ -253,15 +272,15 @@ def back_up_stopped(user: str, former: str, target: str) -> str:
 def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
     """Undo of an assignment: what the target may have done to the database is undone, and the user is led to the former version.
 
-    Repeating it is harmless: each part is skipped or done again with the same end. If the snapshot cannot be put in place, the database stays
-    with the version that wrote it, so that the two agree.
+    Repeating it is harmless: each part is skipped or done again with the same end. If the server does not go or the snapshot cannot be put in
+    place, the database stays with the version that wrote it, so that the two agree.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    take_away(host, user)
     level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
     try:
+        take_away(host, user)
         restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
         if level is not None and restored != level:
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
@@ -271,46 +290,6 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     kept.note(host.journal, user, kept_name, target)
     logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
-
-
-def take_away(host: Host, user: str) -> None:
-    """Stops a user's server, with all that has the database open, and leads them to `hold`, so that nobody opens it. Repeating it does the same."""
-    ours.restarting(host.journal, user)
-    slots.assign(host.settings.paths.versions_dir, user, slots.HOLD)
-    host.services.stop(user)
-    end_users_of_database(host, user)
-
-
-def end_users_of_database(host: Host, user: str) -> None:
-    """Ends what could still write: a minting under way would migrate the restored database again."""
-    database = backups.database_path(host, user)
-    files = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
-    deadline = time.monotonic() + END_SECONDS
-    while found := _at_work_on_database(host, user, files):
-        if time.monotonic() > deadline - END_SECONDS / 2:
-            for pid in found:
-                processes.kill(pid)
-        if time.monotonic() > deadline:
-            raise RestartError(f"process {found[0]} does not let go of the database of {user}")
-        time.sleep(0.05)
-
-
-def _await_commands(host: Host, user: str) -> None:
-    """Lets a minting under way end: under the next version's server it would meet another schema, or its lock would stop that server's migration."""
-    deadline = time.monotonic() + COMMAND_SECONDS
-    while _at_work_on_database(host, user, []) and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _at_work_on_database(host: Host, user: str, files: list[Path]) -> list[int]:
-    """The user's processes that run a t3 on their base dir, or have one of the files open."""
-    who, base_dir = host.account(user), str(host.base_dir(user))
-    programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
-
-    def runs_t3(words: list[str]) -> bool:
-        return any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words)
-
-    return [pid for pid in processes.using(files, runs_t3) if processes.uid_of(pid) == who.uid]
 
 
 @step(undo=take_back)
@@ -327,7 +306,7 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
         return False
     if slots.assigned(versions_dir, user) != target:
         slots.assign(versions_dir, user, slots.HOLD)
-        _await_commands(host, user)
+        await_commands(host, user)
     slots.assign(versions_dir, user, target)
     if _runs_on(host, user) in (None, target):
         return True

@@ -1,4 +1,4 @@
-"""A server that was stopped here and cannot be started, because somebody else has taken its port meanwhile.
+"""A server that was stopped here and cannot be started: somebody else has taken its port meanwhile, or its manager does not start it.
 
 Its user is led to a version that fits their database, and a run of its own tries to start the server until it has its port again: whatever is
 frozen, and at any time of day. It waits for no other run: whoever restores a database leads the user to `hold` meanwhile, and nothing starts.
@@ -14,6 +14,7 @@ from t3flow.engine.step import current_attempt, current_run, step
 from t3flow.errors import T3flowError
 from t3flow.host import ours, pairing, ports, records, slots
 from t3flow.host.host import Host, this_host
+from t3flow.host.services import ServiceError
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0
@@ -24,11 +25,27 @@ def owe_start(host: Host, user: str, why: str) -> None:
 
     The user counts as being restarted by us until then, so that what the dispatch logs of them meanwhile is blamed on no version.
     """
+    run = owe(host, user, why)
+    logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
+
+
+def start_or_owe(host: Host, user: str) -> None:
+    """Starts a user's server; where its manager does not, that is owed as well. Raises ServiceError then."""
+    try:
+        host.services.start(user)
+    except ServiceError as error:
+        owe(host, user, str(error))
+        raise
+
+
+def owe(host: Host, user: str, why: str) -> str:
+    """Has a run of its own start a user's server; returns its id. Repeating it finds the run there, unless that has ended meanwhile."""
     records.note_pairing(host.journal, user, why)
     run = f"revive-of-{current_run()}-{user}"
-    logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
-    if new_run(host.journal, "revive", {"user": user}, run_id=run):
-        host.hint(run)
+    if not new_run(host.journal, "revive", {"user": user}, run_id=run) and host.journal.run(run).status != "running":
+        run = new_run(host.journal, "revive", {"user": user}) or run
+    host.hint(run)
+    return run
 
 
 @step()

@@ -13,11 +13,14 @@ from loguru import logger
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.host import backups, kept, ours, pairing, records, slots
+from t3flow.host.away import take_away
 from t3flow.host.host import this_host
-from t3flow.restart import RestartError, Result, result_of, start_server, take_away, time_now, verify_user
-from t3flow.reviving import owe_start
+from t3flow.restart import RestartError, Result, result_of, start_server, time_now, verify_user
+from t3flow.reviving import owe_start, start_or_owe
 from t3flow.tasks import ACCEPTED, Person, back_up
 from t3flow.versions import parse
+
+RUNNING, FAILING, STOPPED = "running", "failing", "stopped"
 
 
 class Way(TypedDict):
@@ -46,11 +49,15 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = records.backups(host.journal, user)
-    forward = [entry for entry in of_user if entry.wrote and not entry.run.startswith(("rollback-", "restore-"))]
+    forward = [
+        entry
+        for entry in of_user
+        if entry.wrote not in ("", entry.target) and not entry.run.startswith(("rollback-", "restore-"))
+    ]
     target = to or next((entry.wrote for entry in reversed(forward) if entry.target == present), "")
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
     if not to and accepted and is_older(present, accepted[-1]):
-        return _stays("untouched", f"on {present}, from before the last accepted bump")
+        return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
     if target == present:
         return _stays("untouched", f"on {present} already")
     if not target:
@@ -109,8 +116,9 @@ def take_there(person: Person, target: str, snapshot: str, level: int, what: str
             with current_flow.get().saga():
                 began = time_now()
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
-                go_back(user, present, target, snapshot, level, kept_name, person["running"])
-                if person["running"]:
+                was = server_was(user)
+                go_back(user, present, target, snapshot, level, kept_name, was)
+                if was != STOPPED:
                     start_server(user)
                     paired_at = verify_user(user, target)
         except UndoFailed as failure:
@@ -120,7 +128,7 @@ def take_there(person: Person, target: str, snapshot: str, level: int, what: str
             return result_of("failed", present, f"stays on {present}: {failure}")
     if snapshot:
         what += f", what was written since is kept in userdata/{kept_name}"
-    if not person["running"]:
+    if was == STOPPED:
         return result_of("rolled_back", target, f"{what}; the server did not run, so it was not verified")
     return {**result_of("rolled_back", target, what), "downtime_s": round(paired_at - began, 3)}
 
@@ -135,10 +143,17 @@ def level_for_the_record(user: str, present: str, target: str) -> int | None:
 
 
 @step()
-def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was_running: bool) -> None:
+def server_was(user: str) -> str:
+    """How a server was before it was touched: RUNNING, FAILING (which a rollback is often asked for) or STOPPED. Only reads."""
+    server = this_host().services.state(user)
+    return RUNNING if server.active else FAILING if server.is_failing else STOPPED
+
+
+@step()
+def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was: str) -> None:
     """Undo of going back: the kept database is moved back into place, the user led to their version, the server started.
 
-    Repeating it is harmless: each part finds its end reached, or does the same again.
+    Repeating it is harmless: each part finds its end reached, or does the same again. One that was failing need not pair.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
@@ -148,8 +163,9 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
         backups.put_back(host, user, kept_name)
         kept.forget(host.journal, user, kept_name)
     slots.assign(versions_dir, user, former)
-    if was_running:
-        host.services.start(user)
+    if was != STOPPED:
+        start_or_owe(host, user)
+    if was == RUNNING:
         try:
             pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
         except pairing.PortTaken as error:
@@ -160,7 +176,7 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
 
 
 @step(undo=stay)
-def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was_running: bool) -> None:
+def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was: str) -> None:
     """Stops the server, puts the snapshot ("" for none) in place of the database, which is kept as `kept_name`, and leads the user to the target.
 
     Repeating it is harmless: held, nobody opens the database meanwhile, and what was kept first stays kept.
@@ -175,7 +191,7 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
             raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
         kept.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
-    if not was_running:
+    if was == STOPPED:
         ours.restarted(host.journal, user)
 
 

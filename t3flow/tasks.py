@@ -6,8 +6,7 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
-from t3flow import schedule
-from t3flow.engine.runs import new_run
+from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.host import backups, kept, npm, origin, records, slots
@@ -15,9 +14,12 @@ from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
+from t3flow.usermap import UserMapError
 from t3flow.versions import parse
 
 ACCEPTED = "accepted"
+NIGHTLY = "nightly"
+"""The one tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
 NO_DATABASE = "there is no database"
 
@@ -94,9 +96,9 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     """
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
-    if target == default:
+    if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
         return {"outcome": "up_to_date", "reason": f"{target} is the default already"}
-    if not plan["exact"] and not parse(target).is_nightly(tag):
+    if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
         reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
         return {"outcome": "refused_channel", "reason": reason}
     if not plan["exact"] and parse(target) < parse(default):
@@ -119,6 +121,10 @@ def people(without: list[str]) -> list[Person]:
     for problem in mapped.problems:
         logger.warning("user map: {}", problem)
     versions_dir = host.settings.paths.versions_dir
+    if not mapped.users and (linked := sorted(slots.links(versions_dir))):
+        raise UserMapError(
+            f"{host.settings.paths.user_map} names nobody, but {linked[0]} has a t3 here: nothing is done until it names them"
+        )
     found: list[Person] = []
     for entry in mapped.users:
         if entry.name not in without:
@@ -158,13 +164,18 @@ def versions_that_wrote() -> set[str]:
     return {entry.wrote for entry in records.backups(journal)} | kept.versions_needed(journal)
 
 
+def versions_to_come() -> set[str]:
+    """The versions that deferred users are to be moved to."""
+    return {entry.target for entry in records.deferrals(this_host().journal)}
+
+
 @step()
 def unstage(version: str, in_scratch: bool) -> None:
-    """Removes the version's slot unless somebody was led to it, or may go back to it. A second time finds nothing to do.
+    """Removes the version's slot unless somebody was led to it, is to be, or may go back to it. A second time finds nothing to do.
 
     Processes of a trial that was just ended may take a moment to go.
     """
-    if not in_scratch and version in versions_that_wrote():
+    if not in_scratch and version in versions_that_wrote() | versions_to_come():
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
@@ -250,13 +261,16 @@ def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]
 @step()
 def link_everyone(default: str) -> list[str]:
     """Gives everybody who has no link one to the version they have now, so that the default can move. Repeating it finds nothing to do."""
+    return link_all(default)
+
+
+def link_all(default: str) -> list[str]:
+    """As `link_everyone`: whoever is in the map, or has a server by its settings."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    linked = []
-    for entry in host.user_map().users:
-        if slots.assigned(versions_dir, entry.name) is None:
-            slots.assign(versions_dir, entry.name, default)
-            linked.append(entry.name)
+    linked = [user for user in host.everybody() if slots.assigned(versions_dir, user) is None]
+    for user in linked:
+        slots.assign(versions_dir, user, default)
     return linked
 
 
@@ -264,17 +278,26 @@ def link_everyone(default: str) -> list[str]:
 def accept(version: str) -> None:
     """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
     host = this_host()
-    slots.set_default(host.settings.paths.versions_dir, version)
-    slots.write_last_good(host.settings.paths.last_good_file, version)
+    move_default(version)
     accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
     records.set_fact(host.journal, ACCEPTED, [*accepted, version])
-    records.unreject(host.journal, version)
 
 
 @step()
-def is_accepted(version: str) -> bool:
-    """Whether a version is the default. Only reads."""
-    return slots.default_version(this_host().settings.paths.versions_dir) == version
+def return_to(version: str) -> None:
+    """As `accept`, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left."""
+    move_default(version)
+
+
+def move_default(version: str) -> None:
+    """Moves default and last-good. Whoever has come since gets a link first, to what they have: else their next pairing would migrate under them."""
+    host = this_host()
+    if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
+        link_all(default)
+    slots.set_default(host.settings.paths.versions_dir, version)
+    slots.write_last_good(host.settings.paths.last_good_file, version)
+    records.set_fact(host.journal, TO_BE_ACCEPTED, None)
+    records.unreject(host.journal, version)
 
 
 @step()
@@ -298,76 +321,10 @@ def reject(version: str, reason: str, users: list[str]) -> None:
 
 
 @step()
-def defer(target: str, waiting: dict[str, str]) -> None:
-    """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there."""
-    host = this_host()
-    for user, waiting_for in waiting.items():
-        pending = records.deferral(host.journal, user)
-        run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
-        run = run or new_run(host.journal, "drain", {"user": user}) or ""
-        records.put_deferral(
-            host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
-        )
-        wake(run)
-
-
-def wake(run: str) -> None:
-    """Makes a sleeping run due now."""
-    host = this_host()
-    with host.journal.transaction() as connection:
-        connection.execute(
-            "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
-            (time.time(), run),
-        )
-    host.hint(run)
-
-
-class Pending(TypedDict):
-    """A pending deferral as a drain needs it."""
-
-    user: str
-    version: str
-    target: str
-
-
-@step()
-def pending_deferrals(users: list[str]) -> list[Pending]:
-    """The pending deferrals of these users, or of all. Only reads."""
-    host = this_host()
-    versions_dir = host.settings.paths.versions_dir
-    return [
-        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
-        for entry in records.deferrals(host.journal)
-        if (not users or entry.user in users) and not entry.revoked
-    ]
-
-
-@step()
-def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
-    """Notes in the deferral why its user was not moved after all. Returns when to ask again: never at once. Repeating it counts one check more."""
-    host = this_host()
-    now = time.time()
-    at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
-    records.note_check(host.journal, user, waiting_for, detail, at)
-    return at
-
-
-@step()
 def any_server_runs() -> bool:
     """Whether any user's server runs. Only reads."""
     host = this_host()
     return any(host.services.state(entry.name).active for entry in host.user_map().users)
-
-
-@step()
-def settle_deferral(user: str) -> None:
-    """Ends a user's deferral and wakes its drain, which then finds nothing to do. Repeating it is harmless."""
-    host = this_host()
-    pending = records.deferral(host.journal, user)
-    if pending is not None:
-        records.drop_deferral(host.journal, user)
-        if pending.run != current_run():
-            wake(pending.run)
 
 
 @step()
@@ -376,7 +333,7 @@ def prune() -> list[str]:
     host = this_host()
     accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
     gone = backups.prune(host, accepted)
-    needed = versions_that_wrote() | {entry.target for entry in records.deferrals(host.journal)}
+    needed = versions_that_wrote() | versions_to_come()
     needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
     for version in slots.installed(host.settings.paths.versions_dir):
         if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from t3flow import adopting, giving_back, restoring, tasks
+from t3flow import adopting, deferring, giving_back, restoring, tasks
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
@@ -11,7 +11,7 @@ from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.gating import Refused, pass_gate, reason_not_to_move
 from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, exclusive, failed, waiting, why_held
-from t3flow.periods import await_idle, may_still_restart, would_move
+from t3flow.periods import await_idle, held_back, may_still_restart, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
 from t3flow.reviving import await_server
 from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
@@ -139,20 +139,23 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
 
 
 def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
-    """Freezes after a failure that is the version's; otherwise defers who was busy, and moves default and last-good if somebody is verified on it."""
+    """Freezes after a failure that is the version's; otherwise defers who was busy, and moves default and last-good if somebody is verified on it.
+
+    Whoever was verified keeps the version, and is watched, whatever came of the others: an older deferral of theirs has nothing left to do.
+    """
     version = plan["target"]
+    restarted = [user for user, found in results.items() if found["result"] == "restarted"]
+    for user in restarted:
+        deferring.settle_deferral(user)
+    begin_bake(version, restarted)
     for user, found in results.items():
         if found["result"] in FAILED and found["dispatch_at_fault"]:
-            return inconclusive(f"{user} was taken back: {found['reason']}", plan, results)
+            return inconclusive(f"{user} was taken back: {found['reason']}", plan, left_alone(results))
         if found["result"] in FAILED:
             reason = give_up(version, user, found)
-            return ended("rolled_back", reason, plan, results)
-    restarted = [user for user, found in results.items() if found["result"] == "restarted"]
+            return ended("rolled_back", reason, plan, left_alone(results))
     deferred = {user: found["waiting_for"] for user, found in results.items() if found["result"] == "deferred"}
-    tasks.defer(version, deferred)
-    for user in restarted:
-        tasks.settle_deferral(user)
-    begin_bake(version, restarted)
+    deferring.defer(version, deferred)
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
     verified = restarted or [user for user, found in results.items() if found["version"] == version]
@@ -160,6 +163,14 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
         tasks.accept(version)
         tasks.prune()
     return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
+
+
+def left_alone(results: dict[str, Result]) -> dict[str, Result]:
+    """The results of a bump that defers nobody: who was busy stays as they are."""
+    return {
+        user: {**found, "result": "untouched"} if found["result"] == "deferred" else found
+        for user, found in results.items()
+    }
 
 
 def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
@@ -172,8 +183,8 @@ def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome
 def give_up(version: str, user: str, found: Result) -> str:
     """A version failed at a user: tracking is frozen and the version remembered. Returns the reason."""
     reason = f"{version} failed at {user}: {found['reason']}"
-    tasks.freeze_tracking(reason)
     tasks.reject(version, reason, [])
+    tasks.freeze_tracking(reason)
     return reason
 
 
@@ -184,15 +195,15 @@ def drain(user: str) -> Outcome:
         while True:
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
-                tasks.settle_deferral(user)
+                deferring.settle_deferral(user)
                 return ended("up_to_date", ready["nothing_to_do"])
             with exclusive():
-                found = move_deferred(user, ready["version"], ready["target"], ignore_processes=False)
+                found = move_deferred(user, ready["version"], ready["target"], in_window=True)
             if found["result"] == "restarted":
                 return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
             ask_again = found["ask_again"]
     except Interrupted as interrupted:
-        tasks.settle_deferral(user)
+        deferring.settle_deferral(user)
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"the deferral of {user} was dropped")
     except StepFailed as failure:
         return failed(failure)
@@ -205,13 +216,17 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     results: dict[str, Result] = {}
     try:
         with exclusive():
-            for pending in tasks.pending_deferrals(users):
+            for pending in deferring.pending_deferrals(users):
                 user = pending["user"]
                 if dry_run:
                     results[user] = would_move(user, user in ignore_processes)
                 else:
                     results[user] = move_deferred(
-                        user, pending["version"], pending["target"], ignore_processes=user in ignore_processes
+                        user,
+                        pending["version"],
+                        pending["target"],
+                        in_window=False,
+                        ignore_processes=user in ignore_processes,
                     )
                 if results[user]["result"] in FAILED:
                     return ended("rolled_back", results[user]["reason"], None, results)
@@ -226,21 +241,21 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     return ended("updated" if moved else "up_to_date", done, None, results)
 
 
-def move_deferred(user: str, former: str, target: str, *, ignore_processes: bool) -> Result:
-    """The safe restart of a deferred user. The first one of a version not yet accepted is its canary: with it default and last-good move."""
-    held = reason_not_to_move(user, former, target)
+def move_deferred(user: str, former: str, target: str, *, in_window: bool, ignore_processes: bool = False) -> Result:
+    """The safe restart of a deferred user. The first one of a version that waits to be accepted is its canary: with it default and last-good move."""
+    held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target)
     found = held or safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
     with current_flow.get().shielded():
         if found["result"] == "restarted":
-            if not tasks.is_accepted(target):
+            if deferring.awaits_acceptance(target):
                 tasks.accept(target)
-            tasks.settle_deferral(user)
+            deferring.settle_deferral(user)
             begin_bake(target, [user])
         elif found["result"] in FAILED and not found["dispatch_at_fault"]:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
-            found["ask_again"] = tasks.note_wait(user, why, found["reason"], found["ask_again"])
+            found["ask_again"] = deferring.note_wait(user, why, found["reason"], found["ask_again"])
     return found
 
 
@@ -282,17 +297,17 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
-        tasks.freeze_tracking(f"rolling back {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        tasks.freeze_tracking(f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}")
         with exclusive():
             for person in tasks.people([]):
                 if not users or person["user"] in users:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
-                        left[person["version"]] = f"{person['user']} was rolled back from it"
+                        left[person["version"]] = f"left by a rollback of {person['user']}"
             with current_flow.get().shielded():
                 reject_left(left)
                 if left and (version := where_all_are()):
-                    tasks.accept(version)
+                    tasks.return_to(version)
     except Interrupted as interrupted:
         return ended(
             OUTCOME_OF_SIGNAL[interrupted.signal],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.host import freeze, kept, old_tracker, records, slots
-from t3flow.host.host import CHILDREN_LOCK, Host
+from t3flow.host.host import Host
 
 LATE_SECONDS = 600.0
 CONSUMER_LOCK = "consumer.lock"
@@ -61,16 +61,14 @@ def consumer_runs(host: Host) -> Iterator[Finding]:
     if _is_locked(state_dir / CONSUMER_LOCK):
         return
     yield finding("no consumer runs: nothing is updated", "systemctl start t3flow")
-    if _is_locked(state_dir / CHILDREN_LOCK):
+    if not host.children.free():
         yield finding("children of a consumer that died still run", "systemctl start t3flow ends them")
 
 
 def _is_locked(path: Path) -> bool:
     try:
         with path.open() as file:
-            fcntl.flock(
-                file, fcntl.LOCK_SH | fcntl.LOCK_NB if path.name == CONSUMER_LOCK else fcntl.LOCK_EX | fcntl.LOCK_NB
-            )
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
         return True

@@ -128,7 +128,7 @@ def everybody_pairs(host: Host) -> Iterator[Finding]:
 
     def trouble(user: str) -> str:
         try:
-            pairing.pair_once(host, user)
+            pairing.probe(host, user)
             return ""
         except T3flowError as error:
             return str(error)

@@ -9,13 +9,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from loguru import logger
 
-from t3flow.engine.errors import HistoryMismatch, Suspended
+from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
-from t3flow.engine.journal import Event, Journal, Run
+from t3flow.engine.journal import Event, Journal, JournalError, Run
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
 from t3flow.engine.step import STEPS, current_flow
@@ -24,6 +25,7 @@ from t3flow.errors import T3flowError
 WATCH_SECONDS = 0.5
 EARLY_SECONDS = 0.5
 """A hint that comes this much before its time is taken; one that comes earlier is a stray copy."""
+STALLED_SECONDS = 5.0
 
 
 class Engine:
@@ -90,6 +92,11 @@ class Engine:
             self._progress(run, end_run(self.journal, run, self._outcome(flow)))
         except Suspended as suspended:
             self._suspend(run, suspended)
+        except Stalled as stalled:
+            logger.error("run {} stands still until the journal can be written: {}", run.id, stalled)
+            with suppress(JournalError):  # otherwise `recover` does it, each minute
+                self._drop_claim(self.journal.run(run.id))
+                self.hint(run.id, time.time() + STALLED_SECONDS)
         finally:
             current_flow.reset(token)
             del self._active[run.id]
@@ -99,9 +106,9 @@ class Engine:
         claim = f"{self.incarnation}/{next(self._claims)}"
         with self.journal.transaction(synced=False) as connection:
             changed = connection.execute(
-                "update runs set claim = ? where id = ? and status = 'running' and held is null "
-                "and (claim is null or claim not like ?) and (wake_at is null or wake_at <= ? "
-                "or exists (select 1 from signals where run = runs.id))",
+                "update runs set claim = ? where id = ? and status = 'running' and (claim is null or claim not like ?) "
+                "and (exists (select 1 from signals where run = runs.id) "
+                "or held is null and (wake_at is null or wake_at <= ?))",
                 (claim, run_id, f"{self.incarnation}/%", time.time() + EARLY_SECONDS),
             )
         return self.journal.run(run_id) if changed.rowcount == 1 else None

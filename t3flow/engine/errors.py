@@ -38,6 +38,10 @@ class HistoryMismatch(BaseException):
     """The journaled history does not fit the workflow: another version of the code wrote it. No workflow is to catch it."""
 
 
+class Stalled(BaseException):
+    """The journal cannot be written, so that nothing that was done since would be known: the run is left as it is on record."""
+
+
 class Suspended(BaseException):
     """Unwinds a workflow that waits. Not an Exception, so that no workflow can catch it by accident."""
 

@@ -5,6 +5,7 @@ returns it at once, so that the first call not found there is the place to go on
 """
 
 import json
+import sqlite3
 import time
 import traceback
 from collections import deque
@@ -14,8 +15,8 @@ from typing import Any
 
 from loguru import logger
 
-from t3flow.engine.errors import HistoryMismatch, Interrupted, NotYet, StepFailed, Suspended, UndoFailed
-from t3flow.engine.journal import Event, Journal, Run, append_event
+from t3flow.engine.errors import HistoryMismatch, Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
+from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.step import STEPS, Interrupt, Step, current_interrupt
 from t3flow.errors import T3flowError
 
@@ -123,7 +124,7 @@ class Flow:
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
         scope = "run = ? and seq > ? and step = ? and kind"
         where = (self.run.id, self._position, step)
-        with self.journal.transaction() as connection:
+        with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(
                 f"update events set data = ?, at = ?, attempt = ? where {scope} = 'waiting'",
@@ -146,14 +147,20 @@ class Flow:
         except Exception:
             self.undo(since)
             raise
-        if self._to_undo(since) and self._replay("saga", "settled") is None:
+        if self._to_undo(since, self._past()) and self._replay("saga", "settled") is None:
             self._record("settled", "saga", None, {"since": since})
 
     def undo(self, since: int = 0) -> None:
         """Undoes each step begun after event `since` that is neither settled nor undone, last first. Raises UndoFailed."""
+        self._undo_all(self._to_undo(since, self._past()))
+
+    def _past(self) -> list[Event]:
+        return [event for event in self.events if event.seq <= self._position]
+
+    def _undo_all(self, steps: list[Event]) -> None:
         failure: StepFailed | None = None
         with self.shielded():
-            for begun in self._to_undo(since):
+            for begun in steps:
                 event = self._undo_one(begun)
                 if event.kind == "undo_failed":
                     failure = UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
@@ -161,14 +168,14 @@ class Flow:
             raise failure
 
     def unwind(self) -> None:
-        """Gives up the replay and undoes all that is not settled. Raises UndoFailed, Suspended."""
+        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended."""
         self._recorded.clear()
+        begun = self._to_undo(0, self.events)
         self._position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
-        self.undo()
+        self._undo_all(begun)
 
-    def _to_undo(self, since: int) -> list[Event]:
-        """The first start of each undoable step in (since, position], last first."""
-        past = [event for event in self.events if event.seq <= self._position]
+    def _to_undo(self, since: int, past: list[Event]) -> list[Event]:
+        """The first start after event `since` of each undoable step in a part of the history, last first."""
         settled = [(event.data["since"], event.seq) for event in past if event.kind == "settled"]
         undone = {event.data["of"] for event in past if event.kind in ("undone", "undo_failed")}
         begun: dict[str, Event] = {}
@@ -211,7 +218,7 @@ class Flow:
 
     def _take_signal(self, signal: str) -> None:
         self.delivered.add(signal)
-        with self.journal.transaction() as connection:
+        with self._writing() as connection:
             connection.execute("delete from signals where run = ? and name = ?", (self.run.id, signal))
             event = append_event(connection, self.run.id, "signal", signal)
         self._passed(event)
@@ -233,7 +240,7 @@ class Flow:
 
     def _acquire(self, name: str) -> None:
         event = None
-        with self.journal.transaction() as connection:
+        with self._writing() as connection:
             connection.execute("update runs set wake_at = null where id = ?", (self.run.id,))
             if next_for_lock(connection, name) == self.run.id:
                 connection.execute("insert into locks values (?, ?, ?)", (name, self.run.id, time.time()))
@@ -245,7 +252,7 @@ class Flow:
 
     def _release(self, name: str) -> None:
         if self._replay(name, "released") is None:
-            with self.journal.transaction() as connection:
+            with self._writing() as connection:
                 connection.execute("delete from locks where name = ? and run = ?", (name, self.run.id))
                 event = append_event(connection, self.run.id, "released", name)
             self._passed(event)
@@ -269,15 +276,24 @@ class Flow:
 
     def _record(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
         """Journals an event, synced."""
-        with self.journal.transaction() as connection:
+        with self._writing() as connection:
             event = append_event(connection, self.run.id, kind, step, attempt, data)
         return self._passed(event)
 
     def _note(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
         """Journals an event without waiting for the disk."""
-        with self.journal.transaction(synced=False) as connection:
+        with self._writing(synced=False) as connection:
             event = append_event(connection, self.run.id, kind, step, attempt, data)
         return self._passed(event)
+
+    @contextmanager
+    def _writing(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """A write to the journal. Raises Stalled where that cannot be: no undo may begin then, as it would not be known either."""
+        try:
+            with self.journal.transaction(synced=synced) as connection:
+                yield connection
+        except JournalError as error:
+            raise Stalled(str(error)) from error
 
     def _passed(self, event: Event) -> Event:
         self.events.append(event)

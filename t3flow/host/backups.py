@@ -227,7 +227,7 @@ def put_back(host: Host, user: str, kept_name: str) -> None:
 
 
 def prune(host: Host, accepted: list[str]) -> list[str]:
-    """Drops the snapshots of all but the newest `backup.keep` accepted versions, and per user all but the newest of each. Returns what went.
+    """Drops the snapshots of all but the newest `backup.keep` accepted versions, and per user all but the newest of each way. Returns what went.
 
     `accepted` lists the versions accepted so far, oldest first. Those that a pending deferral may need are of its target, which is newer.
     Unaccepted targets' snapshots are dropped only when older than the oldest version kept.
@@ -240,7 +240,11 @@ def prune(host: Host, accepted: list[str]) -> list[str]:
     gone = []
     for entry in records.backups(host.journal):
         newest = max(
-            (other.created for other in records.backups(host.journal, entry.user) if other.target == entry.target),
+            (
+                other.created
+                for other in records.backups(host.journal, entry.user)
+                if (other.target, other.wrote) == (entry.target, entry.wrote)
+            ),
             default=0.0,
         )
         protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest

@@ -148,7 +148,7 @@ class Children:
         """
         deadline = time.monotonic() + patience_seconds
         ended, rounds, before = 0, 0, set[int]()
-        while not self._free():
+        while not self.free():
             if time.monotonic() > deadline:
                 holders = self._holders()
                 rounds += 1
@@ -166,7 +166,8 @@ class Children:
             time.sleep(POLL_SECONDS)
         return ended
 
-    def _free(self) -> bool:
+    def free(self) -> bool:
+        """Whether no child of any consumer is left."""
         lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))

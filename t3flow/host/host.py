@@ -11,7 +11,7 @@ from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
 from t3flow.host.services import Services, services_of
 from t3flow.settings import Settings
-from t3flow.usermap import MappedUser, UserMap, read_user_map
+from t3flow.usermap import USER_NAME, MappedUser, UserMap, read_user_map
 
 CHILDREN_LOCK = "children.lock"
 
@@ -33,6 +33,13 @@ class Host:
     def user_map(self) -> UserMap:
         """The user map as it is now. Raises UserMapError when it cannot be read at all."""
         return user_map_of(self.settings)
+
+    def everybody(self) -> list[str]:
+        """Whoever may have a server: the users of the map, and accounts that have a server's settings though the map leaves them out."""
+        mapped = [entry.name for entry in self.user_map().users]
+        configured = sorted(path.stem for path in self.settings.paths.serve_env_dir.glob("*.env"))
+        others = [name for name in configured if USER_NAME.fullmatch(name) and name not in mapped]
+        return mapped + [name for name in others if not is_root() or uid_of(name)]
 
     def mapped(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""

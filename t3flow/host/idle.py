@@ -55,7 +55,7 @@ def judge(host: Host, server: ServerState, reader: OwnerReader, *, canary: bool,
     age = processes.age_seconds(server.main_pid)
     if age is None or server.started_wall is None:
         return doubt("the server's age cannot be told", deferral.max_check_interval_s)
-    agents, others = processes.below(server.main_pid, tuple(host.settings.serve.agent_processes))
+    agents, others = processes.below(server.main_pid, server.unit, tuple(host.settings.serve.agent_processes))
     answer = reader.read(READ_SECONDS)
     now = time.time()
     started = now - age

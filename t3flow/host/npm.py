@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
+from t3flow.files import read_plain
 from t3flow.host import cells, origin
 from t3flow.host.accounts import Account
 from t3flow.host.host import Host
@@ -153,10 +154,10 @@ def _root_settings(host: Host, private: Path, who: Account) -> dict[str, str]:
 
 
 def check_installed(host: Host, version: str, prefix: Path) -> None:
-    """The package says the version that was asked for, and its program is there. Raises PackageError."""
+    """The package says the version that was asked for, and its program is there. Raises PackageError. Its scripts may have left anything."""
     package = host.settings.track.package
     try:
-        said = json.loads((prefix / "node_modules" / package / "package.json").read_text()).get("version")
+        said = json.loads(read_plain(prefix / "node_modules" / package / "package.json")).get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise PackageError(f"{package}@{version} installed no readable package.json: it is not tried") from error
     if said != version:

@@ -233,21 +233,35 @@ def keep(database: Path, kept: Path) -> Path:
     return kept
 
 
+def half_restored(database: Path) -> Path:
+    """Where a database is written before it is put in place."""
+    return database.parent / f".{database.name}.t3flow"
+
+
+def remove(path: Path) -> None:
+    """Removes a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
 def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
     """Keeps what is there by hard links, writes the new file beside it, syncs, drops the log of the old one, renames. Repeating it is harmless."""
     database = base_dir / DATABASE
     folder = database.parent
     kept = keep(database, folder / kept_name)
-    fresh = folder / f".{database.name}.t3flow"
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1024 * 1024)
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.closing(connect(fresh)) as connection:
-        level = schema_level(connection)
+    fresh = half_restored(database)
+    remove(fresh)
+    try:
+        descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1024 * 1024)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.closing(connect(fresh)) as connection:
+            level = schema_level(connection)
+    except BaseException:
+        remove(fresh)  # on a full disk it may have taken the last room that there was
+        raise
     for suffix in ("-wal", "-shm"):
         for name in (f"{database}{suffix}", f"{fresh}{suffix}"):
             with contextlib.suppress(FileNotFoundError):
@@ -264,6 +278,7 @@ def put_back(base_dir: Path, kept_name: str) -> dict[str, Any]:
     """
     database = base_dir / DATABASE
     folder, kept = database.parent, database.parent / kept_name
+    remove(half_restored(database))
     if not kept.is_dir():
         return {"kept": ""}
     undone = ""

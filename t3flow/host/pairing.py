@@ -1,12 +1,16 @@
 """Pairing through the dispatch, as a browser does it: the only proof that a user can work."""
 
+import http.client
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
+from urllib.parse import urlsplit
 
-import urllib3
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from t3flow.engine.step import pause
@@ -14,6 +18,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import ours, ports, running, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.services import ServerState
+from t3flow.usermap import UserMapError
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
@@ -31,23 +36,37 @@ class PortTaken(NotPaired):
 
 
 def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int, list[str], bytes]:
-    """One GET without redirects or retries: status, Set-Cookie headers, the first part of the body. Raises NotPaired."""
-    pool = urllib3.PoolManager(retries=False)
+    """One GET without redirects or retries: status, Set-Cookie headers, the first part of the body. Raises NotPaired.
+
+    The time is that of the whole answer: a server of a user's own may send a byte now and then for days.
+    """
+    where = urlsplit(url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    connection = kind(where.hostname or "", where.port, timeout=timeout_seconds)
     try:
-        response = pool.request(
-            "GET",
-            url,
-            headers=headers,
-            redirect=False,
-            preload_content=False,
-            timeout=urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds),
-        )
-        body = response.read(MAX_BODY_BYTES)
-        return response.status, response.headers.getlist("Set-Cookie"), body
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+        connection.connect()
+        is_over = threading.Event()
+        cut = threading.Timer(timeout_seconds, _cut_off, [connection.sock, is_over])
+        cut.start()
+        try:
+            connection.request("GET", where.path or "/", headers=headers)
+            response = connection.getresponse()
+            body = response.read(MAX_BODY_BYTES)
+        finally:
+            cut.cancel()
+        if is_over.is_set():
+            raise TimeoutError
+        return response.status, response.headers.get_all("Set-Cookie") or [], body
+    except (http.client.HTTPException, OSError) as error:
         raise NotPaired(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
     finally:
-        pool.clear()
+        connection.close()
+
+
+def _cut_off(sock: socket.socket, is_over: threading.Event) -> None:
+    is_over.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def get_json(url: str, headers: dict[str, str], timeout_seconds: float) -> dict[str, Any]:
@@ -198,6 +217,8 @@ def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -
         except PortTaken as error:
             taken.append(error)
             raise
+        except (HostError, UserMapError) as error:  # a file that is being written anew is empty for a moment
+            raise NotPaired(str(error)) from error
 
     try:
         if version is not None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
+from t3flow.host import processes
 from t3flow.host.services import ServerState
 
 LISTENS = "0A"
@@ -117,10 +118,7 @@ def _processes_of(server: ServerState, inodes: list[int]) -> Iterator[int]:
         return
     with suppress(psutil.NoSuchProcess):
         yield from (child.pid for child in psutil.Process(server.main_pid).children(recursive=True))
-    for pid in psutil.pids():
-        with suppress(OSError):
-            if Path(f"/proc/{pid}/cgroup").read_text().strip().endswith(f"/{server.unit}"):
-                yield pid
+    yield from processes.of_unit(server.unit)
 
 
 def _sockets(pid: int) -> Iterator[int]:

@@ -52,13 +52,31 @@ def is_shell_at_prompt(process: "psutil.Process") -> bool:
     return state == "S" and terminal != "0" and group == foreground and not process.children()
 
 
-def below(pid: int, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The processes below a server, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither."""
+def of_unit(unit: str) -> list[int]:
+    """The processes in a unit's control group, or in one below it: also those that are nobody's children any more."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(unit in line.split("/") for line in (entry / "cgroup").read_text().splitlines()):
+                found.append(int(entry.name))
+    return found
+
+
+def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """What a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither.
+
+    That is what runs below its main process, and all else in the control group of its unit: a job that was detached has no parent there.
+    """
     found_agents, others = [], []
     import psutil  # here, as `status` needs all of this file but that
 
     with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
+        found = {process.pid: process for process in psutil.Process(pid).children(recursive=True)}
+        for other in of_unit(unit):
+            with suppress(psutil.NoSuchProcess):
+                found.setdefault(other, psutil.Process(other))
+        found.pop(pid, None)
+        for process in found.values():
             with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue

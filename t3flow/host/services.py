@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from loguru import logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host.children import Children
+from t3flow.host.children import Children, TookTooLong
 from t3flow.settings import Settings
 
 CONTROL_SECONDS = 60.0
 AWAY_SECONDS = 20.0
+STOP_SECONDS = 20.0
 AWAY = re.compile(
     r"[Tt]ransport endpoint|connect to bus|[Cc]onnection (reset|refused|timed out|terminated)|Broken pipe"
 )
@@ -41,6 +43,8 @@ class ServerState:
     main_pid: int | None
     started_wall: float | None
     detail: str
+    is_failing: bool = False
+    """It is meant to run, and ended by itself: its manager is about to start it again, or has given up."""
 
 
 class Services(Protocol):
@@ -72,7 +76,7 @@ class Systemd:
         self._children = children
         self._unit_template = unit_template
 
-    def _systemctl(self, *words: str) -> str:
+    def _systemctl(self, *words: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
         """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
         for attempt in Retrying(
             stop=stop_after_delay(AWAY_SECONDS),
@@ -82,7 +86,7 @@ class Systemd:
             reraise=True,
         ):
             with attempt:
-                finished = self._children.run(["systemctl", *words], timeout_seconds=CONTROL_SECONDS)
+                finished = self._children.run(["systemctl", *words], timeout_seconds=timeout_seconds)
                 if finished.code != 0:
                     kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
                     raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
@@ -105,14 +109,24 @@ class Systemd:
         return {user: _state(unit, each) for user, unit, each in zip(users, units, found, strict=True)}
 
     def start(self, user: str) -> None:
-        """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first."""
+        """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first. A unit that is not loaded has none."""
         unit = self._unit_template.format(user=user)
-        self._systemctl("reset-failed", unit)
+        try:
+            self._systemctl("reset-failed", unit)
+        except ManagerAway:
+            raise
+        except ServiceError as error:
+            logger.debug("{}", error)
         self._systemctl("start", unit)
 
     def stop(self, user: str) -> None:
-        """`systemctl stop` waits until the unit's whole control group is empty."""
-        self._systemctl("stop", self._unit_template.format(user=user))
+        """`systemctl stop` waits until the unit's whole control group is empty. What does not go is killed: a unit may allow minutes."""
+        unit = self._unit_template.format(user=user)
+        try:
+            self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
+        except TookTooLong:
+            self._systemctl("kill", "--signal=KILL", unit)
+            self._systemctl("stop", unit)
 
     def is_on(self, unit: str) -> bool:
         """A timer is on when it is enabled, too; a service only while it is at work. A unit that there is not is off."""
@@ -132,7 +146,9 @@ def _state(unit: str, shown: str) -> ServerState:
     started = values.get("ExecMainStartTimestamp", "").lstrip("@")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
-    return ServerState(unit, active, pid if active else None, float(started) if active and started else None, detail)
+    is_failing = not active and values.get("ActiveState") in ("activating", "failed")
+    started_wall = float(started) if active and started else None
+    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing)
 
 
 class Supervised:
@@ -175,6 +191,7 @@ class Supervised:
             answer["main_pid"] if active else None,
             answer.get("started_wall"),
             answer["state"],
+            not active and answer["state"] in ("activating", "failed"),
         )
 
     def start(self, user: str) -> None:

@@ -58,8 +58,9 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
     log = box.top / "log" / "dispatch.log"
 
     def browse(user: str) -> None:
+        server_log = box.top / "log" / f"t3-serve@{user}.log"
         while not stop.is_set():
-            mark = log.stat().st_size if log.exists() else 0
+            mark, server_mark = (path.stat().st_size if path.exists() else 0 for path in (log, server_log))
             began, cause = time.time(), ""
             try:
                 pairing.pair_once(host, user)
@@ -68,6 +69,11 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
                     lines.seek(mark)
                     logged = [line.strip() for line in lines if f" {user} " in line and "paired" not in line]
                 cause = logged[-1] if logged else str(error)
+                with server_log.open(errors="replace") as lines:
+                    lines.seek(server_mark)
+                    cause += "".join(
+                        f": {LOCKED}" for line in lines if LOCKED in line
+                    )  # two wrote at once: it answers 500
             with mutex:
                 found.tried += 1
                 if cause:

@@ -113,7 +113,7 @@ def attempt_fault(rig: Rig, name: str, point: Point, whom: str) -> Attempt:
     try:
         rig.consumer()
         rig.box.until(
-            lambda: rig.over(run) or (whom.endswith("lasting") and b'"failed"' in read(rig.log)), "it fails", 90
+            lambda: rig.over(run) or (whom.endswith("lasting") and b'"failed"' in read(rig.log)), "it fails", 150
         )
         found.reached = b'"failed"' in read(rig.log)
         rig.kills = []

@@ -2,14 +2,18 @@
 
 import itertools
 import random
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import begin, deliver, kinds, open_engine, queue_of, settle, take, watching
 
+from t3flow.engine import engine as engines
+from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.journal import Journal, append_event
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
@@ -322,6 +326,44 @@ def test_another_versions_history_is_undone_not_guessed_at(tmp_path: Path) -> No
     run = settle(engine, run_id)
     assert (run.outcome, EFFECTS) == ("error", ["-0"])
     assert "another version" in run.result["reason"]
+
+
+def test_a_step_under_way_is_undone_with_the_others(tmp_path: Path) -> None:
+    """Killed within the second, and the next program's history differs before it."""
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "saga", fail="")
+    with engine.journal.transaction() as connection:
+        append_event(connection, run_id, "completed", "a_step_of_yore", 1, {"result": None})
+        append_event(connection, run_id, "started", "add", 1, {"args": ["1"], "kwargs": {}})
+    assert settle(engine, run_id).outcome == "error"
+    assert EFFECTS == ["-1"]
+
+
+def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds it for long, just when a step is done: nothing is undone or ended unnoticed, the run goes on from what is on record."""
+    monkeypatch.setattr(journals, "BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(engines, "STALLED_SECONDS", 0.1)
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "saga", fail="")
+    function = STEPS["add"].function
+
+    def held(name: str) -> str:
+        done: str = function(name)
+        if EFFECTS == ["+1"]:
+            other.execute("begin immediate")
+        return done
+
+    monkeypatch.setattr(STEPS["add"], "function", held)
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as other:
+        deliver(engine)
+        assert (EFFECTS, engine.journal.run(run_id).status) == (["+1"], "running")
+        assert engine.journal.query("select run from locks") == []
+        other.execute("rollback")
+    engine.recover()
+    assert settle(engine, run_id).outcome == "done"
+    assert EFFECTS == ["+1", "+1", "+2", "+3"]
 
 
 def test_an_unknown_workflow_is_undone(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "crash"))
+sys.path[:0] = [str(HERE.parent / name) for name in ("crash", "scenarios", "")]
 
+from plays import attempt  # noqa: E402
 from rig import Rig  # noqa: E402
 
 SCENARIOS = {"good": 0, "alone": 0, "gate": 0, "undo": 0, "freeze": 0, "cancel": 8}
@@ -39,7 +40,7 @@ def main() -> None:
     for name, cancel_at in SCENARIOS.items():
         rig = Rig()
         try:
-            found = rig.attempt(name, [], cancel_at=cancel_at)
+            found = attempt(rig, name, [], cancel_at=cancel_at)
             assert not found.wrong, found.wrong
             text = json.dumps(histories(rig, 0)).replace(str(rig.box.top), "/sandbox")
             recorded[name] = json.loads(text)

@@ -230,3 +230,19 @@ def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(
         for left in database.parent.glob("replaced-*"):
             shutil.rmtree(left)
     assert 8 <= cuts < 50, "it was cut off at each of its calls, and once not at all"
+
+
+def test_a_restore_that_fails_leaves_nothing_half_written(bare: Callable[..., Host], tmp_path: Path) -> None:
+    """It may be the disk that is full: what it has written by then would keep the old server from writing, too."""
+    host = bare()
+    database = backups.database_path(host, "ada")
+    before = content(database)
+    snapshot = tmp_path / "no-database"
+    snapshot.write_bytes(b"no database" * 1000)
+    with pytest.raises(OwnerProblem):
+        backups.restore(host, "ada", snapshot, "replaced-20260101T000000Z")
+    assert not owner.half_restored(database).exists()
+    owner.half_restored(database).write_bytes(b"left by one that was killed")
+    backups.put_back(host, "ada", "replaced-20260101T000000Z")
+    assert not owner.half_restored(database).exists()
+    assert content(database) == before

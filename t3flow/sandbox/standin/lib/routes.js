@@ -3,6 +3,7 @@ const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
 const auth = require("./auth.js");
+const { fail } = require("./log.js");
 const { altered, fault, root, version } = require("./behaviour.js");
 const turns = require("./turns.js");
 
@@ -68,17 +69,19 @@ function exchange(state, text, response) {
   } catch {
     return auth.old ? send(response, 400, { error: "Invalid request body." }) : send(response, 500);
   }
-  let granted;
+  let granted, issued;
   try {
     granted = auth.consume(state.database, credential);
-  } catch {
+    issued = granted && auth.issue(state.database, state.baseDir, granted);
+  } catch (error) {
+    fail(error);
     return send(response, 500, { error: "Failed to validate bootstrap credential." });
   }
   if (granted === null) {
     if (auth.old) return send(response, 401, { error: "Invalid bootstrap credential." });
     return send(response, 401, { _tag: "EnvironmentAuthInvalidError", code: "auth_invalid", reason: "invalid_credential", traceId: crypto.randomUUID() });
   }
-  const { token, expires } = auth.issue(state.database, state.baseDir, granted);
+  const { token, expires } = issued;
   const name = fault("wrong_cookie", state)?.name ?? (fault("wrong_cookie", state) ? "t3_other" : cookieName(state));
   const cookie = `${name}=${token}; Path=/; Expires=${new Date(expires).toUTCString()}; HttpOnly; SameSite=Lax`;
   const cookies = fault("no_cookie", state) ? [] : (fault("cookies", state)?.set ?? ["{}"]).map((text) => text.replace("{}", cookie));

@@ -1,0 +1,97 @@
+"""The steps of deferrals: users who were busy, each with a run of their own that moves them later."""
+
+import time
+from typing import TypedDict
+
+from t3flow import schedule
+from t3flow.engine.runs import new_run
+from t3flow.engine.step import current_run, step
+from t3flow.host import records, slots
+from t3flow.host.host import this_host
+
+TO_BE_ACCEPTED = "to_be_accepted"
+"""The version that was last given to people while nobody could be moved to it."""
+
+
+@step()
+def defer(target: str, waiting: dict[str, str]) -> None:
+    """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there.
+
+    The target awaits acceptance from then on: by the bump itself, or by the first who is moved to it.
+    """
+    if waiting:
+        records.set_fact(this_host().journal, TO_BE_ACCEPTED, target)
+    put_off(target, waiting)
+
+
+def put_off(target: str, waiting: dict[str, str]) -> None:
+    """As `defer`, to a version that is accepted."""
+    host = this_host()
+    for user, waiting_for in waiting.items():
+        pending = records.deferral(host.journal, user)
+        run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
+        run = run or new_run(host.journal, "drain", {"user": user}) or ""
+        records.put_deferral(
+            host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
+        )
+        wake(run)
+
+
+def wake(run: str) -> None:
+    """Makes a sleeping run due now."""
+    host = this_host()
+    with host.journal.transaction() as connection:
+        connection.execute(
+            "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
+            (time.time(), run),
+        )
+    host.hint(run)
+
+
+class Pending(TypedDict):
+    """A pending deferral as a drain needs it."""
+
+    user: str
+    version: str
+    target: str
+
+
+@step()
+def pending_deferrals(users: list[str]) -> list[Pending]:
+    """The pending deferrals of these users, or of all. Only reads."""
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
+    return [
+        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
+        for entry in records.deferrals(host.journal)
+        if (not users or entry.user in users) and not entry.revoked
+    ]
+
+
+@step()
+def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
+    """Notes in the deferral why its user was not moved after all. Returns when to ask again: never at once. Repeating it counts one check more."""
+    host = this_host()
+    now = time.time()
+    at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
+    records.note_check(host.journal, user, waiting_for, detail, at)
+    return at
+
+
+@step()
+def settle_deferral(user: str) -> None:
+    """Ends a user's deferral and wakes its drain, held back or not, which then finds nothing to do. Repeating it is harmless."""
+    host = this_host()
+    pending = records.deferral(host.journal, user)
+    if pending is not None:
+        records.drop_deferral(host.journal, user)
+        if pending.run != current_run():
+            with host.journal.transaction() as connection:
+                connection.execute("update runs set held = null where id = ?", (pending.run,))
+            wake(pending.run)
+
+
+@step()
+def awaits_acceptance(version: str) -> bool:
+    """Whether a version was the last to be given to people, and nobody could be moved to it yet. Only reads."""
+    return bool(records.fact(this_host().journal, TO_BE_ACCEPTED) == version)
