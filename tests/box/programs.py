@@ -59,3 +59,20 @@ while time.monotonic() - began < 2:
     pass
 print("cores", os.cpu_count(), "of mine", round(time.process_time() - used, 1))
 """
+
+JOINS_UNIT = """
+group=$(systemctl show "t3-serve@$1" --value --property=ControlGroup)
+for top in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
+  if [ -e "$top$group/cgroup.procs" ]; then echo $$ > "$top$group/cgroup.procs"; fi
+done
+"""
+"""A script of sh that goes on below the server of its $1, as what an agent runs there."""
+
+STOPS = """
+import sys
+from pathlib import Path
+from t3flow.host import services
+from t3flow.host.children import Children
+services.STOP_SECONDS = 1.0
+services.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
+"""

@@ -28,7 +28,7 @@ from looks import (
     standin,
     status_text,
 )
-from programs import BURNS, LIMITS, TAKES_MEMORY, TAKES_PROCESSES, WHAT_IT_SEES
+from programs import BURNS, JOINS_UNIT, LIMITS, STOPS, TAKES_MEMORY, TAKES_PROCESSES, WHAT_IT_SEES
 
 DATA = ROOT / "tests/data"
 FIRST = "0.0.24"
@@ -219,19 +219,28 @@ def test_the_limits_of_a_trial_bind(box: Box) -> None:
     assert used < 2 * max(1, int(said[0][0]) // 2) * 1.3, said
 
 
+def test_what_does_not_stop_when_asked_is_killed(box: Box) -> None:
+    """A unit may allow its processes minutes; nobody is kept waiting for one that hangs."""
+    box.sh("systemd-run --quiet --unit=stubborn sh -c 'trap \"\" TERM; while :; do sleep 1; done'")
+    box.inside(STOPS, "stubborn")
+    assert box.try_run("systemctl", "is-active", "stubborn").stdout.strip() in ("failed", "inactive")
+
+
 # A host's life ------------------------------------------------------------------------------------------------------
 
 
 def test_who_is_at_work_is_moved_after_a_reboot(box: Box) -> None:
-    """Grace's agent works: she is deferred, and everybody else moved. The reboot ends her turn, and her task goes on after it."""
+    """Grace's agent works, and of Ada a job does that was detached: they are deferred. The reboot ends both, and their tasks go on after it."""
     standin(box, GRACE, "turn/start", agent="claude")
+    box.sh(f"{JOINS_UNIT} setsid sleep 1000 > /dev/null 2>&1 &", ADA)
     box.publish(BUSY, LEVEL)
     done = bump(box)
-    assert results(done) == {ADA: "restarted", GRACE: "deferred", LINUS: "restarted"}, done
-    everybody_is_well(box, BUSY, GOOD, BUSY)
+    assert results(done) == {ADA: "deferred", GRACE: "deferred", LINUS: "restarted"}, done
+    assert "sleep (pid " in done["users"][ADA]["reason"]
+    everybody_is_well(box, GOOD, GOOD, BUSY)
     box.until(lambda: "grace waits: " in status_text(box), "the status names her")
     box.reboot()
-    box.until(lambda: box.document("deferrals") == [], "her deferral is over", 60)
+    box.until(lambda: box.document("deferrals") == [], "their deferrals are over", 60)
     everybody_is_well(box, BUSY)
 
 
@@ -335,12 +344,7 @@ def test_a_consumer_that_hangs_is_restarted(box: Box) -> None:
 
 def test_a_rollback_asked_for_in_a_session_survives_its_end(box: Box) -> None:
     """The request comes from below Ada's own server, which the rollback ends; it goes on. Everybody is back, their newer data kept aside."""
-    script = """
-      group=$(systemctl show "t3-serve@$1" --value --property=ControlGroup)
-      for top in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
-        if [ -e "$top$group/cgroup.procs" ]; then echo $$ > "$top$group/cgroup.procs"; fi
-      done
-      exec t3flow enqueue rollback --to "$2" --wait"""
+    script = f'{JOINS_UNIT} exec t3flow enqueue rollback --to "$2" --wait'
     asked = box.try_run("sh", "-euc", script, "sh", ADA, BUSY)
     assert asked.returncode in (130, 137, 143), asked  # it ended with the session
     ended = box.until(
