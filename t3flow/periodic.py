@@ -113,7 +113,7 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
 
 
 def clock_watch(host: Host) -> Callable[[], None]:
-    """A watcher that has every drain ask anew once the wall clock was set, or the host slept: their times were told by another clock."""
+    """A watcher that has every run that sleeps ask anew once the wall clock was set, or the host slept: their times were told by another clock."""
     ahead = [time.time() - time.monotonic()]
 
     def watch() -> None:
@@ -124,7 +124,8 @@ def clock_watch(host: Host) -> Callable[[], None]:
         logger.warning(
             "the clock went {:+.0f} s at once (set, or the host slept): every deferral is looked at now", stepped
         )
-        ask_all(host)
+        for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
+            wake(run.id)
         if stepped < 0:
             records.set_fact(host.journal, NEXT_BUMP, None)  # it may be days ahead by now
 

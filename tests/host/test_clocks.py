@@ -55,17 +55,25 @@ def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump
 def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A drain that sleeps until a time which the clock has just moved a day away from is looked at now; a small correction wakes nobody."""
+    """What sleeps until a time which the clock has just moved a day away from is looked at now, and the next bump is planned anew.
+
+    A small correction wakes nobody.
+    """
     host = bare()
     take_charge(host)
     run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() + HOUR)
     assert run is not None
     records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
+    owed = new_run(host.journal, "revive", {"user": "ada"}, wake_at=time.time() + 60)
+    assert owed is not None
+    records.set_fact(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR})
     watch = periodic.clock_watch(host)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2)
     watch()
+    assert records.fact(host.journal, periodic.NEXT_BUMP) is not None
     assert (host.journal.run(run).wake_at or 0) > real() + HOUR / 2
     monkeypatch.setattr(time, "time", lambda: real() - DAY)
     watch()
-    assert (host.journal.run(run).wake_at or 0) < real() - DAY + 5
+    assert all((host.journal.run(each).wake_at or 0) < real() - DAY + 5 for each in (run, owed))
+    assert records.fact(host.journal, periodic.NEXT_BUMP) is None
