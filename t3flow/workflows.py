@@ -141,19 +141,20 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
 def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     """Freezes after a failure that is the version's; otherwise defers who was busy, and moves default and last-good if somebody is verified on it.
 
-    Whoever was verified keeps the version, and is watched, whatever came of the others: an older deferral of theirs has nothing left to do.
+    Whoever was verified keeps the version, whatever came of the others: an older deferral of theirs has nothing left to do.
     """
     version = plan["target"]
     restarted = [user for user, found in results.items() if found["result"] == "restarted"]
     for user in restarted:
         deferring.settle_deferral(user)
+    failing = [user for user, found in results.items() if found["result"] in FAILED]
+    if failing and results[failing[0]]["dispatch_at_fault"]:
+        reason = f"{failing[0]} was taken back: {results[failing[0]]['reason']}"
+        return inconclusive(reason, plan, left_alone(results))
     begin_bake(version, restarted)
-    for user, found in results.items():
-        if found["result"] in FAILED and found["dispatch_at_fault"]:
-            return inconclusive(f"{user} was taken back: {found['reason']}", plan, left_alone(results))
-        if found["result"] in FAILED:
-            reason = give_up(version, user, found)
-            return ended("rolled_back", reason, plan, left_alone(results))
+    if failing:
+        reason = give_up(version, failing[0], results[failing[0]])
+        return ended("rolled_back", reason, plan, left_alone(results))
     deferred = {user: found["waiting_for"] for user, found in results.items() if found["result"] == "deferred"}
     deferring.defer(version, deferred)
     if ended_by:
