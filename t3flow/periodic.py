@@ -126,8 +126,9 @@ def clock_watch(host: Host) -> Callable[[], None]:
         )
         for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
             wake(run.id)
-        if stepped < 0:
-            records.set_fact(host.journal, NEXT_BUMP, None)  # it may be days ahead by now
+        planned = records.fact(host.journal, NEXT_BUMP)
+        if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
+            records.set_fact(host.journal, NEXT_BUMP, None)  # it is days ahead by now
 
     return watch
 

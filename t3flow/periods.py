@@ -50,10 +50,11 @@ def await_idle(user: str, not_before: float) -> Ready:
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
-            if mapped.users and not mapped.problems:
+            trouble = next((problem for problem in mapped.problems if user in problem), "")
+            if mapped.users and not trouble:
                 gone = f"{user} is no longer in the user map"
                 return {"nothing_to_do": gone, "version": version, "target": pending.target}
-            raise UserMapError(f"{user} is not in the user map, which has mistakes: {first_of(mapped.problems)}")
+            raise UserMapError(f"{user} is not in the user map: {trouble or 'it names nobody'}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
         wait = {
@@ -65,11 +66,6 @@ def await_idle(user: str, not_before: float) -> Ready:
         records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         raise NotYet(wait["at"], wait["waiting_for"])
     return {"nothing_to_do": "", "version": version, "target": pending.target}
-
-
-def first_of(problems: list[str]) -> str:
-    """The first mistake of a user map."""
-    return problems[0] if problems else "it names nobody"
 
 
 @step()

@@ -12,6 +12,7 @@ from loguru import logger
 
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
+from t3flow.errors import T3flowError
 from t3flow.host import backups, kept, ours, pairing, records, slots
 from t3flow.host.away import take_away
 from t3flow.host.host import this_host
@@ -116,7 +117,8 @@ def take_there(person: Person, target: str, snapshot: str, level: int, what: str
             with current_flow.get().saga():
                 began = time_now()
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
-                was = server_was(user)
+                found = server_was(user)
+                was = RUNNING if found == STOPPED and person["running"] else found
                 go_back(user, present, target, snapshot, level, kept_name, was)
                 if was != STOPPED:
                     start_server(user)
@@ -158,10 +160,17 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("{} could not go back to {}: putting {} back", user, target, former)
-    take_away(host, user)
-    if snapshot:
-        backups.put_back(host, user, kept_name)
-        kept.forget(host.journal, user, kept_name)
+    try:
+        take_away(host, user)
+        if snapshot:
+            backups.put_back(host, user, kept_name)
+            kept.forget(host.journal, user, kept_name)
+    except T3flowError:
+        # The version that fits the database as it is: nobody is left on `hold`.
+        slots.assign(versions_dir, user, target if kept.is_noted(host.journal, user, kept_name) else former)
+        if was != STOPPED:
+            start_or_owe(host, user)
+        raise
     slots.assign(versions_dir, user, former)
     if was != STOPPED:
         start_or_owe(host, user)

@@ -268,22 +268,25 @@ def link_all(default: str) -> list[str]:
     """As `link_everyone`: whoever is in the map, or has a server by its settings."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
+    if not slots.has_slot(versions_dir, default):
+        return []  # nobody can have been led there: the launcher says so
     linked = [user for user in host.everybody() if slots.assigned(versions_dir, user) is None]
     for user in linked:
         slots.assign(versions_dir, user, default)
     return linked
 
 
-@step()
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
 def accept(version: str) -> None:
     """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
     host = this_host()
     move_default(version)
     accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
     records.set_fact(host.journal, ACCEPTED, [*accepted, version])
+    records.set_fact(host.journal, TO_BE_ACCEPTED, None)
 
 
-@step()
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
 def return_to(version: str) -> None:
     """As `accept`, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left."""
     move_default(version)
@@ -296,7 +299,6 @@ def move_default(version: str) -> None:
         link_all(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
-    records.set_fact(host.journal, TO_BE_ACCEPTED, None)
     records.unreject(host.journal, version)
 
 

@@ -8,12 +8,15 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from hypothesis import settings
+from redis import Redis
+from redis.exceptions import RedisError
 
 from t3flow.sandbox.host import Sandbox
 
@@ -103,10 +106,15 @@ class RedisServer:
         words = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--dir", str(self.folder)]
         self.child = subprocess.Popen([redis_program(), *words], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
-        while not self.socket.exists():
+        while not self._answers():
             assert self.child.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with suppress(RedisError):  # its socket is there a moment before it listens
+            return bool(Redis.from_url(self.url).ping())
+        return False
 
     def stop(self) -> None:
         self.child.kill()

@@ -16,7 +16,7 @@ from loguru import logger
 
 from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
-from t3flow.engine.journal import Event, Journal, JournalError, Run
+from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
 from t3flow.engine.step import STEPS, current_flow
@@ -95,6 +95,9 @@ class Engine:
         except Stalled as stalled:
             logger.error("run {} stands still until the journal can be written: {}", run.id, stalled)
             with suppress(JournalError):  # otherwise `recover` does it, each minute
+                if flow.under_way:  # nobody died in that step
+                    with self.journal.transaction() as connection:
+                        append_event(connection, run.id, "stopped", *flow.under_way, {})
                 self._drop_claim(self.journal.run(run.id))
                 self.hint(run.id, time.time() + STALLED_SECONDS)
         finally:
@@ -255,7 +258,8 @@ class Engine:
 
     def _progress(self, run: Run, event: Event) -> None:
         if event.kind in ("released", "ended"):
-            self._hint_next_for_lock()
+            with suppress(JournalError):  # `recover` does it, too
+                self._hint_next_for_lock()
         if event.kind in ("failed", "undo_failed"):
             logger.warning("{}: {} failed: {}", run.id, event.step, event.data["reason"])
         elif event.kind == "ended":

@@ -16,7 +16,7 @@ from typing import Any
 from loguru import logger
 
 from t3flow.engine.errors import HistoryMismatch, Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
-from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
+from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
 from t3flow.engine.step import STEPS, Interrupt, Step, current_interrupt
 from t3flow.errors import T3flowError
 
@@ -48,6 +48,7 @@ class Flow:
         self.interrupt = Interrupt()
         self.interruptible = False
         self.attempt = 1
+        self.under_way: tuple[str, int] | None = None
         self.delivered = {str(event.step) for event in self.events if event.kind == "signal"}
         self._pending_signal = pending_signal
         self._on_progress = on_progress
@@ -91,6 +92,7 @@ class Flow:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
         begin = self._note if step.undo is None else self._record  # to be undone, a start must be known
         begin("started", step.name, attempt, {"args": args, "kwargs": kwargs})
+        self.under_way = (step.name, attempt)
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
         token = current_interrupt.set(self.interrupt if self.interruptible else None)
@@ -107,6 +109,8 @@ class Flow:
             self._take_signal(interrupted.signal)
             raise
         except Exception as error:
+            if isinstance(error, JournalError) and not isinstance(error, NoSuchRun):
+                raise Stalled(str(error)) from error
             if not isinstance(error, T3flowError):
                 logger.opt(exception=True).error("internal error in step {} of run {}", step.name, self.run.id)
                 return give_up(type(error).__name__, f"internal error in step {step.name}: {_last_line(error)}")

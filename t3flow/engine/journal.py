@@ -52,6 +52,10 @@ class JournalError(T3flowError):
     """The journal cannot be used. The text says why and what to do."""
 
 
+class NoSuchRun(JournalError):
+    """The journal can be used, and knows no run of that id."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as the journal has it. Times are seconds since the epoch."""
@@ -193,7 +197,7 @@ class Journal:
         """One run. Raises JournalError when there is none of that id."""
         found = self.runs("id = ?", run_id)
         if not found:
-            raise JournalError(f"there is no run {run_id}; `t3flow runs` lists them")
+            raise NoSuchRun(f"there is no run {run_id}; `t3flow runs` lists them")
         return found[0]
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:

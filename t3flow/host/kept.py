@@ -49,6 +49,11 @@ def forget(journal: Journal, user: str, name: str) -> None:
     )
 
 
+def is_noted(journal: Journal, user: str, name: str) -> bool:
+    """Whether a database was kept and another put in its place."""
+    return f"{user}/{name}" in (records.fact(journal, WROTE) or {})
+
+
 def versions_needed(journal: Journal) -> set[str]:
     """The versions that wrote databases which are kept, as far as that is promised."""
     noted: dict[str, str] = records.fact(journal, WROTE) or {}

@@ -51,13 +51,15 @@ def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int,
         try:
             connection.request("GET", where.path or "/", headers=headers)
             response = connection.getresponse()
-            body = response.read(MAX_BODY_BYTES)
+            body = b""
+            while len(body) < MAX_BODY_BYTES and (part := response.read1(MAX_BODY_BYTES - len(body))):
+                body += part
         finally:
             cut.cancel()
         if is_over.is_set():
             raise TimeoutError
         return response.status, response.headers.get_all("Set-Cookie") or [], body
-    except (http.client.HTTPException, OSError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:  # a ValueError: a length that is no number
         raise NotPaired(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
     finally:
         connection.close()
@@ -74,7 +76,7 @@ def get_json(url: str, headers: dict[str, str], timeout_seconds: float) -> dict[
     status, _, body = get(url, headers, timeout_seconds)
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if status != 200 or not isinstance(answer, dict):
         raise NotPaired(f"{url} answers {status} and no JSON object")

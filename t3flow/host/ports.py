@@ -118,7 +118,7 @@ def _processes_of(server: ServerState, inodes: list[int]) -> Iterator[int]:
         return
     with suppress(psutil.NoSuchProcess):
         yield from (child.pid for child in psutil.Process(server.main_pid).children(recursive=True))
-    yield from processes.of_unit(server.unit)
+    yield from processes.of_unit(server.main_pid, server.unit)
 
 
 def _sockets(pid: int) -> Iterator[int]:

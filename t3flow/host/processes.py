@@ -52,14 +52,28 @@ def is_shell_at_prompt(process: "psutil.Process") -> bool:
     return state == "S" and terminal != "0" and group == foreground and not process.children()
 
 
-def of_unit(unit: str) -> list[int]:
-    """The processes in a unit's control group, or in one below it: also those that are nobody's children any more."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if any(unit in line.split("/") for line in (entry / "cgroup").read_text().splitlines()):
-                found.append(int(entry.name))
-    return found
+def of_unit(pid: int, unit: str) -> list[int]:
+    """The processes in the control group of a unit, of which `pid` is the main process, or below it: also those that are nobody's children any more.
+
+    The group is found by its path: anybody may have one of that name among their own.
+    """
+    group = _group(pid)
+    if unit not in group:
+        return []
+    of_unit = group[: group.index(unit) + 1]
+    return [
+        int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _group(int(entry.name))[: len(of_unit)] == of_unit
+    ]
+
+
+def _group(pid: int) -> list[str]:
+    """The names on the path of the control group that systemd has a process in; none when it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "name=systemd"):
+                return path.split("/")
+    return []
 
 
 def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -72,7 +86,7 @@ def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list
 
     with suppress(psutil.NoSuchProcess):
         found = {process.pid: process for process in psutil.Process(pid).children(recursive=True)}
-        for other in of_unit(unit):
+        for other in of_unit(pid, unit):
             with suppress(psutil.NoSuchProcess):
                 found.setdefault(other, psutil.Process(other))
         found.pop(pid, None)

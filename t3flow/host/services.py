@@ -23,7 +23,9 @@ AWAY = re.compile(
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
-PROPERTIES = "ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState"
+PROPERTIES = "ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState,Result,ExecMainStatus"
+ENDS_OF_A_STOP = (130, 143)
+"""What t3 ends with when it is asked to: a failure to a manager that was not told otherwise."""
 
 
 class ServiceError(T3flowError):
@@ -146,9 +148,10 @@ def _state(unit: str, shown: str) -> ServerState:
     started = values.get("ExecMainStartTimestamp", "").lstrip("@")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
-    is_failing = not active and values.get("ActiveState") in ("activating", "failed")
+    was_asked = values.get("Result") == "exit-code" and int(values.get("ExecMainStatus") or 0) in ENDS_OF_A_STOP
+    is_failing = values.get("ActiveState") == "activating" or (values.get("ActiveState") == "failed" and not was_asked)
     started_wall = float(started) if active and started else None
-    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing)
+    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing and not active)
 
 
 class Supervised:
@@ -191,7 +194,11 @@ class Supervised:
             answer["main_pid"] if active else None,
             answer.get("started_wall"),
             answer["state"],
-            not active and answer["state"] in ("activating", "failed"),
+            not active
+            and (
+                answer["state"] == "activating"
+                or (answer["state"] == "failed" and answer["exit"] not in ENDS_OF_A_STOP)
+            ),
         )
 
     def start(self, user: str) -> None:

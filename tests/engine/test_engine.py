@@ -15,7 +15,7 @@ from support import begin, deliver, kinds, open_engine, queue_of, settle, take, 
 from t3flow.engine import engine as engines
 from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
-from t3flow.engine.journal import Journal, append_event
+from t3flow.engine.journal import Journal, JournalError, append_event
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
 from t3flow.engine.step import STEPS, current_flow, pause, step
 from t3flow.errors import T3flowError
@@ -364,6 +364,25 @@ def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
     engine.recover()
     assert settle(engine, run_id).outcome == "done"
     assert EFFECTS == ["+1", "+1", "+2", "+3"]
+
+
+def test_a_step_that_meets_such_a_journal_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor has the consumer died in it, however often."""
+    monkeypatch.setattr(engines, "STALLED_SECONDS", 0.01)
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "saga", fail="")
+    function = STEPS["add"].function
+
+    def held(name: str) -> str:
+        if len(EFFECTS) < 5:
+            EFFECTS.append("held")
+            raise JournalError("the journal is locked")
+        done: str = function(name)
+        return done
+
+    monkeypatch.setattr(STEPS["add"], "function", held)
+    assert settle(engine, run_id).outcome == "done"
+    assert EFFECTS == [*["held"] * 5, "+1", "+2", "+3"]
 
 
 def test_an_unknown_workflow_is_undone(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
     owed = new_run(host.journal, "revive", {"user": "ada"}, wake_at=time.time() + 60)
     assert owed is not None
-    records.set_fact(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR})
+    records.set_fact(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR, "due": time.time() + 800 * DAY})
     watch = periodic.clock_watch(host)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2)

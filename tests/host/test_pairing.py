@@ -51,6 +51,23 @@ def test_an_answer_that_drips_has_an_end(server: Callable[[bytes, bytes], str], 
     assert 0.3 < time.monotonic() - began < 2
 
 
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (CHUNKED + b"-5\r\nabc\r\n", b" "), (CHUNKED + b"-1\r\n", b"x" * 100_000), (CHUNKED + b"zz\r\n", b""),
+        (HEAD + b"Content-Length: 200000\r\n\r\n" + b"[" * 200_000, b""),
+        (b"HTTP/9.9 2000 \xff\r\n\r\n", b""),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none(server: Callable[[bytes, bytes], str], beginning: bytes, piece: bytes) -> None:
+    """Whatever a server of a user's own says, it is one reason why they cannot pair, and takes no memory."""
+    with pytest.raises(pairing.NotPaired):
+        pairing.get_json(server(beginning, piece), {}, 0.4)
+
+
 def test_an_answer_in_time(server: Callable[[bytes, bytes], str]) -> None:
     """Status, cookies and body; and the probe's own clock cuts off nothing that is over."""
     head = b"HTTP/1.1 302 Found\r\nSet-Cookie: one=1\r\nSet-Cookie: two=2\r\nContent-Length: 2\r\n\r\nok"
