@@ -1,8 +1,9 @@
 """The queue goes away under a consumer that runs: what is pending comes back from the journal, once."""
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,15 @@ def test_redis_goes_while_nothing_is_to_be_sent(make_box: Callable[..., Sandbox]
     redis_server.stop()
     box.until(lambda: waits() == "the queue", "it is said", 15)
     assert "waits for the queue" in box.t3flow("status").stdout
-    with ThreadPoolExecutor() as pool:
-        followed = pool.submit(box.t3flow, "enqueue", "bump", "--wait")
-        box.until(lambda: len(box.document("runs")) == 1, "it is enqueued", 10)
-        redis_server.start()
-        box.until(lambda: waits() is None, "it is over", 20)
-        assert "the consumer waits for the queue" in followed.result().stderr
-    assert "up_to_date" in followed.result().stdout
+    said = box.top / "said"
+    with said.open("w") as file:
+        words = [sys.executable, "-m", "t3flow", "enqueue", "bump", "--wait"]
+        follower = subprocess.Popen(words, env=box.environment, stdout=file, stderr=file)
+    box.until(lambda: "the consumer waits for the queue" in said.read_text(), "who follows a run is told", 20)
+    redis_server.start()
+    box.until(lambda: waits() is None, "it is over", 20)
+    assert follower.wait(60) == 0
+    assert "up_to_date" in said.read_text()
 
 
 def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
