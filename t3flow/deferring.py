@@ -1,5 +1,6 @@
 """The steps of deferrals: users who were busy, each with a run of their own that moves them later."""
 
+import json
 import time
 from typing import TypedDict
 
@@ -7,7 +8,7 @@ from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import records, slots
-from t3flow.host.host import this_host
+from t3flow.host.host import Host, this_host
 
 TO_BE_ACCEPTED = "to_be_accepted"
 """The version that was last given to people while nobody could be moved to it."""
@@ -30,11 +31,17 @@ def put_off(target: str, waiting: dict[str, str]) -> None:
     for user, waiting_for in waiting.items():
         pending = records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
-        run = run or new_run(host.journal, "drain", {"user": user}) or ""
+        run = run or drain_of(host, user)
         records.put_deferral(
             host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
         )
         wake(run)
+
+
+def drain_of(host: Host, user: str) -> str:
+    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one."""
+    found = host.journal.runs("workflow = 'drain' and status = 'running' and args = ?", json.dumps({"user": user}))
+    return found[0].id if found else new_run(host.journal, "drain", {"user": user}) or ""
 
 
 def wake(run: str) -> None:

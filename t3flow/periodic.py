@@ -12,7 +12,7 @@ from huey import crontab
 from loguru import logger
 
 from t3flow import schedule
-from t3flow.deferring import wake
+from t3flow.deferring import drain_of, wake
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
@@ -90,10 +90,9 @@ def revive_drains(engine: Engine, host: Host) -> None:
     for pending in records.deferrals(host.journal):
         if host.journal.runs("id = ? and status = 'running'", pending.run):
             continue
-        run = new_run(host.journal, "drain", {"user": pending.user})
-        if run is not None:
-            records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, time.time())
-            engine.hint(run)
+        run = drain_of(host, pending.user)
+        records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, time.time())
+        engine.hint(run)
 
 
 def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:

@@ -39,6 +39,11 @@ def main() -> None:
         else:
             click.echo(f"t3flow: {error.filename or 'something of root'} is not yours to use: run it as root", err=True)
         sys.exit(1)
+    except OSError as error:  # a full disk, a limit: the host's trouble, and none of this program's
+        if os.environ.get("T3FLOW_DEBUG"):
+            traceback.print_exc()
+        click.echo(f"t3flow: {error.filename or 'this host says'}: {error.strerror or error}", err=True)
+        sys.exit(1)
     except Exception as error:
         internal(error)
         sys.exit(1)

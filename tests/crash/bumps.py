@@ -112,8 +112,15 @@ def attempt_fault(rig: Rig, name: str, point: Point, whom: str) -> Attempt:
     rig.kills, rig.whom, rig.record, rig.births = [point], whom, False, []
     try:
         rig.consumer()
+        consumer = rig.box.processes["consumer"]
         rig.box.until(
-            lambda: rig.over(run) or (whom.endswith("lasting") and b'"failed"' in read(rig.log)), "it fails", 150
+            lambda: (
+                rig.over(run)
+                or (whom.endswith("lasting") and b'"failed"' in read(rig.log))
+                or consumer.poll() is not None
+            ),  # it did not start; its manager starts another
+            "it fails",
+            150,
         )
         found.reached = b'"failed"' in read(rig.log)
         rig.kills = []
