@@ -23,7 +23,7 @@ from t3flow.host import backups, freeze, idle, kept, ours, pairing, ports, proce
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
-from t3flow.host.services import ServerState, ServiceError
+from t3flow.host.services import ServerState
 from t3flow.reviving import owe_start, start_or_owe
 from t3flow.tasks import Snapshot, back_up
 
@@ -90,9 +90,8 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
         if failure.step == back_up_stopped.name and failure.kind != CRASHED:
             return result_of("skipped", former, f"no backup: {failure}")
         if failure.step in (stop_if_idle.name, assign_version.name) and failure.kind != CRASHED:
-            return _deferred(
-                former, "unreadable_state", str(failure), 0.0
-            )  # the target has not run, and is not to blame
+            # The target has not run, and is not to blame.
+            return _deferred(former, "unreadable_state", str(failure), 0.0)
         logger.error("rolled back {} to {}: {}", user, former, failure)
         at_fault = failure.kind == DispatchAtFault.__name__
         return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
@@ -185,7 +184,7 @@ def stop_if_idle(
     host = this_host()
     try:
         server = host.services.state(user)
-    except ServiceError as error:
+    except T3flowError as error:
         if current_attempt() > 1:
             raise  # it may have been ended by the attempt before
         return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))

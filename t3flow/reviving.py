@@ -14,7 +14,6 @@ from t3flow.engine.step import current_attempt, current_run, step
 from t3flow.errors import T3flowError
 from t3flow.host import ours, pairing, ports, records, slots
 from t3flow.host.host import Host, this_host
-from t3flow.host.services import ServiceError
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0
@@ -30,10 +29,10 @@ def owe_start(host: Host, user: str, why: str) -> None:
 
 
 def start_or_owe(host: Host, user: str) -> None:
-    """Starts a user's server; where its manager does not, that is owed as well. Raises ServiceError then."""
+    """Starts a user's server; where its manager does not, that is owed as well. Raises T3flowError then."""
     try:
         host.services.start(user)
-    except ServiceError as error:
+    except T3flowError as error:
         owe(host, user, str(error))
         raise
 
