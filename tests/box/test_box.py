@@ -131,6 +131,7 @@ def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
 
 def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
     """Install scripts and trials ran as t3flow in scopes of their own, servers and mintings as their users; nothing of it saw root's token."""
+    noted = [json.loads(line) for line in box.run("cat", "/srv/eyes").splitlines()]  # before root reads anything there
     seen = json.loads(box.sh('cat "/opt/t3/versions/$1/node_modules/t3/seen.json"', GOOD))
     gate_uid = int(box.run("id", "-u", "t3flow"))
     assert (seen["uid"], seen["read"]) == (gate_uid, [])
@@ -138,7 +139,6 @@ def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
     assert TOKEN not in seen["environment"]
     assert json.dumps(seen["groups"]) in (f"[{gate_uid}]", "[]", f"[{box.run('id', '-g', 't3flow').strip()}]")
 
-    noted = [json.loads(line) for line in box.run("cat", "/srv/eyes").splitlines()]
     ours = [note for note in noted if any(f"/opt/t3/versions/{GOOD}/" in word for word in note["words"][:2])]
     uids = {user: int(box.run("id", "-u", user)) for user in ALL}
     assert {note["uid"] for note in ours} == {gate_uid, *uids.values()}
