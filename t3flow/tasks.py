@@ -260,12 +260,10 @@ def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]
 
 @step()
 def link_everyone(default: str) -> list[str]:
-    """Gives everybody who has no link one to the version they have now, so that the default can move. Repeating it finds nothing to do."""
-    return link_all(default)
+    """Gives everybody who has no link one to the version they have now, so that the default can move. Repeating it finds nothing to do.
 
-
-def link_all(default: str) -> list[str]:
-    """As `link_everyone`: whoever is in the map, or has a server by its settings."""
+    Everybody: whoever is in the map, or has a server by its settings.
+    """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     if not slots.has_slot(versions_dir, default):
@@ -280,7 +278,7 @@ def link_all(default: str) -> list[str]:
 def accept(version: str) -> None:
     """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
     host = this_host()
-    move_default(version)
+    return_to.function(version)
     accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
     records.set_fact(host.journal, ACCEPTED, [*accepted, version])
     records.set_fact(host.journal, TO_BE_ACCEPTED, None)
@@ -288,15 +286,13 @@ def accept(version: str) -> None:
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
 def return_to(version: str) -> None:
-    """As `accept`, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left."""
-    move_default(version)
+    """Moves default and last-good, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left.
 
-
-def move_default(version: str) -> None:
-    """Moves default and last-good. Whoever has come since gets a link first, to what they have: else their next pairing would migrate under them."""
+    Whoever has come since gets a link first, to what they have: else their next pairing would migrate under them. Repeating it is harmless.
+    """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
-        link_all(default)
+        link_everyone.function(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
     records.unreject(host.journal, version)

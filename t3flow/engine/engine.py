@@ -93,13 +93,7 @@ class Engine:
         except Suspended as suspended:
             self._suspend(run, suspended)
         except Stalled as stalled:
-            logger.error("run {} stands still until the journal can be written: {}", run.id, stalled)
-            with suppress(JournalError):  # otherwise `recover` does it, each minute
-                if flow.under_way:  # nobody died in that step
-                    with self.journal.transaction() as connection:
-                        append_event(connection, run.id, "stopped", *flow.under_way, {})
-                self._drop_claim(self.journal.run(run.id))
-                self.hint(run.id, time.time() + STALLED_SECONDS)
+            self._stall(flow, stalled)
         finally:
             current_flow.reset(token)
             del self._active[run.id]
@@ -147,6 +141,17 @@ class Engine:
             )
         if suspended.wake_at is not None:
             self.hint(run.id, suspended.wake_at, suspended.step)
+
+    def _stall(self, flow: Flow, stalled: Stalled) -> None:
+        """Lets the run of a journal that cannot be written go, to be tried soon; if that cannot be noted either, `recover` does it, each minute."""
+        run = flow.run
+        logger.error("run {} stands still until the journal can be written: {}", run.id, stalled)
+        with suppress(JournalError):
+            if flow.under_way:  # nobody died in that step
+                with self.journal.transaction() as connection:
+                    append_event(connection, run.id, "stopped", *flow.under_way, {})
+            self._drop_claim(self.journal.run(run.id))
+            self.hint(run.id, time.time() + STALLED_SECONDS)
 
     # Hints ----------------------------------------------------------------------------------------------------
 

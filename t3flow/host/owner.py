@@ -264,8 +264,7 @@ def restore(base_dir: Path, kept_name: str) -> dict[str, Any]:
         raise
     for suffix in ("-wal", "-shm"):
         for name in (f"{database}{suffix}", f"{fresh}{suffix}"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            remove(Path(name))
     os.rename(fresh, database)
     sync_folder(folder)
     return {"level": level, "kept": str(kept)}
@@ -286,14 +285,12 @@ def put_back(base_dir: Path, kept_name: str) -> dict[str, Any]:
         if not same_file(kept / database.name, database):
             undone = str(keep(database, folder / f"{kept_name}-undone"))
             for suffix in ("-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{database}{suffix}")
+                remove(Path(f"{database}{suffix}"))
         move(kept / database.name, database)
         sync_folder(folder)
         sync_folder(kept)
     move(kept / f"{database.name}-wal", Path(f"{database}-wal"))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(kept / f"{database.name}-shm")  # SQLite makes it anew from the log
+    remove(kept / f"{database.name}-shm")  # SQLite makes it anew from the log
     with contextlib.suppress(OSError):
         os.rmdir(kept)
     sync_folder(folder)

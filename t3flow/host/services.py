@@ -148,10 +148,15 @@ def _state(unit: str, shown: str) -> ServerState:
     started = values.get("ExecMainStartTimestamp", "").lstrip("@")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
-    was_asked = values.get("Result") == "exit-code" and int(values.get("ExecMainStatus") or 0) in ENDS_OF_A_STOP
-    is_failing = values.get("ActiveState") == "activating" or (values.get("ActiveState") == "failed" and not was_asked)
+    code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
+    is_failing = not active and _is_failing(values.get("ActiveState", ""), code)
     started_wall = float(started) if active and started else None
-    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing and not active)
+    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing)
+
+
+def _is_failing(state: str, code: int | None) -> bool:
+    """Whether a server that is down was meant to run, by what its manager calls that and the exit code that it ended with."""
+    return state == "activating" or (state == "failed" and code not in ENDS_OF_A_STOP)
 
 
 class Supervised:
@@ -194,11 +199,7 @@ class Supervised:
             answer["main_pid"] if active else None,
             answer.get("started_wall"),
             answer["state"],
-            not active
-            and (
-                answer["state"] == "activating"
-                or (answer["state"] == "failed" and answer["exit"] not in ENDS_OF_A_STOP)
-            ),
+            not active and _is_failing(answer["state"], answer["exit"]),
         )
 
     def start(self, user: str) -> None:

@@ -71,9 +71,8 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
                 cause = logged[-1] if logged else str(error)
                 with server_log.open(errors="replace") as lines:
                     lines.seek(server_mark)
-                    cause += "".join(
-                        f": {LOCKED}" for line in lines if LOCKED in line
-                    )  # two wrote at once: it answers 500
+                    if any(LOCKED in line for line in lines):  # two wrote at once: it answers 500
+                        cause += f": {LOCKED}"
             with mutex:
                 found.tried += 1
                 if cause:
