@@ -89,6 +89,7 @@ class Sandbox:
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.prefix: list[str] = []  # words before the consumer's command
+        self.ready_seconds = READY_SECONDS
         self.config = top / "config.toml"
         for folder in ("state", "etc/t3-serve", "backups", "opt/t3", "bin", "scratch", "log", "registry", "home"):
             (top / folder).mkdir(parents=True, exist_ok=True)
@@ -276,7 +277,7 @@ class Sandbox:
     def supervise(self, do: str, user: str = "") -> dict[str, Any]:
         """Asks the supervisor, as systemctl would be."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(READY_SECONDS)
+            connection.settimeout(self.ready_seconds)
             connection.connect(str(self.top / "etc" / "t3-serve" / "supervisor.sock"))
             connection.sendall(json.dumps({"do": do, "user": user}).encode() + b"\n")
             with connection.makefile() as lines:
@@ -307,7 +308,7 @@ class Sandbox:
         """Waits until a user whose server was started can pair."""
         from t3flow.host import pairing
 
-        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), READY_SECONDS)
+        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""

@@ -15,6 +15,11 @@ def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dic
     box.give(databases)
     box.start_registry()
     box.publish(version, behaviour)
+    start_published(box, version)
+
+
+def start_published(box: Sandbox, version: str) -> None:
+    """Does the rest of `start` with a version that the registry has already."""
     install(box, version)
     accept(box, version)
     for timer in TIMERS:
