@@ -26,12 +26,12 @@ NATIVE = ("C", "D", "E")
 """Generations that are published in parts."""
 PLATFORMS = tuple(f"{system}-{machine}" for system in ("linux", "darwin", "win32") for machine in ("x64", "arm64"))
 PACKED_AT = 499162500  # npm's own date for every file, so that equal builds are equal bytes
-EXECUTABLE = {PROGRAM, "t3", "resource-monitor/t3-resource-monitor"}
+MONITOR = "t3-resource-monitor"
+EXECUTABLE = {PROGRAM, "t3"}
 ONE_PACKAGE = ("bin/", "lib/", "web/")
 NODE_PTY = "node_modules/node-pty"
 NATIVE_FILES = {
     "native/t3": "t3",
-    "native/t3-resource-monitor": "resource-monitor/t3-resource-monitor",
     "native/node-pty/package.json": f"{NODE_PTY}/package.json",
     "native/node-pty/install.js": f"{NODE_PTY}/install.js",
     "native/node-pty/pty.node": f"{NODE_PTY}/build/Release/pty.node",
@@ -134,6 +134,27 @@ def pack_release(
     return [*parts, _write(folder / f"{PACKAGE}-{version}.tgz", _launcher_package(described, rules))]
 
 
+def unpack(parts: Iterable[Path], tree: Path) -> Path:
+    """Lays the parts of a release out as npm installs them on this machine, below `tree/node_modules`; returns the program's link."""
+    modules = tree / "node_modules"
+    for part in parts:
+        with tarfile.open(part) as archive:
+            file = archive.extractfile("package/package.json")
+            described = json.load(file) if file else {}
+            if described["name"] not in (PACKAGE, platform_package()):
+                continue
+            place = modules / described["name"]
+            place.mkdir(parents=True)
+            archive.extractall(place)  # ours; early 3.11 knows no filters
+        for entry in (place / "package").iterdir():
+            entry.rename(place / entry.name)
+        (place / "package").rmdir()
+    program = modules / ".bin" / "t3"
+    program.parent.mkdir()
+    program.symlink_to(f"../{PACKAGE}/{PROGRAM}")
+    return program
+
+
 def _rules(version: str, behaviour: dict[str, Any] | None, schema_level: int | None) -> dict[str, Any]:
     rules = dict(behaviour or {})
     generation = generation_of(rules)
@@ -156,7 +177,7 @@ def _platform_manifest(name: str, version: str) -> dict[str, Any]:
         "os": [system],
         "cpu": [machine],
         "dependencies": {dependency["name"]: dependency["version"]},
-        "bundledDependencies": [dependency["name"]],
+        "bundleDependencies": [dependency["name"]],
     }
 
 
@@ -179,6 +200,7 @@ def _platform_package(
     yield "behaviour.json", _json(rules)
     for source, name in NATIVE_FILES.items():
         yield name, (TEMPLATE / source).read_bytes()
+    yield f"resource-monitor/{this_platform()}/{MONITOR}", (TEMPLATE / "native" / MONITOR).read_bytes()
     for name, path in _template("lib/"):
         yield name, path.read_bytes()
     yield from _padding(padding_files)
@@ -213,7 +235,7 @@ def _write(target: Path, files: Files) -> Path:
         for name, content in files:
             entry = tarfile.TarInfo(f"package/{name}")
             entry.size, entry.mtime = len(content), PACKED_AT
-            entry.mode = 0o755 if name in EXECUTABLE else 0o644
+            entry.mode = 0o755 if name in EXECUTABLE or name.endswith(MONITOR) else 0o644
             archive.addfile(entry, io.BytesIO(content))
     partial = target.with_suffix(".partial")
     partial.write_bytes(buffer.getvalue())

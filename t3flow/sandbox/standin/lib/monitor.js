@@ -6,7 +6,7 @@ const { fault, generation, root } = require("./behaviour.js");
 function start(state) {
   if (!generation.native || fault("no_monitor", state)) return;
   const mode = fault("monitor_spins", state) ? "spins" : fault("monitor_outlives", state) ? "outlives" : "";
-  const program = path.join(root, "resource-monitor", "t3-resource-monitor");
+  const program = path.join(root, "resource-monitor", `${process.platform}-${process.arch}`, "t3-resource-monitor");
   const child = childProcess.spawn(program, { stdio: ["pipe", "ignore", "ignore"], env: { ...process.env, T3_STANDIN_MONITOR: mode } });
   child.on("error", () => {});
   child.stdin.on("error", () => {});
