@@ -123,7 +123,7 @@ def run_scripts(host: Host, version: str, folder: Path) -> str:
         keeper=True,
     )
     finished = host.children.run(
-        [*cell, command, "rebuild", *_common(prefix), "--offline", "--foreground-scripts"],
+        [*cell, command, "rebuild", "--ignore-scripts", *_common(prefix), "--offline", "--foreground-scripts"],
         environment={
             **QUIET,
             **cells.environment(),

@@ -5,10 +5,8 @@ package that belongs to it is the stand-in's, as it is not on the registry. Exit
 """
 
 import base64
-import gzip
 import hashlib
 import io
-import json
 import os
 import platform
 import shutil
@@ -21,7 +19,7 @@ from pathlib import Path
 import t3flow
 from t3flow.errors import T3flowError
 from t3flow.sandbox.host import bring_node
-from t3flow.sandbox.packages import PACKED_AT, TEMPLATE
+from t3flow.sandbox.packages import pack_release
 
 PACKAGE, VERSION = "@t3code/t3-linux-x64", "0.0.42"
 INTEGRITY = "sha512-iRdhsW7qoQnTW+cChqMmuZwfakz90z5tpi3wA/Jg4AwljXF07o64Rhkf26TyMy0V3BWu5AAHTNFhK3znTMm1uA=="
@@ -29,8 +27,6 @@ LEVEL = 52
 """The schema level to which it migrates."""
 
 FETCH_SECONDS = 600
-LAUNCHER = TEMPLATE / "launcher"
-PLATFORMS = [f"@t3code/t3-{system}-{cpu}" for system in ("linux", "darwin", "win32") for cpu in ("x64", "arm64")]
 
 
 class Unavailable(T3flowError):
@@ -83,7 +79,13 @@ def _download(folder: Path) -> Path:
     words += ["--pack-destination", str(folder), "--cache", str(folder / "cache")]
     try:
         finished = subprocess.run(
-            words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
+            words,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {type(error).__name__}") from error
@@ -105,30 +107,20 @@ def pack_launcher(folder: Path, prelude: str = "") -> Path:
 
     `prelude` is JavaScript that runs before the launcher's own: a fault of the build that the executable cannot be given.
     """
-    described = {
-        "name": "t3",
-        "version": VERSION,
-        "bin": {"t3": "bin/t3.js"},
-        "optionalDependencies": dict.fromkeys(PLATFORMS, VERSION),
-    }
-    files = {
-        "package.json": json.dumps(described, indent=2).encode(),
-        "bin/t3.js": (LAUNCHER / "t3.js").read_bytes(),
-        "dist/bin.mjs": prelude.encode() + (LAUNCHER / "bin.mjs").read_bytes(),
-        "dist/behaviour.json": b"{}",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"t3-{VERSION}.tgz"
-    with (
-        target.open("wb") as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"package/{name}")
-            entry.size, entry.mtime, entry.mode = len(content), PACKED_AT, 0o755 if name.startswith("bin/") else 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return target
+    launcher = pack_release(VERSION, folder, generation="C", platforms=[])[-1]
+    if not prelude:
+        return launcher
+    buffer = io.BytesIO()
+    with tarfile.open(launcher) as packed, tarfile.open(fileobj=buffer, mode="w:gz") as altered:
+        for entry in packed:
+            file = packed.extractfile(entry)
+            content = file.read() if file else b""
+            if entry.name == "package/dist/bin.mjs":
+                content = prelude.encode() + content
+                entry.size = len(content)
+            altered.addfile(entry, io.BytesIO(content))
+    launcher.write_bytes(buffer.getvalue())
+    return launcher
 
 
 def publish(folder: Path, platform_tarball: Path, *, prelude: str = "", tag: str | None = None) -> None:
@@ -136,7 +128,7 @@ def publish(folder: Path, platform_tarball: Path, *, prelude: str = "", tag: str
     from t3flow.sandbox.registry import Registry
 
     registry = Registry(folder)
-    registry.publish(VERSION, platform_tarball, package=PACKAGE)
+    registry.publish(VERSION, platform_tarball)
     registry.publish(VERSION, pack_launcher(folder / "packed", prelude), tag=tag)
 
 
