@@ -1,0 +1,34 @@
+"""What t3's commands are called and what they print."""
+
+from typing import Any
+
+VERSION = ("--version",)
+SERVE = ("serve",)
+MINT = ("auth", "pairing", "create", "--ttl", "5m")
+ISSUE = ("auth", "session", "issue")
+"""Prints an owner's bearer token: for trials on scratch base dirs alone."""
+
+BEARER_KEYS = ("token", "sessionToken", "access_token", "accessToken")
+ENDS_OF_A_STOP = (130, 143)
+"""Exit codes of a server that was asked to stop."""
+
+
+def version_line(version: str) -> str:
+    """Return what `t3 --version` prints. Under a wrong Node it prints nothing and exits 0, so the output is required."""
+    return f"t3 v{version}"
+
+
+def serve(host: str, port: int, base_dir: str) -> list[str]:
+    """Return the words after the program that start a server."""
+    return [*SERVE, "--host", host, "--port", str(port), "--base-dir", base_dir]
+
+
+def credential(minted: dict[str, Any]) -> str:
+    """Return the pairing credential that a minting printed; "" for none."""
+    said = minted.get("credential")
+    return said if isinstance(said, str) else ""
+
+
+def bearer(issued: dict[str, Any]) -> str:
+    """Return the bearer token that `auth session issue` printed; "" for none."""
+    return next((issued[key] for key in BEARER_KEYS if isinstance(issued.get(key), str)), "")
