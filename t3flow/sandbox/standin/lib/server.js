@@ -10,6 +10,7 @@ const { key, keyPath, open } = require("./database.js");
 const { commit } = require("./deeds.js");
 const { fail, log } = require("./log.js");
 const { identify, terminalIsCompiled } = require("./installation.js");
+const guard = require("./guard.js");
 const monitor = require("./monitor.js");
 const { handle } = require("./routes.js");
 const { stop } = require("./stopping.js");
@@ -70,7 +71,10 @@ function listen(state) {
   if (fault("speaks_no_http", state)) server.on("connection", (connection) => connection.end("SSH-2.0-stand-in\r\n"));
   server.listen(port, state.host, () => {
     log(`Listening on http://${state.host}:${state.port}`);
-    if (generation.native) stopWhenAsked(state);
+    if (generation.native) {
+      stopWhenAsked(state);
+      guard.watch();
+    }
     monitor.start(state);
     setTimeout(() => ready(state), BOOT_WINDOW_MS);
   });
