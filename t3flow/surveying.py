@@ -164,7 +164,7 @@ def level_of(user: str) -> int:
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
             with OwnerReader(this_host(), user) as reader:
-                return int(reader.read(LEVEL_SECONDS)["level"])
+                return int(reader.read([], LEVEL_SECONDS)["level"])
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise

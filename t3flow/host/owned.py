@@ -112,7 +112,7 @@ class OwnerReader:
     ) -> None:
         children.end(self._child)
 
-    def read(self, timeout_seconds: float) -> dict[str, Any]:
+    def read(self, pids: Any, timeout_seconds: float) -> dict[str, Any]:
         """What `owner.py state` says now: level, newest, newest_with_turn, fingerprint. Raises OwnerProblem, also when it takes too long."""
         assert self._child.stdin is not None
         try:
@@ -123,7 +123,9 @@ class OwnerReader:
         answer = parse_answer(self._line(timeout_seconds))
         if not {"level", "newest", "newest_with_turn", "fingerprint"} <= set(answer):
             raise OwnerProblem("the answer from the home is not as it should be")
-        return answer
+        turn = answer["newest_with_turn"]
+        work = [["active_turn", "a turn is running", turn]] if turn is not None else []
+        return {**answer, "work": work, "due": None, "unknown": ""}
 
     def _line(self, timeout_seconds: float) -> bytes:
         assert self._child.stdout is not None
