@@ -5,7 +5,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import psutil
 
@@ -15,6 +15,7 @@ from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
 from t3flow.staging import scratch_folder
+from t3flow.t3 import files
 from t3flow.tasks import Person, Snapshot
 
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
@@ -25,11 +26,11 @@ UNTRIED = "untried"
 
 
 class Seed(TypedDict):
-    """A database to try on: whose, the version in use there, the snapshot ("": an empty base dir) and its size."""
+    """A state to try on: whose, the version in use there, the snapshot (`files`: original name → path; none: an empty base dir), its size."""
 
     user: str
     version: str
-    path: str
+    files: dict[str, str]
     bytes: int
     level: int
 
@@ -45,7 +46,14 @@ class Seeds(TypedDict):
 
 def empty_seed(version: str) -> Seed:
     """An empty base dir, as a new user has it."""
-    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0}
+    return {"user": NOBODY, "version": version, "files": {}, "bytes": 0, "level": 0}
+
+
+def files_of(snapshot: Snapshot) -> dict[str, str]:
+    """Return the files of a snapshot: original name → path. One that an earlier version took has the first database alone."""
+    first = Path(snapshot["path"])
+    named: dict[str, str] = cast(dict[str, Any], snapshot).get("files") or {files.FIRST_DATABASE: first.name}
+    return {name: str(first.parent / file) for name, file in named.items()}
 
 
 @step()
@@ -58,7 +66,7 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
         {
             "user": each["user"],
             "version": version[each["user"]],
-            "path": each["path"],
+            "files": files_of(each),
             "bytes": each["bytes"],
             "level": each["level"],
         }
@@ -125,7 +133,7 @@ def try_control(seed: Seed) -> Verdict:
 
 def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
     host = this_host()
-    snapshot = Path(seed["path"]) if seed["path"] else None
+    snapshot = {name: Path(path) for name, path in seed["files"].items()}
     scratch = scratch_folder(current_run())
     try:
         return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], snapshot)

@@ -1,9 +1,11 @@
-"""The gate: tries a version on a copy of a real database, in a cell of its own where the host has them (`cells.py`)."""
+"""The gate: tries a version on a copy of a real state, in a cell of its own where the host has them (`cells.py`)."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -14,6 +16,8 @@ from t3flow.host.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.ports import listeners
+from t3flow.t3 import files
+from t3flow.t3.ledger import Schema
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -27,8 +31,9 @@ FICLONE = 0x40049409
 class Verdict(TypedDict):
     """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
 
-    `seed` is the user whose database it was, `version` what was tried on it, `level` the schema level reached (0: unknown), `slow` that only a
-    time-out failed it, `not_isolated` what of the host was in reach ("": nothing).
+    `seed` is the user whose state it was, `version` what was tried on it, `level` the schema level reached in the live database (0: unknown),
+    `schema` the applied migrations of each database as the trial left them, `slow` that only a time-out failed it, `unknown` what t3flow does
+    not know of this t3 ("": nothing; else the verdict is inconclusive), `not_isolated` what of the host was in reach ("": nothing).
     """
 
     seed: str
@@ -37,7 +42,9 @@ class Verdict(TypedDict):
     failed: str
     not_isolated: str
     level: int
+    schema: dict[str, Schema]
     slow: bool
+    unknown: str
     checks: list[dict[str, Any]]
 
 
@@ -47,14 +54,20 @@ def disk_bound(snapshot_bytes: int) -> int:
 
 
 def try_version(
-    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, snapshot: Path | None
+    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, snapshot: Mapping[str, Path]
 ) -> Verdict:
-    """One trial, on a copy of a snapshot (None: on an empty base dir). Raises Interrupted. Repeating it is harmless: it works on a fresh copy.
+    """Hold one trial, on a copy of a snapshot: original name → file (none: on an empty base dir). Raises Interrupted.
 
-    Whatever keeps it from being held is inconclusive; whatever the version does is its failure, also ending or outlasting the trial.
+    Repeating it is harmless: it works on a fresh copy. Whatever keeps it from being held is inconclusive, and so is a t3 of a kind that is not
+    known; whatever else the version does is its failure, also ending or outlasting the trial.
     """
-    folder = scratch / f"seed-{safe_name(seed)}"
-    size = snapshot.stat().st_size if snapshot is not None else 0
+    folder = (
+        scratch / f"seed-{hashlib.sha256(seed.encode()).hexdigest()[:16]}"
+    )  # a name may have signs that no file name should
+    try:
+        size = sum(path.stat().st_size for path in snapshot.values())
+    except OSError as error:
+        return verdict_of(seed, version, given, "inconclusive", f"the snapshot cannot be read: {error}")
     try:
         if not given.is_whole and listeners(host.settings.gate.port):
             raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
@@ -80,16 +93,18 @@ def try_version(
     return _judge(finished, seed, version, given)
 
 
-def _make_folder(host: Host, folder: Path, seed: str, snapshot: Path | None) -> Path:
-    """A folder of the gate account's with a base dir in it, and in that the copy. Returns the base dir. Raises DiskError, OSError."""
+def _make_folder(host: Host, folder: Path, seed: str, snapshot: Mapping[str, Path]) -> Path:
+    """Make a folder of the gate account's with a base dir in it, and in that the copies. Return the base dir. Raises DiskError, OSError."""
     who = host.gate_account()
     remove_tree(folder)
     base_dir = folder / "base"
-    userdata = base_dir / "userdata"
+    userdata = files.userdata(base_dir)
     userdata.mkdir(parents=True, mode=0o700)
-    if snapshot is not None:
-        require_space(folder, disk_bound(snapshot.stat().st_size), f"the trial on the database of {seed}")
-        copy_file(snapshot, userdata / "state.sqlite")
+    if snapshot:
+        size = sum(path.stat().st_size for path in snapshot.values())
+        require_space(folder, disk_bound(size), f"the trial on the databases of {seed}")
+    for name, source in snapshot.items():
+        copy_file(source, userdata / safe_name(name))
     if who.is_other:
         for path in (folder, base_dir, userdata, *userdata.iterdir()):
             os.chown(path, who.uid, who.gid)
@@ -136,16 +151,20 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
         checks = [
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
-        level, slow = int(answer["level"]), answer["slow"] is True
-    except (ValueError, KeyError, TypeError):
+        level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
+        schema = {str(name): [(int(id_), str(text)) for id_, text in each] for name, each in answer["schema"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         if finished.code == 70:
             return verdict_of(seed, version, given, "inconclusive", finished.last_line)
         reason = f"the trial was ended from within (exit code {finished.code}): {finished.last_line}"
         return verdict_of(seed, version, given, "fail", reason)
     failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
     failed = failed or ("" if checks else "no check was made")
-    found = verdict_of(seed, version, given, "fail" if failed else "pass", failed)
-    return {**found, "level": level, "slow": slow, "checks": checks}
+    outcome: Literal["pass", "fail", "inconclusive"] = "fail" if failed else "pass"
+    if unknown:
+        outcome, failed = "inconclusive", unknown
+    found = verdict_of(seed, version, given, outcome, failed)
+    return {**found, "level": level, "schema": schema, "slow": slow, "unknown": unknown, "checks": checks}
 
 
 def verdict_of(
@@ -159,6 +178,8 @@ def verdict_of(
         "failed": failed,
         "not_isolated": given.missing,
         "level": 0,
+        "schema": {},
         "slow": False,
+        "unknown": "",
         "checks": [],
     }

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from conftest import LEVEL30
 
+from t3flow.t3.files import FIRST_DATABASE
+
 WORDS = "ünïcode 🦊", "\u202eright to left", "a\u0000b", "𝔘𝔫𝔦", "line\nline", "'; drop table x; --"
 
 
@@ -48,16 +50,16 @@ CHANGES: dict[str, Callable[[sqlite3.Connection], None]] = {
 }  # fmt: skip
 
 
-def seed(name: str, folder: Path) -> Path | None:
-    """The database of a name, made in the folder; None for a base dir without one."""
+def seed(name: str, folder: Path) -> dict[str, Path]:
+    """The files of a state's snapshot by their original names, made in the folder; none for a base dir without a state."""
     if name == "fresh":
-        return None
+        return {}
     path = folder / f"{name}.sqlite"
     if name == "empty":
         path.write_bytes(b"")
-        return path
+        return {FIRST_DATABASE: path}
     shutil.copyfile(LEVEL30, path)
     if name in CHANGES:
         with closing(sqlite3.connect(path)) as database, database:
             CHANGES[name](database)
-    return path
+    return {FIRST_DATABASE: path}
