@@ -51,7 +51,7 @@ def kind(cause: str) -> str:
 
 
 @contextmanager
-def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
+def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUSE_SECONDS) -> Iterator[Probes]:
     """Lets browsers pair meanwhile."""
     found, stop, mutex = Probes(), threading.Event(), threading.Lock()
     host = open_host(box.settings, box.journal)
@@ -77,7 +77,7 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
                 found.tried += 1
                 if cause:
                     found.failures.append(Failure(user, began, time.time(), cause))
-            stop.wait(PAUSE_SECONDS)
+            stop.wait(pause_seconds)
 
     threads = [threading.Thread(target=browse, args=(user,)) for user in users]
     for thread in threads:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import t3flow
 from t3flow.errors import T3flowError
+from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
 
 PACKAGE, VERSION = "@t3code/t3-linux-x64", "0.0.42"
@@ -72,8 +73,6 @@ def fetch() -> Path:
 
 def _download(folder: Path) -> Path:
     """Download the package into a folder by `npm pack`, which runs nothing of it. Raises Unavailable."""
-    from t3flow.sandbox.host import bring_node
-
     (folder / "tools").mkdir()
     npm = shutil.which("npm") or str(bring_node(folder / "tools") / "npm")
     words = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]

@@ -6,9 +6,11 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from scenes import write
 
+from t3flow.host import pairing
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.probes import LOCKED, pairing_browsers, restarts
@@ -22,6 +24,10 @@ PATIENCE = {
     "T3CODE_TELEMETRY_ENABLED": "false",
 }
 READY_SECONDS = 120.0
+PAIR_SECONDS = 60.0
+PAUSE_SECONDS = 1.5
+"""Between two pairings of a browser: a minting takes more than a second of a processor."""
+
 TABLES = ("projection_projects", "projection_threads", "projection_thread_messages", "orchestration_events")
 
 MARK = "fails-here"
@@ -37,7 +43,7 @@ def patient(make_box: Callable[..., Sandbox]) -> Sandbox:
     """Return a sandbox that has not started, with times that fit the real program on a busy machine."""
     box = make_box(USERS, start=False)
     box.environment |= PATIENCE
-    box.ready_seconds = READY_SECONDS
+    box.ready_seconds, box.mint_seconds = READY_SECONDS, PAIR_SECONDS
     return box
 
 
@@ -73,7 +79,7 @@ def end_turn(box: Sandbox, user: str, thread: str) -> None:
 @contextmanager
 def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
     """Let a browser for each user pair all the time; each pairing must succeed but during a restart of the user's own."""
-    with pairing_browsers(box, users) as browsers:
+    with patch.object(pairing, "PAIR_SECONDS", PAIR_SECONDS), pairing_browsers(box, users, PAUSE_SECONDS) as browsers:
         yield
     outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
     assert not outside, outside
