@@ -29,9 +29,15 @@ def held(connection: sqlite3.Connection) -> dict[str, int]:
 
 def present(connection: sqlite3.Connection) -> dict[str, set[str]]:
     """Return the ids of the projects and threads that are neither deleted nor archived; what there is no table for is left out."""
-    threads = SECOND_THREADS if has_table(connection, RUNS) else FIRST_THREADS
+    threads = SECOND_THREADS if _has_rows(connection, SECOND_THREADS) else FIRST_THREADS  # previews had empty ones
     tables = {PROJECTS: (PROJECTS_TABLE, "project_id"), THREADS: (threads, "thread_id")}
     return {kind: _ids(connection, *where) for kind, where in tables.items() if has_table(connection, where[0])}
+
+
+def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
+    return (
+        has_table(connection, table) and connection.execute(f'select 1 from "{table}" limit 1').fetchone() is not None
+    )
 
 
 def runs(connection: sqlite3.Connection) -> dict[str, str]:
