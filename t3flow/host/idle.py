@@ -28,7 +28,7 @@ class Idleness:
     waiting_for: str = ""
     detail: str = ""
     ask_again: float = 0.0
-    fingerprint: list[Any] | None = None
+    fingerprint: dict[str, Any] | None = None
     level: int | None = None
 
 
@@ -56,7 +56,9 @@ def judge(host: Host, server: ServerState, reader: OwnerReader, *, canary: bool,
     if age is None or server.started_wall is None:
         return doubt("the server's age cannot be told", deferral.max_check_interval_s)
     agents, others = processes.below(server.main_pid, server.unit, tuple(host.settings.serve.agent_processes))
-    answer = reader.read(READ_SECONDS)
+    answer = reader.read(processes.with_children(server.main_pid), READ_SECONDS)
+    if answer["unknown"]:
+        return doubt(answer["unknown"], deferral.max_check_interval_s)
     now = time.time()
     started = now - age
     if abs(started - server.started_wall) > CLOCK_STEP_SECONDS:
@@ -64,7 +66,7 @@ def judge(host: Host, server: ServerState, reader: OwnerReader, *, canary: bool,
             "the clock was set since the server started: no time in its database can be trusted",
             deferral.max_check_interval_s,
         )
-    newest, with_turn = answer["newest"], answer["newest_with_turn"]
+    newest, with_turn = answer["newest"], max((piece[2] or now for piece in answer["work"]), default=None)
     if newest is not None and newest > now + CLOCK_STEP_SECONDS:
         return doubt("a thread was changed in the future", deferral.max_check_interval_s)
     if with_turn is not None and with_turn >= started - CLOCK_STEP_SECONDS:

@@ -76,6 +76,15 @@ def _group(pid: int) -> list[str]:
     return []
 
 
+def with_children(pid: int) -> list[int]:
+    """A process and all below it."""
+    import psutil
+
+    with suppress(psutil.Error):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return [pid]
+
+
 def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """What a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither.
 
