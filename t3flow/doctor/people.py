@@ -44,7 +44,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     is_busy = bool(host.journal.query("select 1 from locks"))
     for entry in host.user_map().users:
         user, server = entry.name, host.services.state(entry.name)
-        if taken := ports.who_shuts_out(host.port(user), server):
+        if taken := ports.who_shuts_out(host.port(user), host.services.pids_of(user, server)):
             yield finding(
                 pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
             )
