@@ -9,12 +9,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 from scenes import write
 
 from t3flow.host import backups, idle
 from t3flow.host.host import Host
-from t3flow.host.idle import Idleness
+from t3flow.host.idle import Idleness, Unit
+from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
 
 QUIET = 900
@@ -57,8 +59,6 @@ class Server:
         return ServerState("t3-serve@ada", True, self.child.pid, started_wall or self.started, "active")
 
     def close(self) -> None:
-        import psutil
-
         below = psutil.Process(self.child.pid).children(recursive=True)
         self.child.kill()
         self.child.wait()
@@ -100,7 +100,15 @@ def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | No
 
 
 def ask(host: Host, state: ServerState, *, canary: bool = True, ignore: bool = False) -> Idleness:
-    return idle.read_idleness(host, "ada", state, canary=canary, ignore_processes=ignore)
+    """As read_idleness asks, of a unit of the server and all below it."""
+    assert state.main_pid is not None
+    below = psutil.Process(state.main_pid).children(recursive=True) if psutil.pid_exists(state.main_pid) else []
+    unit = Unit(state.main_pid, (), [state.main_pid, *(process.pid for process in below)])
+    try:
+        with OwnerReader(host, "ada") as reader:
+            return idle.judge(host, "ada", state, unit, reader, canary=canary, ignore_processes=ignore)
+    except OwnerProblem as problem:
+        return idle.doubt(str(problem), 60)
 
 
 def test_idle_is_quiet_without_turn_or_process(host: Host, server: Server) -> None:
@@ -191,13 +199,18 @@ def _is_doubt(found: Idleness, *words: str) -> None:
     assert found.ask_again > time.time()
 
 
-def test_a_time_in_the_future_is_doubt(host: Host, server: Server) -> None:
+def test_a_change_in_the_future_is_one_from_before_the_start(host: Host, server: Server) -> None:
+    """A server before this one had another clock: quiet is counted from this one's start, not from a moment that may be years ahead."""
     thread(host, -3600)
-    _is_doubt(ask(host, server.state()), "future")
+    assert ask(host, server.state()).waiting_for == "quiet_period"
 
 
-def test_a_clock_step_since_the_start_is_doubt(host: Host, server: Server) -> None:
-    _is_doubt(ask(host, server.state(started_wall=server.started - 60)), "clock")
+def test_a_clock_step_since_the_start_is_bridged(host: Host, server: Server) -> None:
+    """The turn of a server before stays dead, and one that began before the step is alive (all cases: test_clock.py)."""
+    thread(host, 9000, turn=True)
+    assert ask(host, server.state(started_wall=server.started - 7200)).idle
+    thread(host, 7100, turn=True)
+    assert ask(host, server.state(started_wall=server.started - 7200)).waiting_for == "active_turn"
 
 
 def test_a_server_that_is_gone_is_doubt(host: Host, server: Server) -> None:
