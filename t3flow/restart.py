@@ -9,7 +9,6 @@ meanwhile before it looks at signals: a turn that began then would be cut off. W
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypedDict
 
 from loguru import logger
@@ -147,7 +146,9 @@ def time_now() -> float:
 
 
 @step()
-def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> None:
+def bring_back(
+    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
+) -> None:
     """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
 
     Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
@@ -175,7 +176,7 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
 
 @step(undo=bring_back)
 def stop_if_idle(
-    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None
+    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
 ) -> Stopped:
     """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
 
@@ -284,12 +285,10 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
+    backup = backups.on_record(host, user, snapshot)
     try:
         take_away(host, user)
-        restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
-        if level is not None and restored != level:
-            raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+        aside = backups.restore(host, user, backup, kept_name)
     except T3flowError:
         slots.assign(versions_dir, user, target)
         raise

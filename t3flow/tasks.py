@@ -1,7 +1,6 @@
 """The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
 
 import time
-from pathlib import Path
 from typing import Any, TypedDict
 
 from loguru import logger
@@ -209,15 +208,20 @@ def stage(version: str, in_scratch: bool) -> Staged:
 
 
 class Snapshot(TypedDict):
-    """A backup as a run needs it. `problem` is set instead of `path` when the user's own database is at fault; `missing`: there is none."""
+    """A backup as a run needs it. `problem` is set instead of `path` when the user's own databases are at fault; `missing`: there are none.
+
+    `files`: file of the state → path of its copy; `schema`: database → its migrations.
+    """
 
     user: str
     path: str
     bytes: int
     level: int
-    fingerprint: list[Any] | None
+    fingerprint: dict[str, Any] | None
     problem: str
     missing: bool
+    files: dict[str, str]
+    schema: records.Schemas
 
 
 @step(interruptible=True)
@@ -238,11 +242,13 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
             "fingerprint": None,
             "problem": str(error),
             "missing": missing,
+            "files": {},
+            "schema": {},
         }
-    size = Path(made.path).stat().st_size
     return {
-        "user": user, "path": made.path, "bytes": size, "level": made.level,
+        "user": user, "path": made.path, "bytes": made.bytes, "level": made.level,
         "fingerprint": made.fingerprint, "problem": "", "missing": False,
+        "files": {name: str(path) for name, path in made.paths.items()}, "schema": made.schema,
     }  # fmt: skip
 
 
