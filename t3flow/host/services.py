@@ -3,8 +3,11 @@
 import json
 import re
 import socket
+from calendar import timegm
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import strptime
 from typing import Any, Protocol
 
 from loguru import logger
@@ -12,7 +15,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
+from t3flow.host import unit_facts, unit_names
 from t3flow.host.children import Children, TookTooLong
+from t3flow.host.unit_facts import UnitFacts
 from t3flow.settings import Settings
 
 CONTROL_SECONDS = 60.0
@@ -23,7 +28,6 @@ AWAY = re.compile(
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
-PROPERTIES = "ActiveState,SubState,MainPID,ExecMainStartTimestamp,LoadState,Result,ExecMainStatus"
 ENDS_OF_A_STOP = (130, 143)
 """What t3 ends with when it is asked to: a failure to a manager that was not told otherwise."""
 
@@ -47,6 +51,8 @@ class ServerState:
     detail: str
     is_failing: bool = False
     """It is meant to run, and ended by itself: its manager is about to start it again, or has given up."""
+    facts: UnitFacts | None = None
+    """What systemd has loaded as its unit; None where there is no systemd."""
 
 
 class Services(Protocol):
@@ -57,6 +63,9 @@ class Services(Protocol):
 
     def states(self, users: list[str]) -> dict[str, ServerState]:
         """How the servers of many are now: user → state, by one question. Raises ServiceError when their manager does not answer."""
+
+    def accounts(self) -> list[str]:
+        """Names that accounts with a server of their own may have, by the servers that their manager knows, running or not. Raises ServiceError."""
 
     def start(self, user: str) -> None:
         """Starts the server, whatever its past failures. Raises ServiceError."""
@@ -77,6 +86,12 @@ class Systemd:
     def __init__(self, children: Children, unit_template: str) -> None:
         self._children = children
         self._unit_template = unit_template
+        self._has_unix_time = True
+
+    def _unit(self, user: str) -> str:
+        """The unit of a user; systemd is asked only where there are two names that it may have."""
+        units = unit_names.units(self._unit_template, user)
+        return units[0] if len(units) == 1 else self.state(user).unit
 
     def _systemctl(self, *words: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
         """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
@@ -88,7 +103,9 @@ class Systemd:
             reraise=True,
         ):
             with attempt:
-                finished = self._children.run(["systemctl", *words], timeout_seconds=timeout_seconds)
+                finished = self._children.run(
+                    ["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"}
+                )
                 if finished.code != 0:
                     kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
                     raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
@@ -101,18 +118,43 @@ class Systemd:
 
     def states(self, users: list[str]) -> dict[str, ServerState]:
         """Asks for named properties, since `--value` alone prints them in an order of its own; the units come in the order asked for."""
-        if not users:
+        names = {user: unit_names.units(self._unit_template, user) for user in users}
+        units = [unit for each in names.values() for unit in each]
+        if not units:
             return {}
-        units = [self._unit_template.format(user=user) for user in users]
-        text = self._systemctl("show", *units, "--timestamp=unix", f"--property={PROPERTIES}")
-        found = text.strip().split("\n\n")
+        shown = dict(zip(units, self._show(units), strict=True))
+        return {user: _chosen(user, [_state(unit, shown[unit]) for unit in each]) for user, each in names.items()}
+
+    def _show(self, units: list[str]) -> list[dict[str, str]]:
+        """The properties of each unit, in that order. Older systemd has no `--timestamp=unix`."""
+        words = ["show", *units, f"--property={','.join(unit_facts.PROPERTIES)}"]
+        if self._has_unix_time:
+            try:
+                text = self._systemctl(*words, "--timestamp=unix")
+            except ManagerAway:
+                raise
+            except ServiceError as error:
+                if "timestamp" not in str(error).rpartition("failed: ")[2]:
+                    raise
+                self._has_unix_time = False
+        if not self._has_unix_time:
+            text = self._systemctl(*words)
+        found = text.strip("\n").split("\n\n")
         if len(found) != len(units):
             raise ServiceError(f"systemctl show tells of {len(found)} units, asked for {len(units)}")
-        return {user: _state(unit, each) for user, unit, each in zip(users, units, found, strict=True)}
+        return [unit_facts.properties(each) for each in found]
+
+    def accounts(self) -> list[str]:
+        """Of units that are loaded, and of those that are enabled for the next boot."""
+        pattern = self._unit_template.format(user="*")
+        listed = self._systemctl("list-units", "--all", "--full", "--plain", "--no-legend", pattern)
+        listed += "\n" + self._systemctl("list-unit-files", "--full", "--no-legend", pattern)
+        found = [name for word in listed.split() for name in unit_names.accounts(self._unit_template, word)]
+        return list(dict.fromkeys(found))
 
     def start(self, user: str) -> None:
         """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first. A unit that is not loaded has none."""
-        unit = self._unit_template.format(user=user)
+        unit = self._unit(user)
         try:
             self._systemctl("reset-failed", unit)
         except ManagerAway:
@@ -123,7 +165,7 @@ class Systemd:
 
     def stop(self, user: str) -> None:
         """`systemctl stop` waits until the unit's whole control group is empty. What does not go is killed: a unit may allow minutes."""
-        unit = self._unit_template.format(user=user)
+        unit = self._unit(user)
         try:
             self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
         except TookTooLong:
@@ -142,16 +184,35 @@ class Systemd:
         self._systemctl("enable" if on else "disable", "--now", timer)
 
 
-def _state(unit: str, shown: str) -> ServerState:
-    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+def _chosen(user: str, candidates: list[ServerState]) -> ServerState:
+    """The unit of a user among those of the two forms that their name may have: the one that runs as them, else one that is in use."""
+
+    def fits(server: ServerState) -> tuple[bool, bool, bool]:
+        facts = server.facts
+        assert facts is not None
+        return facts.user == user, server.active, facts.file_state.startswith("enabled")
+
+    return max(candidates, key=fits)  # of equals the first, which is the plain form
+
+
+def _state(unit: str, values: dict[str, str]) -> ServerState:
     pid = int(values.get("MainPID") or 0)
-    started = values.get("ExecMainStartTimestamp", "").lstrip("@")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
     code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
     is_failing = not active and _is_failing(values.get("ActiveState", ""), code)
-    started_wall = float(started) if active and started else None
-    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing)
+    started_wall = _wall_clock(values.get("ExecMainStartTimestamp", "")) if active else None
+    facts = unit_facts.facts_of(unit, values)
+    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing, facts)
+
+
+def _wall_clock(shown: str) -> float | None:
+    """Seconds since the epoch, of `@SECONDS` or of `Thu 2026-11-26 00:21:17 UTC`: systemctl is asked with TZ=UTC."""
+    if shown.startswith("@"):
+        return float(shown[1:])
+    with suppress(ValueError):
+        return float(timegm(strptime(shown.removesuffix(" UTC").partition(".")[0], "%a %Y-%m-%d %H:%M:%S")))
+    return None
 
 
 def _is_failing(state: str, code: int | None) -> bool:
@@ -201,6 +262,10 @@ class Supervised:
             answer["state"],
             not active and _is_failing(answer["state"], answer["exit"]),
         )
+
+    def accounts(self) -> list[str]:
+        """All that the supervisor knows."""
+        return [str(each["user"]) for each in self._ask("list", "")["servers"]]
 
     def start(self, user: str) -> None:
         """Clears the record of failures, then starts."""
