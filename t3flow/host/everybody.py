@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t3flow.files import DiskError, one_component
+from t3flow.host import slots
 from t3flow.host.accounts import is_root
+from t3flow.t3.files import USERDATA
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host
 
-USERDATA = "userdata"
 LOOK_SECONDS = 10.0
 """How long homes may take to be looked at; those that have not answered by then count as homes with a state."""
 
@@ -37,6 +38,23 @@ def accounts(host: "Host") -> list[str]:
             others.update(_of_one_uid(name))
     others |= set(with_state(host, [*names, *others]))
     return names + sorted(name for name in others - set(names) if _may_be_linked(name))
+
+
+def link(host: "Host", default: str) -> list[str]:
+    """Give each account that has no link one to the default; return their names. Idempotent.
+
+    Raises UserMapError, ServiceError: while it is not known who there is, the default must not move.
+    """
+    versions_dir = host.settings.paths.versions_dir
+    if not slots.has_slot(versions_dir, default):
+        return []  # nobody can have been led there: the launcher says so
+    linked = []
+    for name in accounts(host):
+        with suppress(slots.SlotError):  # an odd thing in a link's place: the launcher leads nobody past it
+            if slots.assigned(versions_dir, name) is None:
+                slots.assign(versions_dir, name, default)
+                linked.append(name)
+    return linked
 
 
 def configured(host: "Host") -> list[str]:

@@ -9,6 +9,7 @@ from t3flow.files import link_atomically, sync_folder, write_atomically
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 MARK = "# Written by t3flow"
+MODE = 0o755
 TEMPLATE = """\
 #!/bin/sh
 # Written by t3flow: runs the version of t3 that is assigned to the calling account.
@@ -42,7 +43,7 @@ def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
 
 def install_launcher(path: Path, versions_dir: Path, *, sandbox: bool) -> None:
     """Puts the launcher in place by one rename."""
-    write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), 0o755)
+    write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), MODE)
 
 
 def is_launcher(path: Path) -> bool:

@@ -76,6 +76,22 @@ def _group(pid: int) -> list[str]:
     return []
 
 
+def is_in_system_unit(pid: int, unit: str) -> bool:
+    """Whether a process is in the control group of a unit of the system's: users have units, and so groups, of any name below `user.slice`."""
+    group = _group(pid)
+    return unit in group and "user.slice" not in group[: group.index(unit)]
+
+
+def ancestors(pid: int) -> list[int]:
+    """The parent of a process, that one's parent, and so on."""
+    found: list[int] = []
+    with suppress(OSError, ValueError):
+        while pid > 1 and pid not in found:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            found.append(pid)
+    return found
+
+
 def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """What a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither.
 
