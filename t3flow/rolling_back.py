@@ -16,7 +16,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import backups, kept, ours, pairing, preflight, records, slots
 from t3flow.host.away import take_away
 from t3flow.host.host import this_host
-from t3flow.restart import RestartError, Result, result_of, start_server, time_now, verify_user
+from t3flow.restart import Result, result_of, start_server, time_now, verify_user
 from t3flow.reviving import owe_start, start_or_owe
 from t3flow.tasks import ACCEPTED, Person, back_up
 from t3flow.versions import parse
@@ -198,9 +198,7 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
     logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
     take_away(host, user)
     if snapshot:
-        restored, _ = backups.restore(host, user, Path(snapshot), kept_name)
-        if restored != level:
-            raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+        backups.restore(host, user, backups.on_record(host, user, snapshot), kept_name)
         kept.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
     if was == STOPPED:

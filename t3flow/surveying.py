@@ -6,13 +6,14 @@ from typing import TypedDict
 from t3flow import tasks
 from t3flow.engine.step import pause, step
 from t3flow.errors import T3flowError
-from t3flow.host import npm, old_backups, old_tracker, pairing, records, slots
+from t3flow.host import npm, old_backups, old_tracker, pairing, records, schemas, slots
 from t3flow.host.host import HostError, this_host
 from t3flow.host.old_tracker import OldTrackerError
-from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.host.owned import OwnerProblem
+from t3flow.t3 import ledger
 from t3flow.versions import InvalidVersion, parse
 
-LEVEL_SECONDS, LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 10.0, 4, 0.3
+LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
 
 
 class Found(TypedDict):
@@ -163,8 +164,8 @@ def level_of(user: str) -> int:
     """The schema level of a user's database, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            with OwnerReader(this_host(), user) as reader:
-                return int(reader.read(LEVEL_SECONDS)["level"])
+            found = schemas.schemas_of(this_host(), user)
+            return max(ledger.level(listed) for listed in found.values() if listed)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise

@@ -1,7 +1,6 @@
 """The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
 
 import time
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from loguru import logger
@@ -9,7 +8,7 @@ from loguru import logger
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import backups, everybody, kept, manageable, npm, origin, preflight, records, running, slots
+from t3flow.host import backups, everybody, kept, manageable, npm, origin, pairing, preflight, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -139,7 +138,7 @@ def people(without: list[str]) -> list[Person]:
         if why:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
-        runs = running.running_version(host.journal, versions_dir, user, pid) if pid is not None else None
+        runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
     return found
@@ -220,15 +219,20 @@ def stage(version: str, in_scratch: bool) -> Staged:
 
 
 class Snapshot(TypedDict):
-    """A backup as a run needs it. `problem` is set instead of `path` when the user's own database is at fault; `missing`: there is none."""
+    """A backup as a run needs it. `problem` is set instead of `path` when the user's own databases are at fault; `missing`: there are none.
+
+    `files`: file of the state → path of its copy; `schema`: database → its migrations.
+    """
 
     user: str
     path: str
     bytes: int
     level: int
-    fingerprint: list[Any] | None
+    fingerprint: dict[str, Any] | None
     problem: str
     missing: bool
+    files: dict[str, str]
+    schema: records.Schemas
 
 
 @step(interruptible=True)
@@ -251,11 +255,13 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
             "fingerprint": None,
             "problem": str(error),
             "missing": missing,
+            "files": {},
+            "schema": {},
         }
-    size = Path(made.path).stat().st_size
     return {
-        "user": user, "path": made.path, "bytes": size, "level": made.level,
+        "user": user, "path": made.path, "bytes": made.bytes, "level": made.level,
         "fingerprint": made.fingerprint, "problem": "", "missing": False,
+        "files": {name: str(path) for name, path in made.paths.items()}, "schema": made.schema,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
 from t3flow.staging import scratch_folder
+from t3flow.t3.files import FIRST_DATABASE
 from t3flow.tasks import Person, Snapshot
 
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
@@ -24,13 +25,14 @@ NOBODY = "nobody"
 
 
 class Seed(TypedDict):
-    """A database to try on: whose, the version in use there, the snapshot ("": an empty base dir) and its size."""
+    """A state to try on: whose, the version in use there, the snapshot ("": an empty base dir), its size and files (as `Snapshot` has them)."""
 
     user: str
     version: str
     path: str
     bytes: int
     level: int
+    files: dict[str, str]
 
 
 class Seeds(TypedDict):
@@ -44,7 +46,12 @@ class Seeds(TypedDict):
 
 def empty_seed(version: str) -> Seed:
     """An empty base dir, as a new user has it."""
-    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0}
+    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
+
+
+def files_of(kept: Snapshot | Seed) -> dict[str, str]:
+    """The files of a snapshot. A run that an earlier t3flow began has the first one alone."""
+    return kept.get("files") or ({FIRST_DATABASE: kept["path"]} if kept["path"] else {})
 
 
 @step()
@@ -60,6 +67,7 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
             "path": each["path"],
             "bytes": each["bytes"],
             "level": each["level"],
+            "files": files_of(each),
         }
         for each in snapshots
         if not each["problem"]
@@ -110,6 +118,7 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     for verdict in found:
         if verdict["verdict"] == "pass":
             records.note_level(this_host().journal, version, verdict["level"])
+            records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
     return found
 
 
@@ -124,10 +133,10 @@ def try_control(seed: Seed) -> Verdict:
 
 def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
     host = this_host()
-    snapshot = Path(seed["path"]) if seed["path"] else None
+    files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], snapshot)
+        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], files)
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
 

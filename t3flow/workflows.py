@@ -13,6 +13,7 @@ from t3flow.gating import Refused, pass_gate, reason_not_to_move
 from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, exclusive, failed, waiting, why_held
 from t3flow.periods import await_idle, held_back, may_still_restart, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
+from t3flow.retrying import patiently
 from t3flow.reviving import await_server
 from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
 from t3flow.tasks import Person, Plan, Snapshot
@@ -26,11 +27,8 @@ def bump(
     due: float | None = None,
 ) -> Outcome:
     """Moves everybody to a newer version, or nobody. `due`: when the schedule asked for it; None for a person's run."""
-    if not dry_run and (reason := why_held()):
-        return ended("frozen", reason)
     try:
-        with exclusive():
-            return follow(target, again, without or [], dry_run, due)
+        return patiently(lambda: follow(target, again, without or [], dry_run, due), dry_run, due)
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"stopped by {interrupted.signal}; nothing was changed")
     except StepFailed as failure:

@@ -64,6 +64,7 @@ timeout_s = 900
 bump = "0 4 * * *"
 jitter_s = 3600
 latest = "07:00"
+retry_s = 300
 timezone = ""
 [bake]
 minutes = 60

@@ -5,11 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
-from t3flow.host import manageable, pairing, ports, processes, records, running, slots
+from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import Host
-from t3flow.host.owned import OwnerReader
+from t3flow.t3 import ledger
 
-LEVEL_SECONDS = 10.0
 NO_DATABASE = "there is no database"
 
 
@@ -59,7 +58,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
             what, _, mend = why.rpartition(": ")
             yield finding(f"{user} is not managed: {what}", mend)
             continue
-        if taken := ports.who_shuts_out(host.port(user), server):
+        if taken := ports.who_shuts_out(host.port(user), host.services.pids_of(user, server)):
             yield finding(
                 pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
             )
@@ -113,8 +112,8 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
 
     def level(user: str) -> int | str | None:
         try:
-            with OwnerReader(host, user) as reader:
-                return int(reader.read(LEVEL_SECONDS)["level"])
+            found = schemas.schemas_of(host, user)
+            return max(ledger.level(listed) for listed in found.values() if listed)
         except T3flowError as error:
             return None if str(error) == NO_DATABASE else str(error)
 

@@ -45,7 +45,7 @@ def why_unmanaged(host: Host, user: str, server: ServerState, serving: list[int]
     if server.facts is not None and (trouble := _unit_trouble(host, user, server, server.facts)):
         return trouble
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
-    if foreign := [pid for pid in serving if not _is_of_server(pid, server)]:
+    if serving and (foreign := sorted(set(serving) - {*_of_unit(host, user, server)})):
         words = " ".join(processes.command_line(foreign[0]))[:80]
         return (
             f"process {foreign[0]} ({printable(words)}) serves {host.base_dir(user)} beside {server.unit}: "
@@ -80,7 +80,7 @@ def identity_trouble(facts: UnitFacts, user: str) -> str:
 def _unit_trouble(host: Host, user: str, server: ServerState, facts: UnitFacts) -> str:
     if trouble := identity_trouble(facts, user):
         return trouble
-    if not _starts_launcher(host, server, facts):
+    if not _starts_launcher(host, user, server, facts):
         what = printable(facts.commands[0])[:120] if facts.commands else "nothing"
         where = f" ({', '.join(facts.drop_ins)})" if facts.drop_ins else ""
         return (
@@ -95,7 +95,7 @@ def _unit_trouble(host: Host, user: str, server: ServerState, facts: UnitFacts) 
     return ""
 
 
-def _starts_launcher(host: Host, server: ServerState, facts: UnitFacts) -> bool:
+def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFacts) -> bool:
     """Whether a unit's command names the launcher, by its path or as the t3 on PATH, itself or within a shell's words.
 
     A wrapper says nothing of what it starts: its server does, while it runs.
@@ -112,8 +112,14 @@ def _starts_launcher(host: Host, server: ServerState, facts: UnitFacts) -> bool:
     if server.main_pid is None:
         return False
     versions_dir = host.settings.paths.versions_dir
-    of_unit = {server.main_pid, *processes.of_unit(server.main_pid, server.unit)}
-    return any(slots.running_version(pid, versions_dir) is not None for pid in of_unit)
+    return any(slots.running_version(pid, versions_dir) is not None for pid in _of_unit(host, user, server))
+
+
+def _of_unit(host: Host, user: str, server: ServerState) -> list[int]:
+    """The processes of a user's unit. A main process counts as one whatever its manager says at that moment."""
+    with suppress(T3flowError):
+        return [*host.services.pids(user), *([server.main_pid] if server.main_pid is not None else [])]
+    return [server.main_pid] if server.main_pid is not None else []
 
 
 def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
@@ -154,17 +160,6 @@ def _has_open(entry: Path, base_dir: str) -> bool:
                 if target.startswith(f"{base_dir}/") and target.endswith(STATE_SUFFIXES):
                     return True
     return False
-
-
-def _is_of_server(pid: int, server: ServerState) -> bool:
-    """Whether a process is of the user's unit: by its control group, or (where there is no systemd) by its session or its ancestors."""
-    if server.facts is not None:
-        return processes.is_in_system_unit(pid, server.unit)
-    if server.main_pid is None:
-        return True  # a supervisor that is starting or ending it knows what is its own, and we do not
-    with suppress(OSError):
-        return os.getsid(pid) == os.getsid(server.main_pid) or server.main_pid in processes.ancestors(pid)
-    return True
 
 
 def printable(text: str) -> str:

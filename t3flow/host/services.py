@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from calendar import timegm
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,21 +16,21 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import unit_facts, unit_names
+from t3flow.host import cgroups, holding, processes, unit_facts, unit_names
 from t3flow.host.children import Children, TookTooLong
 from t3flow.host.unit_facts import UnitFacts
 from t3flow.settings import Settings
+from t3flow.t3.commands import ENDS_OF_A_STOP
 
 CONTROL_SECONDS = 60.0
 AWAY_SECONDS = 20.0
 STOP_SECONDS = 20.0
+LEFTOVER_SECONDS = 5.0
 AWAY = re.compile(
     r"[Tt]ransport endpoint|connect to bus|[Cc]onnection (reset|refused|timed out|terminated)|Broken pipe"
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
-ENDS_OF_A_STOP = (130, 143)
-"""What t3 ends with when it is asked to: a failure to a manager that was not told otherwise."""
 
 
 class ServiceError(T3flowError):
@@ -51,6 +52,10 @@ class ServerState:
     detail: str
     is_failing: bool = False
     """It is meant to run, and ended by itself: its manager is about to start it again, or has given up."""
+    group: str = ""
+    """The unit's control group, as systemd names it; "" where it has none."""
+    last_start: str = ""
+    """What differs between two starts of the unit, those by its manager included; "" where that is not known."""
     facts: UnitFacts | None = None
     """What systemd has loaded as its unit; None where there is no systemd."""
 
@@ -67,11 +72,23 @@ class Services(Protocol):
     def accounts(self) -> list[str]:
         """Names that accounts with a server of their own may have, by the servers that their manager knows, running or not. Raises ServiceError."""
 
+    def pids(self, user: str) -> list[int]:
+        """Return all processes of the unit, those that a stopped one left behind included. Raises ServiceError.
+
+        What it costs does not depend on the other processes of the host.
+        """
+
+    def pids_of(self, user: str, server: ServerState) -> list[int]:
+        """Return the same for a state that was just asked for: cheap enough to ask again and again. Raises ServiceError."""
+
     def start(self, user: str) -> None:
         """Starts the server, whatever its past failures. Raises ServiceError."""
 
-    def stop(self, user: str) -> None:
-        """Stops the server and all that runs below it; returns when they are gone. Raises ServiceError."""
+    def stop(self, user: str, server: ServerState | None = None) -> None:
+        """End the whole unit, what an earlier stop left in its group included; return when all of it is gone. Raises ServiceError.
+
+        With a state that was just asked for, it is not asked for again first.
+        """
 
     def is_on(self, unit: str) -> bool:
         """Whether another unit of the host, by its full name, is at work or (a timer) set to begin. Raises ServiceError."""
@@ -152,6 +169,20 @@ class Systemd:
         found = [name for word in listed.split() for name in unit_names.accounts(self._unit_template, word)]
         return list(dict.fromkeys(found))
 
+    def pids(self, user: str) -> list[int]:
+        """By the unit's control group."""
+        return self.pids_of(user, self.state(user))
+
+    def pids_of(self, user: str, server: ServerState) -> list[int]:
+        """What the kernel lists. A main process that is not listed means that the group is not to be seen from here."""
+        found = cgroups.pids(cgroups.folder_of(server.group) if server.group else None)
+        if server.main_pid is not None and server.main_pid not in found and processes.is_there(server.main_pid):
+            raise ServiceError(
+                f"the control group {server.group or 'of ' + server.unit} does not list process {server.main_pid}: "
+                f"see systemctl status {server.unit}"
+            )
+        return found
+
     def start(self, user: str) -> None:
         """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first. A unit that is not loaded has none."""
         unit = self._unit(user)
@@ -163,14 +194,32 @@ class Systemd:
             logger.debug("{}", error)
         self._systemctl("start", unit)
 
-    def stop(self, user: str) -> None:
-        """`systemctl stop` waits until the unit's whole control group is empty. What does not go is killed: a unit may allow minutes."""
-        unit = self._unit(user)
+    def stop(self, user: str, server: ServerState | None = None) -> None:
+        """`systemctl stop` waits until the unit's whole control group is empty. What does not go is killed: a unit may allow minutes.
+
+        A unit with `KillMode=process` leaves processes in its group, which are ended here.
+        """
+        server = server or self.state(user)
+        unit, group = server.unit, server.group  # systemd forgets the group when the unit has stopped
         try:
             self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
         except TookTooLong:
             self._systemctl("kill", "--signal=KILL", unit)
             self._systemctl("stop", unit)
+        self._end_leftovers(unit, group)
+
+    def _end_leftovers(self, unit: str, group: str) -> None:
+        """End what a stopped unit has left in its own control group, and nothing else. Raises ServiceError for what does not go."""
+        folder = cgroups.folder_of(group) if group else None
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while left := cgroups.pids(folder):
+            if _state(unit, self._show([unit])[0]).main_pid is not None:
+                return  # a person has started it again: these are the server's
+            for pid in left:
+                holding.end_if(pid, lambda: cgroups.pids(folder))
+            if time.monotonic() > deadline:
+                raise ServiceError(f"process {left[0]}, which {unit} left behind, does not end: kill -KILL {left[0]}")
+            time.sleep(0.02)
 
     def is_on(self, unit: str) -> bool:
         """A timer is on when it is enabled, too; a service only while it is at work. A unit that there is not is off."""
@@ -196,14 +245,18 @@ def _chosen(user: str, candidates: list[ServerState]) -> ServerState:
 
 
 def _state(unit: str, values: dict[str, str]) -> ServerState:
-    pid = int(values.get("MainPID") or 0)
+    pid, started = int(values.get("MainPID") or 0), values.get("ExecMainStartTimestamp", "")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
     code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
     is_failing = not active and _is_failing(values.get("ActiveState", ""), code)
-    started_wall = _wall_clock(values.get("ExecMainStartTimestamp", "")) if active else None
+    started_wall = _wall_clock(started) if active else None
+    group = values.get("ControlGroup") or cgroups.default_group(unit, values.get("Slice", ""))
+    last_start = f"{values.get('ExecMainStartTimestampMonotonic', '')}/{values.get('NRestarts', '')}" if started else ""
     facts = unit_facts.facts_of(unit, values)
-    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing, facts)
+    return ServerState(
+        unit, active, pid if active else None, started_wall, detail, is_failing, group, last_start, facts
+    )
 
 
 def _wall_clock(shown: str) -> float | None:
@@ -261,18 +314,30 @@ class Supervised:
             answer.get("started_wall"),
             answer["state"],
             not active and _is_failing(answer["state"], answer["exit"]),
+            last_start=str(answer.get("starts") or ""),
         )
 
     def accounts(self) -> list[str]:
         """All that the supervisor knows."""
         return [str(each["user"]) for each in self._ask("list", "")["servers"]]
 
+    def pids(self, user: str) -> list[int]:
+        """As the supervisor lists them; where it does not, the session of the main process and what runs below it."""
+        answer = self._ask("status", user)
+        if "pids" in answer:
+            return [int(pid) for pid in answer["pids"]]
+        return processes.session_of(answer["main_pid"]) if answer["main_pid"] else []
+
+    def pids_of(self, user: str, server: ServerState) -> list[int]:
+        """Asks again."""
+        return self.pids(user)
+
     def start(self, user: str) -> None:
         """Clears the record of failures, then starts."""
         self._ask("reset-failed", user)
         self._ask("start", user)
 
-    def stop(self, user: str) -> None:
+    def stop(self, user: str, server: ServerState | None = None) -> None:
         """Returns when the server's process group is gone."""
         self._ask("stop", user)
 

@@ -11,6 +11,8 @@ PROPERTIES = (
     "SubState",
     "MainPID",
     "ExecMainStartTimestamp",
+    "ExecMainStartTimestampMonotonic",
+    "NRestarts",
     "LoadState",
     "UnitFileState",
     "Result",
@@ -23,6 +25,7 @@ PROPERTIES = (
     "DropInPaths",
     "KillMode",
     "ControlGroup",
+    "Slice",
 )
 """Some of these are missing in older systemd, or for a unit that is not loaded: each is looked up with a default."""
 _COMMAND = re.compile(r"\{ path=(.*?) ; argv\[\]=(.*?) ; (?:ignore_errors|flags)=", re.DOTALL)
@@ -43,7 +46,6 @@ class UnitFacts:
     fragment: str
     drop_ins: tuple[str, ...]
     kill_mode: str
-    control_group: str
 
     @property
     def words(self) -> list[str]:
@@ -94,7 +96,6 @@ def facts_of(unit: str, shown: dict[str, str]) -> UnitFacts:
         fragment=shown.get("FragmentPath", ""),
         drop_ins=tuple(shown.get("DropInPaths", "").split()),
         kill_mode=shown.get("KillMode", ""),
-        control_group=shown.get("ControlGroup", ""),
     )
 
 

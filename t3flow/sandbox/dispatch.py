@@ -166,7 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _has_session(self) -> bool:
         pairs = "; ".join(self.headers.get_all("Cookie") or []).split(";")
-        return any(pair.strip().startswith(f"{COOKIE}=") for pair in pairs)
+        names = [pair.partition("=")[0].strip() for pair in pairs]
+        return any(name == COOKIE or name.startswith(f"{COOKIE}_") for name in names)
 
     def _pair(self, user: str) -> None:
         places = self.server.places

@@ -22,7 +22,7 @@ from t3flow.host import npm, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
 from t3flow.sandbox.enter import has_own_network
-from t3flow.sandbox.packages import pack
+from t3flow.sandbox.packages import pack_release
 from t3flow.settings import Settings
 
 PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
@@ -57,6 +57,7 @@ window = ""
 max_check_interval_s = 5
 [schedule]
 bump = "0 4 1 1 *"
+retry_s = 0
 [queue]
 url = "{queue_url}"
 [npm]
@@ -176,11 +177,13 @@ class Sandbox:
     def publish(
         self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
     ) -> None:
-        """Publishes a build of the stand-in that behaves as told."""
+        """Publishes a build of the stand-in that behaves as told: all its parts, the launcher last."""
         from t3flow.sandbox.registry import Registry
 
-        tarball = pack(version, self.top / "registry" / "packed", behaviour, **options)
-        Registry(self.top / "registry").publish(version, tarball, tag=tag)
+        registry = Registry(self.top / "registry")
+        parts = pack_release(version, self.top / "registry" / "packed", behaviour, **options)
+        for part in parts:
+            registry.publish(version, part, tag=tag if part is parts[-1] else None)
 
     def install(self, version: str) -> None:
         """Puts every user on a version, as a host that t3flow has been running on for long."""

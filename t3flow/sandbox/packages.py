@@ -1,10 +1,15 @@
-"""npm packages of the stand-in t3: the folder `standin/`, given a version and a behaviour, as npm would publish it."""
+"""npm packages of the stand-in t3: the folder `standin/`, given a version and a behaviour, as npm would publish it.
+
+Generations A and B are one Node package. C, D and E are a launcher package and one package for each platform, at the same version.
+"""
 
 import gzip
 import io
 import json
+import platform
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +18,49 @@ from t3flow.versions import parse
 TEMPLATE = Path(__file__).parent / "standin"
 PACKAGE = "t3"
 PROGRAM = "bin/t3.js"
+SCOPE = "@t3code"
 OLD_LEVEL, NEW_LEVEL = 30, 32
 LAST_OLD_VERSION = "0.0.24"
+LEVELS = {"A": OLD_LEVEL, "B": NEW_LEVEL, "C": 52, "D": 56, "E": 60}
+NATIVE = ("C", "D", "E")
+"""Generations that are published in parts."""
+PLATFORMS = tuple(f"{system}-{machine}" for system in ("linux", "darwin", "win32") for machine in ("x64", "arm64"))
 PACKED_AT = 499162500  # npm's own date for every file, so that equal builds are equal bytes
+MONITOR = "t3-resource-monitor"
+EXECUTABLE = {PROGRAM, "t3"}
+ONE_PACKAGE = ("bin/", "lib/", "web/")
+NODE_PTY = "node_modules/node-pty"
+NATIVE_FILES = {
+    "native/t3": "t3",
+    "native/node-pty/package.json": f"{NODE_PTY}/package.json",
+    "native/node-pty/install.js": f"{NODE_PTY}/install.js",
+    "native/node-pty/pty.node": f"{NODE_PTY}/build/Release/pty.node",
+    "web/index.html": "client/index.html",
+}
+LAUNCHER_FILES = {"launcher/t3.js": PROGRAM, "launcher/bin.mjs": "dist/bin.mjs"}
+
+Files = Iterable[tuple[str, bytes]]
 
 
 def default_level(version: str) -> int:
-    """The schema level that the real t3 has in a version. Raises InvalidVersion for what is no version."""
+    """The schema level that the real t3 has in a version of A or B. Raises InvalidVersion for what is no version."""
     return OLD_LEVEL if parse(version) <= parse(LAST_OLD_VERSION) else NEW_LEVEL
+
+
+def this_platform() -> str:
+    """The name of this machine's platform, as npm has it."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return f"{sys.platform}-{machine}"
+
+
+def platform_package(name: str = "") -> str:
+    """The package of a platform, this machine's by default."""
+    return f"{SCOPE}/t3-{name or this_platform()}"
+
+
+def generation_of(behaviour: dict[str, Any] | None) -> str:
+    """The generation that a behaviour asks for; "" where the version decides between A and B."""
+    return str((behaviour or {}).get("generation", ""))
 
 
 def pack(
@@ -32,48 +72,175 @@ def pack(
     padding_files: int = 0,
     manifest: dict[str, Any] | None = None,
 ) -> Path:
-    """Packs a build of the stand-in and returns the path of its tarball in the folder, which is made if need be.
+    """Packs a build of the stand-in that is one Node package (A, B) and returns the path of its tarball in the folder, which is made if need be.
 
     `behaviour` is a build's `behaviour.json`, its faults. The level to which it migrates is `schema_level`, else the
     behaviour's, else that of the real version. `padding_files` adds that many files, as a real install has thousands.
     `manifest` is put over the package.json: `{"scripts": {"install": …}}`, a `version` that lies.
-    Raises InvalidVersion, OSError.
+    Raises InvalidVersion, OSError, ValueError for a generation that is published in parts.
     """
+    if generation_of(behaviour) in NATIVE:
+        raise ValueError(f"generation {generation_of(behaviour)} is published in parts: use pack_release")
+    rules = _rules(version, behaviour, schema_level)
+    described = json.loads((TEMPLATE / "package.json").read_text())
+    described |= {"name": PACKAGE, "version": version, "bin": {"t3": PROGRAM}, **(manifest or {})}
+    return _write(folder / f"{PACKAGE}-{version}.tgz", _node_package(described, rules, padding_files))
+
+
+def pack_release(
+    version: str,
+    folder: Path,
+    behaviour: dict[str, Any] | None = None,
+    *,
+    generation: str = "",
+    schema_level: int | None = None,
+    padding_files: int = 0,
+    manifest: dict[str, Any] | None = None,
+    platforms: Iterable[str] = PLATFORMS,
+    platform_manifest: dict[str, Any] | None = None,
+) -> list[Path]:
+    """Packs all parts of a release and returns their tarballs in the order of publishing: platform packages first, `t3` last.
+
+    The generation is `generation`, else the behaviour's, else A or B by the version: those have one part. `platforms` are those that are
+    packed; the launcher always names all of PLATFORMS. Only this machine's holds a program. `padding_files` go into the platform package,
+    `platform_manifest` is put over the package.json of each platform package, the rest is as in `pack`. Raises as `pack`.
+    """
+    behaviour = {**(behaviour or {}), **({"generation": generation} if generation else {})}
+    if generation_of(behaviour) not in NATIVE:
+        return [
+            pack(
+                version,
+                folder,
+                behaviour,
+                schema_level=schema_level,
+                padding_files=padding_files,
+                manifest=manifest,
+            )
+        ]
+    rules = _rules(version, behaviour, schema_level)
+    parts = []
+    for name in platforms:
+        described = _platform_manifest(name, version) | (platform_manifest or {})
+        files = _platform_package(described, rules, padding_files if name == this_platform() else 0)
+        parts.append(_write(folder / f"t3code-t3-{name}-{version}.tgz", files))
+    described = {
+        "name": PACKAGE,
+        "version": version,
+        "license": "MIT",
+        "bin": {"t3": PROGRAM},
+        "optionalDependencies": {platform_package(name): version for name in PLATFORMS},
+        **(manifest or {}),
+    }
+    return [*parts, _write(folder / f"{PACKAGE}-{version}.tgz", _launcher_package(described, rules))]
+
+
+def unpack(parts: Iterable[Path], tree: Path) -> Path:
+    """Lays the parts of a release out as npm installs them on this machine, below `tree/node_modules`; returns the program's link."""
+    modules = tree / "node_modules"
+    for part in parts:
+        with tarfile.open(part) as archive:
+            file = archive.extractfile("package/package.json")
+            described = json.load(file) if file else {}
+            if described["name"] not in (PACKAGE, platform_package()):
+                continue
+            place = modules / described["name"]
+            place.mkdir(parents=True)
+            archive.extractall(place)  # noqa: S202 - our own tarball; early 3.11 knows no filters
+        for entry in (place / "package").iterdir():
+            entry.rename(place / entry.name)
+        (place / "package").rmdir()
+    program = modules / ".bin" / "t3"
+    program.parent.mkdir()
+    program.symlink_to(f"../{PACKAGE}/{PROGRAM}")
+    return program
+
+
+def _rules(version: str, behaviour: dict[str, Any] | None, schema_level: int | None) -> dict[str, Any]:
     rules = dict(behaviour or {})
-    rules["schema_level"] = schema_level or rules.get("schema_level") or default_level(version)
+    generation = generation_of(rules)
+    if generation and generation not in LEVELS:
+        raise ValueError(f"there is no generation {generation!r}: known are {', '.join(LEVELS)}")
+    level = LEVELS[generation] if generation else default_level(version)
+    rules["schema_level"] = schema_level or rules.get("schema_level") or level
+    rules.setdefault("generation", "A" if rules["schema_level"] <= OLD_LEVEL else "B")
     rules.setdefault("rules", [])
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{PACKAGE}-{version}.tgz"
+    return rules
+
+
+def _platform_manifest(name: str, version: str) -> dict[str, Any]:
+    system, _, machine = name.partition("-")
+    dependency = json.loads((TEMPLATE / "native/node-pty/package.json").read_text())
+    return {
+        "name": platform_package(name),
+        "version": version,
+        "license": "MIT",
+        "os": [system],
+        "cpu": [machine],
+        "dependencies": {dependency["name"]: dependency["version"]},
+        "bundleDependencies": [dependency["name"]],
+    }
+
+
+def _node_package(described: dict[str, Any], rules: dict[str, Any], padding_files: int) -> Iterator[tuple[str, bytes]]:
+    """The files of the one package of A and B in a fixed order: (name, content)."""
+    yield from [("behaviour.json", _json(rules)), ("package.json", _json(described))]
+    for name, path in _template(*ONE_PACKAGE):
+        yield name, path.read_bytes()
+    yield from _padding(padding_files)
+
+
+def _platform_package(
+    described: dict[str, Any], rules: dict[str, Any], padding_files: int
+) -> Iterator[tuple[str, bytes]]:
+    """The files of a platform package. Those of other machines hold no program that could run here."""
+    yield "package.json", _json(described)
+    if described["name"] != platform_package():
+        yield from [("t3", b"a program for another machine\n"), (f"{NODE_PTY}/package.json", b'{"name": "node-pty"}\n')]
+        return
+    yield "behaviour.json", _json(rules)
+    for source, name in NATIVE_FILES.items():
+        yield name, (TEMPLATE / source).read_bytes()
+    yield f"resource-monitor/{this_platform()}/{MONITOR}", (TEMPLATE / "native" / MONITOR).read_bytes()
+    for name, path in _template("lib/"):
+        yield name, path.read_bytes()
+    yield from _padding(padding_files)
+
+
+def _launcher_package(described: dict[str, Any], rules: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    yield from [("package.json", _json(described)), ("dist/behaviour.json", _json(rules))]
+    for source, name in LAUNCHER_FILES.items():
+        yield name, (TEMPLATE / source).read_bytes()
+
+
+def _template(*parts: str) -> Iterator[tuple[str, Path]]:
+    for path in sorted(TEMPLATE.rglob("*")):
+        name = path.relative_to(TEMPLATE).as_posix()
+        if path.is_file() and name.startswith(parts):
+            yield name, path
+
+
+def _padding(files: int) -> Iterator[tuple[str, bytes]]:
+    for number in range(files):
+        yield f"padding/{number // 500:03}/{number:05}.js", f"module.exports = {number};\n".encode()
+
+
+def _write(target: Path, files: Files) -> Path:
+    """Writes a tarball as npm would, by one rename."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for name, content in _files(version, rules, padding_files, manifest or {}):
+        for name, content in files:
             entry = tarfile.TarInfo(f"package/{name}")
             entry.size, entry.mtime = len(content), PACKED_AT
-            entry.mode = 0o755 if name.startswith("bin/") else 0o644
+            entry.mode = 0o755 if name in EXECUTABLE or name.endswith(MONITOR) else 0o644
             archive.addfile(entry, io.BytesIO(content))
     partial = target.with_suffix(".partial")
     partial.write_bytes(buffer.getvalue())
     partial.replace(target)
     return target
-
-
-def _files(
-    version: str, behaviour: dict[str, Any], padding_files: int, manifest: dict[str, Any]
-) -> Iterator[tuple[str, bytes]]:
-    """The files of a package in a fixed order: (name, content)."""
-    described = json.loads((TEMPLATE / "package.json").read_text())
-    described |= {"name": PACKAGE, "version": version, "bin": {"t3": PROGRAM}, **manifest}
-    made = {"package.json": _json(described), "behaviour.json": _json(behaviour)}
-    for path in sorted(TEMPLATE.rglob("*")):
-        name = path.relative_to(TEMPLATE).as_posix()
-        if path.is_file():
-            yield name, made.pop(name) if name in made else path.read_bytes()
-    yield from sorted(made.items())
-    for number in range(padding_files):
-        yield f"padding/{number // 500:03}/{number:05}.js", f"module.exports = {number};\n".encode()
 
 
 def _json(value: dict[str, Any]) -> bytes:

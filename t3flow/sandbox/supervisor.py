@@ -1,13 +1,16 @@
 """usage: python -m t3flow.sandbox.supervisor --socket PATH …: the sandbox's small stand-in for systemd.
 
 It keeps the users' servers as the units on a real host do: Restart=on-failure after a second, at most five starts in
-30 seconds, stopped by SIGTERM and after a time-out by SIGKILL, and stopped means that nothing below the server is left.
-A server that exits 130 when it is stopped is `failed`, as with systemd.
+30 seconds; a stop sends SIGTERM to every process of the unit and SIGKILL after a time-out, and stopped means that nothing of the unit is
+left. A unit is its main process, all below it, and what they left behind. One whose main process exits 130 is `failed`, as with systemd.
+`USER.unit.json` beside `USER.env` says what is odd about a unit (`unit_file.py`).
 
 The socket takes JSON lines, {"do": COMMAND, "user": USER}, where COMMAND is one of `start stop status reset-failed
-kill-main list shutdown`, and answers each with {"ok": false, "error": TEXT} or {"ok": true, "user", "state",
-"main_pid", "started_monotonic", "started_wall", "exit"}. `state` is one of `active inactive failed activating
-deactivating`; `exit` is the code of the last end, or minus the number of the signal that it died of.
+kill-main kill list shutdown`, and answers each with {"ok": false, "error": TEXT} or {"ok": true, "user", "state",
+"main_pid", "started_monotonic", "started_wall", "exit", "pids", "exec_start"}. `state` is one of `active inactive failed activating
+deactivating`; `exit` is the code of the last end, or minus the number of the signal that it died of; `pids` are all living processes of
+the unit, also those that a main process which is gone has left; `exec_start` the words that the main process was started with.
+`kill` sends {"signal": NUMBER} (default 9) to all of them. A process that a kill-main leaves behind is ended before the unit is restarted.
 `list` answers {"ok": true, "servers": [the same for each user]}.
 """
 
@@ -86,6 +89,7 @@ class Supervisor:
             "status": Unit.look,
             "reset-failed": Unit.reset_failed,
             "kill-main": Unit.kill_main,
+            "kill": lambda unit: unit.kill(_signal_number(asked.get("signal", signal.SIGKILL))),
         }
         if unit is None or do not in actions:
             raise Refused(f"there is no command {do!a}: it takes {', '.join([*actions, 'list', 'shutdown'])}")
@@ -105,6 +109,13 @@ class Supervisor:
                 if self.options.closing:
                     self.closing.set()
         writer.close()
+
+
+def _signal_number(given: object) -> int:
+    """A signal's number. Raises Refused."""
+    if not isinstance(given, int) or given not in {int(number) for number in signal.valid_signals()}:
+        raise Refused(f"{given!a} is no signal")
+    return given
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from t3flow.errors import T3flowError
 from t3flow.sandbox.tree import members
+from t3flow.sandbox.unit_file import UnitFile, read_unit_file
 from t3flow.sandbox.users import base_dir_of, environment_of, port_of
 
 STARTS, STARTS_WITHIN_SECONDS = 5, 30.0
@@ -21,6 +23,10 @@ CLEAN_ENDS = {0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIP
 EXIT_NOT_STARTED = 203  # systemd's EXIT_EXEC
 KILLED_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
+TERM, KILL = (signal.SIGTERM, signal.SIGCONT), (signal.SIGKILL,)
+SUPERVISOR_PID = "T3FLOW_SANDBOX_SUPERVISOR"
+"""The variable that tells a stand-in whose server outlives its launcher when the whole sandbox is gone."""
+
 _libc = ctypes.CDLL(None)
 
 
@@ -54,6 +60,8 @@ class Unit:
     started_monotonic: float | None = None
     started_wall: float | None = None
     _session: int | None = None
+    _exec_start: list[str] = field(default_factory=list)
+    _file: UnitFile = field(default_factory=UnitFile)
     _starts: deque[float] = field(default_factory=deque)
     _revival: asyncio.Task[None] | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -69,6 +77,8 @@ class Unit:
             "started_monotonic": self.started_monotonic if running else None,
             "started_wall": self.started_wall if running else None,
             "exit": self.exit,
+            "pids": sorted(members(self.user, self._session)),
+            "exec_start": self._exec_start,
         }
 
     async def look(self) -> None:
@@ -79,28 +89,44 @@ class Unit:
         async with self._turn:
             if self.main_pid is None:
                 await self._cancel_revival()
-                await self._end_members()
+                if not self._file.leaves_others:
+                    await self._end_members()
                 self._spawn()
 
     async def stop(self) -> None:
-        """Stops the server and returns when nothing of it is left. Raises Refused when something will not die."""
+        """Stops the unit and returns when nothing of it is left. Raises Refused when something will not die.
+
+        As systemd does with KillMode=control-group: SIGTERM to every process of the unit, and after the time-out SIGKILL to those that are left.
+        With KillMode=process only the main process is signalled, and the others stay.
+        """
         async with self._turn:
             await self._cancel_revival()
             if self.main_pid is None:
-                await self._end_members()
+                if not self._file.leaves_others:
+                    await self._end_members()
                 self.state = "failed" if self.state == "failed" else "inactive"
                 return
             self.state = "deactivating"
-            timed_out = False
-            self._signal_main(signal.SIGTERM, signal.SIGCONT)
-            try:
-                await asyncio.wait_for(self._ended.wait(), self.options.stop_seconds)
-            except TimeoutError:
-                timed_out = True
-            await self._end_members()
+            timed_out = await self._end_main() if self._file.leaves_others else await self._end_members()
             await self._ended.wait()
             self.state = "failed" if timed_out or self.exit not in CLEAN_ENDS else "inactive"
             self._say(f"stopped, exit {self.exit}")
+
+    async def _end_main(self) -> bool:
+        """Ends the main process alone; whether it had to be killed."""
+        self._signal([self.main_pid], signal.SIGTERM, signal.SIGCONT)
+        try:
+            await asyncio.wait_for(self._ended.wait(), self.options.stop_seconds)
+        except TimeoutError:
+            self._signal([self.main_pid], signal.SIGKILL)
+            return True
+        return False
+
+    async def kill(self, number: int) -> None:
+        """Sends a signal to every process of the unit, as `systemctl kill` does; waits for nothing but the end that SIGKILL is."""
+        self._signal(members(self.user, self._session), number)
+        if number == signal.SIGKILL:
+            await self._end_members()
 
     async def reset_failed(self) -> None:
         """Forgets failures and past starts."""
@@ -113,7 +139,7 @@ class Unit:
         """Ends the main process with SIGKILL, as a crash would. Raises Refused when it does not run."""
         if self.main_pid is None:
             raise Refused(f"the server of {self.user} does not run")
-        self._signal_main(signal.SIGKILL)
+        self._signal([self.main_pid], signal.SIGKILL)
         await self._ended.wait()
 
     def main_ended(self, code: int) -> None:
@@ -130,7 +156,8 @@ class Unit:
 
     async def _revive(self) -> None:
         try:
-            await self._end_members()
+            if not self._file.leaves_others:
+                await self._end_members()
             if self.state == "activating":
                 await asyncio.sleep(self.options.restart_seconds)
                 self._spawn()
@@ -159,12 +186,14 @@ class Unit:
         base_dir = base_dir_of(options.base_dir, self.user)
         port = port_of(options.serve_env_dir, self.user)
         words = ["serve", "--host", options.host, "--port", str(port), "--base-dir", str(base_dir)]
+        self._file = read_unit_file(options.serve_env_dir, self.user)
+        self._exec_start = self._file.command([str(options.launcher), *words])
         options.log_dir.mkdir(parents=True, exist_ok=True)
         log = os.open(options.log_dir / f"t3-serve@{self.user}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         try:
             process = subprocess.Popen(
-                [str(options.launcher), *words],
-                env=environment_of(self.user, base_dir.parent),
+                self._exec_start,
+                env={**environment_of(self.user, base_dir.parent), SUPERVISOR_PID: str(os.getpid())},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -174,7 +203,7 @@ class Unit:
             )
         except (OSError, subprocess.SubprocessError) as error:
             self.exit = EXIT_NOT_STARTED
-            raise Refused(f"{options.launcher} cannot be started: {error}") from error
+            raise Refused(f"{self._exec_start[0]} cannot be started: {error}") from error
         finally:
             os.close(log)
         process.returncode = 0  # it is reaped with all the others, so that Popen must not wait for it
@@ -184,22 +213,29 @@ class Unit:
         self._ended.clear()
         self._say(f"started as pid {process.pid} on port {port}")
 
-    def _signal_main(self, *numbers: int) -> None:
-        for number in numbers:
-            if self.main_pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(self.main_pid, number)
+    @staticmethod
+    def _signal(pids: Iterable[int | None], *numbers: int) -> None:
+        for pid in pids:
+            for number in numbers:
+                if pid is not None:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
 
-    async def _end_members(self) -> None:
-        """Kills whatever of the server is left and waits until it is gone. Raises Refused when that takes too long."""
-        deadline = time.monotonic() + KILLED_SECONDS
+    async def _end_members(self) -> bool:
+        """Ends what is left of the unit and waits until it is gone; whether something had to be killed. Raises Refused when that takes too long."""
+        asked: set[int] = set()
+        now = time.monotonic()
+        kill_at, give_up_at = now + self.options.stop_seconds, now + self.options.stop_seconds + KILLED_SECONDS
+        killed = False
         while pids := members(self.user, self._session):
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > give_up_at:
                 raise Refused(f"processes {pids} of {self.user} do not end on SIGKILL")
-            for pid in pids:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            await asyncio.sleep(0.005)
+            killed = now > kill_at
+            self._signal(pids if killed else [pid for pid in pids if pid not in asked], *(KILL if killed else TERM))
+            asked.update(pids)
+            await asyncio.sleep(0.005 if now < kill_at - self.options.stop_seconds + 1 else 0.05)
+        return killed
 
     def _say(self, text: str) -> None:
         print(f"{self.user}: {text}", flush=True)

@@ -1,9 +1,11 @@
 """The local registry, as the real npm client sees it, in health and with each fault."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +100,95 @@ def test_faults(
     assert any(word in finished.stderr + finished.stdout for word in said), finished.stderr
     Registry(tmp_path / "registry").set_faults()
     assert npm("install", "--prefix", str(tmp_path / "prefix"), "t3@nightly").returncode == 0
+
+
+# Several packages ---------------------------------------------------------------------------------------------------
+
+PART = "@t3code/t3-linux-x64"
+VERSION = "0.0.42"
+
+
+def package(folder: Path, name: str, version: str, **manifest: object) -> Path:
+    """Packs a package of one file."""
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{name.replace('/', '-')}-{version}.tgz"
+    content = json.dumps({"name": name, "version": version, **manifest}).encode()
+    with tarfile.open(target, "w:gz") as archive:
+        entry = tarfile.TarInfo("package/package.json")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return target
+
+
+@pytest.fixture
+def in_parts(tmp_path: Path) -> Registry:
+    """A registry with a release in two parts, signed and attested; the other platforms' part was never published."""
+    registry = Registry(tmp_path / "registry")
+    parts = {PART: VERSION, "@t3code/t3-darwin-arm64": VERSION}
+    registry.publish(VERSION, package(tmp_path / "made", PART, VERSION, os=["linux"]))
+    main = package(tmp_path / "made", "t3", VERSION, optionalDependencies=parts)
+    registry.publish(VERSION, main, tag="nightly")
+    registry.enable_signatures()
+    registry.attest(VERSION)
+    registry.attest(VERSION, PART)
+    (tmp_path / "prefix").mkdir()
+    return registry
+
+
+def test_a_release_in_parts(
+    npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, in_parts: Registry
+) -> None:
+    """npm installs the part of this platform, verifies both, and each package has a document of its own."""
+    prefix = ["--prefix", str(tmp_path / "prefix")]
+    signing.trust(tmp_path / "tools/npm", in_parts.keys.parent, npm("config", "get", "registry").stdout.strip())
+    finished = npm("install", *prefix, "t3@nightly")
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "prefix/node_modules" / PART / "package.json").exists()
+    assert "verified attestations" in npm("audit", "signatures", *prefix).stdout
+    assert json.loads(npm("view", f"{PART}@{VERSION}", "versions", "--json").stdout) in (VERSION, [VERSION])
+    assert json.loads(npm("view", f"t3@{VERSION}", "dist-tags", "--json").stdout) == {"nightly": VERSION}
+    in_parts.set_faults(bad_attestation=True, package=PART)
+    said = json.loads(npm("audit", "signatures", *prefix, "--prefer-online", "--json").stdout)
+    assert [each["name"] for each in said["invalid"]] == [PART]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"status": 404, "package": PART}, ""),
+        ({"without": VERSION, "package": PART}, ""),
+        ({"status": 404, "only": "tarball", "package": PART}, ""),
+        ({"status": 404, "only": "tarball", "package": "t3"}, "E404"),
+        ({"lagging": VERSION, "package": "t3"}, "ETARGET"),
+    ],
+)
+def test_a_part_that_is_not_there_yet(
+    npm: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    in_parts: Registry,
+    fault: dict[str, object],
+    code: str,
+) -> None:
+    """npm says nothing about a part of the platform that it cannot have, and fails for the package itself; until the fault's time is over."""
+    in_parts.set_faults(**fault)
+    assert json.loads(npm("view", "t3@nightly", "version", "--json").stdout) == VERSION
+    finished = npm("install", "--prefix", str(tmp_path / "prefix"), f"t3@{VERSION}")
+    assert (finished.returncode != 0, code in finished.stderr) == (bool(code), True), finished.stderr
+    assert not (tmp_path / "prefix/node_modules" / PART).exists()
+    in_parts.set_faults(**fault, until=time.time())
+    assert npm("install", "--prefix", str(tmp_path / "prefix"), f"t3@{VERSION}", "--prefer-online").returncode == 0
+
+
+def test_faults_of_several_packages(in_parts: Registry) -> None:
+    in_parts.set_faults(status=404, package=PART)
+    in_parts.add_faults(no_times=True, package="t3")
+    assert in_parts.faults(PART, "tarball") == {"status": 404}
+    assert in_parts.faults("t3", "packument") == {"no_times": True}
+    assert in_parts.faults("", "packument") == {}
+    in_parts.unpublish(VERSION, PART)
+    assert (in_parts.versions(PART), in_parts.versions()) == ([], [VERSION])
+    with pytest.raises(ValueError, match="unknown faults sick"):
+        in_parts.add_faults(sick=True)
 
 
 def test_a_slow_registry_is_slow(npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_an_age_that_nobody_knows_is_no_age(bare: Sandbox) -> None:
     assert why() == ""
     state = json.loads((bare.top / "registry/registry.json").read_text())
     for odd in ("soon", "2026-06-09T01:02:03", 12, {}, [1]):
-        state["times"][NEXT] = odd
+        state["packages"]["t3"]["times"][NEXT] = odd
         if isinstance(odd, str):
             (bare.top / "registry/registry.json").write_text(json.dumps(state))
             assert "gives it the time" in why()

@@ -60,7 +60,7 @@ function sign (folder, name, version, integrity) {
   const sha512 = Buffer.from(integrity.replace('sha512-', ''), 'base64').toString('hex')
   const payload = JSON.stringify({
     _type: 'https://in-toto.io/Statement/v0.1',
-    subject: [{ name: `pkg:npm/${name}@${version}`, digest: { sha512 } }],
+    subject: [{ name: `pkg:npm/${name.replace(/^@/, '%40')}@${version}`, digest: { sha512 } }],
     predicateType: PUBLISH,
     predicate: { name, version }
   })

@@ -2,17 +2,26 @@
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
+const { choose } = require("./generations.js");
 
 const root = path.join(__dirname, "..");
 const version = JSON.parse(fs.readFileSync(path.join(root, "package.json"))).version;
 const behaviour = JSON.parse(fs.readFileSync(path.join(root, "behaviour.json")));
-const schemaLevel = behaviour.schema_level ?? 32;
+const generation = choose(behaviour);
+const schemaLevel = behaviour.schema_level ?? generation.level;
 
-const databasePath = (baseDir) => path.join(baseDir, "userdata", "state.sqlite");
+const userdata = (baseDir, name) => path.join(baseDir, "userdata", name);
+
+// Where the live database is. A build may keep it elsewhere than its state.
+function databasePath(baseDir) {
+  const elsewhere = (behaviour.rules ?? []).find((rule) => rule.fault === "database_elsewhere");
+  return elsewhere ? path.join(baseDir, elsewhere.folder ?? "data", generation.live) : userdata(baseDir, generation.live);
+}
 
 function asked(baseDir, sql) {
-  if (!fs.existsSync(databasePath(baseDir))) return false;
-  const database = new DatabaseSync(databasePath(baseDir), { readOnly: true });
+  const file = [databasePath(baseDir), ...generation.seeds.map((name) => userdata(baseDir, name))].find((name) => fs.existsSync(name));
+  if (file === undefined) return false;
+  const database = new DatabaseSync(file, { readOnly: true });
   try {
     return database.prepare(sql).get() !== undefined;
   } catch {
@@ -54,4 +63,4 @@ function altered(value, where) {
   return changed;
 }
 
-module.exports = { altered, behaviour, databasePath, fault, root, rules, schemaLevel, version };
+module.exports = { altered, behaviour, databasePath, fault, generation, root, rules, schemaLevel, userdata, version };

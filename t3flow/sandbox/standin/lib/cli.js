@@ -1,9 +1,9 @@
-// The commands. Any of them that opens the database migrates it first, silently.
+// The commands. Each that opens the database migrates it first, silently.
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const auth = require("./auth.js");
-const { altered, fault, version } = require("./behaviour.js");
+const { altered, fault, generation, version } = require("./behaviour.js");
 const { open } = require("./database.js");
 const { fail } = require("./log.js");
 
@@ -48,6 +48,14 @@ function authCommand(words, flags, where) {
   }
 }
 
+// What later generations bring for users who run a t3 of their own. `pair` opens the database, and so migrates it.
+function ownCommand([command], flags, where) {
+  if (command !== "pair") return console.log(`t3 ${command}: nothing to do`);
+  const { database } = open(where);
+  console.log(`Pairing URL: http://127.0.0.1:${flags.port ?? 3773}/pair#token=${auth.createLink(database, { owner: true }).credential}`);
+  database.close();
+}
+
 function printVersion() {
   if (fault("version_prints_nothing", { baseDir: "" })) return;
   console.log(`t3 v${fault("version_lies", { baseDir: "" })?.text ?? version}`);
@@ -85,6 +93,12 @@ function main(words) {
       process.exitCode = 1;
       return;
     }
+  }
+  if (generation.commands.includes(rest[0])) return ownCommand(rest, flags, where);
+  if (rest[0] !== "serve" && rest[0] !== undefined && !generation.unknownCommandIsFolder) {
+    console.log(`Unknown command: ${rest[0]}`);
+    process.exitCode = 1;
+    return;
   }
   if (rest[0] !== "serve" && rest[0] !== undefined) fs.mkdirSync(rest[0], { recursive: true }); // taken for a folder to work in
   require("./server.js").serve({ ...where, command: "serve", host: flags.host ?? "127.0.0.1", port: Number(flags.port ?? 3773) });

@@ -4,8 +4,10 @@ const fs = require("node:fs");
 const net = require("node:net");
 const os = require("node:os");
 const path = require("node:path");
+const { DatabaseSync } = require("node:sqlite");
 const { Worker } = require("node:worker_threads");
-const { databasePath, root, rules } = require("./behaviour.js");
+const { databasePath, root, rules, userdata } = require("./behaviour.js");
+const children = require("./children.js");
 const { log } = require("./log.js");
 
 const MEGABYTE = 1024 * 1024;
@@ -28,9 +30,9 @@ function runs_sql({ sql }, { database }) {
   for (const statement of sql) database.exec(statement);
 }
 
-// What a bug does to the file itself: while no connection is open, or below one that is.
-function damages({ how }, where) {
-  const file = databasePath(where.baseDir);
+// What a bug does to a database's file (the live one's): while no connection is open, or below one that is.
+function damages({ how, file: name }, where) {
+  const file = name ? userdata(where.baseDir, name) : databasePath(where.baseDir);
   if (!fs.existsSync(file)) return;
   const { size } = fs.statSync(file);
   if (how === "page") {
@@ -40,9 +42,8 @@ function damages({ how }, where) {
   } else if (how === "truncated") fs.truncateSync(file, Math.floor(size / 8192) * 4096);
   else if (how === "linked") {
     fs.renameSync(file, `${file}.moved`);
-    fs.symlinkSync("state.sqlite.moved", file);
-  }
-  else for (const part of ["", "-wal", "-shm"]) fs.rmSync(file + part, { force: true });
+    fs.symlinkSync(`${path.basename(file)}.moved`, file);
+  } else for (const part of ["", "-wal", "-shm"]) fs.rmSync(file + part, { force: true });
 }
 
 function takes_memory({ megabytes = 8192 }, where) {
@@ -82,7 +83,7 @@ function leaves_process({ holds_output: holds = false }) {
   shell(`setsid sleep ${FOREVER_SECONDS} &`, { stdio: holds ? "inherit" : "ignore" });
 }
 
-const starts_agent = ({ name = "codex" }) => require("./turns.js").startAgent(name);
+const starts_agent = ({ name = "codex" }) => children.agent(name);
 
 const kills = ({ whom }) => process.kill(whom === "parent" ? process.ppid : -1, "SIGKILL");
 
@@ -102,10 +103,31 @@ function plants({ what }, where) {
 }
 
 const deeds = {
-  burns, damages, deletes, exits, fills_disk, forks, hangs, kills, leaves_process, listens_too, logs, plants, runs_sql, starts_agent, takes_memory,
+  burns, damages, deletes, exits, fills_disk, forks, hangs, keeps_cache_database, kills, leaves_process, listens_too, logs, plants, probes_agents,
+  runs_sql, starts_agent, takes_memory, writes_files,
 };
 
-// Does what the rules say for a moment: start, open, migration, opened, ready (where a rule names none), stop.
+// Small files of a build to come, in the user's state: { "userdata/themes.json": "{}" }.
+function writes_files({ files }, where) {
+  for (const [name, text] of Object.entries(files)) fs.writeFileSync(inBaseDir(where, name), text);
+}
+
+// A database that is no state: without a ledger, and closed again.
+function keeps_cache_database({ name = "cache.sqlite" }, where) {
+  const cache = new DatabaseSync(userdata(where.baseDir, name));
+  cache.exec("pragma journal_mode = wal; create table if not exists entries (key text primary key, value blob)");
+  cache.exec("insert or replace into entries values ('seen', 1)");
+  cache.close();
+}
+
+// What asks the agents for their versions: short children, now and then.
+function probes_agents({ name = "codex", every_ms: every = 500, lives_ms: lives = 100 }) {
+  const probe = () => setTimeout((child) => child.kill("SIGKILL"), lives, children.agent(name, ["--version"]));
+  probe();
+  setInterval(probe, every).unref();
+}
+
+// Does what the rules say for a moment: start, open, seeded, migration, opened, ready (where a rule names none), stop.
 function commit(moment, where) {
   for (const rule of rules(where)) if (rule.fault in deeds && (rule.at ?? "ready") === moment) deeds[rule.fault](rule, where);
 }

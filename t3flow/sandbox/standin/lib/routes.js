@@ -4,24 +4,13 @@ const fs = require("node:fs");
 const path = require("node:path");
 const auth = require("./auth.js");
 const { fail } = require("./log.js");
-const { altered, fault, root, version } = require("./behaviour.js");
-const turns = require("./turns.js");
+const { altered, fault, generation, root, version } = require("./behaviour.js");
+const { control } = require("./controls.js");
+const { cookieName, isLoopback, tokenOf } = require("./cookies.js");
+const { readers } = require("./rows.js");
 
-const LOOPBACK = new Set(["127.0.0.1", "::1", "localhost"]);
-const [, , patch] = version.split(/[.-]/).map(Number);
-const namesCookieByPort = version.startsWith("0.0.") && patch >= 34;
-
-function cookieName(state) {
-  if (!namesCookieByPort || !LOOPBACK.has(state.host)) return "t3_session";
-  return `t3_session_${state.port}_${crypto.createHash("sha256").update(state.baseDir).digest("hex").slice(0, 8)}`;
-}
-
-function tokenOf(state, request) {
-  const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? "");
-  if (bearer) return bearer[1];
-  const pairs = (request.headers.cookie ?? "").split(/;\s*/).map((pair) => pair.split(/=(.*)/s));
-  return pairs.find(([name]) => name === cookieName(state))?.[1];
-}
+const CLIENT = fs.existsSync(path.join(root, "client")) ? "client" : "web";
+const FORM = "application/x-www-form-urlencoded";
 
 function send(response, status, sound, headers = {}) {
   const value = altered(sound, response.where ?? {});
@@ -38,7 +27,7 @@ function readBody(request, then) {
 // Reading the install folder at each request: with another version in its place, this server hands out that one's client.
 function page(response) {
   try {
-    const html = fs.readFileSync(path.join(root, "web", "index.html"), "utf8");
+    const html = fs.readFileSync(path.join(root, CLIENT, "index.html"), "utf8");
     const now = JSON.parse(fs.readFileSync(path.join(root, "package.json"))).version;
     send(response, 200, html.replaceAll("__VERSION__", now));
   } catch {
@@ -47,7 +36,7 @@ function page(response) {
 }
 
 function sessionState(state, request, response) {
-  const policy = LOOPBACK.has(state.host) ? "loopback-browser" : "remote-reachable";
+  const policy = isLoopback(state) ? "loopback-browser" : "remote-reachable";
   const description = { policy, bootstrapMethods: ["one-time-token"], sessionMethods: ["browser-session-cookie"], sessionCookieName: cookieName(state) };
   let found = null;
   try {
@@ -67,8 +56,9 @@ function exchange(state, text, response) {
     credential = JSON.parse(text).credential;
     if (typeof credential !== "string") throw new Error("no credential");
   } catch {
-    return auth.old ? send(response, 400, { error: "Invalid request body." }) : send(response, 500);
+    return auth.old ? send(response, 400, { error: "Invalid request body." }) : send(response, generation.pairing.badJson);
   }
+  if (fault("second_pairing_fails", state) && state.paired) return send(response, 500, { error: "Failed to validate bootstrap credential." });
   let granted, issued;
   try {
     granted = auth.consume(state.database, credential);
@@ -81,6 +71,7 @@ function exchange(state, text, response) {
     if (auth.old) return send(response, 401, { error: "Invalid bootstrap credential." });
     return send(response, 401, { _tag: "EnvironmentAuthInvalidError", code: "auth_invalid", reason: "invalid_credential", traceId: crypto.randomUUID() });
   }
+  state.paired = true;
   const { token, expires } = issued;
   const name = fault("wrong_cookie", state)?.name ?? (fault("wrong_cookie", state) ? "t3_other" : cookieName(state));
   const cookie = `${name}=${token}; Path=/; Expires=${new Date(expires).toUTCString()}; HttpOnly; SameSite=Lax`;
@@ -88,10 +79,13 @@ function exchange(state, text, response) {
   send(response, 200, { authenticated: true, ...auth.shown(granted), expiresAt: expires }, { "set-cookie": cookies });
 }
 
-function bearer(state, text, response, field) {
+function bearer(state, request, text, response) {
+  const { field, formOnly } = generation.bearer;
+  const isForm = (request.headers["content-type"] ?? "").startsWith(FORM);
+  if (formOnly && !isForm) return send(response, 400, { error: "invalid_request" });
   try {
-    const body = JSON.parse(text);
-    const granted = auth.consume(state.database, body.credential ?? body.subject_token ?? body.code);
+    const body = isForm ? Object.fromEntries(new URLSearchParams(text)) : JSON.parse(text);
+    const granted = auth.consume(state.database, body.credential ?? body.subject_token ?? body.code ?? "");
     if (granted === null) return send(response, 401, { error: "Invalid bootstrap credential." });
     send(response, 200, { [field]: auth.issue(state.database, state.baseDir, granted).token, token_type: "Bearer" });
   } catch {
@@ -99,17 +93,21 @@ function bearer(state, text, response, field) {
   }
 }
 
-function snapshot(state, request, response) {
+function read(state, request, response, { show, client, headers }) {
   try {
     if (fault("snapshot_fails", state)) throw new Error("a row cannot be decoded");
     const found = auth.session(state.database, state.baseDir, tokenOf(state, request));
     if (!found) return send(response, 401, { error: "Unauthorized" });
-    const kept = fault("hides_deleted", state) ? " where deleted_at is null" : "";
-    const all = (table) => state.database.prepare(`select * from ${table}`).all();
-    send(response, 200, { projects: all(`projection_projects${kept}`), threads: all(`projection_threads${kept}`), messages: all("projection_thread_messages") });
+    if (!client && !auth.isOwner(found.granted)) return send(response, 403, { error: "Forbidden" });
+    send(response, 200, show(state), headers);
   } catch {
     send(response, 500, { error: "Failed to load the snapshot." });
   }
+}
+
+function environment(state) {
+  const identity = generation.identityCookie ? { environmentId: state.environmentId } : {};
+  return { serverVersion: version, platform: { os: "linux" }, ...identity, ...generation.environment };
 }
 
 function handle(state, request, response) {
@@ -119,18 +117,16 @@ function handle(state, request, response) {
   if (answer?.hangs) return;
   if (answer?.drips) return void setInterval(() => response.write(" "), 100);
   if (answer) return readBody(request, () => send(response, answer.status ?? 200, answer.text, answer.headers));
-  const renamed = fault("renamed_endpoint", state)?.path;
-  const pairingPath = renamed ?? (auth.old ? "/api/auth/bootstrap" : "/api/auth/browser-session");
+  const pairingPath = fault("renamed_endpoint", state)?.path ?? (auth.old ? "/api/auth/bootstrap" : generation.pairing.path);
   if (request.method === "POST") {
-    if (pathname.startsWith("/__standin/")) return readBody(request, (text) => turns.control(state, pathname, text, response, send));
+    if (pathname.startsWith("/__standin/")) return readBody(request, (text) => control(state, pathname, text, response, send));
     if (pathname === pairingPath && !fault("pairing_404", state)) return readBody(request, (text) => exchange(state, text, response));
-    if (auth.old && pathname === "/api/auth/bootstrap/bearer") return readBody(request, (text) => bearer(state, text, response, "sessionToken"));
-    if (!auth.old && pathname === "/oauth/token") return readBody(request, (text) => bearer(state, text, response, "access_token"));
+    if (pathname === generation.bearer.path) return readBody(request, (text) => bearer(state, request, text, response));
     return readBody(request, () => send(response, 404));
   }
-  if (pathname === "/.well-known/t3/environment") return send(response, 200, { serverVersion: version, environmentId: "stand-in", platform: { os: "linux" } });
-  if (pathname === "/api/auth/session") return sessionState(state, request, response);
-  if (pathname === "/api/orchestration/snapshot") return snapshot(state, request, response);
+  if (pathname === "/.well-known/t3/environment") return send(response, 200, environment(state));
+  if (pathname === "/api/auth/session" && generation.sessionDocument) return sessionState(state, request, response);
+  if (pathname in generation.reads) return read(state, request, response, readers[generation.reads[pathname]]);
   page(response);
 }
 

@@ -4,15 +4,23 @@ const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
 const auth = require("./auth.js");
-const { behaviour, fault } = require("./behaviour.js");
-const { key, keyPath, now, open } = require("./database.js");
+const activity = require("./activity/index.js");
+const { behaviour, fault, generation, userdata } = require("./behaviour.js");
+const { key, keyPath, open } = require("./database.js");
 const { commit } = require("./deeds.js");
 const { fail, log } = require("./log.js");
+const { identify, terminalIsCompiled } = require("./installation.js");
+const guard = require("./guard.js");
+const monitor = require("./monitor.js");
 const { handle } = require("./routes.js");
-const turns = require("./turns.js");
+const { stop } = require("./stopping.js");
+const { now } = require("./time.js");
 
+const QR_CODE = "█▀▀▀▀▀█ ▄▀█ █▀▀▀▀▀█\n█ ███ █ ▀▄▄ █ ███ █\n█▄▄▄▄▄█ █ ▄ █▄▄▄▄▄█";
 const BOOT_WINDOW_MS = behaviour.boot_window_ms ?? 400;
 const BUSY_PORT_MS = 1000;
+const WITHOUT_TERMINAL_MS = 500;
+const RECOVERS_MS = generation.recoversMs && (behaviour.recovers_ms ?? generation.recoversMs);
 
 function serve(asked) {
   const where = { ...asked, startedBefore: fs.existsSync(keyPath(asked.baseDir)) };
@@ -34,12 +42,16 @@ function start(where) {
     fail(error);
     process.exit(1);
   }
-  log("Migrations ran successfully");
-  console.log(`  migrations: [${opened.migrations.map((name) => ` '${name}'`).join(",")}${opened.migrations.length ? " " : ""}]`);
+  if (opened.migrations.length || generation.logsEmptyMigrations) {
+    log("Migrations ran successfully");
+    console.log(`  migrations: [${opened.migrations.map((name) => ` '${name}'`).join(",")}${opened.migrations.length ? " " : ""}]`);
+  }
   if (fault("log_noise", where)) log("plugin scan failed for 0 plugins; migration notes: none; warning: nothing failed", "WARN");
   if (fault("logs_migration_error", where)) log("migration 32 failed: no such column, continuing", "ERROR");
   key(where.baseDir);
-  listen({ ...where, database: opened.database, startedAt: now(), ready: false });
+  activity.takeOver?.(opened.database);
+  const runtime = userdata(where.baseDir, "server-runtime.json");
+  listen({ ...where, database: opened.database, environmentId: identify(where), runtime, startedAt: now(), ready: false });
 }
 
 function listen(state) {
@@ -48,6 +60,7 @@ function listen(state) {
     if (!state.ready) return; // what is sent in the boot window is never answered
     handle(state, request, response);
   });
+  state.server = server;
   server.on("error", (error) => {
     setTimeout(() => {
       fail(error);
@@ -58,44 +71,46 @@ function listen(state) {
   if (fault("speaks_no_http", state)) server.on("connection", (connection) => connection.end("SSH-2.0-stand-in\r\n"));
   server.listen(port, state.host, () => {
     log(`Listening on http://${state.host}:${state.port}`);
+    if (generation.native) {
+      stopWhenAsked(state);
+      guard.watch();
+    }
+    monitor.start(state);
     setTimeout(() => ready(state), BOOT_WINDOW_MS);
   });
 }
 
 function ready(state) {
-  const runtime = path.join(state.baseDir, "userdata", "server-runtime.json");
   const origin = `http://${state.host}:${state.port}`;
-  fs.writeFileSync(runtime, JSON.stringify({ version: 1, pid: process.pid, host: state.host, port: state.port, origin, startedAt: state.startedAt }));
-  for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => stop(state, runtime));
+  fs.writeFileSync(state.runtime, JSON.stringify({ version: 1, pid: process.pid, host: state.host, port: state.port, origin, startedAt: state.startedAt }));
+  if (!generation.native) stopWhenAsked(state);
   state.ready = true;
   const crash = fault("crash_after", state) ?? fault("crash_loop", state);
   if (crash) setTimeout(() => process.exit(1), (crash.seconds ?? 0.2) * 1000);
+  if (!terminalIsCompiled()) setTimeout(() => process.exit(1), WITHOUT_TERMINAL_MS);
   try {
     const link = auth.createLink(state.database, { owner: true });
     log("T3 Code server is ready.");
     console.log(`Connection string: ${origin}\nToken: ${link.credential}\nPairing URL: ${origin}/pair#token=${link.credential}`);
+    if (generation.native) console.log(QR_CODE);
   } catch (error) {
     log(`startup token could not be issued: ${error.message}`, "DEBUG"); // an older build on a newer schema gets here and stays up
   }
+  if (RECOVERS_MS !== null) setTimeout(() => recover(state), RECOVERS_MS);
   commit("ready", state);
 }
 
-function stop(state, runtime) {
-  if (fault("ignores_sigterm", state)) return;
-  const { seconds = 0, exit_code: code = 130, abruptly = false } = fault("stops_oddly", state) ?? {};
-  if (abruptly) process.exit(code);
-  if (seconds) return void setTimeout(() => end(state, runtime, code), seconds * 1000);
-  end(state, runtime, code);
+function stopWhenAsked(state) {
+  for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => stop(state));
 }
 
-function end(state, runtime, code) {
-  turns.endAll();
+// Ends the work that a killed server left.
+function recover(state) {
+  if (state.stopping) return;
   try {
-    state.database.close(); // checkpoints the log and removes it
-    fs.rmSync(runtime, { force: true });
-    commit("stop", { ...state, database: null });
-  } finally {
-    process.exit(code);
+    activity.recover(state);
+  } catch (error) {
+    log(`recovery of earlier work failed: ${error.message}`, "DEBUG");
   }
 }
 

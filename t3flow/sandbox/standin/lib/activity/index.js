@@ -1,0 +1,6 @@
+// How this generation keeps its work: {start, end, stopped, recover}.
+const { generation } = require("../behaviour.js");
+
+const modules = { sessions: "./sessions.js", sessionsAndTurns: "./sessions.js", runs: "./runs.js", journal: "./journal.js" };
+
+module.exports = require(modules[generation.activity]);

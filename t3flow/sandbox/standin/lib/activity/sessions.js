@@ -1,0 +1,45 @@
+// Work until 0.0.45: a session a thread; from 0.0.42 on the stand-in keeps the turn's own row, too.
+const crypto = require("node:crypto");
+const { generation } = require("../behaviour.js");
+const { now } = require("../time.js");
+
+const keepsTurns = generation.activity === "sessionsAndTurns";
+
+function write(database, thread, status, turn) {
+  database
+    .prepare(
+      `insert into projection_thread_sessions (thread_id, status, provider_name, active_turn_id, updated_at, runtime_mode, provider_instance_id)
+       values (?, ?, 'codex', ?, ?, 'full-access', 'codex')
+       on conflict (thread_id) do update set status = excluded.status, active_turn_id = excluded.active_turn_id, updated_at = excluded.updated_at`,
+    )
+    .run(thread, status, turn, now());
+}
+
+function start({ database }, { thread = crypto.randomUUID(), status = "running" }) {
+  const turn = crypto.randomUUID();
+  write(database, thread, status, turn);
+  if (keepsTurns)
+    database
+      .prepare("insert into projection_turns (thread_id, turn_id, state, requested_at, started_at, checkpoint_files_json) values (?, ?, 'running', ?, ?, '[]')")
+      .run(thread, turn, now(), now());
+  return { turn, thread };
+}
+
+function end({ database }, { turn, thread }) {
+  write(database, thread, "ready", null);
+  if (keepsTurns) database.prepare("update projection_turns set state = 'completed', completed_at = ? where turn_id = ?").run(now(), turn);
+}
+
+// A stop in mid-turn leaves the rows as they are.
+function stopped() {}
+
+// What a killed server left: an error, in builds that look at it.
+function recover({ database, startedAt }) {
+  const dead = database.prepare("select thread_id from projection_thread_sessions where status in ('starting', 'running') and updated_at < ?").all(startedAt);
+  for (const { thread_id: thread } of dead) {
+    write(database, thread, "error", null);
+    if (keepsTurns) database.prepare("update projection_turns set state = 'error', completed_at = ? where thread_id = ? and state = 'running'").run(now(), thread);
+  }
+}
+
+module.exports = { end, recover, start, stopped };

@@ -1,0 +1,90 @@
+// What differs between the generations of t3, as far as an updater can see it. One object each; `behaviour.json` says which this build is.
+const A = {
+  letter: "A",
+  level: 30,
+  native: false, // a launcher and a program of its own
+  live: "state.sqlite",
+  seeds: [], // what the live database is made of when it is absent
+  busyTimeoutMs: 0,
+  stopMs: 0,
+  identityCookie: false, // its name depends on the environment-id
+  pairing: { path: "/api/auth/bootstrap", badJson: 400 },
+  bearer: { path: "/api/auth/bootstrap/bearer", field: "sessionToken", formOnly: false },
+  sessionDocument: true,
+  reads: { "/api/orchestration/snapshot": "snapshot" },
+  activity: "sessions",
+  recoversMs: null, // after how long work that a killed server left is ended
+  environment: {},
+  logsEmptyMigrations: true,
+  commands: [],
+  unknownCommandIsFolder: true,
+};
+
+const B = {
+  ...A,
+  letter: "B",
+  level: 32,
+  pairing: { path: "/api/auth/browser-session", badJson: 500 },
+  bearer: { path: "/oauth/token", field: "access_token", formOnly: false },
+};
+
+// The builds of August 2026: still one Node package.
+const lateB = {
+  ...B,
+  level: 41,
+  reads: { "/api/orchestration/snapshot": "snapshotWithoutMessages", "/api/orchestration/shell": "shell" },
+  recoversMs: 2500,
+};
+
+const C = {
+  ...lateB,
+  letter: "C",
+  level: 52,
+  native: true,
+  busyTimeoutMs: 5000,
+  stopMs: 250,
+  identityCookie: true,
+  pairing: { ...B.pairing, badJson: 400 },
+  bearer: { ...B.bearer, formOnly: true },
+  activity: "sessionsAndTurns",
+  environment: { capabilities: { repositoryIdentity: true } },
+  logsEmptyMigrations: false,
+  commands: ["pair", "update", "service"],
+};
+
+const D = {
+  ...C,
+  letter: "D",
+  level: 56,
+  live: "statev2.sqlite",
+  seeds: ["state.sqlite"],
+  reads: { "/api/orchestration/shell": "shellV2" },
+  activity: "runs",
+  recoversMs: 1000,
+  environment: { ...C.environment, orchestrationProtocolVersion: 2 },
+  unknownCommandIsFolder: false,
+};
+
+// What an updater of today cannot know. Each part can be had alone, as a fault.
+const UNKNOWN = {
+  unknown_database: (known) => ({ live: "journal3.sqlite", seeds: ["statev2.sqlite", "state.sqlite"], level: known.level }),
+  unknown_activity: () => ({ activity: "journal" }),
+  unknown_read_api: () => ({ reads: { "/api/v3/threads": "threadsV3" } }),
+  no_session_document: () => ({ sessionDocument: false }),
+};
+
+const E = Object.values(UNKNOWN).reduce((known, part) => ({ ...known, ...part(known) }), {
+  ...D,
+  letter: "E",
+  level: 60,
+  environment: { ...D.environment, orchestrationProtocolVersion: 3 },
+});
+
+function choose({ generation, schema_level: level, rules = [] }) {
+  const letter = generation ?? ((level ?? B.level) < 31 ? "A" : "B");
+  const known = letter === "B" && level >= lateB.level ? lateB : { A, B, C, D, E }[letter];
+  const parts = rules.filter(({ fault }) => fault in UNKNOWN).map(({ fault }) => UNKNOWN[fault](known));
+  return Object.assign({}, known, ...parts);
+}
+
+module.exports = { choose };

@@ -1,0 +1,76 @@
+// The rows of the database, as each read endpoint shows them.
+const crypto = require("node:crypto");
+const { fault, generation } = require("./behaviour.js");
+const { now } = require("./time.js");
+
+const V2_THREADS = "orchestration_v2_projection_threads";
+const threadsTable = generation.activity === "runs" ? V2_THREADS : "projection_threads";
+const PRESENT = "deleted_at is null and archived_at is null";
+
+const all = (state, table, where = "1") => state.database.prepare(`select * from ${table} where ${where}`).all();
+const sequence = (state) => all(state, "(select coalesce(max(sequence), 0) as newest from orchestration_events)")[0].newest;
+
+// A read endpoint of a bad build leaves some rows out.
+function shown(state, rows) {
+  const hides = fault("shell_hides_rows", state);
+  return hides ? rows.slice(0, Math.max(0, rows.length - (hides.count ?? 1))) : rows;
+}
+
+const project = (row) => ({ id: row.project_id, title: row.title, workspaceRoot: row.workspace_root, createdAt: row.created_at, updatedAt: row.updated_at });
+const thread = (row) => ({
+  id: row.thread_id, projectId: row.project_id, title: row.title, createdAt: row.created_at, updatedAt: row.updated_at, archivedAt: row.archived_at,
+});
+
+function snapshot(state, messages = true) {
+  const kept = fault("hides_deleted", state) ? "deleted_at is null" : "1";
+  return {
+    projects: all(state, "projection_projects", kept),
+    threads: all(state, "projection_threads", kept),
+    messages: messages ? all(state, "projection_thread_messages") : [],
+  };
+}
+
+function shell(state) {
+  return {
+    snapshotSequence: sequence(state),
+    projects: shown(state, all(state, "projection_projects", "deleted_at is null")).map(project),
+    threads: shown(state, all(state, "projection_threads", PRESENT)).map(thread),
+    updatedAt: now(),
+  };
+}
+
+function shellV2(state) {
+  return {
+    schemaVersion: 2,
+    snapshotSequence: sequence(state),
+    threads: shown(state, all(state, V2_THREADS, PRESENT)).map(thread),
+    archivedThreads: all(state, V2_THREADS, "deleted_at is null and archived_at is not null").map(thread),
+    projects: shown(state, all(state, "projection_projects", "deleted_at is null")).map(project),
+  };
+}
+
+const threadsV3 = (state) => ({ items: all(state, threadsTable).map(thread) });
+
+// Each read endpoint: what it shows, whether a client's session is enough, and its headers.
+const readers = {
+  snapshot: { show: (state) => snapshot(state), client: generation.letter === "A" || generation.letter === "B" },
+  snapshotWithoutMessages: { show: (state) => snapshot(state, false), client: generation.letter === "B" },
+  shell: { show: shell, client: true },
+  shellV2: { show: shellV2, client: true, headers: { "x-t3-orchestration-protocol": "2" } },
+  threadsV3: { show: threadsV3, client: true },
+};
+
+// A thread as a user would make one, in a project of its own.
+function addThread({ database }, { title = "a new thread" }) {
+  const [projectId, id, at] = [crypto.randomUUID(), crypto.randomUUID(), now()];
+  database
+    .prepare("insert into projection_projects (project_id, title, workspace_root, scripts_json, created_at, updated_at) values (?, ?, '/', '[]', ?, ?)")
+    .run(projectId, title, at, at);
+  const more = threadsTable === V2_THREADS ? ["default_provider, payload_json, runtime_mode, interaction_mode", "'codex', '{}', 'full-access', 'default'"] : ["runtime_mode", "'full-access'"];
+  database
+    .prepare(`insert into ${threadsTable} (thread_id, project_id, title, created_at, updated_at, ${more[0]}) values (?, ?, ?, ?, ?, ${more[1]})`)
+    .run(id, projectId, title, at, at);
+  return { thread: id, project: projectId };
+}
+
+module.exports = { addThread, readers };

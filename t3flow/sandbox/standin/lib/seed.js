@@ -1,0 +1,36 @@
+// The live database of later generations is made once, from the database of the generation before, by whatever command opens it first.
+const fs = require("node:fs");
+const path = require("node:path");
+const { DatabaseSync } = require("node:sqlite");
+const { databasePath, fault, generation, userdata } = require("./behaviour.js");
+const { commit } = require("./deeds.js");
+
+function seed(where) {
+  const target = databasePath(where.baseDir);
+  if (fs.existsSync(target)) return; // made once, never refreshed
+  const source = generation.seeds.map((name) => userdata(where.baseDir, name)).find((name) => fs.existsSync(name));
+  if (source === undefined || fault("seeds_empty", where)) return;
+  fs.mkdirSync(path.dirname(target), { recursive: true });
+  const partial = `${target}.${process.pid}.partial`;
+  copy(source, partial);
+  try {
+    fs.linkSync(partial, target); // another command may have been faster
+  } catch (error) {
+    if (error.code !== "EEXIST") throw error;
+  } finally {
+    fs.rmSync(partial);
+  }
+  commit("seeded", where);
+}
+
+// All that is committed, with one view of it, while others write.
+function copy(source, target) {
+  const database = new DatabaseSync(source, { readOnly: true, timeout: generation.busyTimeoutMs });
+  try {
+    database.exec(`vacuum into '${target.replaceAll("'", "''")}'`);
+  } finally {
+    database.close();
+  }
+}
+
+module.exports = { seed };
