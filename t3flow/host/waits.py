@@ -38,10 +38,10 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
     now = time.time()
 
     def change(facts: Any) -> dict[str, Any]:
-        found = (facts or {}).get(user)
-        if not found or found["waiting_for"] != waiting_for:
-            found = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
-        cause: Cause = {**found, "checks": found["checks"] + 1}
+        cause: Cause | None = (facts or {}).get(user)
+        if cause is None or cause["waiting_for"] != waiting_for:
+            cause = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
+        cause = {**cause, "checks": cause["checks"] + 1}
         if is_old(cause, now) and now - cause["said"] > SAY_AGAIN_SECONDS:
             cause["said"] = now
         return {**(facts or {}), user: cause}
