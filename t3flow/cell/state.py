@@ -20,6 +20,7 @@ class State:
         self.folder = files.userdata(base_dir)
         self.deadline = deadline
         self.live = ""
+        self.open: list[str] = []
         self.before: database.Set = {}
         self.after: database.Set = {}
         self.identity = b""
@@ -54,7 +55,7 @@ class State:
                 database.read_activity(self.folder / name, self.deadline)
             except Unreadable as error:
                 raise Failed(f"the live database cannot be read: {error}") from error
-        self.live = live
+        self.live, self.open = live, here
         return live
 
     def must_show(self) -> dict[str, int]:
