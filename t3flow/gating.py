@@ -2,6 +2,7 @@
 
 from t3flow import tasks, trials
 from t3flow.engine.runs import Abort, Outcome
+from t3flow.host import schemas
 from t3flow.host.gate import Verdict
 from t3flow.restart import Result, dispatch_trouble, result_of
 from t3flow.tasks import Person, Plan, Snapshot
@@ -23,7 +24,8 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
 
     1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
     that database's, its user is skipped. 4. The version in use fails on an empty base dir too, or on more than half of the seeds, or nothing
-    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved.
+    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind
+    that is not known is neither good nor bad: it is tried again in the next run, and before its users are moved.
     """
     seeds = trials.choose_seeds(users, snapshots, plan["default"])
     version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
@@ -94,10 +96,14 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
     """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
     tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
+    back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
     if tried["level"] < highest:
-        back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
         reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
         raise Refused("refused_downgrade", reason)
+    for snapshot in snapshots:
+        if not snapshot["problem"] and (unknown := schemas.knows(tried["schema"], snapshot.get("schema") or {})):
+            reason = f"{plan['target']} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
+            raise Refused("refused_downgrade", reason)
 
 
 def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:

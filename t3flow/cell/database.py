@@ -12,7 +12,6 @@ from pathlib import Path
 from t3flow.t3 import activity, files, ledger, rows
 
 FINDINGS = 100
-AUTH_TABLES = "auth_"
 STEPS_BETWEEN_LOOKS = 100_000
 
 
@@ -86,32 +85,14 @@ def _opened(path: Path, deadline: float) -> Iterator[sqlite3.Connection]:
 
 def _facts(connection: sqlite3.Connection) -> Facts:
     findings = [row[0] for row in connection.execute(f"pragma quick_check({FINDINGS})")]
-    names = {
-        str(name): str(sql or "")
-        for name, sql in connection.execute("select name, sql from sqlite_master where type = 'table'")
-    }
-    virtual = [name for name, sql in names.items() if sql.lower().startswith("create virtual")]
-    counted = [
-        name
-        for name in names
-        if not name.startswith(("sqlite_", AUTH_TABLES)) and not any(name.startswith(each) for each in virtual)
-    ]
     return Facts(
         schema=ledger.read(connection) or [],
         damages=0 if findings == ["ok"] else len(findings),
         orphans=sum(1 for _ in connection.execute("pragma foreign_key_check")),
-        rows={name: _one(connection, f'select count(*) from "{_quoted(name)}"') for name in counted},
+        rows=rows.counts(connection),
         shown=rows.present(connection),
         runs=rows.runs(connection),
     )
-
-
-def _one(connection: sqlite3.Connection, sql: str) -> int:
-    return int(connection.execute(sql).fetchone()[0] or 0)
-
-
-def _quoted(name: str) -> str:
-    return name.replace('"', '""')
 
 
 # Which database is the live one ---------------------------------------------------------------------------------------
@@ -144,12 +125,7 @@ def worse_integrity(before: Facts, after: Facts) -> str:
 
 def lost_rows(before: Facts, after: Facts) -> str:
     """Return which tables have fewer rows than before, or ""."""
-    lost = [
-        f"{name}: {after.rows.get(name, 'no table')}, {count} rows before"
-        for name, count in before.rows.items()
-        if after.rows.get(name, 0) < count
-    ]
-    return "; ".join(lost[:4])
+    return rows.lost(before.rows, after.rows)
 
 
 def dropped_runs(before: Facts, after: Facts) -> str:

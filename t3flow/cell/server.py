@@ -14,8 +14,8 @@ from t3flow.cell import watch
 from t3flow.cell.words import LOCKED, has_secret, last_line
 from t3flow.t3 import commands
 
-POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 15.0, 0.3
-"""A real server of 300 MB needs 5 s to stop when it has just started, on an idle host; the unit gives it 90."""
+POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 20.0, 0.3
+"""A real server of 300 MB needs 5 s to stop when it has just started, on an idle host; systemd gives it 90."""
 ENDS_OF_A_STOP = (0, *commands.ENDS_OF_A_STOP)
 """Exit codes that systemd takes for success after it has asked a server to stop."""
 PARENT = '"$@" >>"$0" 2>&1 & echo $!; wait $!'
@@ -28,6 +28,7 @@ LOCKED_TRIES, LOCKED_SECONDS = 5, 1.0
 MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
 NO_PATH = "/api/t3flow/nobody-knows"
 LISTENING = "0A"
+LAST_LINES = 30
 SAMPLE_SECONDS = STOP_PAUSE_SECONDS = 0.02
 
 
@@ -47,6 +48,7 @@ class Candidate:
         self.base_dir = Path(request["base_dir"])
         self.host, self.port = request["host"], int(request["port"])
         self.start_seconds = float(request["start_timeout_s"])
+        self.stop_seconds = min(STOP_SECONDS, self.start_seconds)
         self.log = Path(request["log"])
         self.parent: subprocess.Popen[bytes] | None = None
         self.answered_at = 0.0
@@ -147,9 +149,9 @@ class Candidate:
                 os.kill(pid, signal.SIGTERM)
         while left := watch.below():
             self.parent.poll()
-            if time.monotonic() - began > STOP_SECONDS:
+            if time.monotonic() - began > self.stop_seconds:
                 name = next((each.name for each in left if each.pid != self.parent.pid), "the server")
-                raise Failed(f"{name} still runs {STOP_SECONDS:g} s after SIGTERM to every process", slow=True)
+                raise Failed(f"{name} still runs {self.stop_seconds:g} s after SIGTERM to every process", slow=True)
             time.sleep(STOP_PAUSE_SECONDS)
         code = self.parent.wait()
         if code not in ENDS_OF_A_STOP:
@@ -231,8 +233,8 @@ class Candidate:
         return [line for line in text.splitlines() if line.strip() and not has_secret(line)]
 
     def last_log_line(self) -> str:
-        """The last of them."""
-        return (self.log_lines() or ["no log"])[-1].strip()[:200]
+        """Return the line of the log's end that tells most."""
+        return last_line("\n".join(self.log_lines()[-LAST_LINES:])) if self.log_lines() else "no log"
 
 
 def _beginning(file: BinaryIO) -> str:

@@ -20,6 +20,7 @@ class State:
         self.folder = files.userdata(base_dir)
         self.deadline = deadline
         self.live = ""
+        self.open: list[str] = []
         self.before: database.Set = {}
         self.after: database.Set = {}
         self.identity = b""
@@ -40,19 +41,21 @@ class State:
         if astray:
             where = astray[0].relative_to(self.base_dir.resolve())
             raise Failed(f"its database is {where}, which is not where the state is: in {files.USERDATA}")
+        if odd := next((name for name in KNOWN if is_odd(self.folder / name)), ""):
+            raise Failed(f"the database {odd} is no plain file any more")
+        if self.live and self.live not in here:
+            raise Failed(f"its database was {self.live}, and is {' and '.join(here) or 'none'} now")
         if others := [name for name in here if name not in KNOWN]:
             raise keeps_its_work(f"its server has the database {others[0]} open")
         live = next((name for name in KNOWN if name in here), "")
         if not live:
             raise keeps_its_work(f"its server has no database in {files.USERDATA} open")
-        if self.live not in ("", live):
-            raise Failed(f"its database is {live} now, and was {self.live}")
         for name in here:
             try:
                 database.read_activity(self.folder / name, self.deadline)
             except Unreadable as error:
                 raise Failed(f"the live database cannot be read: {error}") from error
-        self.live = live
+        self.live, self.open = live, here
         return live
 
     def must_show(self) -> dict[str, int]:
@@ -75,7 +78,7 @@ class State:
             path = self.folder / name
             if not path.is_symlink() and not path.exists():
                 raise Failed(f"the database {name} is gone")
-            if path.is_symlink() or not path.is_file():
+            if is_odd(path):
                 raise Failed(f"the database {name} is no plain file any more")
         try:
             self.after = database.read_set(self.folder, self.deadline)
@@ -139,3 +142,8 @@ class State:
         found = self.schema()
         newest = [name for name in (self.live, *KNOWN) if name in found]
         return ledger.level(found[newest[0]]) if newest else 0
+
+
+def is_odd(path: Path) -> bool:
+    """Return whether something is there that is no plain file."""
+    return path.is_symlink() or (path.exists() and not path.is_file())

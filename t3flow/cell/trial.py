@@ -250,7 +250,7 @@ class Trial:
             "checks": results,
             "level": self.state.level(),
             "schema": self.state.schema(),
-            "live": self.state.live,
+            "live": self.state.open,
             "slow": slow,
             "unknown": unknown,
             "used": bounds.most,

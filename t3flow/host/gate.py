@@ -12,12 +12,12 @@ from typing import Any, Literal, TypedDict
 
 from t3flow.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host import cells, slots
+from t3flow.host.answers import OwnerProblem, parse_answer
 from t3flow.host.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.ports import listeners
 from t3flow.t3 import files
-from t3flow.t3.ledger import Schema
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -32,8 +32,9 @@ class Verdict(TypedDict):
     """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
 
     `seed` is the user whose state it was, `version` what was tried on it, `level` the schema level reached in the live database (0: unknown),
-    `schema` the applied migrations of each database as the trial left them, `slow` that only a time-out failed it, `unknown` what t3flow does
-    not know of this t3 ("": nothing; else the verdict is inconclusive), `not_isolated` what of the host was in reach ("": nothing).
+    `schema` the applied migrations of each database as the trial left them, `live` the databases that the server had open (None: not known),
+    `slow` that only a time-out failed it, `unknown` what t3flow does not know of this t3 ("": nothing; else the verdict is inconclusive),
+    `not_isolated` what of the host was in reach ("": nothing).
     """
 
     seed: str
@@ -42,7 +43,8 @@ class Verdict(TypedDict):
     failed: str
     not_isolated: str
     level: int
-    schema: dict[str, Schema]
+    schema: dict[str, Any]
+    live: list[str] | None
     slow: bool
     unknown: str
     checks: list[dict[str, Any]]
@@ -152,8 +154,9 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
         level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
-        schema = {str(name): [(int(id_), str(text)) for id_, text in each] for name, each in answer["schema"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        schema = parse_answer(json.dumps({"schema": answer["schema"]}).encode())["schema"]
+        live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
+    except (ValueError, KeyError, TypeError, OwnerProblem):
         if finished.code == 70:
             return verdict_of(seed, version, given, "inconclusive", finished.last_line)
         reason = f"the trial was ended from within (exit code {finished.code}): {finished.last_line}"
@@ -164,7 +167,7 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
     if unknown:
         outcome, failed = "inconclusive", unknown
     found = verdict_of(seed, version, given, outcome, failed)
-    return {**found, "level": level, "schema": schema, "slow": slow, "unknown": unknown, "checks": checks}
+    return {**found, "level": level, "schema": schema, "live": live, "slow": slow, "unknown": unknown, "checks": checks}
 
 
 def verdict_of(
@@ -179,6 +182,7 @@ def verdict_of(
         "not_isolated": given.missing,
         "level": 0,
         "schema": {},
+        "live": None,
         "slow": False,
         "unknown": "",
         "checks": [],

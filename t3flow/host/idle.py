@@ -97,7 +97,7 @@ def judge(
     agents, others = processes.at_work(
         unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes)
     )
-    answer = reader.read(unit.pids, READ_SECONDS)
+    answer = reader.read(list(unit.pids), READ_SECONDS)
     note_unknown(host.journal, user, str(answer.get("unknown") or ""))
     if answer.get("unknown"):
         return doubt(str(answer["unknown"]), deferral.max_check_interval_s)

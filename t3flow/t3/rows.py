@@ -29,9 +29,15 @@ def held(connection: sqlite3.Connection) -> dict[str, int]:
 
 def present(connection: sqlite3.Connection) -> dict[str, set[str]]:
     """Return the ids of the projects and threads that are neither deleted nor archived; what there is no table for is left out."""
-    threads = SECOND_THREADS if has_table(connection, RUNS) else FIRST_THREADS
+    threads = SECOND_THREADS if _has_rows(connection, SECOND_THREADS) else FIRST_THREADS  # previews had empty ones
     tables = {PROJECTS: (PROJECTS_TABLE, "project_id"), THREADS: (threads, "thread_id")}
     return {kind: _ids(connection, *where) for kind, where in tables.items() if has_table(connection, where[0])}
+
+
+def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
+    return (
+        has_table(connection, table) and connection.execute(f'select 1 from "{table}" limit 1').fetchone() is not None
+    )
 
 
 def runs(connection: sqlite3.Connection) -> dict[str, str]:
@@ -48,6 +54,42 @@ def _ids(connection: sqlite3.Connection, table: str, key: str) -> set[str]:
         str(row[0])
         for row in connection.execute(f'select {key if key in columns else "rowid"} from "{table}" where {there}')
     }
+
+
+AUTH_TABLES = "auth_"
+"""How the tables start whose rows come and go with sessions, and are dropped between some levels."""
+
+MOST_COUNTED, LONGEST_NAME = 500, 100
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return table → rows of all tables that must not lose any: no sessions, no indexes for search, at most MOST_COUNTED."""
+    tables = {
+        str(name): str(sql or "")
+        for name, sql in connection.execute("select name, sql from sqlite_master where type = 'table' order by name")
+    }
+    virtual = [name for name, sql in tables.items() if sql.lower().startswith("create virtual")]
+    counted = [
+        name
+        for name in tables
+        if not name.startswith(("sqlite_", AUTH_TABLES, *virtual)) and len(name) <= LONGEST_NAME and name.isprintable()
+    ]
+    return {name: _count(connection, name) for name in counted[:MOST_COUNTED]}
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    quoted = table.replace('"', '""')
+    return int(connection.execute(f'select count(*) from "{quoted}"').fetchone()[0])
+
+
+def lost(before: dict[str, int], after: dict[str, int]) -> str:
+    """Return which tables have fewer rows than before, for people; "" if there are none."""
+    fewer = [
+        f"{name}: {after.get(name, 'no table')}, {count} rows before"
+        for name, count in before.items()
+        if after.get(name, 0) < count
+    ]
+    return "; ".join(fewer[:4])
 
 
 class Reader(NamedTuple):

