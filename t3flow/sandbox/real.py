@@ -73,7 +73,6 @@ def fetch() -> Path:
 
 def _download(folder: Path) -> Path:
     """Download the package into a folder by `npm pack`, which runs nothing of it. Raises Unavailable."""
-    (folder / "tools").mkdir()
     npm = shutil.which("npm") or str(bring_node(folder / "tools") / "npm")
     words = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
     words += ["--pack-destination", str(folder), "--cache", str(folder / "cache")]
