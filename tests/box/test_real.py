@@ -29,6 +29,7 @@ SETTINGS = {
     "max_check_interval_s": "5",
     "verify_timeout_s": "30",
     "start_timeout_s": "90",
+    "seeds": '"largest"',
     "order": '"map_order"',
 }
 LONG_SECONDS = 400
