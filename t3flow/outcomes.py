@@ -23,7 +23,7 @@ SUCCEEDED = {
     "dry_run_passed",
     "done",
 }
-OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable"}
+OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable", "IncompleteRelease": "incomplete_release"}
 OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
 
 

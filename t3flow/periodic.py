@@ -107,6 +107,9 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
             records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
         for run, wanted in host.journal.query(HELD_WRONGLY, is_frozen):
             hold(engine, host, run, wanted)
+        if is_frozen:  # a bump that waits for the registry ends now, and not when it would have asked again
+            for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
+                wake(sleeping.id)
 
     return watch
 

@@ -15,7 +15,7 @@ from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, ours, pairing, records, schemas, slots
+from t3flow.host import backups, kept, ours, pairing, preflight, records, schemas, slots
 from t3flow.host.away import take_away
 from t3flow.host.host import this_host
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
@@ -41,9 +41,10 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Why nobody can go back to a version, or "". Only reads."""
-    versions_dir = this_host().settings.paths.versions_dir
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
-        return ""
+        return preflight.trouble(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
 
@@ -65,6 +66,8 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
         return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
     if target == present:
         return _stays("untouched", f"on {present} already")
+    if trouble := preflight.trouble(host, [target] if target else []):
+        return _stays("skipped", trouble)
     if not target:
         return _stays("skipped", f"no snapshot says what was before {present}: name it with --to")
     if not slots.has_slot(versions_dir, target):

@@ -179,6 +179,11 @@ class Schedule(NamedTuple):
         "a scheduled run that wakes later than this restarts nobody further",
         Takes('HH:MM, or "" for no limit', text_that(values.check_clock_time_or_none)),
     ] = "07:00"
+    retry_s: Annotated[
+        float,
+        "how soon a run that the registry has stopped is tried again, as for a part that is not there yet; doubles up to 4 times; 0 = never",
+        Takes("seconds from 0 to 3600", number(0, 3600)),
+    ] = 300
     timezone: Annotated[
         str,
         "the time zone of bump, latest and the deferral window",

@@ -1,5 +1,6 @@
 """The state of the host as `status` and `deferrals` show it: from the journal, the links and /proc."""
 
+import time
 from typing import Any
 
 from t3flow.cli.base import consumer_pid, journal, rfc3339
@@ -9,7 +10,7 @@ from t3flow.host import freeze, records
 from t3flow.settings import Settings
 from t3flow.usermap import UserMap, UserMapError
 
-NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "error")
+NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
 
 
@@ -49,6 +50,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "users": users(read, noted, mapped),
         "user_map_problems": problems,
         "run": active[0][0] if active else None,
+        "run_waits": run_waits(noted, [run for (run,) in active]) if noted else None,
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
@@ -70,6 +72,20 @@ def last_bump(noted: Journal) -> dict[str, Any] | None:
         ),
         None,
     )
+
+
+def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
+    """The first of these runs that sleeps until the registry has what it needs: what that is, and when it asks again; None for none."""
+    for run in runs:
+        rows = noted.query(
+            "select json_extract(data, '$.waiting_for'), wake_at from events join runs on runs.id = run where run = ? and kind = 'waiting' "
+            "and step = 'await_registry' and wake_at > ? order by seq desc limit 1",
+            run,
+            time.time(),
+        )
+        for waiting_for, at in rows:
+            return {"run": run, "waiting_for": waiting_for, "next_try": rfc3339(at)}
+    return None
 
 
 def bake(noted: Journal) -> dict[str, Any] | None:
@@ -166,6 +182,8 @@ def problems(found: dict[str, Any]) -> list[str]:
         lines.append("no consumer runs: nothing is updated; systemctl start t3flow")
     if found["consumer"]["waiting_for"]:
         lines.append(f"the consumer waits for {found['consumer']['waiting_for']}")
+    if waits := found["run_waits"]:
+        lines.append(f"{waits['run']} waits: {waits['waiting_for']}; t3flow show {waits['run']}")
     last = found["last_bump"]
     if last and last["outcome"] in NEEDS_A_PERSON:
         lines.append(f"the last bump ended {last['outcome']}: {last['reason']}; t3flow show {last['run']}")

@@ -10,24 +10,22 @@ import shutil
 from pathlib import Path
 
 from t3flow.files import read_plain
-from t3flow.host import cells, origin
-from t3flow.host.accounts import Account
+from t3flow.host import npm_parts, npm_scripts, npm_settings, origin
+from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm_client import (
-    QUIET,
+    NOT_THERE,
     UNREACHABLE,
+    IncompleteRelease,
     PackageError,
     RegistryUnreachable,
-    error_line,
-    npmrc_lines,
-    run_npm,
+    require_programs,
+    run_reaching,
     view,
 )
+from t3flow.host.npm_words import error_of
 
-SCRIPTS_BYTES, SCRIPTS_FILES = 3 * 1024**3, 100_000
-"""What install scripts may make of the disk, the installed tree of some 15,000 files included; a compiler may be among them."""
-
-__all__ = ["PackageError", "RegistryUnreachable", "install", "node_path", "published", "tagged"]
+__all__ = ["IncompleteRelease", "PackageError", "RegistryUnreachable", "install", "node_path", "published", "tagged"]
 
 
 def tagged(host: Host, tag: str) -> str:
@@ -54,20 +52,22 @@ def published(host: Host, version: str) -> bool:
 def install(host: Host, version: str, folder: Path) -> origin.Origin:
     """Installs a version into an empty folder, as the unprivileged account, and says where it comes from.
 
-    Raises RegistryUnreachable, PackageError, ChildError, Interrupted.
+    Raises RegistryUnreachable, IncompleteRelease, PackageError, ChildError, Interrupted.
     Repeating it is harmless: whatever an earlier try left in the folder is removed first.
     """
-    found = download(host, version, folder)
-    in_reach = run_scripts(host, version, folder)
+    found, tree = download(host, version, folder)
+    in_reach, failed = npm_scripts.run(host, version, folder, tree.installed)
     check_installed(host, version, folder / "prefix")
-    return {**found, "in_reach_of_scripts": in_reach}
+    return {**found, "in_reach_of_scripts": in_reach, "left_out": sorted({*found["left_out"], *failed})}
 
 
-def download(host: Host, version: str, folder: Path) -> origin.Origin:
-    """Phase one: everything into `folder/prefix`, with npm's settings and tokens; nothing of it is run.
+def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm_parts.Tree]:
+    """Phase one: everything into `folder/prefix`, with the settings and tokens that lead to the registry; nothing of it is run.
 
-    What is wrong with its origin raises PackageError; also RegistryUnreachable, ChildError, Interrupted.
+    A part that the registry does not have yet raises IncompleteRelease, what is wrong with its origin PackageError; also RegistryUnreachable,
+    ChildError, Interrupted.
     """
+    require_programs(host)
     who = host.gate_account()
     package = host.settings.track.package
     prefix, private = folder / "prefix", folder / "private"
@@ -75,82 +75,84 @@ def download(host: Host, version: str, folder: Path) -> origin.Origin:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
         if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
-            described = {"private": True, "dependencies": {package: version}}
-            (prefix / "package.json").write_text(json.dumps(described) + "\n")
+            (prefix / "package.json").write_text(
+                json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
+            )
         if who.is_other:
             os.chown(part, who.uid, who.gid)
-    settings = {
-        "npm_config_cache": str(private / "cache"),
-        **({"HOME": str(private), **_root_settings(host, private, who)} if who.is_other else {}),
-    }
-    limit = float(host.settings.npm.timeout_s)
     target = f"{package}@{version}"
-    words = ["install", *_common(prefix), "--ignore-scripts", "--json", target]
-    finished = run_npm(host, words, timeout_seconds=limit, who=who, environment=settings)
-    if finished.code != 0:
-        reason = error_line(finished)
-        if UNREACHABLE.search(reason):
-            raise RegistryUnreachable(f"npm cannot download {target}: {reason}")
-        raise PackageError(f"npm does not install {target}: {reason}")
-    words = ["audit", "signatures", *_common(prefix), "--json", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-    signatures = origin.verify_signatures(
-        host, target, lambda: run_npm(host, words, timeout_seconds=limit, who=who, environment=settings)
+
+    def npm(*words: str) -> Finished:
+        return run_reaching(
+            host,
+            list(words),
+            private,
+            timeout_seconds=float(host.settings.npm.timeout_s),
+            who=who,
+            environment={"HOME": str(private)} if who.is_other else {},
+        )
+
+    where = npm_settings.words(prefix)
+    finished = npm(
+        "install", *where, "--ignore-scripts", "--save=true", "--save-exact", "--save-prod", "--json", target
     )
+    if finished.code != 0:
+        raise _failure(finished, target, target)
+    tree = npm_parts.read(prefix)
+    if tree is None:
+        raise PackageError(f"npm left no readable list of what it installed of {target}: it is not tried")
+    (prefix / npm_parts.LOCK).unlink()
+    mine = npm_parts.here()
+    for name, wanted in tree.parts(package).items():
+        if tree.place(tree.installed, name, package) is not None:
+            continue
+        place = tree.place(tree.wanted, name, package)
+        if place is None and _is_for(host, mine, name):
+            raise IncompleteRelease(
+                f"{target} is not complete in the registry yet: its part for {mine}, {name}@{wanted}, is not there"
+            )
+        if place is not None and mine.takes(tree.wanted[place]):
+            tarball = f"{name}@{tree.wanted[place].get('version', wanted)}"
+            asked = npm("pack", *where, "--ignore-scripts", "--pack-destination", str(private), "--json", tarball)
+            raise _failure(asked, f"{tarball}, the part of {target} for {mine}", target)
+    described = private / "described"
+    described.mkdir(mode=0o755)
+    shutil.copy(prefix / "package.json", described)
+    npm_parts.write_skeleton(tree.installed, described)
+    checks = (
+        "audit",
+        "signatures",
+        *npm_settings.words(described),
+        "--json",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    )
+    signatures = origin.verify_signatures(host, target, lambda: npm(*checks))
     shutil.rmtree(private, ignore_errors=True)
-    return origin.examine(host, version, prefix, signatures)
+    return origin.examine(host, version, tree, signatures), tree
 
 
-def run_scripts(host: Host, version: str, folder: Path) -> str:
-    """Phase two: the packages' install scripts in `folder/prefix`, in a cell that has the host's network alone, with nothing of npm's settings.
-
-    Returns what else of the host was in their reach ("": nothing). Raises PackageError, ChildError, CellError, Interrupted.
-    """
-    who = host.gate_account()
-    prefix, private = folder / "prefix", folder / "private"
-    private.mkdir(mode=0o700)
-    if who.is_other:
-        os.chown(private, who.uid, who.gid)
-    given = cells.isolation(host)
-    command = cells.find_program(host.settings.npm.command)
-    cell = cells.words(
-        host,
-        given,
-        own_network=False,
-        visible=[*cells.program_paths(command), *cells.program_paths(cells.find_program("node"))],
-        writable=[prefix, private],
-        disk_bytes=SCRIPTS_BYTES,
-        files=SCRIPTS_FILES,
-        keeper=True,
-    )
-    finished = host.children.run(
-        [*cell, command, "rebuild", *_common(prefix), "--offline", "--foreground-scripts"],
-        environment={
-            **QUIET,
-            **cells.environment(),
-            "HOME": str(private),
-            "npm_config_cache": str(private / "cache"),
-            "npm_config_userconfig": "/dev/null",
-        },
-        timeout_seconds=float(host.settings.npm.timeout_s),
-    )
-    if finished.code != 0:
-        target = f"{host.settings.track.package}@{version}"
-        raise PackageError(f"an install script of {target} fails: {finished.last_line}")
-    return given.missing
+def _failure(finished: Finished, what: str, target: str) -> RegistryUnreachable | IncompleteRelease | PackageError:
+    """What it means that npm could not have `what`; one that it can have after all came a moment too late."""
+    code, line = error_of(finished)
+    if finished.code == 0:
+        return IncompleteRelease(
+            f"{target} was not complete in the registry: npm left out {what}, and can have it by now"
+        )
+    if code in NOT_THERE:
+        return IncompleteRelease(f"{target} is not complete in the registry yet: {code} {line}")
+    said = f"{code} {line}".strip()
+    if UNREACHABLE.search(said):
+        return RegistryUnreachable(f"npm cannot download {what}: {said}")
+    return PackageError(f"npm does not install {what}: {said}")
 
 
-def _common(prefix: Path) -> list[str]:
-    return ["--prefix", str(prefix), "--global=false", "--no-save", "--loglevel=error"]
-
-
-def _root_settings(host: Host, private: Path, who: Account) -> dict[str, str]:
-    """Root's own npm settings, resolved by root and handed to the download in a file that goes with it."""
-    target = private / "npmrc"
-    descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write("".join(f"{line}\n" for line in npmrc_lines(host)))
-        os.fchown(file.fileno(), who.uid, who.gid)
-    return {"npm_config_userconfig": str(target), "npm_config_globalconfig": "/dev/null"}
+def _is_for(host: Host, mine: npm_parts.Platform, name: str) -> bool:
+    """Whether a part of which this version is not in the registry is for this platform: by what its other versions say, else by its name."""
+    said = view(host, [name, "name", "os", "cpu", "libc"], patiently=False)
+    if isinstance(said, dict):
+        return mine.takes(said)
+    return said is not None or mine.may_be(name)
 
 
 def check_installed(host: Host, version: str, prefix: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import urllib3
 
-from t3flow.host import slots
+from t3flow.host import npm_parts, slots
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm_client import (
@@ -22,28 +22,38 @@ from t3flow.host.npm_client import (
     PackageError,
     RegistryUnreachable,
     auth_token,
-    error_line,
     setting,
     view,
 )
+from t3flow.host.npm_words import error_line
 from t3flow.schedule import zone
 
 KEYS_PATH = "/-/npm/v1/keys"
 KEYS_SECONDS = 10.0
-INSTALLED = Path("node_modules/.package-lock.json")
 NO_KEYS = "not checked: the registry has no signing keys"
 OFF = "not checked: npm.verify_signatures is off"
 VERIFIED = "verified"
 NOTHING_SIGNED = "no dependencies to audit"
 
 
+class Part(TypedDict):
+    """What is kept of the origin of one part of a release: a platform's package."""
+
+    version: str
+    integrity: str
+    provenance: bool
+
+
 class Origin(TypedDict):
     """What is kept of a version's origin, in its slot's manifest: `signatures` is `verified`, or why they were not checked;
-    `in_reach_of_scripts` what of the host its install scripts could reach ("": nothing).
+    `in_reach_of_scripts` what of the host its install scripts could reach ("": nothing); `parts` this platform's packages of the release
+    by name; `left_out` the optional packages that npm did not install, as NAME@VERSION.
     """
 
     integrity: str
     provenance: bool
+    parts: dict[str, Part]
+    left_out: list[str]
     install_scripts: list[str]
     signatures: str
     in_reach_of_scripts: str
@@ -53,25 +63,44 @@ class Origin(TypedDict):
 
 
 def too_young(host: Host, version: str) -> str:
-    """Why a version is not yet old enough for `track.min_age_hours`, or "". What the registry does not say is no age. Raises RegistryUnreachable."""
+    """Why a version is not yet old enough for `track.min_age_hours`, or "". It is as old as the youngest of its parts for this platform.
+
+    What the registry does not say is no age. Raises RegistryUnreachable.
+    """
     hours = host.settings.track.min_age_hours
     if not hours:
         return ""
-    times = view(host, [f"{host.settings.track.package}@{version}", "time"])
-    said = times.get(version) if isinstance(times, dict) else None
-    wanted = f"track.min_age_hours wants {hours:g} h"
+    package, wanted = host.settings.track.package, f"track.min_age_hours wants {hours:g} h"
+    parts = view(host, [f"{package}@{version}", "optionalDependencies"])
+    found = [_too_young(host, package, version, version, wanted)]
+    mine = npm_parts.here()
+    for name, part_version in parts.items() if isinstance(parts, dict) else ():
+        if mine.may_be(name):
+            found.append(_too_young(host, name, part_version, version, wanted))
+    return next((why for why in found if why), "")
+
+
+def _too_young(host: Host, package: str, part_version: str, version: str, wanted: str) -> str:
+    """Why one part of a version is not yet old enough, or ""."""
+    hours = host.settings.track.min_age_hours
+    is_part = package != host.settings.track.package
+    what = f"{package}@{part_version}, a part of {version}," if is_part else version
     by_name = f"to take it all the same: t3flow enqueue bump --target {version}"
+    times = view(host, [f"{package}@{part_version}", "time"])
+    if times is None and is_part:
+        return f"{what} is not in the registry yet, and {wanted}; {by_name}"
+    said = times.get(part_version) if isinstance(times, dict) else None
     published = _moment(said)
     if published is None:
-        what = f"gives it the time {str(said)[:40]!r}" if said else "does not say when it was published"
-        return f"nobody knows how old {version} is: the registry {what}, and {wanted}; {by_name}"
+        given = f"gives it the time {str(said)[:40]!r}" if said else "does not say when it was published"
+        return f"nobody knows how old {what} is: the registry {given}, and {wanted}; {by_name}"
     age_seconds = time.time() - published
     if age_seconds >= hours * 3600:
         return ""
     enough = f"{datetime.fromtimestamp(published + hours * 3600, zone(host.settings)):%Y-%m-%d %H:%M %z}"
     if age_seconds < 0:
-        return f"{version} was published in the future, by the registry's clock or by this host's: check the host's; {wanted}; {by_name}"
-    return f"{version} is {age_seconds / 3600:.1f} h old and {wanted}: it is old enough at {enough}; {by_name}"
+        return f"{what} was published in the future, by the registry's clock or by this host's: check the host's; {wanted}; {by_name}"
+    return f"{what} is {age_seconds / 3600:.1f} h old and {wanted}: it is old enough at {enough}; {by_name}"
 
 
 def _moment(text: Any) -> float | None:
@@ -155,9 +184,27 @@ def _keys(registry: str, headers: dict[str, str] | None = None) -> urllib3.BaseH
 # Integrity, and what is new ------------------------------------------------------------------------------------------
 
 
-def examine(host: Host, version: str, prefix: Path, signatures: str) -> Origin:
-    """Looks at a fresh download: the checksum that npm verified is the registry's. Raises PackageError, RegistryUnreachable."""
+def examine(host: Host, version: str, tree: npm_parts.Tree, signatures: str) -> Origin:
+    """Looks at a fresh download: the checksums that npm verified are the registry's, of each part. Raises PackageError, RegistryUnreachable."""
     package = host.settings.track.package
+    own = _checked(host, package, version, tree.installed.get(f"node_modules/{package}", {}))
+    parts = {
+        name: _checked(host, name, str(entry.get("version", "")), entry)
+        for name, entry in tree.of_parts(package).items()
+    }
+    return {
+        "integrity": own["integrity"],
+        "provenance": own["provenance"],
+        "parts": parts,
+        "left_out": tree.left_out(npm_parts.here(), package),
+        "install_scripts": _with_scripts(tree.installed),
+        "signatures": signatures,
+        "in_reach_of_scripts": "",  # none has run yet
+    }
+
+
+def _checked(host: Host, package: str, version: str, entry: dict[str, Any]) -> Part:
+    """Compares what npm installed of a package with what the registry says of it. Raises PackageError, RegistryUnreachable."""
     target = f"{package}@{version}"
     said = view(host, [target, "dist"])
     wanted = said.get("integrity") if isinstance(said, dict) else None
@@ -165,35 +212,20 @@ def examine(host: Host, version: str, prefix: Path, signatures: str) -> Origin:
         raise PackageError(
             f"the registry has no integrity of {target}: what it sends cannot be checked, it is not tried"
         )
-    packages = _installed(prefix)
-    if packages is None:
-        raise PackageError(f"npm left no readable list of what it installed of {target}: it is not tried")
-    found = packages.get(f"node_modules/{package}", {}).get("integrity")
+    found = entry.get("integrity")
     if not isinstance(found, str) or sorted(found.split()) != sorted(wanted.split()):
         raise PackageError(f"npm installed {target} with the integrity {found}, the registry says {wanted}: not tried")
-    return {
-        "integrity": wanted,
-        "provenance": bool(said.get("attestations")),
-        "install_scripts": _with_scripts(packages),
-        "signatures": signatures,
-        "in_reach_of_scripts": "",  # none has run yet
-    }
+    return {"version": version, "integrity": wanted, "provenance": bool(said.get("attestations"))}
 
 
-def _installed(prefix: Path) -> dict[str, dict[str, Any]] | None:
-    """What npm says it installed: place → entry; None where it left no such list."""
-    try:
-        packages = json.loads((prefix / INSTALLED).read_text())["packages"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    usable = isinstance(packages, dict) and all(isinstance(entry, dict) for entry in packages.values())
-    return packages if usable else None
-
-
-def _with_scripts(packages: dict[str, dict[str, Any]]) -> list[str]:
-    """The names of the packages that have install scripts."""
+def _with_scripts(packages: npm_parts.Packages) -> list[str]:
+    """The names of the packages that have install scripts which npm runs: those of bundled packages it does not."""
     return sorted(
-        {place.rpartition("node_modules/")[2] for place, entry in packages.items() if entry.get("hasInstallScript")}
+        {
+            place.rpartition("node_modules/")[2]
+            for place, entry in packages.items()
+            if entry.get("hasInstallScript") and not entry.get("inBundle")
+        }
     )
 
 
@@ -201,7 +233,7 @@ def noted(versions_dir: Path, version: str) -> dict[str, Any]:
     """What a slot's manifest says of its origin; of a slot made before that was noted, what can still be seen. Raises SlotError."""
     found: dict[str, Any] = slots.manifest(versions_dir, version).get("origin") or {}
     if "install_scripts" not in found:
-        packages = _installed(slots.slot_path(versions_dir, version))
+        packages = npm_parts.installed(slots.slot_path(versions_dir, version))
         found = {**found, **({} if packages is None else {"install_scripts": _with_scripts(packages)})}
     return found
 
@@ -223,7 +255,21 @@ def notices(host: Host, versions_dir: Path, version: str) -> list[str]:
         found.append(f"{version} brings install scripts that {former} has not: {', '.join(sorted(scripts))}")
     if new.get("provenance") is False and (old["provenance"] if "provenance" in old else _has_provenance(host, former)):
         found.append(f"{version} has no provenance, {former} has: who built it is not known")
+    before: dict[str, Part] = old.get("parts", {})
+    for name, part in new.get("parts", {}).items():
+        if not part["provenance"] and name in before and before[name]["provenance"]:
+            found.append(
+                f"{name}@{part['version']} has no provenance, {before[name]['version']} has: who built it is not known"
+            )
+    known = {_bare(each) for each in old.get("left_out", [])}
+    if left_out := [each for each in new.get("left_out", []) if _bare(each) not in known]:
+        found.append(f"npm left out optional packages of {version}: {', '.join(left_out)}")
     return found
+
+
+def _bare(target: str) -> str:
+    """The name in NAME@VERSION."""
+    return target[0] + target[1:].partition("@")[0]
 
 
 def _has_provenance(host: Host, version: str) -> bool:

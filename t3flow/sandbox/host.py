@@ -57,6 +57,7 @@ window = ""
 max_check_interval_s = 5
 [schedule]
 bump = "0 4 1 1 *"
+retry_s = 0
 [queue]
 url = "{queue_url}"
 [npm]

@@ -230,6 +230,7 @@ def test_the_readme_names_every_command_and_outcome() -> None:
         "dry_run_failed",
         "backup_failed",
         "registry_unreachable",
+        "incomplete_release",
         "cancelled",
         "error",
     ):
