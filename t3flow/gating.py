@@ -24,7 +24,8 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
 
     1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
     that database's, its user is skipped. 4. The version in use fails on an empty base dir too, or on more than half of the seeds, or nothing
-    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved.
+    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind
+    that is not known is neither good nor bad: it is tried again in the next run, and before its users are moved.
     """
     seeds = trials.choose_seeds(users, snapshots, plan["default"])
     version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
