@@ -91,7 +91,7 @@ def put_back(folder: Path, kept_name: str) -> dict[str, Any]:
 def keep(folder: Path, kept: Path) -> None:
     """Keep the state of a folder by hard links. What was kept by that name stays as it is.
 
-    A folder without a manifest is of an earlier t3flow, which kept `state.sqlite` alone and may have been killed over it: it is completed, as
+    A folder without a manifest is of an earlier t3flow, which kept the first database alone and may have been killed over it: it is completed, as
     that would have done.
     """
     if kept.is_dir() and _manifest(kept) is not None:
