@@ -95,7 +95,11 @@ class Dispatch(NamedTuple):
         Takes("http://HOST:PORT or https://HOST:PORT", text_that(values.dispatch_url)),
     ] = "http://127.0.0.1:3780"
     user_header: Annotated[HeaderToken, "header that names the person"] = "X-authentik-username"
-    cookie: Annotated[HeaderToken, "cookie that a paired browser holds"] = "t3_session"
+    cookie: Annotated[
+        str,
+        "the session cookie's name, where the user's own server is not to be asked for it",
+        Takes('a name as in an HTTP header, or "": the server says it', text_that(values.check_cookie_name)),
+    ] = ""
     pair_endpoints: Annotated[
         list[str],
         "where credentials are exchanged, in the order of trying; on 404 the next",

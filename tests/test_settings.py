@@ -41,7 +41,7 @@ agent_processes = ["claude", "codex", "opencode"]
 [dispatch]
 url = "http://127.0.0.1:3780"
 user_header = "X-authentik-username"
-cookie = "t3_session"
+cookie = ""
 pair_endpoints = ["/api/auth/browser-session", "/api/auth/bootstrap"]
 verify_timeout_s = 30
 log = "journal:t3-dispatch.service"

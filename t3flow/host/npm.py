@@ -75,9 +75,10 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
         if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
-            (prefix / "package.json").write_text(
-                json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
-            )
+            described = prefix / "package.json"
+            described.write_text(json.dumps({"private": True, "dependencies": {package: version}}) + "\n")
+            if who.is_other:
+                os.chown(described, who.uid, who.gid)  # npm writes to it; the folder is still ours
         if who.is_other:
             os.chown(part, who.uid, who.gid)
     target = f"{package}@{version}"
