@@ -7,7 +7,7 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, pairing, processes, records, slots, waits
+from t3flow.host import freeze, idle, manageable, pairing, processes, records, slots, waits
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
@@ -54,10 +54,8 @@ def await_idle(user: str, not_before: float) -> Ready:
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
-            if mapped.users and not trouble:
-                gone = f"{user} is no longer in the user map"
-                return {"nothing_to_do": gone, "version": version, "target": pending.target}
-            raise UserMapError(f"{user} is not in the user map: {trouble or 'it names nobody'}")
+            mend = trouble or f"put them back, or drop the deferral (t3flow deferrals revoke {user})"
+            raise UserMapError(f"{user} is not in the user map: {mend}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
         wait = {
@@ -164,6 +162,8 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
+    if why := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
+        return {"waiting_for": "unreadable_state", "detail": why, "at": now + interval}
     return None
 
 

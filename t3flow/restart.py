@@ -17,7 +17,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, records, slots
+from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, preflight, records, slots
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -375,7 +375,10 @@ def verify_user(user: str, version: str) -> float:
 @step()
 def dispatch_trouble(version: str, besides: list[str]) -> str:
     """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
-    against = pairing.witnesses_against_dispatch(this_host(), version, besides)
+    host = this_host()
+    if trouble := preflight.trouble(host, [version] if version else []):
+        return trouble
+    against = pairing.witnesses_against_dispatch(host, version, besides)
     return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
 
 

@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import ours, ports, processes, running, slots
+from t3flow.host import manageable, ours, ports, processes, running, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.services import ServerState
 from t3flow.t3 import http as t3
@@ -212,6 +212,8 @@ def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> 
             continue
         if server.main_pid and parted(host, entry.name, server.main_pid):
             continue
+        if manageable.why_unmanaged(host, entry.name, server):
+            continue
 
         def pair(_: float, user: str = entry.name) -> None:
             probe(host, user)
@@ -245,10 +247,10 @@ def version_that_runs(host: Host, user: str, pid: int) -> str | None:
 
 
 def parted(host: Host, user: str, pid: int) -> bool:
-    """Whether a user's server has run since before the host was taken over, on another version than they are led to: it may not pair."""
-    versions_dir = host.settings.paths.versions_dir
-    is_old = running.is_from_old_place(host.journal, versions_dir, user, pid)
-    return is_old and version_that_runs(host, user, pid) != slots.effective(versions_dir, user)
+    """Whether a user's server runs another version than they are led to: since before the host was taken over, or since their link was moved
+    under it. Then it may not pair, and only a restart brings it to its link."""
+    runs = version_that_runs(host, user, pid)
+    return runs is not None and runs != slots.effective(host.settings.paths.versions_dir, user)
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
