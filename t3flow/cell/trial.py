@@ -91,7 +91,7 @@ class Trial:
     def exchanges(self) -> str:
         """The credential becomes the cookie that the dispatch hands on, at one of the endpoints that it knows."""
         wanted = self.request["cookie"]
-        if self.request["host"] == "127.0.0.1":  # bound to loopback t3 names its cookie otherwise: ask it
+        if self.request["host"] == "127.0.0.1" or not wanted:  # bound to loopback t3 names its cookie otherwise: ask it
             wanted = self.candidate.get_json("/api/auth/session").get("auth", {}).get("sessionCookieName", wanted)
         for endpoint in self.request["endpoints"]:
             status, headers, _ = self.candidate.http("POST", endpoint, {"credential": self.credential})

@@ -29,7 +29,7 @@ Made = tuple[Sandbox, Host]
 
 
 @pytest.fixture
-def native(make_box: Callable[..., Sandbox]) -> Iterator[Callable[..., Made]]:
+def native(make_box: Callable[..., Sandbox]) -> Callable[..., Made]:
     """Makes a host whose one user runs a launcher, a native server below it and its monitor, with what is odd about the unit."""
 
     def make(behaviour: dict[str, Any] | None = None, **unit: str) -> Made:
@@ -41,7 +41,7 @@ def native(make_box: Callable[..., Sandbox]) -> Iterator[Callable[..., Made]]:
         take_charge(host)
         return box, host
 
-    yield make
+    return make
 
 
 def look(host: Host) -> Idleness:
