@@ -7,7 +7,7 @@ from typing import TypedDict
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import records, slots
+from t3flow.host import causes, records, slots
 from t3flow.host.host import Host, this_host
 
 TO_BE_ACCEPTED = "to_be_accepted"
@@ -81,7 +81,7 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     host = this_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
-    records.note_check(host.journal, user, waiting_for, detail, at)
+    causes.note_check(host.journal, user, waiting_for, detail, at)
     return at
 
 

@@ -7,7 +7,7 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, manageable, pairing, records, slots
+from t3flow.host import causes, freeze, idle, manageable, pairing, records, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
@@ -61,7 +61,7 @@ def await_idle(user: str, not_before: float) -> Ready:
             "at": time.time() + host.settings.deferral.max_check_interval_s,
         }
     if wait is not None:
-        records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
+        causes.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         raise NotYet(wait["at"], wait["waiting_for"])
     return {"nothing_to_do": "", "version": version, "target": pending.target}
 
