@@ -163,6 +163,12 @@ def bring_back(
         ours.restarted(host.journal, user)
     except pairing.PortTaken as error:
         owe_start(host, user, str(error))
+    except pairing.UnknownServer as error:
+        if pairing.version_that_runs(host, user, pairing.own_server(host, user)) != assigned:
+            raise
+        records.note_pairing(host.journal, user, str(error))
+        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
+        ours.restarted(host.journal, user)
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
         if not pairing.witnesses_against_dispatch(host, "", [user]):
@@ -220,6 +226,9 @@ def _end_if_meant(
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
     if trouble := pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    if unknown := pairing.unknown_trouble(host, user):
+        idle.note_unknown(host.journal, user, unknown)
+        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
     ours.restarting(host.journal, user)
     with OwnerReader(host, user) as reader:
         return _end_if_idle(host, user, server, reader, canary, ignore_processes)

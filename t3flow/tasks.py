@@ -8,7 +8,7 @@ from loguru import logger
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import backups, everybody, kept, manageable, npm, origin, pairing, preflight, records, slots
+from t3flow.host import backups, everybody, kept, manageable, mounts, npm, origin, pairing, preflight, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -209,6 +209,9 @@ def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir))
+    if in_scratch:
+        mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = origin.notices(host, versions_dir, version)

@@ -21,6 +21,8 @@ from t3flow.tasks import Person, Snapshot
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
 """What a real server, a command beside it and the trial itself take."""
 BATCH_OF_WIDTHS = 4
+NO_END = 1e11
+"""`until` of a trial that a person asked for."""
 NOBODY = "nobody"
 
 

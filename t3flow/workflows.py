@@ -347,7 +347,7 @@ def restore(user: str, backup: str) -> Outcome:
             version = restoring.version_for(wanted)
             tasks.clean_scratch()
             if not version:
-                knows = f"no version that is installed knows schema level {wanted['level']}"
+                knows = f"no version that is installed knows its migrations (schema level {wanted['level']})"
                 mend = (
                     f"t3flow enqueue bump --target {wanted['wrote']} makes a slot" if wanted["wrote"] else "install one"
                 )

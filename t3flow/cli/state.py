@@ -8,7 +8,7 @@ from typing import Any, cast
 from t3flow.cli.base import consumer_pid, journal, rfc3339
 from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
-from t3flow.host import causes, freeze, records
+from t3flow.host import freeze, records, waits
 from t3flow.settings import Settings
 from t3flow.usermap import UserMap, UserMapError
 
@@ -172,6 +172,7 @@ def _version(read_link: Any) -> str | None:
 def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any]]:
     """The pending deferrals as the interface names their parts."""
     found = []
+    long_waits = waits.old(noted)
     for entry in records.deferrals(noted):
         run = next(iter(noted.runs("id = ?", entry.run)), None)
         waiting_for = entry.waiting_for
@@ -187,14 +188,25 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
             "detail": entry.detail,
             "run": entry.run,
         }
-        cause = causes.of(noted, entry)
-        shown["cause_since"] = rfc3339(cause.since) if cause else None
-        shown["cause_checks"] = cause.checks if cause else 0
-        shown["old"] = causes.line(entry, cause, entry.detail) if cause and cause.is_old(time.time()) else ""
+        shown["old"] = _old_wait(entry, long_waits[entry.user]) if entry.user in long_waits else ""
         if for_people:
             shown |= {"since_s": entry.since, "next_check_s": entry.next_check}
         found.append(shown)
     return found
+
+
+def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
+    """That a deferral has waited for one cause for long, with the command to run."""
+    user, days = shlex.quote(entry.user), (time.time() - cause["since"]) / 86400
+    what = (
+        f"{entry.user} has waited {days:.1f} days ({cause['checks']} checks) for {entry.target}: {cause['waiting_for']}"
+    )
+    what += f", {entry.detail}" if entry.detail else ""
+    if cause["waiting_for"] == "unreadable_state":
+        return f"{what}; t3flow doctor"
+    if cause["waiting_for"] == "server_stopped":
+        return f"{what}; start it, or t3flow deferrals revoke {user}"
+    return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
 
 
 def problems(found: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
 from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import Host
-from t3flow.t3 import ledger
+from t3flow.host.records import Schemas
 
 NO_DATABASE = "there is no database"
 
@@ -107,30 +107,29 @@ def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
 
 
 def versions_know_their_databases(host: Host) -> Iterator[Finding]:
-    """Nobody is led to a version that is older than their database's schema, as far as levels are known."""
+    """Nobody is led to a version that does not know the migrations of their databases, as far as that is known of the version."""
     versions_dir = host.settings.paths.versions_dir
 
-    def level(user: str) -> int | str | None:
+    def read(user: str) -> Schemas | str | None:
         try:
-            found = schemas.schemas_of(host, user)
-            return max(ledger.level(listed) for listed in found.values() if listed)
+            return schemas.schemas_of(host, user)
         except T3flowError as error:
             return None if str(error) == NO_DATABASE else str(error)
 
     users = managed(host)
     with ThreadPoolExecutor(4) as pool:
-        levels = dict(zip(users, pool.map(level, users), strict=True))
-    for user, theirs in levels.items():
+        found = dict(zip(users, pool.map(read, users), strict=True))
+    for user, theirs in found.items():
         version = slots.effective(versions_dir, user) or ""
-        knows = records.level_of_version(host.journal, version)
+        known = records.schema_of_version(host.journal, version)
         if isinstance(theirs, str):
             yield finding(
                 f"the database of {user} cannot be read: {theirs}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
-        elif theirs is not None and knows is not None and theirs > knows:
+        elif theirs is not None and known is not None and (unknown := schemas.knows(known, theirs)):
             yield finding(
-                f"the database of {user} is at schema level {theirs}, {version} knows {knows}",
+                f"{version} does not fit the databases of {user}: {unknown}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
 
