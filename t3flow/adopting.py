@@ -37,7 +37,9 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     if dry_run:
         return decision, results
     fresh = {user: decision["links"][user] for user in decision["fresh"]}
-    make_links("" if found["default"] else decision["default"], fresh, {user: found["links"].get(user, "") for user in fresh})
+    make_links(
+        "" if found["default"] else decision["default"], fresh, {user: found["links"].get(user, "") for user in fresh}
+    )
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
     note_adoption(what_was_adopted(), remembered(found))
