@@ -15,7 +15,8 @@ from looks import bump, main_pid, results
 DATA = ROOT / "tests/data"
 FIRST = "0.0.24"
 TYPED, GOOD = "0.0.25-nightly.20260601.501", "0.0.25-nightly.20260602.502"
-ODD = ["ada.lovelace", "Grace", "bob@corp.example", "CORP\\eve"]
+DOMAIN = "CORP\\eve"
+ODD = ["ada.lovelace", "Grace", "bob@corp.example", DOMAIN]
 BY_NSS, PATCHED, OWN = "nora", "ada-limits", "linus"
 """An account of nss-systemd; one whose drop-in changes the environment alone; one whose drop-in starts a t3 of their own."""
 MANAGED = [*ODD, BY_NSS, PATCHED]
@@ -55,7 +56,15 @@ def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
         record = {"userName": BY_NSS, "uid": 4100, "gid": 4100, "homeDirectory": f"/home/{BY_NSS}", "shell": "/bin/sh"}
         box.write(f"/etc/userdb/{BY_NSS}.user", json.dumps({**record, "disposition": "regular"}))
         box.write(f"/etc/userdb/{BY_NSS}.group", json.dumps({"groupName": BY_NSS, "gid": 4100}))
+        box.sh("cd /etc/userdb; ln -s nora.user 4100.user; ln -s nora.group 4100.group")
         box.sh('install -d -m 700 "/home/$1"; chown 4100:4100 "/home/$1"', BY_NSS)
+        # systemd takes a backslash in the name of an environment file for an escape
+        drop_in(
+            box,
+            DOMAIN,
+            "[Service]\nEnvironmentFile=\nEnvironmentFile=-/etc/none\nEnvironmentFile=/etc/t3-serve/corp.conf\n",
+        )
+        box.write("/etc/t3-serve/corp.conf", f"T3_PORT={box.ports[DOMAIN]}\n")
         box.set_up(FIRST, dict.fromkeys(MAPPED, DATA / "state-level30.sqlite"), {"schema_level": 30})
         install(box)
         yield box
@@ -71,13 +80,9 @@ def install(box: Box) -> None:
     for key, value in SETTINGS.items():
         box.sh('sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml', key, value)
     box.sh('cp -a /usr/lib/node_modules/t3 "/opt/own-t3"')
-    drop_in(
-        box,
-        OWN,
-        "[Service]\nExecStart=\nExecStart=/usr/local/bin/node /opt/own-t3/%s serve --host 0.0.0.0 "
-        "--port ${T3_PORT} --base-dir /home/%%i/.t3\n"
-        % box.sh("cd /opt/own-t3; node -p 'require(\"./package.json\").bin.t3'").strip(),
-    )
+    program = box.sh("cd /opt/own-t3; node -p 'require(\"./package.json\").bin.t3'").strip()
+    own = f"/usr/local/bin/node /opt/own-t3/{program} serve --host 0.0.0.0"
+    drop_in(box, OWN, f"[Service]\nExecStart=\nExecStart={own} --port ${{T3_PORT}} --base-dir /home/%i/.t3\n")
     drop_in(box, PATCHED, "[Service]\nEnvironment=LIMIT=1\nLimitNOFILE=4096\n")
     box.write(f"/etc/t3-serve/{UNMAPPED}.env", f"T3_PORT={FIRST_PORT + 50}\n")
     box.give(UNMAPPED, DATA / "state-level30.sqlite")
