@@ -79,10 +79,12 @@ def view(host: Host, words: list[str], *, patiently: bool = True) -> Any:
 
 
 def _json(finished: Finished, words: list[str]) -> Any:
+    """What npm printed; npm 12 and later print a list also of a single thing."""
     try:
-        return json.loads(finished.stdout or b"null")
+        said = json.loads(finished.stdout or b"null")
     except ValueError as error:
         raise RegistryUnreachable(f"npm view {words[0]} printed no JSON: {finished.last_line}") from error
+    return said[0] if isinstance(said, list) and len(said) == 1 else said
 
 
 def run_npm(
