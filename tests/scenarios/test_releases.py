@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from origins import host_of, installed, of
 
-from t3flow.host import npm_parts, npm_scripts, origin
+from t3flow.host import npm, npm_parts, npm_scripts, origin
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import platform_package
 
@@ -73,6 +73,16 @@ def test_a_part_that_is_not_there_yet(bare: Sandbox, faults: dict[str, Any], rea
     found = installed(bare, VERSION)
     assert isinstance(found, dict), found
     assert list(found["parts"]) == [PART]
+
+
+def test_a_tag_that_names_what_is_not_there_yet(bare: Sandbox) -> None:
+    """The version is not in the registry's document; a tag that nobody has is another matter."""
+    of(bare).set_faults(without=VERSION, package="t3")
+    with host_of(bare) as host:
+        with pytest.raises(npm.IncompleteRelease, match=rf"the tag nightly names t3@{VERSION}, which is not in"):
+            npm.tagged(host, "nightly")
+        with pytest.raises(npm.PackageError, match="no dist-tag nosuch"):
+            npm.tagged(host, "nosuch")
 
 
 def test_a_part_that_is_broken_is_not_a_part_that_is_missing(bare: Sandbox) -> None:
