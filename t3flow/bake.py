@@ -16,7 +16,7 @@ from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import dispatch_log, ours, ports, records, slots
+from t3flow.host import dispatch_log, ours, pairing, records, slots
 from t3flow.host.dispatch_log import Line
 from t3flow.host.host import Host, this_host
 from t3flow.host.services import ServiceError
@@ -156,7 +156,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     @cache
     def is_shut_out(user: str) -> bool:
         with suppress(T3flowError):
-            return bool(ports.who_shuts_out(host.port(user), host.services.state(user)))
+            return bool(pairing.shut_out(host, user))
         return False
 
     @cache

@@ -3,14 +3,12 @@
 The order: snapshot → hold the server still, read idleness, and while it is still held either let it go on or end it → a second snapshot if
 something was written since the first → assign → start → verify through the dispatch. What fails after the stop is undone.
 
-The server is ended by SIGKILL while it is held still. A SIGTERM would need it to run again first, and Node answers the requests that came in
+The whole unit is ended by SIGKILL while it is held still. A SIGTERM would need it to run again first, and Node answers the requests that came in
 meanwhile before it looks at signals: a turn that began then would be cut off. What was committed is safe in SQLite's log.
 """
 
-import signal
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypedDict
 
 from loguru import logger
@@ -19,7 +17,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, idle, kept, ours, pairing, ports, processes, records, slots
+from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, preflight, records, slots
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -28,7 +26,9 @@ from t3flow.reviving import owe_start, start_or_owe
 from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
-"""The longest that a server is held still; also how old the read may be when the stop is sent."""
+"""The longest that a unit is held still; also how old the read may be when the stop is sent."""
+HELD = "held"
+"""Fact: the user whose unit is being held still. Written before the first process is stopped, so that a later consumer lets all of it go on."""
 SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
 LAUNCH_SECONDS = 5.0
@@ -146,7 +146,9 @@ def time_now() -> float:
 
 
 @step()
-def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None) -> None:
+def bring_back(
+    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
+) -> None:
     """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
 
     Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
@@ -161,6 +163,12 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
         ours.restarted(host.journal, user)
     except pairing.PortTaken as error:
         owe_start(host, user, str(error))
+    except pairing.UnknownServer as error:
+        if pairing.version_that_runs(host, user, pairing.own_server(host, user)) != assigned:
+            raise
+        records.note_pairing(host.journal, user, str(error))
+        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
+        ours.restarted(host.journal, user)
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
         if not pairing.witnesses_against_dispatch(host, "", [user]):
@@ -174,7 +182,7 @@ def bring_back(user: str, former: str, canary: bool, ignore_processes: bool, fin
 
 @step(undo=bring_back)
 def stop_if_idle(
-    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: list[Any] | None
+    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
 ) -> Stopped:
     """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
 
@@ -195,14 +203,15 @@ def stop_if_idle(
         return _was_stopped(changed=True)
     try:
         found = _end_if_meant(host, user, server, former, canary, ignore_processes)
-    except (T3flowError, ProcessLookupError, TimeoutError) as error:
+    except (T3flowError, OSError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
         ours.restarted(host.journal, user)
         return _not_stopped(found)
-    host.services.stop(user)
+    host.services.stop(user, server)
     _await_port(host, user)
-    return _was_stopped(changed=fingerprint is None or found.fingerprint != fingerprint)
+    started_again = host.services.state(user).last_start not in ("", server.last_start)
+    return _was_stopped(changed=started_again or fingerprint is None or found.fingerprint != fingerprint)
 
 
 def _end_if_meant(
@@ -217,23 +226,31 @@ def _end_if_meant(
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
     if trouble := pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    if unknown := pairing.unknown_trouble(host, user):
+        idle.note_unknown(host.journal, user, unknown)
+        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
     ours.restarting(host.journal, user)
     with OwnerReader(host, user) as reader:
-        return _end_if_idle(host, server, reader, canary, ignore_processes)
+        return _end_if_idle(host, user, server, reader, canary, ignore_processes)
 
 
 def _end_if_idle(
-    host: Host, server: ServerState, reader: OwnerReader, canary: bool, ignore_processes: bool
+    host: Host, user: str, server: ServerState, reader: OwnerReader, canary: bool, ignore_processes: bool
 ) -> idle.Idleness:
+    """Hold the unit still, read, and end it while it is held if its user is idle.
+
+    Its manager may start it again between the end and the stop that follows: that server is stopped while it is still starting, long before it
+    listens, and what it may have written is in the second snapshot.
+    """
     assert server.main_pid is not None
-    records.set_fact(host.journal, "paused", server.main_pid, synced=False)
-    with processes.paused(server.main_pid) as descriptor:
-        held_since = time.monotonic()
-        found = idle.judge(host, server, reader, canary=canary, ignore_processes=ignore_processes)
-        if found.idle and time.monotonic() - held_since > HELD_SECONDS:
+    records.set_fact(host.journal, HELD, user, synced=False)
+    with holding.held(lambda: host.services.pids_of(user, server)) as hold:
+        unit = idle.look_at_unit(host, user, server)
+        found = idle.judge(host, user, server, unit, reader, canary=canary, ignore_processes=ignore_processes)
+        if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
             return idle.doubt("reading took over a second", 60)
         if found.idle:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            hold.end(last=[server.main_pid])
     return found
 
 
@@ -255,7 +272,7 @@ def _was_stopped(*, changed: bool) -> Stopped:
 def _await_port(host: Host, user: str) -> None:
     """A port that stays taken is somebody else's: nothing is assigned or started over it. Raises PortTaken."""
     deadline = time.monotonic() + PORT_SECONDS
-    while taken := ports.who_shuts_out(host.port(user), host.services.state(user)):
+    while taken := pairing.shut_out(host, user):
         if time.monotonic() > deadline:
             raise pairing.PortTaken(pairing.taken_line(host, user, taken))
         time.sleep(0.02)
@@ -277,12 +294,10 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    level = next((entry.level for entry in records.backups(host.journal, user) if entry.path == snapshot), None)
+    backup = backups.on_record(host, user, snapshot)
     try:
         take_away(host, user)
-        restored, aside = backups.restore(host, user, Path(snapshot), kept_name)
-        if level is not None and restored != level:
-            raise RestartError(f"the database of {user} is at level {restored} after the restore, not at {level}")
+        aside = backups.restore(host, user, backup, kept_name)
     except T3flowError:
         slots.assign(versions_dir, user, target)
         raise
@@ -329,9 +344,11 @@ def _runs_on(host: Host, user: str) -> str | None:
 def start_server(user: str) -> None:
     """Starts the user's server, unless somebody else has its port: it would migrate the database before it found that out.
 
-    Repeating it finds the server running.
+    What a stopped unit has left in its own group may hold the port, and is ended first. Repeating it finds the server running.
     """
     host = this_host()
+    if host.services.state(user).main_pid is None and host.services.pids(user):
+        host.services.stop(user)
     _await_port(host, user)
     host.services.start(user)
 
@@ -358,15 +375,23 @@ def verify_user(user: str, version: str) -> float:
 @step()
 def dispatch_trouble(version: str, besides: list[str]) -> str:
     """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
-    against = pairing.witnesses_against_dispatch(this_host(), version, besides)
+    host = this_host()
+    if trouble := preflight.trouble(host, [version] if version else []):
+        return trouble
+    against = pairing.witnesses_against_dispatch(host, version, besides)
     return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
 
 
 def resume_paused(host: Host) -> None:
-    """For a consumer that starts: lets the one server go on that its predecessor may have died holding still."""
-    pid = records.fact(host.journal, "paused")
+    """For a consumer that starts: lets the one unit go on that its predecessor may have died holding still. Idempotent."""
+    user = records.fact(host.journal, HELD)
+    if isinstance(user, str):
+        if resumed := holding.resume_all(host.services.pids(user)):
+            logger.info("let {} processes of the unit of {} go on, which had been held still", len(resumed), user)
+        records.set_fact(host.journal, HELD, None)
+    pid = records.fact(host.journal, "paused")  # as consumers noted it that held one process alone
     if isinstance(pid, int):
         for entry in host.user_map().users:
             if host.services.state(entry.name).main_pid == pid:
-                processes.resume(pid)
+                holding.resume_all([pid])
         records.set_fact(host.journal, "paused", None)

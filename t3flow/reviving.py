@@ -12,7 +12,7 @@ from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import ours, pairing, ports, records, slots
+from t3flow.host import ours, pairing, records, slots
 from t3flow.host.host import Host, this_host
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
@@ -60,10 +60,10 @@ def await_server(user: str) -> str:
         version = slots.effective(host.settings.paths.versions_dir, user)
         if version == slots.HOLD:
             raise pairing.NotPaired(f"the database of {user} is being restored")
-        if taken := ports.who_shuts_out(host.port(user), host.services.state(user)):
+        if taken := pairing.shut_out(host, user):
             raise pairing.PortTaken(pairing.taken_line(host, user, taken))
         host.services.start(user)
-        pairing.verify(host, user, version, PAIR_SECONDS)
+        pairing.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
         records.note_pairing(host.journal, user, str(error))
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())

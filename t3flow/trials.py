@@ -15,23 +15,26 @@ from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
 from t3flow.staging import scratch_folder
+from t3flow.t3.files import FIRST_DATABASE
 from t3flow.tasks import Person, Snapshot
 
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
 """What a real server, a command beside it and the trial itself take."""
 BATCH_OF_WIDTHS = 4
+NO_END = 1e11
+"""`until` of a trial that a person asked for."""
 NOBODY = "nobody"
-UNTRIED = "untried"
 
 
 class Seed(TypedDict):
-    """A database to try on: whose, the version in use there, the snapshot ("": an empty base dir) and its size."""
+    """A state to try on: whose, the version in use there, the snapshot ("": an empty base dir), its size and files (as `Snapshot` has them)."""
 
     user: str
     version: str
     path: str
     bytes: int
     level: int
+    files: dict[str, str]
 
 
 class Seeds(TypedDict):
@@ -45,7 +48,12 @@ class Seeds(TypedDict):
 
 def empty_seed(version: str) -> Seed:
     """An empty base dir, as a new user has it."""
-    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0}
+    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
+
+
+def files_of(kept: Snapshot | Seed) -> dict[str, str]:
+    """The files of a snapshot. A run that an earlier t3flow began has the first one alone."""
+    return kept.get("files") or ({FIRST_DATABASE: kept["path"]} if kept["path"] else {})
 
 
 @step()
@@ -61,6 +69,7 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
             "path": each["path"],
             "bytes": each["bytes"],
             "level": each["level"],
+            "files": files_of(each),
         }
         for each in snapshots
         if not each["problem"]
@@ -111,6 +120,7 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     for verdict in found:
         if verdict["verdict"] == "pass":
             records.note_level(this_host().journal, version, verdict["level"])
+            records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
     return found
 
 
@@ -125,10 +135,10 @@ def try_control(seed: Seed) -> Verdict:
 
 def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
     host = this_host()
-    snapshot = Path(seed["path"]) if seed["path"] else None
+    files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], snapshot)
+        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], files)
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
 
@@ -140,21 +150,19 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
-    host = this_host()
-    known = records.fact(host.journal, UNTRIED) or {}
-    records.set_fact(host.journal, UNTRIED, {**known, **dict.fromkeys(users, version)})
+    records.note_untried(this_host().journal, version, users)
 
 
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Whether a version has still to be tried on a user's database. Only reads."""
-    return bool((records.fact(this_host().journal, UNTRIED) or {}).get(user) == version)
+    return bool((records.fact(this_host().journal, records.UNTRIED) or {}).get(user) == version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """A user's database was tried after all. Repeating it is harmless."""
     host = this_host()
-    known = records.fact(host.journal, UNTRIED) or {}
+    known = records.fact(host.journal, records.UNTRIED) or {}
     known.pop(user, None)
-    records.set_fact(host.journal, UNTRIED, known)
+    records.set_fact(host.journal, records.UNTRIED, known)

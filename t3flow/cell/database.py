@@ -7,9 +7,12 @@ import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from t3flow.t3 import files, ledger
+from t3flow.t3 import rows as t3_rows
 
 FINDINGS = 100
-AUTH_TABLES = "auth_"
 STEPS_BETWEEN_LOOKS = 100_000
 
 
@@ -19,8 +22,10 @@ class Unreadable(Exception):
 
 @dataclass
 class Facts:
-    """`level`: newest migration (0: none). `damages` of quick_check, `orphans` of foreign_key_check. `live`: rows that a snapshot must show."""
+    """`schema`: the applied migrations, None where it is no database of t3's, `level` the newest one. `damages` of quick_check, `orphans` of
+    foreign_key_check. `live`: rows that a client must see."""
 
+    schema: ledger.Schema | None = None
     level: int = 0
     damages: int = 0
     orphans: int = 0
@@ -40,7 +45,7 @@ def read_facts(path: Path, deadline: float) -> Facts:
     except FileNotFoundError:
         return Facts()
     if not stat.S_ISREG(status.st_mode):
-        raise Unreadable("state.sqlite is no plain file any more")
+        raise Unreadable(f"{path.name} is no plain file any more")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
@@ -52,42 +57,24 @@ def read_facts(path: Path, deadline: float) -> Facts:
 
 def _facts(connection: sqlite3.Connection) -> Facts:
     findings = [row[0] for row in connection.execute(f"pragma quick_check({FINDINGS})")]
-    names = {
-        str(name): str(sql or "")
-        for name, sql in connection.execute("select name, sql from sqlite_master where type = 'table'")
-    }
-    virtual = [name for name, sql in names.items() if sql.lower().startswith("create virtual")]
-    counted = [
-        name
-        for name in names
-        if not name.startswith(("sqlite_", AUTH_TABLES)) and not any(name.startswith(each) for each in virtual)
-    ]
+    schema = ledger.read(connection)
     return Facts(
-        level=_one(connection, "select max(migration_id) from effect_sql_migrations")
-        if "effect_sql_migrations" in names
-        else 0,
+        schema=schema,
+        level=ledger.level(schema or []),
         damages=0 if findings == ["ok"] else len(findings),
         orphans=sum(1 for _ in connection.execute("pragma foreign_key_check")),
-        rows={name: _one(connection, f'select count(*) from "{_quoted(name)}"') for name in counted},
-        live={kind: _live(connection, f"projection_{kind}", names) for kind in ("projects", "threads")},
+        rows=t3_rows.counts(connection),
+        live=t3_rows.held(connection),
     )
 
 
-def _live(connection: sqlite3.Connection, table: str, names: dict[str, str]) -> int:
-    """Rows of a table that are neither deleted nor put away."""
-    if table not in names:
-        return 0
-    columns = {row[1] for row in connection.execute(f'pragma table_info("{table}")')}
-    gone = [f"{column} is null" for column in ("deleted_at", "archived_at") if column in columns]
-    return _one(connection, f"select count(*) from {table} where {' and '.join(gone) or '1'}")
-
-
-def _one(connection: sqlite3.Connection, sql: str) -> int:
-    return int(connection.execute(sql).fetchone()[0] or 0)
-
-
-def _quoted(name: str) -> str:
-    return name.replace('"', '""')
+def schemas(userdata: Path, deadline: float) -> dict[str, Any]:
+    """Database → its applied migrations, of all that can be read in a folder."""
+    found = {}
+    for name in files.databases(userdata):
+        with contextlib.suppress(Unreadable):
+            found[name] = read_facts(userdata / name, deadline).schema
+    return found
 
 
 def worse_integrity(before: Facts, after: Facts) -> str:
@@ -101,9 +88,4 @@ def worse_integrity(before: Facts, after: Facts) -> str:
 
 def lost_rows(before: Facts, after: Facts) -> str:
     """Which tables have fewer rows than before, or ""."""
-    lost = [
-        f"{name}: {after.rows.get(name, 'no table')}, {count} rows before"
-        for name, count in before.rows.items()
-        if after.rows.get(name, 0) < count
-    ]
-    return "; ".join(lost[:4])
+    return t3_rows.lost(before.rows, after.rows)

@@ -1,7 +1,7 @@
 """The trial of a candidate on one copy of a database, inside a cell, as the unprivileged account.
 
 usage: python -m t3flow.cell.trial < REQUEST   (one JSON document)
-       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "slow", "used"}
+       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "used"}
 
 In a cell it is the first process of its namespace: what the candidate leaves behind comes to it, no signal of the candidate's reaches it,
 and all of it ends with it. The order of the checks is that of a user's day: the program says its version, starts on the database, answers,
@@ -22,8 +22,9 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from t3flow.cell import watch
-from t3flow.cell.database import Facts, Unreadable, lost_rows, read_facts, worse_integrity
+from t3flow.cell.database import Facts, Unreadable, lost_rows, read_facts, schemas, worse_integrity
 from t3flow.cell.server import MAX_SNAPSHOT_BYTES, Candidate, Failed, busy_cores, listening_ports
+from t3flow.t3 import files
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 CALM_CORES, CALM_SECONDS = 0.5, 0.4
@@ -55,6 +56,7 @@ class Trial:
         self.deadline = time.monotonic() + float(request["limit_s"])
         self.before = Facts()
         self.after = Facts()
+        self.live: list[str] = []
         self.credential = ""
         self.cookie = ""
 
@@ -156,6 +158,8 @@ class Trial:
 
     def stops(self) -> str:
         """The server stops when asked, as its manager asks."""
+        userdata = files.userdata(self.base_dir)
+        self.live = files.live_databases([each.pid for each in watch.below()], userdata, files.databases(userdata))
         return self.candidate.stop()
 
     def leaves_nothing(self) -> str:
@@ -246,7 +250,14 @@ class Trial:
         finally:
             bounds.stop()
             watch.end_all()
-        return {"checks": results, "level": self.after.level or self.level_reached(), "slow": slow, "used": bounds.most}
+        return {
+            "checks": results,
+            "level": self.after.level or self.level_reached(),
+            "schema": schemas(files.userdata(self.base_dir), self.deadline),
+            "live": self.live,
+            "slow": slow,
+            "used": bounds.most,
+        }
 
     def level_reached(self) -> int:
         """The schema level that a failed trial left; 0 where there is none to read."""

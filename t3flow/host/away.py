@@ -1,11 +1,14 @@
-"""Taking a user's server away, with all that may write to their database."""
+"""Taking a user's server away, with all that may write to their databases."""
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from t3flow.errors import T3flowError
-from t3flow.host import backups, ours, processes, slots
+from t3flow.host import holding, ours, processes, slots
 from t3flow.host.host import Host
+from t3flow.t3 import files
 
 END_SECONDS = 10.0
 COMMAND_SECONDS = 5.0
@@ -16,7 +19,7 @@ class StillInUse(T3flowError):
 
 
 def take_away(host: Host, user: str) -> None:
-    """Stops a user's server, with all that has the database open, and leads them to `hold`, so that nobody opens it. Repeating it does the same."""
+    """Stop a user's unit and all that has their databases open, and lead them to `hold`, so that nothing opens these. Idempotent."""
     ours.restarting(host.journal, user)
     slots.assign(host.settings.paths.versions_dir, user, slots.HOLD)
     host.services.stop(user)
@@ -25,13 +28,12 @@ def take_away(host: Host, user: str) -> None:
 
 def end_users_of_database(host: Host, user: str) -> None:
     """Ends what could still write: a minting under way would migrate the restored database again."""
-    database = backups.database_path(host, user)
-    files = [Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm")]
     deadline = time.monotonic() + END_SECONDS
-    while found := _at_work_on_database(host, user, files):
+    is_at_work = at_work_on_state(host, user, with_files=True)
+    while found := _at_work(host, user, is_at_work):
         if time.monotonic() > deadline - END_SECONDS / 2:
             for pid in found:
-                processes.kill(pid)
+                holding.end_if(pid, lambda: _at_work(host, user, is_at_work))
         if time.monotonic() > deadline:
             raise StillInUse(f"process {found[0]} does not let go of the database of {user}")
         time.sleep(0.05)
@@ -40,16 +42,33 @@ def end_users_of_database(host: Host, user: str) -> None:
 def await_commands(host: Host, user: str) -> None:
     """Lets a minting under way end: under the next version's server it would meet another schema, or its lock would stop that server's migration."""
     deadline = time.monotonic() + COMMAND_SECONDS
-    while _at_work_on_database(host, user, []) and time.monotonic() < deadline:
+    is_at_work = at_work_on_state(host, user, with_files=False)
+    while _at_work(host, user, is_at_work) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _at_work_on_database(host: Host, user: str, files: list[Path]) -> list[int]:
-    """The user's processes that run a t3 on their base dir, or have one of the files open."""
+def _at_work(host: Host, user: str, is_at_work: Callable[[int], bool]) -> list[int]:
+    """The user's own processes that are at work on their state: of other accounts no more is looked at than that they are others'."""
+    return [pid for pid in processes.of_account(host.account(user).uid) if is_at_work(pid)]
+
+
+def at_work_on_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bool]:
+    """Return a test of a process of the user's: whether it runs a t3 on their base dir or, `with_files`, has a file of their state open."""
     who, base_dir = host.account(user), str(host.base_dir(user))
     programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
+    folder = ""
+    with suppress(OSError):
+        folder = str(files.userdata(host.base_dir(user)).resolve())
 
-    def runs_t3(words: list[str]) -> bool:
-        return any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words)
+    def is_state(path: str) -> bool:
+        return path.rpartition("/")[0] == folder and Path(path).name not in files.IDENTITY_FILES
 
-    return [pid for pid in processes.using(files, runs_t3) if processes.uid_of(pid) == who.uid]
+    def is_at_work(pid: int) -> bool:
+        words = processes.command_line(pid)
+        if any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words):
+            return True
+        if who.is_other and processes.executable(pid).startswith(programs):
+            return True
+        return with_files and bool(folder) and any(is_state(path) for path in processes.opened(pid))
+
+    return is_at_work

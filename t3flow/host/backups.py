@@ -5,7 +5,8 @@ import os
 import shutil
 import stat
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from t3flow.errors import T3flowError
 from t3flow.files import DiskError, make_folder, remove_tree, require_space, safe_name, sync_folder
 from t3flow.host import records
 from t3flow.host.accounts import Account
+from t3flow.host.answers import OwnerProblem, require
 from t3flow.host.host import Host
-from t3flow.host.owned import OwnerProblem, run_as_owner
+from t3flow.host.owned import run_as_owner
 from t3flow.host.records import Backup
+from t3flow.t3 import files, ledger, rows
 
 INCOMING = ".incoming"
 TAKING = "taking:"
-"""The fact that says where a user's newest snapshot is put: "taking:USER" → path."""
+"""The fact that says where a user's newest snapshot is put: "taking:USER" → paths (one alone, where an earlier t3flow noted it)."""
+RESTORED = "restored:"
+"""The fact that says which snapshot was put in place last: "restored:USER" → path of its first file."""
 MIN_FREE_BYTES = 32 * 1024 * 1024
 
 
@@ -29,18 +34,19 @@ class BackupError(T3flowError):
 
 
 def database_path(host: Host, user: str) -> Path:
-    """Where a user's database is. Only its name: whatever is in a home is touched by its owner alone."""
-    return host.base_dir(user) / "userdata" / "state.sqlite"
+    """Where a user's first database is. Only its name: whatever is in a home is touched by its owner alone."""
+    return files.userdata(host.base_dir(user)) / files.FIRST_DATABASE
 
 
 def take(
     host: Host, user: str, *, wrote: str, target: str, run: str, folder: Path | None = None, kept: str = ""
 ) -> Backup:
-    """A checked snapshot of a user's database, or of the one `kept` by that name, in `folder` (by default the user's own below `backup_dir`).
+    """A checked snapshot of a user's whole state, or of the one `kept` by that name, in `folder` (by default the user's own below `backup_dir`).
 
-    `wrote` is the version that runs on it, `target` the one moved to. If nothing was written since the last snapshot, that one serves again.
+    `wrote` is the version that runs on it, `target` the one moved to. All files are of one moment and under one time in their names. If nothing
+    was written since the last snapshot, that one serves again.
     Raises OwnerProblem, BackupError (the user is at fault), DiskError (the disk is), Interrupted. Killed half-way it leaves a part under
-    another name, which the next try replaces, or a whole that is on no record, which the next try removes.
+    another name, which the next try replaces, or files that are on no record, which the next try removes.
     """
     keep_on_record = folder is None
     top = folder or host.settings.paths.backup_dir
@@ -49,27 +55,36 @@ def take(
     box = _box(top, user, who)
     require_space(top, MIN_FREE_BYTES, f"the backup of {user}")
     try:
-        _drop_unrecorded(host, user)
+        if keep_on_record:
+            _drop_unrecorded(host, user)
+            records.set_fact(host.journal, RESTORED + user, None)
         mark = kept or (json.dumps(last.fingerprint) if last else "null")
         answer = run_as_owner(
             host,
             user,
             "backup-kept" if kept else "backup",
-            str(box / "state.sqlite"),
+            str(box),
             mark,
             timeout_seconds=float(host.settings.backup.timeout_s),
         )
-        taken = top / safe_name(user) / f"state-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
         is_unchanged = last is not None and answer.get("unchanged") is True
         if last is not None and is_unchanged and last.target == target:
             return last
-        if keep_on_record:
-            records.set_fact(host.journal, TAKING + user, str(taken))
+        home = top / safe_name(user)
         if last is not None and is_unchanged:
-            os.link(last.path, taken)
-            sync_folder(taken.parent)
+            made = replace(last, wrote=wrote, target=target, run=run, files=_names([*last.files], target))
         else:
-            take_copy(box, who, taken)
+            made = _described(answer, user, wrote, target, run)
+        made = replace(made, path=str(home / next(iter(made.files.values()))))
+        if keep_on_record:
+            records.set_fact(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
+        if last is not None and is_unchanged:
+            for name, path in last.paths.items():
+                os.link(path, made.paths[name])
+            sync_folder(home)
+        else:
+            for name, path in made.paths.items():
+                take_copy(box, name, who, path)
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -77,25 +92,44 @@ def take(
     finally:
         with suppress(DiskError):
             remove_tree(box)
-    level, fingerprint = _level(answer), None if kept else answer.get("fingerprint")
-    backup = Backup(str(taken), user, wrote, target, level, fingerprint, time.time(), run)
+    made = replace(made, created=time.time(), fingerprint=None if kept else made.fingerprint)
     if keep_on_record:
-        records.put_backup(host.journal, backup)
-    return backup
+        records.put_backup(host.journal, made)
+    return made
+
+
+def _described(answer: dict[str, Any], user: str, wrote: str, target: str, run: str) -> Backup:
+    """A snapshot as its owner describes it, of no place and time yet. Raises OwnerProblem."""
+    require(answer, "files", "schema", "rows", "level", "fingerprint")
+    if not answer["files"]:
+        raise OwnerProblem("the answer from the home is not as it should be")
+    schema = {name: records.as_schema(listed) for name, listed in answer["schema"].items()}
+    named = _names(answer["files"], target)
+    return Backup(
+        "", user, wrote, target, answer["level"], answer["fingerprint"], 0.0, run, named, schema, answer["rows"]
+    )
+
+
+def _names(names: list[str], target: str) -> dict[str, str]:
+    """File of the state → under which name it is kept: NAME-prebump-VERSION-TIME, one time for all."""
+    ending = f"-prebump-{safe_name(target)}-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+    return {name: f"{Path(name).stem}{ending}{Path(name).suffix}" for name in map(safe_name, names)}
 
 
 def _last(host: Host, user: str) -> Backup | None:
-    """The user's newest snapshot, if it is there and it is known what the database looked like when it was taken."""
+    """The user's newest snapshot, if all of it is there and it is known what the state looked like when it was taken."""
     of_user = records.backups(host.journal, user)
-    return of_user[-1] if of_user and of_user[-1].fingerprint and Path(of_user[-1].path).is_file() else None
+    return of_user[-1] if of_user and of_user[-1].fingerprint and of_user[-1].is_there else None
 
 
 def _drop_unrecorded(host: Host, user: str) -> None:
-    """Removes the snapshot that t3flow was killed over before it was on record: nobody else ever would."""
-    path = records.fact(host.journal, TAKING + user)
-    if path is not None and all(entry.path != path for entry in records.backups(host.journal, user)):
-        with suppress(FileNotFoundError):
-            Path(path).unlink()
+    """Removes the files that t3flow was killed over before they were on record: nobody else ever would."""
+    noted = records.fact(host.journal, TAKING + user) or []
+    on_record = {str(path) for entry in records.backups(host.journal, user) for path in entry.paths.values()}
+    for path in [noted] if isinstance(noted, str) else noted:
+        if path not in on_record:
+            with suppress(FileNotFoundError):
+                Path(path).unlink()
 
 
 def _box(top: Path, user: str, who: Account) -> Path:
@@ -124,17 +158,15 @@ def _box(top: Path, user: str, who: Account) -> Path:
         ) from error
 
 
-def take_copy(box: Path, who: Account, kept: Path) -> None:
-    """Copies what the owner left in the box, trusting nothing about it: one regular file of theirs, opened without following links.
+def take_copy(box: Path, name: str, who: Account, kept: Path) -> None:
+    """Copies a file that the owner left in the box, trusting nothing about it: one regular file of theirs, opened without following links.
 
     Raises BackupError for anything else in its place, DiskError when it cannot be kept.
     """
     folder = os.open(box, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
-            descriptor = os.open(
-                "state.sqlite", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-            )
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError as error:
             raise BackupError(f"the copy that {who.name} left is gone or no plain file ({error.strerror})") from error
         status = os.fstat(descriptor)
@@ -181,49 +213,113 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
         ) from error
 
 
-def restore(host: Host, user: str, backup_path: Path, kept_name: str) -> tuple[int, Path]:
-    """Puts a snapshot in place of the user's database, which is kept aside as `kept_name`. The server must be stopped.
+def restore(host: Host, user: str, backup: Backup, kept_name: str) -> str:
+    """Puts a snapshot in place of the user's state, which is kept aside as `kept_name`. The server must be stopped.
 
-    Returns the schema level now in place and the folder with what was there. Raises OwnerProblem, BackupError. Repeating it is harmless.
+    Returns the folder with what was there. What is in place then is what the snapshot says; `check_restored` asks again once a server has run
+    on it. Raises OwnerProblem, BackupError. Repeating it is harmless.
+
+    A snapshot of `state.sqlite` alone is one of an earlier t3flow, or of the shell tracker. What else is there stays, but for the database that
+    later versions of t3 make of that one once and never again: it is of another moment, and a later bump would show it in place of what was
+    restored and written since. Where the version that wrote the snapshot keeps its work in that database, the snapshot is not put in place.
     """
-    try:
-        descriptor = os.open(backup_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise BackupError(f"the backup {backup_path} cannot be read ({error.strerror})") from error
-    try:
+    aside: list[str] | None = None
+    if not backup.is_whole:
+        aside = [files.SECOND_DATABASE]
+        if files.SECOND_DATABASE in (records.schema_of_version(host.journal, backup.wrote) or {}):
+            raise BackupError(
+                f"{Path(backup.path).name} is a snapshot of {files.FIRST_DATABASE} alone, and {backup.wrote} keeps its work in "
+                f"{files.SECOND_DATABASE}: choose another (t3flow backups {user})"
+            )
+    with ExitStack() as stack:
+        given = {}
+        for name, path in backup.paths.items():
+            try:
+                given[name] = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as error:
+                raise BackupError(f"the backup {path} cannot be read ({error.strerror})") from error
+            stack.callback(os.close, given[name])
+        records.set_fact(host.journal, RESTORED + user, backup.path)
         answer = run_as_owner(
             host,
             user,
             "restore",
             safe_name(kept_name),
+            json.dumps({"files": given, "aside": aside}),
             timeout_seconds=float(host.settings.backup.timeout_s),
-            stdin=descriptor,
+            descriptors=list(given.values()),
         )
-    finally:
-        os.close(descriptor)
-    return _level(answer), Path(answer.get("kept", ""))
+    require(answer, "schema", "kept")
+    _check_schema(user, backup, {name: records.as_schema(listed) for name, listed in answer["schema"].items()})
+    return str(answer["kept"])
 
 
-def _level(answer: dict[str, Any]) -> int:
-    """The schema level that an owner answered. Raises OwnerProblem for an answer without one."""
-    if "level" not in answer:
-        raise OwnerProblem("the answer from the home is not as it should be")
-    return int(answer["level"])
+def set_aside(host: Host, user: str, names: list[str], kept_name: str) -> None:
+    """Moves databases out of a user's state, which is kept as `kept_name` with them. The server must be stopped.
+
+    Raises OwnerProblem. Repeating it is harmless.
+    """
+    run_as_owner(
+        host,
+        user,
+        "restore",
+        safe_name(kept_name),
+        json.dumps({"files": {}, "aside": names}),
+        timeout_seconds=float(host.settings.backup.timeout_s),
+    )
+
+
+def on_record(host: Host, user: str, path: str) -> Backup:
+    """The snapshot at a path. One whose record is gone is taken for what it is by its name: `state.sqlite` alone, of an unknown schema."""
+    return records.backup_at(host.journal, path) or Backup(path, user, "", "", 0, None, 0.0, "")
+
+
+def _check_schema(user: str, backup: Backup, restored: records.Schemas) -> None:
+    """Raises BackupError where what is in place is not what the record of the snapshot says."""
+    if backup.schema:
+        wrong = next((name for name in restored if restored[name] != backup.schema.get(name)), "")
+        if wrong:
+            raise BackupError(f"{wrong} of {user} is at another schema after the restore than the snapshot was")
+        return
+    level = max((ledger.level(schema) for schema in restored.values() if schema), default=0)
+    if backup.level and level != backup.level:
+        raise BackupError(f"the database of {user} is at level {level} after the restore, not at {backup.level}")
+
+
+def check_restored(host: Host, user: str) -> None:
+    """Compares the rows of what was restored last with those of its snapshot, now that a server may have run on it.
+
+    Raises BackupError with table and counts when there are fewer; OwnerProblem. With nothing restored since the last
+    snapshot was taken, or no rows on record, it finds nothing.
+    """
+    path = records.fact(host.journal, RESTORED + user)
+    backup = records.backup_at(host.journal, path) if path else None
+    if backup is None or not backup.rows:
+        return
+    answer = run_as_owner(host, user, "rows", timeout_seconds=float(host.settings.backup.timeout_s))
+    require(answer, "rows")
+    for name, before in backup.rows.items():
+        if backup.schema.get(name) is None:
+            continue  # not t3's: a cache may lose rows
+        if fewer := rows.lost(before, answer["rows"].get(name, {})):
+            raise BackupError(f"rows are missing in {name} of {user} after the restore of {Path(path).name}: {fewer}")
 
 
 def drop(host: Host, backup: Backup) -> None:
-    """Removes a snapshot: the file first, so that a kill in between leaves a record that says it is missing. Repeating it is harmless."""
-    with suppress(FileNotFoundError):
-        Path(backup.path).unlink()
+    """Removes a snapshot: its files first, so that a kill in between leaves a record that says they are missing. Repeating it is harmless."""
+    for path in backup.paths.values():
+        with suppress(FileNotFoundError):
+            path.unlink()
     records.drop_backup(host.journal, backup.path)
 
 
 def put_back(host: Host, user: str, kept_name: str) -> None:
-    """Undoes a restore that kept the database as `kept_name`; one that never began is nothing to undo. The server must be stopped.
+    """Undoes a restore that kept the state as `kept_name`; one that never began is nothing to undo. The server must be stopped.
 
     Raises OwnerProblem. Repeating it is harmless.
     """
     run_as_owner(host, user, "put-back", safe_name(kept_name), timeout_seconds=float(host.settings.backup.timeout_s))
+    records.set_fact(host.journal, RESTORED + user, None)
 
 
 def prune(host: Host, accepted: list[str]) -> list[str]:
@@ -234,19 +330,12 @@ def prune(host: Host, accepted: list[str]) -> list[str]:
     """
     kept_versions = accepted[-host.settings.backup.keep :]
     pending = {entry.target for entry in records.deferrals(host.journal)}
-    oldest = min(
-        (entry.created for entry in records.backups(host.journal) if entry.target in kept_versions), default=0.0
-    )
+    there = records.backups(host.journal)
+    oldest = min((entry.created for entry in there if entry.target in kept_versions), default=0.0)
     gone = []
-    for entry in records.backups(host.journal):
-        newest = max(
-            (
-                other.created
-                for other in records.backups(host.journal, entry.user)
-                if (other.target, other.wrote) == (entry.target, entry.wrote)
-            ),
-            default=0.0,
-        )
+    for entry in there:
+        way = (entry.user, entry.target, entry.wrote)
+        newest = max(other.created for other in there if (other.user, other.target, other.wrote) == way)
         protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest
         if not protected or entry.created < newest:
             drop(host, entry)

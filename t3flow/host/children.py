@@ -80,8 +80,9 @@ class Children:
         folder: Path = Path("/"),
         stdin: int = subprocess.DEVNULL,
         bare: bool = False,
+        descriptors: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Starts a program in a session of its own with an environment of only PATH and what is given. Raises ChildError.
+        """Starts a program in a session of its own with an environment of only PATH and what is given, `descriptors` left open. Raises ChildError.
 
         `bare` starts it without the program that changes accounts: for one that does so itself.
         """
@@ -97,7 +98,7 @@ class Children:
                 cwd=folder,
                 env={"PATH": os.environ.get("PATH", PATH), "LANG": "C.UTF-8", **(environment or {})},
                 start_new_session=True,
-                pass_fds=(lock,),
+                pass_fds=(lock, *descriptors),
             )
         except OSError as error:
             raise ChildError(f"cannot run {words[0]}: {error.strerror}") from error
@@ -114,6 +115,7 @@ class Children:
         folder: Path = Path("/"),
         stdin: int = subprocess.DEVNULL,
         text: str | None = None,
+        descriptors: Sequence[int] = (),
     ) -> Finished:
         """Runs a program to its end, with `text` as its input.
 
@@ -125,6 +127,7 @@ class Children:
             environment=environment,
             folder=folder,
             stdin=subprocess.PIPE if text is not None else stdin,
+            descriptors=descriptors,
         )
         deadline = time.monotonic() + timeout_seconds
         name = Path(command[0]).name

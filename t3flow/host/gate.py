@@ -10,10 +10,12 @@ from typing import Any, Literal, TypedDict
 
 from t3flow.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host import cells, slots
+from t3flow.host.answers import OwnerProblem, parse_answer
 from t3flow.host.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.ports import listeners
+from t3flow.t3 import files as t3_files
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -27,7 +29,8 @@ FICLONE = 0x40049409
 class Verdict(TypedDict):
     """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
 
-    `seed` is the user whose database it was, `version` what was tried on it, `level` the schema level reached (0: unknown), `slow` that only a
+    `seed` is the user whose database it was, `version` what was tried on it, `level` the schema level reached (0: unknown), `schema` the migrations
+    of each database then, `live` the databases that the server had open (None: not known), `slow` that only a
     time-out failed it, `not_isolated` what of the host was in reach ("": nothing).
     """
 
@@ -37,6 +40,8 @@ class Verdict(TypedDict):
     failed: str
     not_isolated: str
     level: int
+    schema: dict[str, Any]
+    live: list[str] | None
     slow: bool
     checks: list[dict[str, Any]]
 
@@ -47,18 +52,20 @@ def disk_bound(snapshot_bytes: int) -> int:
 
 
 def try_version(
-    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, snapshot: Path | None
+    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, files: dict[str, Path]
 ) -> Verdict:
-    """One trial, on a copy of a snapshot (None: on an empty base dir). Raises Interrupted. Repeating it is harmless: it works on a fresh copy.
+    """One trial, on a copy of a snapshot's `files` (none: on an empty base dir). Raises Interrupted.
+
+    Repeating it is harmless: it works on a fresh copy.
 
     Whatever keeps it from being held is inconclusive; whatever the version does is its failure, also ending or outlasting the trial.
     """
     folder = scratch / f"seed-{safe_name(seed)}"
-    size = snapshot.stat().st_size if snapshot is not None else 0
+    size = sum(path.stat().st_size for path in files.values())
     try:
         if not given.is_whole and listeners(host.settings.gate.port):
             raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
-        base_dir = _make_folder(host, folder, seed, snapshot)
+        base_dir = _make_folder(host, folder, seed, files)
     except (DiskError, OSError) as error:
         remove_tree(folder)
         return verdict_of(seed, version, given, "inconclusive", str(error))
@@ -80,16 +87,20 @@ def try_version(
     return _judge(finished, seed, version, given)
 
 
-def _make_folder(host: Host, folder: Path, seed: str, snapshot: Path | None) -> Path:
-    """A folder of the gate account's with a base dir in it, and in that the copy. Returns the base dir. Raises DiskError, OSError."""
+def _make_folder(host: Host, folder: Path, seed: str, files: dict[str, Path]) -> Path:
+    """A folder of the gate account's with a base dir in it, and in that a copy of a state.
+
+    Returns the base dir. Raises DiskError, OSError."""
     who = host.gate_account()
     remove_tree(folder)
     base_dir = folder / "base"
-    userdata = base_dir / "userdata"
+    userdata = t3_files.userdata(base_dir)
     userdata.mkdir(parents=True, mode=0o700)
-    if snapshot is not None:
-        require_space(folder, disk_bound(snapshot.stat().st_size), f"the trial on the database of {seed}")
-        copy_file(snapshot, userdata / "state.sqlite")
+    if files:
+        size = sum(path.stat().st_size for path in files.values())
+        require_space(folder, disk_bound(size), f"the trial on the database of {seed}")
+    for name, path in files.items():
+        copy_file(path, userdata / safe_name(name))
     if who.is_other:
         for path in (folder, base_dir, userdata, *userdata.iterdir()):
             os.chown(path, who.uid, who.gid)
@@ -137,7 +148,9 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
         level, slow = int(answer["level"]), answer["slow"] is True
-    except (ValueError, KeyError, TypeError):
+        schema = parse_answer(json.dumps({"schema": answer.get("schema", {})}).encode())["schema"]
+        live = parse_answer(json.dumps({"live": answer.get("live", [])}).encode())["live"] or None
+    except (ValueError, KeyError, TypeError, OwnerProblem):
         if finished.code == 70:
             return verdict_of(seed, version, given, "inconclusive", finished.last_line)
         reason = f"the trial was ended from within (exit code {finished.code}): {finished.last_line}"
@@ -145,7 +158,7 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
     failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
     failed = failed or ("" if checks else "no check was made")
     found = verdict_of(seed, version, given, "fail" if failed else "pass", failed)
-    return {**found, "level": level, "slow": slow, "checks": checks}
+    return {**found, "level": level, "schema": schema, "live": live, "slow": slow, "checks": checks}
 
 
 def verdict_of(
@@ -159,6 +172,8 @@ def verdict_of(
         "failed": failed,
         "not_isolated": given.missing,
         "level": 0,
+        "schema": {},
+        "live": None,
         "slow": False,
         "checks": [],
     }

@@ -10,6 +10,7 @@ from t3flow.engine.journal import Journal
 from t3flow.errors import T3flowError
 from t3flow.files import safe_name
 from t3flow.host import records
+from t3flow.host.answers import one_line
 from t3flow.host.host import Host
 from t3flow.host.owned import OwnerProblem, run_as_owner
 
@@ -26,13 +27,17 @@ class KeptError(T3flowError):
 
 @dataclass(frozen=True)
 class Kept:
-    """A kept database: its folder's name, size, time (epoch seconds), schema level (None: cannot be read), version that wrote it ("": not known)."""
+    """A kept database: its folder's name, size, time (epoch seconds), schema level (None: cannot be read), version that wrote it ("": not known).
+
+    `files`: file of the state → its bytes, with its log.
+    """
 
     user: str
     name: str
     bytes: int
     created: float
     level: int | None
+    files: dict[str, int]
     wrote: str
 
 
@@ -77,11 +82,12 @@ def listing(host: Host, user: str) -> list[Kept]:
     return sorted(found, key=lambda kept: (kept.created, kept.name))
 
 
-def _checked(entry: Any) -> tuple[str, int, float, int | None]:
-    name, size, created, level = entry
+def _checked(entry: Any) -> tuple[str, int, float, int | None, dict[str, int]]:
+    name, size, created, level, sizes = entry
     if not isinstance(name, str) or not name.startswith(PREFIX):
         raise ValueError(json.dumps(name))
-    return safe_name(name), int(size), float(created), None if level is None else int(level)
+    named = {one_line(str(each)): int(size) for each, size in dict(sizes).items()}
+    return safe_name(name), int(size), float(created), None if level is None else int(level), named
 
 
 def find(host: Host, user: str, name: str) -> Kept | None:

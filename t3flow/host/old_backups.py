@@ -1,6 +1,6 @@
 """The shell tracker's snapshots: `backup_dir/USER/state-prebump-VERSION-TIMESTAMP.sqlite`, written by the user into a folder of theirs.
 
-They are put on record with the schema level that their owner reads from them (root opens none with SQLite); which version wrote them nobody
+They are put on record with the migrations that their owner reads from them (root opens none with SQLite); which version wrote them nobody
 noted, so `wrote` is "". Then folder and files are taken out of the owner's reach, as all others are.
 """
 
@@ -9,7 +9,9 @@ import os
 import re
 import stat
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from t3flow.errors import T3flowError
 from t3flow.files import safe_name
@@ -17,10 +19,12 @@ from t3flow.host import records
 from t3flow.host.host import Host
 from t3flow.host.owned import run_as_owner
 from t3flow.host.records import Backup
+from t3flow.t3 import files, ledger
 
 NAME = re.compile(r"state-prebump-(.+?)-([0-9TZ:_-]+)\.sqlite")
 """Version moved to, and time."""
-LEVELS_SECONDS = 60.0
+READ_SECONDS = 60.0
+AT_ONCE = 50
 
 
 def folders(host: Host, users: list[str]) -> dict[str, list[int]]:
@@ -37,19 +41,14 @@ def folders(host: Host, users: list[str]) -> dict[str, list[int]]:
 def take_over(host: Host, run: str) -> list[str]:
     """Takes users' folders out of their reach, and puts on record what is in them and is not yet. Returns what was left out, and why.
 
-    The levels are read first, while the owner still can. Repeating it is harmless.
+    Their migrations are read first, while the owner still can. Repeating it is harmless.
     """
     known = {entry.path for entry in records.backups(host.journal)}
     notices = []
     for entry in host.user_map().users:
         user, folder = entry.name, host.settings.paths.backup_dir / safe_name(entry.name)
         names = _names(folder)
-        try:
-            levels = (
-                run_as_owner(host, user, "levels", str(folder), *names, timeout_seconds=LEVELS_SECONDS) if names else {}
-            )
-        except T3flowError as error:
-            levels = dict.fromkeys(names, str(error))
+        found = _read(host, user, folder, names)
         try:
             owners = _secure_folder(host, user, folder)
         except OSError as error:
@@ -57,18 +56,32 @@ def take_over(host: Host, run: str) -> list[str]:
                 notices.append(f"{folder} is left as it is, so that {user} cannot be backed up: {error.strerror}")
             continue
         for name in names:
-            problem = _secure_file(folder / name, owners) or levels.get(name, "not read")
+            problem = _secure_file(folder / name, owners) or found.get(name, "not read")
             if str(folder / name) in known:
                 continue
-            if isinstance(problem, int):
+            if isinstance(problem, list):
+                schema = records.as_schema(problem) or []
                 match = NAME.fullmatch(name)
                 assert match is not None
                 taken = (folder / name).stat().st_mtime
-                made = Backup(str(folder / name), user, "", match[1], problem, None, taken, run)
+                made = Backup(str(folder / name), user, "", match[1], ledger.level(schema), None, taken, run)
+                made = replace(made, schema={files.FIRST_DATABASE: schema})
                 records.put_backup(host.journal, made)
             else:
                 notices.append(f"{folder / name} is left out: {problem}")
     return notices
+
+
+def _read(host: Host, user: str, folder: Path, names: list[str]) -> dict[str, Any]:
+    """The migrations of a user's snapshots, or why they cannot be read, as the owner says."""
+    found: dict[str, Any] = {}
+    for start in range(0, len(names), AT_ONCE):
+        some = names[start : start + AT_ONCE]
+        try:
+            found |= run_as_owner(host, user, "schemas", str(folder), *some, timeout_seconds=READ_SECONDS)
+        except T3flowError as error:
+            found |= dict.fromkeys(some, str(error))
+    return found
 
 
 def _names(folder: Path) -> list[str]:

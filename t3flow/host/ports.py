@@ -9,15 +9,12 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from t3flow.host import processes
-from t3flow.host.services import ServerState
 
 LISTENS = "0A"
 BY_LOOPBACK = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
@@ -53,26 +50,52 @@ def _address(digits: str) -> str:
     return str(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
 
 
-def is_own(port: int, pid: int) -> bool:
-    """Whether what 127.0.0.1 leads to at the port is this process."""
+def is_own(port: int, pids: Collection[int]) -> bool:
+    """Return whether what 127.0.0.1 leads to at the port is one of these processes of a unit."""
+    reached = _reached(port)
+    return bool(reached) and reached <= _held_by(pids, reached)
+
+
+def listener(port: int, pids: Collection[int]) -> int | None:
+    """Return the process of a unit that is the server, which 127.0.0.1 leads to at the port; None where it is none of them.
+
+    A child that has inherited the socket is not the server while a process above it holds the socket too.
+    """
+    reached = _reached(port)
+    if not reached or not reached <= _held_by(pids, reached):
+        return None
+    holders = [pid for pid in pids if not reached.isdisjoint(_sockets(pid))]
+    return next((pid for pid in holders if not set(processes.ancestors(pid, pids)) & set(holders)), None)
+
+
+def _reached(port: int) -> set[int]:
+    """The sockets that 127.0.0.1 may lead to: those on IPv4, or where there are none those on IPv6."""
     reached = [each for each in listeners(port) if each.address in BY_LOOPBACK]
-    reached = [each for each in reached if ":" not in each.address] or reached
-    held = set(_sockets(pid))
-    return bool(reached) and all(each.inode in held for each in reached)
+    return {each.inode for each in [each for each in reached if ":" not in each.address] or reached}
 
 
-def strangers(port: int, server: ServerState) -> str:
-    """Who listens on a user's port and is not of their server, on whatever address, for people; "" for nobody."""
+def _held_by(pids: Collection[int], wanted: set[int]) -> set[int]:
+    """Which of these sockets the processes have open. Looks no further than it must."""
+    found: set[int] = set()
+    for pid in pids:
+        if wanted <= found:
+            break
+        found |= wanted.intersection(_sockets(pid))
+    return found
+
+
+def strangers(port: int, pids: Collection[int]) -> str:
+    """Who listens on a user's port and is not of their unit, on whatever address, for people; "" for nobody."""
     found = listeners(port)
-    own = {inode for pid in _processes_of(server, [each.inode for each in found]) for inode in _sockets(pid)}
+    own = _held_by(pids, {each.inode for each in found})
     return ", ".join(_described(each) for each in found if each.inode not in own)
 
 
-def who_shuts_out(port: int, server: ServerState) -> str:
-    """Who holds a port so that a user's server cannot have it, for people; "" while it has it, or could."""
-    if (server.main_pid is not None and is_own(port, server.main_pid)) or _can_be_bound(port):
+def who_shuts_out(port: int, pids: Collection[int]) -> str:
+    """Who holds a port so that the unit of these processes cannot have it, for people; "" while it has it, or could."""
+    if is_own(port, pids) or _can_be_bound(port):
         return ""
-    return strangers(port, server) or ("" if listeners(port) else _who_only_binds(port))
+    return strangers(port, pids) or ("" if listeners(port) else _who_only_binds(port))
 
 
 def _can_be_bound(port: int) -> bool:
@@ -87,7 +110,7 @@ def _can_be_bound(port: int) -> bool:
 
 def _who_only_binds(port: int) -> str:
     """Who holds a port without listening, which no table of the kernel's shows: each such socket is looked at."""
-    for pid in psutil.pids():
+    for pid in _all():
         with suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:") and _port_of(pid, int(number)) == port:
@@ -109,41 +132,26 @@ def _port_of(pid: int, number: int) -> int | None:
         return int(looked_at.getsockname()[1]) if is_tcp else None
 
 
-def _processes_of(server: ServerState, inodes: list[int]) -> Iterator[int]:
-    """The server's main process; where that does not hold all these sockets, those below it and those of its unit as well."""
-    if server.main_pid is None:
-        return
-    yield server.main_pid
-    if set(inodes) <= set(_sockets(server.main_pid)):
-        return
-    with suppress(psutil.NoSuchProcess):
-        yield from (child.pid for child in psutil.Process(server.main_pid).children(recursive=True))
-    yield from processes.of_unit(server.main_pid, server.unit)
-
-
 def _sockets(pid: int) -> Iterator[int]:
     """The inodes of a process's sockets, as far as they may be seen."""
-    with suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-                if target.startswith("socket:["):
-                    yield int(target[8:-1])
+    return (int(path[8:-1]) for path in processes.opened(pid) if path.startswith("socket:["))
+
+
+def _all() -> Iterator[int]:
+    """Every process of the host: to name a stranger who is in the way, not to judge a user by."""
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _described(listener: Listener) -> str:
     """For people, as `mallory (pid 77, python3) on ::1`."""
-    holder = next((pid for pid in psutil.pids() if listener.inode in _sockets(pid)), None)
+    holder = next((pid for pid in _all() if listener.inode in _sockets(pid)), None)
     process = f" ({_process(holder)})" if holder is not None else ""
     return f"{_account_name(listener.uid)}{process} on {listener.address}"
 
 
 def _process(pid: int) -> str:
     """The process, by a name that it may have chosen itself."""
-    with suppress(psutil.NoSuchProcess):
-        name = "".join(letter if letter.isprintable() else "?" for letter in psutil.Process(pid).name())
-        return f"pid {pid}, {name}"
-    return f"pid {pid}"
+    return f"pid {pid}, {processes.name_of(pid)}"
 
 
 def _account_name(uid: int) -> str:

@@ -1,27 +1,55 @@
-"""What /proc says: who runs below a server, how old it is. Only the kernel's word, nothing that a user can write."""
+"""What /proc says of processes: what they run, how old they are, which of them are at work. Only the kernel's word, nothing of a home's."""
 
 import os
-import signal
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import psutil
+from t3flow.t3.commands import SERVE
+from t3flow.t3.processes import package_of
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu", "elvish"}
-STOP_SECONDS = 0.3
+INTERPRETERS = {*SHELLS, "node", "nodejs", "bun", "deno", "python", "env"}
+"""Programs that say nothing of what runs: the script that they were given does."""
+DELETED = " (deleted)"
+
+
+class Stat(NamedTuple):
+    """What /proc/PID/stat says. `terminal` is 0 without a controlling terminal; `started` is in ticks since the boot."""
+
+    state: str
+    parent: int
+    group: int
+    session: int
+    terminal: int
+    foreground: int
+    started: int
+
+
+def stat_of(pid: int) -> Stat | None:
+    """Return the kernel's line about a process, or None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Stat(fields[0], *(int(fields[at]) for at in (1, 2, 3, 4, 5, 19)))
+    except (OSError, IndexError):
+        return None
 
 
 def age_seconds(pid: int) -> float | None:
-    """How long a process has lived by the monotonic clock, which no clock step moves; None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    """Return how long a process has lived by the monotonic clock, which no clock step moves; None when it is gone."""
+    found = stat_of(pid)
+    if found is None:
         return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / os.sysconf("SC_CLK_TCK")
+
+
+def is_there(pid: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    found = stat_of(pid)
+    return found is not None and found.state not in "ZX"
 
 
 def command_line(pid: int) -> list[str]:
@@ -32,150 +60,143 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def is_agent(words: list[str], comm: str, agents: tuple[str, ...]) -> bool:
-    """Whether a process is a coding agent: by its name, or as the script that an interpreter runs."""
-    names = {comm, *(Path(word).name for word in words[:2])}
-    return bool(names & set(agents))
-
-
-def is_shell_at_prompt(process: "psutil.Process") -> bool:
-    """Whether it is an interactive shell that waits: on a terminal, in its foreground, with nothing below it and no script."""
-    words = process.cmdline()
-    if Path((words or [process.name()])[0].lstrip("-")).name not in SHELLS or any(
-        not word.startswith("-") for word in words[1:]
-    ):
-        return False
-    if any(word.startswith("-") and not word.startswith("--") and "c" in word for word in words[1:]):
-        return False
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    state, group, terminal, foreground = fields[0], fields[2], fields[4], fields[5]
-    return state == "S" and terminal != "0" and group == foreground and not process.children()
-
-
-def of_unit(pid: int, unit: str) -> list[int]:
-    """The processes in the control group of a unit, of which `pid` is the main process, or below it: also those that are nobody's children any more.
-
-    The group is found by its path: anybody may have one of that name among their own.
-    """
-    group = _group(pid)
-    if unit not in group:
-        return []
-    of_unit = group[: group.index(unit) + 1]
-    return [
-        int(entry.name) for entry in Path("/proc").glob("[0-9]*") if _group(int(entry.name))[: len(of_unit)] == of_unit
-    ]
-
-
-def _group(pid: int) -> list[str]:
-    """The names on the path of the control group that systemd has a process in; none when it is gone."""
+def name_of(pid: int) -> str:
+    """Return the name of a process, which it may have chosen itself, in printable letters."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "name=systemd"):
-                return path.split("/")
-    return []
+        text = Path(f"/proc/{pid}/comm").read_text(errors="replace").removesuffix("\n")
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "?"
 
 
-def below(pid: int, unit: str, agents: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """What a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`. Shells at their prompt count as neither.
+def executable(pid: int) -> str:
+    """Return the path of the file that a process executes; "" when that cannot be seen."""
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(DELETED)
+    return ""
 
-    That is what runs below its main process, and all else in the control group of its unit: a job that was detached has no parent there.
+
+def program_of(pid: int) -> str:
+    """Return the path of what a process runs: its executable, or the script that an interpreter was given; "" for a relative or hidden one.
+
+    An option before the script that takes a word of its own hides it: the process then counts as unknown, not as the server's.
     """
-    found_agents, others = [], []
-    import psutil  # here, as `status` needs all of this file but that
-
-    with suppress(psutil.NoSuchProcess):
-        found = {process.pid: process for process in psutil.Process(pid).children(recursive=True)}
-        for other in of_unit(pid, unit):
-            with suppress(psutil.NoSuchProcess):
-                found.setdefault(other, psutil.Process(other))
-        found.pop(pid, None)
-        for process in found.values():
-            with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                label = f"{process.name()} (pid {process.pid})"
-                if is_agent(process.cmdline(), process.name(), agents):
-                    found_agents.append(label)
-                elif not is_shell_at_prompt(process):
-                    others.append(label)
-    return found_agents, others
+    path = executable(pid)
+    if not _is_interpreter(path):
+        return path
+    script = next((word for word in command_line(pid)[1:] if not word.startswith("-")), "")
+    return script if script.startswith("/") and "/../" not in script else ""
 
 
-def using(paths: list[Path], matches: Callable[[list[str]], bool]) -> list[int]:
-    """Processes that have one of the files open or whose command line `matches`. This one is left out."""
-    wanted = set()
-    for path in paths:
-        with suppress(OSError):
-            status = os.stat(path)
-            wanted.add((status.st_dev, status.st_ino))
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        if pid == os.getpid():
-            continue
-        if matches(command_line(pid)) or (wanted and _opens(entry, wanted)):
-            found.append(pid)
+def _is_interpreter(path: str) -> bool:
+    """Whether a program runs scripts, by its name: `python3.12` and `node22` too."""
+    return re.sub(r"[\d.]+$", "", Path(path).name) in INTERPRETERS
+
+
+def ancestors(pid: int, among: Collection[int]) -> list[int]:
+    """Return the parents of a process as far as they are among others, nearest first."""
+    found: list[int] = []
+    while (stat := stat_of(found[-1] if found else pid)) is not None and stat.parent in among:
+        if stat.parent in found:
+            break
+        found.append(stat.parent)
     return found
 
 
-def _opens(entry: Path, wanted: set[tuple[int, int]]) -> bool:
-    with suppress(OSError):
-        for descriptor in (entry / "fd").iterdir():
-            with suppress(OSError):
-                status = os.stat(descriptor)
-                if (status.st_dev, status.st_ino) in wanted:
-                    return True
-    return False
+def is_agent(words: list[str], comm: str, agents: Collection[str]) -> bool:
+    """Whether a process is a coding agent: by its name, or as the script that an interpreter runs."""
+    names = {comm, Path(words[0]).name} if words else {comm}
+    if len(words) > 1 and _is_interpreter(words[0]):
+        names.add(Path(words[1]).name)
+    return bool(names & set(agents))
 
 
-@contextmanager
-def paused(pid: int) -> Iterator[int]:
-    """Holds a process still within the block, so that what it says meanwhile stays true; gives a pidfd to it.
+def is_shell_at_prompt(pid: int, parents: Collection[int]) -> bool:
+    """Whether it is an interactive shell that waits: on a terminal, in its foreground, not among the `parents` of others and with no script."""
+    words, stat = command_line(pid), stat_of(pid)
+    if stat is None or Path((words or [""])[0].lstrip("-") or name_of(pid)).name not in SHELLS:
+        return False
+    if any(not word.startswith("-") for word in words[1:]):
+        return False
+    if any(word.startswith("-") and not word.startswith("--") and "c" in word for word in words[1:]):
+        return False
+    return stat.state == "S" and stat.terminal != 0 and stat.group == stat.foreground and pid not in parents
 
-    It is resumed on every way out. Raises ProcessLookupError when it is gone, TimeoutError when it cannot be stopped.
+
+def programs_of_server(server: int, pids: Collection[int], slot: str) -> tuple[str, ...]:
+    """Return the folders whose programs belong to a server and are no work: the slot, and the npm packages that it and its launcher run from.
+
+    A global install shares its folder with other people's programs: of that only the server's own package counts.
     """
-    descriptor = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
-        deadline = time.monotonic() + STOP_SECONDS
-        while not _all_stopped(pid):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"process {pid} does not stop")
-            time.sleep(0.002)
-        yield descriptor
-    finally:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
-        os.close(descriptor)
+    chain = [server, *(pid for pid in ancestors(server, pids) if SERVE[0] in command_line(pid))]
+    packages = {package_of(program_of(pid)) for pid in chain}
+    return tuple(f"{folder.rstrip('/')}/" for folder in {*packages, slot} if folder)
 
 
-def _all_stopped(pid: int) -> bool:
-    """Whether each thread has stopped: one that still runs could still write."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError):
-            if (task / "stat").read_text().rpartition(")")[2].split()[0] not in "TtZX":
-                return False
-    return True
+def at_work(
+    server: int, pids: Collection[int], programs: tuple[str, ...], agents: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Return what a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`.
+
+    Given all processes of a unit. The server, what it was started by and its own programs are no work, nor are shells at their prompt.
+    """
+    found_agents, others = [], []
+    stats = {pid: stat for pid in pids if (stat := stat_of(pid)) is not None and stat.state not in "ZX"}
+    parents = {stat.parent for stat in stats.values()}
+    own = {server, *ancestors(server, pids)}
+    for pid in stats:
+        if pid in own or (programs and program_of(pid).startswith(programs)):
+            continue
+        label = f"{name_of(pid)} (pid {pid})"
+        if is_agent(command_line(pid), name_of(pid), agents):
+            found_agents.append(label)
+        elif is_there(pid) and not is_shell_at_prompt(pid, parents):
+            others.append(label)
+    return found_agents, others
+
+
+def opened(pid: int) -> Iterator[str]:
+    """Return the paths of the files that a process has open, by the kernel's names for them: no file is touched. Sockets are `socket:[INODE]`."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                yield os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)
+
+
+def of_account(uid: int) -> list[int]:
+    """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_uid == uid:
+                    found.append(int(entry.name))
+    return found
+
+
+def session_of(pid: int) -> list[int]:
+    """Return a process, the others of its session, and all below them. Looks at every process of the host: for the sandbox."""
+    stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := stat_of(int(name)))}
+    found = [each for each, stat in stats.items() if stat.session == pid or each == pid]
+    for parent in found:  # grows while it is read
+        found += [each for each, stat in stats.items() if stat.parent == parent and each not in found]
+    return [each for each in found if stats[each].state not in "ZX"]
+
+
+def using(paths: list[Path], matches: Callable[[list[str]], bool]) -> list[int]:
+    """Processes whose command line `matches`. This one is left out."""
+    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if pid != os.getpid() and matches(command_line(pid))]
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was paused and not resumed."""
+    """Return whether each thread of a process has stopped: one that still runs could still write."""
     with suppress(OSError):
-        return _all_stopped(pid)
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if (task / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "TtZX":
+                    return False
+        return True
     return False
-
-
-def resume(pid: int) -> None:
-    """Lets a paused process go on."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGCONT)
-
-
-def kill(pid: int) -> None:
-    """Ends a process at once."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def uid_of(pid: int) -> int | None:
@@ -184,3 +205,8 @@ def uid_of(pid: int) -> int | None:
         return os.stat(f"/proc/{pid}").st_uid
     except FileNotFoundError:
         return None
+
+
+def described(pids: Iterable[int]) -> str:
+    """Return processes for people, as `node (pid 7), bash (pid 8)`."""
+    return ", ".join(f"{name_of(pid)} (pid {pid})" for pid in pids)

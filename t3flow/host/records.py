@@ -1,12 +1,28 @@
 """What t3flow remembers about the host beside its runs: deferrals, backups, rejected versions, and single facts. In the journal's file."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from t3flow.engine.journal import Journal
+from t3flow.t3 import files, ledger
+
+Schemas = dict[str, ledger.Schema | None]
+"""Database → its applied migrations; None for one that is not t3's."""
+
+SETS = """
+create table if not exists backup_sets (
+    path text primary key, files text not null, schema text not null, rows text not null
+) without rowid;
+create table if not exists schemas (
+    version text not null, database text not null, schema text not null, primary key (version, database)
+) without rowid;
+"""
+"""Tables that came later. They are made when first written to, beside the older ones: so an earlier t3flow still reads and writes its journal."""
 
 SCHEMA = """
 create table deferrals (
@@ -20,10 +36,12 @@ create table backups (
 ) without rowid;
 create table rejected (version text primary key, reason text not null, at real not null) without rowid;
 create table facts (key text primary key, value text not null) without rowid;
-"""
+""" + SETS.lstrip()
 
 REJECTED_FOR = "rejected_for"
 LEVELS = "levels"
+UNTRIED = "untried"
+"""The fact that says on whose databases which version has still to be tried."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +61,44 @@ class Deferral:
 
 @dataclass(frozen=True)
 class Backup:
-    """A snapshot: the version that wrote the database (`wrote`), the one moved to (`target`), and its schema level."""
+    """A snapshot: the version that wrote the databases (`wrote`), the one moved to (`target`), and the highest schema level.
+
+    It is a set: `files` says under which name in the folder of `path` (the first of them) each file of the state is kept, `schema` what
+    migrations each database had been through, `rows` how many rows each table had. `files` is empty where `state.sqlite` alone was kept.
+    """
 
     path: str
     user: str
     wrote: str
     target: str
     level: int
-    fingerprint: list[Any] | None
+    fingerprint: dict[str, Any] | None
     created: float
     run: str
+    files: dict[str, str] = field(default_factory=dict)
+    schema: Schemas = field(default_factory=dict)
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of a state, and not one file of it."""
+        return bool(self.files)
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """File of the state → where it is kept."""
+        named = self.files or {files.FIRST_DATABASE: Path(self.path).name}
+        return {name: Path(self.path).with_name(kept) for name, kept in named.items()}
+
+    @property
+    def is_there(self) -> bool:
+        """Whether all of its files are."""
+        return all(path.is_file() for path in self.paths.values())
+
+    @property
+    def bytes(self) -> int:
+        """What all of its files take. Raises OSError when one is gone."""
+        return sum(path.stat().st_size for path in self.paths.values())
 
 
 def deferrals(journal: Journal) -> list[Deferral]:
@@ -101,17 +147,57 @@ def drop_deferral(journal: Journal, user: str) -> None:
 
 def backups(journal: Journal, user: str | None = None) -> list[Backup]:
     """The snapshots on record, oldest first."""
-    rows = journal.query(
-        "select path, user, wrote, target, level, fingerprint, created, run from backups "
-        "where user = coalesce(?, user) order by created, path",
-        user,
-    )
-    return [Backup(*(*row[:5], json.loads(row[5] or "null"), *row[6:])) for row in rows]
+    return _backups(journal, "user = coalesce(?, user)", user)
+
+
+def backup_at(journal: Journal, path: str) -> Backup | None:
+    """The snapshot whose first file is at `path`, or None."""
+    return next(iter(_backups(journal, "path = ?", path)), None)
+
+
+def _backups(journal: Journal, where: str, value: str | None) -> list[Backup]:
+    shown = "path, user, wrote, target, level, fingerprint, created, run"
+    rows = journal.query(f"select {shown} from backups where {where} order by created, path", value)
+    sets: dict[str, tuple[Any, ...]] = {}
+    if has_table(journal, "backup_sets"):
+        found = journal.query(
+            f"select path, files, schema, rows from backup_sets join backups using (path) where {where}", value
+        )
+        sets = {
+            path: (json.loads(named), _as_schemas(schema), json.loads(counts)) for path, named, schema, counts in found
+        }
+    return [Backup(*(*row[:5], _marks(row[5]), *row[6:]), *sets.get(row[0], ())) for row in rows]
+
+
+def _marks(text: str | None) -> dict[str, Any] | None:
+    """A fingerprint; None where it is none of a set, and fits nothing."""
+    marks = json.loads(text or "null")
+    return marks if isinstance(marks, dict) else None
+
+
+def _as_schemas(text: str) -> Schemas:
+    return {name: as_schema(listed) for name, listed in json.loads(text).items()}
+
+
+def as_schema(listed: Any) -> ledger.Schema | None:
+    """The applied migrations of what JSON has as lists."""
+    return None if listed is None else [(int(number), str(name)) for number, name in listed]
+
+
+def has_table(journal: Journal, table: str) -> bool:
+    return bool(journal.query("select 1 from sqlite_master where type = 'table' and name = ?", table))
+
+
+def make_sets(connection: sqlite3.Connection) -> None:
+    """Makes the tables that an earlier t3flow did not, within a transaction. Repeating it finds them."""
+    for statement in SETS.strip().split(";\n"):
+        connection.execute(statement)
 
 
 def put_backup(journal: Journal, backup: Backup) -> None:
     """Records a snapshot; again for the same path replaces the record."""
     with journal.transaction() as connection:
+        make_sets(connection)
         connection.execute(
             "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -119,27 +205,68 @@ def put_backup(journal: Journal, backup: Backup) -> None:
                 *(json.dumps(backup.fingerprint), backup.created, backup.run),
             ),
         )
+        connection.execute(
+            "insert or replace into backup_sets values (?, ?, ?, ?)",
+            (backup.path, json.dumps(backup.files), json.dumps(backup.schema), json.dumps(backup.rows)),
+        )
 
 
 def drop_backup(journal: Journal, path: str) -> None:
     """Forgets a snapshot."""
     with journal.transaction() as connection:
+        make_sets(connection)
         connection.execute("delete from backups where path = ?", (path,))
+        connection.execute("delete from backup_sets where path = ?", (path,))
 
 
 def note_level(journal: Journal, version: str, level: int) -> None:
-    """Notes the schema level that a version migrates to, as a trial has shown."""
+    """Notes the schema level that a version migrates to, as a trial has shown: for people alone."""
     if level and (fact(journal, LEVELS) or {}).get(version) != level:
         change_fact(journal, LEVELS, lambda known: {**(known or {}), version: level})
 
 
 def level_of_version(journal: Journal, version: str) -> int | None:
-    """The schema level that a version knows: as a trial has shown, else by the newest snapshot of a database that it wrote."""
+    """The schema level that a version knows, for people: as a trial has shown, else by the newest snapshot that it wrote."""
     noted = (fact(journal, LEVELS) or {}).get(version)
     if noted is not None:
         return int(noted)
     rows = journal.query("select level from backups where wrote = ? order by created desc limit 1", version)
     return int(rows[0][0]) if rows else None
+
+
+def note_schema(journal: Journal, version: str, shown: dict[str, Any], live: list[str] | None = None) -> None:
+    """Notes what a version was shown to serve: database → its migrations, beside what is noted of it. Repeating it writes the same.
+
+    `live` names the databases that it had open (None: all). One that merely lay there says nothing about the version, except the first, which
+    later ones are made of.
+    """
+    with journal.transaction() as connection:
+        make_sets(connection)
+        for name, listed in shown.items():
+            if listed is None or (live is not None and name not in (*live, files.FIRST_DATABASE)):
+                continue
+            row = connection.execute(
+                "select schema from schemas where version = ? and database = ?", (version, name)
+            ).fetchone()
+            known = as_schema(json.loads(row[0])) if row else None
+            both = sorted({*(known or []), *(as_schema(listed) or [])})
+            if both != known:
+                connection.execute("insert or replace into schemas values (?, ?, ?)", (version, name, json.dumps(both)))
+
+
+def schema_of_version(journal: Journal, version: str) -> dict[str, ledger.Schema] | None:
+    """What migrations a version knows in each database: as trials have shown, else by the snapshots that it wrote; None where there are neither.
+
+    Of the snapshots it is what all have in common, and the first database alone: another one may only have lain beside it.
+    """
+    if has_table(journal, "schemas"):
+        rows = journal.query("select database, schema from schemas where version = ?", version)
+        noted = {str(name): as_schema(json.loads(listed)) or [] for name, listed in rows}
+        if noted:
+            return noted
+    sets = [entry.schema.get(files.FIRST_DATABASE) for entry in backups(journal) if version and entry.wrote == version]
+    lists = [{*each} for each in sets if each]
+    return {files.FIRST_DATABASE: sorted(set.intersection(*lists))} if lists else None
 
 
 def rejected(journal: Journal) -> dict[str, str]:
@@ -166,6 +293,11 @@ def unreject(journal: Journal, version: str) -> None:
     """A version that passed after all."""
     with journal.transaction() as connection:
         connection.execute("delete from rejected where version = ?", (version,))
+
+
+def note_untried(journal: Journal, version: str, users: list[str]) -> None:
+    """Notes on whose databases a version has still to be tried."""
+    change_fact(journal, UNTRIED, lambda known: {**(known or {}), **dict.fromkeys(users, version)})
 
 
 def fact(journal: Journal, key: str) -> Any:

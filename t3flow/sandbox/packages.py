@@ -162,7 +162,6 @@ def _rules(version: str, behaviour: dict[str, Any] | None, schema_level: int | N
         raise ValueError(f"there is no generation {generation!r}: known are {', '.join(LEVELS)}")
     level = LEVELS[generation] if generation else default_level(version)
     rules["schema_level"] = schema_level or rules.get("schema_level") or level
-    rules.setdefault("generation", "A" if rules["schema_level"] <= OLD_LEVEL else "B")
     rules.setdefault("rules", [])
     return rules
 

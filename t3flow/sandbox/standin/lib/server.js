@@ -20,7 +20,7 @@ const QR_CODE = "█▀▀▀▀▀█ ▄▀█ █▀▀▀▀▀█\n█ █�
 const BOOT_WINDOW_MS = behaviour.boot_window_ms ?? 400;
 const BUSY_PORT_MS = 1000;
 const WITHOUT_TERMINAL_MS = 500;
-const RECOVERS_MS = behaviour.recovers_ms ?? generation.recoversMs;
+const RECOVERS_MS = generation.recoversMs && (behaviour.recovers_ms ?? generation.recoversMs);
 
 function serve(asked) {
   const where = { ...asked, startedBefore: fs.existsSync(keyPath(asked.baseDir)) };
