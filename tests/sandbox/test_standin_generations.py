@@ -178,7 +178,9 @@ def test_the_environment_document_and_the_files(
     assert said.get("orchestrationProtocolVersion") == {"D": 2, "E": 3}.get(generation)
     assert (userdata / LIVE[generation]).exists()
     assert (userdata / "environment-id").stat().st_mode & 0o777 == 0o644
-    assert {"anonymous-id", "attachments", "themes", "logs", "secrets"} <= {path.name for path in userdata.iterdir()}
+    assert {"settings.json", "keybindings.json", "anonymous-id", "attachments", "themes", "logs", "secrets"} <= {
+        path.name for path in userdata.iterdir()
+    }
     assert (server.pid == server.child.pid) == (generation in "AB"), "server-runtime.json names the server"
     log = server.log.read_text()
     assert "Running all migrations..." in log
