@@ -14,9 +14,10 @@ from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, require_space
 from t3flow.host import launcher, npm, old_backups, old_tracker, records, running, slots
 from t3flow.host.host import this_host
+from t3flow.host.records import Schemas
 from t3flow.restart import Result, result_of
 from t3flow.staging import slot_bytes, versions_dir_for
-from t3flow.surveying import Decision, Found, decide, is_version, known_levels, look_around, versions_wanted
+from t3flow.surveying import Decision, Found, decide, is_version, known_schemas, look_around, versions_wanted
 from t3flow.versions import parse
 
 ADOPTED = "adopted"
@@ -30,8 +31,8 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     if not dry_run:
         switch_timers(found["timers"], False)
     tasks.open_scratch()
-    levels, notices = ready_versions(found, dry_run)
-    decision = decide(found, levels, notices)
+    schemas, notices = ready_versions(found, dry_run)
+    decision = decide(found, schemas, notices)
     results = {user: fate(user, found, decision) for user in found["servers"]}
     if dry_run:
         return decision, results
@@ -56,12 +57,15 @@ def summary(decision: Decision, dry_run: bool) -> tuple[str, str]:
     return "done", f"{does}{drain}; undo: t3flow adopt --undo"
 
 
-def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[str]]:
-    """A slot for each version that somebody may need, tried once on an empty base dir. Returns schema levels, and what was not to be had."""
-    levels: dict[str, int] = {}
+def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], list[str]]:
+    """A slot for each version that somebody may need, tried once on an empty base dir.
+
+    Returns what migrations each knows, and what was not to be had.
+    """
+    schemas: dict[str, Schemas] = {}
     notices: list[str] = []
     wanted = versions_wanted(found)
-    known = known_levels(wanted)
+    known = known_schemas(wanted)
     for version in wanted:
         try:
             if version == found["installed"]:
@@ -72,14 +76,14 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, int], list[st
             notices.append(f"{version} cannot be had: {failure.reason}")
             continue
         if version in known:
-            levels[version] = known[version]
+            schemas[version] = known[version]
             continue
         verdict = trials.try_on(slot, version, [trials.empty_seed(version)], 1, NO_END)[0]
         if verdict["verdict"] == "pass":
-            levels[version] = verdict["level"]
+            schemas[version] = verdict["schema"]
         else:
             notices.append(f"{version} does not work here: {verdict['failed']}")
-    return levels, notices
+    return schemas, notices
 
 
 def fate(user: str, found: Found, decision: Decision) -> Result:

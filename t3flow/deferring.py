@@ -7,7 +7,7 @@ from typing import TypedDict
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import records, slots
+from t3flow.host import records, slots, waits
 from t3flow.host.host import Host, this_host
 
 TO_BE_ACCEPTED = "to_be_accepted"
@@ -82,6 +82,7 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
     records.note_check(host.journal, user, waiting_for, detail, at)
+    waits.note(host.journal, user, waiting_for, detail)
     return at
 
 
@@ -92,6 +93,7 @@ def settle_deferral(user: str) -> None:
     pending = records.deferral(host.journal, user)
     if pending is not None:
         records.drop_deferral(host.journal, user)
+        waits.forget(host.journal, user)
         if pending.run != current_run():
             with host.journal.transaction() as connection:
                 connection.execute("update runs set held = null where id = ?", (pending.run,))

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from t3flow.errors import T3flowError
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+LONGEST_NAME_BYTES = 240
+"""A file name takes 255 bytes, and a name is replaced by way of a temporary file whose name is a little longer."""
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@$\\-]{0,239}")
 REMOVE_SECONDS = 60.0
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
 CLAIMS = 1000
@@ -26,7 +28,21 @@ class DiskError(T3flowError):
 def safe_name(text: str) -> str:
     """The text, if it can be one component of a path and nothing else. Raises DiskError."""
     if not _SAFE_NAME.fullmatch(text) or ".." in text:
-        raise DiskError(f"{text[:80]!r} cannot be a file name: letters, digits and . _ + - only")
+        raise DiskError(f"{text[:80]!a} cannot be a file name: letters, digits and . _ + - @ $ \\ only")
+    return text
+
+
+def one_component(text: str) -> str:
+    """Return the text, if it is one component of a path, whatever its letters are. Raise DiskError for any other.
+
+    For names that the host has given already: an account whose name t3flow would not take elsewhere still needs its link.
+    A leading dot is what temporary files begin with.
+    """
+    size = len(text.encode(errors="surrogateescape"))
+    if not 0 < size <= LONGEST_NAME_BYTES or text.startswith(".") or any(letter in text for letter in "/\0\n"):
+        raise DiskError(
+            f"{text[:80]!a} cannot be a file name: 1 to {LONGEST_NAME_BYTES} bytes, no slash, no leading dot"
+        )
     return text
 
 

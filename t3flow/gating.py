@@ -2,6 +2,7 @@
 
 from t3flow import tasks, trials
 from t3flow.engine.runs import Abort, Outcome
+from t3flow.host import schemas
 from t3flow.host.gate import Verdict
 from t3flow.restart import Result, dispatch_trouble, result_of
 from t3flow.tasks import Person, Plan, Snapshot
@@ -94,10 +95,14 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
     """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
     tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
+    back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
     if tried["level"] < highest:
-        back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
         reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
         raise Refused("refused_downgrade", reason)
+    for snapshot in snapshots:
+        if not snapshot["problem"] and (unknown := schemas.knows(tried["schema"], snapshot.get("schema") or {})):
+            reason = f"{plan['target']} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
+            raise Refused("refused_downgrade", reason)
 
 
 def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:

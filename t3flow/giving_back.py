@@ -10,10 +10,10 @@ from t3flow import deferring, tasks
 from t3flow.adopting import ADOPTED, switch_timers, what_was_adopted
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import launcher, old_backups, old_tracker, records, running, slots
+from t3flow.host import launcher, old_backups, old_tracker, records, running, schemas, slots
 from t3flow.host.host import this_host
 from t3flow.host.old_tracker import OldTrackerError
-from t3flow.surveying import level_of
+from t3flow.surveying import schemas_read
 
 
 def give_back(dry_run: bool) -> str:
@@ -47,20 +47,19 @@ def check_giving_back(noted: dict[str, Any]) -> str:
         )
     if there is None:
         return ""
-    level = records.level_of_version(host.journal, there.version)
+    known = records.schema_of_version(host.journal, there.version)
     for entry in host.user_map().users:
         try:
-            theirs = level_of(entry.name)
+            theirs = schemas_read(entry.name)
         except T3flowError as problem:
             if str(problem) == tasks.NO_DATABASE:
                 continue
             raise OldTrackerError(
                 f"the database of {entry.name} cannot be read, so nothing is undone: {problem}"
             ) from problem
-        if level is None or theirs > level:
-            known = "of a schema that is not known" if level is None else f"for schema level {level}"
+        if unknown := schemas.knows(known, theirs):
             raise OldTrackerError(
-                f"{entry.name} could not pair any more: the global install is {there.version}, {known}, their database at {theirs}; "
+                f"{entry.name} could not pair any more: the global install is {there.version}, and {unknown}; "
                 f"first: t3flow enqueue rollback --user {entry.name}; or take t3flow off and leave a plain t3: deploy/uninstall.sh"
             )
     return there.version

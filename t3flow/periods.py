@@ -7,11 +7,14 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, pairing, records, slots
+from t3flow.host import freeze, idle, manageable, pairing, processes, records, slots, waits
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
 from t3flow.usermap import UserMapError
+
+LAUNCHED_SECONDS = 30.0
+"""By then a launcher has become the server that it leads to, or has started it."""
 
 
 class Ready(TypedDict):
@@ -46,15 +49,13 @@ def await_idle(user: str, not_before: float) -> Ready:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        if version == pending.target and not is_parted(host, user):
+        if version == pending.target and not runs_another(host, user, version):
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
-            if mapped.users and not trouble:
-                gone = f"{user} is no longer in the user map"
-                return {"nothing_to_do": gone, "version": version, "target": pending.target}
-            raise UserMapError(f"{user} is not in the user map: {trouble or 'it names nobody'}")
+            mend = trouble or f"put them back, or drop the deferral (t3flow deferrals revoke {user})"
+            raise UserMapError(f"{user} is not in the user map: {mend}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
         wait = {
@@ -64,6 +65,7 @@ def await_idle(user: str, not_before: float) -> Ready:
         }
     if wait is not None:
         records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
+        waits.note(host.journal, user, wait["waiting_for"], wait["detail"])
         raise NotYet(wait["at"], wait["waiting_for"])
     return {"nothing_to_do": "", "version": version, "target": pending.target}
 
@@ -91,10 +93,18 @@ def waiting_result(version: str, wait: Wait) -> Result:
     return {**found, "waiting_for": wait["waiting_for"], "ask_again": wait["at"]}
 
 
-def is_parted(host: Host, user: str) -> bool:
-    """Whether a user who is led to the right version has still to be restarted onto it, since their host was taken over."""
+def runs_another(host: Host, user: str, version: str) -> bool:
+    """Return whether a user's server runs another program than the link says: it was started before the host was taken over, or by another way.
+
+    Of a stopped server the link decides. A program that is in no slot is another one, unless the launcher has only just begun.
+    """
     pid = host.services.state(user).main_pid
-    return pid is not None and pairing.parted(host, user, pid)
+    if pid is None:
+        return False
+    runs = pairing.version_that_runs(host, user, pid)
+    if runs is None:
+        return (processes.age_seconds(pid) or 0.0) > LAUNCHED_SECONDS
+    return runs != version
 
 
 @step()
@@ -152,6 +162,8 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
+    if why := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
+        return {"waiting_for": "unreadable_state", "detail": why, "at": now + interval}
     return None
 
 
@@ -169,6 +181,9 @@ def look(host: Host, user: str, ignore_processes: bool) -> idle.Idleness:
             return idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + interval)
         if trouble := pairing.port_trouble(host, user, server):
             return idle.doubt(trouble, interval)
+        if unknown := pairing.unknown_trouble(host, user):
+            idle.note_unknown(host.journal, user, unknown)
+            return idle.doubt(unknown, interval)
         return idle.read_idleness(host, user, server, canary=False, ignore_processes=ignore_processes)
     except T3flowError as error:
         return idle.doubt(str(error), interval)

@@ -17,7 +17,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, records, slots
+from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, preflight, records, slots
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -163,6 +163,12 @@ def bring_back(
         ours.restarted(host.journal, user)
     except pairing.PortTaken as error:
         owe_start(host, user, str(error))
+    except pairing.UnknownServer as error:
+        if pairing.version_that_runs(host, user, pairing.own_server(host, user)) != assigned:
+            raise
+        records.note_pairing(host.journal, user, str(error))
+        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
+        ours.restarted(host.journal, user)
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
         if not pairing.witnesses_against_dispatch(host, "", [user]):
@@ -220,6 +226,9 @@ def _end_if_meant(
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
     if trouble := pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    if unknown := pairing.unknown_trouble(host, user):
+        idle.note_unknown(host.journal, user, unknown)
+        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
     ours.restarting(host.journal, user)
     with OwnerReader(host, user) as reader:
         return _end_if_idle(host, user, server, reader, canary, ignore_processes)
@@ -366,7 +375,10 @@ def verify_user(user: str, version: str) -> float:
 @step()
 def dispatch_trouble(version: str, besides: list[str]) -> str:
     """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
-    against = pairing.witnesses_against_dispatch(this_host(), version, besides)
+    host = this_host()
+    if trouble := preflight.trouble(host, [version] if version else []):
+        return trouble
+    against = pairing.witnesses_against_dispatch(host, version, besides)
     return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
 
 

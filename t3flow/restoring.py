@@ -11,14 +11,15 @@ from t3flow import trials
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, records, slots
+from t3flow.host import backups, kept, records, schemas, slots
 from t3flow.host.host import Host, this_host
+from t3flow.host.records import Schemas
 from t3flow.restart import Result, result_of
-from t3flow.rolling_back import level_for_the_record, take_there
+from t3flow.rolling_back import state_for_the_record, take_there
+from t3flow.t3 import ledger
 from t3flow.tasks import Person
+from t3flow.trials import NO_END, Seed, empty_seed
 from t3flow.versions import parse
-
-NO_END = 1e11
 
 
 class RestoreError(T3flowError):
@@ -26,34 +27,44 @@ class RestoreError(T3flowError):
 
 
 class Wanted(TypedDict):
-    """A backup that was asked for: its path ("" for a kept database), schema level, and the version that it belongs to ("": not known)."""
+    """A backup that was asked for: its path ("" for a kept one), schema level, and the version that it belongs to ("": not known).
+
+    `schema`: the migrations of each database; empty for a snapshot of which an earlier t3flow noted the level alone.
+    """
 
     path: str
     level: int
     wrote: str
+    schema: Schemas
 
 
 class Candidate(TypedDict):
-    """A version that may come with a backup: its slot, and its schema level (0: has to be tried)."""
+    """A version that may come with a backup: its slot, and what migrations it knows (None: that has to be seen)."""
 
     version: str
     slot: str
-    level: int
+    schema: dict[str, ledger.Schema] | None
 
 
 def find_backup(host: Host, user: str, name: str) -> Wanted:
     """The backup of that name. Raises RestoreError when there is none, or it cannot be read; OwnerProblem."""
     snapshot = next((entry for entry in records.backups(host.journal, user) if Path(entry.path).name == name), None)
     if snapshot is not None:
-        if not Path(snapshot.path).is_file():
-            raise RestoreError(f"{snapshot.path} is gone, so nothing was restored: see t3flow backups {user}")
-        return {"path": snapshot.path, "level": snapshot.level, "wrote": snapshot.wrote}
+        if gone := next((path for path in snapshot.paths.values() if not path.is_file()), None):
+            raise RestoreError(f"{gone} is gone, so nothing was restored: see t3flow backups {user}")
+        return {
+            "path": snapshot.path,
+            "level": snapshot.level,
+            "wrote": snapshot.wrote,
+            "schema": snapshot.schema,
+        }
     aside = kept.find(host, user, name) if name.startswith(kept.PREFIX) else None
     if aside is None:
         raise RestoreError(f"{user} has no backup {name!r}: t3flow backups {user} lists them")
     if aside.level is None:
         raise RestoreError(f"{name} of {user} is no database that can be read, so nothing was restored")
-    return {"path": "", "level": aside.level, "wrote": aside.wrote}
+    schema = schemas.schemas_of(host, user, kept=name)
+    return {"path": "", "level": aside.level, "wrote": aside.wrote, "schema": schema}
 
 
 @step()
@@ -72,7 +83,7 @@ def candidates(wrote: str) -> list[Candidate]:
         {
             "version": version,
             "slot": str(slots.slot_path(versions_dir, version)),
-            "level": records.level_of_version(host.journal, version) or 0,
+            "schema": records.schema_of_version(host.journal, version),
         }
         for version in sorted(there, key=lambda version: (version != wrote, parse(version)))
     ]
@@ -85,18 +96,33 @@ def snapshot_of_kept(user: str, name: str, wrote: str, target: str) -> str:
 
 
 def version_for(wanted: Wanted) -> str:
-    """The version that wrote a backup, if it has a slot; else the lowest that knows its schema level. "" when none does."""
+    """The version that wrote a backup, if it has a slot; else the lowest that knows its migrations. "" when none does.
+
+    What a version knows is seen on an empty base dir, where it was not seen before. Where no migrations were noted of the backup, a version is
+    tried on a copy of it.
+    """
     for candidate in candidates(wanted["wrote"]):
-        if candidate["version"] == wanted["wrote"]:
-            return candidate["version"]
-        level = candidate["level"]
-        if level == 0:
-            seed = trials.empty_seed(candidate["version"])
-            verdict = trials.try_on(candidate["slot"], candidate["version"], [seed], 1, NO_END)[0]
-            level = verdict["level"] if verdict["verdict"] == "pass" else -1
-        if level >= wanted["level"]:
-            return candidate["version"]
+        version, slot = candidate["version"], candidate["slot"]
+        if version == wanted["wrote"]:
+            return version
+        schema = wanted.get("schema") or {}
+        if not schema:
+            seed = seed_of(wanted, version)
+            if trials.try_on(slot, version, [seed], 1, NO_END)[0]["verdict"] == "pass":
+                return version
+            continue
+        known = candidate["schema"]
+        if known is None:
+            verdict = trials.try_on(slot, version, [empty_seed(version)], 1, NO_END)[0]
+            known = verdict["schema"] if verdict["verdict"] == "pass" else None
+        if not schemas.knows(known, schema):
+            return version
     return ""
+
+
+def seed_of(wanted: Wanted, version: str) -> Seed:
+    """A snapshot of which nothing but its file is known, to try a version on."""
+    return {**empty_seed(version), "user": "backup", "path": wanted["path"], "bytes": 0, "level": wanted["level"]}
 
 
 def restore_one(person: Person, wanted: Wanted, name: str, version: str) -> Result:
@@ -106,5 +132,5 @@ def restore_one(person: Person, wanted: Wanted, name: str, version: str) -> Resu
         path = wanted["path"] or snapshot_of_kept(user, name, wanted["wrote"], version)
     except StepFailed as failure:
         return result_of("skipped", person["version"], f"{name} cannot be copied: {failure.reason}")
-    level_for_the_record(user, person["version"], version)
+    state_for_the_record(user, person["version"], version)
     return take_there(person, version, path, wanted["level"], f"{name} is in place")

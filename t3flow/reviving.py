@@ -63,7 +63,7 @@ def await_server(user: str) -> str:
         if taken := pairing.shut_out(host, user):
             raise pairing.PortTaken(pairing.taken_line(host, user, taken))
         host.services.start(user)
-        pairing.verify(host, user, version, PAIR_SECONDS)
+        pairing.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
         records.note_pairing(host.journal, user, str(error))
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())

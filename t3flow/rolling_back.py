@@ -1,24 +1,28 @@
 """Rolling back one user because somebody asked: no idle question, and nothing is lost.
 
-If the version gone back to knows the database's schema level, the program alone goes back. Otherwise the newest snapshot of that version is put
-in place, and the present database is kept aside. What fails is put back as it was.
+The program alone goes back where the older version is known to know every migration that the databases have been through, or was tried on a copy
+of them. Otherwise the newest snapshot of that version is put in place, and the present state is kept aside. What fails is put back as it was.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
 
 from loguru import logger
 
+from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, ours, pairing, records, slots
+from t3flow.host import backups, kept, ours, pairing, preflight, records, schemas, slots
 from t3flow.host.away import take_away
 from t3flow.host.host import this_host
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
 from t3flow.reviving import owe_start, start_or_owe
-from t3flow.tasks import ACCEPTED, Person, back_up
+from t3flow.t3 import files
+from t3flow.tasks import ACCEPTED, Person, Snapshot, back_up
+from t3flow.trials import Seed
 from t3flow.versions import parse
 
 RUNNING, FAILING, STOPPED = "running", "failing", "stopped"
@@ -37,9 +41,10 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Why nobody can go back to a version, or "". Only reads."""
-    versions_dir = this_host().settings.paths.versions_dir
+    host = this_host()
+    versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
-        return ""
+        return preflight.trouble(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
 
@@ -61,6 +66,8 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
         return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
     if target == present:
         return _stays("untouched", f"on {present} already")
+    if trouble := preflight.trouble(host, [target] if target else []):
+        return _stays("skipped", trouble)
     if not target:
         return _stays("skipped", f"no snapshot says what was before {present}: name it with --to")
     if not slots.has_slot(versions_dir, target):
@@ -68,7 +75,7 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
             "skipped", f"there is no slot of {target} any more: t3flow enqueue bump --target {target} makes one"
         )
     theirs = [entry for entry in of_user if entry.wrote == target]
-    there = [entry for entry in theirs if Path(entry.path).is_file()]
+    there = [entry for entry in theirs if entry.is_there]
     if not theirs:
         return _stays("skipped", f"no snapshot of {user} belongs to {target}: see t3flow backups {user}")
     chosen = there[-1] if there else theirs[-1]
@@ -100,17 +107,74 @@ def roll_back(person: Person, to: str | None) -> Result:
     if way["stays"]:
         return result_of(way["stays"], present, way["reason"])
     target, snapshot = way["target"], way["snapshot"]
-    if level_for_the_record(user, present, target) == way["level"]:
-        snapshot, what = "", "the program alone: the schema level is the same"
+    state = state_for_the_record(user, present, target)
+    fit = fits_as_it_is(target, way["level"], state)
+    aside: list[str] = []
+    if state is not None and fit["reason"] and (fit["is_open"] or not snapshot):
+        fit = serves_as_it_is(user, present, target, state, fit)
+        aside = fit["aside"]
+    if not fit["reason"]:
+        snapshot, what = "", f"the program alone: {target} knows the databases as they are"
     elif snapshot:
         what = f"its snapshot {Path(snapshot).name} is in place"
     else:
-        return result_of("skipped", present, f"the snapshot of {user} for {target} is gone: see t3flow backups {user}")
-    return take_there(person, target, snapshot, way["level"], what)
+        gone = f"the snapshot of {user} for {target} is gone, and {target} cannot go on from what is there"
+        return result_of("skipped", present, f"{gone}: {fit['reason']}; see t3flow backups {user}")
+    return take_there(person, target, snapshot, way["level"], what, aside)
 
 
-def take_there(person: Person, target: str, snapshot: str, level: int, what: str) -> Result:
-    """Takes a user to a version with a snapshot of that schema level ("": with the database as it is): rolled_back, or failed and as they were."""
+class Fit(TypedDict):
+    """Why a version cannot go on from databases as they are ("": it can). `is_open`: it may all the same, by what an earlier t3flow noted.
+
+    `aside`: the databases that it does not open, which would be taken up later by a version that does. `slot`: where it is.
+    """
+
+    slot: str
+    reason: str
+    is_open: bool
+    aside: list[str]
+
+
+@step()
+def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
+    """Whether a version knows all migrations that a user's databases have been through. Only reads.
+
+    Where nothing but levels was noted, the same level is no proof: numbers were reused.
+    """
+    host = this_host()
+    slot = str(slots.slot_path(host.settings.paths.versions_dir, target))
+    if state is None:
+        return {"slot": slot, "reason": "the databases as they are cannot be copied", "is_open": False, "aside": []}
+    known = records.schema_of_version(host.journal, target)
+    is_open = known is None and level == state["level"]
+    return {"slot": slot, "reason": schemas.knows(known, state["schema"]), "is_open": is_open, "aside": []}
+
+
+def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: Fit) -> Fit:
+    """Tries a version on a copy of a user's databases as they are, in the cell."""
+    tasks.open_scratch()
+    seed: Seed = {
+        "user": user,
+        "version": present,
+        "path": state["path"],
+        "bytes": state["bytes"],
+        "level": state["level"],
+        "files": state["files"],
+    }
+    verdict = trials.try_on(fit["slot"], target, [seed], 1, trials.NO_END)[0]
+    tasks.clean_scratch()
+    if verdict["verdict"] != "pass":
+        return {**fit, "reason": f"{fit['reason']}; tried on a copy: {verdict['failed']}"}
+    used = (*(verdict["live"] or []), files.FIRST_DATABASE)
+    aside = [name for name, listed in state["schema"].items() if listed is not None and name not in used]
+    return {**fit, "reason": "", "aside": aside}
+
+
+def take_there(person: Person, target: str, snapshot: str, level: int, what: str, aside: Sequence[str] = ()) -> Result:
+    """Takes a user to a version with a snapshot ("": with the state as it is, but for the databases `aside`).
+
+    The result is rolled_back, or failed and as they were.
+    """
     user, present = person["user"], person["version"]
     with current_flow.get().shielded():
         try:
@@ -119,29 +183,39 @@ def take_there(person: Person, target: str, snapshot: str, level: int, what: str
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
                 found = server_was(user)
                 was = RUNNING if found == STOPPED and person["running"] else found
-                go_back(user, present, target, snapshot, level, kept_name, was)
+                go_back(user, present, target, snapshot, level, kept_name, was, list(aside))
                 if was != STOPPED:
                     start_server(user)
                     paired_at = verify_user(user, target)
+                compare_rows(user)
         except UndoFailed as failure:
             logger.error("ROLLBACK FAILED for {}: {}", user, failure)
             return result_of("failed", present, f"ROLLBACK FAILED: {failure}")
         except StepFailed as failure:
+            if failure.step == compare_rows.name:
+                logger.error("ROLLBACK FAILED for {}: {}", user, failure)
+                return result_of("failed", present, f"ROLLBACK FAILED: stays on {present}: {failure}")
             return result_of("failed", present, f"stays on {present}: {failure}")
-    if snapshot:
+    if snapshot or aside:
         what += f", what was written since is kept in userdata/{kept_name}"
     if was == STOPPED:
         return result_of("rolled_back", target, f"{what}; the server did not run, so it was not verified")
     return {**result_of("rolled_back", target, what), "downtime_s": round(paired_at - began, 3)}
 
 
-def level_for_the_record(user: str, present: str, target: str) -> int | None:
-    """Takes a snapshot of what is there, if it can be had, and returns its schema level. A rollback does not wait for a sound database."""
+def state_for_the_record(user: str, present: str, target: str) -> Snapshot | None:
+    """Takes a snapshot of what is there, if it can be had. A rollback does not wait for sound databases."""
     try:
         taken = back_up(user, present, target, False)
     except StepFailed:
         return None
-    return None if taken["problem"] else taken["level"]
+    return None if taken["problem"] else taken
+
+
+@step()
+def compare_rows(user: str) -> None:
+    """Compares the rows of what was put in place with its snapshot's: a server that hides what was there has not gone back. Only reads."""
+    backups.check_restored(this_host(), user)
 
 
 @step()
@@ -152,7 +226,16 @@ def server_was(user: str) -> str:
 
 
 @step()
-def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was: str) -> None:
+def stay(
+    user: str,
+    former: str,
+    target: str,
+    snapshot: str,
+    level: int,
+    kept_name: str,
+    was: str,
+    aside: Sequence[str] = (),
+) -> None:
     """Undo of going back: the kept database is moved back into place, the user led to their version, the server started.
 
     Repeating it is harmless: each part finds its end reached, or does the same again. One that was failing need not pair.
@@ -162,7 +245,7 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
     logger.error("{} could not go back to {}: putting {} back", user, target, former)
     try:
         take_away(host, user)
-        if snapshot:
+        if snapshot or aside:
             backups.put_back(host, user, kept_name)
             kept.forget(host.journal, user, kept_name)
     except T3flowError:
@@ -185,8 +268,17 @@ def stay(user: str, former: str, target: str, snapshot: str, level: int, kept_na
 
 
 @step(undo=stay)
-def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept_name: str, was: str) -> None:
-    """Stops the server, puts the snapshot ("" for none) in place of the database, which is kept as `kept_name`, and leads the user to the target.
+def go_back(
+    user: str,
+    former: str,
+    target: str,
+    snapshot: str,
+    level: int,
+    kept_name: str,
+    was: str,
+    aside: Sequence[str] = (),
+) -> None:
+    """Stops the server, puts the snapshot ("" for none) in place of the state, which is kept as `kept_name`, and leads the user to the target.
 
     Repeating it is harmless: held, nobody opens the database meanwhile, and what was kept first stays kept.
     """
@@ -196,6 +288,9 @@ def go_back(user: str, former: str, target: str, snapshot: str, level: int, kept
     take_away(host, user)
     if snapshot:
         backups.restore(host, user, backups.on_record(host, user, snapshot), kept_name)
+    elif aside:
+        backups.set_aside(host, user, list(aside), kept_name)
+    if snapshot or aside:
         kept.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
     if was == STOPPED:

@@ -10,7 +10,7 @@ from t3flow.host import npm, old_backups, old_tracker, pairing, records, schemas
 from t3flow.host.host import HostError, this_host
 from t3flow.host.old_tracker import OldTrackerError
 from t3flow.host.owned import OwnerProblem
-from t3flow.t3 import ledger
+from t3flow.host.records import Schemas
 from t3flow.versions import InvalidVersion, parse
 
 LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
@@ -102,21 +102,21 @@ def is_version(text: str) -> bool:
 
 
 @step()
-def known_levels(versions: list[str]) -> dict[str, int]:
-    """The schema levels of those versions that were tried before. Only reads."""
+def known_schemas(versions: list[str]) -> dict[str, Schemas]:
+    """The migrations that those versions know which were tried before. Only reads."""
     journal = this_host().journal
-    levels = {version: records.level_of_version(journal, version) for version in versions}
-    return {version: level for version, level in levels.items() if level is not None}
+    known = {version: records.schema_of_version(journal, version) for version in versions}
+    return {version: dict(schema) for version, schema in known.items() if schema is not None}
 
 
 @step(interruptible=True)
-def decide(found: Found, levels: dict[str, int], notices: list[str]) -> Decision:
-    """Who is led to which version: the one that their server runs, if it knows their database's schema; else the lowest that does. Only reads."""
-    if not levels:
+def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decision:
+    """Who is led to which version: the one that their server runs, if it knows their databases; else the lowest that does. Only reads."""
+    if not known:
         raise OldTrackerError(f"no version of t3 can be had that works here: {'; '.join(notices)}")
     default = next(
-        (each for each in (found["default"], found["last_good"], found["installed"]) if each in levels),
-        max(levels, key=parse),
+        (each for each in (found["default"], found["last_good"], found["installed"]) if each in known),
+        max(known, key=parse),
     )
     made: Decision = {
         "default": default,
@@ -132,40 +132,39 @@ def decide(found: Found, levels: dict[str, int], notices: list[str]) -> Decision
     if found["is_frozen"]:
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
     for user, runs in found["servers"].items():
-        level = None
+        theirs: Schemas | None = None
         try:
-            level = level_of(user)
+            theirs = schemas_read(user)
         except (OwnerProblem, T3flowError) as problem:
             if str(problem) != tasks.NO_DATABASE:
                 made["notices"].append(f"the database of {user} cannot be read: {problem}")
         has = found["links"][user]
-        keeps = has and (has == slots.HOLD or level is None or levels.get(has, level) >= level)
-        led_to = has if keeps else choose(user, runs, level, default, levels)
+        fits = theirs is None or has not in known or not schemas.knows(known[has], theirs)
+        keeps = has and (has == slots.HOLD or fits)
+        led_to = has if keeps else choose(user, runs, theirs, default, known)
         if not keeps:
             made["fresh"].append(user)
         made["links"][user] = led_to
         if led_to == slots.HOLD:
             continue
         marked = [found["markers"][user], default] if user in found["markers"] else []
-        wanted = max((each for each in (led_to, *marked) if each in levels), key=parse, default=led_to)
+        wanted = max((each for each in (led_to, *marked) if each in known), key=parse, default=led_to)
         if runs and runs != led_to:
             made["first"].append(user)
-            knows = levels.get(runs)
-            if knows is not None and level is not None and level > knows:
+            if runs in known and theirs is not None and (unknown := schemas.knows(known[runs], theirs)):
                 made["broken"][user] = (
-                    f"cannot pair: its server runs {runs}, its database is at schema level {level}; t3flow enqueue drain {user}"
+                    f"cannot pair: its server runs {runs}, and {unknown}; t3flow enqueue drain {user}"
                 )
         if user in made["first"] or (user in found["markers"] and runs and runs != wanted):
             made["deferrals"][user] = wanted
     return made
 
 
-def level_of(user: str) -> int:
-    """The schema level of a user's database, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
+def schemas_read(user: str) -> Schemas:
+    """The migrations of a user's databases, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            found = schemas.schemas_of(this_host(), user)
-            return max(ledger.level(listed) for listed in found.values() if listed)
+            return schemas.schemas_of(this_host(), user)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise
@@ -173,16 +172,16 @@ def level_of(user: str) -> int:
     raise AssertionError("unreachable")
 
 
-def choose(user: str, runs: str, level: int | None, default: str, levels: dict[str, int]) -> str:
-    """The version for a user's link. Raises OldTrackerError when no version knows the database's schema."""
-    if level is None:
-        return runs if runs in levels else default
-    fitting = sorted((version for version, knows in levels.items() if knows >= level), key=parse)
+def choose(user: str, runs: str, theirs: Schemas | None, default: str, known: dict[str, Schemas]) -> str:
+    """The version for a user's link. Raises OldTrackerError when no version knows the databases."""
+    if theirs is None:
+        return runs if runs in known else default
+    fitting = sorted((version for version in known if not schemas.knows(known[version], theirs)), key=parse)
     if not fitting:
+        newest = max(known, key=parse)
+        closest = f"of {newest}: {schemas.knows(known[newest], theirs)}"
         mend = "see that npm reaches the registry, or take the user out of the user map; then run this again"
-        raise OldTrackerError(
-            f"no version that can be had knows schema level {level} of the database of {user}: {mend}"
-        )
+        raise OldTrackerError(f"no version that can be had knows the databases of {user}: {closest}; {mend}")
     if runs in fitting:
         return runs
     return default if not runs and default in fitting else fitting[0]

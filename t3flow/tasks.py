@@ -1,14 +1,14 @@
 """The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
 
 import time
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from loguru import logger
 
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import backups, kept, npm, origin, records, slots
+from t3flow.host import backups, everybody, kept, manageable, mounts, npm, origin, pairing, preflight, records, slots
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -33,11 +33,16 @@ class Plan(TypedDict):
 
 
 class Person(TypedDict):
-    """One user as a bump found them: the version they are led to, and whether their server runs."""
+    """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
+
+    `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
+    """
 
     user: str
     version: str
     running: bool
+    runs: NotRequired[str]
+    why: NotRequired[str]
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -108,13 +113,15 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if why is not None and not again and not (only and set(only) <= set(without)):
         reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
         return {"outcome": "refused_rejected", "reason": reason}
-    reason = "" if plan["exact"] else origin.too_young(host, target)
-    return {"outcome": "too_young" if reason else "", "reason": reason}
+    if not plan["exact"] and (reason := origin.too_young(host, target)):
+        return {"outcome": "too_young", "reason": reason}
+    reason = preflight.trouble(host)
+    return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
 
 
 @step()
 def people(without: list[str]) -> list[Person]:
-    """The users of the map and how they are, in its order. Only reads."""
+    """The users of the map and how they are, in its order; those that t3flow cannot manage with the reason. Only reads."""
     host = this_host()
     mapped = host.user_map()
     for problem in mapped.problems:
@@ -125,11 +132,15 @@ def people(without: list[str]) -> list[Person]:
             f"{host.settings.paths.user_map} names nobody, but {linked[0]} has a t3 here: nothing is done until it names them"
         )
     found: list[Person] = []
-    for entry in mapped.users:
-        if entry.name not in without:
-            server = host.services.state(entry.name)
-            version = slots.effective(versions_dir, entry.name) or ""
-            found.append({"user": entry.name, "version": version, "running": server.active})
+    for user, (server, why) in manageable.survey(
+        host, [entry.name for entry in mapped.users if entry.name not in without]
+    ).items():
+        if why:
+            logger.warning("UNMANAGED {}: {}", user, why)
+        pid = server.main_pid
+        runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
+        version = slots.effective(versions_dir, user) or ""
+        found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
     return found
 
 
@@ -198,6 +209,9 @@ def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir))
+    if in_scratch:
+        mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = origin.notices(host, versions_dir, version)
@@ -234,6 +248,8 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
         made = backups.take(this_host(), user, wrote=wrote, target=target, run=current_run(), folder=folder)
     except (OwnerProblem, backups.BackupError) as error:
         missing = str(error) == NO_DATABASE
+        if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
+            records.note_untried(this_host().journal, target, [user])
         return {
             "user": user,
             "path": "",
@@ -266,18 +282,11 @@ def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]
 
 @step()
 def link_everyone(default: str) -> list[str]:
-    """Gives everybody who has no link one to the version they have now, so that the default can move. Repeating it finds nothing to do.
+    """Gives every account that has no link one to the version it has now, so that the default can move. Repeating it finds nothing to do.
 
-    Everybody: whoever is in the map, or has a server by its settings.
+    Every account that may have a t3, managed or not: see `everybody.accounts`.
     """
-    host = this_host()
-    versions_dir = host.settings.paths.versions_dir
-    if not slots.has_slot(versions_dir, default):
-        return []  # nobody can have been led there: the launcher says so
-    linked = [user for user in host.everybody() if slots.assigned(versions_dir, user) is None]
-    for user in linked:
-        slots.assign(versions_dir, user, default)
-    return linked
+    return everybody.link(this_host(), default)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
@@ -326,9 +335,10 @@ def reject(version: str, reason: str, users: list[str]) -> None:
 
 @step()
 def any_server_runs() -> bool:
-    """Whether any user's server runs. Only reads."""
+    """Whether the server of any user runs whom t3flow can manage. Only reads."""
     host = this_host()
-    return any(host.services.state(entry.name).active for entry in host.user_map().users)
+    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    return any(each.server.active and not each.why for each in found.values())
 
 
 @step()

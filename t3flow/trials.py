@@ -21,8 +21,9 @@ from t3flow.tasks import Person, Snapshot
 MEMORY_PER_TRIAL = 700 * 1024 * 1024
 """What a real server, a command beside it and the trial itself take."""
 BATCH_OF_WIDTHS = 4
+NO_END = 1e11
+"""`until` of a trial that a person asked for."""
 NOBODY = "nobody"
-UNTRIED = "untried"
 
 
 class Seed(TypedDict):
@@ -149,21 +150,19 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
-    host = this_host()
-    known = records.fact(host.journal, UNTRIED) or {}
-    records.set_fact(host.journal, UNTRIED, {**known, **dict.fromkeys(users, version)})
+    records.note_untried(this_host().journal, version, users)
 
 
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Whether a version has still to be tried on a user's database. Only reads."""
-    return bool((records.fact(this_host().journal, UNTRIED) or {}).get(user) == version)
+    return bool((records.fact(this_host().journal, records.UNTRIED) or {}).get(user) == version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """A user's database was tried after all. Repeating it is harmless."""
     host = this_host()
-    known = records.fact(host.journal, UNTRIED) or {}
+    known = records.fact(host.journal, records.UNTRIED) or {}
     known.pop(user, None)
-    records.set_fact(host.journal, UNTRIED, known)
+    records.set_fact(host.journal, records.UNTRIED, known)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from t3flow.errors import T3flowError
 
-USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-"""What `useradd` takes on Debian and Fedora without being talked into more."""
+USER_NAME = re.compile(r"(?![0-9]+\Z)(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.@+\\-]{0,238}\$?", re.DOTALL)
+"""Names of local, LDAP and domain accounts: ada, Ada.Lovelace, ada@corp.example, CORP\\ada, host$.
+
+Each is one component of a path as it stands, and no option of a command. A name of digits alone is left out: tools take it for a uid.
+"""
 
 LONGEST_PERSON = 256
 _PERSON = re.compile(r"[!-~\xa1-\xac\xae-\xff]+")  # what an HTTP header carries unchanged, without spaces
@@ -36,12 +39,13 @@ class UserMap:
     """What a user map says.
 
     `users` in the file's order, each once; `problems`, one line for each line that was skipped;
-    `user_of`, every accepted person and the user they work as.
+    `user_of`, every accepted person and the user they work as; `refused`, what may be accounts in the lines that were skipped.
     """
 
     users: list[MappedUser] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     user_of: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
 
 
 def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = None) -> UserMap:
@@ -72,6 +76,7 @@ def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = No
             problem = f"{person} works as {found.user_of[person]} already: keep one of the two lines"
         if problem is not None:
             found.problems.append(f"{path}: line {number}: {problem}")
+            found.refused.extend(_names_in(line))
             continue
         found.user_of[person] = user
         if user not in served:
@@ -98,10 +103,17 @@ def _line_problem(person: str, user: str, line: str) -> str | None:
         return f"{_shown(person)} cannot name a person: it takes printable Latin-1 characters without spaces"
     if not USER_NAME.fullmatch(user):
         return (
-            f"{_shown(user)} cannot name a user of the host: it takes a small letter or _, "
-            "then up to 31 of a-z, 0-9, _ and -"
+            f"{_shown(user)} cannot name a user of the host: it takes letters, digits and _ . - + @ \\, "
+            "begins with a letter, a digit or _, and has at most 239 of them"
         )
     return None
+
+
+def _names_in(line: str) -> list[str]:
+    """Every text of a line that somebody may have meant as an account: what follows an equals sign."""
+    parts = line.split("=")
+    tails = ["=".join(parts[at:]).strip() for at in range(1, len(parts))]
+    return [tail for tail in dict.fromkeys([*tails, *(part.strip() for part in parts[1:])]) if tail]
 
 
 def _account_problem(user: str, lookup: Callable[[str], int | None] | None) -> str | None:

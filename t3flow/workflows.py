@@ -39,6 +39,8 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     """The bump itself, with the host to itself: stage, back up, gate, restart, accept."""
     plan = tasks.resolve(target)
     refusal = tasks.guard(plan, again, without)
+    if refusal["outcome"] == "gate_inconclusive":
+        raise Abort(inconclusive(refusal["reason"], plan, {}))
     if refusal["outcome"]:
         raise Abort(ended(refusal["outcome"], refusal["reason"], plan))
     version = plan["target"]
@@ -48,12 +50,15 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     tasks.open_scratch()
     staged = tasks.stage(version, dry_run)
     slot, plan = staged["slot"], {**plan, "notices": staged["notices"]}
-    users = tasks.people(without)
+    found = tasks.people(without)
+    users = [person for person in found if not person.get("why")]
     snapshots = back_up_everybody(plan, users, dry_run)
     results = through_gate(slot, plan, users, snapshots, dry_run)
     if dry_run:
+        results.update(unmanaged(found))
         raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
 
+    results.update(unmanaged(found))
     results.update({user: result_of("skipped", "", "left out as asked") for user in without})
     for user, snapshot in zip(users, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
@@ -65,6 +70,13 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     with current_flow.get().shielded():
         tasks.clean_scratch()
         return conclude(plan, results, ended_by)
+
+
+def unmanaged(people: list[Person]) -> dict[str, Result]:
+    """The results of those whom t3flow cannot manage: they keep what they have."""
+    return {
+        person["user"]: result_of("skipped", person["version"], person["why"]) for person in people if person.get("why")
+    }
 
 
 def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
@@ -112,7 +124,7 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
     """
     for number, user in enumerate(users):
         name = user["user"]
-        if user["version"] == version:
+        if user["version"] == version and user.get("runs", "") in ("", version):
             results[name] = result_of("untouched", version, "is on it already")
             continue
         if not user["running"]:
@@ -157,7 +169,9 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     deferring.defer(version, deferred)
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
-    verified = restarted or [user for user, found in results.items() if found["version"] == version]
+    verified = restarted or [
+        user for user, found in results.items() if found["version"] == version and found["result"] != "skipped"
+    ]
     if verified or not tasks.any_server_runs():
         tasks.accept(version)
         tasks.prune()
@@ -299,7 +313,9 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
         tasks.freeze_tracking(f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}")
         with exclusive():
             for person in tasks.people([]):
-                if not users or person["user"] in users:
+                if person.get("why") and (not users or person["user"] in users):
+                    results.update(unmanaged([person]))
+                elif not users or person["user"] in users:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
                         left[person["version"]] = f"left by a rollback of {person['user']}"
@@ -331,7 +347,7 @@ def restore(user: str, backup: str) -> Outcome:
             version = restoring.version_for(wanted)
             tasks.clean_scratch()
             if not version:
-                knows = f"no version that is installed knows schema level {wanted['level']}"
+                knows = f"no version that is installed knows its migrations (schema level {wanted['level']})"
                 mend = (
                     f"t3flow enqueue bump --target {wanted['wrote']} makes a slot" if wanted["wrote"] else "install one"
                 )
@@ -339,6 +355,8 @@ def restore(user: str, backup: str) -> Outcome:
                     ended("error", f"{backup} was not restored: {knows}: {mend}; tracking is frozen: t3flow unfreeze")
                 )
             [person] = [person for person in tasks.people([]) if person["user"] == user]
+            if why := person.get("why"):
+                raise Abort(ended("error", f"{backup} was not restored: {why}; tracking is frozen: t3flow unfreeze"))
             results[user] = restoring.restore_one(person, wanted, backup, version)
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nothing was restored; tracking is frozen: t3flow unfreeze")

@@ -315,6 +315,8 @@ IMPOSSIBLE = [
     ("schedule.jitter_s", "86401", "is out of range"),
     ("schedule.latest", '"7:00"', "is no time of day"),
     ("schedule.latest", "07:00:00", "is a date or time"),
+    ("schedule.retry_s", "-1", "is negative"),
+    ("schedule.retry_s", "3601", "is out of range"),
     ("schedule.timezone", '"Mars/Olympus"', "is no time zone that this host knows"),
     ("schedule.timezone", '"../../etc/passwd"', "is no time zone that this host knows"),
     ("schedule.timezone", '"Europe"', "is no time zone that this host knows"),

@@ -53,7 +53,7 @@ def backups() -> None:
 @click.argument("user", required=False, shell_complete=complete.users)
 @as_json
 def list_backups(user: str | None, as_json: bool) -> None:
-    """The snapshots and the databases that were kept when they were replaced. Example: t3flow backups ada"""
+    """The snapshots, and what was kept when it was replaced: one line a set of databases. Example: t3flow backups ada"""
     read = settings()
     host = open_host(read)
     users = known_users(read, (user,)) if user else [entry.name for entry in host.user_map().users]
@@ -69,10 +69,30 @@ def list_backups(user: str | None, as_json: bool) -> None:
             "?" if each["level"] is None else str(each["level"]),
             when(each["created"]),
             "MISSING" if each["bytes"] is None else f"{each['bytes'] / 1e6:.1f} MB",
+            ", ".join(_databases(each["files"])) or "-",
         ]
         for each in found
     ]
-    table(["user", "backup", "of version", "level", "taken", "size"], rows)
+    table(["user", "backup", "of version", "level", "taken", "size", "databases"], rows)
+
+
+def _size(path: Path) -> int | None:
+    """The bytes of a file; None for one that is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _databases(sizes: dict[str, int | None]) -> list[str]:
+    """The databases of a set with their sizes, for people."""
+    from t3flow.t3.files import IDENTITY_FILES
+
+    return [
+        f"{name} MISSING" if size is None else f"{name} {size / 1e6:.1f} MB"
+        for name, size in sizes.items()
+        if name not in IDENTITY_FILES
+    ]
 
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
@@ -90,7 +110,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
                 "level": entry.level,
                 "created": entry.created,
             }
-            found.append({**shown, "bytes": path.stat().st_size if path.exists() else None})
+            sizes = {name: _size(each) for name, each in entry.paths.items()}
+            whole = [size for size in sizes.values() if size is not None]
+            found.append({**shown, "bytes": sum(whole) if len(whole) == len(sizes) else None, "files": sizes})
 
     def aside(user: str) -> list[kept.Kept]:
         try:
@@ -112,7 +134,7 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
                 "version": each.wrote or None,
             }
             shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.bytes}
-            found.append(shown)
+            found.append({**shown, "files": each.files})
     return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
 
 
@@ -135,7 +157,7 @@ def drop(user: str, backup: str, force: bool) -> None:
     aside = kept.find(host, user, backup) if snapshot is None and backup.startswith(kept.PREFIX) else None
     if snapshot is not None:
         others = [entry for entry in theirs if entry.path != snapshot.path and entry.wrote == snapshot.wrote]
-        if not force and not any(Path(entry.path).is_file() for entry in others):
+        if not force and not any(entry.is_there for entry in others):
             raise T3flowError(
                 f"{backup} is the last snapshot of {user} by {snapshot.wrote or 'an earlier version'}: without it there is no way "
                 "back there; to drop it all the same add --force"

@@ -60,9 +60,9 @@ def journal(read: Settings) -> "Journal":
 
 def open_host(read: Settings) -> "Host":
     """The host, for commands that look at it."""
-    from t3flow.host.host import open_host
+    from t3flow.host.host import COMMANDS_LOCK, open_host
 
-    return open_host(read, journal(read))
+    return open_host(read, journal(read), children_lock=COMMANDS_LOCK)
 
 
 def require_consumer(read: Settings) -> int:

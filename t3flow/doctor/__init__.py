@@ -5,11 +5,14 @@ Each check is a function of the host that gives its findings; one that cannot be
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from t3flow.doctor import history, people, places, programs, versions
+from t3flow.doctor import history, mounts, people, places, programs, versions
 from t3flow.doctor.finding import Finding
 from t3flow.errors import T3flowError
-from t3flow.host.host import Host
+from t3flow.host.children import Children
+from t3flow.host.host import COMMANDS_LOCK, Host
+from t3flow.host.services import services_of
 
 __all__ = ["CHECKS", "Check", "Finding", "examine"]
 
@@ -27,6 +30,7 @@ CHECKS: dict[str, Check] = {
     "accounts": people.accounts_are_there,
     "modes": places.modes_and_owners,
     "disk": places.disk_has_space,
+    "mounts": mounts.slots_can_run,
     "leftovers": places.nothing_is_left_over,
     "launcher": versions.launcher_is_ours,
     "default": versions.default_is_last_good,
@@ -47,7 +51,12 @@ CHECKS: dict[str, Check] = {
 
 
 def examine(host: Host, names: list[str] | None = None) -> list[Finding]:
-    """What the checks of these names, or all, find; in their order."""
+    """What the checks of these names, or all, find; in their order.
+
+    What they run is under the lock of commands: a check that looks for children of a consumer must not find those of the doctor.
+    """
+    children = Children(host.settings.paths.state_dir / COMMANDS_LOCK)
+    host = replace(host, children=children, services=services_of(host.settings, children))
 
     def made(name: str) -> list[Finding]:
         try:

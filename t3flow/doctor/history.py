@@ -1,6 +1,7 @@
 """The doctor on what t3flow has noted: backups, kept databases, the old tracker, consumer, freeze, deferrals, the lock."""
 
 import fcntl
+import shlex
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -8,7 +9,8 @@ from pathlib import Path
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.host import freeze, kept, old_tracker, records, slots
-from t3flow.host.host import Host
+from t3flow.host.children import Children
+from t3flow.host.host import CHILDREN_LOCK, Host
 
 LATE_SECONDS = 600.0
 CONSUMER_LOCK = "consumer.lock"
@@ -61,7 +63,7 @@ def consumer_runs(host: Host) -> Iterator[Finding]:
     if _is_locked(state_dir / CONSUMER_LOCK):
         return
     yield finding("no consumer runs: nothing is updated", "systemctl start t3flow")
-    if not host.children.free():
+    if not Children(state_dir / CHILDREN_LOCK).free():
         yield finding("children of a consumer that died still run", "systemctl start t3flow ends them")
 
 
@@ -87,8 +89,14 @@ def tracking_is_not_held(host: Host) -> Iterator[Finding]:
 
 
 def deferrals_are_pending(host: Host) -> Iterator[Finding]:
-    """Each deferral has a drain that lives and is not late."""
+    """Each deferral has a user of the map, and a drain that lives and is not late."""
+    mapped = {entry.name for entry in host.user_map().users}
     for pending in records.deferrals(host.journal):
+        if pending.user not in mapped:
+            yield finding(
+                f"{pending.user} is deferred, and not in {host.settings.paths.user_map}: nobody moves them",
+                f"put them back, or drop it: t3flow deferrals revoke {shlex.quote(pending.user)}",
+            )
         runs = host.journal.runs("id = ? and status = 'running'", pending.run)
         if not runs:
             yield finding(

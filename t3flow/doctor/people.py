@@ -5,11 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
-from t3flow.host import pairing, ports, processes, records, running, schemas, slots
+from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import Host
-from t3flow.t3 import ledger
+from t3flow.host.records import Schemas
 
 NO_DATABASE = "there is no database"
+
+
+def surveyed(host: Host) -> dict[str, manageable.Surveyed]:
+    """The servers of the users of the map, and who of them cannot be managed."""
+    return manageable.survey(host, [entry.name for entry in host.user_map().users])
+
+
+def managed(host: Host) -> list[str]:
+    """The users of the map whom t3flow can manage."""
+    return [user for user, (_, why) in surveyed(host).items() if not why]
 
 
 def accounts_are_there(host: Host) -> Iterator[Finding]:
@@ -37,13 +47,17 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
 
 
 def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
-    """By the slot on its command line, each server runs the version of its user's link, is not held still, and has its port to itself."""
+    """Each server is started through the launcher. By the slot on its command line it runs the version of its user's link, is not held still,
+    and has its port to itself."""
     versions_dir = host.settings.paths.versions_dir
     if slots.default_version(versions_dir) is None:
         return
     is_busy = bool(host.journal.query("select 1 from locks"))
-    for entry in host.user_map().users:
-        user, server = entry.name, host.services.state(entry.name)
+    for user, (server, why) in surveyed(host).items():
+        if why:
+            what, _, mend = why.rpartition(": ")
+            yield finding(f"{user} is not managed: {what}", mend)
+            continue
         if taken := ports.who_shuts_out(host.port(user), host.services.pids_of(user, server)):
             yield finding(
                 pairing.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
@@ -93,37 +107,36 @@ def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
 
 
 def versions_know_their_databases(host: Host) -> Iterator[Finding]:
-    """Nobody is led to a version that is older than their database's schema, as far as levels are known."""
+    """Nobody is led to a version that does not know the migrations of their databases, as far as that is known of the version."""
     versions_dir = host.settings.paths.versions_dir
 
-    def level(user: str) -> int | str | None:
+    def read(user: str) -> Schemas | str | None:
         try:
-            found = schemas.schemas_of(host, user)
-            return max(ledger.level(listed) for listed in found.values() if listed)
+            return schemas.schemas_of(host, user)
         except T3flowError as error:
             return None if str(error) == NO_DATABASE else str(error)
 
-    users = [entry.name for entry in host.user_map().users]
+    users = managed(host)
     with ThreadPoolExecutor(4) as pool:
-        levels = dict(zip(users, pool.map(level, users), strict=True))
-    for user, theirs in levels.items():
+        found = dict(zip(users, pool.map(read, users), strict=True))
+    for user, theirs in found.items():
         version = slots.effective(versions_dir, user) or ""
-        knows = records.level_of_version(host.journal, version)
+        known = records.schema_of_version(host.journal, version)
         if isinstance(theirs, str):
             yield finding(
                 f"the database of {user} cannot be read: {theirs}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
-        elif theirs is not None and knows is not None and theirs > knows:
+        elif theirs is not None and known is not None and (unknown := schemas.knows(known, theirs)):
             yield finding(
-                f"the database of {user} is at schema level {theirs}, {version} knows {knows}",
+                f"{version} does not fit the databases of {user}: {unknown}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
 
 
 def everybody_pairs(host: Host) -> Iterator[Finding]:
     """Each user whose server runs pairs through the dispatch."""
-    users = [entry.name for entry in host.user_map().users if host.services.state(entry.name).active]
+    users = [user for user in managed(host) if host.services.state(user).active]
 
     def trouble(user: str) -> str:
         try:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.engine.queue import open_queue, queue_key
-from t3flow.host import cells, dispatch_log, npm, pairing, slots
+from t3flow.host import cells, dispatch_log, manageable, npm, pairing, slots
 from t3flow.host.host import Host
 
 ANSWER_SECONDS = 10.0
@@ -65,14 +65,10 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
         yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
         return
     for entry in host.user_map().users:
-        unit = host.settings.serve.unit.format(user=entry.name)
-        words = ["systemctl", "show", unit, "--property=LoadState,User"]
-        said = host.children.run(words, timeout_seconds=ANSWER_SECONDS).stdout.decode(errors="replace")
-        values = dict(line.partition("=")[::2] for line in said.splitlines())
-        if values.get("LoadState") != "loaded":
-            yield finding(f"{unit} is {values.get('LoadState') or 'not known'}", f"install the unit of {entry.name}")
-        elif values.get("User") != entry.name:
-            yield finding(f"{unit} runs as {values.get('User') or 'root'}", f"set User={entry.name} in it")
+        facts = host.services.state(entry.name).facts
+        if facts is not None and (trouble := manageable.identity_trouble(facts, entry.name)):
+            what, _, mend = trouble.rpartition(": ")
+            yield finding(what, mend)
 
 
 def cells_can_be_had(host: Host) -> Iterator[Finding]:

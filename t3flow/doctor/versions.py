@@ -1,31 +1,18 @@
 """The doctor on slots, links and the launcher: who is led where."""
 
 import os
-import shutil
-import stat
 from collections.abc import Iterator
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.files import safe_name
-from t3flow.host import launcher, records, slots
+from t3flow.host import preflight, records, slots
 from t3flow.host.host import Host
 
 
 def launcher_is_ours(host: Host) -> Iterator[Finding]:
     """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
-    path, versions_dir = host.settings.paths.launcher, host.settings.paths.versions_dir
-    if not launcher.is_launcher(path):
-        if slots.default_version(versions_dir) is None:
-            return  # as before the first `t3flow adopt`, which default_is_last_good asks for
-        was = "is not there" if not os.path.lexists(path) else "was overwritten, as `npm install -g` does"
-        yield finding(f"{path} {was}: nobody is led to their version", "t3flow adopt puts it in place")
-        return
-    wanted = launcher.launcher_text(versions_dir, sandbox=host.settings.serve.backend == "process")
-    if path.read_text() != wanted or stat.S_IMODE(path.stat().st_mode) != 0o755:
-        yield finding(f"{path} was changed, or is of another t3flow", "t3flow adopt puts it in place")
-    found = shutil.which(path.name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    if host.settings.serve.backend == "systemd" and found and os.path.realpath(found) != os.path.realpath(path):
-        yield finding(f"{found} comes before {path} on PATH: the dispatch may mint with it", f"remove {found}")
+    for what, mend in preflight.launcher_trouble(host.settings):
+        yield finding(what, mend)
 
 
 def default_is_last_good(host: Host) -> Iterator[Finding]:
@@ -44,8 +31,10 @@ def default_is_last_good(host: Host) -> Iterator[Finding]:
 
 
 def slots_are_whole(host: Host) -> Iterator[Finding]:
-    """Each slot is complete, root's, and written by nobody else."""
+    """Each slot is complete, root's, written by nobody else, and on a mount that runs programs and takes files."""
     versions_dir = host.settings.paths.versions_dir
+    for what, mend in preflight.mount_trouble(versions_dir):
+        yield finding(what, mend)
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
         if not slots.has_slot(versions_dir, version) or not (path / slots.PROGRAM).is_file():

@@ -44,6 +44,7 @@ def state(folder: Path, pids: list[int]) -> dict[str, Any]:
         "level": database.level({name: schemas[name] for name in live}),
         "work": [[piece.kind, piece.detail, piece.since] for piece in work[:MOST_WORK]],
         "newest": max((each.newest for each in found if each.newest is not None), default=None),
+        "ahead": max((each.ahead for each in found if each.ahead is not None), default=None),
         "due": min((each.due for each in found if each.due is not None), default=None),
         "fingerprint": database.fingerprint(folder),
         "unknown": unknown,

@@ -134,6 +134,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "level": _is_count,
     "newest": _is_time,
     "due": _is_time,
+    "ahead": _is_time,
     "fingerprint": _are_marks,
     "live": _are_files,
     "files": _are_files,

@@ -254,6 +254,21 @@ def restore(host: Host, user: str, backup: Backup, kept_name: str) -> str:
     return str(answer["kept"])
 
 
+def set_aside(host: Host, user: str, names: list[str], kept_name: str) -> None:
+    """Moves databases out of a user's state, which is kept as `kept_name` with them. The server must be stopped.
+
+    Raises OwnerProblem. Repeating it is harmless.
+    """
+    run_as_owner(
+        host,
+        user,
+        "restore",
+        safe_name(kept_name),
+        json.dumps({"files": {}, "aside": names}),
+        timeout_seconds=float(host.settings.backup.timeout_s),
+    )
+
+
 def on_record(host: Host, user: str, path: str) -> Backup:
     """The snapshot at a path. One whose record is gone is taken for what it is by its name: `state.sqlite` alone, of an unknown schema."""
     return records.backup_at(host.journal, path) or Backup(path, user, "", "", 0, None, 0.0, "")

@@ -54,11 +54,13 @@ class ServerClock:
         """Return whether work of that time is not of the running server. In doubt it is; a doubt that only the clock raises ends."""
         if self.is_before_start(moment):
             return True
-        if not self.is_ambiguous(moment) or has_agents:
+        if not self.is_ambiguous(moment):
             return False
-        if moment > self.now + SLACK_SECONDS:  # no row of today's scale, so an old one
-            return not self.is_ahead(moment) or self.age > quiet_seconds + SLACK_SECONDS
-        return self.now - moment > quiet_seconds + SLACK_SECONDS
+        if self.is_ahead(moment):
+            return not has_agents and self.age > quiet_seconds + SLACK_SECONDS
+        if moment > self.now + SLACK_SECONDS:
+            return True  # no row of today's scale, so an old one, of before the start
+        return not has_agents and self.now - moment > quiet_seconds + SLACK_SECONDS
 
     def is_ahead(self, moment: float) -> bool:
         """Return whether a time is ahead of the present clock on either scale: another step, or a server before, has left it."""

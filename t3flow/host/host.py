@@ -1,19 +1,26 @@
 """The host as one value: its settings, where a user's things are, and the means to act. Handed to every part."""
 
 import pwd
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from t3flow.engine.journal import Journal
 from t3flow.errors import T3flowError
+from t3flow.host import environment_file, everybody
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
-from t3flow.host.services import Services, services_of
+from t3flow.host.services import ServiceError, Services, services_of
+from t3flow.host.unit_facts import UnitFacts
 from t3flow.settings import Settings
-from t3flow.usermap import USER_NAME, MappedUser, UserMap, read_user_map
+from t3flow.usermap import MappedUser, UserMap, read_user_map
 
 CHILDREN_LOCK = "children.lock"
+COMMANDS_LOCK = "commands.lock"
+"""The lock of what a command runs: a consumer that starts ends the children of one that died, and not those of a `verify`."""
+PORT_VARIABLE = "T3_PORT"
+FACTS_SECONDS = 5.0
 
 
 class HostError(T3flowError):
@@ -29,17 +36,15 @@ class Host:
     children: Children
     services: Services
     hint: Callable[[str], None] = lambda run_id: None  # asks the engine to look at a run now; only to be quick
+    _known_facts: dict[str, tuple[float, UnitFacts | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def user_map(self) -> UserMap:
         """The user map as it is now. Raises UserMapError when it cannot be read at all."""
         return user_map_of(self.settings)
 
     def everybody(self) -> list[str]:
-        """Whoever may have a server: the users of the map, and accounts that have a server's settings though the map leaves them out."""
-        mapped = [entry.name for entry in self.user_map().users]
-        configured = sorted(path.stem for path in self.settings.paths.serve_env_dir.glob("*.env"))
-        others = [name for name in configured if USER_NAME.fullmatch(name) and name not in mapped]
-        return mapped + [name for name in others if not is_root() or uid_of(name)]
+        """Every account that may have a t3 here: those of the map, then those that it leaves out or refuses. Raises UserMapError, ServiceError."""
+        return everybody.accounts(self)
 
     def mapped(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""
@@ -63,18 +68,41 @@ class Host:
         return Path(self.settings.serve.base_dir.format(user=user, home=self.account(user).home))
 
     def port(self, user: str) -> int:
-        """The port of a user's server, from its environment file. Raises HostError."""
-        path = self.settings.paths.serve_env_dir / f"{user}.env"
-        try:
-            lines = path.read_text().splitlines()
-        except OSError as error:
-            raise HostError(f"{path} cannot be read ({error.strerror}): it must say T3_PORT=PORT") from error
-        for line in lines:
-            name, _, value = line.strip().partition("=")
-            value = value.strip("\"'")
-            if name == "T3_PORT" and value.isascii() and value.isdigit() and 0 < int(value) < 65536:
-                return int(value)
+        """The port that a user's server is started with: by its unit's command and environment, else by its environment file. Raises HostError."""
+        facts = self._facts(user)
+        files = facts.environment_files if facts else ()
+        files = files or ((self.settings.paths.serve_env_dir / f"{user}.env", False),)
+        asked = (facts.option("--port") if facts else None) or f"${{{PORT_VARIABLE}}}"
+        path = files[-1][0]
+        if not asked.startswith("$"):
+            value = asked
+        else:
+            try:
+                known = environment_file.read(files, facts.environment if facts else None)
+            except OSError as error:
+                path = Path(error.filename or path)
+                raise HostError(f"{path} cannot be read ({error.strerror}): it must say T3_PORT=PORT") from error
+            except ValueError as error:
+                raise HostError(f"{path} is not as systemd takes it ({error}): it must say T3_PORT=PORT") from error
+            value = known.get(asked.strip("${}"), "")
+        if value.isascii() and value.isdigit() and 0 < int(value) < 65536:
+            return int(value)
         raise HostError(f"{path} says no port: it must have a line T3_PORT=PORT")
+
+    def _facts(self, user: str) -> UnitFacts | None:
+        """A user's unit. What it is changes with `systemctl daemon-reload`, so that an answer serves for some seconds."""
+        if self.settings.serve.backend != "systemd":
+            return None
+        known = self._known_facts.get(user)
+        if known is None or time.monotonic() - known[0] > FACTS_SECONDS:
+            try:
+                facts = self.services.state(user).facts
+            except ServiceError:
+                facts = known[1] if known else None
+            if facts is not None and facts.load_state != "loaded":
+                facts = None
+            known = self._known_facts[user] = (time.monotonic(), facts)
+        return known[1]
 
 
 def user_map_of(settings: Settings) -> UserMap:
@@ -90,9 +118,15 @@ def uid_of(name: str) -> int | None:
         return None
 
 
-def open_host(settings: Settings, journal: Journal, hint: Callable[[str], None] = lambda run_id: None) -> Host:
-    """The host that the settings describe."""
-    children = Children(settings.paths.state_dir / CHILDREN_LOCK)
+def open_host(
+    settings: Settings,
+    journal: Journal,
+    hint: Callable[[str], None] = lambda run_id: None,
+    *,
+    children_lock: str = CHILDREN_LOCK,
+) -> Host:
+    """The host that the settings describe. What it runs is under the lock of that name in the state folder."""
+    children = Children(settings.paths.state_dir / children_lock)
     return Host(settings, journal, children, services_of(settings, children), hint)
 
 

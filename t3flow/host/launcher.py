@@ -9,19 +9,22 @@ from t3flow.files import link_atomically, sync_folder, write_atomically
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 MARK = "# Written by t3flow"
+MODE = 0o755
 TEMPLATE = """\
 #!/bin/sh
 # Written by t3flow: runs the version of t3 that is assigned to the calling account.
 # An odd or dangling link is an error (75), never the default version. Root runs nothing of a slot (77).
+# So is an account whose name the host cannot tell (a directory service that is away): its link cannot be found.
+fail() {{ printf 't3: %s\n' "$1" >&2; exit 75; }}
 versions_dir={versions_dir}
-user={user}
+user={user} || fail "the name of this account cannot be told (id -un); try again in a minute"
 link=$versions_dir/users/$user
 [ -n "$user" ] && {{ [ -L "$link" ] || [ -e "$link" ]; }} || link=$versions_dir/current
-[ "$(readlink "$link")" != ../hold ] || {{ echo "t3: the database of $user is being restored; try again in a minute" >&2; exit 75; }}
-slot=$(readlink -f "$link") && [ -x "$slot/{program}" ] && [ -x "$slot/.node" ] || {{
-  echo "t3: $link leads to no usable version; ask the owner of this host to run: t3flow doctor" >&2; exit 75; }}
+[ "$(readlink "$link")" != ../hold ] || fail "the database of $user is being restored; try again in a minute"
+slot=$(readlink -f "$link") && [ -x "$slot/{program}" ] && [ -x "$slot/.node" ] ||
+  fail "$link leads to no usable version; ask the owner of this host to run: t3flow doctor"
 case $slot in "$versions_dir"/versions/*) ;; *)
-  echo "t3: $link leads out of $versions_dir/versions; ask the owner of this host to run: t3flow doctor" >&2; exit 75;; esac
+  fail "$link leads out of $versions_dir/versions; ask the owner of this host to run: t3flow doctor";; esac
 if [ "$(id -u)" = 0 ]; then
   [ "$*" = --version ] && {{ echo "t3 v${{slot##*/}}"; exit 0; }}
   echo "t3: not as root, which would run code from the registry; use: runuser -u USER -- t3 ..." >&2; exit 77
@@ -40,7 +43,7 @@ def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
 
 def install_launcher(path: Path, versions_dir: Path, *, sandbox: bool) -> None:
     """Puts the launcher in place by one rename."""
-    write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), 0o755)
+    write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), MODE)
 
 
 def is_launcher(path: Path) -> bool:

@@ -75,8 +75,9 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
         if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
-            described = {"private": True, "dependencies": {package: version}}
-            (prefix / "package.json").write_text(json.dumps(described) + "\n")
+            (prefix / "package.json").write_text(
+                json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
+            )
         if who.is_other:
             os.chown(part, who.uid, who.gid)
     target = f"{package}@{version}"
@@ -114,7 +115,18 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
             tarball = f"{name}@{tree.wanted[place].get('version', wanted)}"
             asked = npm("pack", *where, "--ignore-scripts", "--pack-destination", str(private), "--json", tarball)
             raise _failure(asked, f"{tarball}, the part of {target} for {mine}", target)
-    checks = ("audit", "signatures", *where, "--json", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
+    described = private / "described"
+    described.mkdir(mode=0o755)
+    shutil.copy(prefix / "package.json", described)
+    npm_parts.write_skeleton(tree.installed, described)
+    checks = (
+        "audit",
+        "signatures",
+        *npm_settings.words(described),
+        "--json",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    )
     signatures = origin.verify_signatures(host, target, lambda: npm(*checks))
     shutil.rmtree(private, ignore_errors=True)
     return origin.examine(host, version, tree, signatures), tree

@@ -60,9 +60,7 @@ def view(host: Host, words: list[str], *, patiently: bool = True) -> Any:
         reraise=True,
     ):
         with attempt:
-            cache = host.settings.paths.state_dir / "npm-cache"
-            shutil.rmtree(cache, ignore_errors=True)  # npm answers from it, however old, when the registry does not
-            cache.mkdir(mode=0o700)
+            cache = _private(host)
             finished = run_reaching(
                 host,
                 ["view", *words, "--json", "--fetch-retries=0", *npm_settings.words(cache)],
@@ -163,9 +161,22 @@ def write_npmrc(host: Host, private: Path, who: Account | None = None) -> Path:
 
 
 def setting(host: Host, key: str) -> str:
-    """One of npm's settings as it is in force; "" for one that is not set. Raises RegistryUnreachable, ChildError, Interrupted."""
-    said = run_npm(host, ["config", "get", key], timeout_seconds=VIEW_SECONDS).stdout.decode(errors="replace").strip()
-    return "" if said in ("undefined", "null") else said
+    """One of the settings that lead to the registry, as it is in force; "" for one that is not set. Raises as `run_npm`."""
+    said = run_reaching(host, ["config", "get", key, "--loglevel=error"], _private(host), timeout_seconds=VIEW_SECONDS)
+    return _value(said)
+
+
+def _value(finished: Finished) -> str:
+    said = finished.stdout.decode(errors="replace").strip()
+    return "" if finished.code != 0 or said in ("undefined", "null") else said
+
+
+def _private(host: Host) -> Path:
+    """A new empty folder for npm's settings and cache, where t3flow itself asks."""
+    folder = host.settings.paths.state_dir / "npm-cache"
+    shutil.rmtree(folder, ignore_errors=True)  # npm answers from it, however old, when the registry does not
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def auth_token(host: Host, registry: str) -> str:
@@ -195,12 +206,21 @@ _files: dict[Any, list[Path]] = {}
 
 
 def _npmrc_files(host: Host) -> list[Path]:
-    """Where npm's global settings and the account's own are, asked once as long as nothing changes that decides it."""
+    """Where npm's global settings and the account's own are, asked once as long as nothing changes that decides it.
+
+    Settings with which npm does not even say that are passed over: the files are then where npm has them by default.
+    """
     deciding = {name: value for name, value in os.environ.items() if name.lower().startswith("npm_config_")}
-    key = (
-        shutil.which(host.settings.npm.command), os.environ.get("HOME"), os.environ.get("PREFIX"), *sorted(deciding.items())
-    )  # fmt: skip
+    home = os.environ.get("HOME", "/")
+    key = (shutil.which(host.settings.npm.command), home, os.environ.get("PREFIX"), *sorted(deciding.items()))
     if key not in _files:
-        said = [setting(host, name) for name in ("globalconfig", "userconfig")]
-        _files[key] = [Path(path) for path in said if path]
+
+        def ask(name: str, settings: Mapping[str, str]) -> str:
+            return _value(
+                _run(host, ["config", "get", name, "--global=false", "--loglevel=error"], VIEW_SECONDS, None, settings)
+            )
+
+        user = ask("userconfig", deciding) or str(Path(home) / ".npmrc")
+        common = ask("globalconfig", deciding) or ask("globalconfig", {"npm_config_userconfig": "/dev/null"})
+        _files[key] = [Path(path) for path in (common, user) if path]
     return _files[key]

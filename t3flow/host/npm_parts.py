@@ -126,6 +126,23 @@ def _name(place: str) -> str:
     return place.rpartition("node_modules/")[2]
 
 
+def write_skeleton(packages: Packages, folder: Path) -> None:
+    """Writes the descriptions of packages without their files, and without those that a part brings along: npm checks signatures by them.
+
+    What a package bundles is covered by that package's own checksum, and need not be in any registry.
+    """
+    for place, entry in packages.items():
+        if entry.get("inBundle") or entry.get("link"):
+            continue
+        bundled = {str(name) for name in entry.get("bundleDependencies") or () if name is not True}
+        described: dict[str, Any] = {"name": entry.get("name") or _name(place), "version": entry.get("version")}
+        for kind in ("dependencies", "optionalDependencies", "peerDependencies"):
+            if isinstance(named := entry.get(kind), dict):
+                described[kind] = {name: spec for name, spec in named.items() if name not in bundled}
+        (folder / place).mkdir(parents=True)
+        (folder / place / "package.json").write_text(json.dumps(described))
+
+
 def installed(prefix: Path) -> Packages | None:
     """What npm says it installed in a tree; None where it left no such list."""
     return _packages(prefix / INSTALLED)

@@ -125,7 +125,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
             "HOME": str(private),
             "npm_config_cache": str(private / "cache"),
             "npm_config_userconfig": "/dev/null",
-            "npm_config_globalconfig": "/dev/null",
+            "npm_config_globalconfig": str(private / "none"),
         },
         timeout_seconds=float(host.settings.npm.timeout_s),
     )

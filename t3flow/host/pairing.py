@@ -11,11 +11,12 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
 
+from loguru import logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import ours, ports, running, slots
+from t3flow.host import manageable, ours, ports, processes, running, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.services import ServerState
 from t3flow.t3 import http as t3
@@ -26,6 +27,7 @@ FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
 PAIR_SECONDS, SESSION_SECONDS = 20.0, 5.0
 WITNESSES, WITNESS_SECONDS = 3, 3.0
+NEW_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
 ABSENT = (200, 204, 301, 302, 307, 308, 404, 405, 410, 501)
 """What a server answers that has no such endpoint, if there is no JSON object in it."""
@@ -33,6 +35,10 @@ ABSENT = (200, 204, 301, 302, 307, 308, 404, 405, 410, 501)
 
 class NotPaired(T3flowError):
     """The user cannot pair now. The text says at which point."""
+
+
+class NotReady(NotPaired):
+    """The server does not listen yet, or does not answer."""
 
 
 class UnknownServer(NotPaired):
@@ -68,7 +74,7 @@ def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int,
             raise TimeoutError
         return response.status, response.headers.get_all("Set-Cookie") or [], body
     except (http.client.HTTPException, OSError, ValueError) as error:  # a ValueError: a length that is no number
-        raise NotPaired(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
+        raise NotReady(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
     finally:
         connection.close()
 
@@ -121,7 +127,7 @@ def own_server(host: Host, user: str) -> int:
         raise PortTaken(taken_line(host, user, taken))
     if server.main_pid is None:
         raise NotPaired(f"{server.unit} does not run ({server.detail})")
-    raise NotPaired(f"the server of {user} does not listen on its port {port}")
+    raise NotReady(f"the server of {user} does not listen on its port {port}")
 
 
 def shut_out(host: Host, user: str) -> str:
@@ -155,6 +161,20 @@ def cookie_name(host: Host, user: str, timeout_seconds: float = SESSION_SECONDS)
         return t3.cookie_name(get_json(_own(host, user, t3.SESSION), {}, timeout_seconds))
     except Unknown as error:
         raise UnknownServer(str(error)) from error
+
+
+def unknown_trouble(host: Host, user: str) -> str:
+    """Return why a running server cannot be known to pair, or "". It is not stopped then: after an undo nothing could be verified.
+
+    One that does not answer at all is no such case.
+    """
+    try:
+        t3.cookie_name(get_json(_own(host, user, t3.SESSION), {}, LONGEST_PROBE_SECONDS))
+    except (Unknown, UnknownServer) as error:
+        return f"this t3 does not say whether {user} has paired: {error}"
+    except NotPaired as error:
+        logger.debug("{}", error)
+    return ""
 
 
 def _own(host: Host, user: str, path: str) -> str:
@@ -192,6 +212,8 @@ def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> 
             continue
         if server.main_pid and parted(host, entry.name, server.main_pid):
             continue
+        if manageable.why_unmanaged(host, entry.name, server):
+            continue
 
         def pair(_: float, user: str = entry.name) -> None:
             probe(host, user)
@@ -225,10 +247,10 @@ def version_that_runs(host: Host, user: str, pid: int) -> str | None:
 
 
 def parted(host: Host, user: str, pid: int) -> bool:
-    """Whether a user's server has run since before the host was taken over, on another version than they are led to: it may not pair."""
-    versions_dir = host.settings.paths.versions_dir
-    is_old = running.is_from_old_place(host.journal, versions_dir, user, pid)
-    return is_old and version_that_runs(host, user, pid) != slots.effective(versions_dir, user)
+    """Whether a user's server runs another version than they are led to: since before the host was taken over, or since their link was moved
+    under it. Then it may not pair, and only a restart brings it to its link."""
+    runs = version_that_runs(host, user, pid)
+    return runs is not None and runs != slots.effective(host.settings.paths.versions_dir, user)
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
@@ -249,13 +271,16 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
         raise NotPaired(f"the server of {user} says it is {said}, not {version}")
 
 
-def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -> float:
+def verify(
+    host: Host, user: str, version: str | None, timeout_seconds: float, start_seconds: float | None = None
+) -> float:
     """Waits until the user's server runs the version (None: whatever it runs) and a pairing through the dispatch succeeds.
 
+    The time is counted from when the server answers. A big server that is still starting has until `start_seconds`, by default as long as the
+    gate gave it.
     Returns the time of the first success (epoch seconds). Raises NotPaired with the last reason when the time is over, PortTaken if ever the
     port was somebody else's: the server may not have got over that.
     """
-    deadline = time.monotonic() + timeout_seconds
     taken: list[PortTaken] = []
 
     def noting(probe: Callable[[], None]) -> None:
@@ -269,17 +294,31 @@ def verify(host: Host, user: str, version: str | None, timeout_seconds: float) -
 
     try:
         if version is not None:
-            _until(
-                lambda seconds: noting(lambda: check_running(host, user, version, seconds)),
-                deadline,
-                longest_wait_seconds=0.1,
-            )
+            check = lambda seconds: noting(lambda: check_running(host, user, version, seconds))  # noqa: E731
+            _await_start(host, user, check, timeout_seconds, start_seconds)
+        deadline = time.monotonic() + timeout_seconds
         _until(lambda seconds: noting(lambda: pair_once(host, user)), deadline, longest_wait_seconds=2.0)
     except NotPaired as error:
         if taken:
             raise taken[-1] from error
         raise
     return time.time()
+
+
+def _await_start(
+    host: Host, user: str, check: Callable[[float], None], timeout_seconds: float, start_seconds: float | None
+) -> None:
+    """Wait for a server's first answer. Past the timeout only for one that has not ended meanwhile: one that crashes at each start has failed."""
+    began = time.monotonic()
+    most = host.settings.gate.start_timeout_s if start_seconds is None else start_seconds
+    try:
+        _until(check, began + timeout_seconds, longest_wait_seconds=0.1)
+    except NotReady:
+        pid = host.services.state(user).main_pid
+        age = processes.age_seconds(pid) if pid is not None else None
+        if age is None or age < timeout_seconds - NEW_SECONDS:
+            raise
+        _until(check, max(began + most, time.monotonic()), longest_wait_seconds=0.1)
 
 
 def _until(probe: Callable[[float], None], deadline: float, longest_wait_seconds: float) -> None:

@@ -40,6 +40,8 @@ create table facts (key text primary key, value text not null) without rowid;
 
 REJECTED_FOR = "rejected_for"
 LEVELS = "levels"
+UNTRIED = "untried"
+"""The fact that says on whose databases which version has still to be tried."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,11 @@ def unreject(journal: Journal, version: str) -> None:
     """A version that passed after all."""
     with journal.transaction() as connection:
         connection.execute("delete from rejected where version = ?", (version,))
+
+
+def note_untried(journal: Journal, version: str, users: list[str]) -> None:
+    """Notes on whose databases a version has still to be tried."""
+    change_fact(journal, UNTRIED, lambda known: {**(known or {}), **dict.fromkeys(users, version)})
 
 
 def fact(journal: Journal, key: str) -> Any:

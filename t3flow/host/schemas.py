@@ -4,12 +4,14 @@ The number of the newest migration says too little: nightlies reused numbers. A 
 the version's own, and a state when it knows each of its databases.
 """
 
+from collections.abc import Mapping
+
 from t3flow.host import records
 from t3flow.host.answers import require
 from t3flow.host.host import Host
 from t3flow.host.owned import run_as_owner
 from t3flow.host.records import Schemas
-from t3flow.t3 import ledger
+from t3flow.t3 import files, ledger
 
 LOOK_SECONDS = 30.0
 NO_DATABASE = "there is no database"
@@ -23,16 +25,18 @@ def schemas_of(host: Host, user: str, kept: str = "") -> Schemas:
     return {name: records.as_schema(listed) for name, listed in answer["schema"].items()}
 
 
-def knows(version: dict[str, ledger.Schema] | Schemas | None, user: Schemas) -> str:
+def knows(version: Mapping[str, ledger.Schema | None] | None, user: Schemas) -> str:
     """Why a version does not know a user's databases, or "" when it knows them all. Databases that are not t3's are not asked about."""
     if version is None:
         return "what migrations it knows was never seen"
     for name, listed in user.items():
-        if listed is None:
+        theirs, known = records.as_schema(listed), records.as_schema(version.get(name))
+        if name == files.FIRST_DATABASE:  # later ones are made of it, and go on with its ledger
+            known = [each for lists in version.values() for each in records.as_schema(lists) or []]
+        if theirs is None:
             continue
-        known = version.get(name)
         if known is None:
             return f"it does not know {name}"
-        if first := ledger.difference(listed, known):
+        if first := ledger.difference(theirs, known):
             return f"{name} went through migration {first}, which it does not know"
     return ""

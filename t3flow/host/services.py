@@ -4,8 +4,11 @@ import json
 import re
 import socket
 import time
+from calendar import timegm
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import strptime
 from typing import Any, Protocol
 
 from loguru import logger
@@ -13,8 +16,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import cgroups, holding, processes
+from t3flow.host import cgroups, holding, processes, unit_facts, unit_names
 from t3flow.host.children import Children, TookTooLong
+from t3flow.host.unit_facts import UnitFacts
 from t3flow.settings import Settings
 from t3flow.t3.commands import ENDS_OF_A_STOP
 
@@ -27,10 +31,6 @@ AWAY = re.compile(
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
 SUPERVISOR_SOCKET = "supervisor.sock"
-PROPERTIES = (
-    "ActiveState,SubState,MainPID,ExecMainStartTimestamp,ExecMainStartTimestampMonotonic,NRestarts,LoadState,Result,"
-    "ExecMainStatus,ControlGroup,Slice"
-)
 
 
 class ServiceError(T3flowError):
@@ -56,6 +56,8 @@ class ServerState:
     """The unit's control group, as systemd names it; "" where it has none."""
     last_start: str = ""
     """What differs between two starts of the unit, those by its manager included; "" where that is not known."""
+    facts: UnitFacts | None = None
+    """What systemd has loaded as its unit; None where there is no systemd."""
 
 
 class Services(Protocol):
@@ -66,6 +68,9 @@ class Services(Protocol):
 
     def states(self, users: list[str]) -> dict[str, ServerState]:
         """How the servers of many are now: user → state, by one question. Raises ServiceError when their manager does not answer."""
+
+    def accounts(self) -> list[str]:
+        """Names that accounts with a server of their own may have, by the servers that their manager knows, running or not. Raises ServiceError."""
 
     def pids(self, user: str) -> list[int]:
         """Return all processes of the unit, those that a stopped one left behind included. Raises ServiceError.
@@ -98,6 +103,12 @@ class Systemd:
     def __init__(self, children: Children, unit_template: str) -> None:
         self._children = children
         self._unit_template = unit_template
+        self._has_unix_time = True
+
+    def _unit(self, user: str) -> str:
+        """The unit of a user; systemd is asked only where there are two names that it may have."""
+        units = unit_names.units(self._unit_template, user)
+        return units[0] if len(units) == 1 else self.state(user).unit
 
     def _systemctl(self, *words: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
         """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
@@ -109,7 +120,9 @@ class Systemd:
             reraise=True,
         ):
             with attempt:
-                finished = self._children.run(["systemctl", *words], timeout_seconds=timeout_seconds)
+                finished = self._children.run(
+                    ["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"}
+                )
                 if finished.code != 0:
                     kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
                     raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
@@ -122,13 +135,39 @@ class Systemd:
 
     def states(self, users: list[str]) -> dict[str, ServerState]:
         """Asks for named properties, since `--value` alone prints them in an order of its own; the units come in the order asked for."""
-        if not users:
+        names = {user: unit_names.units(self._unit_template, user) for user in users}
+        units = [unit for each in names.values() for unit in each]
+        if not units:
             return {}
-        units = [self._unit_template.format(user=user) for user in users]
-        found = self._show(*units).strip().split("\n\n")
+        shown = dict(zip(units, self._show(units), strict=True))
+        return {user: _chosen(user, [_state(unit, shown[unit]) for unit in each]) for user, each in names.items()}
+
+    def _show(self, units: list[str]) -> list[dict[str, str]]:
+        """The properties of each unit, in that order. Older systemd has no `--timestamp=unix`."""
+        words = ["show", *units, f"--property={','.join(unit_facts.PROPERTIES)}"]
+        if self._has_unix_time:
+            try:
+                text = self._systemctl(*words, "--timestamp=unix")
+            except ManagerAway:
+                raise
+            except ServiceError as error:
+                if "timestamp" not in str(error).rpartition("failed: ")[2]:
+                    raise
+                self._has_unix_time = False
+        if not self._has_unix_time:
+            text = self._systemctl(*words)
+        found = text.strip("\n").split("\n\n")
         if len(found) != len(units):
             raise ServiceError(f"systemctl show tells of {len(found)} units, asked for {len(units)}")
-        return {user: _state(unit, each) for user, unit, each in zip(users, units, found, strict=True)}
+        return [unit_facts.properties(each) for each in found]
+
+    def accounts(self) -> list[str]:
+        """Of units that are loaded, and of those that are enabled for the next boot."""
+        pattern = self._unit_template.format(user="*")
+        listed = self._systemctl("list-units", "--all", "--full", "--plain", "--no-legend", pattern)
+        listed += "\n" + self._systemctl("list-unit-files", "--full", "--no-legend", pattern)
+        found = [name for word in listed.split() for name in unit_names.accounts(self._unit_template, word)]
+        return list(dict.fromkeys(found))
 
     def pids(self, user: str) -> list[int]:
         """By the unit's control group."""
@@ -144,12 +183,9 @@ class Systemd:
             )
         return found
 
-    def _show(self, *units: str) -> str:
-        return self._systemctl("show", *units, "--timestamp=unix", f"--property={PROPERTIES}")
-
     def start(self, user: str) -> None:
         """t3 exits 130 on SIGTERM, which systemd counts as a failure: the unit's record is cleared first. A unit that is not loaded has none."""
-        unit = self._unit_template.format(user=user)
+        unit = self._unit(user)
         try:
             self._systemctl("reset-failed", unit)
         except ManagerAway:
@@ -163,8 +199,8 @@ class Systemd:
 
         A unit with `KillMode=process` leaves processes in its group, which are ended here.
         """
-        unit = self._unit_template.format(user=user)
-        group = (server or self.state(user)).group  # systemd forgets it when the unit has stopped
+        server = server or self.state(user)
+        unit, group = server.unit, server.group  # systemd forgets the group when the unit has stopped
         try:
             self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
         except TookTooLong:
@@ -177,7 +213,7 @@ class Systemd:
         folder = cgroups.folder_of(group) if group else None
         deadline = time.monotonic() + LEFTOVER_SECONDS
         while left := cgroups.pids(folder):
-            if _state(unit, self._show(unit)).main_pid is not None:
+            if _state(unit, self._show([unit])[0]).main_pid is not None:
                 return  # a person has started it again: these are the server's
             for pid in left:
                 holding.end_if(pid, lambda: cgroups.pids(folder))
@@ -197,18 +233,39 @@ class Systemd:
         self._systemctl("enable" if on else "disable", "--now", timer)
 
 
-def _state(unit: str, shown: str) -> ServerState:
-    values = dict(line.partition("=")[::2] for line in shown.splitlines())
-    pid = int(values.get("MainPID") or 0)
-    started = values.get("ExecMainStartTimestamp", "").lstrip("@")
+def _chosen(user: str, candidates: list[ServerState]) -> ServerState:
+    """The unit of a user among those of the two forms that their name may have: the one that runs as them, else one that is in use."""
+
+    def fits(server: ServerState) -> tuple[bool, bool, bool]:
+        facts = server.facts
+        assert facts is not None
+        return facts.user == user, server.active, facts.file_state.startswith("enabled")
+
+    return max(candidates, key=fits)  # of equals the first, which is the plain form
+
+
+def _state(unit: str, values: dict[str, str]) -> ServerState:
+    pid, started = int(values.get("MainPID") or 0), values.get("ExecMainStartTimestamp", "")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
     code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
     is_failing = not active and _is_failing(values.get("ActiveState", ""), code)
-    started_wall = float(started) if active and started else None
+    started_wall = _wall_clock(started) if active else None
     group = values.get("ControlGroup") or cgroups.default_group(unit, values.get("Slice", ""))
     last_start = f"{values.get('ExecMainStartTimestampMonotonic', '')}/{values.get('NRestarts', '')}" if started else ""
-    return ServerState(unit, active, pid if active else None, started_wall, detail, is_failing, group, last_start)
+    facts = unit_facts.facts_of(unit, values)
+    return ServerState(
+        unit, active, pid if active else None, started_wall, detail, is_failing, group, last_start, facts
+    )
+
+
+def _wall_clock(shown: str) -> float | None:
+    """Seconds since the epoch, of `@SECONDS` or of `Thu 2026-11-26 00:21:17 UTC`: systemctl is asked with TZ=UTC."""
+    if shown.startswith("@"):
+        return float(shown[1:])
+    with suppress(ValueError):
+        return float(timegm(strptime(shown.removesuffix(" UTC").partition(".")[0], "%a %Y-%m-%d %H:%M:%S")))
+    return None
 
 
 def _is_failing(state: str, code: int | None) -> bool:
@@ -259,6 +316,10 @@ class Supervised:
             not active and _is_failing(answer["state"], answer["exit"]),
             last_start=str(answer.get("starts") or ""),
         )
+
+    def accounts(self) -> list[str]:
+        """All that the supervisor knows."""
+        return [str(each["user"]) for each in self._ask("list", "")["servers"]]
 
     def pids(self, user: str) -> list[int]:
         """As the supervisor lists them; where it does not, the session of the main process and what runs below it."""

@@ -17,6 +17,7 @@ from t3flow.errors import T3flowError
 from t3flow.files import (
     link_atomically,
     make_folder,
+    one_component,
     remove_tree,
     safe_name,
     sync_file_system,
@@ -164,8 +165,8 @@ def linked_version(link: Path) -> str | None:
 
 
 def user_link(versions_dir: Path, user: str) -> Path:
-    """Where a user's link is."""
-    return versions_dir / "users" / safe_name(user)
+    """Where a user's link is: it has the account's name as `id -un` prints it, by which the launcher finds it."""
+    return versions_dir / "users" / one_component(user)
 
 
 def assigned(versions_dir: Path, user: str) -> str | None:

@@ -1,16 +1,14 @@
 """What the sandbox's servers know of a user: port, base dir and environment. All users of a sandbox are one account."""
 
 import os
-import re
 from pathlib import Path
 
 from t3flow.errors import T3flowError
+from t3flow.host import environment_file
+from t3flow.usermap import USER_NAME
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 """The variable that tells the launcher, in a sandbox, whose version to run."""
-
-_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-_PORT = re.compile(r"""^\s*T3_PORT=["']?(\d{1,5})["']?\s*$""", re.MULTILINE)
 
 
 class UserError(T3flowError):
@@ -23,17 +21,17 @@ def port_of(serve_env_dir: Path, user: str) -> int:
         raise UserError(f"{user!a} cannot name a user")
     path = serve_env_dir / f"{user}.env"
     try:
-        found = _PORT.findall(path.read_text())
+        found = environment_file.parse(path.read_text()).get("T3_PORT", "")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not found or not 0 < int(found[-1]) < 65536:
+    if not (found.isascii() and found.isdigit() and 0 < int(found) < 65536):
         raise UserError(f"{path}: has no line T3_PORT=PORT")
-    return int(found[-1])
+    return int(found)
 
 
 def is_name(user: object) -> bool:
     """Whether something can name a user, and so a file."""
-    return isinstance(user, str) and _NAME.fullmatch(user) is not None
+    return isinstance(user, str) and USER_NAME.fullmatch(user) is not None
 
 
 def base_dir_of(template: str, user: str) -> Path:

@@ -5,6 +5,7 @@ One function a generation. A database with none of their tables is unknown, and 
 
 import json
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from t3flow.t3.ledger import has_table
 from t3flow.t3.unknown import Unknown, keeps_its_work
 
+AHEAD_SECONDS = 5.0
+MISSED_SECONDS = 60.0
 ACTIVE_TURN, QUEUED_WORK = "active_turn", "queued_work"
 """Kinds of work, by the interface's names."""
 
@@ -27,11 +30,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a database says about work. `newest`: its newest change; `due`: when the next scheduled task starts (seconds since the epoch, or None)."""
+    """What a database says about work, in seconds since the epoch, or None.
+
+    `newest`: its newest change up to now; `ahead`: the newest of those that are ahead of the present clock, which was set meanwhile; `due`: when
+    the next scheduled task starts. One that was due long ago was missed, and is none.
+    """
 
     work: list[Work] = field(default_factory=list)
     newest: float | None = None
     due: float | None = None
+    ahead: float | None = None
 
 
 class UnreadableTime(Unknown):
@@ -59,9 +67,11 @@ def read_sessions(connection: sqlite3.Connection) -> Activity:
     """
     rows = connection.execute(f"select active_turn_id, updated_at from {SESSIONS}").fetchall()
     moments = [(turn is not None, seconds(updated)) for turn, updated in rows]
+    newest, ahead = _newest([moment for _, moment in moments])
     return Activity(
         work=[Work(ACTIVE_TURN, "a turn is running", moment) for active, moment in moments if active],
-        newest=max((moment for _, moment in moments), default=None),
+        newest=newest,
+        ahead=ahead,
     )
 
 
@@ -100,8 +110,17 @@ def read_runs(connection: sqlite3.Connection) -> Activity:
     due = None
     if has_table(connection, TASKS):
         planned = connection.execute(f"select next_run_at from {TASKS} where enabled and next_run_at is not null")
-        due = min((seconds(text) for (text,) in planned), default=None)
-    return Activity(work, max(moments, default=None), due)
+        times = [seconds(text) for (text,) in planned]
+        due = min((moment for moment in times if moment > time.time() - MISSED_SECONDS), default=None)
+    newest, ahead = _newest(moments)
+    return Activity(work, newest, due, ahead)
+
+
+def _newest(moments: list[float]) -> tuple[float | None, float | None]:
+    """Return the newest moment up to now and the newest of those ahead. One ahead hides nothing that was written since."""
+    now = time.time() + AHEAD_SECONDS
+    past, ahead = [each for each in moments if each <= now], [each for each in moments if each > now]
+    return max(past, default=None), max(ahead, default=None)
 
 
 def _payload(text: Any) -> dict[str, Any]:

@@ -9,21 +9,27 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 from scenes import write
 
 from t3flow.host import backups, idle
 from t3flow.host.host import Host
-from t3flow.host.idle import Idleness
+from t3flow.host.idle import Idleness, Unit
+from t3flow.host.owned import OwnerProblem, OwnerReader
 from t3flow.host.services import ServerState
 
 QUIET = 900
 SERVER = """
 import os, pty, subprocess, sys, time
-children = []
+children, opened = [], []
 for line in sys.stdin:
     words = line.split()
-    if words[0] == "pty":
+    if words[0] == "open":
+        for fd in opened:
+            os.close(fd)
+        opened = [os.open(words[1], os.O_RDONLY)] if os.path.exists(words[1]) else []
+    elif words[0] == "pty":
         pid, fd = pty.fork()
         if pid == 0:
             os.execvp(words[1], words[1:])
@@ -46,7 +52,7 @@ class Server:
         self.started = time.time()
 
     def has(self, order: str) -> None:
-        """A child: `PROGRAM ARGV…`, `pty ARGV…` on a terminal of its own, or `type TEXT` into that."""
+        """A child: `PROGRAM ARGV…`, `pty ARGV…` on a terminal of its own, or `type TEXT` into that; or `open PATH`, as its database."""
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         self.child.stdin.write(order + "\n")
@@ -57,8 +63,6 @@ class Server:
         return ServerState("t3-serve@ada", True, self.child.pid, started_wall or self.started, "active")
 
     def close(self) -> None:
-        import psutil
-
         below = psutil.Process(self.child.pid).children(recursive=True)
         self.child.kill()
         self.child.wait()
@@ -99,26 +103,38 @@ def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | No
     )
 
 
-def ask(host: Host, state: ServerState, *, canary: bool = True, ignore: bool = False) -> Idleness:
-    return idle.read_idleness(host, "ada", state, canary=canary, ignore_processes=ignore)
+def ask(
+    host: Host, server: Server, state: ServerState | None = None, *, canary: bool = True, ignore: bool = False
+) -> Idleness:
+    """As read_idleness asks, of a unit of the server and all below it."""
+    state = state or server.state()
+    assert state.main_pid is not None
+    server.has(f"open {database(host)}")
+    below = psutil.Process(state.main_pid).children(recursive=True) if psutil.pid_exists(state.main_pid) else []
+    unit = Unit(state.main_pid, (), [state.main_pid, *(process.pid for process in below)])
+    try:
+        with OwnerReader(host, "ada") as reader:
+            return idle.judge(host, "ada", state, unit, reader, canary=canary, ignore_processes=ignore)
+    except OwnerProblem as problem:
+        return idle.doubt(str(problem), 60)
 
 
 def test_idle_is_quiet_without_turn_or_process(host: Host, server: Server) -> None:
     thread(host, QUIET + 60)
-    found = ask(host, server.state())
+    found = ask(host, server)
     assert found.idle, found
     assert found.level == 30
     assert found.fingerprint is not None
 
 
 def test_no_thread_at_all_is_idle(host: Host, server: Server) -> None:
-    assert ask(host, server.state()).idle
+    assert ask(host, server).idle
 
 
 def test_a_live_turn_is_not_idle(host: Host, server: Server) -> None:
     thread(host, 0, turn=True)
     thread(host, 5000)
-    found = ask(host, server.state())
+    found = ask(host, server)
     assert (found.idle, found.waiting_for, found.detail) == (False, "active_turn", "a turn is running")
     assert found.ask_again > time.time()
 
@@ -126,62 +142,62 @@ def test_a_live_turn_is_not_idle(host: Host, server: Server) -> None:
 def test_a_turn_of_a_dead_server_does_not_count(host: Host, server: Server) -> None:
     """t3 leaves `active_turn_id` set for ever when it is stopped in mid-turn."""
     thread(host, QUIET + 60, turn=True)
-    assert ask(host, server.state()).idle
+    assert ask(host, server).idle
 
 
 def test_a_turn_about_as_old_as_the_server_counts(host: Host, server: Server) -> None:
     thread(host, 2, turn=True)
-    assert ask(host, server.state()).waiting_for == "active_turn"
+    assert ask(host, server).waiting_for == "active_turn"
 
 
 def test_quiet_is_counted_from_the_newest_change_of_any_thread(host: Host, server: Server) -> None:
     thread(host, 5000)
     thread(host, 100)
-    found = ask(host, server.state())
+    found = ask(host, server)
     assert found.waiting_for == "quiet_period"
     assert abs(found.ask_again - (time.time() + QUIET - 100)) < 5, "asked again when the quiet period can be over"
 
 
 def test_a_turn_that_died_within_the_quiet_period_is_still_a_change(host: Host, server: Server) -> None:
     thread(host, 100, turn=True)
-    assert ask(host, server.state()).waiting_for == "quiet_period"
+    assert ask(host, server).waiting_for == "quiet_period"
 
 
 def test_a_job_below_the_server_is_work(host: Host, server: Server) -> None:
     server.has("/bin/sleep sleep 100")
     for canary in (True, False):
-        found = ask(host, server.state(), canary=canary)
+        found = ask(host, server, canary=canary)
         assert found.waiting_for == "running_process"
         assert "sleep" in found.detail
-    assert ask(host, server.state(), ignore=True).idle, "unless a person said so"
+    assert ask(host, server, ignore=True).idle, "unless a person said so"
 
 
 def test_an_agent_child_defers_the_canary_only(host: Host, server: Server) -> None:
     server.has("/bin/sleep codex 100")
-    assert ask(host, server.state(), canary=True).waiting_for == "running_process"
-    assert ask(host, server.state(), canary=False).idle
+    assert ask(host, server, canary=True).waiting_for == "running_process"
+    assert ask(host, server, canary=False).idle
 
 
 def test_ignored_processes_never_hide_a_turn(host: Host, server: Server) -> None:
     server.has("/bin/sleep sleep 100")
     thread(host, 0, turn=True)
-    assert ask(host, server.state(), ignore=True).waiting_for == "active_turn"
+    assert ask(host, server, ignore=True).waiting_for == "active_turn"
 
 
 def test_a_shell_at_its_prompt_is_no_work(host: Host, server: Server) -> None:
     server.has("pty bash --norc -i")
     time.sleep(0.5)
-    assert ask(host, server.state()).idle
+    assert ask(host, server).idle
     server.has("type sleep 100")
     time.sleep(0.5)
-    assert ask(host, server.state()).waiting_for == "running_process", "an overnight job in its terminal is"
+    assert ask(host, server).waiting_for == "running_process", "an overnight job in its terminal is"
 
 
 @pytest.mark.parametrize("words", ["/bin/sh sh -c sleep${IFS}100", "pty sh -c sleep${IFS}100"])
 def test_a_shell_with_a_script_is_work(host: Host, server: Server, words: str) -> None:
     server.has(words)
     time.sleep(0.2)
-    assert ask(host, server.state()).waiting_for == "running_process"
+    assert ask(host, server).waiting_for == "running_process"
 
 
 def _is_doubt(found: Idleness, *words: str) -> None:
@@ -191,25 +207,30 @@ def _is_doubt(found: Idleness, *words: str) -> None:
     assert found.ask_again > time.time()
 
 
-def test_a_time_in_the_future_is_doubt(host: Host, server: Server) -> None:
+def test_a_change_in_the_future_is_one_from_before_the_start(host: Host, server: Server) -> None:
+    """A server before this one had another clock: quiet is counted from this one's start, not from a moment that may be years ahead."""
     thread(host, -3600)
-    _is_doubt(ask(host, server.state()), "future")
+    assert ask(host, server).waiting_for == "quiet_period"
 
 
-def test_a_clock_step_since_the_start_is_doubt(host: Host, server: Server) -> None:
-    _is_doubt(ask(host, server.state(started_wall=server.started - 60)), "clock")
+def test_a_clock_step_since_the_start_is_bridged(host: Host, server: Server) -> None:
+    """The turn of a server before stays dead, and one that began before the step is alive (all cases: test_clock.py)."""
+    thread(host, 9000, turn=True)
+    assert ask(host, server, server.state(started_wall=server.started - 7200)).idle
+    thread(host, 7100, turn=True)
+    assert ask(host, server, server.state(started_wall=server.started - 7200)).waiting_for == "active_turn"
 
 
 def test_a_server_that_is_gone_is_doubt(host: Host, server: Server) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    _is_doubt(ask(host, ServerState("u", True, gone.pid, time.time(), "active")), "age")
+    _is_doubt(ask(host, server, ServerState("u", True, gone.pid, time.time(), "active")), "age")
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-11-23T23:03:22", "99999-01-01T00:00:00Z"])
 def test_a_time_that_cannot_be_read_is_doubt(host: Host, server: Server, text: str) -> None:
     thread(host, 0, text=text)
-    _is_doubt(ask(host, server.state()), "time")
+    _is_doubt(ask(host, server), "time")
 
 
 def test_a_locked_database_is_doubt(host: Host, server: Server) -> None:
@@ -217,7 +238,7 @@ def test_a_locked_database_is_doubt(host: Host, server: Server) -> None:
         other.execute("pragma locking_mode = exclusive")
         other.execute("create table mine (x)")
         other.commit()
-        _is_doubt(ask(host, server.state()), "locked")
+        _is_doubt(ask(host, server), "locked")
 
 
 def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
@@ -225,30 +246,30 @@ def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
     with closing(sqlite3.connect(database(host), isolation_level=None)) as other:
         other.execute("pragma journal_mode = wal")
         other.execute("begin immediate")
-        _is_doubt(ask(host, server.state()), "being written")
+        _is_doubt(ask(host, server), "being written")
         other.execute("rollback")
-        assert ask(host, server.state()).idle, "an open connection alone is none"
+        assert ask(host, server).idle, "an open connection alone is none"
 
 
 def test_a_missing_database_is_doubt(host: Host, server: Server) -> None:
     database(host).unlink()
-    _is_doubt(ask(host, server.state()), "no database")
+    _is_doubt(ask(host, server), "no database")
 
 
 def test_a_corrupt_database_is_doubt(host: Host, server: Server) -> None:
     database(host).write_bytes(b"garbage" * 1000)
-    _is_doubt(ask(host, server.state()), "not a database")
+    _is_doubt(ask(host, server), "not a database")
 
 
 def test_an_empty_database_is_doubt(host: Host, server: Server) -> None:
     database(host).write_bytes(b"")
-    _is_doubt(ask(host, server.state()), "empty")
+    _is_doubt(ask(host, server), "empty")
 
 
 def test_a_foreign_database_is_doubt(host: Host, server: Server) -> None:
     database(host).unlink()
     write(database(host), "create table holidays (day)")
-    _is_doubt(ask(host, server.state()), "not one of t3")
+    _is_doubt(ask(host, server), "keeps its work")
 
 
 def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> None:
@@ -258,13 +279,13 @@ def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> No
         database(host),
         "create view projection_thread_sessions as select null as active_turn_id, '2020-01-01T00:00:00Z' as updated_at",
     )
-    _is_doubt(ask(host, server.state()), "no table")
+    _is_doubt(ask(host, server), "keeps its work")
 
 
 def test_a_database_that_is_a_link_is_doubt(host: Host, server: Server, tmp_path: Path) -> None:
     database(host).rename(tmp_path / "elsewhere")
     database(host).symlink_to(tmp_path / "elsewhere")
-    _is_doubt(ask(host, server.state()), "plain file")
+    _is_doubt(ask(host, server), "plain file")
 
 
 def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Server) -> None:
@@ -277,4 +298,4 @@ def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Serve
         other.executescript(text)
         thread(host, 0, turn=True)
         assert database(host).stat().st_size == 4096
-        assert ask(host, server.state()).waiting_for == "active_turn"
+        assert ask(host, server).waiting_for == "active_turn"

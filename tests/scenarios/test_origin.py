@@ -3,47 +3,20 @@
 import base64
 import json
 import secrets
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from origins import host_of, installed, of
 from scenes import FIRST, NEXT, bump
 
-from t3flow import settings as settings_module
-from t3flow.consumer import open_journal, prepare
-from t3flow.host import npm, origin
-from t3flow.host.host import Host, open_host
-from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.host import origin
+from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import pack
-from t3flow.sandbox.registry import Registry
 
 SCRIPT = {"scripts": {"install": "node -e 0"}}
-
-
-@contextmanager
-def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
-    """The host of a sandbox that has only a registry, with these settings."""
-    read = settings_module.load(box.config, {f"T3FLOW_{name.upper()}": value for name, value in chosen.items()})
-    prepare(read.paths.state_dir)
-    with environment_of(box.environment):
-        yield open_host(read, open_journal(read, create=True))
-
-
-def installed(box: Sandbox, version: str = NEXT, **chosen: str) -> origin.Origin | str:
-    """What an install says of a version's origin, or why it is refused."""
-    folder = box.top / "scratch" / "one"
-    folder.mkdir(exist_ok=True)
-    try:
-        with host_of(box, **chosen) as host:
-            return npm.install(host, version, folder)
-    except (npm.PackageError, npm.RegistryUnreachable) as error:
-        return f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -53,10 +26,6 @@ def bare(make_box: Callable[..., Sandbox]) -> Sandbox:
     box.start_registry()
     box.publish(NEXT)
     return box
-
-
-def of(box: Sandbox) -> Registry:
-    return Registry(box.top / "registry")
 
 
 def published(box: Sandbox, version: str, moment: datetime) -> None:

@@ -1,0 +1,43 @@
+"""Installs from a sandbox's registry, without the rest of a run."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scenes import NEXT
+
+from t3flow import settings as settings_module
+from t3flow.consumer import open_journal, prepare
+from t3flow.host import npm, origin
+from t3flow.host.host import Host, open_host
+from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.sandbox.registry import Registry
+
+
+@contextmanager
+def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
+    """The host of a sandbox that has only a registry, with these settings."""
+    read = settings_module.load(box.config, {f"T3FLOW_{name.upper()}": value for name, value in chosen.items()})
+    prepare(read.paths.state_dir)
+    with environment_of(box.environment):
+        yield open_host(read, open_journal(read, create=True))
+
+
+def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen: str) -> origin.Origin | str:
+    """What an install says of a version's origin, or why it is refused. The tree is at `scratch/one/prefix` if it is to be kept."""
+    folder = box.top / "scratch" / "one"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with host_of(box, **chosen) as host:
+            return npm.install(host, version, folder)
+    except (npm.PackageError, npm.RegistryUnreachable, npm.IncompleteRelease) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+def of(box: Sandbox) -> Registry:
+    """The registry of a sandbox."""
+    return Registry(box.top / "registry")
