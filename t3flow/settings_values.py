@@ -292,8 +292,8 @@ def check_header_token(text: str) -> None:
 
 
 def check_cookie_name(text: str) -> None:
-    if text and not _HEADER_TOKEN.fullmatch(text):
-        raise ValueError("has characters that HTTP does not allow there")
+    if text:
+        check_header_token(text)
 
 
 def check_endpoint(text: str) -> None:

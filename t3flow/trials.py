@@ -20,8 +20,8 @@ from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
 from t3flow.tasks import Person, Snapshot
 
-MEMORY_PER_TRIAL = 700 * 1024 * 1024
-"""What a real server, a command beside it and the trial itself take."""
+MEMORY_PER_TRIAL = 800 * 1024 * 1024
+"""What a real server with its launcher and monitor, a command beside it and the trial itself take: 711 MB of a real 0.0.42, 552 of it not shared."""
 BATCH_OF_WIDTHS = 4
 NO_END = 1e11
 """`until` of a trial that a person asked for."""
@@ -87,7 +87,8 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
         "batches": [chosen[start : start + size] for start in range(0, len(chosen), size)],
         "width": width,
         "until": time.time() + host.settings.gate.limit_minutes * 60,
-        "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk",
+        "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk and "
+        f"{width * cells.MEMORY_BYTES / 1e6:.0f} MB of memory",
     }
 
 
@@ -110,7 +111,9 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
     def hold(seed: Seed) -> Verdict:
-        return _not_tried(seed, version, limit) if time.time() > until else _try_one(slot, version, seed)
+        if time.time() > until:
+            return _not_tried(seed, version, limit)
+        return _try_one(slot, version, seed, asks_version=seed is seeds[0])
 
     with ThreadPoolExecutor(width) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
@@ -138,12 +141,21 @@ def try_control(seed: Seed) -> Verdict:
     return _try_one(str(slots.slot_path(versions_dir, seed["version"])), seed["version"], seed)
 
 
-def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
+def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
     host = this_host()
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], files)
+        return gate.try_version(
+            host,
+            cells.isolation(host),
+            Path(slot),
+            version,
+            scratch,
+            seed["user"],
+            files,
+            asks_version=asks_version,
+        )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
 

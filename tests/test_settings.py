@@ -37,7 +37,7 @@ serve_env_dir = "/etc/t3-serve"
 backend = "systemd"
 unit = "t3-serve@{user}.service"
 base_dir = "{home}/.t3"
-agent_processes = ["claude", "codex", "opencode"]
+agent_processes = ["claude", "codex", "opencode", "cursor-agent", "grok", "kiro-cli", "antigravity", "pi"]
 [dispatch]
 url = "http://127.0.0.1:3780"
 user_header = "X-authentik-username"

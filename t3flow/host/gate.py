@@ -56,9 +56,19 @@ def disk_bound(snapshot_bytes: int) -> int:
 
 
 def try_version(
-    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, snapshot: Mapping[str, Path]
+    host: Host,
+    given: Isolation,
+    slot: Path,
+    version: str,
+    scratch: Path,
+    seed: str,
+    snapshot: Mapping[str, Path],
+    *,
+    asks_version: bool = True,
 ) -> Verdict:
     """Hold one trial, on a copy of a snapshot: original name → file (none: on an empty base dir). Raises Interrupted.
+
+    `asks_version`: what the program prints is the same on any state, and a command of a real one takes a second of a processor.
 
     Repeating it is harmless: it works on a fresh copy. Whatever keeps it from being held is inconclusive, and so is a t3 of a kind that is not
     known; whatever else the version does is its failure, also ending or outlasting the trial.
@@ -85,7 +95,7 @@ def try_version(
         finished = host.children.run(
             [*cell, *cells.python("t3flow.cell.trial")],
             environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
-            text=json.dumps({**request, "limit_s": limit_seconds}),
+            text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version}),
             timeout_seconds=limit_seconds + 30,
         )
     except TookTooLong as error:

@@ -19,6 +19,7 @@ from t3flow.host.npm_client import (
     IncompleteRelease,
     PackageError,
     RegistryUnreachable,
+    dist_tags,
     require_programs,
     run_reaching,
     view,
@@ -29,10 +30,15 @@ __all__ = ["IncompleteRelease", "PackageError", "RegistryUnreachable", "install"
 
 
 def tagged(host: Host, tag: str) -> str:
-    """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag."""
+    """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag.
+
+    A tag that names a version of which the registry says nothing yet raises IncompleteRelease.
+    """
     package = host.settings.track.package
     answer = view(host, [f"{package}@{tag}", "version"])
     if answer is None:
+        if (named := dist_tags(host).get(tag)) is not None:
+            raise IncompleteRelease(f"the tag {tag} names {package}@{named}, which is not in the registry yet")
         raise PackageError(
             f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry"
         )

@@ -93,27 +93,28 @@ def lost(before: dict[str, int], after: dict[str, int]) -> str:
 
 
 class Reader(NamedTuple):
-    """A read endpoint: its path, and what of its answer holds the rows of each kind."""
+    """A read endpoint: its path, what of its answer holds the rows of each kind, and whether only an owner may read there."""
 
     path: str
     keys: dict[str, tuple[str, ...]]
+    owner: bool
 
 
 READERS = (
-    Reader("/api/orchestration/shell", {PROJECTS: ("projects",), THREADS: ("threads", "archivedThreads")}),
-    Reader("/api/orchestration/snapshot", {PROJECTS: ("projects",), THREADS: ("threads",)}),
+    Reader("/api/orchestration/shell", {PROJECTS: ("projects",), THREADS: ("threads", "archivedThreads")}, False),
+    Reader("/api/orchestration/snapshot", {PROJECTS: ("projects",), THREADS: ("threads",)}, True),
 )
 """Newest first. A server answers an endpoint that it does not have with 404 or with its page."""
 
 
-def shown(get_object: Callable[[str], dict[str, Any] | None]) -> tuple[str, dict[str, int]]:
+def shown(get_object: Callable[[Reader], dict[str, Any] | None]) -> tuple[str, dict[str, int]]:
     """Return the read endpoint that a server offers and how many rows of each kind it shows.
 
-    `get_object` returns the JSON object at a path, or None where the server does not have the path; for anything else it raises what it likes.
+    `get_object` returns the JSON object of an endpoint, or None where the server does not have it; for anything else it raises what it likes.
     Raises Unknown when no endpoint is there, or when one has another shape.
     """
     for reader in READERS:
-        answer = get_object(reader.path)
+        answer = get_object(reader)
         if answer is None:
             continue
         if not any(isinstance(answer.get(key), list) for keys in reader.keys.values() for key in keys):

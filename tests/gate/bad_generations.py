@@ -239,7 +239,7 @@ DATABASES = [
         "C",
         "reused-numbers",
         "a database of a preview: the same numbers, other tables",
-        [sql("select title_state_json from projection_threads", at="opened")],
+        [sql("select settled_at from projection_threads", at="opened")],
         "answers",
         seed="reused",
     ),
