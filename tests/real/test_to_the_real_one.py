@@ -10,6 +10,7 @@ from playing import (
     MARK,
     USERS,
     findings,
+    level_of,
     nobody_is_shut_out,
     patient,
     publish,
