@@ -147,7 +147,11 @@ def test_a_server_of_an_unknown_kind_is_left_alone(native: Callable[..., Made]) 
 
 def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Made]) -> None:
     """Nothing could be verified after an undo."""
-    _, host = native({**NATIVE, "rules": [{"fault": "no_session_document"}]})
+    _, host = native({**NATIVE, "rules": [{"fault": "no_session_document", "when": {"started_before": True}}]})
+    host.services.stop("ada")
+    host.services.start("ada")
+    with pytest.raises(pairing.UnknownServer):
+        pairing.verify(host, "ada", FIRST, 5)
     assert "does not say" in pairing.unknown_trouble(host, "ada")
     with pytest.raises(pairing.UnknownServer):
         pairing.cookie_name(host, "ada")
