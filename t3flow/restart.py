@@ -18,7 +18,20 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, holding, idle, kept, manageable, ours, pairing, preflight, records, slots
+from t3flow.host import (
+    backups,
+    freeze,
+    holding,
+    idle,
+    kept,
+    manageable,
+    ours,
+    pairing,
+    preflight,
+    records,
+    resuming,
+    slots,
+)
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -28,8 +41,6 @@ from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
 """The longest that a unit is held still; also how old the read may be when the stop is sent."""
-HELD = "held"
-"""Fact: the user whose unit is being held still. Written before the first process is stopped, so that a later consumer lets all of it go on."""
 SECOND_SNAPSHOT_SECONDS = 5.0
 PORT_SECONDS = 5.0
 LAUNCH_SECONDS = 5.0
@@ -247,10 +258,12 @@ def _end_if_idle(
     listens, and what it may have written is in the second snapshot.
     """
     assert server.main_pid is not None
-    records.set_fact(host.journal, HELD, user, synced=False)
+    resuming.note(host.journal, user)
     with holding.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
-        found = idle.judge(host, user, server, unit, reader, canary=canary, ignore_processes=ignore_processes)
+        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
+        asked: Any = {"canary": canary, "ignore_processes": ignore_processes, "read_seconds": left}
+        found = idle.judge(host, user, server, unit, reader, **asked)
         if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
             return idle.doubt("reading took over a second", 60)
         if found.idle:
@@ -386,18 +399,3 @@ def dispatch_trouble(version: str, besides: list[str]) -> str:
         return trouble
     against = pairing.witnesses_against_dispatch(host, version, besides)
     return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
-
-
-def resume_paused(host: Host) -> None:
-    """For a consumer that starts: lets the one unit go on that its predecessor may have died holding still. Idempotent."""
-    user = records.fact(host.journal, HELD)
-    if isinstance(user, str):
-        if resumed := holding.resume_all(host.services.pids(user)):
-            logger.info("let {} processes of the unit of {} go on, which had been held still", len(resumed), user)
-        records.set_fact(host.journal, HELD, None)
-    pid = records.fact(host.journal, "paused")  # as consumers noted it that held one process alone
-    if isinstance(pid, int):
-        for entry in host.user_map().users:
-            if host.services.state(entry.name).main_pid == pid:
-                holding.resume_all([pid])
-        records.set_fact(host.journal, "paused", None)

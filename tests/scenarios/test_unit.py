@@ -17,7 +17,7 @@ from t3flow.host import holding, idle, pairing, ports, processes, records
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.host.idle import Idleness
 from t3flow.host.owned import OwnerReader
-from t3flow.restart import HELD, resume_paused
+from t3flow.host.resuming import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
 
 FIRST = "0.0.24"
