@@ -41,9 +41,7 @@ from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
 """The longest that a unit is held still; also how old the read may be when the stop is sent."""
-SECOND_SNAPSHOT_SECONDS = 5.0
-PORT_SECONDS = 5.0
-LAUNCH_SECONDS = 5.0
+SECOND_SNAPSHOT_SECONDS = PORT_SECONDS = LAUNCH_SECONDS = 5.0
 
 
 class Stopped(TypedDict):
@@ -223,8 +221,8 @@ def stop_if_idle(
         return _not_stopped(found)
     host.services.stop(user, server)
     _await_port(host, user)
-    started_again = host.services.state(user).last_start not in ("", server.last_start)
-    return _was_stopped(changed=started_again or fingerprint is None or found.fingerprint != fingerprint)
+    again = host.services.state(user).last_start not in ("", server.last_start)
+    return _was_stopped(changed=again or fingerprint is None or found.fingerprint != fingerprint)
 
 
 def _end_if_meant(
@@ -262,8 +260,8 @@ def _end_if_idle(
     with holding.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
         left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
-        asked: Any = {"canary": canary, "ignore_processes": ignore_processes, "read_seconds": left}
-        found = idle.judge(host, user, server, unit, reader, **asked)
+        asked: Any = {"canary": canary, "ignore_processes": ignore_processes}
+        found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
         if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
             return idle.doubt("reading took over a second", 60)
         if found.idle:
