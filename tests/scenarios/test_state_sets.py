@@ -79,12 +79,14 @@ def taken_back(box: Sandbox) -> None:
     assert said["users"]["ada"]["result"] == "rolled_back", said
     assert "the program alone" in said["users"]["ada"]["reason"]
     assert has(state_of(box, "ada") / "statev2.sqlite", "of the newer one")
-    said = box.document("enqueue", "rollback", "--user", "ada", "--to", C, "--wait")
-    assert said["users"]["ada"]["result"] == "rolled_back", said
-    everybody_is_well(box, {"ada": C, "grace": D2})
-    assert not any(name.startswith("statev2") for name in names(state_of(box, "ada")))
-    kept = max(state_of(box, "ada").glob("replaced-*"))
+    box.control("grace", "thread", title="of the newer one")
+    said = box.document("enqueue", "rollback", "--user", "grace", "--to", C, "--wait")
+    assert said["users"]["grace"]["result"] == "rolled_back", said
+    everybody_is_well(box, {"ada": D1, "grace": C})
+    assert not any(name.startswith("statev2") for name in names(state_of(box, "grace")))
+    kept = max(state_of(box, "grace").glob("replaced-*"))
     assert has(kept / "statev2.sqlite", "of the newer one")
-    said = box.document("restore", "ada", kept.name, "--wait")
-    assert said["users"]["ada"]["result"] == "rolled_back", said
-    assert has(state_of(box, "ada") / "statev2.sqlite", "of the newer one")
+    said = box.document("restore", "grace", kept.name, "--wait")
+    assert said["users"]["grace"]["result"] == "rolled_back", said
+    assert has(state_of(box, "grace") / "statev2.sqlite", "of the newer one")
+    everybody_is_well(box, {"ada": D1, "grace": D2})
