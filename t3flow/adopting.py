@@ -37,7 +37,9 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     if dry_run:
         return decision, results
     fresh = {user: decision["links"][user] for user in decision["fresh"]}
-    make_links("" if found["default"] else decision["default"], fresh, {user: found["links"][user] for user in fresh})
+    make_links(
+        "" if found["default"] else decision["default"], fresh, {user: found["links"].get(user, "") for user in fresh}
+    )
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
     note_adoption(what_was_adopted(), remembered(found))
@@ -90,6 +92,8 @@ def fate(user: str, found: Found, decision: Decision) -> Result:
     """What a user gets, as a result to show."""
     runs, led_to = found["servers"][user], decision["links"].get(user) or ""
     target = decision["deferrals"].get(user)
+    if why := found.get("unmanaged", {}).get(user):
+        return result_of("skipped", led_to, why)
     reason = decision["broken"].get(user) or (f"runs {runs} until the next restart" if runs else "does not run")
     if user in decision["first"] and user not in decision["broken"]:
         reason = f"runs {runs}, is led to {led_to}: the next pairing may part server and database"

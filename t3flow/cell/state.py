@@ -54,7 +54,9 @@ class State:
             try:
                 database.read_activity(self.folder / name, self.deadline)
             except Unreadable as error:
-                raise Failed(f"the live database cannot be read: {error}") from error
+                raise Failed(
+                    f"the live database cannot be read: {error}", slow=True
+                ) from error  # perhaps locked for long
         self.live, self.open = live, here
         return live
 
@@ -63,7 +65,7 @@ class State:
         try:
             shown = database.read_shown(self.folder / self.live, self.deadline)
         except Unreadable as error:
-            raise Failed(f"the live database cannot be read: {error}") from error
+            raise Failed(f"the live database cannot be read: {error}", slow=True) from error
         if gone := database.missing(self._origin(self.live).shown, shown):
             raise Failed(f"{gone} are not in {self.live}")
         return {kind: len(ids) for kind, ids in shown.items()}

@@ -125,7 +125,7 @@ class Trial:
         for kind, expected in wanted.items():
             if shown.get(kind, 0) < expected:
                 raise Failed(f"GET {path} shows {shown.get(kind, 0) or 'none'} of {expected} {kind}")
-        return f"GET {path} shows {', '.join(f'{count} {kind}' for kind, count in shown.items())}"
+        return f"{', '.join(f'{count} {kind}' for kind, count in shown.items())} by GET {path}"
 
     def _read(self, reader: rows.Reader) -> dict[str, Any] | None:
         """Read as the browser that has paired; where only an owner may read, with a bearer made for the trial."""

@@ -10,10 +10,9 @@ from t3flow.doctor.finding import Finding, finding
 from t3flow.files import in_memory
 from t3flow.host import backups, records, slots
 from t3flow.host.host import Host
-from t3flow.staging import SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
+from t3flow.staging import RUN_NAMES, SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
 
 STATE_BYTES = 100 * 1024 * 1024
-RUN_NAMES = f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"
 
 
 def modes_and_owners(host: Host) -> Iterator[Finding]:

@@ -66,7 +66,7 @@ STARTING = [
         "crashes-later",
         "a server for a second",
         [rule("crash_after", seconds=0.7)],
-        "mints exchanges authenticates reads_rows rests stops",
+        "mints exchanges authenticates pairs_another knows_its_state reads_rows rests stops",
     ),
     Build("environment-404", "nobody can tell what runs", [answer(ENVIRONMENT, status=404)], "runs_its_own_code"),
     Build(
@@ -260,8 +260,8 @@ MIGRATING = [
 ]
 
 ANY = (
-    "answers runs_its_own_code mints exchanges authenticates reads_rows rests keeps_to_its_port logs_no_migration_error "
-    "stops leaves_nothing starts_again"
+    "answers runs_its_own_code mints exchanges authenticates pairs_another knows_its_state reads_rows rests keeps_to_its_port "
+    "logs_no_migration_error stops leaves_nothing keeps_its_identity starts_again"
 )
 
 
