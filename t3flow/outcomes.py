@@ -74,3 +74,25 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
 def waiting(person: Person, waiting_for: str) -> Result:
     """The result of a user who is deferred without having been asked."""
     return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}
+
+
+def unmanaged(people: list[Person]) -> dict[str, Result]:
+    """The results of those whom t3flow cannot manage: they keep what they have."""
+    return {
+        person["user"]: result_of("skipped", person["version"], person["why"]) for person in people if person.get("why")
+    }
+
+
+def left_alone(results: dict[str, Result]) -> dict[str, Result]:
+    """The results of a bump that defers nobody: who was busy stays as they are."""
+    return {
+        user: {**found, "result": "untouched"} if found["result"] == "deferred" else found
+        for user, found in results.items()
+    }
+
+
+def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
+    """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
+    with current_flow.get().shielded():
+        tasks.alert(f"GATE INCONCLUSIVE: {reason}")
+    return ended("gate_inconclusive", reason, plan, results)

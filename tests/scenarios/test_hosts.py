@@ -58,11 +58,12 @@ def test_an_overwritten_launcher_stops_nobody_and_is_put_back(box: Sandbox) -> N
     assert (shown["frozen"], shown["rejected"]) == (None, {})
     fixed = box.t3flow("doctor", "--fix")
     assert f"mended: {launcher} is the launcher again" in fixed.stdout
-    assert "was overwritten" not in box.t3flow("status").stdout
+    assert "was overwritten" not in lines_of_status(box)[0]
+    assert not any(each["check"] == "launcher" for each in box.document("doctor"))
     assert results(bump(box)) == dict.fromkeys(box.users, "restarted")
 
 
-def test_a_folder_of_slots_without_exec_is_found_before_anything(box: Sandbox) -> None:
+def test_a_node_that_is_gone_is_found_before_the_stop(box: Sandbox) -> None:
     """The Node of a slot in use is gone: no server of that version can be started."""
     box.publish(NEXT, {"schema_level": 32})
     is_busy(box, "ada")
