@@ -12,6 +12,8 @@ from t3flow.engine.step import current_flow
 from t3flow.restart import Result, result_of
 from t3flow.tasks import Person, Plan
 
+UNMANAGED = "unmanaged"
+"""What marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
 FAILED = {"rolled_back", "failed"}
 SUCCEEDED = {
     "updated",
@@ -78,9 +80,11 @@ def waiting(person: Person, waiting_for: str) -> Result:
 
 def unmanaged(people: list[Person]) -> dict[str, Result]:
     """The results of those whom t3flow cannot manage: they keep what they have."""
-    return {
-        person["user"]: result_of("skipped", person["version"], person["why"]) for person in people if person.get("why")
-    }
+    marked: dict[str, Result] = {}
+    for person in people:
+        if why := person.get("why"):
+            marked[person["user"]] = {**result_of("skipped", person["version"], why), "waiting_for": UNMANAGED}
+    return marked
 
 
 def left_alone(results: dict[str, Result]) -> dict[str, Result]:

@@ -17,7 +17,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, preflight, records, slots
+from t3flow.host import backups, freeze, holding, idle, kept, manageable, ours, pairing, preflight, records, slots
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -224,7 +224,7 @@ def _end_if_meant(
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := pairing.port_trouble(host, user, server):
+    if trouble := manageable.why_unmanaged(host, user, server) or pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
     if unknown := pairing.unknown_trouble(host, user):
         idle.note_unknown(host.journal, user, unknown)
