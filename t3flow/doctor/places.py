@@ -56,7 +56,7 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
     """Each folder has the space that the next bump needs; scratch is on a disk."""
     paths = host.settings.paths
     slot = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
-    sizes = [Path(entry.path).stat().st_size for entry in records.backups(host.journal) if Path(entry.path).is_file()]
+    sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
     largest = max(sizes, default=0) + backups.MIN_FREE_BYTES
     needs = {"scratch_dir": slot + 3 * largest, "versions_dir": slot, "backup_dir": largest, "state_dir": STATE_BYTES}
     for key, needed in needs.items():
