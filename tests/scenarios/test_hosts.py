@@ -148,3 +148,14 @@ def test_a_wait_that_never_ends_is_said(box: Sandbox) -> None:
         waits.note(box.journal, "ada", "running_process", "below the server runs watch (pid 7)")
     assert any("ada has waited" in line and "--ignore-processes ada" in line for line in lines_of_status(box))
     assert records.deferral(box.journal, "ada") is not None
+
+
+def test_a_consumer_renews_the_launcher_of_an_earlier_t3flow(box: Sandbox) -> None:
+    """An upgrade changes its text; what is not ours stays, and is said."""
+    launcher = box.settings.paths.launcher
+    wanted = launcher.read_text()
+    for text, renewed in ((wanted.replace("exec ", "exec  "), True), ("#!/bin/sh\nexec node /x\n", False)):
+        box.end("consumer")
+        launcher.write_text(text)
+        box.start_consumer()
+        assert (launcher.read_text() == wanted) is renewed
