@@ -36,7 +36,7 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     results = {user: fate(user, found, decision) for user in found["servers"]}
     if dry_run:
         return decision, results
-    fresh = {user: decision["links"][user] for user in decision["fresh"]}
+    fresh = {**{user: decision["links"][user] for user in decision["fresh"]}, **decision.get("others", {})}
     make_links(
         "" if found["default"] else decision["default"], fresh, {user: found["links"].get(user, "") for user in fresh}
     )
