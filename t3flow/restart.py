@@ -8,6 +8,7 @@ meanwhile before it looks at signals: a turn that began then would be cut off. W
 """
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
@@ -178,6 +179,7 @@ def bring_back(
         ours.restarted(host.journal, user)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
+    backups.check_restored(host, user)
 
 
 @step(undo=bring_back)
@@ -289,7 +291,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     """Undo of an assignment: what the target may have done to the database is undone, and the user is led to the former version.
 
     Repeating it is harmless: each part is skipped or done again with the same end. If the server does not go or the snapshot cannot be put in
-    place, the database stays with the version that wrote it, so that the two agree.
+    place, the databases stay with the version that wrote them, so that they agree.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
@@ -299,6 +301,8 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
         take_away(host, user)
         aside = backups.restore(host, user, backup, kept_name)
     except T3flowError:
+        with suppress(T3flowError):
+            backups.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, target)
         raise
     kept.note(host.journal, user, kept_name, target)

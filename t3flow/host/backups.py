@@ -219,7 +219,7 @@ def restore(host: Host, user: str, backup: Backup, kept_name: str) -> str:
     Returns the folder with what was there. What is in place then is what the snapshot says; `check_restored` asks again once a server has run
     on it. Raises OwnerProblem, BackupError. Repeating it is harmless.
 
-    A snapshot of `state.sqlite` alone is one of an earlier t3flow, or of the shell tracker. What else is there stays, but for the database that
+    A snapshot of the first database alone is one of an earlier t3flow, or of the shell tracker. What else is there stays, but for the database that
     later versions of t3 make of that one once and never again: it is of another moment, and a later bump would show it in place of what was
     restored and written since. Where the version that wrote the snapshot keeps its work in that database, the snapshot is not put in place.
     """
@@ -270,7 +270,7 @@ def set_aside(host: Host, user: str, names: list[str], kept_name: str) -> None:
 
 
 def on_record(host: Host, user: str, path: str) -> Backup:
-    """The snapshot at a path. One whose record is gone is taken for what it is by its name: `state.sqlite` alone, of an unknown schema."""
+    """The snapshot at a path. One whose record is gone is taken for what it is by its name: the first database alone, of an unknown schema."""
     return records.backup_at(host.journal, path) or Backup(path, user, "", "", 0, None, 0.0, "")
 
 

@@ -7,10 +7,10 @@ left. A unit is its main process, all below it, and what they left behind. One w
 
 The socket takes JSON lines, {"do": COMMAND, "user": USER}, where COMMAND is one of `start stop status reset-failed
 kill-main kill list shutdown`, and answers each with {"ok": false, "error": TEXT} or {"ok": true, "user", "state",
-"main_pid", "started_monotonic", "started_wall", "exit", "pids", "exec_start"}. `state` is one of `active inactive failed activating
+"main_pid", "started_monotonic", "started_wall", "exit", "starts", "pids", "exec_start"}. `state` is one of `active inactive failed activating
 deactivating`; `exit` is the code of the last end, or minus the number of the signal that it died of; `pids` are all living processes of
-the unit, also those that a main process which is gone has left; `exec_start` the words that the main process was started with.
-`kill` sends {"signal": NUMBER} (default 9) to all of them. A process that a kill-main leaves behind is ended before the unit is restarted.
+the unit, also those that a main process which is gone has left; `starts` counts the starts; `exec_start` are the words that started the
+main process. `kill` sends {"signal": NUMBER} (default 9) to all of them. What a kill-main leaves behind is ended before the unit is restarted.
 `list` answers {"ok": true, "servers": [the same for each user]}.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.errors import T3flowError
+from t3flow.sandbox.tree import living
 from t3flow.sandbox.unit import Options, Refused, Unit
 from t3flow.sandbox.users import is_name
 
@@ -78,7 +79,8 @@ class Supervisor:
         if do == "list":
             names = {path.stem for path in self.options.serve_env_dir.glob("*.env") if is_name(path.stem)}
             names |= self.units.keys()
-            return {"ok": True, "servers": [self.unit(name).description() for name in sorted(names)]}
+            everything = list(living())
+            return {"ok": True, "servers": [self.unit(name).description(everything) for name in sorted(names)]}
         if do == "shutdown":
             await self.stop_all()
             return {"ok": True, "user": None, "state": "inactive", "main_pid": None}

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from t3flow.sandbox.users import SANDBOX_USER
 
@@ -27,18 +26,20 @@ def living() -> Iterator[Process]:
         if not name.isdigit():
             continue
         with suppress(OSError):
-            fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
             if fields[0] not in (b"Z", b"X"):
                 yield Process(int(name), int(fields[1]), int(fields[3]))
 
 
-def members(user: str, session: int | None) -> list[int]:
+def members(user: str, session: int | None, everything: list[Process] | None = None) -> list[int]:
     """The pids of a user's server and of all below it.
 
     They are the processes of the session; this process's children that carry the user's name in their environment; and all below those.
-    A process whose parent ended while this looked is taken for a child, which it is about to become.
+    A process whose parent ended while this looked is taken for a child, which it is about to become. `everything` are all living processes, if
+    they were just looked at.
     """
-    everything = list(living())
+    if everything is None:
+        everything = list(living())
     alive = {process.pid for process in everything}
     children: dict[int, list[Process]] = {}
     for process in everything:
@@ -61,5 +62,19 @@ def _mark(user: str) -> bytes:
 
 def _environment(pid: int) -> list[bytes]:
     with suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return _read(f"/proc/{pid}/environ").split(b"\0")
     return []
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, with as few calls as can be: there are hundreds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(descriptor, 65536):
+            parts.append(part)
+            if len(part) < 4096:
+                break
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.errors import T3flowError
-from t3flow.sandbox.tree import members
+from t3flow.sandbox.tree import Process, members
 from t3flow.sandbox.unit_file import UnitFile, read_unit_file
 from t3flow.sandbox.users import base_dir_of, environment_of, port_of
 
@@ -60,6 +60,7 @@ class Unit:
     started_monotonic: float | None = None
     started_wall: float | None = None
     _session: int | None = None
+    _started: int = 0
     _exec_start: list[str] = field(default_factory=list)
     _file: UnitFile = field(default_factory=UnitFile)
     _starts: deque[float] = field(default_factory=deque)
@@ -67,8 +68,11 @@ class Unit:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def description(self) -> dict[str, Any]:
-        """The answer about this server. Times are those of the start, in seconds, null when it does not run."""
+    def description(self, everything: list[Process] | None = None) -> dict[str, Any]:
+        """The answer about this server. Times are those of the start, in seconds, null when it does not run.
+
+        `everything` are all living processes, if they were just looked at.
+        """
         running = self.main_pid is not None
         return {
             "user": self.user,
@@ -77,7 +81,8 @@ class Unit:
             "started_monotonic": self.started_monotonic if running else None,
             "started_wall": self.started_wall if running else None,
             "exit": self.exit,
-            "pids": sorted(members(self.user, self._session)),
+            "starts": self._started,
+            "pids": sorted(members(self.user, self._session, everything)),
             "exec_start": self._exec_start,
         }
 
@@ -210,6 +215,7 @@ class Unit:
         self.main_pid = self._session = process.pid
         self.started_monotonic, self.started_wall = time.monotonic(), time.time()
         self.state = "active"
+        self._started += 1
         self._ended.clear()
         self._say(f"started as pid {process.pid} on port {port}")
 

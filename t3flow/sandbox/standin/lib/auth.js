@@ -4,7 +4,7 @@ const { schemaLevel } = require("./behaviour.js");
 const { key, now } = require("./database.js");
 
 const ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
-const SCOPES = ["environment:read", "orchestration:read", "orchestration:write", "terminal:use", "files:read"];
+const SCOPES = ["orchestration:read", "orchestration:operate", "terminal:operate", "review:write", "relay:read"];
 const OWNER_SCOPES = [...SCOPES, "auth:manage"];
 const old = schemaLevel < 31;
 const column = old ? "role" : "scopes";

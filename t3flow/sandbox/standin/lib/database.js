@@ -64,7 +64,7 @@ function open(where, log = () => {}) {
   const database = new DatabaseSync(databasePath(where.baseDir), { timeout: behaviour.busy_timeout_ms ?? generation.busyTimeoutMs });
   database.exec("pragma journal_mode = wal");
   database.exec("pragma foreign_keys = on");
-  log("Running all migrations...");
+  if (generation.logsEmptyMigrations) log("Running all migrations...");
   const migrations = migrate(database, where);
   commit("opened", { ...where, database });
   return { database, migrations };

@@ -18,6 +18,8 @@ function identify(where) {
   for (const folder of ["attachments", "themes", "logs"]) fs.mkdirSync(userdata(where.baseDir, folder), { recursive: true });
   for (const folder of ["caches", "worktrees"]) fs.mkdirSync(path.join(where.baseDir, folder), { recursive: true });
   if (fault("environment_id_changes", where)) fs.rmSync(userdata(where.baseDir, "environment-id"), { force: true });
+  madeOnce(userdata(where.baseDir, "settings.json"), "{}\n");
+  madeOnce(userdata(where.baseDir, "keybindings.json"), "[]\n");
   madeOnce(userdata(where.baseDir, "anonymous-id"), crypto.randomUUID());
   return madeOnce(userdata(where.baseDir, "environment-id"), crypto.randomUUID());
 }

@@ -37,7 +37,7 @@ function page(response) {
 
 function sessionState(state, request, response) {
   const policy = isLoopback(state) ? "loopback-browser" : "remote-reachable";
-  const description = { policy, bootstrapMethods: ["one-time-token"], sessionMethods: ["browser-session-cookie"], sessionCookieName: cookieName(state) };
+  const description = { policy, bootstrapMethods: ["one-time-token"], sessionMethods: ["browser-session-cookie", ...(generation.native ? ["bearer-access-token", "dpop-access-token"] : [])], sessionCookieName: cookieName(state) };
   let found = null;
   try {
     found = auth.session(state.database, state.baseDir, tokenOf(state, request));
@@ -47,6 +47,8 @@ function sessionState(state, request, response) {
   if (!found || fault("session_not_authenticated", state)) return send(response, 200, { authenticated: false, auth: description });
   send(response, 200, { authenticated: true, auth: description, sessionMethod: "browser-session-cookie", ...auth.shown(found.granted), expiresAt: found.expires });
 }
+
+const invalid = (reason) => ({ _tag: "EnvironmentAuthInvalidError", code: "auth_invalid", reason, traceId: crypto.randomUUID() });
 
 function exchange(state, text, response) {
   if (fault("pairing_500", state)) return send(response, 500);
@@ -69,7 +71,7 @@ function exchange(state, text, response) {
   }
   if (granted === null) {
     if (auth.old) return send(response, 401, { error: "Invalid bootstrap credential." });
-    return send(response, 401, { _tag: "EnvironmentAuthInvalidError", code: "auth_invalid", reason: "invalid_credential", traceId: crypto.randomUUID() });
+    return send(response, 401, invalid("invalid_credential"));
   }
   state.paired = true;
   const { token, expires } = issued;
@@ -82,7 +84,7 @@ function exchange(state, text, response) {
 function bearer(state, request, text, response) {
   const { field, formOnly } = generation.bearer;
   const isForm = (request.headers["content-type"] ?? "").startsWith(FORM);
-  if (formOnly && !isForm) return send(response, 400, { error: "invalid_request" });
+  if (formOnly && !isForm) return send(response, 415, `Unsupported content-type: ${request.headers["content-type"] ?? ""}`);
   try {
     const body = isForm ? Object.fromEntries(new URLSearchParams(text)) : JSON.parse(text);
     const granted = auth.consume(state.database, body.credential ?? body.subject_token ?? body.code ?? "");
@@ -93,12 +95,11 @@ function bearer(state, request, text, response) {
   }
 }
 
-function read(state, request, response, { show, client, headers }) {
+function read(state, request, response, { show, headers }) {
   try {
     if (fault("snapshot_fails", state)) throw new Error("a row cannot be decoded");
     const found = auth.session(state.database, state.baseDir, tokenOf(state, request));
-    if (!found) return send(response, 401, { error: "Unauthorized" });
-    if (!client && !auth.isOwner(found.granted)) return send(response, 403, { error: "Forbidden" });
+    if (!found) return send(response, 401, auth.old ? { error: "Unauthorized" } : invalid("missing_credential"));
     send(response, 200, show(state), headers);
   } catch {
     send(response, 500, { error: "Failed to load the snapshot." });

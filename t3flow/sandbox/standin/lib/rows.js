@@ -21,12 +21,23 @@ const thread = (row) => ({
   id: row.thread_id, projectId: row.project_id, title: row.title, createdAt: row.created_at, updatedAt: row.updated_at, archivedAt: row.archived_at,
 });
 
-function snapshot(state, messages = true) {
-  const kept = fault("hides_deleted", state) ? "deleted_at is null" : "1";
+const kept = (state) => (fault("hides_deleted", state) ? "deleted_at is null" : "1");
+
+function snapshot(state) {
   return {
-    projects: all(state, "projection_projects", kept),
-    threads: all(state, "projection_threads", kept),
-    messages: messages ? all(state, "projection_thread_messages") : [],
+    projects: all(state, "projection_projects", kept(state)),
+    threads: all(state, "projection_threads", kept(state)),
+    messages: all(state, "projection_thread_messages"),
+  };
+}
+
+// Later builds answer with threads whose messages are left out.
+function snapshotWithoutMessages(state) {
+  return {
+    snapshotSequence: sequence(state),
+    projects: all(state, "projection_projects", kept(state)).map(project),
+    threads: all(state, "projection_threads", kept(state)).map((row) => ({ ...thread(row), messages: [] })),
+    updatedAt: now(),
   };
 }
 
@@ -51,13 +62,13 @@ function shellV2(state) {
 
 const threadsV3 = (state) => ({ items: all(state, threadsTable).map(thread) });
 
-// Each read endpoint: what it shows, whether a client's session is enough, and its headers.
+// Each read endpoint: what it shows, and its headers. Any session is enough for all of them.
 const readers = {
-  snapshot: { show: (state) => snapshot(state), client: generation.letter === "A" || generation.letter === "B" },
-  snapshotWithoutMessages: { show: (state) => snapshot(state, false), client: generation.letter === "B" },
-  shell: { show: shell, client: true },
-  shellV2: { show: shellV2, client: true, headers: { "x-t3-orchestration-protocol": "2" } },
-  threadsV3: { show: threadsV3, client: true },
+  snapshot: { show: snapshot },
+  snapshotWithoutMessages: { show: snapshotWithoutMessages },
+  shell: { show: shell },
+  shellV2: { show: shellV2, headers: { "x-t3-orchestration-protocol": "2" } },
+  threadsV3: { show: threadsV3 },
 };
 
 // A thread as a user would make one, in a project of its own.

@@ -3,6 +3,7 @@ const childProcess = require("node:child_process");
 const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
+const { inspect } = require("node:util");
 const auth = require("./auth.js");
 const activity = require("./activity/index.js");
 const { behaviour, fault, generation, userdata } = require("./behaviour.js");
@@ -44,8 +45,9 @@ function start(where) {
   }
   if (opened.migrations.length || generation.logsEmptyMigrations) {
     log("Migrations ran successfully");
-    console.log(`  migrations: [${opened.migrations.map((name) => ` '${name}'`).join(",")}${opened.migrations.length ? " " : ""}]`);
+    console.log(`  migrations: ${inspect(opened.migrations, { maxArrayLength: null, compact: opened.migrations.length < 7 })}`);
   }
+  if (generation.native) log("Claude Agent CLI health check failed.\n  { errorTag: 'PlatformError' }", "WARN"); // harmless
   if (fault("log_noise", where)) log("plugin scan failed for 0 plugins; migration notes: none; warning: nothing failed", "WARN");
   if (fault("logs_migration_error", where)) log("migration 32 failed: no such column, continuing", "ERROR");
   key(where.baseDir);

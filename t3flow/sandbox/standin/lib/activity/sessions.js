@@ -3,6 +3,7 @@ const crypto = require("node:crypto");
 const { generation } = require("../behaviour.js");
 const { now } = require("../time.js");
 
+const LOST = "Provider session did not survive a server restart. Send a new message to continue.";
 const keepsTurns = generation.activity === "sessionsAndTurns";
 
 function write(database, thread, status, turn) {
@@ -38,6 +39,8 @@ function recover({ database, startedAt }) {
   const dead = database.prepare("select thread_id from projection_thread_sessions where status in ('starting', 'running') and updated_at < ?").all(startedAt);
   for (const { thread_id: thread } of dead) {
     write(database, thread, "error", null);
+    database.prepare("update projection_thread_sessions set last_error = ? where thread_id = ?").run(LOST, thread);
+    database.prepare("update projection_threads set updated_at = ? where thread_id = ?").run(now(), thread);
     if (keepsTurns) database.prepare("update projection_turns set state = 'error', completed_at = ? where thread_id = ? and state = 'running'").run(now(), thread);
   }
 }
