@@ -27,7 +27,7 @@ SETTINGS = {
     "quiet_seconds": "2",
     "window": '""',
     "max_check_interval_s": "5",
-    "verify_timeout_s": "60",
+    "verify_timeout_s": "90",
     "max_failures": "1000",  # a machine that is busy makes a minting take longer than the dispatch waits
     "start_timeout_s": "90",
     "seeds": '"largest"',
@@ -105,7 +105,7 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
     stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float]]()
 
     def browse(user: str) -> None:
-        while not stop.wait(0.2):
+        while not stop.wait(1.5):
             began = time.time()
             tried[0] += 1
             if not box.pairs(user):
