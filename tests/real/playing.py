@@ -30,7 +30,7 @@ LONG_SECONDS = 600.0
 PAUSE_SECONDS = 1.5
 """Between two pairings of a browser: a minting takes more than a second of a processor."""
 
-TABLES = ("projection_projects", "projection_threads", "projection_thread_messages", "orchestration_events")
+TABLES = ("projection_projects", "projection_threads", "projection_thread_messages")
 
 MARK = "fails-here"
 FAILS_IN_PLACE = f"""\
