@@ -105,7 +105,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """No process of root's runs from a slot."""
     prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
-    for pid in processes.using([], lambda words: any(word.startswith(prefix) for word in words[:2])):
+    for pid in processes.using(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if processes.uid_of(pid) == 0:
             yield finding(
                 f"process {pid} runs a version of t3 as root",
