@@ -38,3 +38,13 @@ def test_a_native_build_that_fails_in_place_is_undone(make_box: Callable[..., Sa
     host = open_host(box.settings, open_journal(box.settings))
     pairing.verify(host, "ada", "0.0.24", 10)
     assert not any(NEXT in word for pid in host.services.pids("ada") for word in processes.command_line(pid))
+
+
+def test_a_server_may_take_as_long_to_start_as_the_gate_gave_it(make_box: Callable[..., Sandbox]) -> None:
+    """Longer than a pairing may take: that is counted from the first answer on."""
+    box = make_box(["ada"], quiet_seconds=0)
+    assert box.settings.dispatch.verify_timeout_s < 8 < box.settings.gate.start_timeout_s
+    box.publish(NEXT, {**NATIVE, "rules": [{"fault": "slow_start", "seconds": 8, "when": {"not_scratch": True}}]})
+    document = bump(box, "--target", NEXT)
+    assert results(document) == {"ada": "restarted"}, document
+    assert document["users"]["ada"]["downtime_s"] > 8
