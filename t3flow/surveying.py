@@ -53,6 +53,8 @@ class Decision(TypedDict):
     first: list[str]
     broken: dict[str, str]
     notices: list[str]
+    others: NotRequired[dict[str, str]]
+    """Links for accounts outside the user map."""
 
 
 def versions_wanted(found: Found) -> list[str]:
@@ -152,9 +154,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
     if found["is_frozen"]:
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
-    for user in found.get("others", []):
-        made["links"][user] = stays
-        made["fresh"].append(user)
+    made["others"] = dict.fromkeys(found.get("others", []), stays)
     for user, why in found.get("unmanaged", {}).items():
         made["notices"].append(f"{user} is not managed, and keeps what they have: {why}")
         made["links"][user] = found["links"][user] or stays

@@ -70,7 +70,7 @@ def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
     from t3flow.host import preflight
 
     try:
-        return [*preflight.launcher_trouble(read), *preflight.mount_trouble(read.paths.versions_dir)]
+        return [*preflight.launcher_trouble(read), *preflight.mounts_trouble(read)]
     except (T3flowError, OSError) as error:
         return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
 

@@ -58,11 +58,12 @@ def test_an_overwritten_launcher_stops_nobody_and_is_put_back(box: Sandbox) -> N
     assert (shown["frozen"], shown["rejected"]) == (None, {})
     fixed = box.t3flow("doctor", "--fix")
     assert f"mended: {launcher} is the launcher again" in fixed.stdout
-    assert "was overwritten" not in box.t3flow("status").stdout
+    assert not any(line.startswith(f"{launcher} was") for line in lines_of_status(box))
+    assert not any(each["check"] == "launcher" for each in box.document("doctor"))
     assert results(bump(box)) == dict.fromkeys(box.users, "restarted")
 
 
-def test_a_folder_of_slots_without_exec_is_found_before_anything(box: Sandbox) -> None:
+def test_a_node_that_is_gone_is_found_before_the_stop(box: Sandbox) -> None:
     """The Node of a slot in use is gone: no server of that version can be started."""
     box.publish(NEXT, {"schema_level": 32})
     is_busy(box, "ada")
@@ -147,3 +148,14 @@ def test_a_wait_that_never_ends_is_said(box: Sandbox) -> None:
         waits.note(box.journal, "ada", "running_process", "below the server runs watch (pid 7)")
     assert any("ada has waited" in line and "--ignore-processes ada" in line for line in lines_of_status(box))
     assert records.deferral(box.journal, "ada") is not None
+
+
+def test_a_consumer_renews_the_launcher_of_an_earlier_t3flow(box: Sandbox) -> None:
+    """An upgrade changes its text; what is not ours stays, and is said."""
+    launcher = box.settings.paths.launcher
+    wanted = launcher.read_text()
+    for text, renewed in ((wanted.replace("exec ", "exec  "), True), ("#!/bin/sh\nexec node /x\n", False)):
+        box.end("consumer")
+        launcher.write_text(text)
+        box.start_consumer()
+        assert (launcher.read_text() == wanted) is renewed
