@@ -12,7 +12,7 @@ from t3flow import deferring, tasks, trials
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, require_space
-from t3flow.host import launcher, npm, old_backups, old_tracker, records, running, slots
+from t3flow.host import launcher, mounts, npm, old_backups, old_tracker, records, running, slots
 from t3flow.host.host import this_host
 from t3flow.host.records import Schemas
 from t3flow.restart import Result, result_of
@@ -134,6 +134,7 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
     """Copies the global install into a slot; returns its path. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")

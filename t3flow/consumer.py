@@ -11,13 +11,13 @@ from pathlib import Path
 from huey.consumer import Consumer
 from loguru import logger
 
-from t3flow import periodic, restart
+from t3flow import periodic
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
-from t3flow.host import freeze, launcher, records
+from t3flow.host import freeze, launcher, records, resuming
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -107,7 +107,7 @@ def consume(settings: Settings) -> None:
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
-        restart.resume_paused(host)
+        resuming.resume_paused(host)
         periodic.sweep(host)
         renew_launcher(host)
         threading.Thread(target=engine.watch, name="watch", daemon=True).start()

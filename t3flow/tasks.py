@@ -210,7 +210,7 @@ def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir))
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):

@@ -78,13 +78,7 @@ def take(
         made = replace(made, path=str(home / next(iter(made.files.values()))))
         if keep_on_record:
             records.set_fact(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
-        if last is not None and is_unchanged:
-            for name, path in last.paths.items():
-                os.link(path, made.paths[name])
-            sync_folder(home)
-        else:
-            for name, path in made.paths.items():
-                take_copy(box, name, who, path)
+        _keep_files(made, box, who, last if is_unchanged else None)
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -96,6 +90,22 @@ def take(
     if keep_on_record:
         records.put_backup(host.journal, made)
     return made
+
+
+def _keep_files(made: Backup, box: Path, who: Account, same: Backup | None) -> None:
+    """Puts all files of a snapshot where it says, from the box or from one that is the same; what fails leaves none of them."""
+    try:
+        for name, path in made.paths.items():
+            if same is None:
+                take_copy(box, name, who, path)
+            else:
+                os.link(same.paths[name], path)
+        sync_folder(Path(made.path).parent)
+    except Exception:
+        for path in made.paths.values():
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def _described(answer: dict[str, Any], user: str, wrote: str, target: str, run: str) -> Backup:

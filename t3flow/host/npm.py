@@ -80,13 +80,12 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
     for part in (prefix, private):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
-        if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
-            described = prefix / "package.json"
-            described.write_text(json.dumps({"private": True, "dependencies": {package: version}}) + "\n")
-            if who.is_other:
-                os.chown(described, who.uid, who.gid)  # npm writes to it; the folder is still ours
+    # npm checks the signatures of what a package.json names, and of nothing else; and it saves what it installed in it
+    named = json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
+    (prefix / "package.json").write_text(named)
+    for path in (prefix, private, prefix / "package.json"):
         if who.is_other:
-            os.chown(part, who.uid, who.gid)
+            os.chown(path, who.uid, who.gid)
     target = f"{package}@{version}"
 
     def npm(*words: str) -> Finished:
@@ -124,7 +123,7 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
             raise _failure(asked, f"{tarball}, the part of {target} for {mine}", target)
     described = private / "described"
     described.mkdir(mode=0o755)
-    shutil.copy(prefix / "package.json", described)
+    (described / "package.json").write_text(named)
     npm_parts.write_skeleton(tree.installed, described)
     checks = (
         "audit",

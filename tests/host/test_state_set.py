@@ -123,6 +123,22 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
     assert names(top) == {*first.files.values(), *second.files.values()}
 
 
+def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(userdata(host), second=True)
+    real = backups.take_copy
+
+    def fail(*arguments: Any) -> None:
+        if arguments[1] == "environment-id":
+            raise DiskError("no room")
+        real(*arguments)
+
+    monkeypatch.setattr(backups, "take_copy", fail)
+    with pytest.raises(DiskError):
+        take(host)
+    assert not any((host.settings.paths.backup_dir / "ada").iterdir())
+    assert records.backups(host.journal) == []
+
+
 def _make_fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)

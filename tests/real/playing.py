@@ -20,11 +20,12 @@ LEVEL32 = Path(__file__).parent.parent / "data" / "state-level32.sqlite"
 LEVEL52 = Path(__file__).parent.parent / "data" / "state-level52.sqlite"
 PATIENCE = {
     "T3FLOW_GATE__START_TIMEOUT_S": "90",
-    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "25",
+    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "40",
     "T3CODE_TELEMETRY_ENABLED": "false",
 }
 READY_SECONDS = 120.0
 PAIR_SECONDS = 60.0
+LONG_SECONDS = 600.0
 PAUSE_SECONDS = 1.5
 """Between two pairings of a browser: a minting takes more than a second of a processor."""
 
@@ -33,8 +34,9 @@ TABLES = ("projection_projects", "projection_threads", "projection_thread_messag
 MARK = "fails-here"
 FAILS_IN_PLACE = f"""\
 import {{ existsSync as isThere }} from "node:fs";
-const base = process.argv[process.argv.indexOf("--base-dir") + 1];
-if (process.argv[2] === "serve" && isThere(`${{base}}/../{MARK}`)) process.argv[process.argv.indexOf("--port") + 1] -= -31000;
+const after = (name) => process.argv.indexOf(name) + 1;
+if (process.argv[2] === "serve" && isThere(`${{process.argv[after("--base-dir")]}}/../{MARK}`))
+  process.argv[after("--port")] = String(Number(process.argv[after("--port")]) + 31000);
 """
 """A home with the mark gets a server that migrates the database and listens elsewhere; a copy that the gate makes has no mark."""
 
@@ -58,6 +60,13 @@ def rows(box: Sandbox, user: str) -> dict[str, int]:
     """Return how many rows of a user's work their database has, by table."""
     with closing(sqlite3.connect(f"file:{box.database(user)}?mode=ro", uri=True)) as connection:
         return {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in TABLES}
+
+
+def level_of(database: Path) -> int:
+    """Return the schema level of a database that no server has open."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        level: int = connection.execute("select max(migration_id) from effect_sql_migrations").fetchone()[0]
+        return level
 
 
 def begin_turn(box: Sandbox, user: str) -> str:

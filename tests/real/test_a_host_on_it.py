@@ -6,7 +6,18 @@ from pathlib import Path
 import psutil
 import pytest
 from old_host import pids
-from playing import LEVEL52, USERS, begin_turn, end_turn, findings, nobody_is_shut_out, patient, publish, rows
+from playing import (
+    LEVEL52,
+    LONG_SECONDS,
+    USERS,
+    begin_turn,
+    end_turn,
+    findings,
+    nobody_is_shut_out,
+    patient,
+    publish,
+    rows,
+)
 from scenes import bump, deferrals, drained, everybody_is_well, results
 
 from t3flow.sandbox import real, shell_tracker
@@ -25,7 +36,7 @@ def processes_from(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     """Nobody stops for the adoption. Then Ada is idle, a turn of Grace's runs, and the server of Linus is stopped."""
     box = patient(make_box)
@@ -50,22 +61,22 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     box.supervise("stop", "linus")
     box.publish(LATER, generation="C")
     with nobody_is_shut_out(box, ["ada", "grace"]):
-        moved = bump(box, timeout_seconds=400)
+        moved = bump(box, timeout_seconds=LONG_SECONDS)
         assert moved["outcome"] == "updated", moved
         assert results(moved) == {"ada": "restarted", "grace": "deferred", "linus": "deferred"}, moved
         waits = {user: entry["waiting_for"] for user, entry in deferrals(box).items()}
         assert waits == {"grace": "active_turn", "linus": "server_stopped"}
         assert pids(box)["grace"] == servers["grace"]
         end_turn(box, "grace", thread)
-        drained(box, "grace", LATER, 120)
+        drained(box, "grace", LATER, LONG_SECONDS)
     assert processes_from(box.top / "usr") == []
     box.supervise("start", "linus")
-    drained(box, "linus", LATER, 120)
+    drained(box, "linus", LATER, LONG_SECONDS)
     everybody_is_well(box, dict.fromkeys(USERS, LATER))
     assert findings(box) == []
 
     # Back to the real one, which a person asks for while one of them is at work.
-    back = box.document("enqueue", "rollback", "--to", real.VERSION, "--wait", timeout_seconds=400)
+    back = box.document("enqueue", "rollback", "--to", real.VERSION, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
     everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
     assert {user: rows(box, user) for user in USERS} == had

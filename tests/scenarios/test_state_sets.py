@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import DATA
-from scenes import bump, content, everybody_is_well, results
+from conftest import DATA, FIRST, NEXT
+from scenes import bump, content, everybody_is_well, results, write
 
 from t3flow.host import records
 from t3flow.sandbox.host import Sandbox
@@ -79,12 +79,37 @@ def taken_back(box: Sandbox) -> None:
     assert said["users"]["ada"]["result"] == "rolled_back", said
     assert "the program alone" in said["users"]["ada"]["reason"]
     assert has(state_of(box, "ada") / "statev2.sqlite", "of the newer one")
-    said = box.document("enqueue", "rollback", "--user", "ada", "--to", C, "--wait")
-    assert said["users"]["ada"]["result"] == "rolled_back", said
-    everybody_is_well(box, {"ada": C, "grace": D2})
-    assert not any(name.startswith("statev2") for name in names(state_of(box, "ada")))
-    kept = max(state_of(box, "ada").glob("replaced-*"))
+    box.control("grace", "thread", title="of the newer one")
+    said = box.document("enqueue", "rollback", "--user", "grace", "--to", C, "--wait")
+    assert said["users"]["grace"]["result"] == "rolled_back", said
+    everybody_is_well(box, {"ada": D1, "grace": C})
+    assert not any(name.startswith("statev2") for name in names(state_of(box, "grace")))
+    kept = max(state_of(box, "grace").glob("replaced-*"))
     assert has(kept / "statev2.sqlite", "of the newer one")
-    said = box.document("restore", "ada", kept.name, "--wait")
-    assert said["users"]["ada"]["result"] == "rolled_back", said
-    assert has(state_of(box, "ada") / "statev2.sqlite", "of the newer one")
+    said = box.document("restore", "grace", kept.name, "--wait")
+    assert said["users"]["grace"]["result"] == "rolled_back", said
+    assert has(state_of(box, "grace") / "statev2.sqlite", "of the newer one")
+    everybody_is_well(box, {"ada": D1, "grace": D2})
+
+
+def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandbox]) -> None:
+    """Of what an earlier t3flow has left only levels are known: the older version is tried on a copy, so that nothing newer is put away for nothing."""
+    box = make_box(BOTH)
+    box.publish(NEXT, {"schema_level": 30})
+    assert bump(box)["outcome"] == "updated"
+    with box.journal.transaction() as connection:
+        for table in ("schemas", "backup_sets"):
+            connection.execute(f"drop table {table}")
+    write(box.database("ada"), "create table since as select 'precious' as word")
+    write(box.database("grace"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
+    for each in (box.top / "backups" / "grace").iterdir():
+        each.unlink()
+    said = box.document("enqueue", "rollback", "--wait")
+    assert results(said) == {"ada": "rolled_back", "grace": "skipped"}, said
+    assert "the program alone" in said["users"]["ada"]["reason"]
+    assert has(box.database("ada"), "precious")
+    reason = said["users"]["grace"]["reason"]
+    assert "the snapshot of grace" in reason
+    assert "tried on a copy" in reason
+    everybody_is_well(box, {"ada": FIRST})
+    assert box.assigned("grace") == NEXT

@@ -17,7 +17,7 @@ from t3flow.host import holding, idle, pairing, ports, processes, records
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.host.idle import Idleness
 from t3flow.host.owned import OwnerReader
-from t3flow.restart import HELD, resume_paused
+from t3flow.host.resuming import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
 
 FIRST = "0.0.24"
@@ -124,6 +124,8 @@ def test_a_server_that_outlived_its_launcher_is_ended_before_a_start(native: Cal
     host.services.start("ada")
     pairing.verify(host, "ada", FIRST, 20)
     assert pairing.own_server(host, "ada") != orphan
+    host.services.stop("ada")
+    assert host.services.pids("ada") == []
 
 
 def test_a_child_that_inherited_the_socket_is_not_the_server(native: Callable[..., Made]) -> None:
@@ -147,7 +149,13 @@ def test_a_server_of_an_unknown_kind_is_left_alone(native: Callable[..., Made]) 
 
 def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Made]) -> None:
     """Nothing could be verified after an undo."""
-    _, host = native({**NATIVE, "rules": [{"fault": "no_session_document"}]})
+    box, host = native()
+    host.services.stop("ada")
+    for file in (box.top / "opt/t3/versions").rglob("behaviour.json"):
+        file.write_text(json.dumps({**NATIVE, "rules": [{"fault": "no_session_document"}]}))
+    host.services.start("ada")
+    with pytest.raises(pairing.UnknownServer):
+        pairing.verify(host, "ada", FIRST, 5)
     assert "does not say" in pairing.unknown_trouble(host, "ada")
     with pytest.raises(pairing.UnknownServer):
         pairing.cookie_name(host, "ada")
