@@ -126,7 +126,7 @@ def test_a_home_that_was_away_at_the_bump_is_tried_before_it_is_moved(box: Sandb
     home = box.base_dir("linus")
     away = home.with_name("away")
     home.rename(away)
-    box.publish(NEXT, {"schema_level": 32, "faults": [fault]})
+    box.publish(NEXT, {"schema_level": 32, "rules": [fault]})
     ended = bump(box)
     assert results(ended) == {"ada": "restarted", "grace": "restarted", "linus": "deferred"}, ended
     away.rename(home)
