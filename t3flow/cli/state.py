@@ -208,7 +208,9 @@ def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
         return f"{what}; t3flow doctor"
     if cause["waiting_for"] == "server_stopped":
         return f"{what}; start it, or t3flow deferrals revoke {user}"
-    return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
+    if cause["waiting_for"] == "running_process":
+        return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
+    return f"{what}; ask {entry.user} to let their agents end, then t3flow enqueue drain {user}"
 
 
 def problems(found: dict[str, Any]) -> list[str]:
