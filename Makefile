@@ -6,23 +6,30 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite box lint format bench requirements clean
+.PHONY: demo test suite box real lint format bench requirements clean
 
-demo: $(VENV)/.ready  ## plays the main job in a sandbox
-	@$(BIN)/t3flow demo
+demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
+	@$(BIN)/t3flow demo $(if $(REAL),--real)
 
-BESIDE = rm -f .box.log; $(MAKE) --no-print-directory -j2 suite box LATER=">>.box.log 2>&1"; code=$$?; cat .box.log; exit $$code
+BESIDE = rm -f .box.log .real.log; $(MAKE) --no-print-directory -j3 suite box real LATER=">>.box.log 2>&1" REAL_LATER=">>.real.log 2>&1"; \
+  code=$$?; cat .box.log .real.log; exit $$code
 
 test: lint  ## everything that CI runs; what runs on a real systemd goes beside the rest, as it mostly waits, and is shown after it
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --ignore=tests/box --ignore=tests/root $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
 	@sh tests/box/prepare.sh $(LATER)
-	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box $(BOX) $(LATER)
+	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box --ignore=tests/box/test_real.py $(BOX) $(LATER)
 	@$(if $(BOX),,$(BIN)/python -m pytest -p no:cacheprovider -n 2 tests/root $(LATER))
+
+real: $(VENV)/.ready  ## with the real t3, in the sandbox and on a real systemd; where npm cannot fetch it, it says that it was skipped
+	@$(BIN)/python -m t3flow.sandbox.real $(REAL_LATER) || [ $$? = 2 ]
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
+	@sh tests/box/prepare.sh $(REAL_LATER)
+	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -1,24 +1,30 @@
-"""How long the gate takes for 10 and for 100 users of 5 MB, and for one of 2 GB.
+"""How long the gate takes for 10 and for 100 users of 5 MB, for one of 2 GB, and for 10 on the real t3 where it can be had.
 
-The reference: a plain cp of the same bytes, and a start of the server on each copy.
+The reference: a plain cp of the same bytes, and a start of the server on each copy. For the real t3: the server's own two starts and stops on each
+copy, as many beside each other as the gate has trials.
 """
 
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 
 from sandboxed import LEVEL30, go_inside, sandbox
 
+from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox, free_port
 
 FIRST, NEXT = "0.0.24", "0.0.25-nightly.20260609.501"
 MEGABYTE = 1024 * 1024
+REAL_USERS, REAL_BOUND = 10, 1.5
 CASES = ((10, 5 * MEGABYTE), (100, 5 * MEGABYTE), (1, 2048 * MEGABYTE))
 
 
@@ -106,15 +112,92 @@ def measure(count: int, size: int) -> None:
         )
 
 
+def measure_real() -> None:
+    """A dry run of a bump to the real t3, its gate alone, beside the server's own two starts."""
+    tarball = real.cached()
+    if tarball is None:
+        print(f"{real.PACKAGE}@{real.VERSION}: not here (python -m t3flow.sandbox.real)", flush=True)
+        return
+    users = [f"user{number:03}" for number in range(REAL_USERS)]
+    with sandbox(users) as box:
+        for user in users:
+            box.database(user).parent.mkdir(parents=True)
+            shutil.copyfile(LEVEL30, box.database(user))
+        box.start_registry()
+        box.publish(FIRST, {"schema_level": 30})
+        box.install(FIRST)
+        real.publish(box.top / "registry", tarball)
+        box.install_slot(real.VERSION)
+        box.start_supervisor()
+        box.start_dispatch()
+        box.start_consumer()
+        said = box.document("enqueue", "bump", "--target", real.VERSION, "--dry-run", "--wait", timeout_seconds=3600)
+        assert said["outcome"] == "dry_run_passed", said
+        events = box.document("show", said["run"])["events"]
+        gate = [event for event in events if event["step"] in ("choose_seeds", "try_on")]
+        seconds = (_at(gate[-1]) - _at(gate[0])).total_seconds()
+        chosen = next(event["data"]["result"] for event in gate if event["kind"] == "completed")
+        width = int(chosen["width"])
+        with ThreadPoolExecutor(width) as pool:
+            found = list(pool.map(lambda number: two_starts(box, number), range(width)))
+        starts, whole = (sum(each[index] for each in found) / width for index in (0, 1))
+        rounds = REAL_USERS / width
+        print(
+            f"{REAL_USERS:>3} on the real {real.VERSION}: gate {seconds:6.1f} s ({chosen['takes']})\n"
+            f"    users / parallel × the server's two starts and stops ({whole:.1f} s): {rounds * whole:.1f} s, gate = "
+            f"{seconds / (rounds * whole):.2f} × (bound {REAL_BOUND})\n"
+            f"    users / parallel × the two starts alone ({starts:.1f} s): gate = {seconds / (rounds * starts):.2f} ×",
+            flush=True,
+        )
+
+
+def two_starts(box: Sandbox, number: int) -> tuple[float, float]:
+    """Seconds of two starts of the real server until it answers, and of the same with their stops."""
+    base_dir = box.top / "scratch" / f"reference-{number}"
+    (base_dir / "userdata").mkdir(parents=True)
+    shutil.copyfile(LEVEL30, base_dir / "userdata" / "state.sqlite")
+    slot = box.settings.paths.versions_dir / "versions" / real.VERSION
+    port = free_port()
+    words = [slot / ".node", slot / "node_modules/.bin/t3", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    starts = whole = 0.0
+    for _ in range(2):
+        began = time.monotonic()
+        server = subprocess.Popen(
+            [*words, "--base-dir", base_dir],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "HOME": str(base_dir)},
+        )
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=0.5) as answer:
+                if answer.status == 200:
+                    break
+            time.sleep(0.02)
+        starts += time.monotonic() - began
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(server.pid, 0)
+                time.sleep(0.02)
+        whole += time.monotonic() - began
+    shutil.rmtree(base_dir)
+    return starts, whole
+
+
 def _at(event: dict[str, str]) -> datetime:
     return datetime.fromisoformat(event["at"])
 
 
 def main() -> None:
-    """All cases, or those whose number is given."""
-    chosen = [CASES[int(word)] for word in sys.argv[1:]] or CASES
-    for count, size in chosen:
-        measure(count, size)
+    """All cases, or those whose number is given; the one after the last is the real t3."""
+    chosen = [int(word) for word in sys.argv[1:]] or list(range(len(CASES) + 1))
+    for number in chosen:
+        if number < len(CASES):
+            measure(*CASES[number])
+        else:
+            measure_real()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
-"""How long a user cannot pair: a safe restart beside a bare one of the same server, by the same probe each 50 ms."""
+"""How long a user cannot pair: a safe restart beside a bare one of the same server, by the same probe each 50 ms.
+
+With --real: how long a server does not answer while its user moves to the real t3, and away from it, beside the same moves by hand.
+"""
 
 import itertools
+import shutil
+import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,9 +16,12 @@ from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.host import pairing
 from t3flow.host.host import open_host
+from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
 
-TIMES = 8
+TIMES, REAL_TIMES = 8, 3
+BEFORE, LEVEL32 = "0.0.33", LEVEL30.with_name("state-level32.sqlite")
+MOST_SECONDS_MORE = 0.3
 PROBE_SECONDS = 0.05
 
 
@@ -58,6 +67,72 @@ class Probe:
         return max(after - before for before, after in itertools.pairwise(moments))
 
 
+class Answers(Probe):
+    """Asks the server itself which version it is: a minting of the real t3 takes over a second of a processor."""
+
+    def once(self) -> None:
+        """One try."""
+        try:
+            pairing.serving_version(self.host, "ada", 1.0)
+            self.good.append(time.monotonic())
+        except pairing.NotPaired:
+            pass
+
+
+def with_real() -> None:
+    """Takes turns: by hand and by a bump, to the real t3 and away from it."""
+    tarball = real.cached()
+    if tarball is None:
+        sys.exit("bench/restart.py --real: the real t3 is not there; fetch it: python -m t3flow.sandbox.real")
+    with sandbox(["ada"], quiet_seconds=0) as box:
+        box.environment |= {"T3CODE_TELEMETRY_ENABLED": "false", "T3FLOW_GATE__START_TIMEOUT_S": "90"}
+        box.environment |= {"T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "60"}
+        box.ready_seconds = box.mint_seconds = 120.0
+        box.start(BEFORE, {"ada": LEVEL32}, {"schema_level": 32})
+        real.publish(box.top / "registry", tarball)
+        box.install_slot(real.VERSION)
+        box.start_consumer()
+        probe = Answers(box)
+
+        def by_hand(version: str) -> None:
+            box.supervise("stop", "ada")
+            box.supervise("reset-failed", "ada")
+            box.lead("ada", version)
+            box.supervise("start", "ada")
+            pairing.check_running(probe.host, "ada", version, 60)
+
+        def by_bump(version: str) -> None:
+            said = box.document("enqueue", "bump", "--target", version, "--wait", timeout_seconds=600)
+            assert said["outcome"] == "updated", said
+
+        def start_again() -> None:
+            """The user as before the first move: on the Node build, with its database."""
+            box.supervise("stop", "ada")
+            box.supervise("reset-failed", "ada")
+            for path in box.database("ada").parent.glob("state.sqlite*"):
+                path.unlink()
+            shutil.copyfile(LEVEL32, box.database("ada"))
+            box.install(BEFORE)
+            box.supervise("start", "ada")
+            box.await_pairing("ada")
+
+        found: dict[str, list[float]] = {name: [] for name in ("to by hand", "to", "away by hand", "away")}
+        for number in range(REAL_TIMES):
+            later = f"0.0.43-nightly.20260920.{number + 1}"
+            box.publish(later, generation="C", tag=None)
+            box.install_slot(later)
+            for how, move in ((" by hand", by_hand), ("", by_bump)):
+                start_again()
+                for way, version in (("to", real.VERSION), ("away", later)):
+                    found[f"{way}{how}"].append(probe.longest_gap(lambda move=move, version=version: move(version)))
+        for way, name in (("to", "to the real t3"), ("away", "from the real t3 to the stand-in")):
+            reference, safe = found[f"{way} by hand"], found[way]
+            show(f"{name}, by hand: no answer for", reference)
+            show(f"{name}, by a bump: no answer for", safe, "by hand", reference)
+            more = statistics.median(safe) - statistics.median(reference)
+            print(f"{name}: {more:+.2f} s (at most {MOST_SECONDS_MORE:+} s is wanted)", flush=True)
+
+
 def main() -> None:
     """Takes turns: a bare restart, a bump."""
     with sandbox(["ada"], quiet_seconds=0) as box:
@@ -89,4 +164,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     go_inside()
-    main()
+    with_real() if "--real" in sys.argv[1:] else main()

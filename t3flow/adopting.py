@@ -12,7 +12,7 @@ from t3flow import deferring, tasks, trials
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, require_space
-from t3flow.host import launcher, npm, old_backups, old_tracker, records, running, slots
+from t3flow.host import launcher, mounts, npm, old_backups, old_tracker, records, running, slots
 from t3flow.host.host import this_host
 from t3flow.host.records import Schemas
 from t3flow.restart import Result, result_of
@@ -36,8 +36,10 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     results = {user: fate(user, found, decision) for user in found["servers"]}
     if dry_run:
         return decision, results
-    fresh = {user: decision["links"][user] for user in decision["fresh"]}
-    make_links("" if found["default"] else decision["default"], fresh, {user: found["links"][user] for user in fresh})
+    fresh = {**{user: decision["links"][user] for user in decision["fresh"]}, **decision.get("others", {})}
+    make_links(
+        "" if found["default"] else decision["default"], fresh, {user: found["links"].get(user, "") for user in fresh}
+    )
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
     note_adoption(what_was_adopted(), remembered(found))
@@ -90,6 +92,8 @@ def fate(user: str, found: Found, decision: Decision) -> Result:
     """What a user gets, as a result to show."""
     runs, led_to = found["servers"][user], decision["links"].get(user) or ""
     target = decision["deferrals"].get(user)
+    if why := found.get("unmanaged", {}).get(user):
+        return result_of("skipped", led_to, why)
     reason = decision["broken"].get(user) or (f"runs {runs} until the next restart" if runs else "does not run")
     if user in decision["first"] and user not in decision["broken"]:
         reason = f"runs {runs}, is led to {led_to}: the next pairing may part server and database"
@@ -130,6 +134,7 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
     """Copies the global install into a slot; returns its path. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")

@@ -16,7 +16,7 @@ from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import dispatch_log, ours, pairing, records, slots
+from t3flow.host import dispatch_log, manageable, ours, pairing, records, slots
 from t3flow.host.dispatch_log import Line
 from t3flow.host.host import Host, this_host
 from t3flow.host.services import ServiceError
@@ -140,12 +140,14 @@ def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Curs
 
 
 def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
-    """Of what was logged, what speaks against the version: of users of the map whose port is not in others' hands, and not of our own doing.
+    """Of what was logged, what speaks against the version: of users of the map whom t3flow manages and whose port is not in others' hands, and
+    not of our own doing.
 
     A fallback counts for whoever was moved to the version before it; others fall back as a matter of course. A failure counts for whoever is on
     the version, and for others while their server runs.
     """
-    mapped = {entry.name for entry in host.user_map().users}
+    names = [entry.name for entry in host.user_map().users]
+    mapped = {user for user, (_, why) in manageable.survey(host, names).items() if not why} if lines else set()
 
     @cache
     def is_on_it(user: str) -> bool:

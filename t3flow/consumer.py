@@ -11,13 +11,13 @@ from pathlib import Path
 from huey.consumer import Consumer
 from loguru import logger
 
-from t3flow import periodic, restart
+from t3flow import periodic
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
-from t3flow.host import freeze, records
+from t3flow.host import freeze, launcher, records, resuming
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -107,8 +107,9 @@ def consume(settings: Settings) -> None:
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
-        restart.resume_paused(host)
+        resuming.resume_paused(host)
         periodic.sweep(host)
+        renew_launcher(host)
         threading.Thread(target=engine.watch, name="watch", daemon=True).start()
         first_look(engine, host)
         worker = Worker(
@@ -123,6 +124,20 @@ def consume(settings: Settings) -> None:
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
+
+
+def renew_launcher(host: Host) -> None:
+    """Put this t3flow's launcher in place of an earlier one's, by one rename; what another program put there is left alone. Idempotent."""
+    paths = host.settings.paths
+    try:
+        wanted = launcher.launcher_text(paths.versions_dir, sandbox=host.settings.serve.backend == "process")
+        if launcher.is_launcher(paths.launcher) and paths.launcher.read_text() != wanted:
+            launcher.install_launcher(
+                paths.launcher, paths.versions_dir, sandbox=host.settings.serve.backend == "process"
+            )
+            logger.info("{} is the launcher of this t3flow now", paths.launcher)
+    except OSError as error:
+        logger.warning("{} cannot be renewed ({}): t3flow doctor --fix", paths.launcher, error.strerror)
 
 
 def first_look(engine: Engine, host: Host) -> None:

@@ -18,9 +18,11 @@ TO_BE_ACCEPTED = "to_be_accepted"
 def defer(target: str, waiting: dict[str, str]) -> None:
     """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there.
 
-    The target awaits acceptance from then on: by the bump itself, or by the first who is moved to it.
+    The target awaits acceptance from then on: by the bump itself, or by the first who is moved to it. It has passed the gate,
+    so that a rejection of earlier holds no deferral back.
     """
     if waiting:
+        records.unreject(this_host().journal, target)
         records.set_fact(this_host().journal, TO_BE_ACCEPTED, target)
     put_off(target, waiting)
 

@@ -24,7 +24,8 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
 
     1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
     that database's, its user is skipped. 4. The version in use fails on an empty base dir too, or on more than half of the seeds, or nothing
-    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved.
+    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind
+    that is not known is neither good nor bad: it is tried again in the next run, and before its users are moved.
     """
     seeds = trials.choose_seeds(users, snapshots, plan["default"])
     version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
@@ -40,20 +41,25 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
         ]
         at_fault.update(blame(version, failed, seeds_known_bad=bool(at_fault), default=plan["default"]))
         passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
-        held.update({each["seed"]: each["failed"] for each in verdicts if each["verdict"] == "inconclusive"})
+        held.update({each["seed"]: why_held(each) for each in verdicts if each["verdict"] == "inconclusive"})
     if 2 * len(at_fault) > len(every):
         raise Refused(
             "gate_inconclusive",
             f"the version in use fails on {len(at_fault)} of {len(every)} databases too: {first(at_fault)}",
         )
     if not passed:
-        raise Refused("gate_inconclusive", f"{version} could not be tried: {first({**at_fault, **held})}")
+        raise Refused("gate_inconclusive", f"{version} passed no trial: {first({**at_fault, **held})}")
     if held:
         trials.note_untried(version, sorted(held))
     return {
         **{user: ("skipped", reason) for user, reason in at_fault.items()},
-        **{user: ("deferred", f"not tried on this database yet: {reason}") for user, reason in held.items()},
+        **{user: ("deferred", reason) for user, reason in held.items()},
     }
+
+
+def why_held(verdict: Verdict) -> str:
+    """Return why a user on whose databases there was no verdict is held back. A run that an earlier t3flow began knows no `unknown`."""
+    return verdict.get("unknown") or f"not tried on this database yet: {verdict['failed']}"
 
 
 def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: bool, default: str) -> dict[str, str]:

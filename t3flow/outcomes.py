@@ -12,6 +12,8 @@ from t3flow.engine.step import current_flow
 from t3flow.restart import Result, result_of
 from t3flow.tasks import Person, Plan
 
+UNMANAGED = "unmanaged"
+"""What marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
 FAILED = {"rolled_back", "failed"}
 SUCCEEDED = {
     "updated",
@@ -74,3 +76,27 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
 def waiting(person: Person, waiting_for: str) -> Result:
     """The result of a user who is deferred without having been asked."""
     return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}
+
+
+def unmanaged(people: list[Person]) -> dict[str, Result]:
+    """The results of those whom t3flow cannot manage: they keep what they have."""
+    marked: dict[str, Result] = {}
+    for person in people:
+        if why := person.get("why"):
+            marked[person["user"]] = {**result_of("skipped", person["version"], why), "waiting_for": UNMANAGED}
+    return marked
+
+
+def left_alone(results: dict[str, Result]) -> dict[str, Result]:
+    """The results of a bump that defers nobody: who was busy stays as they are."""
+    return {
+        user: {**found, "result": "untouched"} if found["result"] == "deferred" else found
+        for user, found in results.items()
+    }
+
+
+def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
+    """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
+    with current_flow.get().shielded():
+        tasks.alert(f"GATE INCONCLUSIVE: {reason}")
+    return ended("gate_inconclusive", reason, plan, results)

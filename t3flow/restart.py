@@ -8,6 +8,7 @@ meanwhile before it looks at signals: a turn that began then would be cut off. W
 """
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
@@ -17,7 +18,20 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, freeze, holding, idle, kept, ours, pairing, preflight, records, slots
+from t3flow.host import (
+    backups,
+    freeze,
+    holding,
+    idle,
+    kept,
+    manageable,
+    ours,
+    pairing,
+    preflight,
+    records,
+    resuming,
+    slots,
+)
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.owned import OwnerReader
@@ -27,11 +41,7 @@ from t3flow.tasks import Snapshot, back_up
 
 HELD_SECONDS = 1.0
 """The longest that a unit is held still; also how old the read may be when the stop is sent."""
-HELD = "held"
-"""Fact: the user whose unit is being held still. Written before the first process is stopped, so that a later consumer lets all of it go on."""
-SECOND_SNAPSHOT_SECONDS = 5.0
-PORT_SECONDS = 5.0
-LAUNCH_SECONDS = 5.0
+SECOND_SNAPSHOT_SECONDS = PORT_SECONDS = LAUNCH_SECONDS = 5.0
 
 
 class Stopped(TypedDict):
@@ -178,6 +188,7 @@ def bring_back(
         ours.restarted(host.journal, user)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
+    backups.check_restored(host, user)
 
 
 @step(undo=bring_back)
@@ -210,8 +221,8 @@ def stop_if_idle(
         return _not_stopped(found)
     host.services.stop(user, server)
     _await_port(host, user)
-    started_again = host.services.state(user).last_start not in ("", server.last_start)
-    return _was_stopped(changed=started_again or fingerprint is None or found.fingerprint != fingerprint)
+    again = host.services.state(user).last_start not in ("", server.last_start)
+    return _was_stopped(changed=again or fingerprint is None or found.fingerprint != fingerprint)
 
 
 def _end_if_meant(
@@ -224,6 +235,8 @@ def _end_if_meant(
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
+    if trouble := preflight.trouble(host, [former]) or manageable.why_unmanaged(host, user, server):
+        return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
     if unknown := pairing.unknown_trouble(host, user):
@@ -243,10 +256,12 @@ def _end_if_idle(
     listens, and what it may have written is in the second snapshot.
     """
     assert server.main_pid is not None
-    records.set_fact(host.journal, HELD, user, synced=False)
+    resuming.note(host.journal, user)
     with holding.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
-        found = idle.judge(host, user, server, unit, reader, canary=canary, ignore_processes=ignore_processes)
+        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
+        asked: Any = {"canary": canary, "ignore_processes": ignore_processes}
+        found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
         if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
             return idle.doubt("reading took over a second", 60)
         if found.idle:
@@ -289,7 +304,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     """Undo of an assignment: what the target may have done to the database is undone, and the user is led to the former version.
 
     Repeating it is harmless: each part is skipped or done again with the same end. If the server does not go or the snapshot cannot be put in
-    place, the database stays with the version that wrote it, so that the two agree.
+    place, the databases stay with the version that wrote them, so that they agree.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
@@ -299,6 +314,8 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
         take_away(host, user)
         aside = backups.restore(host, user, backup, kept_name)
     except T3flowError:
+        with suppress(T3flowError):
+            backups.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, target)
         raise
     kept.note(host.journal, user, kept_name, target)
@@ -380,18 +397,3 @@ def dispatch_trouble(version: str, besides: list[str]) -> str:
         return trouble
     against = pairing.witnesses_against_dispatch(host, version, besides)
     return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""
-
-
-def resume_paused(host: Host) -> None:
-    """For a consumer that starts: lets the one unit go on that its predecessor may have died holding still. Idempotent."""
-    user = records.fact(host.journal, HELD)
-    if isinstance(user, str):
-        if resumed := holding.resume_all(host.services.pids(user)):
-            logger.info("let {} processes of the unit of {} go on, which had been held still", len(resumed), user)
-        records.set_fact(host.journal, HELD, None)
-    pid = records.fact(host.journal, "paused")  # as consumers noted it that held one process alone
-    if isinstance(pid, int):
-        for entry in host.user_map().users:
-            if host.services.state(entry.name).main_pid == pid:
-                holding.resume_all([pid])
-        records.set_fact(host.journal, "paused", None)

@@ -15,7 +15,7 @@ from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, ours, pairing, preflight, records, schemas, slots
+from t3flow.host import backups, kept, manageable, ours, pairing, preflight, records, schemas, slots
 from t3flow.host.away import take_away
 from t3flow.host.host import this_host
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
@@ -309,16 +309,19 @@ def reject_left(reasons: dict[str, str]) -> None:
 
 @step()
 def where_all_are() -> str:
-    """The version that every user is led to, if it is one and not the default; else "". Only reads."""
+    """The version that every user is led to whom t3flow can manage, if it is one and not the default; else "". Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    led_to = {slots.effective(versions_dir, entry.name) or "" for entry in host.user_map().users}
+    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}
     version = led_to.pop() if len(led_to) == 1 else ""
     return "" if version == slots.default_version(versions_dir) else version
 
 
 def how_it_went(results: dict[str, Result], what: str = "rolled back") -> tuple[str, str]:
     """The outcome of a rollback, or of `what` was done, and one line of reason: `error` if anybody had to be left as they were."""
+    if managed := {user: found for user, found in results.items() if found["waiting_for"] != "unmanaged"}:
+        results = managed  # those whom t3flow cannot manage are no failure of what was done for others
     back = sum(found["result"] == "rolled_back" for found in results.values())
     wrong = [
         f"{user}: {found['reason']}" for user, found in results.items() if found["result"] in ("failed", "skipped")

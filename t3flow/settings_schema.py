@@ -19,6 +19,7 @@ Delay = Annotated[float, Takes("seconds, 0 or more, at most a year", number(0, Y
 Timeout = Annotated[float, Takes("seconds, above 0, at most a year", number(0.001, YEAR_SECONDS))]
 Count = Annotated[int, Takes("a whole number from 1 to 1000000", number(1, 1_000_000, whole=True))]
 HeaderToken = Annotated[str, Takes("letters, digits and -, as in an HTTP header", text_that(values.check_header_token))]
+CookieName = Annotated[str, Takes('the name of a cookie, or ""', text_that(values.check_cookie_name))]
 
 
 class Track(NamedTuple):
@@ -83,7 +84,7 @@ class Serve(NamedTuple):
         list[str],
         "programs that count as agents below a server",
         Takes("a list of names of programs, each once", texts_that(values.check_process_name)),
-    ] = ["claude", "codex", "opencode"]
+    ] = ["claude", "codex", "opencode", "cursor-agent", "grok", "kiro-cli", "antigravity", "pi"]
 
 
 class Dispatch(NamedTuple):
@@ -95,7 +96,9 @@ class Dispatch(NamedTuple):
         Takes("http://HOST:PORT or https://HOST:PORT", text_that(values.dispatch_url)),
     ] = "http://127.0.0.1:3780"
     user_header: Annotated[HeaderToken, "header that names the person"] = "X-authentik-username"
-    cookie: Annotated[HeaderToken, "cookie that a paired browser holds"] = "t3_session"
+    cookie: Annotated[CookieName, "cookie that a paired browser holds; empty: what each user's own server calls it"] = (
+        ""
+    )
     pair_endpoints: Annotated[
         list[str],
         "where credentials are exchanged, in the order of trying; on 404 the next",

@@ -291,6 +291,11 @@ def check_header_token(text: str) -> None:
         raise ValueError("has characters that HTTP does not allow there, or none")
 
 
+def check_cookie_name(text: str) -> None:
+    if text:
+        check_header_token(text)
+
+
 def check_endpoint(text: str) -> None:
     if not text.startswith("/") or text.startswith("//"):
         raise ValueError("does not start with one slash")

@@ -10,6 +10,8 @@ from t3flow.host.host import this_host
 SLOT_BYTES = 400 * 1024 * 1024
 SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
 SCRATCH_PREFIX = "t3flow-"
+RUN_NAMES = f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"
+"""What the scratch folders of runs are called."""
 
 
 def scratch_folder(run: str) -> Path:

@@ -1,12 +1,12 @@
 """What the shell tracker has left on a host, and what is to come of it. Nothing here changes anything."""
 
 from contextlib import suppress
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from t3flow import tasks
 from t3flow.engine.step import pause, step
 from t3flow.errors import T3flowError
-from t3flow.host import npm, old_backups, old_tracker, pairing, records, schemas, slots
+from t3flow.host import launcher, manageable, npm, old_backups, old_tracker, pairing, records, schemas, slots
 from t3flow.host.host import HostError, this_host
 from t3flow.host.old_tracker import OldTrackerError
 from t3flow.host.owned import OwnerProblem
@@ -32,6 +32,12 @@ class Found(TypedDict):
     links: dict[str, str]
     folders: dict[str, list[int]]
     is_frozen: bool
+    unmanaged: NotRequired[dict[str, str]]
+    """Users whom t3flow cannot manage, and why."""
+    others: NotRequired[list[str]]
+    """Accounts that may have a t3, are not in the user map, and have no link: they keep what the launcher's place leads them to now."""
+    overwritten: NotRequired[bool]
+    """Another program is in the launcher's place, though the host was adopted: it may have migrated databases that no other version knows."""
 
 
 class Decision(TypedDict):
@@ -47,11 +53,15 @@ class Decision(TypedDict):
     first: list[str]
     broken: dict[str, str]
     notices: list[str]
+    others: NotRequired[dict[str, str]]
+    """Links for accounts outside the user map."""
 
 
 def versions_wanted(found: Found) -> list[str]:
     """The versions that somebody may need, oldest first: the default (or what is installed, or accepted), linked, running; else the tag's."""
     there = [found["default"]] if found["default"] else [found["installed"], found["last_good"]]
+    if found.get("overwritten"):
+        there.append(found["installed"])
     wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.HOLD}
     return sorted(wanted or {found["tag"]}, key=parse)
 
@@ -68,6 +78,7 @@ def look_around() -> Found:
     mapped = [entry.name for entry in host.user_map().users]
     default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
     nothing = there is None and not default and not is_version(last_good or "")
+    unlinked = [user for user in host.everybody() if user not in mapped and not _linked(user)]
     return {
         "installed": there.version if there else "",
         "tree": str(there.tree) if there else "",
@@ -81,7 +92,18 @@ def look_around() -> Found:
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
         "folders": old_backups.folders(host, mapped),
         "is_frozen": bool(tasks.held.function()),
+        "unmanaged": {user: why for user, (_, why) in manageable.survey(host, mapped).items() if why},
+        "others": unlinked,
+        "overwritten": bool(default) and not launcher.is_launcher(paths.launcher),
     }
+
+
+def _linked(user: str) -> bool:
+    """Whether an account has a link, or something odd in its place."""
+    try:
+        return slots.assigned(this_host().settings.paths.versions_dir, user) is not None
+    except slots.SlotError:
+        return True
 
 
 def said_version(user: str) -> str:
@@ -131,7 +153,15 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         made["notices"].append(f"{found['installed']} is installed, {default} was accepted last: that is the default")
     if found["is_frozen"]:
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
+    stays = found["installed"] if found["installed"] in known and not found["default"] else default
+    made["others"] = dict.fromkeys(found.get("others", []), stays)
+    for user, why in found.get("unmanaged", {}).items():
+        made["notices"].append(f"{user} is not managed, and keeps what they have: {why}")
+        made["links"][user] = found["links"][user] or stays
+        made["fresh"] += [] if found["links"][user] else [user]
     for user, runs in found["servers"].items():
+        if user in found.get("unmanaged", {}):
+            continue
         theirs: Schemas | None = None
         try:
             theirs = schemas_read(user)

@@ -12,6 +12,7 @@ from t3flow.host import backups, everybody, kept, manageable, mounts, npm, origi
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
+from t3flow.host.services import ServiceError
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.usermap import UserMapError
 from t3flow.versions import parse
@@ -209,7 +210,7 @@ def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir))
+    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
@@ -289,7 +290,7 @@ def link_everyone(default: str) -> list[str]:
     return everybody.link(this_host(), default)
 
 
-@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def accept(version: str) -> None:
     """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
     host = this_host()
@@ -299,7 +300,7 @@ def accept(version: str) -> None:
     records.set_fact(host.journal, TO_BE_ACCEPTED, None)
 
 
-@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError,))
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def return_to(version: str) -> None:
     """Moves default and last-good, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left.
 

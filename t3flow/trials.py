@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import psutil
+from loguru import logger
 
 from t3flow.engine.step import current_run, step
 from t3flow.host import cells, gate, records, slots
@@ -16,10 +17,11 @@ from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
 from t3flow.staging import scratch_folder
 from t3flow.t3.files import FIRST_DATABASE
+from t3flow.t3.unknown import MARK
 from t3flow.tasks import Person, Snapshot
 
-MEMORY_PER_TRIAL = 700 * 1024 * 1024
-"""What a real server, a command beside it and the trial itself take."""
+MEMORY_PER_TRIAL = 800 * 1024 * 1024
+"""What a real server with its launcher and monitor, a command beside it and the trial itself take: 711 MB of a real 0.0.42, 552 of it not shared."""
 BATCH_OF_WIDTHS = 4
 NO_END = 1e11
 """`until` of a trial that a person asked for."""
@@ -85,7 +87,8 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
         "batches": [chosen[start : start + size] for start in range(0, len(chosen), size)],
         "width": width,
         "until": time.time() + host.settings.gate.limit_minutes * 60,
-        "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk",
+        "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk and "
+        f"{width * cells.MEMORY_BYTES / 1e6:.0f} MB of memory",
     }
 
 
@@ -102,13 +105,15 @@ def _width(host: Host, disk_bytes: int) -> int:
 def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
     """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
 
-    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The schema level that
-    the version migrates to is noted.
+    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The migrations that
+    the version was shown to serve are noted. A t3 of a kind that is not known is said in the log, in words that an alert looks for.
     """
     limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
     def hold(seed: Seed) -> Verdict:
-        return _not_tried(seed, version, limit) if time.time() > until else _try_one(slot, version, seed)
+        if time.time() > until:
+            return _not_tried(seed, version, limit)
+        return _try_one(slot, version, seed, asks_version=seed is seeds[0])
 
     with ThreadPoolExecutor(width) as pool:
         waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
@@ -121,6 +126,9 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
         if verdict["verdict"] == "pass":
             records.note_level(this_host().journal, version, verdict["level"])
             records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
+    unknown = {verdict["unknown"]: verdict["seed"] for verdict in found if verdict["unknown"]}
+    for what, user in unknown.items():
+        logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, what)
     return found
 
 
@@ -133,12 +141,21 @@ def try_control(seed: Seed) -> Verdict:
     return _try_one(str(slots.slot_path(versions_dir, seed["version"])), seed["version"], seed)
 
 
-def _try_one(slot: str, version: str, seed: Seed) -> Verdict:
+def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
     host = this_host()
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return gate.try_version(host, cells.isolation(host), Path(slot), version, scratch, seed["user"], files)
+        return gate.try_version(
+            host,
+            cells.isolation(host),
+            Path(slot),
+            version,
+            scratch,
+            seed["user"],
+            files,
+            asks_version=asks_version,
+        )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
 

@@ -10,7 +10,18 @@ from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import current_flow
 from t3flow.gating import Refused, pass_gate, reason_not_to_move
-from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, exclusive, failed, waiting, why_held
+from t3flow.outcomes import (
+    FAILED,
+    OUTCOME_OF_SIGNAL,
+    ended,
+    exclusive,
+    failed,
+    inconclusive,
+    left_alone,
+    unmanaged,
+    waiting,
+    why_held,
+)
 from t3flow.periods import await_idle, held_back, may_still_restart, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
 from t3flow.retrying import patiently
@@ -70,13 +81,6 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     with current_flow.get().shielded():
         tasks.clean_scratch()
         return conclude(plan, results, ended_by)
-
-
-def unmanaged(people: list[Person]) -> dict[str, Result]:
-    """The results of those whom t3flow cannot manage: they keep what they have."""
-    return {
-        person["user"]: result_of("skipped", person["version"], person["why"]) for person in people if person.get("why")
-    }
 
 
 def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
@@ -176,21 +180,6 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
         tasks.accept(version)
         tasks.prune()
     return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
-
-
-def left_alone(results: dict[str, Result]) -> dict[str, Result]:
-    """The results of a bump that defers nobody: who was busy stays as they are."""
-    return {
-        user: {**found, "result": "untouched"} if found["result"] == "deferred" else found
-        for user, found in results.items()
-    }
-
-
-def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
-    """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
-    with current_flow.get().shielded():
-        tasks.alert(f"GATE INCONCLUSIVE: {reason}")
-    return ended("gate_inconclusive", reason, plan, results)
 
 
 def give_up(version: str, user: str, found: Result) -> str:

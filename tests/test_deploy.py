@@ -14,9 +14,10 @@ import redis
 from conftest import redis_program
 
 from t3flow import settings
-from t3flow.host import dispatch_log
+from t3flow.host import dispatch_log, waits
 from t3flow.settings_schema import declared
 from t3flow.settings_text import commented
+from t3flow.t3 import unknown
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -41,7 +42,7 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
         assert line, f"{key} has no comment"
 
 
-def test_the_alerts_are_those_of_old_and_two_more() -> None:
+def test_the_alerts_keep_their_names() -> None:
     """Scripts and people know them by these names."""
     known = [
         "T3PairingBroken",
@@ -50,7 +51,7 @@ def test_the_alerts_are_those_of_old_and_two_more() -> None:
         "T3AutoUpdateRollbackFailed",
         "T3AutoUpdateFrozen",
     ]
-    assert list(ALERTS) == [*known, "T3PortTaken", "T3GateInconclusive"]
+    assert list(ALERTS) == [*known, "T3PortTaken", "T3Unknown", "T3DeferralOld", "T3GateInconclusive"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,12 @@ def test_an_alert_matches_what_the_code_logs(name: str) -> None:
     """Each of its words stands in a message that some step logs."""
     for word in ALERTS[name].split("|"):
         assert re.search(rf'(logger\.\w+\(\s*f?"|tasks\.alert\(f?")[^"]*{word}', SOURCES), word
+
+
+@pytest.mark.parametrize(("name", "mark"), [("T3Unknown", unknown.MARK), ("T3DeferralOld", waits.MARK)])
+def test_an_alert_matches_the_mark_that_the_code_logs(name: str, mark: str) -> None:
+    """The words that the log line begins with are a constant of the code."""
+    assert ALERTS[name] == mark
 
 
 def test_the_alerts_on_pairing_agree_with_the_watch_over_it() -> None:

@@ -37,11 +37,11 @@ serve_env_dir = "/etc/t3-serve"
 backend = "systemd"
 unit = "t3-serve@{user}.service"
 base_dir = "{home}/.t3"
-agent_processes = ["claude", "codex", "opencode"]
+agent_processes = ["claude", "codex", "opencode", "cursor-agent", "grok", "kiro-cli", "antigravity", "pi"]
 [dispatch]
 url = "http://127.0.0.1:3780"
 user_header = "X-authentik-username"
-cookie = "t3_session"
+cookie = ""
 pair_endpoints = ["/api/auth/browser-session", "/api/auth/bootstrap"]
 verify_timeout_s = 30
 log = "journal:t3-dispatch.service"

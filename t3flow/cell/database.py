@@ -1,43 +1,53 @@
-"""What a database says about itself before and after a migration: whole, consistent, how many rows in which table. Never changes it."""
+"""What the databases of a state say about themselves before and after a migration: whole, consistent, which rows. Never changes them."""
 
 import contextlib
 import os
 import sqlite3
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from t3flow.t3 import files, ledger
-from t3flow.t3 import rows as t3_rows
+from t3flow.t3 import activity, files, ledger, rows
 
 FINDINGS = 100
 STEPS_BETWEEN_LOOKS = 100_000
 
 
 class Unreadable(Exception):
-    """The database cannot be read. The text says why."""
+    """A database cannot be read. The text says why."""
 
 
 @dataclass
 class Facts:
-    """`schema`: the applied migrations, None where it is no database of t3's, `level` the newest one. `damages` of quick_check, `orphans` of
-    foreign_key_check. `live`: rows that a client must see."""
+    """One database. `schema`: its applied migrations. `damages` of quick_check, `orphans` of foreign_key_check. `rows`: how many in each table.
 
-    schema: ledger.Schema | None = None
-    level: int = 0
+    `shown`: the ids of what a client must see, by kind. `runs`: the status of each run, where the generation has runs.
+    """
+
+    schema: ledger.Schema = field(default_factory=list)
     damages: int = 0
     orphans: int = 0
     rows: dict[str, int] = field(default_factory=dict)
-    live: dict[str, int] = field(default_factory=dict)
+    shown: dict[str, set[str]] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+Set = dict[str, Facts]
+"""The facts of each database of a state, by its file's name."""
+
+
+def read_set(folder: Path, deadline: float) -> Set:
+    """Read each database in a folder, all of them before `deadline` (monotonic seconds). Raises Unreadable, which names the database.
+
+    What a candidate left may be anything: a link, a pipe, a database made to be slow. Links and special files are no databases.
+    """
+    return {name: read_facts(folder / name, deadline) for name in files.databases(folder)}
 
 
 def read_facts(path: Path, deadline: float) -> Facts:
-    """Reads all of it before `deadline` (monotonic seconds); for no file or an empty one, no facts. Raises Unreadable.
-
-    What a candidate left may be anything: a link, a pipe, a database made to be slow.
-    """
+    """Read one database; no file and an empty one have no facts. Raises Unreadable."""
     try:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not os.path.exists(f"{path}-wal"):
@@ -46,39 +56,66 @@ def read_facts(path: Path, deadline: float) -> Facts:
         return Facts()
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable(f"{path.name} is no plain file any more")
+    with _opened(path, deadline) as connection:
+        return _facts(connection)
+
+
+def read_shown(path: Path, deadline: float) -> dict[str, set[str]]:
+    """Return the ids of what a client must see of a database, by kind, also while its server runs. Raises Unreadable."""
+    with _opened(path, deadline) as connection:
+        return rows.present(connection)
+
+
+def read_activity(path: Path, deadline: float) -> activity.Activity:
+    """Read who is at work by a live database. Raises Unreadable, and Unknown where its tables are none that t3flow knows."""
+    with _opened(path, deadline) as connection:
+        return activity.read(connection, path.name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, deadline: float) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS)
             connection.execute("pragma trusted_schema = off")
-            return _facts(connection)
+            yield connection
     except (sqlite3.Error, OverflowError, ValueError, TypeError) as error:
-        raise Unreadable(str(error)) from error
+        raise Unreadable(f"{path.name}: {error}") from error
 
 
 def _facts(connection: sqlite3.Connection) -> Facts:
     findings = [row[0] for row in connection.execute(f"pragma quick_check({FINDINGS})")]
-    schema = ledger.read(connection)
     return Facts(
-        schema=schema,
-        level=ledger.level(schema or []),
+        schema=ledger.read(connection) or [],
         damages=0 if findings == ["ok"] else len(findings),
         orphans=sum(1 for _ in connection.execute("pragma foreign_key_check")),
-        rows=t3_rows.counts(connection),
-        live=t3_rows.held(connection),
+        rows=rows.counts(connection),
+        shown=rows.present(connection),
+        runs=rows.runs(connection),
     )
 
 
-def schemas(userdata: Path, deadline: float) -> dict[str, Any]:
-    """Database → its applied migrations, of all that can be read in a folder."""
-    found = {}
-    for name in files.databases(userdata):
-        with contextlib.suppress(Unreadable):
-            found[name] = read_facts(userdata / name, deadline).schema
-    return found
+# Which database is the live one ---------------------------------------------------------------------------------------
+
+
+def open_databases(pids: list[int], base_dir: Path) -> list[Path]:
+    """Return the SQLite databases below a base dir that any of the processes has open, by the kernel's word: sorted, without their logs."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    path = Path(os.readlink(descriptor.path))
+                    if path.is_relative_to(base_dir):
+                        found.add(path)
+    return sorted(path for path in found if path.name in files.databases(path.parent))
+
+
+# Before and after -----------------------------------------------------------------------------------------------------
 
 
 def worse_integrity(before: Facts, after: Facts) -> str:
-    """What the checks find that they did not find before, or ""."""
+    """Return what the checks find that they did not find before, or ""."""
     if after.damages > before.damages:
         return f"quick_check finds {after.damages} faults, {before.damages} before"
     if after.orphans > before.orphans:
@@ -87,5 +124,18 @@ def worse_integrity(before: Facts, after: Facts) -> str:
 
 
 def lost_rows(before: Facts, after: Facts) -> str:
-    """Which tables have fewer rows than before, or ""."""
-    return t3_rows.lost(before.rows, after.rows)
+    """Return which tables have fewer rows than before, or ""."""
+    return rows.lost(before.rows, after.rows)
+
+
+def dropped_runs(before: Facts, after: Facts) -> str:
+    """Return how many queued runs a recovery has dropped: they are gone, or ended without having been tried. "" for none."""
+    queued = [run for run, status in before.runs.items() if status == activity.QUEUED]
+    dropped = [run for run in queued if after.runs.get(run) in (None, *rows.DROPPED)]
+    return f"{len(dropped)} of {len(queued)} queued runs were dropped" if dropped else ""
+
+
+def missing(wanted: dict[str, set[str]], found: dict[str, set[str]]) -> str:
+    """Return how many of what a client must see are not there, for people; "" if all are."""
+    gaps = {kind: len(ids - found.get(kind, set())) for kind, ids in wanted.items()}
+    return ", ".join(f"{gap} of {len(wanted[kind])} {kind}" for kind, gap in gaps.items() if gap)

@@ -4,29 +4,32 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from t3flow.cell import watch
+from t3flow.cell.words import LOCKED, has_secret, last_line
+from t3flow.t3 import commands
 
-POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 15.0, 0.3
-ENDS_OF_A_STOP = (0, 130, 143)
-"""130 and 143 are what t3 says at SIGTERM (the shell's numbers), and what systemd is told to take for success."""
+POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 20.0, 0.3
+"""A real server of 300 MB needs 5 s to stop when it has just started, on an idle host; systemd gives it 90."""
+ENDS_OF_A_STOP = (0, *commands.ENDS_OF_A_STOP)
+"""Exit codes that systemd takes for success after it has asked a server to stop."""
 PARENT = '"$@" >>"$0" 2>&1 & echo $!; wait $!'
-"""The server's parent, a shell: one that the server can kill, as it cannot the first process of a cell, so that this is found out."""
+"""The parent of the main process, a shell in a session of its own: one that the candidate can kill, as it cannot the first process of a cell,
+so that this is found out."""
 FIRST_PROBE_SECONDS, PROBE_GROWTH, PROBE_SECONDS = 0.1, 1.15, 1.0
 """A server that starts accepts connections for half a second and never answers them: short tries first find it ready soonest."""
-LOCKED, LOCKED_TRIES, LOCKED_SECONDS = "database is locked", 5, 1.0
-"""t3 waits for no lock: a command fails when the server happens to write."""
+LOCKED_TRIES, LOCKED_SECONDS = 5, 1.0
+"""Older builds wait for no lock: a command fails when the server happens to write."""
 MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
-SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
-ERROR_LINES = re.compile(r"\bERROR\b|\w*Error: ")
+NO_PATH = "/api/t3flow/nobody-knows"
 LISTENING = "0A"
-SAMPLE_SECONDS = 0.02
+LAST_LINES = 30
+SAMPLE_SECONDS = STOP_PAUSE_SECONDS = 0.02
 
 
 class Failed(Exception):
@@ -45,32 +48,38 @@ class Candidate:
         self.base_dir = Path(request["base_dir"])
         self.host, self.port = request["host"], int(request["port"])
         self.start_seconds = float(request["start_timeout_s"])
+        self.stop_seconds = min(STOP_SECONDS, self.start_seconds)
         self.log = Path(request["log"])
         self.parent: subprocess.Popen[bytes] | None = None
-        self.server_pid = 0
         self.answered_at = 0.0
+        self.complaint = ""
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
     def run(self, *words: str) -> str:
-        """What a command prints, to its end. Raises Failed when it fails or takes too long."""
+        """Return what a command prints on stdout, once it has ended. Raises Failed when it fails or takes too long.
+
+        The reason has the line that tells most of its output or its stderr: a launcher without its platform package says so there alone.
+        """
         what = f"`t3 {' '.join(words[:3])}`"
-        output = Path(f"{self.log}.out")
-        with output.open("w+b") as file:  # no pipe: it would stay open for as long as anything that the command left
-            child = subprocess.Popen(
-                [*self.command, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
-            )
+        said, errors = Path(f"{self.log}.out"), Path(f"{self.log}.err")
+        with (
+            said.open("w+b") as out,
+            errors.open("w+b") as err,
+        ):  # no pipes: what the command leaves would keep them open
+            child = subprocess.Popen([*self.command, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err)
             try:
                 code = child.wait(self.start_seconds)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
                 raise Failed(f"{what} does not end within {self.start_seconds:g} s", slow=True) from None
-            file.seek(0)
-            text = file.read(MAX_BYTES).decode(errors="replace")
+            text, self.complaint = (_beginning(file) for file in (out, err))
         if code != 0:
-            raise Failed(f"{what} ends with exit code {code}: {last_line(text)}")
-        output.unlink()
+            told = last_line("\n".join((self.complaint, text)))
+            raise Failed(f"{what} ends with exit code {code}: {told}")
+        said.unlink()
+        errors.unlink()
         return text
 
     def run_json(self, *words: str) -> dict[str, Any]:
@@ -88,20 +97,21 @@ class Candidate:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise Failed(f"`t3 {' '.join(words[:3])}` prints no JSON object but: {last_line(text)}")
+            told = last_line(text) if text.strip() else last_line(self.complaint)
+            raise Failed(f"`t3 {' '.join(words[:3])}` prints no JSON object but: {told}")
         return answer
 
     # The server -------------------------------------------------------------------------------------------------------
 
     def start(self) -> str:
         """Starts the server and waits until `GET /` answers 200. Returns how long that took, as evidence. Raises Failed."""
-        where = ["--host", self.host, "--port", str(self.port), "--base-dir", str(self.base_dir)]
+        serve = commands.serve(self.host, self.port, str(self.base_dir))
         self.log.write_bytes(b"")
-        words = ["/bin/sh", "-c", PARENT, str(self.log), *self.command, "serve", *where]
-        self.parent = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        words = ["/bin/sh", "-c", PARENT, str(self.log), *self.command, *serve]
+        self.parent = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
         assert self.parent.stdout is not None
         with self.parent.stdout as said:
-            self.server_pid = int(said.readline())
+            said.readline()
         began, patience = time.monotonic(), FIRST_PROBE_SECONDS
         while True:
             if self.parent.poll() is not None:
@@ -119,23 +129,34 @@ class Candidate:
                 raise Failed(f"{problem} within {self.start_seconds:g} s: {self.last_log_line()}", slow=True)
             time.sleep(0.05)
 
-    def stop(self) -> str:
-        """Asks the server to stop, as its manager does. Returns its exit code as evidence.
+    def pids(self) -> list[int]:
+        """Return the processes of the server: all that descend from the trial, as a unit's control group has them, sessions of their own or not."""
+        assert self.parent is not None
+        return [process.pid for process in watch.below() if process.pid != self.parent.pid]
 
-        Raises Failed when it was gone, does not go, or goes with a code of another cause (it may have ended by itself just then).
+    def stop(self) -> str:
+        """Ask the server to stop as systemd does: SIGTERM to each process, once, and wait until all have ended. Return the exit code as evidence.
+
+        A launcher blocks until its child ends, or dies at once and leaves the child behind; a monitor has a session of its own. Raises Failed
+        when the server was gone, when any process stays, or when the main process ends with a code of another cause.
         """
         assert self.parent is not None
         if self.parent.poll() is not None:
             raise Failed(self.ended())
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.server_pid, signal.SIGTERM)
-        try:
-            code = self.parent.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"the server does not stop within {STOP_SECONDS:g} s of SIGTERM") from None
+        began = time.monotonic()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        while left := watch.below():
+            self.parent.poll()
+            if time.monotonic() - began > self.stop_seconds:
+                name = next((each.name for each in left if each.pid != self.parent.pid), "the server")
+                raise Failed(f"{name} still runs {self.stop_seconds:g} s after SIGTERM to every process", slow=True)
+            time.sleep(STOP_PAUSE_SECONDS)
+        code = self.parent.wait()
         if code not in ENDS_OF_A_STOP:
             raise Failed(f"asked to stop, the server ends with exit code {code}: {self.last_log_line()}")
-        return f"exit code {code}"
+        return f"exit code {code} after {time.monotonic() - began:.1f} s"
 
     def ended(self) -> str:
         """How the server ended; "" while it runs. One that has just been cut off gets a moment to do so."""
@@ -178,16 +199,26 @@ class Candidate:
         headers: dict[str, str] | None = None,
         timeout_seconds: float = POST_SECONDS,
         most_bytes: int = MAX_BYTES,
-    ) -> dict[str, Any]:
-        """The JSON object at a path. Raises Failed, OSError, HTTPException."""
+    ) -> dict[str, Any] | None:
+        """Return the JSON object at a path, or None where the server does not have the path. Raises Failed, OSError, HTTPException.
+
+        A t3 answers a path that it does not have with 404 or with its page: as it answers one that nobody can know. Anything else is a failure
+        of a path that it has.
+        """
         status, _, body = self.http("GET", path, None, headers, timeout_seconds, most_bytes)
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
             answer = None
-        if status != 200 or not isinstance(answer, dict):
-            raise Failed(f"GET {path} answers {status} and no JSON object")
-        return answer
+        if status == 200 and isinstance(answer, dict):
+            return answer
+        if (status, body) == self._answer_to_nothing(headers):
+            return None
+        raise Failed(f"GET {path} answers {status} and no JSON object")
+
+    def _answer_to_nothing(self, headers: dict[str, str] | None) -> tuple[int, bytes]:
+        status, _, body = self.http("GET", NO_PATH, None, headers, POST_SECONDS)
+        return status, body
 
     # Its log ----------------------------------------------------------------------------------------------------------
 
@@ -199,11 +230,16 @@ class Candidate:
             return []
         with os.fdopen(descriptor, "rb") as log:
             text = log.read(MAX_BYTES).decode(errors="replace")
-        return [line for line in text.splitlines() if line.strip() and not SECRET_LINES.search(line)]
+        return [line for line in text.splitlines() if line.strip() and not has_secret(line)]
 
     def last_log_line(self) -> str:
-        """The last of them."""
-        return (self.log_lines() or ["no log"])[-1].strip()[:200]
+        """Return the line of the log's end that tells most."""
+        return last_line("\n".join(self.log_lines()[-LAST_LINES:])) if self.log_lines() else "no log"
+
+
+def _beginning(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read(MAX_BYTES).decode(errors="replace")
 
 
 def _read(response: http.client.HTTPResponse, most_bytes: int, limit_seconds: float) -> bytes:
@@ -239,11 +275,3 @@ def busy_cores(window_seconds: float) -> float:
         counts.append(sum(process.running_threads() for process in watch.below()))
         time.sleep(SAMPLE_SECONDS)
     return sum(counts) / max(1, len(counts))
-
-
-def last_line(text: str) -> str:
-    """The line that tells most and holds no secret: the first that names an error, else the last."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if ERROR_LINES.search(line)]
-    harmless = [line for line in lines if not SECRET_LINES.search(line)]
-    return next(iter([*errors, *reversed(harmless)]), "nothing")[:200]

@@ -98,6 +98,7 @@ def _databases(sizes: dict[str, int | None]) -> list[str]:
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
     """What there is of these users, by user and time; who cannot be asked is told of on stderr."""
     from t3flow.host import kept, records
+    from t3flow.t3.files import userdata
 
     found: list[dict[str, Any]] = []
     for entry in records.backups(host.journal):
@@ -125,7 +126,7 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 
     with ThreadPoolExecutor(4) as pool:
         for each in [each for of_user in pool.map(aside, users) for each in of_user]:
-            path = host.base_dir(each.user) / "userdata" / each.name
+            path = userdata(host.base_dir(each.user)) / each.name
             shown = {
                 "user": each.user,
                 "backup": each.name,

@@ -2,21 +2,33 @@
 
 import click
 
-from t3flow.cli.base import as_json, dump, open_host, settings, styled
+from t3flow.cli.base import as_json, dump, open_host, say, settings, styled
 from t3flow.engine.journal import JournalError
 
 
 @click.command()
+@click.option("--fix", is_flag=True, help="Apply the remedies that stop nothing and change nothing of a user's first.")
 @as_json
-def doctor(as_json: bool) -> int:
-    """Check the host and what must always hold: one line a finding, with its mend; exit 1 with findings. Example: t3flow doctor --json"""
-    from t3flow.doctor import CHECKS, Finding, examine
+def doctor(fix: bool, as_json: bool) -> int:
+    """Check the host and what must always hold: one line a finding, with its mend; exit 1 with findings. Example: t3flow doctor --fix
 
+    With --fix the launcher is put back, modes are mended, accounts without a link get one, leftovers go: a line for each thing that was done
+    (with --json on stderr). No server is stopped and nothing of a user's is touched. The findings are what is left then.
+    """
+    from t3flow.doctor import CHECKS, Finding, examine, fixing
+
+    done: list[str] = []
+    unmended: list[Finding] = []
     try:
-        found = examine(open_host(settings()))
+        host = open_host(settings())
+        if fix:
+            done, unmended = fixing.fix(host)
+        found = [*unmended, *examine(host)]
     except JournalError as error:
         what, _, mend = str(error).rpartition(": ")
         found = [Finding("journal", what, mend)]
+    for line in done:
+        (say if as_json else click.echo)(f"mended: {line}")
     if as_json:
         dump([finding._asdict() for finding in found])
     else:

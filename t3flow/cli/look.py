@@ -53,6 +53,8 @@ def status(as_json: bool) -> None:
         waits = f"→ {deferred['target']}, waits: {deferred['waiting_for']}" if deferred else ""
         if deferred and deferred["waiting_for"] == "frozen" and not found["frozen"]:
             waits += f" ({deferred['detail']})"
+        if not each["managed"] and not waits:
+            waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         rows.append(
             [
                 user,

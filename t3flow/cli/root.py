@@ -81,15 +81,17 @@ def consumer() -> None:
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the folder for a look.")
 @click.option("--plain", is_flag=True, help="No colour.")
-def demo(keep: bool, plain: bool) -> int:
+@click.option("--real", "with_real", is_flag=True, help="The good nightly is the real t3, which npm fetches first.")
+def demo(keep: bool, plain: bool, with_real: bool) -> int:
     """Play the main job on real parts in a temporary folder: a whole devvm. Example: t3flow demo --keep
 
     A registry, servers with databases, the dispatch, a supervisor and a consumer; nothing outside the folder is touched. It takes about
     a minute and exits 1 if anything was not as announced. It needs the packages of t3flow[sandbox].
+    With --real it takes some minutes, and exits 2 where the package (64 MB) cannot be fetched.
     """
     from t3flow.sandbox.demo import main
 
-    return main(keep=keep, plain=plain)
+    return main(keep=keep, plain=plain, with_real=with_real)
 
 
 for command in (

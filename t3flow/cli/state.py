@@ -1,12 +1,14 @@
 """The state of the host as `status` and `deferrals` show it: from the journal, the links and /proc."""
 
+import shlex
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 from t3flow.cli.base import consumer_pid, journal, rfc3339
 from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, records
+from t3flow.host import freeze, records, waits
 from t3flow.settings import Settings
 from t3flow.usermap import UserMap, UserMapError
 
@@ -49,6 +51,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "rejected": records.rejected(noted) if noted else {},
         "users": users(read, noted, mapped),
         "user_map_problems": problems,
+        "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
         "run": active[0][0] if active else None,
         "run_waits": run_waits(noted, [run for (run,) in active]) if noted else None,
         "last_bump": last_bump(noted) if noted else None,
@@ -60,6 +63,16 @@ def collect(read: Settings) -> dict[str, Any]:
             "waiting_for": records.fact(noted, "waiting_for") if noted else None,
         },
     }
+
+
+def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
+    """What is wrong with the launcher and the mount of the slots, each with its remedy."""
+    from t3flow.host import preflight
+
+    try:
+        return [*preflight.launcher_trouble(read), *preflight.mounts_trouble(read)]
+    except (T3flowError, OSError) as error:
+        return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
 
 
 def last_bump(noted: Journal) -> dict[str, Any] | None:
@@ -97,25 +110,37 @@ def bake(noted: Journal) -> dict[str, Any] | None:
 
 
 def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, Any]:
-    """Each mapped user: server, versions, pairing as last seen, deferral."""
-    from t3flow.host import running, slots
-    from t3flow.host.children import Children
-    from t3flow.host.services import services_of
+    """Each mapped user, and each other account that has a link or a server's settings: server, versions, whether t3flow can manage it, pairing as
+    last seen, deferral."""
+    from t3flow.host import everybody as everybody_module
+    from t3flow.host import manageable, running, slots
+    from t3flow.host.host import COMMANDS_LOCK, open_host
 
-    services = services_of(read, Children(read.paths.state_dir / "children.lock"))
+    host = open_host(
+        read, cast(Journal, noted), children_lock=COMMANDS_LOCK
+    )  # without a journal, what is asked of it here needs none
     pairing = (records.fact(noted, "pairing") or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
-    everybody = [entry.name for entry in mapped.users]
+    names = [entry.name for entry in mapped.users]
+    others = {*slots.links(read.paths.versions_dir), *everybody_module.configured(host)} - set(names)
+    everybody = [*names, *sorted(others)] if names else []
     try:
-        servers = services.states(everybody)
-    except T3flowError:
-        servers = {}
+        surveyed = manageable.survey(host, everybody)
+    except (T3flowError, OSError):
+        surveyed = {}
+    servers = {user: each.server for user, each in surveyed.items()}
+    why = {user: each.why or manageable.has_no_state(host, user) for user, each in surveyed.items()}
+    why |= dict.fromkeys(others, f"is not in the user map: add the line PERSON=USER to {read.paths.user_map}")
     found: dict[str, Any] = {}
 
     def runs(user: str, pid: int) -> str | None:
         if noted is None:
             return slots.running_version(pid, read.paths.versions_dir)
-        return running.running_version(noted, read.paths.versions_dir, user, pid)
+        found = running.running_version(noted, read.paths.versions_dir, user, pid)
+        if found is None:
+            with suppress(T3flowError):
+                return running.running_version(noted, read.paths.versions_dir, user, pid, host.services.pids(user))
+        return found
 
     for user in everybody:
         server = servers.get(user)
@@ -130,6 +155,8 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
             "pairing_since": rfc3339(last["since"]) if last else None,
             "pairing_reason": last["reason"] if last else "",
             "deferred": waiting.get(user),
+            "managed": not why.get(user),
+            "why_unmanaged": why.get(user, ""),
         }
     return found
 
@@ -145,6 +172,7 @@ def _version(read_link: Any) -> str | None:
 def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any]]:
     """The pending deferrals as the interface names their parts."""
     found = []
+    long_waits = waits.old(noted)
     for entry in records.deferrals(noted):
         run = next(iter(noted.runs("id = ?", entry.run)), None)
         waiting_for = entry.waiting_for
@@ -160,18 +188,48 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
             "detail": entry.detail,
             "run": entry.run,
         }
+        shown["old"] = _old_wait(entry, long_waits[entry.user]) if entry.user in long_waits else ""
         if for_people:
             shown |= {"since_s": entry.since, "next_check_s": entry.next_check}
         found.append(shown)
     return found
 
 
+def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
+    """That a deferral has waited for one cause for long, with the command to run."""
+    user, days = shlex.quote(entry.user), (time.time() - cause["since"]) / 86400
+    what = (
+        f"{entry.user} has waited {days:.1f} days ({cause['checks']} checks) for {entry.target}: {cause['waiting_for']}"
+    )
+    what += f", {entry.detail}" if entry.detail else ""
+    if cause["waiting_for"] == "unreadable_state":
+        return f"{what}; t3flow doctor"
+    if cause["waiting_for"] == "server_stopped":
+        return f"{what}; start it, or t3flow deferrals revoke {user}"
+    return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
+
+
 def problems(found: dict[str, Any]) -> list[str]:
     """What is wrong, each in a line that ends with what to type."""
-    lines = [*found["user_map_problems"]]
+    lines = [*found["launcher_problems"], *found["user_map_problems"]]
     if found["default_version"] is None:
         lines.append("no version is given to anybody yet; t3flow adopt --dry-run, then t3flow adopt")
     for user, each in found["users"].items():
+        deferred, runs, led_to = each["deferred"], each["running_version"], each["assigned_version"]
+        if deferred and deferred["old"]:
+            lines.append(deferred["old"])
+        if not each["managed"] and (each["active"] or deferred or not each["why_unmanaged"].startswith("is not in")):
+            what, _, mend = each["why_unmanaged"].rpartition(": ")
+            lines.append(f"{user} is not managed: {what}; {mend}")
+            continue
+        if not each["managed"]:
+            continue
+        if runs and led_to and runs != led_to and not deferred and not found["run"]:
+            unit = shlex.quote(each["unit"])
+            lines.append(
+                f"the server of {user} runs {runs}, and {user} is led to {led_to}: they may not pair; "
+                f"t3flow adopt defers them, or systemctl restart {unit} when {user} is idle"
+            )
         if each["pairing"] == "failing":
             lines.append(
                 f"{user} cannot pair since {each['pairing_since']}: {each['pairing_reason']}; t3flow verify {user}"

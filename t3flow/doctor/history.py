@@ -19,10 +19,12 @@ CONSUMER_LOCK = "consumer.lock"
 def backups_are_there(host: Host) -> Iterator[Finding]:
     """Each snapshot on record is a file."""
     for entry in records.backups(host.journal):
-        if not Path(entry.path).is_file():
+        gone = next((path for path in entry.paths.values() if not path.is_file()), None)
+        if gone is not None:
             name = Path(entry.path).name
             yield finding(
-                f"the snapshot {name} of {entry.user} is missing", f"t3flow backups drop {entry.user} {name} --force"
+                f"the snapshot {gone.name} of {entry.user} is missing",
+                f"t3flow backups drop {entry.user} {name} --force",
             )
 
 

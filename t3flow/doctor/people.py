@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
 from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
-from t3flow.host.host import Host
+from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.records import Schemas
 
 NO_DATABASE = "there is no database"
@@ -57,6 +57,13 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
         if why:
             what, _, mend = why.rpartition(": ")
             yield finding(f"{user} is not managed: {what}", mend)
+            continue
+        started_with = processes.variable(server.main_pid, PORT_VARIABLE) if server.main_pid is not None else None
+        if started_with and started_with != str(host.port(user)):
+            yield finding(
+                f"the server of {user} was started with {PORT_VARIABLE}={started_with}, and is to have {host.port(user)} from its next start on",
+                f"systemctl restart {server.unit} when {user} is idle; until then they cannot pair",
+            )
             continue
         if taken := ports.who_shuts_out(host.port(user), host.services.pids_of(user, server)):
             yield finding(

@@ -10,10 +10,9 @@ from t3flow.doctor.finding import Finding, finding
 from t3flow.files import in_memory
 from t3flow.host import backups, records, slots
 from t3flow.host.host import Host
-from t3flow.staging import SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
+from t3flow.staging import RUN_NAMES, SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
 
 STATE_BYTES = 100 * 1024 * 1024
-RUN_NAMES = f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"
 
 
 def modes_and_owners(host: Host) -> Iterator[Finding]:
@@ -57,7 +56,7 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
     """Each folder has the space that the next bump needs; scratch is on a disk."""
     paths = host.settings.paths
     slot = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
-    sizes = [Path(entry.path).stat().st_size for entry in records.backups(host.journal) if Path(entry.path).is_file()]
+    sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
     largest = max(sizes, default=0) + backups.MIN_FREE_BYTES
     needs = {"scratch_dir": slot + 3 * largest, "versions_dir": slot, "backup_dir": largest, "state_dir": STATE_BYTES}
     for key, needed in needs.items():

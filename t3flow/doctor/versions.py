@@ -33,7 +33,7 @@ def default_is_last_good(host: Host) -> Iterator[Finding]:
 def slots_are_whole(host: Host) -> Iterator[Finding]:
     """Each slot is complete, root's, written by nobody else, and on a mount that runs programs and takes files."""
     versions_dir = host.settings.paths.versions_dir
-    for what, mend in preflight.mount_trouble(versions_dir):
+    for what, mend in preflight.mounts_trouble(host.settings):
         yield finding(what, mend)
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)

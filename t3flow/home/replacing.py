@@ -91,7 +91,7 @@ def put_back(folder: Path, kept_name: str) -> dict[str, Any]:
 def keep(folder: Path, kept: Path) -> None:
     """Keep the state of a folder by hard links. What was kept by that name stays as it is.
 
-    A folder without a manifest is of an earlier t3flow, which kept `state.sqlite` alone and may have been killed over it: it is completed, as
+    A folder without a manifest is of an earlier t3flow, which kept the first database alone and may have been killed over it: it is completed, as
     that would have done.
     """
     if kept.is_dir() and _manifest(kept) is not None:
@@ -131,11 +131,11 @@ def _was_replaced(folder: Path, kept: Path, name: str) -> bool:
 
 
 def _set_aside(folder: Path, kept: Path, name: str) -> None:
-    """Remove a file and its logs from a folder, kept by a link if it is not yet. The log goes last: without its database it is nothing."""
+    """Remove a file and its logs from a folder, kept by links if they are not yet. The logs go first: a repetition finds them by their database."""
     for suffix in SUFFIXES:
         _link(Path(f"{folder / name}{suffix}"), kept / f"{name}{suffix}")
     sync_folder(kept)
-    for suffix in SUFFIXES:
+    for suffix in reversed(SUFFIXES):
         remove(Path(f"{folder / name}{suffix}"))
 
 

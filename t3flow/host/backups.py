@@ -78,13 +78,7 @@ def take(
         made = replace(made, path=str(home / next(iter(made.files.values()))))
         if keep_on_record:
             records.set_fact(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
-        if last is not None and is_unchanged:
-            for name, path in last.paths.items():
-                os.link(path, made.paths[name])
-            sync_folder(home)
-        else:
-            for name, path in made.paths.items():
-                take_copy(box, name, who, path)
+        _keep_files(made, box, who, last if is_unchanged else None)
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -96,6 +90,22 @@ def take(
     if keep_on_record:
         records.put_backup(host.journal, made)
     return made
+
+
+def _keep_files(made: Backup, box: Path, who: Account, same: Backup | None) -> None:
+    """Puts all files of a snapshot where it says, from the box or from one that is the same; what fails leaves none of them."""
+    try:
+        for name, path in made.paths.items():
+            if same is None:
+                take_copy(box, name, who, path)
+            else:
+                os.link(same.paths[name], path)
+        sync_folder(Path(made.path).parent)
+    except Exception:
+        for path in made.paths.values():
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def _described(answer: dict[str, Any], user: str, wrote: str, target: str, run: str) -> Backup:
@@ -219,7 +229,7 @@ def restore(host: Host, user: str, backup: Backup, kept_name: str) -> str:
     Returns the folder with what was there. What is in place then is what the snapshot says; `check_restored` asks again once a server has run
     on it. Raises OwnerProblem, BackupError. Repeating it is harmless.
 
-    A snapshot of `state.sqlite` alone is one of an earlier t3flow, or of the shell tracker. What else is there stays, but for the database that
+    A snapshot of the first database alone is one of an earlier t3flow, or of the shell tracker. What else is there stays, but for the database that
     later versions of t3 make of that one once and never again: it is of another moment, and a later bump would show it in place of what was
     restored and written since. Where the version that wrote the snapshot keeps its work in that database, the snapshot is not put in place.
     """
@@ -270,7 +280,7 @@ def set_aside(host: Host, user: str, names: list[str], kept_name: str) -> None:
 
 
 def on_record(host: Host, user: str, path: str) -> Backup:
-    """The snapshot at a path. One whose record is gone is taken for what it is by its name: `state.sqlite` alone, of an unknown schema."""
+    """The snapshot at a path. One whose record is gone is taken for what it is by its name: the first database alone, of an unknown schema."""
     return records.backup_at(host.journal, path) or Backup(path, user, "", "", 0, None, 0.0, "")
 
 

@@ -1,9 +1,11 @@
-"""The gate: tries a version on a copy of a real database, in a cell of its own where the host has them (`cells.py`)."""
+"""The gate: tries a version on a copy of a real state, in a cell of its own where the host has them (`cells.py`)."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -15,7 +17,7 @@ from t3flow.host.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.ports import listeners
-from t3flow.t3 import files as t3_files
+from t3flow.t3 import files
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -29,9 +31,10 @@ FICLONE = 0x40049409
 class Verdict(TypedDict):
     """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
 
-    `seed` is the user whose database it was, `version` what was tried on it, `level` the schema level reached (0: unknown), `schema` the migrations
-    of each database then, `live` the databases that the server had open (None: not known), `slow` that only a
-    time-out failed it, `not_isolated` what of the host was in reach ("": nothing).
+    `seed` is the user whose state it was, `version` what was tried on it, `level` the schema level reached in the live database (0: unknown),
+    `schema` the applied migrations of each database as the trial left them, `live` the databases that the server had open (None: not known),
+    `slow` that only a time-out failed it, `unknown` what t3flow does not know of this t3 ("": nothing; else the verdict is inconclusive),
+    `not_isolated` what of the host was in reach ("": nothing).
     """
 
     seed: str
@@ -43,6 +46,7 @@ class Verdict(TypedDict):
     schema: dict[str, Any]
     live: list[str] | None
     slow: bool
+    unknown: str
     checks: list[dict[str, Any]]
 
 
@@ -52,20 +56,34 @@ def disk_bound(snapshot_bytes: int) -> int:
 
 
 def try_version(
-    host: Host, given: Isolation, slot: Path, version: str, scratch: Path, seed: str, files: dict[str, Path]
+    host: Host,
+    given: Isolation,
+    slot: Path,
+    version: str,
+    scratch: Path,
+    seed: str,
+    snapshot: Mapping[str, Path],
+    *,
+    asks_version: bool = True,
 ) -> Verdict:
-    """One trial, on a copy of a snapshot's `files` (none: on an empty base dir). Raises Interrupted.
+    """Hold one trial, on a copy of a snapshot: original name → file (none: on an empty base dir). Raises Interrupted.
 
-    Repeating it is harmless: it works on a fresh copy.
+    `asks_version`: what the program prints is the same on any state, and a command of a real one takes a second of a processor.
 
-    Whatever keeps it from being held is inconclusive; whatever the version does is its failure, also ending or outlasting the trial.
+    Repeating it is harmless: it works on a fresh copy. Whatever keeps it from being held is inconclusive, and so is a t3 of a kind that is not
+    known; whatever else the version does is its failure, also ending or outlasting the trial.
     """
-    folder = scratch / f"seed-{safe_name(seed)}"
-    size = sum(path.stat().st_size for path in files.values())
+    folder = (
+        scratch / f"seed-{hashlib.sha256(seed.encode()).hexdigest()[:16]}"
+    )  # a name may have signs that no file name should
+    try:
+        size = sum(path.stat().st_size for path in snapshot.values())
+    except OSError as error:
+        return verdict_of(seed, version, given, "inconclusive", f"the snapshot cannot be read: {error}")
     try:
         if not given.is_whole and listeners(host.settings.gate.port):
             raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
-        base_dir = _make_folder(host, folder, seed, files)
+        base_dir = _make_folder(host, folder, seed, snapshot)
     except (DiskError, OSError) as error:
         remove_tree(folder)
         return verdict_of(seed, version, given, "inconclusive", str(error))
@@ -77,7 +95,7 @@ def try_version(
         finished = host.children.run(
             [*cell, *cells.python("t3flow.cell.trial")],
             environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
-            text=json.dumps({**request, "limit_s": limit_seconds}),
+            text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version}),
             timeout_seconds=limit_seconds + 30,
         )
     except TookTooLong as error:
@@ -87,20 +105,18 @@ def try_version(
     return _judge(finished, seed, version, given)
 
 
-def _make_folder(host: Host, folder: Path, seed: str, files: dict[str, Path]) -> Path:
-    """A folder of the gate account's with a base dir in it, and in that a copy of a state.
-
-    Returns the base dir. Raises DiskError, OSError."""
+def _make_folder(host: Host, folder: Path, seed: str, snapshot: Mapping[str, Path]) -> Path:
+    """Make a folder of the gate account's with a base dir in it, and in that the copies. Return the base dir. Raises DiskError, OSError."""
     who = host.gate_account()
     remove_tree(folder)
     base_dir = folder / "base"
-    userdata = t3_files.userdata(base_dir)
+    userdata = files.userdata(base_dir)
     userdata.mkdir(parents=True, mode=0o700)
-    if files:
-        size = sum(path.stat().st_size for path in files.values())
-        require_space(folder, disk_bound(size), f"the trial on the database of {seed}")
-    for name, path in files.items():
-        copy_file(path, userdata / safe_name(name))
+    if snapshot:
+        size = sum(path.stat().st_size for path in snapshot.values())
+        require_space(folder, disk_bound(size), f"the trial on the databases of {seed}")
+    for name, source in snapshot.items():
+        copy_file(source, userdata / safe_name(name))
     if who.is_other:
         for path in (folder, base_dir, userdata, *userdata.iterdir()):
             os.chown(path, who.uid, who.gid)
@@ -147,9 +163,9 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
         checks = [
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
-        level, slow = int(answer["level"]), answer["slow"] is True
-        schema = parse_answer(json.dumps({"schema": answer.get("schema", {})}).encode())["schema"]
-        live = parse_answer(json.dumps({"live": answer.get("live", [])}).encode())["live"] or None
+        level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
+        schema = parse_answer(json.dumps({"schema": answer["schema"]}).encode())["schema"]
+        live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
     except (ValueError, KeyError, TypeError, OwnerProblem):
         if finished.code == 70:
             return verdict_of(seed, version, given, "inconclusive", finished.last_line)
@@ -157,8 +173,11 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
         return verdict_of(seed, version, given, "fail", reason)
     failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
     failed = failed or ("" if checks else "no check was made")
-    found = verdict_of(seed, version, given, "fail" if failed else "pass", failed)
-    return {**found, "level": level, "schema": schema, "live": live, "slow": slow, "checks": checks}
+    outcome: Literal["pass", "fail", "inconclusive"] = "fail" if failed else "pass"
+    if unknown:
+        outcome, failed = "inconclusive", unknown
+    found = verdict_of(seed, version, given, outcome, failed)
+    return {**found, "level": level, "schema": schema, "live": live, "slow": slow, "unknown": unknown, "checks": checks}
 
 
 def verdict_of(
@@ -175,5 +194,6 @@ def verdict_of(
         "schema": {},
         "live": None,
         "slow": False,
+        "unknown": "",
         "checks": [],
     }

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from t3flow.host import processes
 from t3flow.t3.files import USERDATA
 
-STOP_SECONDS = 0.3
-"""How long all processes of a unit may take until they have stopped."""
+STOP_SECONDS = 0.5
+"""How long all processes of a unit may take until they have stopped: half of the time that a unit may be held still at most."""
 POLL_SECONDS = 0.002
 
 

@@ -88,6 +88,7 @@ def judge(
     *,
     canary: bool,
     ignore_processes: bool,
+    read_seconds: float = READ_SECONDS,
 ) -> Idleness:
     """Decide, given a running server (held still or not) and an open reader of its databases. Raises OwnerProblem for what cannot be read."""
     deferral = host.settings.deferral
@@ -97,7 +98,7 @@ def judge(
     agents, others = processes.at_work(
         unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes)
     )
-    answer = reader.read(list(unit.pids), READ_SECONDS)
+    answer = reader.read(list(unit.pids), read_seconds)
     note_unknown(host.journal, user, str(answer.get("unknown") or ""))
     if answer.get("unknown"):
         return doubt(str(answer["unknown"]), deferral.max_check_interval_s)

@@ -27,13 +27,15 @@ def trouble(folder: Path, setting: str = SETTING) -> str:
     return ""
 
 
-def require_running(host: Host, folder: Path, setting: str = SETTING) -> None:
+def require_running(host: Host, folder: Path, setting: str = SETTING, *, make: bool = True) -> None:
     """Runs a tiny program of our own from a folder, as the account that candidates run as. Raises DiskError with path and remedy.
 
-    Repeating it is harmless: the program has one name, and is removed.
+    Repeating it is harmless: the program has one name, and is removed. Unless it is to `make` the folder, one that is not there is only looked at.
     """
     if why := trouble(folder, setting):
         raise DiskError(why)
+    if not make and not folder.is_dir():
+        return
     program = folder / TRIAL
     try:
         make_folder(folder)

@@ -19,6 +19,7 @@ from t3flow.host.npm_client import (
     IncompleteRelease,
     PackageError,
     RegistryUnreachable,
+    dist_tags,
     require_programs,
     run_reaching,
     view,
@@ -29,10 +30,15 @@ __all__ = ["IncompleteRelease", "PackageError", "RegistryUnreachable", "install"
 
 
 def tagged(host: Host, tag: str) -> str:
-    """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag."""
+    """The version that a dist-tag points at. Raises RegistryUnreachable once `npm.retry_for_s` is over, PackageError for no such tag.
+
+    A tag that names a version of which the registry says nothing yet raises IncompleteRelease.
+    """
     package = host.settings.track.package
     answer = view(host, [f"{package}@{tag}", "version"])
     if answer is None:
+        if (named := dist_tags(host).get(tag)) is not None:
+            raise IncompleteRelease(f"the tag {tag} names {package}@{named}, which is not in the registry yet")
         raise PackageError(
             f"the registry has no dist-tag {tag} of {package}: check track.tag, track.package and npm's registry"
         )
@@ -74,12 +80,12 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
     for part in (prefix, private):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
-        if part is prefix:  # npm checks the signatures of what a package.json names, and of nothing else
-            (prefix / "package.json").write_text(
-                json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
-            )
+    # npm checks the signatures of what a package.json names, and of nothing else; and it saves what it installed in it
+    named = json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
+    (prefix / "package.json").write_text(named)
+    for path in (prefix, private, prefix / "package.json"):
         if who.is_other:
-            os.chown(part, who.uid, who.gid)
+            os.chown(path, who.uid, who.gid)
     target = f"{package}@{version}"
 
     def npm(*words: str) -> Finished:
@@ -117,7 +123,7 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
             raise _failure(asked, f"{tarball}, the part of {target} for {mine}", target)
     described = private / "described"
     described.mkdir(mode=0o755)
-    shutil.copy(prefix / "package.json", described)
+    (described / "package.json").write_text(named)
     npm_parts.write_skeleton(tree.installed, described)
     checks = (
         "audit",

@@ -78,11 +78,22 @@ def view(host: Host, words: list[str], *, patiently: bool = True) -> Any:
     raise AssertionError("unreachable")
 
 
+def dist_tags(host: Host) -> dict[str, str]:
+    """The package's dist-tags, as `npm dist-tag ls` has them; none where npm cannot say. Raises RegistryUnreachable, ChildError, Interrupted."""
+    words = ["dist-tag", "ls", host.settings.track.package, "--fetch-retries=0"]
+    cache = _private(host)
+    finished = run_reaching(host, [*words, *npm_settings.words(cache)], cache, timeout_seconds=VIEW_SECONDS)
+    lines = finished.stdout.decode(errors="replace").splitlines() if finished.code == 0 else []
+    return {tag: version for tag, colon, version in (line.partition(": ") for line in lines) if colon}
+
+
 def _json(finished: Finished, words: list[str]) -> Any:
+    """What npm printed; npm 12 and later print a list also of a single thing."""
     try:
-        return json.loads(finished.stdout or b"null")
+        said = json.loads(finished.stdout or b"null")
     except ValueError as error:
         raise RegistryUnreachable(f"npm view {words[0]} printed no JSON: {finished.last_line}") from error
+    return said[0] if isinstance(said, list) and len(said) == 1 else said
 
 
 def run_npm(

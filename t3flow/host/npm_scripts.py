@@ -7,12 +7,11 @@ So each package is named by its place in the tree, and all that is named is allo
 import json
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.files import read_plain
+from t3flow.files import read_plain, remove_tree
 from t3flow.host import cells, npm_settings
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
@@ -100,7 +99,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
     """Runs the scripts of some packages, in a private folder that is new each time."""
     who = host.gate_account()
     prefix, private = folder / "prefix", folder / "private"
-    shutil.rmtree(private, ignore_errors=True)
+    remove_tree(private)
     private.mkdir(mode=0o700)
     if who.is_other:
         os.chown(private, who.uid, who.gid)

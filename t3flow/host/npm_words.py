@@ -25,6 +25,7 @@ EMPTY = re.compile(
     r"^(?:gyp (?:ERR!|info) (?:not ok|cwd|command|node|System|it worked|ok|using|stack\s+at|configure error|build error|clean error)\b.*"
     r"|at .*|node:[\w/]+:\d+|Node\.js v[\d.]+|throw .*|[\s^~|{}]*|\}.*|rebuilt dependencies .*|> .*)$"
 )
+NAMED = re.compile(r"\b\w*Error: |\b(?:fatal|error): ", re.IGNORECASE)
 TELLING = re.compile(
     r"\berror\b|ERR!|\bfatal\b|\bcannot\b|not found|no such|\bdenied\b|\bfailed\b|\b\w*Error:", re.IGNORECASE
 )
@@ -38,10 +39,11 @@ def cleaned(text: str) -> str:
 
 
 def telling_line(lines: Iterable[str]) -> str:
-    """Of the lines that a program printed the first that speaks of an error, else the last that says something; "" for none."""
+    """Of the lines that a program printed the first that names its error, or speaks of one, else the last that says something; "" for none."""
     said = [line.strip() for line in lines]
     said = [line for line in said if line and not HINT.search(line) and not EMPTY.match(line)]
-    found = next((line for line in said if TELLING.search(line)), said[-1] if said else "")
+    telling = (line for pattern in (NAMED, TELLING) for line in said if pattern.search(line))
+    found = next(telling, said[-1] if said else "")
     return cleaned(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
 
 

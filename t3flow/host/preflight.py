@@ -51,7 +51,7 @@ def launcher_trouble(settings: Settings) -> list[Trouble]:
 def slots_trouble(settings: Settings, versions: list[str]) -> list[Trouble]:
     """What keeps programs in slots from being started, or new slots from being made."""
     versions_dir = settings.paths.versions_dir
-    found = mount_trouble(versions_dir)
+    found = mounts_trouble(settings)
     for version in versions:
         gated = slots.slot_path(versions_dir, version) / ".node"
         if slots.has_slot(versions_dir, version) and not os.access(gated, os.X_OK):
@@ -60,21 +60,27 @@ def slots_trouble(settings: Settings, versions: list[str]) -> list[Trouble]:
     return found
 
 
-def mount_trouble(folder: Path) -> list[Trouble]:
-    """Whether a folder is on a mount that runs no programs, or takes no files."""
+def mounts_trouble(settings: Settings) -> list[Trouble]:
+    """Whether slots, or the scratch folder that candidates are staged in, are on a mount that runs no programs or takes no files."""
+    paths = settings.paths
+    return [
+        *_mount_trouble(paths.versions_dir, "no t3 can be started there", "paths.versions_dir"),
+        *_mount_trouble(paths.scratch_dir, "no candidate can be installed there", "paths.scratch_dir"),
+    ]
+
+
+def _mount_trouble(folder: Path, effect: str, setting: str) -> list[Trouble]:
     try:
         flags = os.statvfs(folder).f_flag
     except OSError:
         return []
     found = []
     if flags & os.ST_NOEXEC:
-        found.append(
-            Trouble(f"{folder} is on a mount with noexec: no t3 can be started there", _mount_mend(folder, "exec"))
-        )
+        found.append(Trouble(f"{folder} is on a mount with noexec: {effect}", _mount_mend(folder, "exec", setting)))
     if flags & os.ST_RDONLY:
-        found.append(Trouble(f"{folder} is on a mount that is read-only", _mount_mend(folder, "rw")))
+        found.append(Trouble(f"{folder} is on a mount that is read-only", _mount_mend(folder, "rw", setting)))
     return found
 
 
-def _mount_mend(folder: Path, option: str) -> str:
-    return f"mount -o remount,{option} on {folder} (findmnt -T {folder}), or set paths.versions_dir"
+def _mount_mend(folder: Path, option: str, setting: str) -> str:
+    return f"remount it with {option} (findmnt -T {folder} names it), or set {setting}"

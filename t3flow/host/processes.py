@@ -60,6 +60,15 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def variable(pid: int, name: str) -> str | None:
+    """Return a variable of the environment that a process was started with; None without it, or where that cannot be seen."""
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if entry.startswith(f"{name}=".encode()):
+                return entry.partition(b"=")[2].decode(errors="replace")
+    return None
+
+
 def name_of(pid: int) -> str:
     """Return the name of a process, which it may have chosen itself, in printable letters."""
     with suppress(OSError):

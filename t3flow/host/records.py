@@ -64,7 +64,7 @@ class Backup:
     """A snapshot: the version that wrote the databases (`wrote`), the one moved to (`target`), and the highest schema level.
 
     It is a set: `files` says under which name in the folder of `path` (the first of them) each file of the state is kept, `schema` what
-    migrations each database had been through, `rows` how many rows each table had. `files` is empty where `state.sqlite` alone was kept.
+    migrations each database had been through, `rows` how many rows each table had. `files` is empty where the first database alone was kept.
     """
 
     path: str

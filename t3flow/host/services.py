@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from calendar import timegm
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,20 +207,8 @@ class Systemd:
         except TookTooLong:
             self._systemctl("kill", "--signal=KILL", unit)
             self._systemctl("stop", unit)
-        self._end_leftovers(unit, group)
-
-    def _end_leftovers(self, unit: str, group: str) -> None:
-        """End what a stopped unit has left in its own control group, and nothing else. Raises ServiceError for what does not go."""
         folder = cgroups.folder_of(group) if group else None
-        deadline = time.monotonic() + LEFTOVER_SECONDS
-        while left := cgroups.pids(folder):
-            if _state(unit, self._show([unit])[0]).main_pid is not None:
-                return  # a person has started it again: these are the server's
-            for pid in left:
-                holding.end_if(pid, lambda: cgroups.pids(folder))
-            if time.monotonic() > deadline:
-                raise ServiceError(f"process {left[0]}, which {unit} left behind, does not end: kill -KILL {left[0]}")
-            time.sleep(0.02)
+        _end_leftovers(unit, lambda: self.state(user).main_pid, lambda: cgroups.pids(folder))
 
     def is_on(self, unit: str) -> bool:
         """A timer is on when it is enabled, too; a service only while it is at work. A unit that there is not is off."""
@@ -271,6 +260,20 @@ def _wall_clock(shown: str) -> float | None:
 def _is_failing(state: str, code: int | None) -> bool:
     """Whether a server that is down was meant to run, by what its manager calls that and the exit code that it ended with."""
     return state == "activating" or (state == "failed" and code not in ENDS_OF_A_STOP)
+
+
+def _end_leftovers(unit: str, main_pid: Callable[[], int | None], pids: Callable[[], list[int]]) -> None:
+    """End what a stopped unit has left of its own, and nothing else. Raises ServiceError for what does not go.
+
+    A unit that a person has started again meanwhile is left alone: these are its processes.
+    """
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    while (left := pids()) and main_pid() is None:
+        for pid in left:
+            holding.end_if(pid, pids)
+        if time.monotonic() > deadline:
+            raise ServiceError(f"process {left[0]}, which {unit} left behind, does not end: kill -KILL {left[0]}")
+        time.sleep(0.02)
 
 
 class Supervised:
@@ -338,8 +341,9 @@ class Supervised:
         self._ask("start", user)
 
     def stop(self, user: str, server: ServerState | None = None) -> None:
-        """Returns when the server's process group is gone."""
-        self._ask("stop", user)
+        """Ends what the unit may leave behind as well."""
+        unit = self._state(self._ask("stop", user)).unit
+        _end_leftovers(unit, lambda: self.state(user).main_pid, lambda: self.pids(user))
 
     def is_on(self, unit: str) -> bool:
         """In the sandbox a unit is on while a file of its name lies beside the socket."""

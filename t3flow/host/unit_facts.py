@@ -49,8 +49,8 @@ class UnitFacts:
 
     @property
     def words(self) -> list[str]:
-        """The words of the first command, as far as they can be told apart."""
-        return split(self.commands[0]) if self.commands else []
+        """The words of the first command. systemd shows them without quotes, so that one with a blank in it falls apart."""
+        return self.commands[0].split() if self.commands else []
 
     def option(self, name: str) -> str | None:
         """The value of an option of the first command, `--name VALUE` or `--name=VALUE`; None without it."""
@@ -61,14 +61,6 @@ class UnitFacts:
             if word.startswith(f"{name}="):
                 return word.partition("=")[2]
         return None
-
-
-def split(command: str) -> list[str]:
-    """The words of a command line as systemd shows it: it leaves out the quotes, so that a word with a blank in it falls apart."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return command.split()
 
 
 def properties(shown: str) -> dict[str, str]:
@@ -90,7 +82,10 @@ def facts_of(unit: str, shown: dict[str, str]) -> UnitFacts:
         commands=tuple(argv for _, argv in _COMMAND.findall(shown.get("ExecStart", ""))),
         environment=_environment(shown.get("Environment", "")),
         environment_files=tuple(
-            (Path(found["path"]), found["ignore"] == "yes")
+            (
+                Path(re.sub(r"\\(.)", r"\1", found["path"])),
+                found["ignore"] == "yes",
+            )  # a pattern, where a backslash escapes
             for found in _FILE.finditer(shown.get("EnvironmentFiles", ""))
         ),
         fragment=shown.get("FragmentPath", ""),
@@ -100,4 +95,9 @@ def facts_of(unit: str, shown: dict[str, str]) -> UnitFacts:
 
 
 def _environment(shown: str) -> dict[str, str]:
-    return dict(word.partition("=")[::2] for word in split(shown) if "=" in word)
+    """Assignments, which systemd quotes where that is needed."""
+    try:
+        words = shlex.split(shown)
+    except ValueError:
+        words = shown.split()
+    return dict(word.partition("=")[::2] for word in words if "=" in word)

@@ -38,13 +38,13 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
     now = time.time()
 
     def change(facts: Any) -> dict[str, Any]:
-        cause: Cause | None = (facts or {}).get(user)
-        if cause is None or cause["waiting_for"] != waiting_for:
-            cause = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
-        cause = {**cause, "checks": cause["checks"] + 1}
-        if is_old(cause, now) and now - cause["said"] > SAY_AGAIN_SECONDS:
-            cause["said"] = now
-        return {**(facts or {}), user: cause}
+        known: Cause | None = (facts or {}).get(user)
+        if known is None or known["waiting_for"] != waiting_for:
+            known = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
+        known["checks"] += 1
+        if is_old(known, now) and now - known["said"] > SAY_AGAIN_SECONDS:
+            known["said"] = now
+        return {**(facts or {}), user: known}
 
     cause: Cause = records.change_fact(journal, CAUSES, change)[user]
     if cause["said"] == now:

@@ -8,23 +8,59 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t3flow.errors import T3flowError
 from t3flow.files import in_memory
-from t3flow.sandbox.enter import enter, has_own_network
+from t3flow.sandbox import real
+from t3flow.sandbox.enter import enter, has_own_network, is_inside
 from t3flow.sandbox.host import Sandbox
-from t3flow.sandbox.probes import LOCKED, pairing_browsers, restarts
+from t3flow.sandbox.probes import LOCKED, PAUSE_SECONDS, pairing_browsers, restarts
 
-FIRST, GOOD, BREAKS_DATA, BREAKS_LATER = (
-    "0.0.24",
-    "0.0.25-nightly.20260609.501",
-    "0.0.25-nightly.20260610.502",
-    "0.0.25-nightly.20260611.503",
+
+@dataclass(frozen=True)
+class Cast:
+    """The builds that are played: versions and schema levels; the real t3 as the good one, or the stand-in alone."""
+
+    first: str
+    first_level: int
+    good: str
+    good_level: int
+    breaks_data: str
+    breaks_later: str
+    is_real: bool = False
+    generation: str = ""
+
+
+STAND_IN = Cast(
+    first="0.0.24",
+    first_level=30,
+    good="0.0.25-nightly.20260609.501",
+    good_level=32,
+    breaks_data="0.0.25-nightly.20260610.502",
+    breaks_later="0.0.25-nightly.20260611.503",
+)
+REAL = Cast(
+    first="0.0.33",
+    first_level=32,
+    good=real.VERSION,
+    good_level=real.LEVEL,
+    breaks_data="0.0.43-nightly.20260917.601",
+    breaks_later="0.0.43-nightly.20260918.602",
+    is_real=True,
+    generation="C",
 )
 USERS = ["ada", "grace", "linus"]
 BUSY = "grace"
-DATA = Path(__file__).with_name("data") / "state-level30.sqlite"
+DATA = Path(__file__).with_name("data")
+WAIT_SECONDS, REAL_WAIT_SECONDS, COMMAND_SECONDS = 30.0, 120.0, 600
+REAL_ENVIRONMENT = {
+    "T3FLOW_GATE__START_TIMEOUT_S": "90",
+    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "30",
+    "T3CODE_TELEMETRY_ENABLED": "false",
+}
 NAMED_PROJECT = (
     "update projection_projects set title = 'compiler' where rowid = (select min(rowid) from projection_projects)"
 )
@@ -32,12 +68,19 @@ BREAKS_MIGRATION = {"fault": "migration_throws", "when": {"database_has_project_
 BREAKS_PAIRING = {"fault": "pairing_500", "when": {"not_scratch": True}}
 
 
-def main(*, keep: bool = False, plain: bool = False) -> int:
-    """Plays the demo and returns the exit code: 0 if everything was as announced. `keep` leaves the folder."""
-    enter([sys.executable, "-m", "t3flow", "demo", *(["--keep"] if keep else []), *(["--plain"] if plain else [])])
+def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) -> int:
+    """Plays the demo and returns the exit code: 0 if everything was as announced. `keep` leaves the folder.
+
+    `with_real`: the good nightly is the real t3, which is fetched first; 2 if it cannot be had.
+    """
+    if with_real and (code := fetch_real()) != 0:
+        return code
+    flags = {"--keep": keep, "--plain": plain, "--real": with_real}
+    enter([sys.executable, "-m", "t3flow", "demo", *(flag for flag, given in flags.items() if given)])
     top = Path(tempfile.mkdtemp(prefix="t3flow-demo-", dir=on_disk()))
     sandbox = Sandbox(top, USERS)
-    story = Story(sandbox, colour=sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ)
+    colour = sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ
+    story = Story(sandbox, REAL if with_real else STAND_IN, colour=colour)
     try:
         story.play()
     except (AssertionError, OSError, subprocess.SubprocessError) as error:
@@ -51,6 +94,20 @@ def main(*, keep: bool = False, plain: bool = False) -> int:
     return story.conclude()
 
 
+def fetch_real() -> int:
+    """Makes sure that the real t3 is at hand, and says so; the exit code."""
+    if is_inside():
+        return 0
+    try:
+        if real.cached() is None:
+            print(f"fetching {real.PACKAGE}@{real.VERSION} with npm (64 MB) ...", flush=True)
+        print(f"the real t3 {real.VERSION}: {real.fetch()}", flush=True)
+    except T3flowError as error:
+        print(f"t3flow demo --real: {error}; without --real the demo needs nothing", file=sys.stderr)
+        return 2
+    return 0
+
+
 def on_disk() -> str | None:
     """Where a candidate may be tried: not in memory, as /tmp is on some hosts."""
     return "/var/tmp" if in_memory(Path(tempfile.gettempdir())) else None
@@ -59,8 +116,10 @@ def on_disk() -> str | None:
 class Story:
     """Tells what happens, lets it happen, and checks that it did."""
 
-    def __init__(self, sandbox: Sandbox, *, colour: bool) -> None:
+    def __init__(self, sandbox: Sandbox, cast: Cast, *, colour: bool) -> None:
         self.sandbox = sandbox
+        self.cast = cast
+        self.seconds = REAL_WAIT_SECONDS if cast.is_real else WAIT_SECONDS
         self.began = time.monotonic()
         self.failed = 0
         self.summary: list[str] = []
@@ -80,102 +139,127 @@ class Story:
         box = self.sandbox
         self.scene(
             "A devvm in a folder",
-            f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {FIRST}",
+            f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {self.cast.first}",
         )
         self.tell(
             "npm registry, dispatch, supervisor and consumer are real processes"
             + (", in a network of their own" if has_own_network() else "")
         )
-        box.start(FIRST, dict.fromkeys(USERS, DATA), {"schema_level": 30})
+        if self.cast.is_real:
+            box.environment |= REAL_ENVIRONMENT
+            box.ready_seconds = box.mint_seconds = self.seconds
+        database = DATA / f"state-level{self.cast.first_level}.sqlite"
+        box.start(self.cast.first, dict.fromkeys(USERS, database), {"schema_level": self.cast.first_level})
         box.start_consumer()
         self.check("everybody can pair through the dispatch", all(box.pairs(user) for user in USERS))
 
     def good_nightly(self) -> None:
         """Idle users move, the busy one is deferred and moves when their turn has ended."""
-        box = self.sandbox
+        box, good = self.sandbox, self.cast.good
+        what = "which renames the pairing endpoint and migrates each database one way"
+        if self.cast.is_real:
+            what = "the real t3: another package, other processes, other cookies, and each database from level 32 to 52"
         self.scene(
-            f"A good nightly: {GOOD}, which renames the pairing endpoint and migrates each database one way",
+            f"A good nightly: {good}, {what}",
             f"{BUSY} has an agent at work, and is not to be disturbed; a browser for each user pairs all the time",
         )
-        box.publish(GOOD, {"schema_level": 32})
+        self.publish_good()
         turn = box.control(BUSY, "turn/start", agent="claude")["turn"]
-        with pairing_browsers(box, USERS) as browsers:
+        with pairing_browsers(box, USERS, 1.5 if self.cast.is_real else PAUSE_SECONDS) as browsers:
             self.give_to_everybody(turn)
         outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
         self.check(f"of {browsers.tried} pairings meanwhile none failed but during the user's own restart", not outside)
         for failure in outside:
             self.tell(f"{failure.user} at {time.strftime('%H:%M:%S', time.localtime(failure.began))}: {failure.cause}")
         self.summary.append(
-            f"{GOOD}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off"
+            f"{good}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off"
         )
+
+    def publish_good(self) -> None:
+        """The good build: the stand-in's, or the real platform package with its launcher."""
+        if not self.cast.is_real:
+            self.sandbox.publish(self.cast.good, {"schema_level": self.cast.good_level})
+            return
+        tarball = real.cached()
+        if tarball is None:
+            raise AssertionError("the real t3 is not where it was fetched to")
+        real.publish(self.sandbox.top / "registry", tarball)
 
     def give_to_everybody(self, turn: str) -> None:
         """The bump, and the deferral that it leaves."""
-        box = self.sandbox
-        code = self.run("enqueue", "bump", "--wait")
+        box, first, good = self.sandbox, self.cast.first, self.cast.good
+        code = self.run("enqueue", "bump", "--wait", *(["--target", good] if self.cast.is_real else []))
         self.check("the bump ends well (exit 0)", code == 0)
         # A pairing at the wrong moment defers somebody for a second.
         with suppress(AssertionError):
             box.until(self.idle_are_moved, "ada and linus are moved")
         self.check("ada and linus run the nightly", self.idle_are_moved())
         self.check(
-            f"{BUSY} was left at work on {FIRST}, and can still pair", box.assigned(BUSY) == FIRST and box.pairs(BUSY)
+            f"{BUSY} was left at work on {first}, and can still pair", box.assigned(BUSY) == first and box.pairs(BUSY)
         )
         self.run("deferrals")
         self.tell(f"now the turn of {BUSY} ends; the delayed task finds the first quiet moment")
         box.control(BUSY, "turn/end", turn=turn)
         began = time.monotonic()
-        box.until(lambda: box.assigned(BUSY) == GOOD and not box.document("deferrals"), f"{BUSY} is migrated")
+        box.until(
+            lambda: box.assigned(BUSY) == good and not box.document("deferrals"), f"{BUSY} is migrated", self.seconds
+        )
         self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later, and can pair", box.pairs(BUSY))
 
     def idle_are_moved(self) -> bool:
         """Whether all but the busy one are led to the good nightly."""
-        return all(self.sandbox.assigned(user) == GOOD for user in USERS if user != BUSY)
+        return all(self.sandbox.assigned(user) == self.cast.good for user in USERS if user != BUSY)
 
     def nightly_that_breaks_data(self) -> None:
         """The gate tries a copy of each database, so that one user's data is enough to stop a build."""
-        box = self.sandbox
+        box, version = self.sandbox, self.cast.breaks_data
         self.scene(
-            f"A nightly that breaks one user's data: {BREAKS_DATA}",
+            f"A nightly that breaks one user's data: {version}",
             "its migration fails on a project that only linus has",
         )
         self.change_database("linus", NAMED_PROJECT)
         before = self.fingerprints()
-        box.publish(BREAKS_DATA, {"schema_level": 33, "rules": [BREAKS_MIGRATION]})
+        box.publish(version, self.bad_build(BREAKS_MIGRATION))
         code = self.run("enqueue", "bump", "--wait")
         self.check("the gate stops it (exit 1)", code == 1 and box.document("runs")[-1]["outcome"] == "gate_failed")
         self.check("no server was restarted, nobody was led to it", self.fingerprints() == before)
-        self.summary.append(f"{BREAKS_DATA}: stopped by the gate on a copy of linus' database; nobody noticed")
+        self.summary.append(f"{version}: stopped by the gate on a copy of linus' database; nobody noticed")
 
     def nightly_that_breaks_later(self) -> None:
         """What no gate can see is undone at the first user."""
-        box = self.sandbox
+        box, version = self.sandbox, self.cast.breaks_later
         self.scene(
-            f"A nightly that only fails in place: {BREAKS_LATER}",
+            f"A nightly that only fails in place: {version}",
             "it passes the gate, then pairing breaks on the real server",
         )
-        box.publish(BREAKS_LATER, {"schema_level": 33, "rules": [BREAKS_PAIRING]})
+        box.publish(version, self.bad_build(BREAKS_PAIRING))
         code = self.run("enqueue", "bump", "--wait")
         run = box.document("runs")[-1]
         self.check("it is undone (exit 1, rolled_back)", code == 1 and run["outcome"] == "rolled_back")
         self.check(
             "everybody is on the good nightly and can pair",
-            all(box.assigned(user) == GOOD and box.pairs(user) for user in USERS),
+            all(box.assigned(user) == self.cast.good and box.pairs(user) for user in USERS),
         )
         self.check(
-            "every database is back at schema level 32", [box.level(user) for user in USERS] == [32] * len(USERS)
+            f"every database is back at schema level {self.cast.good_level}",
+            [box.level(user) for user in USERS] == [self.cast.good_level] * len(USERS),
         )
         status = box.document("status")
         self.check(
             "tracking is frozen, and the build is remembered",
-            status["frozen"] is not None and BREAKS_LATER in status["rejected"],
+            status["frozen"] is not None and version in status["rejected"],
         )
         self.run("status")
         self.summary.append(
-            f"{BREAKS_LATER}: undone at the first user, database and program; tracking is frozen until a person looks"
+            f"{version}: undone at the first user, database and program; tracking is frozen until a person looks"
         )
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    def bad_build(self, rule: dict[str, Any]) -> dict[str, Any]:
+        """A build of the good one's generation that migrates one level further, with a fault."""
+        generation = {"generation": self.cast.generation} if self.cast.generation else {}
+        return {"schema_level": self.cast.good_level + 1, "rules": [rule], **generation}
 
     def run(self, *arguments: str) -> int:
         """Runs a command of t3flow as a person would, in sight."""
@@ -184,7 +268,7 @@ class Story:
             [sys.executable, "-m", "t3flow", *arguments],
             env=self.sandbox.environment,
             stdin=subprocess.DEVNULL,
-            timeout=120,
+            timeout=COMMAND_SECONDS,
             check=False,
         ).returncode
 

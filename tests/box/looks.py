@@ -8,9 +8,9 @@ from box import Box
 ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
 
 
-def bump(box: Box, *words: str) -> dict[str, Any]:
+def bump(box: Box, *words: str, timeout_seconds: float = 180) -> dict[str, Any]:
     """`t3flow enqueue bump --wait`, to its end."""
-    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words)
+    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words, timeout_seconds=timeout_seconds)
     return document
 
 

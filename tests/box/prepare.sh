@@ -8,6 +8,7 @@ for pair in /lib/systemd/systemd:systemd /usr/bin/dbus-daemon:dbus /sbin/ip:ipro
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ -n "$missing" ] || exit 0
+[ -n "${BOX_LOCKED-}" ] || exec env BOX_LOCKED=1 flock /var/lock/t3flow-box sh "$0"  # one at a time: apt-get has a lock that it does not wait for
 echo "box: installing$missing ..."
 # shellcheck disable=SC2086
 apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null || echo "box: could not install$missing" >&2

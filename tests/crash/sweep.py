@@ -48,7 +48,7 @@ NPM_STEPS = ("resolve", "stage")
 ALIKE = {
     "bump": ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds"),
     "rollback": ("freeze_tracking", "people", "find_way_back", "back_up"),
-    "adopt": ("look_around", "open_scratch", "known_levels", "take_in", "stage", "try_on", "decide"),
+    "adopt": ("look_around", "open_scratch", "known_schemas", "take_in", "stage", "try_on", "decide"),
 }
 """Steps that are the same in every scenario of a workflow, with the same before them."""
 FIRST_OF_ITS_KIND = (SWEPT[0], *list(ROLLBACKS)[:1], *list(TAKEOVERS)[:1])

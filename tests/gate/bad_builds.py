@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bad_generations import BAD_GENERATIONS
 from builds import (
     ENVIRONMENT,
     EXCHANGE,
@@ -65,7 +66,7 @@ STARTING = [
         "crashes-later",
         "a server for a second",
         [rule("crash_after", seconds=0.7)],
-        "mints exchanges authenticates reads_rows rests stops",
+        "mints exchanges authenticates pairs_another knows_its_state reads_rows rests stops",
     ),
     Build("environment-404", "nobody can tell what runs", [answer(ENVIRONMENT, status=404)], "runs_its_own_code"),
     Build(
@@ -119,9 +120,12 @@ PAIRING = [
     ),
     Build("session-unknown", "paired, and asked to pair again", [rule("session_not_authenticated")], "authenticates"),
     Build(
-        "session-no-json", "a page in place of the session", [answer(SESSION, text="<!doctype html>")], "authenticates"
+        "session-no-json",
+        "a page in place of the session",
+        [answer(SESSION, text="<!doctype html>")],
+        "exchanges authenticates",
     ),
-    Build("session-500", "paired, and an error", [answer(SESSION, status=500)], "authenticates"),
+    Build("session-500", "paired, and an error", [answer(SESSION, status=500)], "exchanges authenticates"),
 ]
 
 READING = [
@@ -230,7 +234,10 @@ MIGRATING = [
         "starts_again keeps_integrity",
     ),
     Build(
-        "file-moved", "a link in place of the database", [rule("damages", how="linked", at="stop")], "keeps_integrity"
+        "file-moved",
+        "a link in place of the database",
+        [rule("damages", how="linked", at="stop")],
+        "keeps_integrity starts_again",
     ),
     Build(
         "file-replaced",
@@ -253,8 +260,8 @@ MIGRATING = [
 ]
 
 ANY = (
-    "answers runs_its_own_code mints exchanges authenticates reads_rows rests keeps_to_its_port logs_no_migration_error "
-    "stops leaves_nothing starts_again"
+    "answers runs_its_own_code mints exchanges authenticates pairs_another knows_its_state reads_rows rests keeps_to_its_port "
+    "logs_no_migration_error stops leaves_nothing keeps_its_identity starts_again"
 )
 
 
@@ -274,26 +281,42 @@ TAKING = [
     taking("deletes-install", "no page, and no next start", "", rule("deletes", what="install")),
     Build("mines", "all cores are busy while nobody works", [rule("burns")], "rests", start_timeout_s=SHORT_S),
     Build("mines-one", "one core is busy for ever", [rule("burns", threads=1)], "rests", start_timeout_s=SHORT_S),
-    Build("daemon", "a process that nobody ends", [rule("leaves_process")], "leaves_nothing"),
+    Build("daemon", "a process that nobody ends", [rule("leaves_process")], "stops", start_timeout_s=SHORT_S),
     Build(
         "daemon-with-log",
         "a process that keeps the log open",
         [rule("leaves_process", holds_output=True)],
-        "leaves_nothing",
+        "stops",
+        start_timeout_s=SHORT_S,
     ),
-    Build("child-at-stop", "a process that nobody ends", [rule("leaves_process", at="stop")], "leaves_nothing"),
+    Build(
+        "child-at-stop",
+        "a process that nobody ends",
+        [rule("leaves_process", at="stop")],
+        "stops leaves_nothing",
+        start_timeout_s=SHORT_S,
+    ),
     Build(
         "child-at-second-stop",
         "a process that nobody ends",
         [again("leaves_process", at="stop")],
         "stops_again",
+        start_timeout_s=SHORT_S,
     ),
     Build("listens-too", "a door that nobody knows of", [rule("listens_too")], "keeps_to_its_port", cell=True),
     Build("deletes-base-dir", "everything is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
     Build("setuid", "anybody becomes the user", [rule("plants", what="setuid")], "leaves_nothing"),
     Build("fifo", "whoever reads the folder hangs", [rule("plants", what="fifo")], "leaves_nothing"),
     Build("stops-in-error", "a stop that its manager reports", [rule("stops_oddly", exit_code=1)], "stops"),
-    Build("ignores-sigterm", "a server that cannot be restarted", [rule("ignores_sigterm")], "stops"),
+    Build(
+        "ignores-sigterm",
+        "a server that cannot be restarted",
+        [rule("ignores_sigterm")],
+        "stops",
+        start_timeout_s=SHORT_S,
+    ),
 ]
 
-BAD = {"starting": STARTING, "pairing": PAIRING, "reading": READING, "migrating": MIGRATING, "taking": TAKING}
+BAD = {
+    "starting": STARTING, "pairing": PAIRING, "reading": READING, "migrating": MIGRATING, "taking": TAKING, **BAD_GENERATIONS,
+}  # fmt: skip

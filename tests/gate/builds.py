@@ -2,10 +2,22 @@
 
 from typing import Any, NamedTuple
 
+from t3flow.sandbox.packages import platform_package
+
 VERSION = "0.0.25-nightly.20260609.501"
+VERSIONS = {
+    "": VERSION,
+    "B": "0.0.33-nightly.20260825.701",
+    "C": "0.0.43-nightly.20260920.801",
+    "D": "0.1.0-nightly.20261012.901",
+    "E": "0.3.0-nightly.20270315.951",
+}
+"""What a build of each generation is called; without a generation it is one of the first nightlies of B."""
 FIRST_S, SHORT_S = 2.0, 3.0  # for builds that hang at first, and later
 MINT, ISSUE = "auth pairing create", "auth session issue"
 EXCHANGE, SESSION, SNAPSHOT = "/api/auth/browser-session", "/api/auth/session", "/api/orchestration/snapshot"
+SHELL = "/api/orchestration/shell"
+PLATFORM = f"node_modules/{platform_package()}"
 ENVIRONMENT = "/.well-known/t3/environment"
 
 Rule = dict[str, Any]
@@ -23,7 +35,9 @@ class Build(NamedTuple):
     start_timeout_s: float = 15.0
     behaviour: Rule = {}
     settings: Rule = {}  # of [dispatch]
-    version: str = VERSION
+    version: str = ""
+    generation: str = ""
+    without: tuple[str, ...] = ()  # paths of the install that are missing
     cell: bool = False  # only tried where the host gives namespaces: elsewhere it would reach the test itself
 
 
@@ -50,6 +64,11 @@ def again(fault: str, **more: Any) -> Rule:
 def sql(*statements: str, at: str = "migration", **more: Any) -> Rule:
     """A rule by which a build runs SQL of its own."""
     return rule("runs_sql", at=at, sql=list(statements), **more)
+
+
+def of(generation: str, name: str, seen: str, rules: list[Rule], fails: str = "", **more: Any) -> Build:
+    """A build of a generation, tried on a state of that generation unless `seed` says another."""
+    return Build(name, seen, rules, fails, generation=generation, **{"seed": generation, **more})
 
 
 class Package(NamedTuple):

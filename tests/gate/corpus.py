@@ -3,7 +3,7 @@
 import sys
 
 from bad_builds import ANY, BAD
-from good_builds import GOOD, PACKAGES
+from good_builds import GOOD, PACKAGES, UNKNOWN
 
 
 def tables() -> str:
@@ -16,6 +16,8 @@ def tables() -> str:
         lines.append("")
     lines += ["| installing | what people would see | refused with |", "|---|---|---|"]
     lines += [f"| {package.name} | {package.seen} | “… {package.caught} …” |" for package in PACKAGES]
+    lines += ["", "| no verdict | what is unusual | seen by |", "|---|---|---|"]
+    lines += [f"| {build.name} | {build.seen} | {_checks(build.fails)} |" for build in UNKNOWN]
     lines += ["", "| good | what is unusual |", "|---|---|"]
     lines += [f"| {build.name} | {build.seen} |" for build in GOOD]
     return "\n".join(lines)

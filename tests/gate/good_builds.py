@@ -1,6 +1,6 @@
 """The builds that the gate must let through, unusual as they are; and packages that must never become a slot."""
 
-from builds import Build, Package, again, answer, rule, sql
+from builds import Build, Package, again, answer, of, rule, sql
 
 GOOD = [
     Build("plain", "nothing unusual", []),
@@ -76,6 +76,60 @@ GOOD = [
     ),
 ]
 
+GOOD_GENERATIONS = [
+    of("C", "native", "a launcher, a server and a monitor", []),
+    of("C", "native-fresh", "the same on a base dir without a database", [], seed="fresh"),
+    of("C", "native-migrates", "22 levels at once, from a Node package's database", [], seed="real"),
+    of("C", "native-killed", "a database whose server was killed in mid-turn", [], seed="killed"),
+    of("C", "native-keeps-identity", "a state with an identity of its own", [], seed="identified"),
+    of("C", "native-slow-stop", "3.5 s to stop soon after the start", [], behaviour={"early_stop_ms": 3500}),
+    of("C", "no-monitor", "no monitor", [rule("no_monitor")]),
+    of("C", "monitor-restarts", "a monitor that is started anew", [rule("monitor_restarts", seconds=0.5)]),
+    of("C", "launcher-title", "a launcher that calls itself otherwise", [rule("launcher_title")]),
+    of("C", "launcher-detaches", "a server in a session of its own", [rule("launcher_detaches")]),
+    of(
+        "C",
+        "launcher-waits",
+        "a launcher that ignores the stop and ends with its server",
+        [rule("launcher_ignores_sigterm", when={"command": "serve"})],
+    ),
+    of(
+        "C",
+        "helper",
+        "a process of its own session that ends when asked",
+        [rule("leaves_process", ends_when_asked=True)],
+    ),
+    of("C", "probes", "agents asked for their versions now and then", [rule("probes_agents")]),
+    of(
+        "C",
+        "reused-number",
+        "a migration of another name, with its own table",
+        [rule("ledger_reuses_id", id=46)],
+        seed="real",
+    ),
+    of("B", "late", "both read endpoints", [], behaviour={"schema_level": 41}),
+    of("D", "second", "a second database", []),
+    of("D", "second-made", "a second database, made from the first", [], seed="C"),
+    of("D", "second-made-from-old", "the same from a database of level 30", [], seed="real"),
+    of("D", "second-fresh", "the same on a base dir without a database", [], seed="fresh"),
+    of("D", "run-in-flight", "a run that was cut off, and queued ones", [], seed="running"),
+    of("D", "cache-database", "a database beside the state that is none", [rule("keeps_cache_database")]),
+    of("D", "more-files", "small files beside the state", [rule("writes_files", files={"userdata/themes.json": "{}"})]),
+    of(
+        "D",
+        "effects",
+        "effects that are done at the start",
+        [sql("update orchestration_v2_effect_outbox set status = 'succeeded'", at="opened")],
+    ),
+    of(
+        "C",
+        "pinned-cookie",
+        "the cookie's name as an operator set it",
+        [rule("wrong_cookie", name="t3_session")],
+        settings={"cookie": "t3_session"},
+    ),
+]
+
 PACKAGES = [
     Package("script-fails", "half an install", "an install script", script="exit 3"),
     Package(
@@ -86,3 +140,58 @@ PACKAGES = [
     Package("fifo-inside", "whoever reads the slot hangs", "no plain file", script="mkfifo fifo"),
     Package("hard-link", "a file that is changed from outside", "no plain file", script="echo 1 > one; ln one two"),
 ]
+
+GOOD += GOOD_GENERATIONS
+
+UNKNOWN = [
+    of("E", "all-unknown", "nothing is as it was", [], "exchanges", says="session", seed="D"),
+    of(
+        "D",
+        "unknown-database",
+        "a live database of another name",
+        [rule("unknown_database")],
+        "knows_its_state",
+        says="journal3.sqlite",
+    ),
+    of(
+        "C",
+        "unknown-activity",
+        "no table that says who is at work",
+        [rule("unknown_activity")],
+        "knows_its_state",
+        says="state.sqlite",
+    ),
+    of(
+        "C",
+        "unknown-read-api",
+        "no read endpoint that was there before",
+        [rule("unknown_read_api")],
+        "reads_rows",
+        says="neither",
+    ),
+    of(
+        "B",
+        "unknown-read-api-early",
+        "no read endpoint that was there before",
+        [rule("unknown_read_api")],
+        "reads_rows",
+        says="neither",
+    ),
+    of(
+        "C",
+        "no-session-document",
+        "nothing says what the cookie is called",
+        [rule("no_session_document")],
+        "exchanges",
+        says="session",
+    ),
+    of(
+        "D",
+        "unknown-status",
+        "a run of a status that nobody knows",
+        [sql("update orchestration_v2_projection_runs set status = 'dreaming'", at="opened")],
+        "knows_its_state",
+        says="dreaming",
+    ),
+]
+"""Builds on which the gate gives no verdict: they are not bad, and nothing is known by which they could be called good."""

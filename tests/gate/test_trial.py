@@ -25,7 +25,8 @@ def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, k
         "log": str(tmp_path / "log"),
         "limit_s": 20,
         "endpoints": [],
-        "cookie": "t3_session",
+        "cookie": "",
+        "asks_version": True,
         "bounds": cells.bounds([], 10**9),
     }
     finished = subprocess.run(

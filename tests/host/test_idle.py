@@ -299,3 +299,85 @@ def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Serve
         thread(host, 0, turn=True)
         assert database(host).stat().st_size == 4096
         assert ask(host, server).waiting_for == "active_turn"
+
+
+# The databases of later servers ---------------------------------------------------------------------------------------
+
+DATA = Path(__file__).parents[1] / "data"
+RUN = "update orchestration_v2_projection_runs set status = ?, payload_json = ?"
+
+
+@pytest.fixture
+def later(bare: Callable[..., Host]) -> Host:
+    """A user whose live database is the second one; the first has a turn that says nothing any more."""
+    made = bare(quiet_seconds=QUIET)
+    (database(made).parent / "statev2.sqlite").write_bytes((DATA / "statev2-level56.sqlite").read_bytes())
+    return made
+
+
+def ask_later(host: Host, server: Server) -> Idleness:
+    """With the second database open, and not the first."""
+    first = database(host)
+    first.rename(first.with_name("aside.sqlite"))
+    first.symlink_to("statev2.sqlite")  # what `ask` has the server open
+    try:
+        server.has(f"open {first}")
+    finally:
+        first.unlink()
+        first.with_name("aside.sqlite").rename(first)
+    unit = Unit(server.child.pid, (), [server.child.pid])
+    try:
+        with OwnerReader(host, "ada") as reader:
+            return idle.judge(host, "ada", server.state(), unit, reader, canary=True, ignore_processes=False)
+    except OwnerProblem as problem:
+        return idle.doubt(str(problem), 60)
+
+
+def stamp(seconds_ahead: float) -> str:
+    return datetime.fromtimestamp(time.time() + seconds_ahead, UTC).isoformat(timespec="milliseconds")
+
+
+def test_the_live_database_alone_counts(later: Host, server: Server) -> None:
+    """The first one is stale once there is a second; a turn in it that was begun just now is of no running server."""
+    thread(later, 0, turn=True)
+    assert ask_later(later, server).idle, ask_later(later, server)
+
+
+@pytest.mark.parametrize(
+    ("status", "payload", "waiting_for"),
+    [
+        ("preparing", "{}", "active_turn"), ("starting", "{}", "active_turn"), ("running", "{}", "active_turn"),
+        ("waiting", "{}", "active_turn"), ("queued", "{}", "queued_work"), ("queued", '{"queueHeld": false}', "queued_work"),
+        ("queued", '{"queueHeld": true}', ""), ("completed", "{}", ""), ("cancelled", "{}", ""), ("interrupted", "{}", ""),
+        ("failed", "{}", ""), ("rolled_back", "{}", ""), ("dreaming", "{}", "unreadable_state"), ("queued", "[]", "unreadable_state"),
+    ],
+)  # fmt: skip
+def test_runs(later: Host, server: Server, status: str, payload: str, waiting_for: str) -> None:
+    """A run is live whatever its age; one that waits in a held queue starts only once its user says so."""
+    write(database(later).with_name("statev2.sqlite"), RUN, status, payload)
+    found = ask_later(later, server)
+    assert (found.idle, found.waiting_for) == (not waiting_for, waiting_for), found
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "succeeded", "failed"])
+def test_effects(later: Host, server: Server, status: str) -> None:
+    write(database(later).with_name("statev2.sqlite"), "update orchestration_v2_effect_outbox set status = ?", status)
+    found = ask_later(later, server)
+    assert found.waiting_for == ("queued_work" if status in ("pending", "running") else ""), found
+
+
+@pytest.mark.parametrize(
+    ("enabled", "due", "waits"), [(1, 30, True), (1, -5, True), (1, 3600, False), (1, -7200, False), (0, 30, False)]
+)
+def test_a_scheduled_task_that_would_fall_into_the_restart(
+    later: Host, server: Server, enabled: int, due: float, waits: bool
+) -> None:
+    """Also beside one that was missed long ago, which waits for nothing."""
+    for task, moment, is_enabled in (("a", due, enabled), ("b", -90000.0, 1)):
+        write(
+            database(later).with_name("statev2.sqlite"),
+            "insert into scheduled_tasks values (?, 't', 'p', ?, '{}', 'p', null, '{}', '{}', 'm', 'm', 'u', 'u', ?, ?, ?, null, 'n', null, 0)",
+            *(task, is_enabled, stamp(-90000), stamp(-90000), stamp(moment)),
+        )
+    found = ask_later(later, server)
+    assert (found.waiting_for, "scheduled" in found.detail) == (("queued_work", True) if waits else ("", False)), found

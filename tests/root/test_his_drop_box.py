@@ -53,7 +53,7 @@ def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> No
     elif kind != "nothing":
         goal = {"symlink": world.secret, "hardlink": world.box.database("mallory")}.get(kind, "")
         world.does("put", kind, box / "state.sqlite", goal)
-    assert words in in_one_line(lambda: backups.take_copy(box, world.host.account("mallory"), kept))
+    assert words in in_one_line(lambda: backups.take_copy(box, "state.sqlite", world.host.account("mallory"), kept))
     assert not kept.exists()
 
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from world import World, in_one_line
 
-from t3flow.host import backups, owned
+from t3flow.host import answers, backups, owned
 from t3flow.host.owned import OwnerReader
 
 
@@ -48,13 +48,15 @@ def processes_memory() -> int:
     "text",
     [
         b"[" * 60000, b'{"problem": "\\ud800\\nFROZEN"}', b'{"level": 1' + b"0" * 30 + b"}", b'{"level": NaN}', b'{"level": "30"}', b"{}",
-        b'{"level": 30, "newest": 1e999, "newest_with_turn": null, "fingerprint": [null, null]}', b'{"level": 30, "fingerprint": [[[]]]}',
+        b'{"level": 30, "newest": 1e999, "fingerprint": null}', b'{"level": 30, "fingerprint": [[[]]]}', b'{"level": 30, "fingerprint": {"x": [1, 2]}}',
+        b'{"level": 30, "files": ["../x"]}', b'{"level": 30, "schema": {"x.sqlite": [[1, 2]]}}', b'{"level": 30, "schema": {"a/b": null}}',
+        b'{"level": 30, "rows": {"x.sqlite": {"t": -1}}}', b'{"level": 30, "work": [["active_turn", "x\\n", null]]}', b'{"level": true}',
         b'{"level": 30, "kept": "/x\\nROLLBACK FAILED"}', b'{"level": 30, "unchanged": true, "more": 1}', b"\xff\xfe", b"null",
     ],
 )  # fmt: skip
 def test_a_forged_answer_is_refused(text: bytes) -> None:
     """In one line, whatever it is."""
-    said = in_one_line(lambda: backups._level(owned.parse_answer(text)))
+    said = in_one_line(lambda: answers.require(answers.parse_answer(text), "level"))
     assert said.isprintable()
     assert said
 
@@ -62,7 +64,7 @@ def test_a_forged_answer_is_refused(text: bytes) -> None:
 @pytest.mark.parametrize("command", ["state", "backup", "restore"])
 def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """He stops each helper as soon as it runs: it is ended when its time is over, he is named, and nobody waits for him."""
-    snapshot = world.take()
+    snapshot = world.snapshot()
     monkeypatch.setattr(owned, "START_SECONDS", 1.5)
     world.says("hold", command)
     began = time.monotonic()
@@ -70,7 +72,7 @@ def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeyp
 
         def deed() -> None:
             with OwnerReader(world.host, "mallory") as reader:
-                reader.read(0.7)
+                reader.read([os.getpid()], 0.7)
 
         limit, words = 6.0, "took over"
     elif command == "backup":

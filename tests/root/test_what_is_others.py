@@ -17,7 +17,6 @@ from t3flow.files import claim_folder
 from t3flow.host import pairing, ports, slots
 from t3flow.host.launcher import install_launcher
 from t3flow.host.owned import OwnerReader
-from t3flow.host.services import ServerState
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_another_users_port_in_his_hands_is_found_and_named(world: World, address: str, how: str, words: str) -> None:
     """While her server is away he takes it: it is said whose it is, though he only binds it. On ::1 he is in no server's way."""
-    none = ServerState("t3-serve@ada", False, None, None, "")
+    none = list[int]()
     port = world.box.ports["ada"]
     assert ports.who_shuts_out(port, none) == ""
     world.says("listen", port, address, how)
@@ -50,10 +49,10 @@ def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE) as hers:
         assert hers.stdout is not None
         hers.stdout.readline()
-        server = ServerState("t3-serve@ada", True, hers.pid, 0.0, "")
+        server = [hers.pid]
         assert ports.strangers(port, server) == ""
         world.says("listen", port, "::1")
-        assert ports.is_own(port, hers.pid)
+        assert ports.is_own(port, server)
         assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.strangers(port, server))
         hers.kill()
     world.nothing_happened()

@@ -17,6 +17,7 @@ from t3flow.consumer import open_journal
 from t3flow.host import backups
 from t3flow.host.host import Host, open_host
 from t3flow.host.owned import OwnerProblem
+from t3flow.host.records import Backup
 from t3flow.sandbox.host import Sandbox
 
 HOSTILE = Path(__file__).with_name("hostile.py")
@@ -103,7 +104,20 @@ class World:
         self.children = []
 
     def take(self, user: str = "mallory") -> Path:
-        return Path(backups.take(self.host, user, wrote="1.0.0", target="2.0.0", run="run-1").path)
+        return Path(self.snapshot(user).path)
+
+    def snapshot(self, user: str = "mallory") -> Backup:
+        return backups.take(self.host, user, wrote="1.0.0", target="2.0.0", run="run-1")
+
+    def holds_open(self) -> list[int]:
+        """A process of his that has his database open, as his server would."""
+        script = 'exec 3<"$1" && echo open && exec sleep 60'
+        words = self.words("sh", "-c", script, "sh", str(self.box.database("mallory")))
+        child = subprocess.Popen(words, stdout=subprocess.PIPE)
+        self.children.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()
+        return [child.pid]
 
     def nothing_happened(self) -> None:
         """Ada's and root's are as they were, he can read no secret, and Ada's backup is had."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.sandbox import signing
-from t3flow.sandbox.host import bring_node
+from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack
 from t3flow.sandbox.registry import Registry
 

@@ -16,9 +16,9 @@ LATER = "0.0.25-nightly.20260610.502"
 ALL = ["ada", "grace", "linus"]
 
 
-def bump(box: Sandbox, *arguments: str) -> dict[str, Any]:
+def bump(box: Sandbox, *arguments: str, timeout_seconds: float = 120) -> dict[str, Any]:
     """`t3flow enqueue bump --wait --json`, to its end."""
-    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *arguments)
+    document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *arguments, timeout_seconds=timeout_seconds)
     return document
 
 

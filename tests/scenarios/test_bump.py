@@ -181,6 +181,22 @@ def test_a_rejected_version_is_tried_again_when_asked(make_box: Callable[..., Sa
     assert box.document("status")["rejected"] == {}
 
 
+def test_a_version_tried_again_reaches_who_is_deferred(make_box: Callable[..., Sandbox], queue_url: str) -> None:
+    """It was rejected before and has passed now: who is at work waits for their turn to end, and for no newer version."""
+    box = make_box(["ada"], queue_url=queue_url)
+    box.publish(
+        NEXT, {"schema_level": 32, "rules": [{"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}]}
+    )
+    write(box.database("ada"), "update projection_projects set title = 'odd'")
+    assert bump(box)["outcome"] == "gate_failed"
+    write(box.database("ada"), "update projection_projects set title = 'even'")
+    turn = is_busy(box, "ada")
+    assert results(bump(box, "--target", NEXT, "--again")) == {"ada": "deferred"}
+    box.control("ada", "turn/end", turn=turn)
+    drained(box, "ada", NEXT)
+    assert box.document("status")["rejected"] == {}
+
+
 def test_refusals_name_the_mend(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     box = make_box(["ada"], queue_url=queue_url)
     box.publish("0.0.23-nightly.20260101.1", {"schema_level": 30})

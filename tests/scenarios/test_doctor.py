@@ -185,7 +185,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("links", fact(host, "pairing", {"ada": {"since": 0, "reason": "no"}}), "was rejected"),
         ("servers", held(box, "ada"), "held still"),
         ("servers", linked(link, f"../versions/{FIRST}"), "are led to"),
-        ("schema", later_schema(box, "ada"), "schema level 99"),
+        ("schema", later_schema(box, "ada"), "migration 99 Later"),
         ("schema", replaced(box.database("grace"), "rubbish"), "cannot be read"),
         ("pairing", moved(paths.launcher), "cannot pair"),
         ("backups", moved(snapshot), "is missing"),

@@ -65,15 +65,19 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
             "mints",
             "exchanges",
             "authenticates",
+            "pairs_another",
+            "knows_its_state",
             "reads_rows",
             "rests",
         ),
-        *("keeps_to_its_port", "logs_no_migration_error", "stops", "leaves_nothing", "starts_again", "stops_again"),
-        *("keeps_integrity", "keeps_rows"),
+        *("keeps_to_its_port", "logs_no_migration_error", "stops", "leaves_nothing", "keeps_its_identity"),
+        *("starts_again", "stops_again", "keeps_integrity", "keeps_rows"),
     ]
+    other = [check["name"] for check in found["try_on", NEXT, "grace"]["checks"]]
+    assert other == names[1:], "what the program prints is the same on any state"
     evidence = {check["name"]: check["evidence"] for check in found["try_on", NEXT, "ada"]["checks"]}
-    assert evidence["reads_rows"] == "5 projects, 20 threads"
-    assert evidence["keeps_integrity"] == "level 30 → 32, no new fault"
+    assert evidence["reads_rows"] == "5 projects, 20 threads by GET /api/orchestration/snapshot"
+    assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new fault in 1 databases"
     assert found["try_on", NEXT, "ada"]["not_isolated"] == ""
     people = box.t3flow("show", said["run"]).stdout
     assert "ok  reads_rows: 5 projects, 20 threads" in people
@@ -130,6 +134,36 @@ def test_when_most_databases_fail_with_both_nobody_is_blamed(make_box: Callable[
     nobody_was_touched(box, servers)
     assert box.document("status")["rejected"] == {}
     assert box.document("status")["frozen"] is None
+
+
+def test_a_t3_of_a_kind_that_is_not_known_is_neither_good_nor_bad(make_box: Callable[..., Sandbox]) -> None:
+    """Nothing is rejected or frozen, everybody keeps pairing, the log has the words of the alert, and the next run tries it again."""
+    box = make_box(["ada", "grace"])
+    servers = servers_of(box)
+    box.publish(NEXT, {"schema_level": 32, "rules": rule("unknown_activity", {})})
+    for _ in range(2):
+        said = bump(box)
+        assert (said["outcome"], said["status"]) == ("gate_inconclusive", "failed")
+        assert "does not know: state.sqlite has neither the table" in said["reason"]
+        nobody_was_touched(box, servers)
+        everybody_is_well(box, {"ada": FIRST, "grace": FIRST})
+        status = box.document("status")
+        assert (status["rejected"], status["frozen"]) == ({}, None)
+    assert (box.top / "log" / "consumer.log").read_text().count("T3 UNKNOWN: t3 0.0.25") >= 2
+
+
+def test_what_is_not_known_on_one_database_alone_holds_its_user(make_box: Callable[..., Sandbox]) -> None:
+    """The others go on; that user keeps what they have, and is told why."""
+    box = make_box(ALL)
+    make_odd(box, "linus")
+    forgets = {"sql": ["drop table if exists projection_thread_sessions"], "at": "opened"}
+    box.publish(NEXT, {"schema_level": 32, "rules": rule("runs_sql", {**ODD, **IN_SCRATCH}, **forgets)})
+    said = bump(box)
+    assert said["outcome"] == "updated"
+    assert results(said) == {"ada": "restarted", "grace": "restarted", "linus": "deferred"}
+    assert "this t3flow does not know" in said["users"]["linus"]["reason"]
+    assert box.document("status")["rejected"] == {}
+    everybody_is_well(box, {"ada": NEXT, "grace": NEXT, "linus": FIRST})
 
 
 def test_a_gate_that_is_wrong_itself_rejects_no_good_build(make_box: Callable[..., Sandbox]) -> None:

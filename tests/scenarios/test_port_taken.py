@@ -15,7 +15,6 @@ from scenes import FIRST, NEXT, bump, deferrals, drained, everybody_is_well, res
 
 from t3flow.consumer import open_journal
 from t3flow.host import ports
-from t3flow.host.services import ServerState
 from t3flow.sandbox.host import Sandbox
 
 INTRUDER = """
@@ -156,7 +155,7 @@ def test_nobody_else_is_handed_a_credential(
 
 def test_whose_a_listener_is() -> None:
     """By address: what stands in a server's way, what stands beside it, and what is its own."""
-    mine, none = ServerState("unit", True, os.getpid(), 0.0, ""), ServerState("unit", False, None, None, "")
+    mine, none = [os.getpid()], list[int]()
     for address, shuts_out in (
         ("127.0.0.1", True),
         ("127.0.0.2", True),
@@ -175,4 +174,4 @@ def test_whose_a_listener_is() -> None:
             assert (ports.who_shuts_out(port, none) != "") is shuts_out, address
             assert f"(pid {os.getpid()}, " in ports.strangers(port, none)
             assert (ports.strangers(port, mine), ports.who_shuts_out(port, mine)) == ("", ""), address
-            assert ports.is_own(port, os.getpid()) is (address in ports.BY_LOOPBACK), address
+            assert ports.is_own(port, mine) is (address in ports.BY_LOOPBACK), address

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from origins import host_of, installed, of
 
-from t3flow.host import npm_parts, npm_scripts, origin
+from t3flow.host import npm, npm_parts, npm_scripts, origin
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import platform_package
 
@@ -74,6 +73,16 @@ def test_a_part_that_is_not_there_yet(bare: Sandbox, faults: dict[str, Any], rea
     found = installed(bare, VERSION)
     assert isinstance(found, dict), found
     assert list(found["parts"]) == [PART]
+
+
+def test_a_tag_that_names_what_is_not_there_yet(bare: Sandbox) -> None:
+    """The version is not in the registry's document; a tag that nobody has is another matter."""
+    of(bare).set_faults(without=VERSION, package="t3")
+    with host_of(bare) as host:
+        with pytest.raises(npm.IncompleteRelease, match=rf"the tag nightly names t3@{VERSION}, which is not in"):
+            npm.tagged(host, "nightly")
+        with pytest.raises(npm.PackageError, match="no dist-tag nosuch"):
+            npm.tagged(host, "nosuch")
 
 
 def test_a_part_that_is_broken_is_not_a_part_that_is_missing(bare: Sandbox) -> None:
@@ -206,16 +215,27 @@ def test_the_reason_is_the_scripts_own_line(bare: Sandbox) -> None:
     assert "complete log" not in said
 
 
+def wrap_npm(box: Sandbox, script: str) -> None:
+    """Puts a script in the place of the sandbox's npm, with "$real" for the real one."""
+    npm = box.top / "tools" / "npm"
+    real = npm.rename(npm.with_name("real-npm"))
+    npm.write_text(f'#!/bin/sh\nreal="{real}"\n{script}\nexec "$real" "$@"\n')
+    npm.chmod(0o755)
+
+
 def test_npm_that_runs_no_scripts_is_found_out(bare: Sandbox) -> None:
     """It exits 0: what the script was to make would be missing in the first user's server."""
     bare.publish(VERSION, NATIVE, manifest={"scripts": {"install": "echo built > built"}})
-    npm = bare.top / "tools" / "npm"
-    real = npm.with_name("real-npm")
-    npm.rename(real)
-    npm.write_text(f'#!/bin/sh\n[ "$1" = rebuild ] && exec "{real}" "$@" --ignore-scripts=true\nexec "{real}" "$@"\n')
-    npm.chmod(npm.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    said = str(installed(bare, VERSION))
-    assert f"npm did not run the install scripts of t3@{VERSION}" in said
+    wrap_npm(bare, '[ "$1" = rebuild ] && exec "$real" "$@" --ignore-scripts=true')
+    assert f"npm did not run the install scripts of t3@{VERSION}" in str(installed(bare, VERSION))
+
+
+def test_npm_that_prints_lists(bare: Sandbox) -> None:
+    """As npm 12 does for whatever `view` is asked."""
+    wrap_npm(bare, '[ "$1" = view ] && out=$("$real" "$@") && { [ -z "$out" ] || echo "[$out]"; exit 0; }')
+    found = installed(bare, VERSION)
+    assert isinstance(found, dict), found
+    assert list(found["parts"]) == [PART]
 
 
 def test_which_packages_scripts_npm_runs(tmp_path: Path) -> None:

@@ -26,5 +26,7 @@ if (fault("launcher_ignores_sigterm")) process.on("SIGTERM", () => {});
 const [command, argv] = fault("launcher_detaches") ? ["setsid", ["--wait", program, ...words]] : [program, words];
 const env = { T3_STANDIN_NODE: process.execPath, ...process.env };
 const ended = spawnSync(command, argv, { stdio: "inherit", env });
+const { stays_s: stays = 0 } = fault("launcher_ignores_sigterm") ?? {};
+if (stays) await new Promise((done) => setTimeout(done, stays * 1000));
 if (ended.error) console.error(`t3: ${program}: ${ended.error.message}`);
 process.exit(ended.error ? 1 : (ended.status ?? 128 + constants.signals[ended.signal]));

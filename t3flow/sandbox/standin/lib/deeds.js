@@ -78,9 +78,9 @@ function burns({ threads = os.availableParallelism(), seconds = FOREVER_SECONDS 
 
 const forks = () => shell(BOMB);
 
-// A child of nobody's, in a session of its own; with `holds_output` it keeps the server's log open.
-function leaves_process({ holds_output: holds = false }) {
-  shell(`setsid sleep ${FOREVER_SECONDS} &`, { stdio: holds ? "inherit" : "ignore" });
+// A child of nobody's, in a session of its own, that ignores a stop; with `holds_output` it keeps the server's log open.
+function leaves_process({ holds_output: holds = false, ends_when_asked: ends = false }) {
+  shell(`${ends ? "" : "trap '' TERM; "}setsid sleep ${FOREVER_SECONDS} &`, { stdio: holds ? "inherit" : "ignore" });
 }
 
 const starts_agent = ({ name = "codex" }) => children.agent(name);

@@ -1,0 +1,145 @@
+"""usage: python -m t3flow.sandbox.real: fetches the real t3 and prints where its tarball lies.
+
+The native executable of generation C is published as a platform package, which `npm pack` downloads; its checksum is pinned here. The launcher
+package that belongs to it is the stand-in's, as it is not on the registry. Exit code 2: the package cannot be had here. 1: it is another one.
+"""
+
+import base64
+import hashlib
+import io
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import t3flow
+from t3flow.errors import T3flowError
+from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.packages import pack_release
+
+PACKAGE, VERSION = "@t3code/t3-linux-x64", "0.0.42"
+INTEGRITY = "sha512-iRdhsW7qoQnTW+cChqMmuZwfakz90z5tpi3wA/Jg4AwljXF07o64Rhkf26TyMy0V3BWu5AAHTNFhK3znTMm1uA=="
+LEVEL = 52
+"""The schema level to which it migrates."""
+
+FETCH_SECONDS = 600
+
+
+class Unavailable(T3flowError):
+    """The real package cannot be had here."""
+
+
+class Altered(T3flowError):
+    """What was fetched is not the package that is pinned."""
+
+
+def cache() -> Path:
+    """Return the folder that the package is kept in: the checkout's own, else the account's."""
+    top = Path(t3flow.__file__).parent.parent
+    if (top / "pyproject.toml").is_file():
+        return top / ".cache" / "real"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t3flow" / "real"
+
+
+def cached() -> Path | None:
+    """Return the tarball of the real package if an earlier `fetch` left it, or None."""
+    path = cache() / f"{PACKAGE.replace('/', '-').lstrip('@')}-{VERSION}.tgz"
+    return path if path.is_file() and _integrity(path) == INTEGRITY else None
+
+
+def fetch() -> Path:
+    """Return the tarball of the real package, downloaded with npm and its settings unless it is there.
+
+    Idempotent: it is put in place by one rename once its checksum was compared. Raises Unavailable, Altered.
+    """
+    if (found := cached()) is not None:
+        return found
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise Unavailable(f"{PACKAGE} is for linux-x64, this machine is {sys.platform}-{platform.machine()}")
+    with tempfile.TemporaryDirectory(prefix="t3flow-real-", dir="/var/tmp") as folder:
+        path = _download(Path(folder))
+        if (found_integrity := _integrity(path)) != INTEGRITY:
+            raise Altered(f"{PACKAGE}@{VERSION} has the checksum {found_integrity}, not {INTEGRITY}: it is not used")
+        cache().mkdir(parents=True, exist_ok=True)
+        partial = cache() / f".{path.name}.{os.getpid()}"
+        shutil.copyfile(path, partial)
+        partial.chmod(0o644)
+        return partial.replace(cache() / path.name)
+
+
+def _download(folder: Path) -> Path:
+    """Download the package into a folder by `npm pack`, which runs nothing of it. Raises Unavailable."""
+    npm = shutil.which("npm") or str(bring_node(folder / "tools") / "npm")
+    words = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
+    words += ["--pack-destination", str(folder), "--cache", str(folder / "cache")]
+    try:
+        finished = subprocess.run(
+            words,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {type(error).__name__}") from error
+    packed = list(folder.glob("*.tgz"))
+    if finished.returncode != 0 or len(packed) != 1:
+        lines = [line for line in finished.stderr.splitlines() if line.strip()]
+        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {lines[0] if lines else 'it says nothing'}")
+    return packed[0]
+
+
+def _integrity(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha512").digest()
+    return f"sha512-{base64.b64encode(digest).decode()}"
+
+
+def pack_launcher(folder: Path, prelude: str = "") -> Path:
+    """Pack the launcher package that belongs to the real platform package and return its tarball.
+
+    `prelude` is JavaScript that runs before the launcher's own: a fault of the build that the executable cannot be given.
+    """
+    launcher = pack_release(VERSION, folder, generation="C", platforms=[])[-1]
+    if not prelude:
+        return launcher
+    buffer = io.BytesIO()
+    with tarfile.open(launcher) as packed, tarfile.open(fileobj=buffer, mode="w:gz") as altered:
+        for entry in packed:
+            file = packed.extractfile(entry)
+            content = file.read() if file else b""
+            if entry.name == "package/dist/bin.mjs":
+                content = prelude.encode() + content
+                entry.size = len(content)
+            altered.addfile(entry, io.BytesIO(content))
+    launcher.write_bytes(buffer.getvalue())
+    return launcher
+
+
+def publish(folder: Path, platform_tarball: Path, *, prelude: str = "", tag: str | None = None) -> None:
+    """Publish the real package and then its launcher in the registry of a folder, as `VERSION`."""
+    from t3flow.sandbox.registry import Registry
+
+    registry = Registry(folder)
+    registry.publish(VERSION, platform_tarball)
+    registry.publish(VERSION, pack_launcher(folder / "packed", prelude), tag=tag)
+
+
+def main() -> int:
+    """Fetch the package."""
+    try:
+        print(fetch())
+    except T3flowError as error:
+        print(f"real: {error}", file=sys.stderr)
+        return 1 if isinstance(error, Altered) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A file system that no program can run from, and one that nothing can be put on: said in one line, with the remedy."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t3flow import settings as settings_module
+from t3flow.consumer import open_journal, prepare
+from t3flow.doctor.mounts import slots_can_run
+from t3flow.files import DiskError
+from t3flow.host import mounts
+from t3flow.host.host import open_host
+from t3flow.sandbox.host import Sandbox
+
+LOOK = "import sys; from pathlib import Path; from t3flow.host import mounts; print(mounts.trouble(Path(sys.argv[1])))"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("noexec", "is mounted noexec, no t3 can run from it: mount -o remount,exec {top}, or set paths.versions_dir"),
+        ("ro", "is mounted read-only: mount -o remount,rw {top}, or set paths.versions_dir"),
+        ("rw", ""),
+    ],
+)
+def test_how_the_folder_is_mounted(tmp_path: Path, options: str, said: str) -> None:
+    """In a mount namespace of the test's own, with a real file system; the folder itself is not there yet."""
+    mount = f'mount -t tmpfs -o {options} none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}/versions"'
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, sys.executable, LOOK]
+    finished = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    if "unshare" in finished.stderr:
+        pytest.skip(f"no namespaces here: {finished.stderr}")
+    assert finished.returncode == 0, finished.stderr
+    wanted = said and f"{tmp_path}/versions {said.format(top=tmp_path)}"
+    assert finished.stdout.strip() == wanted
+
+
+def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
+    """It runs and leaves nothing; where its folder cannot be entered or its name is taken, the path and the setting are named."""
+    box = make_box(["ada"], start=False)
+    read = settings_module.load(box.config, {})
+    prepare(read.paths.state_dir)
+    host = open_host(read, open_journal(read, create=True))
+    folder = box.top / "opt/t3/versions"
+    mounts.require_running(host, folder)
+    assert list(folder.iterdir()) == []
+    assert list(slots_can_run(host)) == []
+    (folder / mounts.TRIAL).mkdir()
+    with pytest.raises(DiskError, match=r"versions cannot be written .*: mend paths.versions_dir"):
+        mounts.require_running(host, folder)
+    (folder / mounts.TRIAL).rmdir()

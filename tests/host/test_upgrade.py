@@ -1,0 +1,97 @@
+"""A journal that an earlier t3flow has left, when a state was one file: nothing of it is lost, and that t3flow could take it up again."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import DATA
+
+from t3flow.consumer import open_journal
+from t3flow.engine.journal import Journal
+from t3flow.host import backups, kept, records
+from t3flow.host.host import Host, open_host
+from t3flow.trials import files_of
+
+FIRST, NEXT, LATER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
+FORMER_COLUMNS = "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)"
+"""How the earlier t3flow records a snapshot."""
+
+
+@pytest.fixture
+def host(bare: Callable[..., Host]) -> Host:
+    """A host of users with databases whose journal is the earlier one's. The snapshots lie where they did."""
+    fresh = bare(("ada", "grace"))
+    path = fresh.journal.path
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    top = fresh.settings.paths.backup_dir
+    text = (DATA / "journal-before-sets.sql").read_text().replace("/var/backups/t3-state", str(top))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(text)
+    (top / "ada").mkdir(parents=True)
+    found = open_host(fresh.settings, open_journal(fresh.settings, create=True))
+    for entry in records.backups(found.journal):
+        Path(entry.path).write_bytes(backups.database_path(found, "ada").read_bytes())
+    return found
+
+
+def tables(journal: Journal) -> set[str]:
+    return {name for (name,) in journal.query("select name from sqlite_master where type = 'table'")}
+
+
+def test_all_that_was_noted_is_read(host: Host) -> None:
+    assert {"backup_sets", "schemas"}.isdisjoint(tables(host.journal)), "looking changes nothing"
+    [pending] = records.deferrals(host.journal)
+    assert (pending.user, pending.target, pending.waiting_for) == ("grace", NEXT, "active_turn")
+    first, second = records.backups(host.journal, "ada")
+    assert (first.wrote, first.target, first.level, first.fingerprint) == (FIRST, NEXT, 30, None)
+    assert (second.wrote, second.is_whole, second.schema, second.rows) == (NEXT, False, {}, {})
+    assert list(first.paths) == ["state.sqlite"]
+    assert records.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
+    assert kept.versions_needed(host.journal) <= {NEXT}
+    assert records.level_of_version(host.journal, NEXT) == 32
+    assert records.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
+
+
+def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
+    """Also where it was killed over a file that it had noted in the former way."""
+    left = Path(records.fact(host.journal, backups.TAKING + "ada"))
+    left.write_text("half")
+    made = backups.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    assert not left.exists()
+    assert [entry.is_whole for entry in records.backups(host.journal, "ada")] == [False, False, True]
+    assert records.backup_at(host.journal, made.path) == made
+    for entry in records.backups(host.journal, "ada"):
+        assert entry.is_there
+    backups.restore(host, "ada", records.backups(host.journal, "ada")[0], "replaced-1")
+    backups.drop(host, made)
+    assert len(records.backups(host.journal, "ada")) == 2
+    backups.prune(host, [LATER])
+    assert records.deferral(host.journal, "grace") is not None
+
+
+def test_the_earlier_t3flow_could_take_it_up_again(host: Host) -> None:
+    """Its statements fit the tables that it knows: whoever puts it back finds a journal that it can read and write."""
+    backups.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    with host.journal.transaction() as connection:
+        connection.execute(
+            FORMER_COLUMNS, ("/x/y.sqlite", "ada", LATER, "0.0.27", 32, json.dumps([[1, 2, 3], None]), 2e9, "r")
+        )
+    newest = records.backups(host.journal, "ada")[-1]
+    assert (newest.path, newest.is_whole, newest.fingerprint) == ("/x/y.sqlite", False, None)
+    again = open_journal(host.settings, create=True)
+    assert len(records.backups(again)) == 4
+
+
+def test_a_run_in_flight_has_snapshots_of_one_file(host: Host) -> None:
+    [run] = host.journal.runs("status = 'running'")
+    [done] = [
+        event.data["result"]
+        for event in host.journal.events(run.id)
+        if (event.kind, event.step) == ("completed", "back_up")
+    ]
+    assert "files" not in done
+    assert files_of(done) == {"state.sqlite": done["path"]}

@@ -1,0 +1,28 @@
+"""Where the real t3 cannot be had, its tests are skipped, and that is said where nobody overlooks it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t3flow.sandbox import real
+
+
+def why_not() -> str:
+    """Return why the real program is not here; "" if it is."""
+    return "" if real.cached() else f"{real.PACKAGE}@{real.VERSION} was not fetched (python -m t3flow.sandbox.real)"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say it loudly."""
+    if terminalreporter.stats.get("skipped") and (reason := why_not()):
+        terminalreporter.section("NOT TESTED ON THE REAL T3", sep="!", red=True, bold=True)
+        terminalreporter.write_line(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip them all, or none."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    if ours and (reason := why_not()):
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,101 @@
+"""What the plays with the real t3 have in common: sandboxes that give it time, faults that it cannot be given, work in its databases."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from scenes import write
+
+from t3flow.host import pairing
+from t3flow.sandbox import real
+from t3flow.sandbox.host import Sandbox
+from t3flow.sandbox.probes import LOCKED, pairing_browsers, restarts
+
+USERS = ["ada", "grace", "linus"]
+LEVEL32 = Path(__file__).parent.parent / "data" / "state-level32.sqlite"
+LEVEL52 = Path(__file__).parent.parent / "data" / "state-level52.sqlite"
+PATIENCE = {
+    "T3FLOW_GATE__START_TIMEOUT_S": "90",
+    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "40",
+    "T3CODE_TELEMETRY_ENABLED": "false",
+}
+READY_SECONDS = 120.0
+PAIR_SECONDS = 60.0
+LONG_SECONDS = 600.0
+PAUSE_SECONDS = 1.5
+"""Between two pairings of a browser: a minting takes more than a second of a processor."""
+
+TABLES = ("projection_projects", "projection_threads", "projection_thread_messages", "orchestration_events")
+
+MARK = "fails-here"
+FAILS_IN_PLACE = f"""\
+import {{ existsSync as isThere }} from "node:fs";
+const after = (name) => process.argv.indexOf(name) + 1;
+if (process.argv[2] === "serve" && isThere(`${{process.argv[after("--base-dir")]}}/../{MARK}`))
+  process.argv[after("--port")] = String(Number(process.argv[after("--port")]) + 31000);
+"""
+"""A home with the mark gets a server that migrates the database and listens elsewhere; a copy that the gate makes has no mark."""
+
+
+def patient(make_box: Callable[..., Sandbox]) -> Sandbox:
+    """Return a sandbox that has not started, with times that fit the real program on a busy machine."""
+    box = make_box(USERS, start=False)
+    box.environment |= PATIENCE
+    box.ready_seconds, box.mint_seconds = READY_SECONDS, PAIR_SECONDS
+    return box
+
+
+def publish(box: Sandbox, prelude: str = "") -> None:
+    """Publish the real t3."""
+    tarball = real.cached()
+    assert tarball is not None
+    real.publish(box.top / "registry", tarball, prelude=prelude)
+
+
+def rows(box: Sandbox, user: str) -> dict[str, int]:
+    """Return how many rows of a user's work their database has, by table."""
+    with closing(sqlite3.connect(f"file:{box.database(user)}?mode=ro", uri=True)) as connection:
+        return {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in TABLES}
+
+
+def level_of(database: Path) -> int:
+    """Return the schema level of a database that no server has open."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        level: int = connection.execute("select max(migration_id) from effect_sql_migrations").fetchone()[0]
+        return level
+
+
+def begin_turn(box: Sandbox, user: str) -> str:
+    """Write what the real server writes when a turn begins into its database; return the thread."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    with closing(sqlite3.connect(box.database(user), timeout=10)) as connection:
+        thread: str = connection.execute("select thread_id from projection_thread_sessions limit 1").fetchone()[0]
+    said = "update projection_thread_sessions set status = 'running', active_turn_id = 'turn', updated_at = ? where thread_id = ?"
+    write(box.database(user), said, now, thread)
+    return thread
+
+
+def end_turn(box: Sandbox, user: str, thread: str) -> None:
+    """Write what it writes when the turn ends."""
+    said = "update projection_thread_sessions set status = 'ready', active_turn_id = null where thread_id = ?"
+    write(box.database(user), said, thread)
+
+
+@contextmanager
+def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
+    """Let a browser for each user pair all the time; each pairing must succeed but during a restart of the user's own."""
+    with patch.object(pairing, "PAIR_SECONDS", PAIR_SECONDS), pairing_browsers(box, users, PAUSE_SECONDS) as browsers:
+        yield
+    outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
+    assert not outside, outside
+    assert browsers.tried >= len(users)
+
+
+def findings(box: Sandbox) -> list[str]:
+    """Return what `t3flow doctor` finds."""
+    found: list[dict[str, Any]] = box.document("doctor")
+    return [f"{each['check']}: {each['what']}" for each in found]

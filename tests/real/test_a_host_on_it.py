@@ -1,0 +1,82 @@
+"""A host whose users run the real 0.0.42: adopted, moved on to a later build of its generation, and taken back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from old_host import pids
+from playing import (
+    LEVEL52,
+    LONG_SECONDS,
+    USERS,
+    begin_turn,
+    end_turn,
+    findings,
+    nobody_is_shut_out,
+    patient,
+    publish,
+    rows,
+)
+from scenes import bump, deferrals, drained, everybody_is_well, results
+
+from t3flow.sandbox import real, shell_tracker
+from t3flow.sandbox.host import Sandbox
+
+LATER = "0.0.43-nightly.20260920.601"
+
+
+def processes_from(folder: Path) -> list[str]:
+    """Return what runs from a folder, by the kernel's word."""
+    found = []
+    for process in psutil.process_iter(["exe", "cmdline"]):
+        words = [process.info["exe"] or "", *(process.info["cmdline"] or [])[:2]]
+        if any(word.startswith(f"{folder}/") for word in words):
+            found.append(f"{process.pid} {' '.join(words)}")
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
+    """Nobody stops for the adoption. Then Ada is idle, a turn of Grace's runs, and the server of Linus is stopped."""
+    box = patient(make_box)
+    box.give(dict.fromkeys(USERS, LEVEL52))
+    box.start_registry()
+    publish(box)
+    shell_tracker.start_published(box, real.VERSION, "--ignore-scripts")  # bundled packages are compiled already
+    box.start_consumer()
+    had, servers = {user: rows(box, user) for user in USERS}, pids(box)
+    plan = box.document("adopt", "--dry-run")
+    assert (plan["outcome"], plan["target"]) == ("dry_run_passed", real.VERSION), plan
+    with nobody_is_shut_out(box, USERS):
+        done = box.document("adopt")
+    assert (done["outcome"], done["target"]) == ("done", real.VERSION), done
+    assert pids(box) == servers
+    everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
+    assert findings(box) == []
+    assert deferrals(box) == {}
+
+    # A later build: who is idle leaves nothing of the old server behind, who is at work is not touched.
+    thread = begin_turn(box, "grace")
+    box.supervise("stop", "linus")
+    box.publish(LATER, generation="C")
+    with nobody_is_shut_out(box, ["ada", "grace"]):
+        moved = bump(box, timeout_seconds=LONG_SECONDS)
+        assert moved["outcome"] == "updated", moved
+        assert results(moved) == {"ada": "restarted", "grace": "deferred", "linus": "deferred"}, moved
+        waits = {user: entry["waiting_for"] for user, entry in deferrals(box).items()}
+        assert waits == {"grace": "active_turn", "linus": "server_stopped"}
+        assert pids(box)["grace"] == servers["grace"]
+        end_turn(box, "grace", thread)
+        drained(box, "grace", LATER, LONG_SECONDS)
+    assert processes_from(box.top / "usr") == []
+    box.supervise("start", "linus")
+    drained(box, "linus", LATER, LONG_SECONDS)
+    everybody_is_well(box, dict.fromkeys(USERS, LATER))
+    assert findings(box) == []
+
+    # Back to the real one, which a person asks for while one of them is at work.
+    back = box.document("enqueue", "rollback", "--to", real.VERSION, "--wait", timeout_seconds=LONG_SECONDS)
+    assert back["outcome"] == "done", back
+    everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
+    assert {user: rows(box, user) for user in USERS} == had
