@@ -116,7 +116,10 @@ class Trial:
 
     def knows_its_state(self) -> str:
         """The database that the server has open is one by which t3flow can tell who is at work."""
-        return f"{self.state.find_live(self.candidate.pids())} is live"
+        live = self.state.find_live(self.candidate.pids())
+        if stale := self.state.why_stale(self.request["in_use"]):
+            raise NotHeld(stale)
+        return f"{live} is live"
 
     def reads_rows(self) -> str:
         """Real rows come through the server's own API: a build once passed every cheaper check and could not decode them."""
