@@ -62,7 +62,9 @@ def _went_on(database: sqlite3.Connection) -> None:
         "stream_version": "9999",
     }
     values = ", ".join(changed.get(column, column) for column in columns)
-    database.execute(f"insert into orchestration_events select {values} from orchestration_events order by sequence limit 1")
+    database.execute(
+        f"insert into orchestration_events select {values} from orchestration_events order by sequence limit 1"
+    )
 
 
 def _big(database: sqlite3.Connection) -> None:
