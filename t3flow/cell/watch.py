@@ -11,8 +11,12 @@ from typing import Any
 
 EVERY_SECONDS = 0.2
 KILL_ROUNDS = 50
-GENTLY = ["nice", "-n", "10"]
-"""Words before the command of a candidate: whoever watches must come first when it takes all it can get."""
+NICENESS = 10
+GENTLY = ["nice", "-n", str(max(1, NICENESS - os.nice(0)))]
+"""Words before the command of a candidate: its watcher must come first when it takes all it can get.
+
+A consumer that is nice itself has candidates no nicer than that: on a busy host the nicest get no processor at all, and a good build fails by time.
+"""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -32,7 +32,7 @@ def trouble(host: Host, versions: list[str] | None = None) -> str:
 def launcher_trouble(settings: Settings) -> list[Trouble]:
     """What is wrong with the launcher of a host that was adopted: a minting or a start would lead its user to another version."""
     path, versions_dir = settings.paths.launcher, settings.paths.versions_dir
-    if slots.default_version(versions_dir) is None:
+    if slots.default_version(versions_dir) is None and not launcher.is_launcher(path):
         return []  # as before the first `t3flow adopt`
     mend = "t3flow doctor --fix puts it back, stopping nobody"
     if not launcher.is_launcher(path):

@@ -39,7 +39,7 @@ UNITS = {
     "t3-dispatch.service": f"""
         [Service]
         ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.dispatch --port {DISPATCH_PORT} --user-map /etc/ttyd-user-map \\
-          --serve-env-dir /etc/t3-serve --launcher /usr/bin/t3 --base-dir /home/{{user}}/.t3 --log -
+          --serve-env-dir /etc/t3-serve --launcher /usr/bin/t3 --base-dir /home/{{user}}/.t3 --mint-timeout-seconds 45 --log -
         [Install]
         WantedBy=multi-user.target
         """,
@@ -218,7 +218,7 @@ class Box:
             "-s",
             "-i",
             "-m",
-            "20",
+            "60",
             "-H",
             f"X-authentik-username: {user}@example.test",
             f"http://127.0.0.1:{DISPATCH_PORT}/",

@@ -91,8 +91,8 @@ def level(box: Box, user: str) -> int:
 
 
 def verified(box: Box, *users: str) -> bool:
-    """Whether `t3flow verify` says that they pair."""
-    return box.t3flow("verify", *users).returncode == 0
+    """Whether `t3flow verify` says that they pair (none named: everybody does), asked one after the other."""
+    return all(box.t3flow("verify", user).returncode == 0 for user in users or ALL)
 
 
 @contextmanager

@@ -95,6 +95,16 @@ def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
     assert browsers.tried >= len(users)
 
 
+def all_is_well(box: Sandbox, versions: dict[str, str]) -> None:
+    """Check that each user has this version, that their server runs it, and that they pair: one after the other, as a minting takes its time."""
+    shown = box.document("status")["users"]
+    for user, version in versions.items():
+        assert box.assigned(user) == version
+        assert (shown[user]["running_version"], shown[user]["active"]) == (version, True), shown[user]
+        verified = box.t3flow("verify", user)
+        assert verified.returncode == 0, verified
+
+
 def findings(box: Sandbox) -> list[str]:
     """Return what `t3flow doctor` finds."""
     found: list[dict[str, Any]] = box.document("doctor")

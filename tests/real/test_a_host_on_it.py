@@ -10,6 +10,7 @@ from playing import (
     LEVEL52,
     LONG_SECONDS,
     USERS,
+    all_is_well,
     begin_turn,
     end_turn,
     findings,
@@ -18,7 +19,7 @@ from playing import (
     publish,
     rows,
 )
-from scenes import bump, deferrals, drained, everybody_is_well, results
+from scenes import bump, deferrals, drained, results
 
 from t3flow.sandbox import real, shell_tracker
 from t3flow.sandbox.host import Sandbox
@@ -52,7 +53,7 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
         done = box.document("adopt")
     assert (done["outcome"], done["target"]) == ("done", real.VERSION), done
     assert pids(box) == servers
-    everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
+    all_is_well(box, dict.fromkeys(USERS, real.VERSION))
     assert findings(box) == []
     assert deferrals(box) == {}
 
@@ -72,11 +73,11 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     assert processes_from(box.top / "usr") == []
     box.supervise("start", "linus")
     drained(box, "linus", LATER, LONG_SECONDS)
-    everybody_is_well(box, dict.fromkeys(USERS, LATER))
+    all_is_well(box, dict.fromkeys(USERS, LATER))
     assert findings(box) == []
 
     # Back to the real one, which a person asks for while one of them is at work.
     back = box.document("enqueue", "rollback", "--to", real.VERSION, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
-    everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
+    all_is_well(box, dict.fromkeys(USERS, real.VERSION))
     assert {user: rows(box, user) for user in USERS} == had

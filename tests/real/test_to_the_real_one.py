@@ -9,6 +9,7 @@ from playing import (
     LONG_SECONDS,
     MARK,
     USERS,
+    all_is_well,
     findings,
     level_of,
     nobody_is_shut_out,
@@ -16,7 +17,7 @@ from playing import (
     publish,
     rows,
 )
-from scenes import bump, deferrals, drained, everybody_is_well, is_busy, results
+from scenes import bump, deferrals, drained, is_busy, results
 
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
@@ -42,7 +43,7 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
         undone = bump(box, "--target", real.VERSION, timeout_seconds=LONG_SECONDS)
     assert undone["outcome"] == "rolled_back", undone
     assert results(undone) == {"ada": "rolled_back", "grace": "untouched", "linus": "untouched"}, undone
-    everybody_is_well(box, {"ada": BEFORE, "grace": BEFORE})
+    all_is_well(box, {"ada": BEFORE, "grace": BEFORE})
     assert [box.level(user) for user in USERS] == [32, 32, 32]
     assert rows(box, "ada") == had["ada"]
     (kept,) = box.database("ada").parent.glob("replaced-*/state.sqlite")
@@ -59,12 +60,12 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
         assert results(done) == {"ada": "restarted", "grace": "deferred", "linus": "deferred"}, done
         waits = {user: entry["waiting_for"] for user, entry in deferrals(box).items()}
         assert waits == {"grace": "active_turn", "linus": "server_stopped"}
-        everybody_is_well(box, {"ada": real.VERSION, "grace": BEFORE})
+        all_is_well(box, {"ada": real.VERSION, "grace": BEFORE})
         box.control("grace", "turn/end", turn=turn)
         drained(box, "grace", real.VERSION, LONG_SECONDS)
     box.supervise("start", "linus")
     drained(box, "linus", real.VERSION, LONG_SECONDS)
-    everybody_is_well(box, dict.fromkeys(USERS, real.VERSION))
+    all_is_well(box, dict.fromkeys(USERS, real.VERSION))
     assert [box.level(user) for user in USERS] == [real.LEVEL] * 3
     assert {user: rows(box, user) for user in USERS} == had
     assert findings(box) == []
@@ -72,7 +73,7 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
     # A person takes everybody back: the databases of then, those of now kept aside.
     back = box.document("enqueue", "rollback", "--to", BEFORE, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
-    everybody_is_well(box, dict.fromkeys(USERS, BEFORE))
+    all_is_well(box, dict.fromkeys(USERS, BEFORE))
     assert [box.level(user) for user in USERS] == [32, 32, 32]
     assert {user: rows(box, user) for user in USERS} == had
     assert all(list(box.database(user).parent.glob("replaced-*/state.sqlite")) for user in USERS)
