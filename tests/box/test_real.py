@@ -27,7 +27,8 @@ SETTINGS = {
     "quiet_seconds": "2",
     "window": '""',
     "max_check_interval_s": "5",
-    "verify_timeout_s": "40",
+    "verify_timeout_s": "60",
+    "max_failures": "1000",  # a machine that is busy makes a minting take longer than the dispatch waits
     "start_timeout_s": "90",
     "seeds": '"largest"',
     "order": '"map_order"',

@@ -20,7 +20,8 @@ LEVEL32 = Path(__file__).parent.parent / "data" / "state-level32.sqlite"
 LEVEL52 = Path(__file__).parent.parent / "data" / "state-level52.sqlite"
 PATIENCE = {
     "T3FLOW_GATE__START_TIMEOUT_S": "90",
-    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "40",
+    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "60",
+    "T3FLOW_BAKE__MAX_FAILURES": "1000",
     "T3CODE_TELEMETRY_ENABLED": "false",
 }
 READY_SECONDS = 120.0
