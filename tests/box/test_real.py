@@ -57,7 +57,7 @@ def box(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
             FAILS_IN_PLACE,
         )
         install(box)
-        adopted = box.document("adopt")
+        adopted = box.document("adopt", timeout_seconds=LONG_SECONDS)
         assert adopted["outcome"] == "done", adopted
         yield box
     finally:
@@ -199,7 +199,7 @@ def test_a_host_that_runs_it_is_taken_over(box: Box) -> None:
     install(box)
     box.t3flow("unfreeze")
     with nobody_is_shut_out(box, *ALL):
-        done = box.document("adopt")
+        done = box.document("adopt", timeout_seconds=LONG_SECONDS)
     assert (done["outcome"], done["target"]) == ("done", real.VERSION), done
     assert [main_pid(box, f"t3-serve@{user}") for user in ALL] == pids
     everybody_is_well(box, real.VERSION)

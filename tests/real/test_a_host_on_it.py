@@ -47,10 +47,10 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     shell_tracker.start_published(box, real.VERSION, "--ignore-scripts")  # bundled packages are compiled already
     box.start_consumer()
     had, servers = {user: rows(box, user) for user in USERS}, pids(box)
-    plan = box.document("adopt", "--dry-run")
+    plan = box.document("adopt", "--dry-run", timeout_seconds=LONG_SECONDS)
     assert (plan["outcome"], plan["target"]) == ("dry_run_passed", real.VERSION), plan
     with nobody_is_shut_out(box, USERS):
-        done = box.document("adopt")
+        done = box.document("adopt", timeout_seconds=LONG_SECONDS)
     assert (done["outcome"], done["target"]) == ("done", real.VERSION), done
     assert pids(box) == servers
     all_is_well(box, dict.fromkeys(USERS, real.VERSION))
