@@ -310,12 +310,15 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
     backup = backups.on_record(host, user, snapshot)
+    is_away = False
     try:
         take_away(host, user)
+        is_away = True
         aside = backups.restore(host, user, backup, kept_name)
     except T3flowError:
-        with suppress(T3flowError):
-            backups.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
+        if is_away:  # never under a process that has the databases open
+            with suppress(T3flowError):
+                backups.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, target)
         raise
     kept.note(host.journal, user, kept_name, target)

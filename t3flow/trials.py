@@ -155,6 +155,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
             seed["user"],
             files,
             asks_version=asks_version,
+            in_use=[*(records.schema_of_version(host.journal, seed["version"]) or {})],
         )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))

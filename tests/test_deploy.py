@@ -146,7 +146,7 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
 def test_the_scripts_are_plain_sh(script: str) -> None:
     """They parse; and install and uninstall refuse what they do not know with their usage, changing nothing."""
     assert subprocess.run(["sh", "-n", str(ROOT / script)], check=False).returncode == 0
-    if script.startswith("deploy"):
+    if script.startswith("deploy") and os.geteuid() != 0:  # root's would do what they are for
         refused = subprocess.run(["sh", str(ROOT / script), "--help"], capture_output=True, text=True, check=False)
         assert (refused.returncode, "usage: " in refused.stderr) == (2, True)
         not_root = subprocess.run(["sh", str(ROOT / script)], capture_output=True, text=True, check=False)

@@ -24,6 +24,7 @@ class Facts:
     """One database. `schema`: its applied migrations. `damages` of quick_check, `orphans` of foreign_key_check. `rows`: how many in each table.
 
     `shown`: the ids of what a client must see, by kind. `runs`: the status of each run, where the generation has runs.
+    `newest_event`: the number of the newest event of the first generations.
     """
 
     schema: ledger.Schema = field(default_factory=list)
@@ -32,6 +33,7 @@ class Facts:
     rows: dict[str, int] = field(default_factory=dict)
     shown: dict[str, set[str]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
+    newest_event: int = 0
 
 
 Set = dict[str, Facts]
@@ -92,6 +94,7 @@ def _facts(connection: sqlite3.Connection) -> Facts:
         rows=rows.counts(connection),
         shown=rows.present(connection),
         runs=rows.runs(connection),
+        newest_event=rows.newest_event(connection),
     )
 
 

@@ -222,15 +222,21 @@ class Candidate:
 
     # Its log ----------------------------------------------------------------------------------------------------------
 
+    def startup_credential(self) -> str:
+        """Return the pairing credential that the server printed at its start; "" for none."""
+        return commands.startup_credential(self._log_text())
+
     def log_lines(self) -> list[str]:
         """The lines of the server's log that say something and hold no secret."""
+        return [line for line in self._log_text().splitlines() if line.strip() and not has_secret(line)]
+
+    def _log_text(self) -> str:
         try:
             descriptor = os.open(self.log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            return []
+            return ""
         with os.fdopen(descriptor, "rb") as log:
-            text = log.read(MAX_BYTES).decode(errors="replace")
-        return [line for line in text.splitlines() if line.strip() and not has_secret(line)]
+            return log.read(MAX_BYTES).decode(errors="replace")
 
     def last_log_line(self) -> str:
         """Return the line of the log's end that tells most."""

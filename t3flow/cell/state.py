@@ -60,6 +60,21 @@ class State:
         self.live, self.open = live, here
         return live
 
+    def why_stale(self, in_use: list[str]) -> str:
+        """Return why the live database is not the one that the version in use goes on with, or "".
+
+        A newer build that a user ran once makes the second database of the first and leaves it; the older one goes on with the first.
+        """
+        first, second = (self.before.get(name) or Facts() for name in (files.FIRST_DATABASE, files.SECOND_DATABASE))
+        if self.live != files.SECOND_DATABASE or self.live in in_use or not second.newest_event:
+            return ""
+        if first.newest_event <= second.newest_event:
+            return ""
+        return (
+            f"{files.FIRST_DATABASE} went on after {files.SECOND_DATABASE} was made of it, by a newer t3 of the user's own, and this version would "
+            f"show the older one: move {files.SECOND_DATABASE} and its -wal and -shm out of {files.USERDATA} while the server is stopped"
+        )
+
     def must_show(self) -> dict[str, int]:
         """Return how many rows of each kind a client must see: those of the live database, with all that was there before. Raises Failed."""
         try:

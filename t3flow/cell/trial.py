@@ -107,16 +107,23 @@ class Trial:
         return "authenticated"
 
     def pairs_another(self) -> str:
-        """A second browser pairs with the same server, and the first stays paired."""
-        first = self.cookie
-        for check in (self.mints, self.exchanges, self.authenticates):
-            check()
+        """A second browser pairs with the same server, and the first stays paired.
+
+        By the credential that the server printed at its start, as people at a shell do: a command of a real t3 takes a second of a processor.
+        """
+        first, printed = self.cookie, self.candidate.startup_credential()
+        self.credential = printed or browser.mint(self.candidate)
+        self.exchanges()
+        self.authenticates()
         browser.check(self.candidate, first)
-        return "a second browser, and the first stays"
+        return f"a second browser{', by what the server printed' if printed else ''}, and the first stays"
 
     def knows_its_state(self) -> str:
         """The database that the server has open is one by which t3flow can tell who is at work."""
-        return f"{self.state.find_live(self.candidate.pids())} is live"
+        live = self.state.find_live(self.candidate.pids())
+        if stale := self.state.why_stale(self.request["in_use"]):
+            raise NotHeld(stale)
+        return f"{live} is live"
 
     def reads_rows(self) -> str:
         """Real rows come through the server's own API: a build once passed every cheaper check and could not decode them."""
@@ -190,10 +197,14 @@ class Trial:
         return self.state.check_identity()
 
     def starts_again(self) -> str:
-        """A migration may work once and then crash at each start: so a second start, on the same database, and two more pairings."""
-        evidence = self.candidate.start()
+        """A migration may work once and then crash at each start: so a second start, on the same database, and two more pairings.
+
+        A browser that has paired before stays paired.
+        """
+        evidence, former = self.candidate.start(), self.cookie
         for check in (self.mints, self.exchanges, self.authenticates, self.pairs_another, self.knows_its_state):
             check()
+        browser.check(self.candidate, former)
         self.logs_no_migration_error()
         return f"{evidence}, and pairs"
 

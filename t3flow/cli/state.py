@@ -120,6 +120,7 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
     pairing = (records.fact(noted, "pairing") or {}) if noted else {}
+    unknown = (records.fact(noted, records.UNKNOWN) or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
     names = [entry.name for entry in mapped.users]
     others = {*slots.links(read.paths.versions_dir), *everybody_module.configured(host)} - set(names)
@@ -154,6 +155,7 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
             "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
             "pairing_since": rfc3339(last["since"]) if last else None,
             "pairing_reason": last["reason"] if last else "",
+            "unknown": unknown[user][1] if user in unknown else "",
             "deferred": waiting.get(user),
             "managed": not why.get(user),
             "why_unmanaged": why.get(user, ""),
@@ -206,7 +208,9 @@ def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
         return f"{what}; t3flow doctor"
     if cause["waiting_for"] == "server_stopped":
         return f"{what}; start it, or t3flow deferrals revoke {user}"
-    return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
+    if cause["waiting_for"] == "running_process":
+        return f"{what}; when it may be ended: t3flow enqueue drain {user} --ignore-processes {user}"
+    return f"{what}; ask {entry.user} to let their agents end, then t3flow enqueue drain {user}"
 
 
 def problems(found: dict[str, Any]) -> list[str]:
@@ -224,6 +228,8 @@ def problems(found: dict[str, Any]) -> list[str]:
             continue
         if not each["managed"]:
             continue
+        if each["unknown"]:
+            lines.append(f"{user} is left alone: {each['unknown']}; install a newer t3flow")
         if runs and led_to and runs != led_to and not deferred and not found["run"]:
             unit = shlex.quote(each["unit"])
             lines.append(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from t3flow.doctor import history, mounts, people, places, programs, versions
+from t3flow.doctor import history, people, places, programs, versions
 from t3flow.doctor.finding import Finding
 from t3flow.errors import T3flowError
 from t3flow.host.children import Children
@@ -30,7 +30,6 @@ CHECKS: dict[str, Check] = {
     "accounts": people.accounts_are_there,
     "modes": places.modes_and_owners,
     "disk": places.disk_has_space,
-    "mounts": mounts.slots_can_run,
     "leftovers": places.nothing_is_left_over,
     "launcher": versions.launcher_is_ours,
     "default": versions.default_is_last_good,

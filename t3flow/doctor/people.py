@@ -8,6 +8,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.records import Schemas
+from t3flow.host.services import ServerState
 
 NO_DATABASE = "there is no database"
 
@@ -46,6 +47,15 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
         ports[port] = entry.name
 
 
+def port_of_another_start(host: Host, user: str, server: ServerState) -> str:
+    """The port that a running server was given by its environment, if its files say another by now; else ""."""
+    asked = (server.facts.option("--port") if server.facts else None) or f"${PORT_VARIABLE}"
+    if server.main_pid is None or not asked.startswith("$"):
+        return ""
+    given = processes.variable(server.main_pid, asked.strip("${}")) or ""
+    return given if given != str(host.port(user)) else ""
+
+
 def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
     """Each server is started through the launcher. By the slot on its command line it runs the version of its user's link, is not held still,
     and has its port to itself."""
@@ -58,10 +68,9 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
             what, _, mend = why.rpartition(": ")
             yield finding(f"{user} is not managed: {what}", mend)
             continue
-        started_with = processes.variable(server.main_pid, PORT_VARIABLE) if server.main_pid is not None else None
-        if started_with and started_with != str(host.port(user)):
+        if started_with := port_of_another_start(host, user, server):
             yield finding(
-                f"the server of {user} was started with {PORT_VARIABLE}={started_with}, and is to have {host.port(user)} from its next start on",
+                f"the server of {user} was started with port {started_with}, and is to have {host.port(user)} from its next start on",
                 f"systemctl restart {server.unit} when {user} is idle; until then they cannot pair",
             )
             continue
@@ -105,7 +114,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """No process of root's runs from a slot."""
     prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
-    for pid in processes.using([], lambda words: any(word.startswith(prefix) for word in words[:2])):
+    for pid in processes.using(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if processes.uid_of(pid) == 0:
             yield finding(
                 f"process {pid} runs a version of t3 as root",

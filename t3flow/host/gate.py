@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -65,10 +65,12 @@ def try_version(
     snapshot: Mapping[str, Path],
     *,
     asks_version: bool = True,
+    in_use: Sequence[str] = (),
 ) -> Verdict:
     """Hold one trial, on a copy of a snapshot: original name → file (none: on an empty base dir). Raises Interrupted.
 
-    `asks_version`: what the program prints is the same on any state, and a command of a real one takes a second of a processor.
+    `asks_version`: what the program prints is the same on any state, and a command of a real one takes a second of a processor. `in_use`: the
+    databases that the version in use is known to serve.
 
     Repeating it is harmless: it works on a fresh copy. Whatever keeps it from being held is inconclusive, and so is a t3 of a kind that is not
     known; whatever else the version does is its failure, also ending or outlasting the trial.
@@ -95,7 +97,7 @@ def try_version(
         finished = host.children.run(
             [*cell, *cells.python("t3flow.cell.trial")],
             environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
-            text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version}),
+            text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version, "in_use": [*in_use]}),
             timeout_seconds=limit_seconds + 30,
         )
     except TookTooLong as error:

@@ -26,8 +26,6 @@ READ_SECONDS = 0.7
 """A server is held still for at most a second; reading its databases may take this much of it."""
 RESTART_SECONDS = 60.0
 """A scheduled task that is due within this time would fall into a restart."""
-UNKNOWN = "unknown"
-"""Fact: users whose t3 keeps its work in an unknown way → [since (epoch seconds), what is not known]."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def judge_activity(
 
 def note_unknown(journal: Journal, user: str, line: str) -> None:
     """Note that a user's t3 is of an unknown kind, or no longer is ("") and say so in the log, once for each change."""
-    known = (records.fact(journal, UNKNOWN) or {}).get(user)
+    known = (records.fact(journal, records.UNKNOWN) or {}).get(user)
     if (known[1] if known else "") == line:
         return
 
@@ -150,6 +148,6 @@ def note_unknown(journal: Journal, user: str, line: str) -> None:
         others = {name: fact for name, fact in (facts or {}).items() if name != user}
         return {**others, user: [time.time(), line]} if line else others or None
 
-    records.change_fact(journal, UNKNOWN, change)
+    records.change_fact(journal, records.UNKNOWN, change)
     if line:
         logger.error("{}: {}: {}; the server is left alone: install a newer t3flow", MARK, user, line)

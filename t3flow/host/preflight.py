@@ -6,10 +6,9 @@ Found here, it ends a run before it touches anybody: no build is to blame for it
 import os
 import shutil
 import stat
-from pathlib import Path
 from typing import NamedTuple
 
-from t3flow.host import launcher, slots
+from t3flow.host import launcher, mounts, slots
 from t3flow.host.host import Host
 from t3flow.settings import Settings
 
@@ -32,7 +31,7 @@ def trouble(host: Host, versions: list[str] | None = None) -> str:
 def launcher_trouble(settings: Settings) -> list[Trouble]:
     """What is wrong with the launcher of a host that was adopted: a minting or a start would lead its user to another version."""
     path, versions_dir = settings.paths.launcher, settings.paths.versions_dir
-    if slots.default_version(versions_dir) is None:
+    if slots.default_version(versions_dir) is None and not launcher.is_launcher(path):
         return []  # as before the first `t3flow adopt`
     mend = "t3flow doctor --fix puts it back, stopping nobody"
     if not launcher.is_launcher(path):
@@ -63,24 +62,6 @@ def slots_trouble(settings: Settings, versions: list[str]) -> list[Trouble]:
 def mounts_trouble(settings: Settings) -> list[Trouble]:
     """Whether slots, or the scratch folder that candidates are staged in, are on a mount that runs no programs or takes no files."""
     paths = settings.paths
-    return [
-        *_mount_trouble(paths.versions_dir, "no t3 can be started there", "paths.versions_dir"),
-        *_mount_trouble(paths.scratch_dir, "no candidate can be installed there", "paths.scratch_dir"),
-    ]
-
-
-def _mount_trouble(folder: Path, effect: str, setting: str) -> list[Trouble]:
-    try:
-        flags = os.statvfs(folder).f_flag
-    except OSError:
-        return []
-    found = []
-    if flags & os.ST_NOEXEC:
-        found.append(Trouble(f"{folder} is on a mount with noexec: {effect}", _mount_mend(folder, "exec", setting)))
-    if flags & os.ST_RDONLY:
-        found.append(Trouble(f"{folder} is on a mount that is read-only", _mount_mend(folder, "rw", setting)))
-    return found
-
-
-def _mount_mend(folder: Path, option: str, setting: str) -> str:
-    return f"remount it with {option} (findmnt -T {folder} names it), or set {setting}"
+    folders = {slots.versions(paths.versions_dir): mounts.SETTING, paths.scratch_dir: "paths.scratch_dir"}
+    said = [mounts.trouble(folder, setting).partition(": ") for folder, setting in folders.items()]
+    return [Trouble(what, mend) for what, _, mend in said if what]

@@ -191,7 +191,7 @@ def session_of(pid: int) -> list[int]:
     return [each for each in found if stats[each].state not in "ZX"]
 
 
-def using(paths: list[Path], matches: Callable[[list[str]], bool]) -> list[int]:
+def using(matches: Callable[[list[str]], bool]) -> list[int]:
     """Processes whose command line `matches`. This one is left out."""
     pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
     return [pid for pid in pids if pid != os.getpid() and matches(command_line(pid))]

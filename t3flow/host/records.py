@@ -39,6 +39,8 @@ create table facts (key text primary key, value text not null) without rowid;
 """ + SETS.lstrip()
 
 REJECTED_FOR = "rejected_for"
+UNKNOWN = "unknown"
+"""Fact: users whose t3 is of an unknown kind → [since (epoch seconds), what is not known]."""
 LEVELS = "levels"
 UNTRIED = "untried"
 """The fact that says on whose databases which version has still to be tried."""

@@ -222,7 +222,7 @@ def in_use(versions_dir: Path, version: str) -> str | None:
     if default_version(versions_dir) == version:
         return "the default link"
     slot = f"{slot_path(versions_dir, version).resolve()}/"
-    running = processes.using([], lambda words: any(word.startswith(slot) for word in words))
+    running = processes.using(lambda words: any(word.startswith(slot) for word in words))
     return f"process {running[0]}" if running else None
 
 

@@ -13,7 +13,7 @@ MARK = "DEFERRAL OLD"
 OLD_SECONDS = 3 * 86400.0
 OLD_CHECKS = 100
 SAY_AGAIN_SECONDS = 86400.0
-MEANT = ("window", "frozen", "revoked", "held", "host_busy")
+MEANT = ("window", "frozen", "revoked", "held", "host_busy", "server_stopped")
 """Causes that a setting or a person has chosen, or that end with another run."""
 CAUSES = "deferral_causes"
 """Fact: deferred user → how long they have waited for what they wait for now."""

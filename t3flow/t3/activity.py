@@ -47,12 +47,21 @@ class UnreadableTime(Unknown):
 
 
 def read(connection: sqlite3.Connection, name: str) -> Activity:
-    """Return the activity that a live database shows. `name` is its file's. Raises Unknown, sqlite3.Error."""
-    if has_table(connection, RUNS):
-        return read_runs(connection)
-    if has_table(connection, SESSIONS):
-        return read_sessions(connection)
-    raise keeps_its_work(f"{name} has neither the table {RUNS} nor {SESSIONS}")
+    """Return the activity that a live database shows. `name` is its file's. Raises Unknown, sqlite3.Error.
+
+    All tables that are found count: previews left those of a later generation in databases that an earlier one goes on with, and a later one
+    keeps the earlier one's, in which every turn is older than its server.
+    """
+    readers = {RUNS: read_runs, SESSIONS: read_sessions}
+    found = [read_table(connection) for table, read_table in readers.items() if has_table(connection, table)]
+    if not found:
+        raise keeps_its_work(f"{name} has neither the table {RUNS} nor {SESSIONS}")
+    return Activity(
+        work=[work for each in found for work in each.work],
+        newest=max((each.newest for each in found if each.newest is not None), default=None),
+        due=min((each.due for each in found if each.due is not None), default=None),
+        ahead=max((each.ahead for each in found if each.ahead is not None), default=None),
+    )
 
 
 # Until 0.0.45: a session a thread, whose turn is active or not ------------------------------------------------------

@@ -1,5 +1,6 @@
 """What t3's commands are called and what they print."""
 
+import re
 from typing import Any
 
 VERSION = ("--version",)
@@ -11,6 +12,16 @@ ISSUE = ("auth", "session", "issue")
 BEARER_KEYS = ("token", "sessionToken", "access_token", "accessToken")
 ENDS_OF_A_STOP = (130, 143)
 """Exit codes of a server that was asked to stop."""
+
+
+STARTED = re.compile(r"^Token: (\S+)\s*$", re.MULTILINE)
+"""What a server prints once it is ready: a pairing credential, for whoever reads its output."""
+
+
+def startup_credential(output: str) -> str:
+    """Return the pairing credential that a server printed at its start; "" for none."""
+    found = STARTED.search(output)
+    return found.group(1) if found else ""
 
 
 def version_line(version: str) -> str:

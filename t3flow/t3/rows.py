@@ -15,6 +15,7 @@ PROJECTS, THREADS = "projects", "threads"
 GONE = ("deleted_at", "archived_at")
 DROPPED = ("cancelled", "interrupted", "rolled_back")
 """How a queued run ends without having been tried."""
+EVENTS = "orchestration_events"
 PROJECTS_TABLE, FIRST_THREADS, SECOND_THREADS = (
     "projection_projects",
     "projection_threads",
@@ -38,6 +39,13 @@ def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
     return (
         has_table(connection, table) and connection.execute(f'select 1 from "{table}" limit 1').fetchone() is not None
     )
+
+
+def newest_event(connection: sqlite3.Connection) -> int:
+    """Return the number of the newest event of the first generations, 0 for none. A database that is made of another has no newer one."""
+    if not has_table(connection, EVENTS):
+        return 0
+    return int(connection.execute(f"select max(sequence) from {EVENTS}").fetchone()[0] or 0)
 
 
 def runs(connection: sqlite3.Connection) -> dict[str, str]:

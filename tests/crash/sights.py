@@ -10,9 +10,11 @@ from typing import Any
 
 from rig import Attempt, Rig
 
+from t3flow.home.replacing import MANIFEST
 from t3flow.host import freeze, kept, records, slots
+from t3flow.t3.files import IDENTITY_FILES
 
-DATABASE_FILES = {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"}
+STATE_FILES = {*("state.sqlite", "state.sqlite-wal", "state.sqlite-shm"), *IDENTITY_FILES, MANIFEST}
 Rows = list[str]
 
 
@@ -55,14 +57,14 @@ def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: R
     for name in names:
         folder = rig.box.database(user).parent / name
         expect(found, f"the mode of {name}", stat.S_IMODE(folder.stat().st_mode), 0o700)
-        expect(found, f"what else is in {name}", {path.name for path in folder.iterdir()} - DATABASE_FILES, set())
+        expect(found, f"what else is in {name}", {path.name for path in folder.iterdir()} - STATE_FILES, set())
         expect(found, f"what is kept of {user}", rows(folder / "state.sqlite"), written)
 
 
 def unrecorded(rig: Rig) -> list[str]:
     """Snapshots that are on no record, so that nobody would ever drop them; and records without a file."""
-    known = {each.path for each in records.backups(rig.journal)}
-    there = {str(path) for path in rig.settings.paths.backup_dir.glob("*/*.sqlite")}
+    known = {str(path) for each in records.backups(rig.journal) for path in each.paths.values()}
+    there = {str(path) for path in rig.settings.paths.backup_dir.glob("*/*-prebump-*")}
     return [f"a snapshot on no record: {path}" for path in there - known] + [
         f"{path} is gone" for path in known - there
     ]

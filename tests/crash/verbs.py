@@ -201,4 +201,4 @@ def go_on(rig: Rig) -> None:
     journal = open_journal(rig.settings)
     for user in rig.box.users:
         for name in kept_names(rig, user):
-            kept.drop(open_host(rig.settings, journal), kept.Kept(user, name, 0, 0, None, ""), force=True)
+            kept.drop(open_host(rig.settings, journal), kept.Kept(user, name, 0, 0, None, {}, ""), force=True)

@@ -249,7 +249,7 @@ MIGRATING = [
         "file-deleted",
         "everything is gone after the next restart",
         [rule("damages", how="gone", at="stop")],
-        "keeps_integrity",
+        "keeps_integrity starts_again",
     ),
     Build(
         "stop-loses-rows",

@@ -112,7 +112,7 @@ BROWSERS = [
         "one-browser-alone",
         "who pairs anew signs all other browsers out",
         [sql("delete from auth_sessions", at="opened", when={"command": MINT})],
-        "pairs_another",
+        "pairs_another starts_again",
     ),
     of("C", "cookie-changes", "every browser is signed out at each restart", [rule("cookie_changes")], "starts_again"),
     of(

@@ -54,6 +54,19 @@ def _reused(database: sqlite3.Connection) -> None:
     database.executemany("insert into effect_sql_migrations (migration_id, created_at, name) values (?, ?, ?)", names)
 
 
+def _went_on(database: sqlite3.Connection) -> None:
+    columns = [row[1] for row in database.execute("pragma table_info(orchestration_events)")]
+    changed = {
+        "sequence": "(select max(sequence) + 1 from orchestration_events)",
+        "event_id": "'later'",
+        "stream_version": "9999",
+    }
+    values = ", ".join(changed.get(column, column) for column in columns)
+    database.execute(
+        f"insert into orchestration_events select {values} from orchestration_events order by sequence limit 1"
+    )
+
+
 def _big(database: sqlite3.Connection) -> None:
     database.execute(
         "insert into projection_thread_messages (message_id, thread_id, role, text, is_streaming, created_at, updated_at) "
@@ -64,7 +77,7 @@ def _big(database: sqlite3.Connection) -> None:
 
 CHANGES: dict[str, Callable[[sqlite3.Connection], None]] = {
     "orphans": _orphans, "turns": _turns, "unicode": _unicode, "deleted": _deleted, "big": _big,
-    "reused": _reused,
+    "reused": _reused, "stale": _went_on,
 }  # fmt: skip
 
 
@@ -81,8 +94,8 @@ def seed(name: str, folder: Path) -> dict[str, Path]:
     if name == "empty":
         path.write_bytes(b"")
         return {FIRST_DATABASE: path}
-    shutil.copyfile(LEVEL32 if name == "reused" else LEVEL30, path)
+    shutil.copyfile({"reused": LEVEL32, "stale": LEVEL52}.get(name, LEVEL30), path)
     if name in CHANGES:
         with closing(sqlite3.connect(path)) as database, database:
             CHANGES[name](database)
-    return {FIRST_DATABASE: path}
+    return {FIRST_DATABASE: path, **({SECOND_DATABASE: LEVEL56} if name == "stale" else {})}

@@ -17,6 +17,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import cells, gate, npm, slots
 from t3flow.host.host import Host
 from t3flow.sandbox.host import Sandbox
+from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE
 
 ALL_BAD = [build for builds in BAD.values() for build in builds]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gate.md"
@@ -57,6 +58,8 @@ def test_bad(
     assert verdict["verdict"] == "fail", told(verdict)
     assert verdict["failed"].partition(":")[0] in build.fails.split(), told(verdict)
     assert re.search(build.says, verdict["failed"]), told(verdict)
+    if build.start_timeout_s < Build("", "", []).start_timeout_s:
+        assert verdict["slow"], "what fails by its time is tried again with the host to itself"
 
 
 @pytest.mark.parametrize("build", GOOD, ids=lambda build: build.name)
@@ -117,6 +120,22 @@ def test_package(package: Package, registry: Sandbox, record_property: Callable[
     record_property("gate", "wrong" if has_slot else "right")
     assert not has_slot
     assert package.caught in said
+
+
+@pytest.mark.parametrize(("in_use", "verdict"), [([FIRST_DATABASE], "inconclusive"), ([SECOND_DATABASE], "pass")])
+def test_a_second_database_that_was_left_behind_moves_nobody(
+    in_use: list[str], verdict: str, make_host: Callable[..., Host], tmp_path: Path, scratch: Path
+) -> None:
+    """A newer t3 of a user's own made it once, and the version in use goes on with the first: what came since would not be seen.
+
+    A user whose version serves the second sees just that before and after: nothing keeps them.
+    """
+    host = make_host(gate={"user": "nobody"}, dispatch={"cookie": ""})
+    slot = make_slot(host, VERSIONS["D"], tmp_path / "build", {"generation": "D", "boot_window_ms": 100})
+    given, state = cells.isolation(host), seed("stale", tmp_path)
+    found = gate.try_version(host, given, slot, VERSIONS["D"], scratch, "ada", state, in_use=in_use)
+    assert (found["verdict"], found["unknown"]) == (verdict, ""), told(found)
+    assert (f"move {SECOND_DATABASE}" in found["failed"]) == (verdict == "inconclusive"), told(found)
 
 
 def test_the_corpus_is_large_enough() -> None:

@@ -27,6 +27,7 @@ def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, k
         "endpoints": [],
         "cookie": "",
         "asks_version": True,
+        "in_use": [],
         "bounds": cells.bounds([], 10**9),
     }
     finished = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 
 from t3flow import settings as settings_module
 from t3flow.consumer import open_journal, prepare
-from t3flow.doctor.mounts import slots_can_run
+from t3flow.doctor.versions import slots_are_whole
 from t3flow.files import DiskError
 from t3flow.host import mounts
 from t3flow.host.host import open_host
@@ -47,7 +47,7 @@ def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
     folder = box.top / "opt/t3/versions"
     mounts.require_running(host, folder)
     assert list(folder.iterdir()) == []
-    assert list(slots_can_run(host)) == []
+    assert list(slots_are_whole(host)) == []
     (folder / mounts.TRIAL).mkdir()
     with pytest.raises(DiskError, match=r"versions cannot be written .*: mend paths.versions_dir"):
         mounts.require_running(host, folder)

@@ -15,10 +15,11 @@ import pytest
 from conftest import DATA
 from scenes import content, write
 
+from t3flow.consumer import open_journal
 from t3flow.files import DiskError
 from t3flow.home import copies, replacing
 from t3flow.host import backups, kept, records, schemas
-from t3flow.host.host import Host
+from t3flow.host.host import Host, open_host
 from t3flow.host.owned import OwnerProblem
 
 C, D = DATA / "state-level52.sqlite", DATA / "statev2-level56.sqlite"
@@ -456,6 +457,31 @@ def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Ho
     made.paths["environment-id"].unlink()
     with pytest.raises(backups.BackupError, match=r"environment-id-prebump.* cannot be read"):
         backups.restore(host, "ada", made, "replaced-1")
+
+
+@pytest.mark.parametrize("unchanged", [False, True])
+def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Host, unchanged: bool) -> None:
+    """The next one removes what it finds; a set that is on record is there as a whole."""
+    fill(userdata(host), second=True)
+    take(host)
+    top = host.settings.paths.backup_dir / "ada"
+
+    def take_anew() -> None:
+        backups.take(
+            open_host(host.settings, open_journal(host.settings)), "ada", wrote="1.0.0", target=f"3.0.{number}", run="r"
+        )
+
+    for number in range(1, 60):
+        if not unchanged:
+            write(userdata(host) / "statev2.sqlite", f"create table more{number} (x)")
+        died = killed_at(number, take_anew)
+        take(host, f"4.0.{number}")
+        on_record = records.backups(host.journal, "ada")
+        assert names(top) == {name for entry in on_record for name in entry.files.values()}, number
+        assert all(entry.is_there for entry in on_record), number
+        if not died:
+            break
+    assert 5 < number < 59, "it was killed before each of its changes, and once not at all"
 
 
 # What a server lost --------------------------------------------------------------------------------------------------

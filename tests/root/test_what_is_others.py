@@ -16,7 +16,7 @@ from t3flow.engine.queue import open_queue, queue_key
 from t3flow.files import claim_folder
 from t3flow.host import pairing, ports, slots
 from t3flow.host.launcher import install_launcher
-from t3flow.host.owned import OwnerReader
+from t3flow.host.owned import OwnerProblem, OwnerReader
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,7 +141,8 @@ def test_what_is_others_is_closed_to_him(world: World) -> None:
         assert json.loads(world.does("attempts", *words)) == []
         allowed = [f"read:{tree}", f"list:{top / 'opt/t3/users'}", f"make:{world.home('mallory')}"]
         assert json.loads(world.does("attempts", *allowed)) == allowed, "the control: what he may do"
-        assert reader.read(5)["level"] == 30
+        with pytest.raises(OwnerProblem, match="none of its databases"):
+            reader.read([], 5)  # it was not disturbed
     assert len(queue.message_ids()) == 1
     world.nothing_happened()
 

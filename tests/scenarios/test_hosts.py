@@ -119,14 +119,14 @@ def test_a_deferral_outlives_a_slip_in_the_user_map(box: Sandbox) -> None:
 
 def test_a_home_that_was_away_at_the_bump_is_tried_before_it_is_moved(box: Sandbox) -> None:
     """A build that is bad for that database alone never runs on it."""
-    bad_for = {"fault": "migration_throws", "when": {"database_has_project_title": "compiler"}, "schema_level": 32}
+    fault = {"fault": "migration_throws", "when": {"database_has_project_title": "compiler"}}
 
     write(box.database("linus"), "update projection_projects set title = 'compiler'")
     box.supervise("stop", "linus")
     home = box.base_dir("linus")
     away = home.with_name("away")
     home.rename(away)
-    box.publish(NEXT, bad_for)
+    box.publish(NEXT, {"schema_level": 32, "rules": [fault]})
     ended = bump(box)
     assert results(ended) == {"ada": "restarted", "grace": "restarted", "linus": "deferred"}, ended
     away.rename(home)
@@ -145,8 +145,9 @@ def test_a_wait_that_never_ends_is_said(box: Sandbox) -> None:
     is_busy(box, "ada")
     bump(box)
     for _ in range(waits.OLD_CHECKS):
-        waits.note(box.journal, "ada", "running_process", "below the server runs watch (pid 7)")
-    assert any("ada has waited" in line and "--ignore-processes ada" in line for line in lines_of_status(box))
+        waits.note(box.journal, "ada", "active_turn", "a turn is running")
+    lines = lines_of_status(box)
+    assert any(line.startswith("ada has waited") and line.endswith("t3flow enqueue drain ada") for line in lines), lines
     assert records.deferral(box.journal, "ada") is not None
 
 

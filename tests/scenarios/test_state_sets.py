@@ -94,13 +94,15 @@ def taken_back(box: Sandbox) -> None:
 
 def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandbox]) -> None:
     """Of what an earlier t3flow has left only levels are known: the older version is tried on a copy, so that nothing newer is put away for nothing."""
-    box = make_box(BOTH)
+    rule = {"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}
+    box = make_box(BOTH, behaviour={"schema_level": 30, "rules": [rule]})
     box.publish(NEXT, {"schema_level": 30})
     assert bump(box)["outcome"] == "updated"
     with box.journal.transaction() as connection:
         for table in ("schemas", "backup_sets"):
             connection.execute(f"drop table {table}")
     write(box.database("ada"), "create table since as select 'precious' as word")
+    box.control("grace", "thread", title="odd")
     write(box.database("grace"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
     for each in (box.top / "backups" / "grace").iterdir():
         each.unlink()
@@ -110,6 +112,7 @@ def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandb
     assert has(box.database("ada"), "precious")
     reason = said["users"]["grace"]["reason"]
     assert "the snapshot of grace" in reason
+    assert "went through migration 99 Later" in reason, "by now it is known what the older version knows"
     assert "tried on a copy" in reason
     everybody_is_well(box, {"ada": FIRST})
     assert box.assigned("grace") == NEXT

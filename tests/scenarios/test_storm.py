@@ -94,6 +94,7 @@ def prepare(make_box: Callable[..., Sandbox], generation: str) -> tuple[Sandbox,
     return box, host
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("generation", CUT_OFF)
 def test_no_turn_is_lost_in_200_attempts(make_box: Callable[..., Sandbox], generation: str) -> None:
     box, host = prepare(make_box, generation)

@@ -138,13 +138,15 @@ def test_a_child_that_inherited_the_socket_is_not_the_server(native: Callable[..
 
 def test_a_server_of_an_unknown_kind_is_left_alone(native: Callable[..., Made]) -> None:
     """Its activity is in tables that nobody knows: not idle, in one line, said once in the log and noted for status."""
-    _, host = native({**NATIVE, "rules": [{"fault": "unknown_activity"}]})
+    box, host = native({**NATIVE, "rules": [{"fault": "unknown_activity"}]})
     found = look(host)
     assert (found.idle, found.waiting_for) == (False, "unreadable_state")
     assert "this t3 keeps its work in a way that this t3flow does not know" in found.detail
-    [since, line] = records.fact(host.journal, idle.UNKNOWN)["ada"]
+    [since, line] = records.fact(host.journal, records.UNKNOWN)["ada"]
     look(host)
-    assert records.fact(host.journal, idle.UNKNOWN)["ada"] == [since, line]
+    assert records.fact(host.journal, records.UNKNOWN)["ada"] == [since, line]
+    assert f"ada is left alone: {line}; install a newer t3flow" in " ".join(box.t3flow("status").stdout.split())
+    assert box.document("status")["users"]["ada"]["unknown"] == line
 
 
 def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Made]) -> None:

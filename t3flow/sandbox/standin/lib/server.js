@@ -112,6 +112,7 @@ function recover(state) {
   try {
     activity.recover(state);
   } catch (error) {
+    if (state.database.isTransaction) state.database.exec("rollback");
     log(`recovery of earlier work failed: ${error.message}`, "DEBUG");
   }
 }

@@ -35,13 +35,16 @@ function cancelLive(database, before) {
 // A stop cancels what runs before the process is gone.
 const stopped = ({ database }) => cancelLive(database, "9999");
 
-// What a killed server left is cancelled, and its queues are held until the user resumes them.
+// What a killed server left is cancelled, and its queues are held until the user resumes them: all in one.
 function recover(state) {
-  cancelLive(state.database, state.startedAt);
-  if (fault("recovery_drops_queued", state)) state.database.exec("delete from orchestration_v2_projection_runs where status = 'queued'");
-  state.database
+  const { database, startedAt } = state;
+  database.exec("begin immediate");
+  cancelLive(database, startedAt);
+  if (fault("recovery_drops_queued", state)) database.exec("delete from orchestration_v2_projection_runs where status = 'queued'");
+  database
     .prepare("update orchestration_v2_projection_runs set payload_json = json_set(payload_json, '$.queueHeld', json('true')) where status = 'queued' and requested_at < ?")
-    .run(state.startedAt);
+    .run(startedAt);
+  database.exec("commit");
 }
 
 // An effect under way, or the end of one.
