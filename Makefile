@@ -6,15 +6,15 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite box real lint format bench requirements clean
+.PHONY: demo test suite box real box-and-real lint format bench requirements clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
 
-BESIDE = rm -f .box.log .real.log; $(MAKE) --no-print-directory -j3 suite box real LATER=">>.box.log 2>&1" REAL_LATER=">>.real.log 2>&1"; \
+BESIDE = rm -f .box.log .real.log; $(MAKE) --no-print-directory -j2 suite box-and-real LATER=">>.box.log 2>&1" REAL_LATER=">>.real.log 2>&1"; \
   code=$$?; cat .box.log .real.log; exit $$code
 
-test: lint  ## everything that CI runs; what runs on a real systemd goes beside the rest, as it mostly waits, and is shown after it
+test: lint  ## everything that CI runs; what runs on a real systemd or with the real t3 goes beside the rest, one after the other, and is shown after it
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
@@ -30,6 +30,9 @@ real: $(VENV)/.ready  ## with the real t3, in the sandbox and on a real systemd;
 	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
 	@sh tests/box/prepare.sh $(REAL_LATER)
 	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)
+
+box-and-real: $(VENV)/.ready
+	@code=0; $(MAKE) --no-print-directory box || code=1; $(MAKE) --no-print-directory real || code=1; exit $$code
 
 lint: $(VENV)/.ready
 	@$(BIN)/ruff check .
