@@ -270,14 +270,8 @@ def _end_if_idle(
 
 
 def _not_stopped(found: idle.Idleness) -> Stopped:
-    return {
-        "stopped": False,
-        "waiting_for": found.waiting_for,
-        "detail": found.detail,
-        "ask_again": found.ask_again,
-        "at": 0.0,
-        "changed": False,
-    }
+    told: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
+    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **told}
 
 
 def _was_stopped(*, changed: bool) -> Stopped:
@@ -330,7 +324,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
 def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> bool:
     """Leads the user to the target by a rename; repeating it is harmless. False: the user's server runs again, and they stay where they are.
 
-    In between nobody begins a minting, and one under way is let end.
+    From then on until the server answers the launcher refuses mintings, and one under way is let end.
     A server that was stopped here may have been started since by a person, or by a reboot, and its user may be at work.
     """
     host = this_host()
@@ -341,10 +335,12 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
     if slots.assigned(versions_dir, user) != target:
         slots.assign(versions_dir, user, slots.HOLD)
         await_commands(host, user)
+    slots.note_starting(versions_dir, user)
     slots.assign(versions_dir, user, target)
     if _runs_on(host, user) in (None, target):
         return True
     slots.assign(versions_dir, user, former)  # it was started just before
+    slots.forget_starting(versions_dir, user)
     ours.restarted(host.journal, user)
     return False
 

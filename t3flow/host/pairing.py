@@ -296,6 +296,7 @@ def verify(
         if version is not None:
             check = lambda seconds: noting(lambda: check_running(host, user, version, seconds))  # noqa: E731
             _await_start(host, user, check, timeout_seconds, start_seconds)
+        slots.forget_starting(host.settings.paths.versions_dir, user)
         deadline = time.monotonic() + timeout_seconds
         _until(lambda seconds: noting(lambda: pair_once(host, user)), deadline, longest_wait_seconds=2.0)
     except NotPaired as error:

@@ -191,6 +191,24 @@ def assign(versions_dir: Path, user: str, version: str) -> None:
     link_atomically(link, _target(versions_dir, version, "../"))
 
 
+def note_starting(versions_dir: Path, user: str) -> None:
+    """Mark that a user's server is about to start on a new version: until it answers, the launcher refuses commands that open its database.
+
+    A minting that migrates the database meanwhile holds its lock, and the server may end over that. Idempotent; the mark ends by itself.
+    """
+    _starting(versions_dir, user).touch()
+
+
+def forget_starting(versions_dir: Path, user: str) -> None:
+    """Remove the mark: the server answers, or does not start after all. Idempotent."""
+    with suppress(FileNotFoundError):
+        _starting(versions_dir, user).unlink()
+
+
+def _starting(versions_dir: Path, user: str) -> Path:
+    return user_link(versions_dir, user).with_name(f".{safe_name(user)}.starting")
+
+
 def set_default(versions_dir: Path, version: str) -> None:
     """Leads those without a link to a version."""
     link_atomically(versions_dir / "current", _target(versions_dir, version, ""))

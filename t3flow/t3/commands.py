@@ -6,6 +6,9 @@ from typing import Any
 VERSION = ("--version",)
 SERVE = ("serve",)
 MINT = ("auth", "pairing", "create", "--ttl", "5m")
+MINTING = ("auth", "pair")
+"""Words of the commands that open the database beside the server, and migrate it first."""
+
 ISSUE = ("auth", "session", "issue")
 """Prints an owner's bearer token: for trials on scratch base dirs alone."""
 

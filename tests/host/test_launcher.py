@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from t3flow.host import slots
-from t3flow.host.launcher import forget_former, install_launcher, keep_former, kept_former, launcher_text
+from t3flow.host.launcher import (
+    STARTING_MINUTES,
+    forget_former,
+    install_launcher,
+    keep_former,
+    kept_former,
+    launcher_text,
+)
 
 
 @pytest.fixture
@@ -49,6 +56,33 @@ def test_an_assigned_account_gets_its_version(host: Path) -> None:
     slots.assign(host, "ada", "2.0.0")
     assert run(host, "ada", "serve", "a b", "*").stdout == "2.0.0 serve a b *\n"
     assert run(host, "grace", "x").stdout == "1.0.0 x\n", "without a link: the default"
+
+
+def test_nothing_opens_the_database_under_a_server_that_starts(host: Path) -> None:
+    """A minting would migrate it, and hold its lock for too long; the server itself and other commands run, and so do other accounts."""
+    slots.assign(host, "ada", "2.0.0")
+    slots.note_starting(host, "ada")
+    for words in (["auth", "pairing", "create"], ["pair"], ["--base-dir", "/x", "auth", "session", "list"]):
+        said = run(host, "ada", *words)
+        assert (said.returncode, said.stdout) == (75, "")
+        assert said.stderr == "t3: the server of ada is starting; try again in a moment\n"
+    assert run(host, "ada", "serve", "--port", "1").stdout == "2.0.0 serve --port 1\n"
+    assert run(host, "ada", "--version").returncode == 0
+    assert run(host, "grace", "auth").returncode == 0
+    assert slots.links(host) == {"ada": "2.0.0"}
+    slots.forget_starting(host, "ada")
+    slots.forget_starting(host, "ada")
+    assert run(host, "ada", "auth").stdout == "2.0.0 auth\n"
+
+
+def test_a_mark_that_a_kill_left_behind_ends_by_itself(host: Path) -> None:
+    """Nobody is without pairing for long, whatever becomes of t3flow."""
+    slots.assign(host, "ada", "2.0.0")
+    slots.note_starting(host, "ada")
+    mark = host / "users" / ".ada.starting"
+    before = mark.stat().st_mtime - 60 * (STARTING_MINUTES + 1)
+    os.utime(mark, (before, before))
+    assert run(host, "ada", "auth").returncode == 0
 
 
 def test_hold_means_being_restored(host: Path) -> None:
