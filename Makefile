@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
+FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
@@ -27,9 +28,9 @@ box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it 
 
 real: $(VENV)/.ready  ## with the real t3, in the sandbox and on a real systemd; where npm cannot fetch it, it says that it was skipped
 	@$(BIN)/python -m t3flow.sandbox.real $(REAL_LATER) || [ $$? = 2 ]
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
+	@$(FIRST) $(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
 	@sh tests/box/prepare.sh $(REAL_LATER)
-	@$(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)
+	@$(FIRST) $(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)
 
 box-and-real: $(VENV)/.ready
 	@code=0; $(MAKE) --no-print-directory box || code=1; $(MAKE) --no-print-directory real || code=1; exit $$code

@@ -27,7 +27,7 @@ PATIENCE = {
 READY_SECONDS = 120.0
 PAIR_SECONDS = 60.0
 LONG_SECONDS = 600.0
-PAUSE_SECONDS = 1.5
+PAUSE_SECONDS = 4.0
 """Between two pairings of a browser: a minting takes more than a second of a processor."""
 
 TABLES = ("projection_projects", "projection_threads", "projection_thread_messages")
