@@ -139,6 +139,15 @@ def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Curs
         return [], known["cursor"], False, str(error)
 
 
+def _managed(host: Host, users: list[str]) -> set[str]:
+    """Return the users that t3flow manages: all of them where their manager does not answer, as what was logged counts once or never."""
+    try:
+        return {user for user, (_, why) in manageable.survey(host, users).items() if not why}
+    except ServiceError as error:
+        logger.debug("{}", error)
+        return set(users)
+
+
 def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     """Of what was logged, what speaks against the version: of users of the map whom t3flow manages and whose port is not in others' hands, and
     not of our own doing.
@@ -147,7 +156,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     the version, and for others while their server runs.
     """
     names = [entry.name for entry in host.user_map().users]
-    mapped = {user for user, (_, why) in manageable.survey(host, names).items() if not why} if lines else set()
+    mapped = _managed(host, names) if lines else set()
 
     @cache
     def is_on_it(user: str) -> bool:
