@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from t3flow.errors import T3flowError
 from t3flow.host import holding, ours, processes, slots
@@ -53,7 +52,10 @@ def _at_work(host: Host, user: str, is_at_work: Callable[[int], bool]) -> list[i
 
 
 def at_work_on_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bool]:
-    """Return a test of a process of the user's: whether it runs a t3 on their base dir or, `with_files`, has a file of their state open."""
+    """Return a test of a process of the user's: whether it runs a t3 on their base dir or, `with_files`, has one of their databases open.
+
+    Other files of the folder harm nobody: an editor or a `tail` on a log there is left alone.
+    """
     who, base_dir = host.account(user), str(host.base_dir(user))
     programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
     folder = ""
@@ -61,7 +63,7 @@ def at_work_on_state(host: Host, user: str, *, with_files: bool) -> Callable[[in
         folder = str(files.userdata(host.base_dir(user)).resolve())
 
     def is_state(path: str) -> bool:
-        return path.rpartition("/")[0] == folder and Path(path).name not in files.IDENTITY_FILES
+        return path.rpartition("/")[0] == folder and path.endswith(files.OPEN_SUFFIXES)
 
     def is_at_work(pid: int) -> bool:
         words = processes.command_line(pid)
@@ -69,6 +71,6 @@ def at_work_on_state(host: Host, user: str, *, with_files: bool) -> Callable[[in
             return True
         if who.is_other and processes.executable(pid).startswith(programs):
             return True
-        return with_files and bool(folder) and any(is_state(path) for path in processes.opened(pid))
+        return with_files and bool(folder) and processes.works_on(pid, is_state)
 
     return is_at_work

@@ -20,7 +20,6 @@ from t3flow.host.unit_facts import UnitFacts
 from t3flow.t3 import commands, files
 
 SERVE = commands.SERVE[0]
-STATE_SUFFIXES = tuple(f"{files.DATABASE_SUFFIX}{suffix}" for suffix in ("", *files.LOG_SUFFIXES))
 
 
 class Surveyed(NamedTuple):
@@ -157,7 +156,7 @@ def _has_open(entry: Path, base_dir: str) -> bool:
         for descriptor in os.scandir(entry / "fd"):
             with suppress(OSError):
                 target = os.readlink(descriptor.path)
-                if target.startswith(f"{base_dir}/") and target.endswith(STATE_SUFFIXES):
+                if target.startswith(f"{base_dir}/") and target.endswith(files.OPEN_SUFFIXES):
                     return True
     return False
 

@@ -171,6 +171,18 @@ def opened(pid: int) -> Iterator[str]:
                 yield os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)
 
 
+def works_on(pid: int, is_meant: Callable[[str], bool]) -> bool:
+    """Return whether a process can read or write a file that `is_meant` picks by its path: a descriptor of the mere name (O_PATH) cannot."""
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if is_meant(os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)):
+                    flags = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().partition("flags:")[2].split()[0]
+                    if not int(flags, 8) & os.O_PATH:
+                        return True
+    return False
+
+
 def of_account(uid: int) -> list[int]:
     """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
     found = []

@@ -24,6 +24,8 @@ IDENTITY_FILES = (ENVIRONMENT_ID, "anonymous-id", "settings.json", "keybindings.
 """Small files that a build may change and that an older one reads again."""
 
 DATABASE_SUFFIX = ".sqlite"
+OPEN_SUFFIXES = tuple(f"{DATABASE_SUFFIX}{suffix}" for suffix in ("", *LOG_SUFFIXES))
+"""How the names of the files end that a process has open while it is at work on a database."""
 SQLITE_MAGIC = b"SQLite format 3\0"
 
 

