@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from common import show
 from sandboxed import LEVEL30, go_inside, sandbox
@@ -55,12 +56,14 @@ class Probe:
 
         firing = threading.Thread(target=fire)
         firing.start()
-        time.sleep(1)
-        restart()
-        ended = time.monotonic()
-        while not self.good or self.good[-1] < ended + 0.5:
-            time.sleep(0.01)
-        self.stop.set()
+        try:
+            time.sleep(1)
+            restart()
+            ended = time.monotonic()
+            while not self.good or self.good[-1] < ended + 0.5:
+                time.sleep(0.01)
+        finally:
+            self.stop.set()
         for thread in [firing, *threads]:
             thread.join(30)
         moments = sorted(self.good)
@@ -99,7 +102,13 @@ def with_real() -> None:
             box.supervise("reset-failed", "ada")
             box.lead("ada", version)
             box.supervise("start", "ada")
-            pairing.check_running(probe.host, "ada", version, 60)
+            box.until(lambda: answers(version), f"the server answers as {version}", 60)
+
+        def answers(version: str) -> bool:
+            with suppress(pairing.NotPaired):
+                pairing.check_running(probe.host, "ada", version, 1.0)
+                return True
+            return False
 
         def by_bump(version: str) -> None:
             said = box.document("enqueue", "bump", "--target", version, "--wait", timeout_seconds=600)

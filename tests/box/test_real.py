@@ -191,6 +191,7 @@ def test_a_person_takes_everybody_back(box: Box) -> None:
 def test_a_host_that_runs_it_is_taken_over(box: Box) -> None:
     """t3flow is taken off, the real one installed globally, and t3flow comes back: no server is stopped for it."""
     box.run(UNINSTALL)
+    box.run("rm", "-rf", "/opt/t3", "/var/lib/t3flow")  # as on a host that t3flow has never seen
     box.run(
         "npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{real.VERSION}", timeout_seconds=300
     )
