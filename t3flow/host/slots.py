@@ -25,9 +25,9 @@ from t3flow.files import (
     write_atomically,
 )
 from t3flow.host import processes
+from t3flow.t3.processes import PROGRAM as PROGRAM
 
 MANIFEST = ".t3flow.json"
-PROGRAM = Path("node_modules/.bin/t3")
 HOLD = "hold"
 MAX_FILES = 200_000
 
