@@ -29,7 +29,7 @@ PARTS = [
         "no-terminal",
         "a server for a moment: its terminal was never compiled",
         [],
-        "runs_its_own_code mints exchanges",
+        EARLY,
         says="ended on its own",
         without=(f"{PLATFORM}/node_modules/node-pty/build/Release/pty.node",),
     ),

@@ -4,6 +4,7 @@ const children = require("./children.js");
 const { generation } = require("./behaviour.js");
 const rows = require("./rows.js");
 
+const PATIENCE_MS = 5000; // a test's hand waits while a pairing writes, however little patience the generation has
 const begun = new Map(); // turn → what it has
 
 function startTurn(state, asked) {
@@ -53,11 +54,15 @@ const actions = {
 };
 
 function control(state, pathname, text, response, send) {
+  if (!(pathname in actions)) return send(response, 404);
+  const { timeout } = state.database.prepare("pragma busy_timeout").get();
   try {
-    if (!(pathname in actions)) return send(response, 404);
+    state.database.exec(`pragma busy_timeout = ${PATIENCE_MS}`);
     send(response, 200, actions[pathname](state, JSON.parse(text || "{}")));
   } catch (error) {
     send(response, 500, { error: error.message });
+  } finally {
+    state.database.exec(`pragma busy_timeout = ${timeout}`);
   }
 }
 
