@@ -37,6 +37,14 @@ def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Out
     return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
 
 
+def give_up(version: str, user: str, found: Result) -> str:
+    """A version failed at a user: tracking is frozen and the version remembered. Returns the reason."""
+    reason = f"{version} failed at {user}: {found['reason']}"
+    tasks.reject(version, reason, [])
+    tasks.freeze_tracking(reason)
+    return reason
+
+
 def why_held() -> str:
     """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
     with current_flow.get().shielded():
