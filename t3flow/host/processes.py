@@ -203,10 +203,14 @@ def session_of(pid: int) -> list[int]:
     return [each for each in found if stats[each].state not in "ZX"]
 
 
+def all_others() -> list[int]:
+    """Return every process of the host but this one."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
 def using(matches: Callable[[list[str]], bool]) -> list[int]:
-    """Processes whose command line `matches`. This one is left out."""
-    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
-    return [pid for pid in pids if pid != os.getpid() and matches(command_line(pid))]
+    """Return the processes whose command line `matches`. This one is left out."""
+    return [pid for pid in all_others() if matches(command_line(pid))]
 
 
 def is_stopped(pid: int) -> bool:
