@@ -93,7 +93,11 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
             return "freeze" if freeze.is_frozen(settings) else None
         return "cancel" if changes_nothing and journal.query(KEEPS_WAITING, run.id, run.priority) else None
 
-    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal)
+    def on_lost(run: Run, reason: str) -> None:
+        freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
+        logger.error("FROZEN: ROLLBACK FAILED in {}: {}", run.id, reason)
+
+    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost)
 
 
 def consume(settings: Settings) -> None:
