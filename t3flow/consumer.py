@@ -34,7 +34,7 @@ KEEPS_WAITING = """
 select 1 from locks join runs on runs.status = 'running' and runs.held is null
 where locks.run = ? and runs.id != locks.run and runs.priority > ?
 and (runs.wake_at is null or runs.claim is null and runs.wake_at <= ?)"""
-"""Whether a run (its id, its priority) has the host while (now) a more urgent one waits for it, or is about to: a rollback waits for no npm that hangs."""
+"""Whether a run (its id, its priority) has the host while (now) a more urgent one waits for it, or is about to."""
 
 
 class ConsumerError(T3flowError):
