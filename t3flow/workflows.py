@@ -7,6 +7,7 @@ from t3flow import adopting, deferring, giving_back, restoring, tasks
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.bumping import back_up_everybody, conclude, restart_idle_users, through_gate
 from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.flow import YIELD
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import FORMER_STEPS, current_flow
 from t3flow.former_steps import FORMER
@@ -91,8 +92,14 @@ def drain(user: str) -> Outcome:
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
                 return ended("up_to_date", ready["nothing_to_do"])
-            with exclusive():
-                found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            try:
+                with exclusive():
+                    found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            except Interrupted as interrupted:
+                if interrupted.signal != YIELD:
+                    raise
+                ask_again = deferring.note_yielded(user)
+                continue
             if found["result"] == "restarted":
                 return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
             ask_again = found["ask_again"]

@@ -24,6 +24,8 @@ __all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_l
 
 SHUTDOWN = "shutdown"
 """The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
+YIELD = "yield"
+"""The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
 CRASHED = "Crashed"
@@ -50,7 +52,7 @@ class Flow:
         self.interruptible = False
         self.attempt = 1
         self.under_way: tuple[str, int] | None = None
-        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"}
+        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"} - {YIELD}
         self._pending_signal = pending_signal
         self._on_progress = on_progress
         self._shields = 0
@@ -215,7 +217,7 @@ class Flow:
             raise Interrupted(signal)
 
     def _take_signal(self, signal: str) -> None:
-        self.delivered.add(signal)
+        self.delivered |= {signal} - {YIELD}
         with self._writing() as connection:
             connection.execute("delete from signals where run = ? and name = ?", (self.run.id, signal))
             event = append_event(connection, self.run.id, "signal", signal)
