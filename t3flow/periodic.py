@@ -18,6 +18,7 @@ from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
+from t3flow.housekeeping import trim_journal
 from t3flow.staging import SCRATCH_PREFIX
 
 NEXT_BUMP = "next_bump"
@@ -50,6 +51,7 @@ def tick(engine: Engine, host: Host) -> None:
     run = due_bump(host, time.time())
     if run is not None:
         engine.hint(run)
+    trim_journal(host)
 
 
 def due_bump(host: Host, now: float) -> str | None:
