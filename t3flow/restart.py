@@ -146,7 +146,7 @@ def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> 
     return {**result_of("deferred", version, detail), "waiting_for": waiting_for, "ask_again": ask_again}
 
 
-@step()
+@step(syncs_first=False)
 def time_now() -> float:
     """The time, journaled so that a replay takes the same turn."""
     return time.time()
@@ -369,9 +369,12 @@ def start_server(user: str) -> None:
     host.services.start(user)
 
 
-@step()
+@step(syncs_first=False)
 def verify_user(user: str, version: str) -> float:
-    """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more."""
+    """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more.
+
+    It changes nothing that the start before it would mind, should a power cut make that run again.
+    """
     host = this_host()
     try:
         paired_at = pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)

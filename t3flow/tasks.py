@@ -239,9 +239,12 @@ class Snapshot(TypedDict):
     schema: records.Schemas
 
 
-@step(interruptible=True)
+@step(interruptible=True, syncs_first=False)
 def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
-    """Takes a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported."""
+    """Takes a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported.
+
+    It may begin before the last user's restart is on disk: it touches nothing of theirs, and names its files in a synced commit before it makes them.
+    """
     folder = scratch_folder(current_run()) / "backups" if in_scratch else None
     if folder is not None:
         folder.mkdir(mode=0o711, exist_ok=True)
