@@ -116,9 +116,10 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     Tracking is frozen when the command returns. The rollback goes before every other run: a bump, a dry run or an adoption that has the
     host ends, a deferral's drain tries again later; only a user whose server is being restarted is seen through first.
 
-    Each user's server is stopped without asking whether they are at work, their database is kept aside in userdata/replaced-TIME, the snapshot that belongs to the version is put in place, the server started and verified. Where the
-    version knows the database as it is, the program alone goes back. Who cannot be taken back stays as they are, with the reason.
-    It may be asked for from inside a t3 session, and goes on when that ends.
+    Each user's server is stopped without asking whether they are at work, their database is kept aside in userdata/replaced-TIME, the
+    snapshot that belongs to the version is put in place, the server started and verified. Where the version knows the database as it is,
+    the program alone goes back. Who cannot be taken back stays as they are, with the reason. It may be asked for from inside a t3 session,
+    and goes on when that ends.
 
     Afterwards tracking is frozen and the versions left are remembered: t3flow unfreeze.
 
