@@ -166,7 +166,11 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
             return None
         return "freeze" if is_held else "cancel" if changes_nothing else YIELD if run.workflow == "drain" else None
 
-    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal)
+    def on_lost(run: Run, reason: str) -> None:
+        freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
+        logger.error("FROZEN: ROLLBACK FAILED in {}: {}", run.id, reason)
+
+    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost)
 
 
 def consume(settings: Settings) -> None:

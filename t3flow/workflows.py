@@ -9,7 +9,8 @@ from t3flow.bumping import back_up_everybody, conclude, restart_idle_users, thro
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import current_flow
+from t3flow.engine.step import FORMER_STEPS, current_flow
+from t3flow.former_steps import FORMER
 from t3flow.gating import reason_not_to_move
 from t3flow.outcomes import (
     FAILED,
@@ -300,6 +301,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "adopt": adopt,
     "revive": revive,
 }
+FORMER_STEPS.update(FORMER)
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
 YIELDING = {"adopt"}
