@@ -27,7 +27,15 @@ from t3flow.periods import await_idle, held_back, would_move
 from t3flow.restart import Result, dispatch_trouble, result_of, safe_restart
 from t3flow.retrying import patiently
 from t3flow.reviving import await_server
-from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
+from t3flow.rolling_back import (
+    cannot_roll_back_to,
+    freeze_reason,
+    how_it_went,
+    is_older,
+    reject_left,
+    roll_back,
+    where_all_are,
+)
 
 
 def bump(
@@ -198,7 +206,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
-        tasks.freeze_tracking(f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        tasks.freeze_tracking(freeze_reason(users, to))
         with exclusive():
             for person in tasks.people([]):
                 if person.get("why") and (not users or person["user"] in users):
@@ -229,7 +237,7 @@ def restore(user: str, backup: str) -> Outcome:
     results: dict[str, Result] = {}
     try:
         wanted = restoring.look_up(user, backup)
-        tasks.freeze_tracking(f"restoring {backup} of {user}")
+        tasks.freeze_tracking(restoring.freeze_reason(user, backup))
         with exclusive():
             tasks.open_scratch()
             version = restoring.version_for(wanted)
