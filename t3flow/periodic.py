@@ -19,6 +19,7 @@ from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
+from t3flow.housekeeping import trim_journal
 from t3flow.staging import SCRATCH_PREFIX
 
 NEXT_BUMP = "next_bump"
@@ -93,6 +94,7 @@ def begin_due_bump(engine: Engine, host: Host) -> None:
     """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
     if (run := due_bump(host, time.time())) is not None:
         engine.hint(run)
+    trim_journal(host)
 
 
 def put_back(engine: Engine, host: Host) -> None:

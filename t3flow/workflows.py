@@ -93,9 +93,11 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
 
 def drain(user: str) -> Outcome:
     """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
-    ask_again = 0.0
+    flow = current_flow.get()
+    ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
+            flow.start_over_if_long(ask_again=ask_again)
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
