@@ -65,6 +65,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     version = plan["target"]
     if not dry_run:
         tasks.link_everyone(plan["default"])
+        tasks.prune(version)
 
     tasks.open_scratch()
     staged = tasks.stage(version, dry_run)
