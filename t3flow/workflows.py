@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from t3flow import adopting, deferring, giving_back, restoring, tasks
+from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.bumping import back_up_everybody, conclude, restart_idle_users, through_gate
 from t3flow.engine.errors import Interrupted, StepFailed
@@ -137,14 +138,16 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
 def move_deferred(user: str, former: str, target: str, *, in_window: bool, ignore_processes: bool = False) -> Result:
     """The safe restart of a deferred user. The first one of a version that waits to be accepted is its canary: with it default and last-good move."""
     held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target)
-    found = held or safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
+    found = held or safe_restart(
+        user, former, target, canary=False, ignore_processes=ignore_processes, insist=not in_window
+    )
     with current_flow.get().shielded():
         if found["result"] == "restarted":
             if deferring.awaits_acceptance(target):
                 tasks.accept(target)
             deferring.settle_deferral(user)
             begin_bake(target, [user])
-        elif found["result"] in FAILED and not found["dispatch_at_fault"]:
+        elif found["result"] in FAILED and found["at_fault"] not in ENDS_THE_RUN:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
