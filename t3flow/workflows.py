@@ -8,8 +8,10 @@ from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.bumping import back_up_everybody, conclude, restart_idle_users, through_gate
 from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.flow import YIELD
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import current_flow
+from t3flow.engine.step import FORMER_STEPS, current_flow
+from t3flow.former_steps import FORMER
 from t3flow.gating import reason_not_to_move
 from t3flow.outcomes import (
     FAILED,
@@ -91,8 +93,14 @@ def drain(user: str) -> Outcome:
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
                 return ended("up_to_date", ready["nothing_to_do"])
-            with exclusive():
-                found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            try:
+                with exclusive():
+                    found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            except Interrupted as interrupted:
+                if interrupted.signal != YIELD:
+                    raise
+                ask_again = deferring.note_yielded(user)
+                continue
             if found["result"] == "restarted":
                 return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
             ask_again = found["ask_again"]
@@ -288,6 +296,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "adopt": adopt,
     "revive": revive,
 }
+FORMER_STEPS.update(FORMER)
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
 YIELDING = {"adopt"}
