@@ -23,7 +23,7 @@ from t3flow.host.host import Host, this_host
 from t3flow.stopping import await_port, bring_back, stop_if_idle
 from t3flow.tasks import Snapshot, back_up
 
-LAUNCH_SECONDS = 5.0
+LAUNCH_SECONDS = LONG_AWAY_SECONDS = 5.0
 OF_THE_MANAGER = ("ServiceError", "ManagerAway", "ChildError", "TookTooLong")
 """Kinds of failure of the manager of units, after which the start of the server is owed (`reviving.py`)."""
 
@@ -147,6 +147,12 @@ def result_of(result: str, version: str, reason: str) -> Result:
     }
 
 
+def long_away(results: dict[str, Result]) -> list[str]:
+    """Return a line for each restarted user who was away for longer than a restart may take unasked."""
+    downtimes = {user: found["downtime_s"] or 0.0 for user, found in results.items()}
+    return [f"{user} was away for {took:.1f} s" for user, took in downtimes.items() if took > LONG_AWAY_SECONDS]
+
+
 def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
     return {**result_of("deferred", version, detail), "waiting_for": waiting_for, "ask_again": ask_again}
 
@@ -169,7 +175,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, former: str, target: str) -> str:
     """The snapshot that counts when something was written after the first. Repeating it takes another."""
-    return backups.take(this_host(), user, wrote=former, target=target, run=current_run()).path
+    return measured.take(this_host(), user, former, target, current_run()).path
 
 
 @step()

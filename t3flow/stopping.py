@@ -5,7 +5,7 @@ meanwhile before it looks at signals: a turn that began then would be cut off. W
 """
 
 import time
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from loguru import logger
 
@@ -24,6 +24,8 @@ from t3flow.host import (
     records,
     resuming,
     slots,
+    troubles,
+    writers,
 )
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
@@ -34,6 +36,11 @@ from t3flow.reviving import owe, owe_start
 HELD_SECONDS = 1.0
 """The longest that a unit is held still; also how old the read may be when the stop is sent."""
 PORT_SECONDS = 5.0
+SECOND_SNAPSHOT_SECONDS = 5.0
+"""The longest that a server is stopped, unasked, for a second snapshot, by what the last one took."""
+AGAIN_SECONDS = 15.0
+"""How soon a user is asked again whose databases were written to meanwhile; it doubles up to `deferral.max_check_interval_s`."""
+MOST_DOUBLINGS = 10
 
 
 class RestartError(T3flowError):
@@ -119,8 +126,9 @@ def stop_if_idle(
 ) -> Stopped:
     """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
 
-    Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the repetition goes on
-    from there with `changed`, so that a second snapshot is taken.
+    Where a second snapshot would be needed and is expected to take over SECOND_SNAPSHOT_SECONDS, the server is let go on as well, unless a
+    person insists. Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the
+    repetition goes on from there with `changed`, so that a second snapshot is taken, however long it takes: the outage is paid for by then.
     """
     host = this_host()
     try:
@@ -135,7 +143,8 @@ def stop_if_idle(
         host.services.stop(user)
         return _was_stopped(changed=True)
     try:
-        found = _end_if_meant(host, user, server, former, canary, ignore_processes)
+        ask = Ask(former, canary, ignore_processes, fingerprint, _longest(host, user, insist))
+        found = _end_if_meant(host, user, server, ask)
     except (T3flowError, OSError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
@@ -147,17 +156,30 @@ def stop_if_idle(
     return _was_stopped(changed=again or fingerprint is None or found.fingerprint != fingerprint)
 
 
-def _end_if_meant(
-    host: Host, user: str, server: ServerState, former: str, canary: bool, ignore_processes: bool
-) -> idle.Idleness:
+class Ask(NamedTuple):
+    """What a stop depends on. `takes_seconds`: how long a second snapshot is expected to take, where that is too long for an outage; else 0."""
+
+    former: str
+    canary: bool
+    ignore_processes: bool
+    fingerprint: dict[str, Any] | None
+    takes_seconds: float
+
+
+def _longest(host: Host, user: str, insist: bool) -> float:
+    expected = measured.snapshot_seconds(host.journal, user)
+    return expected if expected > SECOND_SNAPSHOT_SECONDS and not insist else 0.0
+
+
+def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.Idleness:
     """Ends the server if its user is still who was meant, and idle. What raises here has ended nothing."""
     host.mapped(user)
-    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
-        detail = f"{user} is led to {led_to or 'nothing'} by now, not to {former}"
+    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != ask.former:
+        detail = f"{user} is led to {led_to or 'nothing'} by now, not to {ask.former}"
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [former]) or manageable.why_unmanaged(host, user, server):
+    if trouble := preflight.trouble(host, [ask.former]) or manageable.why_unmanaged(host, user, server):
         return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := pairing.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
@@ -166,13 +188,29 @@ def _end_if_meant(
         return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
     ours.restarting(host.journal, user)
     with OwnerReader(host, user) as reader:
-        return _end_if_idle(host, user, server, reader, canary, ignore_processes)
+        found = _end_if_idle(host, user, server, reader, ask)
+    return _written_meanwhile(host, user, server, ask, found) if _is_outdated(ask, found) else found
 
 
-def _end_if_idle(
-    host: Host, user: str, server: ServerState, reader: OwnerReader, canary: bool, ignore_processes: bool
-) -> idle.Idleness:
-    """Hold the unit still, read, and end it while it is held if its user is idle.
+def _is_outdated(ask: Ask, found: idle.Idleness) -> bool:
+    """Return whether the user is idle, and a second snapshot would take too long. The server was let go on then."""
+    return bool(found.idle and ask.takes_seconds and found.fingerprint != ask.fingerprint)
+
+
+def _written_meanwhile(host: Host, user: str, server: ServerState, ask: Ask, found: idle.Idleness) -> idle.Idleness:
+    """Not idle, because the databases were written to while the snapshot was taken, and another takes long. A fresh one is tried soon."""
+    detail = f"its databases are written to while a snapshot of them takes {ask.takes_seconds:.0f} s"
+    detail += f" ({writers.told(host, user, server, ask.fingerprint, found.fingerprint)})"
+    away = f"a drain that a person asks for takes the server away for about {ask.takes_seconds:.0f} s"
+    times = troubles.note(host.journal, user, troubles.WRITTEN, f"{user} is not moved: {detail}; {away}")
+    wait_seconds = min(
+        AGAIN_SECONDS * 2.0 ** min(times - 1, MOST_DOUBLINGS), float(host.settings.deferral.max_check_interval_s)
+    )
+    return idle.Idleness(False, "quiet_period", detail, time.time() + wait_seconds)
+
+
+def _end_if_idle(host: Host, user: str, server: ServerState, reader: OwnerReader, ask: Ask) -> idle.Idleness:
+    """Hold the unit still, read, and end it while it is held if its user is idle and a second snapshot is not needed or does not take long.
 
     Its manager may start it again between the end and the stop that follows: that server is stopped while it is still starting, long before it
     listens, and what it may have written is in the second snapshot.
@@ -182,11 +220,11 @@ def _end_if_idle(
     with holding.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
         left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
-        asked: Any = {"canary": canary, "ignore_processes": ignore_processes}
+        asked: Any = {"canary": ask.canary, "ignore_processes": ask.ignore_processes}
         found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
         if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
             return idle.doubt("reading took over a second", 60)
-        if found.idle:
+        if found.idle and not _is_outdated(ask, found):
             hold.end(last=[server.main_pid])
     return found
 

@@ -8,7 +8,20 @@ from loguru import logger
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import backups, everybody, kept, manageable, mounts, npm, origin, pairing, preflight, records, slots
+from t3flow.host import (
+    backups,
+    everybody,
+    kept,
+    manageable,
+    measured,
+    mounts,
+    npm,
+    origin,
+    pairing,
+    preflight,
+    records,
+    slots,
+)
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -246,7 +259,7 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
     if folder is not None:
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
-        made = backups.take(this_host(), user, wrote=wrote, target=target, run=current_run(), folder=folder)
+        made = measured.take(this_host(), user, wrote, target, current_run(), folder)
     except (OwnerProblem, backups.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # whatever is there once they can be moved has not been tried

@@ -3,11 +3,14 @@
 In a table of the journal's file that is made when first written to, so that an earlier t3flow still reads and writes the journal.
 """
 
+import os
 import time
+from pathlib import Path
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host import backups, records
 from t3flow.host.host import Host
+from t3flow.host.records import Backup
 
 TABLE = """
 create table if not exists measured (
@@ -20,9 +23,15 @@ UNDER_LOAD = 3.0
 """How many times longer a start may take in place than in the gate, which has no other server to share the host with."""
 
 
-def note_snapshot(journal: Journal, user: str, seconds: float) -> None:
-    """Note how long a user's newest snapshot took. Idempotent."""
-    _note(journal, user, SNAPSHOT, seconds)
+def take(host: Host, user: str, wrote: str, target: str, run: str, folder: Path | None = None) -> Backup:
+    """Take a snapshot (`backups.take`) and note how long it took, unless the last one served again. Raises what that raises."""
+    began, since = time.monotonic(), time.time()
+    made = backups.take(host, user, wrote=wrote, target=target, run=run, folder=folder)
+    if (
+        folder is None and made.created >= since and os.stat(made.path).st_nlink == 1
+    ):  # a link: of a snapshot that is the same
+        _note(host.journal, user, SNAPSHOT, time.monotonic() - began)
+    return made
 
 
 def snapshot_seconds(journal: Journal, user: str) -> float:
