@@ -52,11 +52,11 @@ class StoppedByHand(T3flowError):
 
 
 def safe_restart(
-    user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False, insist: bool = False
+    user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False, insists: bool = False
 ) -> Result:
     """Moves one user from a version to another, or leaves them as they are. Raises StepFailed only for a snapshot that kills the consumer.
 
-    `canary`: an agent without a turn counts as work too. `insist`: a person asked for it, and accepts that the user is away for as long as a
+    `canary`: an agent without a turn counts as work too. `insists`: a person asked for it, and accepts that the user is away for as long as a
     second snapshot takes. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
     """
     try:
@@ -70,7 +70,7 @@ def safe_restart(
     course = Course()
     with current_flow.get().shielded():
         try:
-            return _move(user, former, target, snapshot, canary, ignore_processes, insist, course)
+            return _move(user, former, target, snapshot, canary, ignore_processes, insists, course)
         except UndoFailed as failure:
             return _not_undone(user, former, target, course, failure)
         except StepFailed as failure:
@@ -84,13 +84,13 @@ def _move(
     snapshot: Snapshot,
     canary: bool,
     ignore_processes: bool,
-    insist: bool,
+    insists: bool,
     course: Course,
 ) -> Result:
     """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed; `course` says how far it came."""
     with current_flow.get().saga():
         try:
-            stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"], insist)
+            stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"], insists)
             if not stopped["stopped"]:
                 return _deferred(former, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
             path = back_up_stopped(user, former, target) if stopped["changed"] else snapshot["path"]

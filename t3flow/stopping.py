@@ -65,7 +65,7 @@ def bring_back(
     canary: bool,
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
-    insist: bool = False,
+    insists: bool = False,
 ) -> None:
     """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
 
@@ -122,7 +122,7 @@ def stop_if_idle(
     canary: bool,
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
-    insist: bool = False,
+    insists: bool = False,
 ) -> Stopped:
     """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
 
@@ -143,7 +143,7 @@ def stop_if_idle(
         host.services.stop(user)
         return _was_stopped(changed=True)
     try:
-        ask = Ask(former, canary, ignore_processes, fingerprint, _longest(host, user, insist))
+        ask = Ask(former, canary, ignore_processes, fingerprint, _longest(host, user, insists))
         found = _end_if_meant(host, user, server, ask)
     except (T3flowError, OSError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
@@ -166,9 +166,9 @@ class Ask(NamedTuple):
     takes_seconds: float
 
 
-def _longest(host: Host, user: str, insist: bool) -> float:
+def _longest(host: Host, user: str, insists: bool) -> float:
     expected = measured.snapshot_seconds(host.journal, user)
-    return expected if expected > SECOND_SNAPSHOT_SECONDS and not insist else 0.0
+    return expected if expected > SECOND_SNAPSHOT_SECONDS and not insists else 0.0
 
 
 def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.Idleness:

@@ -130,7 +130,7 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
                         pending["target"],
                         in_window=False,
                         ignore_processes=user in ignore_processes,
-                        insist=user in users,
+                        insists=user in users,
                     )
                 if results[user]["result"] in FAILED:
                     name = "gate_inconclusive" if results[user]["at_fault"] in ENDS_THE_RUN else "rolled_back"
@@ -148,11 +148,11 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
 
 
 def move_deferred(
-    user: str, former: str, target: str, *, in_window: bool, ignore_processes: bool = False, insist: bool = False
+    user: str, former: str, target: str, *, in_window: bool, ignore_processes: bool = False, insists: bool = False
 ) -> Result:
     """The safe restart of a deferred user. The first one of a version that waits to be accepted is its canary: with it default and last-good move."""
     held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target)
-    asked: Any = {"ignore_processes": ignore_processes, "insist": insist}
+    asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
     found = held or safe_restart(user, former, target, canary=False, **asked)
     with current_flow.get().shielded():
         if found["result"] == "restarted":
