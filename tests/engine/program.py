@@ -115,6 +115,7 @@ def main() -> None:
     flows.LONG_HISTORY = 12
     engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
     threading.Thread(target=engine.watch, daemon=True).start()
+    threading.Thread(target=engine.keep_queue, daemon=True).start()
 
     class Worker(Consumer):
         def stop(self, graceful: bool = False) -> None:
