@@ -136,7 +136,7 @@ class Gate(NamedTuple):
     ] = 60
     user: Annotated[
         str,
-        "unprivileged account that installs and tries candidates",
+        "unprivileged account of t3flow's own that installs and tries candidates: all that runs as it is ended before a slot is copied",
         Takes("the name of an account that is not root", text_that(values.check_user_name)),
     ] = "t3flow"
 
