@@ -234,6 +234,16 @@ class Npm(NamedTuple):
     ] = "auto"
 
 
+class Journal(NamedTuple):
+    """The record of runs."""
+
+    keep_days: Annotated[
+        float,
+        "how long runs that ended are kept, with all their steps",
+        Takes("days from 1 to 3650", number(1, 3650)),
+    ] = 90
+
+
 class Log(NamedTuple):
     """What is logged, on stderr."""
 
@@ -256,6 +266,7 @@ class Settings(NamedTuple):
     bake: Bake = Bake()
     queue: Queue = Queue()
     npm: Npm = Npm()
+    journal: Journal = Journal()
     log: Log = Log()
 
     sources: Mapping[str, str] = MappingProxyType({})

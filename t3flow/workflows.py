@@ -29,7 +29,15 @@ from t3flow.periods import await_idle, held_back, would_move
 from t3flow.restart import Result, dispatch_trouble, long_away, result_of, safe_restart
 from t3flow.retrying import patiently
 from t3flow.reviving import await_server
-from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
+from t3flow.rolling_back import (
+    cannot_roll_back_to,
+    freeze_reason,
+    how_it_went,
+    is_older,
+    reject_left,
+    roll_back,
+    where_all_are,
+)
 
 
 def bump(
@@ -59,6 +67,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     version = plan["target"]
     if not dry_run:
         tasks.link_everyone(plan["default"])
+        tasks.prune(version)
 
     tasks.open_scratch()
     staged = tasks.stage(version, dry_run)
@@ -87,9 +96,11 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
 
 def drain(user: str) -> Outcome:
     """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
-    ask_again = 0.0
+    flow = current_flow.get()
+    ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
+            flow.start_over_if_long(ask_again=ask_again)
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
@@ -206,7 +217,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
-        tasks.freeze_tracking(f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        tasks.freeze_tracking(freeze_reason(users, to))
         with exclusive():
             for person in tasks.people([]):
                 if person.get("why") and (not users or person["user"] in users):
@@ -237,7 +248,7 @@ def restore(user: str, backup: str) -> Outcome:
     results: dict[str, Result] = {}
     try:
         wanted = restoring.look_up(user, backup)
-        tasks.freeze_tracking(f"restoring {backup} of {user}")
+        tasks.freeze_tracking(restoring.freeze_reason(user, backup))
         with exclusive():
             tasks.open_scratch()
             version = restoring.version_for(wanted)

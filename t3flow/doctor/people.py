@@ -32,7 +32,9 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
     except T3flowError as error:
         yield finding(f"gate.user: {error}", f"useradd --system {host.settings.gate.user}")
     ports: dict[int, str] = {}
-    for entry in host.user_map().users:
+    users = host.user_map().users
+    host.note_facts(host.services.states([entry.name for entry in users]))
+    for entry in users:
         try:
             port = host.port(entry.name)
         except T3flowError as error:
@@ -152,7 +154,7 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
 
 def everybody_pairs(host: Host) -> Iterator[Finding]:
     """Each user whose server runs pairs through the dispatch."""
-    users = [user for user in managed(host) if host.services.state(user).active]
+    users = [user for user, (server, why) in surveyed(host).items() if server.active and not why]
 
     def trouble(user: str) -> str:
         try:

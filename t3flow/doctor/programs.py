@@ -64,9 +64,8 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
     if not Path("/run/systemd/system").is_dir():
         yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
         return
-    for entry in host.user_map().users:
-        facts = host.services.state(entry.name).facts
-        if facts is not None and (trouble := manageable.identity_trouble(facts, entry.name)):
+    for user, server in host.services.states([entry.name for entry in host.user_map().users]).items():
+        if server.facts is not None and (trouble := manageable.identity_trouble(server.facts, user)):
             what, _, mend = trouble.rpartition(": ")
             yield finding(what, mend)
 

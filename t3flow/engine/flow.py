@@ -15,7 +15,7 @@ from typing import Any
 from loguru import logger
 
 from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
-from t3flow.engine.history import RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
+from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
 from t3flow.engine.step import Interrupt, Step, current_interrupt
 from t3flow.errors import T3flowError
@@ -28,6 +28,8 @@ YIELD = "yield"
 """The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
+LONG_HISTORY = 200
+"""A run whose history has more events than this starts over with an empty one where its workflow offers to."""
 CRASHED = "Crashed"
 """The kind of failure of such a step."""
 
@@ -194,6 +196,34 @@ class Flow:
         reason = _unknown_undo(self.run, begun, name)
         logger.error("ROLLBACK FAILED: {}", reason)
         return self._record("undo_failed", name, None, {**note, "kind": UNKNOWN_UNDO, "reason": reason})
+
+    # Long runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What the workflow took along when its history started over last; empty before that."""
+        return self.history.carried
+
+    def start_over_if_long(self, **carried: Any) -> None:
+        """Continue as new: give a run that loops an empty history, so that its replay stays short. `carried` is for `Flow.carried` of the new one.
+
+        For the top of a workflow's loop. A no-op while the history is short or replayed, something is not settled, or a lock is held. One commit
+        writes the event `continued` and deletes the past, so that a crash leaves the one or the other; numbers of events go on rising. Raises
+        Suspended, to be called from the top at once.
+        """
+        history = self.history
+        if not history.is_used_up or len(history.events) <= LONG_HISTORY or history.begun_since(0):
+            return
+        if self.journal.query("select 1 from locks where run = ?", self.run.id):
+            return
+        data = {"events": history.length, "times": history.times + 1, "carried": carried}
+        with self._writing() as connection:
+            event = append_event(connection, self.run.id, CONTINUED, None, None, data)
+            connection.execute(
+                "delete from events where run = ? and seq < ? and kind != 'created'", (self.run.id, event.seq)
+            )
+        self._passed(event)
+        raise Suspended(time.time(), None, "a new history")
 
     # Signals --------------------------------------------------------------------------------------------------
 

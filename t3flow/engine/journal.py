@@ -22,6 +22,8 @@ from t3flow.files import sync_folder
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"
 BUSY_TIMEOUT_SECONDS = 10.0
+MAX_LOG_BYTES = 16 * 2**20
+"""SQLite cuts its log (-wal) to this once a checkpoint is through, however long a reader has kept it from that."""
 
 SCHEMA = """
 create table meta (key text primary key, value text not null) without rowid;
@@ -132,6 +134,7 @@ class Journal:
         fresh.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+            connection.execute("pragma auto_vacuum = incremental")  # what `retention` deletes can be given back
             connection.execute("begin")
             for statement in (SCHEMA + extra_schema).split(";\n"):
                 connection.execute(statement)
@@ -155,6 +158,7 @@ class Journal:
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
+            connection.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
             setattr(self._local, synchronous, connection)
         return connection
 
@@ -180,6 +184,17 @@ class Journal:
             return self._connection("NORMAL").execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
+
+    def give_back(self, pages: int) -> int:
+        """Give so many unused pages back to the file system; return how many. A no-op for the file of an earlier t3flow, which uses them again."""
+        try:
+            connection = self._connection("NORMAL")
+            (before,) = connection.execute("pragma page_count").fetchone()
+            connection.executescript(f"pragma incremental_vacuum({pages})")  # a plain execute takes but its first step
+            (after,) = connection.execute("pragma page_count").fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return int(before - after)
 
     # Runs -----------------------------------------------------------------------------------------------------
 

@@ -213,12 +213,12 @@ def put_backup(journal: Journal, backup: Backup) -> None:
         )
 
 
-def drop_backup(journal: Journal, path: str) -> None:
-    """Forgets a snapshot."""
+def drop_backup(journal: Journal, *paths: str) -> None:
+    """Forget snapshots, in one transaction."""
     with journal.transaction() as connection:
         make_sets(connection)
-        connection.execute("delete from backups where path = ?", (path,))
-        connection.execute("delete from backup_sets where path = ?", (path,))
+        connection.executemany("delete from backups where path = ?", [(path,) for path in paths])
+        connection.executemany("delete from backup_sets where path = ?", [(path,) for path in paths])
 
 
 def note_level(journal: Journal, version: str, level: int) -> None:

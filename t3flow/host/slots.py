@@ -232,21 +232,31 @@ def links(versions_dir: Path) -> dict[str, str]:
     return found
 
 
-def in_use(versions_dir: Path, version: str) -> str | None:
-    """What needs a slot: a link or a running process; None when nothing does."""
+def in_use(versions_dir: Path, version: str, running: dict[str, int] | None = None) -> str | None:
+    """Return what needs a slot: a link or a running process; None when nothing does. `running` is what `running_versions` just said."""
     for user, linked in links(versions_dir).items():
         if linked == version:
             return f"the link of {user}"
     if default_version(versions_dir) == version:
         return "the default link"
-    slot = f"{slot_path(versions_dir, version).resolve()}/"
-    running = processes.using(lambda words: any(word.startswith(slot) for word in words))
-    return f"process {running[0]}" if running else None
+    pid = (running_versions(versions_dir) if running is None else running).get(slot_path(versions_dir, version).name)
+    return f"process {pid}" if pid is not None else None
 
 
-def remove_slot(versions_dir: Path, version: str) -> str | None:
-    """Removes a slot that nothing needs; otherwise says what needs it. Repeating it is harmless."""
-    needed_by = in_use(versions_dir, version)
+def running_versions(versions_dir: Path) -> dict[str, int]:
+    """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
+    prefix = f"{versions(versions_dir).resolve()}/"
+    found: dict[str, int] = {}
+    for pid in processes.all_others():
+        for word in (*processes.command_line(pid), processes.executable(pid)):
+            if word.startswith(prefix):
+                found.setdefault(word[len(prefix) :].partition("/")[0], pid)
+    return found
+
+
+def remove_slot(versions_dir: Path, version: str, running: dict[str, int] | None = None) -> str | None:
+    """Remove a slot that nothing needs; otherwise return what needs it. Idempotent."""
+    needed_by = in_use(versions_dir, version, running)
     if needed_by is None:
         path = slot_path(versions_dir, version)
         doomed = path.with_name(f".{path.name}.partial")
