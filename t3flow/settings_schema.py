@@ -202,7 +202,7 @@ class Bake(NamedTuple):
         "how long real pairings are watched after a bump; 0 = off",
         Takes("minutes, 0 or more, at most a year", number(0, YEAR_SECONDS // 60)),
     ] = 60
-    max_failures: Annotated[Count, "how many failures in 10 minutes are borne"] = 3
+    max_failures: Annotated[Count, "how many failures in 10 minutes, of users on the new version, are borne"] = 3
     rollback: Annotated[bool, "true: roll back the users concerned, not only freeze"] = False
 
 
