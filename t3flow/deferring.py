@@ -10,6 +10,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.host import records, slots, waits
 from t3flow.host.host import Host, this_host
 
+YIELDED_SECONDS = 10.0
 TO_BE_ACCEPTED = "to_be_accepted"
 """The version that was last given to people while nobody could be moved to it."""
 
@@ -40,10 +41,15 @@ def put_off(target: str, waiting: dict[str, str]) -> None:
         wake(run)
 
 
-def drain_of(host: Host, user: str) -> str:
-    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one."""
+def drain_of(host: Host, user: str, *, make: bool = True) -> str:
+    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one.
+
+    Unless it is to `make` one, "" where none is under way.
+    """
     found = host.journal.runs("workflow = 'drain' and status = 'running' and args = ?", json.dumps({"user": user}))
-    return found[0].id if found else new_run(host.journal, "drain", {"user": user}) or ""
+    if found or not make:
+        return found[0].id if found else ""
+    return new_run(host.journal, "drain", {"user": user}) or ""
 
 
 def wake(run: str) -> None:
@@ -85,6 +91,16 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
     records.note_check(host.journal, user, waiting_for, detail, at)
     waits.note(host.journal, user, waiting_for, detail)
+    return at
+
+
+@step()
+def note_yielded(user: str) -> float:
+    """Record that a drain freed the host for a more urgent run. Return when to ask again: soon. Repeating it counts one more check."""
+    host, at = this_host(), time.time() + YIELDED_SECONDS
+    detail = "a more urgent run, such as a rollback, went first"
+    records.note_check(host.journal, user, "host_busy", detail, at)
+    waits.note(host.journal, user, "host_busy", detail)
     return at
 
 

@@ -138,7 +138,7 @@ def remove_tree(path: Path) -> None:
             return
         words = ["setpriv", "--pdeathsig=KILL", "--", "rm", "-rf", "--one-file-system", "--", str(path)]
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(words, capture_output=True, timeout=REMOVE_SECONDS, check=False)
+            subprocess.run(words, capture_output=True, timeout=REMOVE_SECONDS, check=False, start_new_session=True)
     if os.path.lexists(path):
         raise DiskError(f"{path} cannot be removed: see who uses it (fuser -vm {path}), then remove it")
 

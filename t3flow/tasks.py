@@ -10,7 +10,19 @@ from t3flow import pruning
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import backups, everybody, manageable, mounts, npm, origin, pairing, preflight, records, slots
+from t3flow.host import (
+    backups,
+    everybody,
+    manageable,
+    measured,
+    mounts,
+    npm,
+    origin,
+    pairing,
+    preflight,
+    records,
+    slots,
+)
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
@@ -231,9 +243,12 @@ class Snapshot(TypedDict):
     schema: records.Schemas
 
 
-@step(interruptible=True)
+@step(interruptible=True, syncs_first=False)
 def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
-    """Take a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported."""
+    """Take a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported.
+
+    It may begin before the last user's restart is on disk: it touches nothing of theirs, and names its files in a synced commit before it makes them.
+    """
     folder = scratch_folder(current_run()) / "backups" if in_scratch else None
     if folder is not None:
         folder.mkdir(mode=0o711, exist_ok=True)
@@ -271,12 +286,12 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
     if folder is None and not goes_back:
         pruning.make_room(host, user)
     try:
-        return backups.take(host, user, wrote=wrote, target=target, run=current_run(), folder=folder)
+        return measured.take(host, user, wrote, target, current_run(), folder)
     except DiskError as error:
         if goes_back or not (gone := pruning.prune(host, target)):
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
-        return backups.take(host, user, wrote=wrote, target=target, run=current_run(), folder=folder)
+        return measured.take(host, user, wrote, target, current_run(), folder)
 
 
 @step()

@@ -8,23 +8,30 @@ import json
 import sqlite3
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from loguru import logger
 
-from t3flow.engine.errors import HistoryMismatch, Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
+from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
+from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
-from t3flow.engine.step import STEPS, Interrupt, Step, current_interrupt
+from t3flow.engine.step import Interrupt, Step, current_interrupt
 from t3flow.errors import T3flowError
 
-RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
+__all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
+
 SHUTDOWN = "shutdown"
 """The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
+YIELD = "yield"
+"""The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
+MAX_UNSYNCED_SECONDS = 10.0
+"""So much finished work a power cut may take back at most, and the step under way."""
+LONG_HISTORY = 200
+"""A run whose history has more events than this starts over with an empty one where its workflow offers to."""
 CRASHED = "Crashed"
 """The kind of failure of such a step."""
 
@@ -44,26 +51,32 @@ class Flow:
     ) -> None:
         self.journal = journal
         self.run = run
-        self.events = journal.events(run.id)
+        self.history = History(run.id, journal.events(run.id))
         self.interrupt = Interrupt()
         self.interruptible = False
         self.attempt = 1
         self.under_way: tuple[str, int] | None = None
-        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"}
+        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"} - {YIELD}
         self._pending_signal = pending_signal
         self._on_progress = on_progress
-        self._recorded = deque(event for event in self.events if event.kind in RECORDED)
-        self._position = 0  # number of the last recorded event that this replay has passed
         self._shields = 0
+        self._number = 0  # of the commit of the last recorded event
+
+    @property
+    def events(self) -> list[Event]:
+        """The run's history so far."""
+        return self.history.events
 
     # Steps ----------------------------------------------------------------------------------------------------
 
     def run_step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The step's journaled result, or runs it. Raises StepFailed, Interrupted, Suspended, HistoryMismatch."""
-        event = self._replay(step.name, "completed", "failed")
+        call = digest(args, kwargs)
+        event = self._replay(step.name, "completed", "failed", call=call)
         if event is None:
+            self.history.check_under_way(step.name, call)
             self._deliver_signal()
-            event = self._perform(step, args, kwargs, "completed", "failed", {})
+            event = self._perform(step, args, kwargs, "completed", "failed", {"call": call})
         if event.kind == "failed":
             raise StepFailed(step.name, event.data["kind"], event.data["reason"])
         return event.data["result"]
@@ -78,7 +91,7 @@ class Flow:
         note: dict[str, Any],
     ) -> Event:
         """Runs a step now and journals how it ended, as kind `done` or `failed` with `note` beside the result."""
-        mine = [event for event in self.events if event.seq > self._position and event.step == step.name]
+        mine = self.history.notes_of(step.name)
         started = sum(event.kind == "started" for event in mine)
         stopped = sum(event.kind == "stopped" for event in mine)
         retried = sum(event.kind == "retrying" for event in mine)
@@ -90,8 +103,11 @@ class Flow:
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
-        begin = self._note if step.undo is None else self._record  # to be undone, a start must be known
-        begin("started", step.name, attempt, {"args": args, "kwargs": kwargs})
+        # To be undone, a start must be known, and a step that changes something must not be the only thing that knows of those before it.
+        self._record(
+            *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)}),
+            synced=step.undo is not None or (step.syncs_first and not self.is_synced),
+        )
         self.under_way = (step.name, attempt)
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
@@ -104,7 +120,7 @@ class Flow:
             raise Suspended(later.at, step.name, later.waiting_for) from None
         except Interrupted as interrupted:
             if interrupted.signal == SHUTDOWN:
-                self._note("stopped", step.name, attempt, {})
+                self._record("stopped", step.name, attempt, {})
                 raise Suspended(time.time(), step.name, SHUTDOWN) from None
             self._take_signal(interrupted.signal)
             raise
@@ -127,7 +143,7 @@ class Flow:
         """A polling step keeps one event, updated in place, however often it asks."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
         scope = "run = ? and seq > ? and step = ? and kind"
-        where = (self.run.id, self._position, step)
+        where = (self.run.id, self.history.position, step)
         with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(
@@ -145,59 +161,75 @@ class Flow:
 
         Raises UndoFailed where an undo failed; the others are tried all the same. Leaving normally settles the steps: they are undone no more.
         """
-        since = self._position
+        since = self.history.position
         try:
             yield
         except Exception:
             self.undo(since)
             raise
-        if self._to_undo(since, self._past()) and self._replay("saga", "settled") is None:
+        if self.history.begun_since(since) and self._replay("saga", "settled") is None:
+            self.history.check_under_way()
             self._record("settled", "saga", None, {"since": since})
 
     def undo(self, since: int = 0) -> None:
         """Undoes each step begun after event `since` that is neither settled nor undone, last first. Raises UndoFailed."""
-        self._undo_all(self._to_undo(since, self._past()))
-
-    def _past(self) -> list[Event]:
-        return [event for event in self.events if event.seq <= self._position]
-
-    def _undo_all(self, steps: list[Event]) -> None:
-        failure: StepFailed | None = None
-        with self.shielded():
-            for begun in steps:
-                event = self._undo_one(begun)
-                if event.kind == "undo_failed":
-                    failure = UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
-        if failure is not None:
-            raise failure
+        if failed := self._undo_all(self.history.begun_since(since)):
+            raise _undo_failed(failed[-1])
 
     def unwind(self) -> None:
-        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended."""
-        self._recorded.clear()
-        begun = self._to_undo(0, self.events)
-        self._position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
-        self._undo_all(begun)
+        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended.
 
-    def _to_undo(self, since: int, past: list[Event]) -> list[Event]:
-        """The first start after event `since` of each undoable step in a part of the history, last first."""
-        settled = [(event.data["since"], event.seq) for event in past if event.kind == "settled"]
-        undone = {event.data["of"] for event in past if event.kind in ("undone", "undo_failed")}
-        begun: dict[str, Event] = {}
-        for event in past:
-            if event.kind != "started" or event.seq <= since or any(low < event.seq < high for low, high in settled):
-                continue
-            if (known := STEPS.get(str(event.step))) is not None and known.undo is not None:
-                begun.setdefault(json.dumps([event.step, event.data]), event)
-        return [event for event in reversed(begun.values()) if event.seq not in undone]
+        An undo of this run that failed before counts too: the consumer may have died between that and the run's end.
+        """
+        self._undo_all(self.history.give_up())
+        if failed := self.history.failed_undos():
+            raise _undo_failed(failed[-1])
+
+    def _undo_all(self, steps: list[Event]) -> list[Event]:
+        """Undoes each, and returns the events of those that failed."""
+        with self.shielded():
+            events = [self._undo_one(begun) for begun in steps]
+        return [event for event in events if event.kind == "undo_failed"]
 
     def _undo_one(self, begun: Event) -> Event:
-        undo = STEPS[str(begun.step)].undo
-        assert undo is not None
-        event = self._replay(undo.name, "undone", "undo_failed")
-        if event is None:
-            args, kwargs = tuple(begun.data["args"]), begun.data["kwargs"]
-            event = self._perform(undo, args, kwargs, "undone", "undo_failed", {"of": begun.seq})
-        return event
+        name = undo_name(begun)
+        event = self._replay(name, "undone", "undo_failed", of=begun.seq)
+        if event is not None:
+            return event
+        note = {"of": begun.seq}
+        if (undo := undo_of(begun)) is not None:
+            return self._perform(undo, tuple(begun.data["args"]), begun.data["kwargs"], "undone", "undo_failed", note)
+        reason = _unknown_undo(self.run, begun, name)
+        logger.error("ROLLBACK FAILED: {}", reason)
+        return self._record("undo_failed", name, None, {**note, "kind": UNKNOWN_UNDO, "reason": reason})
+
+    # Long runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What the workflow took along when its history started over last; empty before that."""
+        return self.history.carried
+
+    def start_over_if_long(self, **carried: Any) -> None:
+        """Continue as new: give a run that loops an empty history, so that its replay stays short. `carried` is for `Flow.carried` of the new one.
+
+        For the top of a workflow's loop. A no-op while the history is short or replayed, something is not settled, or a lock is held. One commit
+        writes the event `continued` and deletes the past, so that a crash leaves the one or the other; numbers of events go on rising. Raises
+        Suspended, to be called from the top at once.
+        """
+        history = self.history
+        if not history.is_used_up or len(history.events) <= LONG_HISTORY or history.begun_since(0):
+            return
+        if self.journal.query("select 1 from locks where run = ?", self.run.id):
+            return
+        data = {"events": history.length, "times": history.times + 1, "carried": carried}
+        with self._writing(synced=True) as connection:
+            event = append_event(connection, self.run.id, CONTINUED, None, None, data)
+            connection.execute(
+                "delete from events where run = ? and seq < ? and kind != 'created'", (self.run.id, event.seq)
+            )
+        self._passed(event)
+        raise Suspended(time.time(), None, "a new history")
 
     # Signals --------------------------------------------------------------------------------------------------
 
@@ -221,7 +253,7 @@ class Flow:
             raise Interrupted(signal)
 
     def _take_signal(self, signal: str) -> None:
-        self.delivered.add(signal)
+        self.delivered |= {signal} - {YIELD}
         with self._writing() as connection:
             connection.execute("delete from signals where run = ? and name = ?", (self.run.id, signal))
             event = append_event(connection, self.run.id, "signal", signal)
@@ -233,6 +265,7 @@ class Flow:
     def lock(self, name: str) -> Iterator[None]:
         """Holds what one run at a time can have, across crashes. Raises Suspended while another has it."""
         if self._replay(name, "acquired") is None:
+            self.history.check_under_way()
             self._deliver_signal()
             self._acquire(name)
         try:
@@ -263,35 +296,37 @@ class Flow:
 
     # The journal ----------------------------------------------------------------------------------------------
 
-    def _replay(self, name: str, *kinds: str) -> Event | None:
-        """The next recorded event, which must be this call's; None when the history is used up."""
-        if not self._recorded:
+    def _replay(self, name: str, *kinds: str, call: str | None = None, of: int | None = None) -> Event | None:
+        """The next recorded event, which must be this call's; None when the history is used up. Raises HistoryMismatch."""
+        event = self.history.next()
+        if event is None:
             return None
-        event = self._recorded.popleft()
-        self._position = event.seq
         if event.kind == "signal" and not self._shields:
             raise Interrupted(str(event.step))
-        if event.step != name or event.kind not in kinds:
-            raise HistoryMismatch(
-                f"run {self.run.id} was begun by another version of t3flow: its history has `{event.kind} {event.step}` "
-                f"where this one does `{name}`; it is undone"
-            )
+        self.history.check(event, name, kinds, call, of)
         return event
 
-    def _record(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
-        """Journals an event, synced."""
-        with self._writing() as connection:
+    def _record(
+        self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any], *, synced: bool = False
+    ) -> Event:
+        """Journals an event. It need not be synced by itself.
+
+        What a power cut takes back is the end of the journal: a step whose result is lost runs again, as it must be able to. What must not happen is
+        that another step has changed the host by then. So all that is on record is synced with the start of the next step that changes anything,
+        with the run's end, and before it sleeps: one sync for a result and the start after it.
+        """
+        late = time.monotonic() - self.journal.synced_at > MAX_UNSYNCED_SECONDS
+        with self._writing(synced=synced or (late and kind in RECORDED)) as connection:
             event = append_event(connection, self.run.id, kind, step, attempt, data)
         return self._passed(event)
 
-    def _note(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
-        """Journals an event without waiting for the disk."""
-        with self._writing(synced=False) as connection:
-            event = append_event(connection, self.run.id, kind, step, attempt, data)
-        return self._passed(event)
+    @property
+    def is_synced(self) -> bool:
+        """Whether a power cut would take nothing back of what this flow has recorded."""
+        return 0 < self.journal.last_synced >= self._number
 
     @contextmanager
-    def _writing(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
         """A write to the journal. Raises Stalled where that cannot be: no undo may begin then, as it would not be known either."""
         try:
             with self.journal.transaction(synced=synced) as connection:
@@ -300,9 +335,9 @@ class Flow:
             raise Stalled(str(error)) from error
 
     def _passed(self, event: Event) -> Event:
-        self.events.append(event)
+        self.history.add(event)
         if event.kind in RECORDED:
-            self._position = event.seq
+            self._number = self.journal.number
         self._on_progress(self.run, event)
         return event
 
@@ -315,6 +350,21 @@ def next_for_lock(connection: Any, name: str) -> str | None:
         (name,),
     ).fetchone()
     return row[0] if row else None
+
+
+def _undo_failed(event: Event) -> UndoFailed:
+    return UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
+
+
+def _unknown_undo(run: Run, begun: Event, name: str) -> str:
+    """One line: what cannot be undone, why, what to do."""
+    values = [*begun.data["args"], *begun.data["kwargs"].values()]
+    shown = ", ".join(json.dumps(value) for value in values if isinstance(value, str | int | float))
+    return (
+        f"step {begun.step}({shown[:200]}) was begun by another version of t3flow and cannot be undone: "
+        f"this version has no undo {name} that fits; what it changed is as it was left (t3flow show {run.id}, "
+        "t3flow doctor): put it right by hand, then t3flow unfreeze"
+    )
 
 
 def _last_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What a step is, and how code inside a step finds the run that it works for."""
 
+import inspect
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ current_flow: ContextVar["Flow"] = ContextVar("current_flow")
 current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrupt", default=None)
 
 STEPS: dict[str, "Step[..., Any]"] = {}
+FORMER_STEPS: dict[str, str | None] = {}
+"""Steps of the t3flow whose histories name no undo → the undo that each had then, None for none. A run in flight may have begun one of them."""
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Step(Generic[P, R]):
     `function` takes and returns JSON values. It may run again after a crash: its docstring says what makes that harmless.
     `retry_on` are the errors worth another attempt, `retries` how many, `retry_delay_seconds` the wait before the first (it doubles).
     `interruptible`: a signal may end it half-way. `undo` takes the same arguments and takes back what the step did, or part of it.
+    `syncs_first`: what the journal has of the run is on disk before the step begins. False for a step that only reads, or whose own doing does not
+    matter to those before it, should a power cut make them run again.
     """
 
     name: str
@@ -36,6 +41,16 @@ class Step(Generic[P, R]):
     retry_on: tuple[type[Exception], ...] = ()
     interruptible: bool = False
     undo: "Step[..., Any] | None" = None
+    syncs_first: bool = True
+    parameters: dict[str, bool] = field(default_factory=dict)
+    """The function's parameters in their order → whether each is optional."""
+
+    def __post_init__(self) -> None:
+        signature = inspect.signature(self.function)
+        self.parameters = {
+            name: each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            for name, each in signature.parameters.items()
+        }
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
@@ -49,11 +64,14 @@ def step(
     retry_on: tuple[type[Exception], ...] = (),
     interruptible: bool = False,
     undo: "Step[..., Any] | None" = None,
+    syncs_first: bool = True,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Given the options of Step, makes a step of a function and registers it under the function's name."""
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
-        made = Step(function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo)
+        made = Step(
+            function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo, syncs_first
+        )
         made.__doc__ = function.__doc__
         if made.name in STEPS:
             raise ValueError(f"two steps are named {made.name}")

@@ -96,7 +96,9 @@ def take(
             remove_tree(box)
     made = replace(made, created=time.time(), fingerprint=None if kept else made.fingerprint)
     if keep_on_record:
-        records.put_backup(host.journal, made)
+        records.put_backup(
+            host.journal, made, synced=False
+        )  # TAKING is: should this be lost, the next try removes the files
     return made
 
 
