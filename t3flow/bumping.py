@@ -1,6 +1,7 @@
 """The parts of a bump, in their order: back up, gate, restart one at a time, conclude. Replayed as the workflows are: no I/O but in steps."""
 
 from t3flow import deferring, tasks
+from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
@@ -91,7 +92,7 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     for user in restarted:
         deferring.settle_deferral(user)
     failing = [user for user, found in results.items() if found["result"] in FAILED]
-    if failing and results[failing[0]]["dispatch_at_fault"]:
+    if failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN:
         reason = f"{failing[0]} was taken back: {results[failing[0]]['reason']}"
         return inconclusive(reason, plan, left_alone(results))
     begin_bake(version, restarted)

@@ -22,7 +22,7 @@ from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.heartbeat import Pulse, feed_watchdog
-from t3flow.host import freeze, launcher, records, resuming
+from t3flow.host import freeze, launcher, records, reserve, resuming
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -137,7 +137,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.
     host = open_host(settings, journal, hint=engine.hint)
     take_charge(host)
     minute = periodic.register(engine, host)
-    engine.watchers += [queue_watch(engine, host), status_watch(engine, host)]
+    engine.watchers += [queue_watch(engine, host), status_watch(engine, host), reserve.watch(settings.paths.state_dir)]
     return engine, host, minute
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from t3flow import tasks
+from t3flow import at_fault, tasks
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Outcome
@@ -38,9 +38,12 @@ def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Out
 
 
 def give_up(version: str, user: str, found: Result) -> str:
-    """A version failed at a user: tracking is frozen and the version remembered. Returns the reason."""
-    reason = f"{version} failed at {user}: {found['reason']}"
-    tasks.reject(version, reason, [])
+    """A restart failed and the run goes no further: tracking is frozen, and the version remembered if it is to blame. Returns the reason."""
+    if found["at_fault"] == at_fault.TARGET:
+        reason = f"{version} failed at {user}: {found['reason']}"
+        tasks.reject(version, reason, [])
+    else:
+        reason = f"{user} was not moved to {version}, which is not to blame: {found['reason']}"
     tasks.freeze_tracking(reason)
     return reason
 

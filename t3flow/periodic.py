@@ -13,12 +13,14 @@ from huey import crontab
 from loguru import logger
 
 from t3flow import schedule
-from t3flow.deferring import drain_of, wake
+from t3flow.deferring import wake
+from t3flow.drain_recovery import revive_drains
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
+from t3flow.housekeeping import trim_journal
 from t3flow.staging import SCRATCH_PREFIX
 
 NEXT_BUMP = "next_bump"
@@ -93,6 +95,7 @@ def begin_due_bump(engine: Engine, host: Host) -> None:
     """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
     if (run := due_bump(host, time.time())) is not None:
         engine.hint(run)
+    trim_journal(host)
 
 
 def put_back(engine: Engine, host: Host) -> None:
@@ -132,16 +135,6 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
     records.set_fact(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
-
-
-def revive_drains(engine: Engine, host: Host) -> None:
-    """Gives every deferral a drain that lives, whatever became of its last one."""
-    for pending in records.deferrals(host.journal):
-        if host.journal.runs("id = ? and status = 'running'", pending.run):
-            continue
-        run = drain_of(host, pending.user)
-        records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, time.time())
-        engine.hint(run)
 
 
 def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:

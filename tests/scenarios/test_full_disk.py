@@ -37,7 +37,7 @@ def start_consumer_on_small(box: Sandbox, folder: str, size: str) -> None:
     ("folder", "size", "outcome", "setting"),
     [
         ("backups", "1m", "backup_failed", "backup"),
-        ("backups", "33m", "backup_failed", "backed up"),
+        ("backups", "33m", "backup_failed", "room for the backup"),
         ("scratch", "1m", "error", "scratch"),
         ("opt/t3", "2m", "error", "slot"),
     ],
