@@ -14,7 +14,7 @@ from typing import Any
 from huey.consumer import Consumer
 from loguru import logger
 
-from t3flow import periodic
+from t3flow import periodic, schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
@@ -173,6 +173,7 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
 
 def consume(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConsumerError, JournalError, T3flowError when it cannot start."""
+    schedule.zone(settings)  # one that is not known is an error now, and not a bump at another hour
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)

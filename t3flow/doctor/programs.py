@@ -5,8 +5,11 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
+from t3flow import schedule, timezones
 from t3flow.doctor.finding import Finding, finding
 from t3flow.host import cells, dispatch_log, manageable, npm, pairing, slots
 from t3flow.host.host import Host
@@ -110,3 +113,22 @@ def clock_is_right(host: Host) -> Iterator[Finding]:
         words = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
         if host.children.run(words, timeout_seconds=ANSWER_SECONDS).stdout.strip() == b"no":
             yield finding("the clock is not synchronized", "timedatectl set-ntp true; idleness is told by the clock")
+
+
+def schedule_has_a_clock(host: Host) -> Iterator[Finding]:
+    """The time zone of the schedule is known, and the host's two notes of its own zone agree."""
+    try:
+        schedule.zone(host.settings)
+    except schedule.ScheduleError as error:
+        what, _, mend = str(error).rpartition(": ")
+        yield finding(what, mend)
+    with suppress(OSError, ValueError):
+        named = Path("/etc/timezone").read_text().strip()
+        rules, noted = timezones.zone_of(None), timezones.zone_of(named)
+        moments = [time.time() + days * 86400 for days in range(0, 366, 5)]
+        offsets = [[datetime.fromtimestamp(moment, each).utcoffset() for moment in moments] for each in (rules, noted)]
+        if named and offsets[0] != offsets[1]:
+            yield finding(
+                f"/etc/timezone says {named}, and {timezones.LOCALTIME} has the rules of {rules}, which are the ones that count",
+                "timedatectl set-timezone, or set schedule.timezone",
+            )
