@@ -18,6 +18,7 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_attempt, current_flow, current_run, step
 from t3flow.errors import T3flowError
+from t3flow.files import DiskError
 from t3flow.host import (
     backups,
     freeze,
@@ -31,9 +32,11 @@ from t3flow.host import (
     records,
     resuming,
     slots,
+    witnesses,
 )
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
+from t3flow.host.left_behind import HELD
 from t3flow.host.owned import OwnerReader
 from t3flow.host.services import ServerState
 from t3flow.reviving import owe_start, start_or_owe
@@ -71,10 +74,6 @@ class RestartError(T3flowError):
     """A restart cannot go on."""
 
 
-class DispatchAtFault(T3flowError):
-    """A user does not pair after a restart, and neither does one who was not restarted: that is not the build's doing."""
-
-
 def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False) -> Result:
     """Moves one user from a version to another, or leaves them as they are. Raises StepFailed only for a snapshot that kills the consumer.
 
@@ -85,7 +84,7 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
     except StepFailed as failure:
         if failure.kind == CRASHED:
             raise
-        return result_of("skipped", former, failure.reason)
+        return _no_backup(former, failure)
     if snapshot["problem"]:
         return result_of("skipped", former, f"no backup: {snapshot['problem']}")
     try:
@@ -98,12 +97,14 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
         if failure.kind == pairing.PortTaken.__name__:
             return _deferred(former, "server_stopped", str(failure), 0.0)
         if failure.step == back_up_stopped.name and failure.kind != CRASHED:
-            return result_of("skipped", former, f"no backup: {failure}")
+            return _no_backup(former, failure)
         if failure.step in (stop_if_idle.name, assign_version.name) and failure.kind != CRASHED:
             # The target has not run, and is not to blame.
             return _deferred(former, "unreadable_state", str(failure), 0.0)
         logger.error("rolled back {} to {}: {}", user, former, failure)
-        at_fault = failure.kind == DispatchAtFault.__name__
+        if failure.kind == witnesses.BrokenBefore.__name__:
+            return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
+        at_fault = failure.kind == witnesses.DispatchAtFault.__name__
         return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
 
 
@@ -140,6 +141,12 @@ def result_of(result: str, version: str, reason: str) -> Result:
         "ask_again": 0.0,
         "dispatch_at_fault": False,
     }
+
+
+def _no_backup(version: str, failure: StepFailed) -> Result:
+    """A user who is not restarted as there is no backup; with `host_busy` where it is the host's disk that is at fault."""
+    skipped = result_of("skipped", version, f"no backup: {failure.reason}")
+    return {**skipped, "waiting_for": "host_busy"} if failure.kind == DiskError.__name__ else skipped
 
 
 def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
@@ -181,10 +188,10 @@ def bring_back(
         ours.restarted(host.journal, user)
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
-        if not pairing.witnesses_against_dispatch(host, "", [user]):
+        if not (excuse := witnesses.excuse(host, user)):
             raise
         records.note_pairing(host.journal, user, str(error))
-        logger.error("{} is back on {}, but nobody can pair: the dispatch is at fault", user, assigned)
+        logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
         ours.restarted(host.journal, user)
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
@@ -379,20 +386,11 @@ def verify_user(user: str, version: str) -> float:
         records.note_pairing(host.journal, user, str(error))
         raise
     except pairing.NotPaired as error:
+        fault = witnesses.other_fault(host, user, version, error)
         records.note_pairing(host.journal, user, str(error))
-        if against := pairing.witnesses_against_dispatch(host, version, [user]):
-            raise DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault") from error
+        if fault is not None:
+            raise fault from error
         raise
     records.note_pairing(host.journal, user, "")
     ours.restarted(host.journal, user)
     return paired_at
-
-
-@step()
-def dispatch_trouble(version: str, besides: list[str]) -> str:
-    """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
-    host = this_host()
-    if trouble := preflight.trouble(host, [version] if version else []):
-        return trouble
-    against = pairing.witnesses_against_dispatch(host, version, besides)
-    return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""

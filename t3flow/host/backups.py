@@ -27,6 +27,8 @@ TAKING = "taking:"
 RESTORED = "restored:"
 """The fact that says which snapshot was put in place last: "restored:USER" → path of its first file."""
 MIN_FREE_BYTES = 32 * 1024 * 1024
+NEARLY_BYTES, PROBE_BYTES = 4 * 1024 * 1024, 64 * 1024
+"""The owner's copy stops by itself when MIN_FREE_BYTES are left, some pages more or less."""
 
 
 class BackupError(T3flowError):
@@ -59,14 +61,18 @@ def take(
             _drop_unrecorded(host, user)
             records.set_fact(host.journal, RESTORED + user, None)
         mark = kept or (json.dumps(last.fingerprint) if last else "null")
-        answer = run_as_owner(
-            host,
-            user,
-            "backup-kept" if kept else "backup",
-            str(box),
-            mark,
-            timeout_seconds=float(host.settings.backup.timeout_s),
-        )
+        try:
+            answer = run_as_owner(
+                host,
+                user,
+                "backup-kept" if kept else "backup",
+                str(box),
+                mark,
+                timeout_seconds=float(host.settings.backup.timeout_s),
+            )
+        except OwnerProblem as problem:
+            _require_sound(top, user, str(problem))
+            raise
         is_unchanged = last is not None and answer.get("unchanged") is True
         if last is not None and is_unchanged and last.target == target:
             return last
@@ -90,6 +96,28 @@ def take(
     if keep_on_record:
         records.put_backup(host.journal, made)
     return made
+
+
+def _require_sound(top: Path, user: str, problem: str) -> None:
+    """Raise DiskError where the copy into a box failed as the disk below `top` is full, or cannot be written.
+
+    Found by a look of our own while the box still has what was written to it: what is said in a home is a user's word, and a full disk or quota
+    there is that user's.
+    """
+    free = shutil.disk_usage(top).free
+    if free < MIN_FREE_BYTES + NEARLY_BYTES:
+        raise DiskError(
+            f"no backup of {user}: {problem}; {top} has {free / 1e6:.0f} MB left: make room in it, then run it again"
+        )
+    probe = top / INCOMING / f".{safe_name(user)}.probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _keep_files(made: Backup, box: Path, who: Account, same: Backup | None) -> None:
@@ -185,9 +213,13 @@ def take_copy(box: Path, name: str, who: Account, kept: Path) -> None:
             raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
         with os.fdopen(descriptor, "rb") as source:
             free = shutil.disk_usage(kept.parent.parent).free
-            if status.st_size + MIN_FREE_BYTES > free:  # it may be a hole that takes no space
-                raise BackupError(
-                    f"the copy that {who.name} left takes {status.st_size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free: make room"
+            if status.st_size + MIN_FREE_BYTES > free:
+                is_hole = (
+                    status.st_blocks * 512 * 2 < status.st_size
+                )  # it takes no space, and is none of the disk's fault
+                raise (BackupError if is_hole else DiskError)(
+                    f"the copy that {who.name} left takes {status.st_size / 1e6:.0f} MB, and {kept.parent.parent} has "
+                    f"{free / 1e6:.0f} MB free: make room"
                 )
             _store(source.fileno(), status.st_size, kept)
             if os.fstat(source.fileno()).st_size != status.st_size:
