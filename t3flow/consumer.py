@@ -13,6 +13,7 @@ from loguru import logger
 
 from t3flow import periodic
 from t3flow.engine.engine import Engine
+from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
@@ -30,9 +31,10 @@ WORKERS = 4
 ORPHAN_PATIENCE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 85.0
 KEEPS_WAITING = """
-select 1 from locks join runs on runs.status = 'running' and runs.wake_at is null and runs.held is null
-where locks.run = ? and runs.id != locks.run and runs.priority > ?"""
-"""Whether a run (its id, its priority) has the host while a more urgent one waits for it: a rollback waits for no npm that hangs."""
+select 1 from locks join runs on runs.status = 'running' and runs.held is null
+where locks.run = ? and runs.id != locks.run and runs.priority > ?
+and (runs.wake_at is null or runs.claim is null and runs.wake_at <= ?)"""
+"""Whether a run (its id, its priority) has the host while (now) a more urgent one waits for it, or is about to."""
 
 
 class ConsumerError(T3flowError):
@@ -85,15 +87,25 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
 
 
 def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engine:
-    """An engine for which the freeze file is a signal to every run that it holds, and a rollback's turn one to those that a freeze does not."""
+    """Return an engine that asks runs to free the host by what stands in no table of signals: the freeze file, and a more urgent run that waits.
+
+    A bump or a drain that an operator began ends as frozen, a dry run or an adoption as cancelled; the drain of a deferral tries again later.
+    """
 
     def standing_signal(run: Run) -> str | None:
         changes_nothing = run.args.get("dry_run") or run.workflow in YIELDING
-        if run.workflow in HELD_BY_FREEZE and not changes_nothing:
-            return "freeze" if freeze.is_frozen(settings) else None
-        return "cancel" if changes_nothing and journal.query(KEEPS_WAITING, run.id, run.priority) else None
+        is_held = run.workflow in HELD_BY_FREEZE and not changes_nothing
+        if is_held and freeze.is_frozen(settings):
+            return "freeze"
+        if not journal.query(KEEPS_WAITING, run.id, run.priority, time.time()):
+            return None
+        return "freeze" if is_held else "cancel" if changes_nothing else YIELD if run.workflow == "drain" else None
 
-    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal)
+    def on_lost(run: Run, reason: str) -> None:
+        freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
+        logger.error("FROZEN: ROLLBACK FAILED in {}: {}", run.id, reason)
+
+    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost)
 
 
 def consume(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.host import left_behind, records, slots, waits
 from t3flow.host.host import Host, this_host
 
+YIELDED_SECONDS = 10.0
 TO_BE_ACCEPTED = "to_be_accepted"
 """The version that was last given to people while nobody could be moved to it."""
 
@@ -110,6 +111,16 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
         left_behind.note(host.journal, user, pending.target, waiting_for, detail)
     records.note_check(host.journal, user, waiting_for, detail, at)
     waits.note(host.journal, user, waiting_for, detail)
+    return at
+
+
+@step()
+def note_yielded(user: str) -> float:
+    """Record that a drain freed the host for a more urgent run. Return when to ask again: soon. Repeating it counts one more check."""
+    host, at = this_host(), time.time() + YIELDED_SECONDS
+    detail = "a more urgent run, such as a rollback, went first"
+    records.note_check(host.journal, user, "host_busy", detail, at)
+    waits.note(host.journal, user, "host_busy", detail)
     return at
 
 

@@ -14,8 +14,10 @@ from t3flow.bumping import (
     whom_to_move,
 )
 from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.flow import YIELD
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import current_flow
+from t3flow.engine.step import FORMER_STEPS, current_flow
+from t3flow.former_steps import FORMER
 from t3flow.gating import reason_not_to_move
 from t3flow.outcomes import (
     FAILED,
@@ -94,8 +96,14 @@ def drain(user: str) -> Outcome:
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
                 return ended("up_to_date", ready["nothing_to_do"])
-            with exclusive():
-                found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            try:
+                with exclusive():
+                    found = move_deferred(user, ready["version"], ready["target"], in_window=True)
+            except Interrupted as interrupted:
+                if interrupted.signal != YIELD:
+                    raise
+                ask_again = deferring.note_yielded(user)
+                continue
             if found["result"] == "restarted":
                 return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
             ask_again = found["ask_again"]
@@ -295,6 +303,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "adopt": adopt,
     "revive": revive,
 }
+FORMER_STEPS.update(FORMER)
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
 YIELDING = {"adopt"}

@@ -4,6 +4,7 @@ Killed anywhere in here, the journal still says what is pending: a claim of a de
 and `recover` puts the missing hints back.
 """
 
+import inspect
 import itertools
 import secrets
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from loguru import logger
 
-from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended
+from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
@@ -29,7 +30,11 @@ STALLED_SECONDS = 5.0
 
 
 class Engine:
-    """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table."""
+    """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table.
+
+    `on_lost` hears, before a run ends, why something that it changed could not be undone because another version of t3flow had begun it. It is to
+    see that nothing else is changed until a person has looked. Idempotent, as it may be called again after a crash.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Engine:
         workflows: Mapping[str, Callable[..., Outcome]],
         *,
         standing_signal: Callable[[Run], str | None] = lambda run: None,
+        on_lost: Callable[[Run, str], None] = lambda run, reason: None,
     ) -> None:
         self.journal = journal
         self.queue = queue
@@ -47,6 +53,7 @@ class Engine:
         self.queue_away = threading.Event()  # set while the queue does not answer
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
+        self._on_lost = on_lost
         self._active: dict[str, Flow] = {}
         # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
         self._busy: dict[str, bool] = {}
@@ -89,7 +96,8 @@ class Engine:
         self._active[run.id] = flow
         token = current_flow.set(flow)
         try:
-            self._progress(run, end_run(self.journal, run, self._outcome(flow)))
+            outcome = self._outcome(flow)
+            self._progress(run, end_run(self.journal, run, outcome))
         except Suspended as suspended:
             self._suspend(run, suspended)
         except Stalled as stalled:
@@ -111,19 +119,31 @@ class Engine:
         return self.journal.run(run_id) if changed.rowcount == 1 else None
 
     def _outcome(self, flow: Flow) -> Outcome:
-        """Calls the workflow. Whatever it raises becomes an outcome, after what was not settled has been undone."""
-        run = flow.run
+        """Calls the workflow, and undoes what was not settled if its code does not fit the history."""
         try:
-            try:
-                if run.workflow not in self.workflows:
-                    raise HistoryMismatch(
-                        f"this version of t3flow has no workflow {run.workflow}; run {run.id} is undone"
-                    )
-                return self.workflows[run.workflow](**run.args)
-            except HistoryMismatch as mismatch:
-                logger.error("{}", mismatch)
-                flow.unwind()
-                return Outcome("error", str(mismatch), "failed")
+            outcome = self._call(flow)
+            flow.history.check_end()
+            if lost := flow.history.lost():
+                self._on_lost(flow.run, lost[-1].data["reason"])
+            return outcome
+        except HistoryMismatch as mismatch:
+            logger.error("{}", mismatch)
+            return self._unwind(flow, mismatch)
+
+    def _call(self, flow: Flow) -> Outcome:
+        """Calls the workflow. Whatever it raises becomes an outcome. Raises HistoryMismatch."""
+        run = flow.run
+        workflow = self.workflows.get(run.workflow)
+        if workflow is None:
+            raise HistoryMismatch(f"this version of t3flow has no workflow {run.workflow}, which run {run.id} is of")
+        try:
+            inspect.signature(workflow).bind(**run.args)
+        except TypeError as error:
+            raise HistoryMismatch(
+                f"run {run.id} was begun by another version of t3flow: {run.workflow} takes other arguments ({error})"
+            ) from None
+        try:
+            return workflow(**run.args)
         except Abort as abort:
             return abort.outcome
         except T3flowError as error:
@@ -131,6 +151,16 @@ class Engine:
         except Exception as error:
             logger.opt(exception=True).error("internal error in workflow {} of run {}", run.workflow, run.id)
             return Outcome("error", f"internal error: {type(error).__name__}: {error}", "failed")
+
+    def _unwind(self, flow: Flow, mismatch: HistoryMismatch) -> Outcome:
+        """Undoes what a run of other code has begun. What cannot be undone is told to `on_lost`."""
+        try:
+            flow.unwind()
+        except UndoFailed as failure:
+            reason = f"{mismatch}; ROLLBACK FAILED: {failure}"
+            self._on_lost(flow.run, reason)
+            return Outcome("error", reason, "failed")
+        return Outcome("error", f"{mismatch}; it is undone", "failed")
 
     def _suspend(self, run: Run, suspended: Suspended) -> None:
         """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock."""

@@ -8,21 +8,24 @@ import json
 import sqlite3
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from loguru import logger
 
-from t3flow.engine.errors import HistoryMismatch, Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
+from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
+from t3flow.engine.history import RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
-from t3flow.engine.step import STEPS, Interrupt, Step, current_interrupt
+from t3flow.engine.step import Interrupt, Step, current_interrupt
 from t3flow.errors import T3flowError
 
-RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
+__all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
+
 SHUTDOWN = "shutdown"
 """The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
+YIELD = "yield"
+"""The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
 CRASHED = "Crashed"
@@ -44,26 +47,31 @@ class Flow:
     ) -> None:
         self.journal = journal
         self.run = run
-        self.events = journal.events(run.id)
+        self.history = History(run.id, journal.events(run.id))
         self.interrupt = Interrupt()
         self.interruptible = False
         self.attempt = 1
         self.under_way: tuple[str, int] | None = None
-        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"}
+        self.delivered = {str(event.step) for event in self.events if event.kind == "signal"} - {YIELD}
         self._pending_signal = pending_signal
         self._on_progress = on_progress
-        self._recorded = deque(event for event in self.events if event.kind in RECORDED)
-        self._position = 0  # number of the last recorded event that this replay has passed
         self._shields = 0
+
+    @property
+    def events(self) -> list[Event]:
+        """The run's history so far."""
+        return self.history.events
 
     # Steps ----------------------------------------------------------------------------------------------------
 
     def run_step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The step's journaled result, or runs it. Raises StepFailed, Interrupted, Suspended, HistoryMismatch."""
-        event = self._replay(step.name, "completed", "failed")
+        call = digest(args, kwargs)
+        event = self._replay(step.name, "completed", "failed", call=call)
         if event is None:
+            self.history.check_under_way(step.name, call)
             self._deliver_signal()
-            event = self._perform(step, args, kwargs, "completed", "failed", {})
+            event = self._perform(step, args, kwargs, "completed", "failed", {"call": call})
         if event.kind == "failed":
             raise StepFailed(step.name, event.data["kind"], event.data["reason"])
         return event.data["result"]
@@ -78,7 +86,7 @@ class Flow:
         note: dict[str, Any],
     ) -> Event:
         """Runs a step now and journals how it ended, as kind `done` or `failed` with `note` beside the result."""
-        mine = [event for event in self.events if event.seq > self._position and event.step == step.name]
+        mine = self.history.notes_of(step.name)
         started = sum(event.kind == "started" for event in mine)
         stopped = sum(event.kind == "stopped" for event in mine)
         retried = sum(event.kind == "retrying" for event in mine)
@@ -91,7 +99,7 @@ class Flow:
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
         begin = self._note if step.undo is None else self._record  # to be undone, a start must be known
-        begin("started", step.name, attempt, {"args": args, "kwargs": kwargs})
+        begin("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)})
         self.under_way = (step.name, attempt)
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
@@ -127,7 +135,7 @@ class Flow:
         """A polling step keeps one event, updated in place, however often it asks."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
         scope = "run = ? and seq > ? and step = ? and kind"
-        where = (self.run.id, self._position, step)
+        where = (self.run.id, self.history.position, step)
         with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(
@@ -145,59 +153,47 @@ class Flow:
 
         Raises UndoFailed where an undo failed; the others are tried all the same. Leaving normally settles the steps: they are undone no more.
         """
-        since = self._position
+        since = self.history.position
         try:
             yield
         except Exception:
             self.undo(since)
             raise
-        if self._to_undo(since, self._past()) and self._replay("saga", "settled") is None:
+        if self.history.begun_since(since) and self._replay("saga", "settled") is None:
+            self.history.check_under_way()
             self._record("settled", "saga", None, {"since": since})
 
     def undo(self, since: int = 0) -> None:
         """Undoes each step begun after event `since` that is neither settled nor undone, last first. Raises UndoFailed."""
-        self._undo_all(self._to_undo(since, self._past()))
-
-    def _past(self) -> list[Event]:
-        return [event for event in self.events if event.seq <= self._position]
-
-    def _undo_all(self, steps: list[Event]) -> None:
-        failure: StepFailed | None = None
-        with self.shielded():
-            for begun in steps:
-                event = self._undo_one(begun)
-                if event.kind == "undo_failed":
-                    failure = UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
-        if failure is not None:
-            raise failure
+        if failed := self._undo_all(self.history.begun_since(since)):
+            raise _undo_failed(failed[-1])
 
     def unwind(self) -> None:
-        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended."""
-        self._recorded.clear()
-        begun = self._to_undo(0, self.events)
-        self._position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
-        self._undo_all(begun)
+        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended.
 
-    def _to_undo(self, since: int, past: list[Event]) -> list[Event]:
-        """The first start after event `since` of each undoable step in a part of the history, last first."""
-        settled = [(event.data["since"], event.seq) for event in past if event.kind == "settled"]
-        undone = {event.data["of"] for event in past if event.kind in ("undone", "undo_failed")}
-        begun: dict[str, Event] = {}
-        for event in past:
-            if event.kind != "started" or event.seq <= since or any(low < event.seq < high for low, high in settled):
-                continue
-            if (known := STEPS.get(str(event.step))) is not None and known.undo is not None:
-                begun.setdefault(json.dumps([event.step, event.data]), event)
-        return [event for event in reversed(begun.values()) if event.seq not in undone]
+        An undo of this run that failed before counts too: the consumer may have died between that and the run's end.
+        """
+        self._undo_all(self.history.give_up())
+        if failed := self.history.failed_undos():
+            raise _undo_failed(failed[-1])
+
+    def _undo_all(self, steps: list[Event]) -> list[Event]:
+        """Undoes each, and returns the events of those that failed."""
+        with self.shielded():
+            events = [self._undo_one(begun) for begun in steps]
+        return [event for event in events if event.kind == "undo_failed"]
 
     def _undo_one(self, begun: Event) -> Event:
-        undo = STEPS[str(begun.step)].undo
-        assert undo is not None
-        event = self._replay(undo.name, "undone", "undo_failed")
-        if event is None:
-            args, kwargs = tuple(begun.data["args"]), begun.data["kwargs"]
-            event = self._perform(undo, args, kwargs, "undone", "undo_failed", {"of": begun.seq})
-        return event
+        name = undo_name(begun)
+        event = self._replay(name, "undone", "undo_failed", of=begun.seq)
+        if event is not None:
+            return event
+        note = {"of": begun.seq}
+        if (undo := undo_of(begun)) is not None:
+            return self._perform(undo, tuple(begun.data["args"]), begun.data["kwargs"], "undone", "undo_failed", note)
+        reason = _unknown_undo(self.run, begun, name)
+        logger.error("ROLLBACK FAILED: {}", reason)
+        return self._record("undo_failed", name, None, {**note, "kind": UNKNOWN_UNDO, "reason": reason})
 
     # Signals --------------------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class Flow:
             raise Interrupted(signal)
 
     def _take_signal(self, signal: str) -> None:
-        self.delivered.add(signal)
+        self.delivered |= {signal} - {YIELD}
         with self._writing() as connection:
             connection.execute("delete from signals where run = ? and name = ?", (self.run.id, signal))
             event = append_event(connection, self.run.id, "signal", signal)
@@ -233,6 +229,7 @@ class Flow:
     def lock(self, name: str) -> Iterator[None]:
         """Holds what one run at a time can have, across crashes. Raises Suspended while another has it."""
         if self._replay(name, "acquired") is None:
+            self.history.check_under_way()
             self._deliver_signal()
             self._acquire(name)
         try:
@@ -263,19 +260,14 @@ class Flow:
 
     # The journal ----------------------------------------------------------------------------------------------
 
-    def _replay(self, name: str, *kinds: str) -> Event | None:
-        """The next recorded event, which must be this call's; None when the history is used up."""
-        if not self._recorded:
+    def _replay(self, name: str, *kinds: str, call: str | None = None, of: int | None = None) -> Event | None:
+        """The next recorded event, which must be this call's; None when the history is used up. Raises HistoryMismatch."""
+        event = self.history.next()
+        if event is None:
             return None
-        event = self._recorded.popleft()
-        self._position = event.seq
         if event.kind == "signal" and not self._shields:
             raise Interrupted(str(event.step))
-        if event.step != name or event.kind not in kinds:
-            raise HistoryMismatch(
-                f"run {self.run.id} was begun by another version of t3flow: its history has `{event.kind} {event.step}` "
-                f"where this one does `{name}`; it is undone"
-            )
+        self.history.check(event, name, kinds, call, of)
         return event
 
     def _record(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
@@ -300,9 +292,7 @@ class Flow:
             raise Stalled(str(error)) from error
 
     def _passed(self, event: Event) -> Event:
-        self.events.append(event)
-        if event.kind in RECORDED:
-            self._position = event.seq
+        self.history.add(event)
         self._on_progress(self.run, event)
         return event
 
@@ -315,6 +305,21 @@ def next_for_lock(connection: Any, name: str) -> str | None:
         (name,),
     ).fetchone()
     return row[0] if row else None
+
+
+def _undo_failed(event: Event) -> UndoFailed:
+    return UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
+
+
+def _unknown_undo(run: Run, begun: Event, name: str) -> str:
+    """One line: what cannot be undone, why, what to do."""
+    values = [*begun.data["args"], *begun.data["kwargs"].values()]
+    shown = ", ".join(json.dumps(value) for value in values if isinstance(value, str | int | float))
+    return (
+        f"step {begun.step}({shown[:200]}) was begun by another version of t3flow and cannot be undone: "
+        f"this version has no undo {name} that fits; what it changed is as it was left (t3flow show {run.id}, "
+        "t3flow doctor): put it right by hand, then t3flow unfreeze"
+    )
 
 
 def _last_line(error: Exception) -> str:

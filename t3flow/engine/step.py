@@ -1,5 +1,6 @@
 """What a step is, and how code inside a step finds the run that it works for."""
 
+import inspect
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ current_flow: ContextVar["Flow"] = ContextVar("current_flow")
 current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrupt", default=None)
 
 STEPS: dict[str, "Step[..., Any]"] = {}
+FORMER_STEPS: dict[str, str | None] = {}
+"""Steps of the t3flow whose histories name no undo → the undo that each had then, None for none. A run in flight may have begun one of them."""
 
 
 @dataclass
@@ -36,6 +39,15 @@ class Step(Generic[P, R]):
     retry_on: tuple[type[Exception], ...] = ()
     interruptible: bool = False
     undo: "Step[..., Any] | None" = None
+    parameters: dict[str, bool] = field(default_factory=dict)
+    """The function's parameters in their order → whether each is optional."""
+
+    def __post_init__(self) -> None:
+        signature = inspect.signature(self.function)
+        self.parameters = {
+            name: each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            for name, each in signature.parameters.items()
+        }
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""

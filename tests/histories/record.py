@@ -16,6 +16,8 @@ sys.path[:0] = [str(HERE.parent / name) for name in ("crash", "scenarios", "")]
 from plays import attempt  # noqa: E402
 from rig import Rig  # noqa: E402
 
+from t3flow.engine.history import digest  # noqa: E402
+
 SCENARIOS = {"good": 0, "alone": 0, "gate": 0, "undo": 0, "freeze": 0, "cancel": 8}
 """Each with the step before which it is cancelled, if it is."""
 
@@ -34,6 +36,16 @@ def histories(rig: Rig, since: float) -> list[dict[str, Any]]:
     ]
 
 
+def digest_anew(history: dict[str, Any]) -> None:
+    """Makes the digests of calls those of the arguments as they are shown, where the sandbox's folder has another name."""
+    calls: dict[str, str] = {}
+    for kind, step, _, data in history["events"]:
+        if kind == "started":
+            calls[step] = digest(data["args"], data["kwargs"])
+        elif "call" in data:
+            data["call"] = calls[step]
+
+
 def main() -> None:
     """Prints them all."""
     recorded = {}
@@ -44,6 +56,8 @@ def main() -> None:
             assert not found.wrong, found.wrong
             text = json.dumps(histories(rig, 0)).replace(str(rig.box.top), "/sandbox")
             recorded[name] = json.loads(text)
+            for history in recorded[name]:
+                digest_anew(history)
         finally:
             rig.close()
     print(json.dumps(recorded, indent=1))

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 
 from t3flow import workflows
+from t3flow.consumer import make_engine
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import RECORDED
+from t3flow.engine.history import digest, identity
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
-from t3flow.engine.step import STEPS
+from t3flow.engine.step import FORMER_STEPS, STEPS
+from t3flow.host import freeze, records
+from t3flow.settings import load
 
 History = dict[str, Any]
 HISTORIES = {
@@ -128,6 +132,136 @@ def test_a_history_of_other_code_is_undone(engine: Engine, history: History, mon
         assert ran == expected_undos(events)
         with engine.journal.transaction() as connection:
             connection.execute("delete from locks")
+
+
+# Steps renamed and removed, undos renamed, arguments changed ------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the steps that ran; none does anything."""
+    names: list[str] = []
+    for name, step in STEPS.items():
+        monkeypatch.setattr(step, "function", lambda *arguments, name=name, **more: names.append(name))
+    return names
+
+
+@pytest.fixture
+def host_engine(tmp_path: Path) -> Engine:
+    """The consumer's own engine, with a freeze file in a folder of the test."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[paths]\nfreeze_file = "{tmp_path}/freeze"\nstate_dir = "{tmp_path}"\n')
+    journal = Journal(tmp_path / "journal.db", create=True, extra_schema=records.SCHEMA)
+    return make_engine(load(config, {}), journal, open_queue(f"sqlite://{tmp_path}/queue.db", b"k" * 32))
+
+
+def with_identity(events: list[list[Any]]) -> list[list[Any]]:
+    """The history as this t3flow journals it: starts name their undo."""
+    return [
+        [kind, step, attempt, {**data, **identity(STEPS[step])} if kind == "started" and step in STEPS else data]
+        for kind, step, attempt, data in events
+    ]
+
+
+def renamed(events: list[list[Any]], former: str, name: str) -> list[list[Any]]:
+    """The history of a program in which a step had another name."""
+    return [[kind, name if step == former else step, attempt, data] for kind, step, attempt, data in events]
+
+
+def open_at(events: list[list[Any]]) -> list[tuple[int, str]]:
+    """For each undoable step: the number of events up to its end (or start), where it is still to be undone."""
+    found = []
+    for count, (kind, step, _, _) in enumerate(events, 1):
+        known = STEPS.get(step or "")
+        if kind in ("started", "completed") and known is not None and known.undo is not None:
+            found.append((count, str(step)))
+    return found
+
+
+def test_a_renamed_or_removed_step_is_undone_by_the_undo_it_was_journaled_with(
+    host_engine: Engine, history: History, ran: list[str]
+) -> None:
+    for count, name in open_at(history["events"]):
+        ran.clear()
+        events = with_identity(history["events"][:count])
+        run = put(host_engine, history, renamed(events, name, "of_yore"))
+        host_engine.advance(run)
+        ended = host_engine.journal.run(run)
+        assert ended.outcome == "error", (count, name)
+        assert ran == expected_undos(history["events"][:count]), (count, name)
+        assert "it is undone" in ended.result["reason"]
+        assert not freeze.is_frozen(settings_of(host_engine))
+
+
+def test_a_renamed_step_of_a_history_without_identity_is_not_said_to_be_undone(
+    host_engine: Engine, history: History, ran: list[str]
+) -> None:
+    """It cannot be told what undoes it: the others are undone, and the host is frozen until a person has looked."""
+    for count, name in open_at(history["events"]):
+        ran.clear()
+        run = put(host_engine, history, renamed(history["events"][:count], name, "of_yore"))
+        host_engine.advance(run)
+        undo = STEPS[name].undo
+        assert undo is not None
+        others = [each for each in expected_undos(history["events"][:count]) if each != undo.name]
+        assert ran == others, (count, name)
+        assert_lost(host_engine, run, "of_yore")
+
+
+def test_an_undo_that_was_renamed_or_removed_freezes_the_host(
+    host_engine: Engine, history: History, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count, name in open_at(history["events"]):
+        ran.clear()
+        events = with_identity(history["events"][:count])
+        undo = STEPS[name].undo
+        assert undo is not None
+        with monkeypatch.context() as patch:
+            patch.delitem(STEPS, undo.name)
+            run = put(host_engine, history, [*events, ["completed", "of_other_code", 1, {"result": None}]])
+            host_engine.advance(run)
+        assert undo.name not in ran
+        assert_lost(host_engine, run, undo.name)
+
+
+def test_a_result_of_other_arguments_is_not_taken(host_engine: Engine, history: History, ran: list[str]) -> None:
+    for count, (kind, step, _, _) in enumerate(history["events"], 1):
+        if kind != "completed":
+            continue
+        ran.clear()
+        events = [list(each) for each in history["events"][:count]]
+        events[-1][3] = {**events[-1][3], "call": digest(["of another call"], {})}
+        run = put(host_engine, history, events)
+        host_engine.advance(run)
+        ended = host_engine.journal.run(run)
+        assert (ended.outcome, ran) == ("error", expected_undos(events)), step
+        assert "other arguments" in ended.result["reason"]
+        with host_engine.journal.transaction() as connection:
+            connection.execute("delete from locks")
+
+
+def test_each_former_step_is_known_or_listed() -> None:
+    """A step that is gone is listed with the undo that it had, and that undo is still there."""
+    for step, undo in FORMER_STEPS.items():
+        assert undo is None or undo in STEPS, (step, undo)
+
+
+def settings_of(engine: Engine) -> Any:
+    """The settings of `host_engine`."""
+    return load(engine.journal.path.with_name("config.toml"), {})
+
+
+def assert_lost(engine: Engine, run: str, name: str) -> None:
+    """The run ended as one that could not be undone, the host is frozen for that reason; then it is unfrozen for the next."""
+    ended = engine.journal.run(run)
+    assert ended.outcome == "error"
+    assert "ROLLBACK FAILED" in ended.result["reason"]
+    assert name in ended.result["reason"]
+    found = freeze.frozen(settings_of(engine), engine.journal)
+    assert found is not None
+    assert name in found["reason"]
+    assert found["by"] == run
+    freeze.unfreeze(settings_of(engine), engine.journal)
 
 
 def expected_undos(events: list[list[Any]]) -> list[str]:

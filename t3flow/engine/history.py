@@ -1,0 +1,200 @@
+"""The journaled history of one run, as its replay reads it: what comes next, and which steps must be undone.
+
+Each question costs the same at event 10,000 as at event 10. The events of a step that is begun and neither settled nor undone are kept at hand
+while the replay passes them.
+
+Identity of an undo: a `started` event names the undo of its step and the parameters that this undo took. The journal decides what is undone, not
+the code of the day: an upgrade may have renamed the step, renamed or removed its undo, or changed the arguments of either.
+"""
+
+import hashlib
+import json
+from collections import deque
+from typing import Any
+
+from t3flow.engine.errors import HistoryMismatch
+from t3flow.engine.journal import Event
+from t3flow.engine.step import FORMER_STEPS, STEPS, Step
+
+RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
+"""Kinds of events that a replay consumes in order. All others are notes for people and for retries."""
+UNKNOWN_UNDO = "UnknownUndo"
+"""The kind of failure of an undo that this version of t3flow does not have."""
+CONTINUED = "continued"
+"""The first event of a history that started over: how many events it had, and what the workflow took along."""
+
+
+def digest(args: Any, kwargs: Any) -> str:
+    """Return a short digest of a call's arguments (JSON values), equal for equal arguments."""
+    return hashlib.blake2b(json.dumps([args, kwargs], sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+class History:
+    """The events of a run and the position of its replay, which is the number of the last recorded event that was passed."""
+
+    def __init__(self, run_id: str, events: list[Event]) -> None:
+        self.run_id = run_id
+        self.events = events
+        self.position = 0
+        self._recorded = deque(event for event in events if event.kind in RECORDED)
+        self._open: dict[str, Event] = {}
+        self._read = 0  # how many events `_open` reflects
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the replay has passed all recorded events, so that the next step is run."""
+        return not self._recorded
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What the workflow took along when this history started over; empty for one that never did."""
+        for event in self.events[:2]:  # after `created`
+            if event.kind == CONTINUED:
+                return dict(event.data["carried"])
+        return {}
+
+    def add(self, event: Event) -> None:
+        """Take in an event that was just journaled."""
+        self.events.append(event)
+        if event.kind in RECORDED:
+            self.position = event.seq
+
+    def next(self) -> Event | None:
+        """Pass the next recorded event and return it; None when the history is used up."""
+        if not self._recorded:
+            return None
+        event = self._recorded.popleft()
+        self.position = event.seq
+        return event
+
+    def check(self, event: Event, name: str, kinds: tuple[str, ...], call: str | None, of: int | None) -> None:
+        """Raise HistoryMismatch unless a recorded event is that of this call: kind, step, arguments, and (of an undo) what it undid."""
+        begun = f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}`"
+        if event.step != name or event.kind not in kinds:
+            raise HistoryMismatch(f"{begun} where this one does `{name}`")
+        if call is not None and event.data.get("call", call) != call:
+            raise HistoryMismatch(f"{begun} with other arguments than this one gives it")
+        if of is not None and event.data["of"] != of:
+            raise HistoryMismatch(f"{begun} of another start than this one undoes")
+
+    def check_under_way(self, step: str = "", call: str = "") -> None:
+        """Raise HistoryMismatch when another undoable call than this one was under way as the consumer ended.
+
+        The replay must be used up. Without this a step that an upgrade removed would stay half done.
+        """
+        for event in reversed(self.events):
+            if event.seq <= self.position:
+                return
+            if event.kind != "started" or not needs_undo(event):
+                continue
+            if event.step != step or digest(event.data["args"], event.data["kwargs"]) != call:
+                raise HistoryMismatch(
+                    f"run {self.run_id} was begun by another version of t3flow, which was at `{event.step}` "
+                    f"where this one {f'does `{step}`' if step else 'goes on'}"
+                )
+
+    def check_end(self) -> None:
+        """Raise HistoryMismatch when the workflow has ended before its history did."""
+        if self._recorded:
+            event = self._recorded[0]
+            raise HistoryMismatch(
+                f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}` "
+                "where this one ends"
+            )
+        self.check_under_way()
+
+    def notes_of(self, step: str) -> list[Event]:
+        """The events of a step since the last recorded event: its attempts so far. The replay must be used up."""
+        found = []
+        for event in reversed(self.events):
+            if event.seq <= self.position:
+                break
+            if event.step == step:
+                found.append(event)
+        return found[::-1]
+
+    # What is to be undone ------------------------------------------------------------------------------------------
+
+    def give_up(self) -> list[Event]:
+        """End the replay; return all that is begun and neither settled nor undone, last first, a step under way included."""
+        self._recorded.clear()
+        self._read_until(max((event.seq for event in self.events), default=0))
+        self.position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
+        return list(reversed(self._open.values()))
+
+    def begun_since(self, since: int) -> list[Event]:
+        """The first start after event `since` of each undoable call that is neither settled nor undone, last first."""
+        self._read_until(self.position)
+        return [event for event in reversed(self._open.values()) if event.seq > since]
+
+    def lost(self) -> list[Event]:
+        """The events of undos that failed because this version of t3flow does not know them."""
+        return [event for event in self.failed_undos() if event.data["kind"] == UNKNOWN_UNDO]
+
+    def failed_undos(self) -> list[Event]:
+        """The events of all undos that failed."""
+        return [event for event in self.events if event.kind == "undo_failed"]
+
+    def _read_until(self, seq: int) -> None:
+        while self._read < len(self.events) and self.events[self._read].seq <= seq:
+            event = self.events[self._read]
+            self._read += 1
+            if event.kind == "started":
+                if needs_undo(event):
+                    # Attempts of one call are one start: an earlier t3flow's event of it may have no identity.
+                    self._open.setdefault(json.dumps([event.step, event.data["args"], event.data["kwargs"]]), event)
+            elif event.kind == "settled":
+                since = event.data["since"]
+                self._open = {key: begun for key, begun in self._open.items() if begun.seq <= since}
+            elif event.kind in ("undone", "undo_failed"):
+                of = event.data["of"]
+                self._open = {key: begun for key, begun in self._open.items() if begun.seq != of}
+
+
+# The identity of an undo ------------------------------------------------------------------------------------------------
+
+
+def identity(step: Step[..., Any]) -> dict[str, Any]:
+    """What a `started` event of a step says of its undo: its name (None: there is nothing to undo) and the parameters that it takes."""
+    if step.undo is None:
+        return {"undo": None}
+    return {"undo": step.undo.name, "takes": list(step.undo.parameters)}
+
+
+def needs_undo(begun: Event) -> bool:
+    """Whether a start is one that must be undone when its saga fails.
+
+    An earlier t3flow named no undo. Then FORMER_STEPS decides, which lists the steps of that t3flow, else today's code. A step that neither
+    knows counts as one to be undone: that it had nothing to undo cannot be told.
+    """
+    if "undo" in begun.data:
+        return begun.data["undo"] is not None
+    return _former_undo(str(begun.step)) is not None
+
+
+def undo_name(begun: Event) -> str:
+    """The name under which the undo of a start is journaled."""
+    named = begun.data["undo"] if "undo" in begun.data else _former_undo(str(begun.step))
+    return str(named)
+
+
+def undo_of(begun: Event) -> Step[..., Any] | None:
+    """The undo of a start; None where this version has none of that name, or one that takes other arguments."""
+    undo = STEPS.get(undo_name(begun))
+    if undo is None or ("takes" in begun.data and not _takes(undo, begun.data["takes"])):
+        return None
+    return undo
+
+
+def _former_undo(step: str) -> str | None:
+    if step in FORMER_STEPS:
+        return FORMER_STEPS[step]
+    if (known := STEPS.get(step)) is not None:
+        return None if known.undo is None else known.undo.name
+    return f"undo of {step}"
+
+
+def _takes(undo: Step[..., Any], parameters: list[str]) -> bool:
+    """Whether an undo takes these parameters still: the same in the same order, and those added since are optional."""
+    ours = list(undo.parameters)
+    return ours[: len(parameters)] == parameters and all(undo.parameters[name] for name in ours[len(parameters) :])

@@ -1,0 +1,285 @@
+"""Runs in flight over an upgrade that changed steps, their undos, or their arguments: all that was begun is undone, or it is said loudly that it was not."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import begin, kinds, open_engine, settle
+
+from t3flow import workflows
+from t3flow.engine.engine import Engine
+from t3flow.engine.errors import UndoFailed
+from t3flow.engine.history import History, digest
+from t3flow.engine.journal import Event, append_event
+from t3flow.engine.runs import Abort, Outcome
+from t3flow.engine.step import FORMER_STEPS, STEPS, current_flow, step
+
+EFFECTS: list[str] = []
+LOST: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    EFFECTS.clear()
+    LOST.clear()
+
+
+@step()
+def unmount(name: str, where: str = "/") -> None:
+    """Undo of a mount."""
+    EFFECTS.append(f"-{name}")
+
+
+@step(undo=unmount)
+def mount(name: str, where: str = "/") -> str:
+    """An effect."""
+    EFFECTS.append(f"+{name}")
+    return name
+
+
+@step()
+def look_at_it(what: str) -> str:
+    """A step without an undo."""
+    EFFECTS.append(f"?{what}")
+    return what
+
+
+def two(*names: str, end: str = "") -> Outcome:
+    """Mounts, and fails if told to."""
+    try:
+        with current_flow.get().saga():
+            for name in names or ("a", "b"):
+                mount(name)
+            look_at_it("all")
+            if end == "abort":
+                raise Abort(Outcome("aborted", "as asked", "failed"))
+    except UndoFailed as failure:
+        return Outcome("caught", failure.reason, "failed")
+    return Outcome("done")
+
+
+def one_that_ends() -> Outcome:
+    """Today's code has no step at all."""
+    return Outcome("done")
+
+
+WORKFLOWS = {"two": two, "one_that_ends": one_that_ends}
+
+
+def engine_in(top: Path) -> Engine:
+    return open_engine(top, WORKFLOWS, on_lost=lambda run, reason: LOST.append(reason))
+
+
+def started(step_name: str, *args: Any, **identity: Any) -> tuple[str, str, dict[str, Any]]:
+    """A start; `identity`: what it says of its undo, nothing in the way of an earlier t3flow."""
+    return "started", step_name, {"args": list(args), "kwargs": {}, **identity}
+
+
+def completed(step_name: str, result: Any = None, **more: Any) -> tuple[str, str, dict[str, Any]]:
+    return "completed", step_name, {"result": result, **more}
+
+
+UNMOUNT = {"undo": "unmount", "takes": ["name", "where"]}
+
+
+def play(engine: Engine, workflow: str, events: list[tuple[str, str, dict[str, Any]]], **args: Any) -> Any:
+    """A run with this history, to its end."""
+    run_id = begin(engine, workflow, **args)
+    with engine.journal.transaction() as connection:
+        for kind, name, data in events:
+            append_event(connection, run_id, kind, name, 1, data)
+    return settle(engine, run_id)
+
+
+def test_a_start_journals_which_undo_it_has(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    run = settle(engine, begin(engine, "two"))
+    starts = [event.data for event in engine.journal.events(run.id) if event.kind == "started"]
+    assert [(data["undo"], data.get("takes")) for data in starts] == [
+        ("unmount", ["name", "where"]),
+        ("unmount", ["name", "where"]),
+        (None, None),
+    ]
+
+
+def test_a_renamed_step_is_undone_by_its_journaled_undo(tmp_path: Path) -> None:
+    """Before, a start whose step was unknown was skipped in silence, and the run said that it was undone."""
+    engine = engine_in(tmp_path)
+    run = play(engine, "two", [started("attach", "a", **UNMOUNT), completed("attach", "a")])
+    assert (run.outcome, EFFECTS, LOST) == ("error", ["-a"], [])
+    assert run.result["reason"].endswith("it is undone")
+
+
+def test_a_renamed_step_that_was_under_way_is_undone_too(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    run = play(engine, "two", [started("attach", "a", **UNMOUNT)])
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+def test_a_step_that_was_removed_at_the_end_is_undone(tmp_path: Path) -> None:
+    """Today's code ends before the history does: it may not end as if nothing had been begun."""
+    engine = engine_in(tmp_path)
+    for events in ([started("attach", "a", **UNMOUNT)], [started("attach", "a", **UNMOUNT), completed("attach", "a")]):
+        EFFECTS.clear()
+        run = play(engine, "one_that_ends", events)
+        assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+def test_a_workflow_that_takes_other_arguments_is_undone(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    run = play(engine, "one_that_ends", [started("mount", "a", **UNMOUNT), completed("mount", "a")], user="ada")
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+    assert "takes other arguments" in run.result["reason"]
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"undo": "detach", "takes": ["name", "where"]},
+        {"undo": "unmount", "takes": ["where", "name"]},
+        {"undo": "unmount", "takes": ["name", "where", "force"]},
+        {"undo": "unmount", "takes": ["user"]},
+        {},
+    ],
+    ids=["renamed or removed", "other order", "one fewer", "other meaning", "not named at all"],
+)
+def test_an_undo_that_is_not_known_is_loud(tmp_path: Path, identity: dict[str, Any]) -> None:
+    """The others are undone all the same; the run ends as an error that names the step and what to do, and the host hears of it."""
+    engine = engine_in(tmp_path)
+    events = [started("mount", "a", **UNMOUNT), completed("mount", "a"), started("attach", "b", **identity)]
+    run = play(engine, "two", [*events, completed("attach", "b")])
+    assert (run.status, run.outcome, EFFECTS) == ("failed", "error", ["-a"])
+    assert "ROLLBACK FAILED" in run.result["reason"]
+    assert 'attach("b")' in run.result["reason"]
+    assert "t3flow unfreeze" in run.result["reason"]
+    assert "it is undone" not in run.result["reason"]
+    assert LOST[0] == run.result["reason"]
+    assert [kind.split()[0] for kind in kinds(engine, run.id)][-4:] == ["undo_failed", "started", "undone", "ended"]
+
+
+def test_an_undo_that_only_gained_an_option_is_run(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    run = play(engine, "two", [started("attach", "a", undo="unmount", takes=["name"]), completed("attach")])
+    assert (run.outcome, EFFECTS, LOST) == ("error", ["-a"], [])
+
+
+def test_a_dropped_undo_is_still_that_of_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is there and has no undo any more: the journal says which it had."""
+    monkeypatch.setattr(STEPS["mount"], "undo", None)
+    engine = engine_in(tmp_path)
+    run = play(engine, "two", [started("mount", "a", **UNMOUNT), completed("mount", "a"), completed("of_yore")])
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+def test_an_unknown_undo_in_a_run_that_goes_on_is_told_too(tmp_path: Path) -> None:
+    """The steps fit, so that the run goes on; it fails later, and its saga has an undo to do that is not known."""
+    engine = engine_in(tmp_path)
+    events = [started("mount", "a", undo="detach", takes=["name"]), completed("mount", "a")]
+    run = play(engine, "two", events, end="abort")
+    assert (run.outcome, EFFECTS) == ("caught", ["+b", "?all", "-b"])
+    assert len(LOST) == 1
+    assert "detach" in LOST[0]
+
+
+def test_a_death_after_a_failed_undo_does_not_make_it_forgotten(tmp_path: Path) -> None:
+    """Killed between the failed undo and the run's end, the run still ends as one whose undo failed."""
+    engine = engine_in(tmp_path)
+    events = [started("attach", "a", undo="detach", takes=["name"]), completed("attach")]
+    failed = {"of": 2, "kind": "UnknownUndo", "reason": "no undo detach"}
+    run = play(engine, "two", [*events, ("undo_failed", "detach", failed)])
+    assert run.outcome == "error"
+    assert "no undo detach" in run.result["reason"]
+    assert LOST
+
+
+def test_former_steps_tell_what_a_history_without_names_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that is gone, of which the list says that it had nothing to undo, is no false alarm; one that had is undone by that name."""
+    monkeypatch.setitem(FORMER_STEPS, "peek", None)
+    monkeypatch.setitem(FORMER_STEPS, "attach", "unmount")
+    engine = engine_in(tmp_path)
+    events = [started("attach", "a"), completed("attach"), started("peek", "b"), completed("peek")]
+    run = play(engine, "two", events)
+    assert (run.outcome, EFFECTS, LOST) == ("error", ["-a"], [])
+
+
+def test_attempts_of_two_versions_are_one_start(tmp_path: Path) -> None:
+    """An earlier t3flow's start names no undo, ours does: the call is undone once."""
+    engine = engine_in(tmp_path)
+    run = play(
+        engine, "two", [started("mount", "a"), started("mount", "a", **UNMOUNT), completed("mount", "a")], end="abort"
+    )
+    assert run.outcome == "aborted"
+    assert EFFECTS == ["+b", "?all", "-b", "-a"]
+
+
+@pytest.mark.parametrize("given", ["args", "kwargs"])
+def test_a_result_belongs_to_a_call_with_the_same_arguments(tmp_path: Path, given: str) -> None:
+    """The step has kept its name and is called with other values: its result is not taken for theirs."""
+    engine = engine_in(tmp_path)
+    call = digest(["a2"], {}) if given == "args" else digest([], {"name": "a"})
+    run = play(engine, "two", [started("mount", "a", **UNMOUNT), completed("mount", "a", call=call)])
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+    assert "other arguments" in run.result["reason"]
+
+
+def test_a_failure_belongs_to_its_arguments_too(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    failed = {"kind": "X", "reason": "no", "call": digest(["other"], {})}
+    run = play(engine, "two", [started("mount", "a", **UNMOUNT), ("failed", "mount", failed)])
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+def test_what_was_begun_again_after_an_undo_is_undone_again(tmp_path: Path) -> None:
+    """The same call in a second saga, under way when the code changes: the undo of the first is not taken for its own."""
+    engine = engine_in(tmp_path)
+    first = [
+        started("mount", "a", **UNMOUNT),
+        completed("mount", "a"),
+        ("undone", "unmount", {"of": 2, "result": None}),
+    ]
+    run = play(engine, "two", [*first, started("mount", "a", **UNMOUNT), completed("attach")])
+    assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+def test_a_digest_does_not_depend_on_how_json_came() -> None:
+    value = {"b": [1, 2.5, None], "a": {"y": True, "x": "ü"}}
+    assert digest([value], {}) == digest(*json.loads(json.dumps([[value], {}])))
+    assert digest((value,), {}) == digest([value], {})
+    assert digest([1], {}) != digest([2], {})
+
+
+def test_the_open_steps_are_those_of_a_search_of_the_whole_history() -> None:
+    """Against plain bookkeeping, in random histories with settled parts and undos."""
+    for seed in range(200):
+        dice = random.Random(seed)
+        journal_events: list[Event] = []
+        open_starts: list[int] = []
+        for seq in range(1, 60):
+            kind = dice.choice(["started", "started", "completed", "settled", "undone"])
+            data: dict[str, Any] = {"result": None}
+            if kind == "started":
+                data = {"args": [seq], "kwargs": {}, **UNMOUNT}
+                open_starts.append(seq)
+            elif kind == "settled":
+                data = {"since": dice.randrange(seq)}
+                open_starts = [each for each in open_starts if each <= data["since"]]
+            elif kind == "undone":
+                if not open_starts:
+                    kind = "completed"
+                else:
+                    data = {"of": open_starts.pop()}
+            journal_events.append(Event(seq, 0.0, kind, "mount", 1, data))
+        history = History("r", journal_events)
+        while history.next() is not None:
+            pass
+        expected = [each for each in open_starts if each <= history.position]
+        assert [event.seq for event in history.begun_since(0)] == expected[::-1]
+
+
+def test_a_former_undo_is_a_step_of_ours() -> None:
+    """The list names the undoes of an earlier t3flow: those that are gone by now end in UndoFailed, which is to be meant."""
+    assert workflows.WORKFLOWS
+    gone = {undo for undo in FORMER_STEPS.values() if undo is not None and undo not in STEPS}
+    assert gone == set()
