@@ -1,17 +1,32 @@
-"""How long a unit is held still for one read of its user's idleness, with 1, 10 and 50 processes more in it."""
+"""How long a unit is held still for one read of its user's idleness: with more processes in it, and with strangers on the host.
+
+The unit's processes are listed as a control group lists them, by a file; the sandbox's own manager of servers looks at the whole of /proc.
+"""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common import median_seconds, show
 from sandboxed import go_inside, sandbox
 
+if TYPE_CHECKING:
+    from t3flow.host.services import ServerState
+
 TIMES = 30
 JOBS = 'i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i + 1)); done; exec "$@"'
 NATIVE = {"generation": "C", "boot_window_ms": 0}
+STRANGERS, CONNECTIONS = 3000, 2000
+MOST = 1.5
+"""Held still with strangers may take so many times what it takes without, and a millisecond for the host that is busy with them."""
 
 
 def reference() -> list[float]:
@@ -33,8 +48,41 @@ def reference() -> list[float]:
         child.wait()
 
 
-def held(count: int) -> list[float]:
-    """The seconds from the first stop until all go on, for a launcher, a server, its monitor and so many jobs."""
+@contextmanager
+def strangers(count: int, connections: int) -> Iterator[None]:
+    """So many processes and connections that are none of the unit's."""
+    script = f"i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i + 1)); done; echo there; wait"
+    with ExitStack() as stack:
+        shell = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+        stack.callback(shell.wait)
+        stack.callback(os.killpg, shell.pid, signal.SIGKILL)
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        for _ in range(connections):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+            stack.enter_context(listener.accept()[0])
+        yield
+
+
+class Grouped:
+    """The manager of servers, but for the processes of a unit: these a file lists, as a control group does."""
+
+    def __init__(self, services: Any, folder: Path) -> None:
+        self._services, self._folder = services, folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._services, name)
+
+    def pids_of(self, user: str, server: "ServerState") -> list[int]:
+        """What `Systemd.pids_of` does."""
+        from t3flow.host import cgroups
+
+        return cgroups.pids(self._folder)
+
+
+def held(count: int, others: int = 0, connections: int = 0) -> list[float]:
+    """The seconds from the first stop until all go on, for a launcher, a server, its monitor and so many jobs, beside others' processes."""
     from t3flow.consumer import open_journal
     from t3flow.host import holding, idle
     from t3flow.host.host import open_host
@@ -45,15 +93,21 @@ def held(count: int) -> list[float]:
         box.start("0.0.24", {}, NATIVE)
         host = open_host(box.settings, open_journal(box.settings))
         server = host.services.state("ada")
+        group = box.top / "group"
+        group.mkdir()
+        (group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in host.services.pids("ada")))
+        host = replace(host, services=Grouped(host.services, group))
 
         def hold_and_read() -> float:
             with OwnerReader(host, "ada") as reader:
                 with holding.held(lambda: host.services.pids_of("ada", server)) as hold:
                     unit = idle.look_at_unit(host, "ada", server)
-                    idle.judge(host, "ada", server, unit, reader, canary=True, ignore_processes=False)
+                    found = idle.judge(host, "ada", server, unit, reader, canary=False, ignore_processes=False)
+                assert found.waiting_for in ("", "quiet_period", "running_process"), found
                 return time.monotonic() - hold.since
 
-        return [hold_and_read() for _ in range(TIMES)]
+        with strangers(others, connections):
+            return [hold_and_read() for _ in range(TIMES)]
 
 
 def main() -> None:
@@ -62,6 +116,11 @@ def main() -> None:
     show("one process stopped and let go", against)
     for count in (1, 10, 50):
         show(f"a unit with {count} processes more, held and read", held(count), "one process", against)
+    alone = held(1)
+    beside = held(1, STRANGERS, CONNECTIONS)
+    show(f"beside {STRANGERS} strangers, {CONNECTIONS} connections", beside, "alone", alone)
+    if sorted(beside)[TIMES // 2] > MOST * sorted(alone)[TIMES // 2] + 0.001:
+        raise SystemExit("held still for longer because of strangers")
 
 
 if __name__ == "__main__":

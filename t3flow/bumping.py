@@ -1,6 +1,7 @@
 """The parts of a bump, in their order: back up, gate, restart one at a time, conclude. Replayed as the workflows are: no I/O but in steps."""
 
 from t3flow import deferring, tasks
+from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
@@ -174,7 +175,7 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str, none_pairs: 
     failing = [user for user, found in results.items() if found["result"] in FAILED]
     unproven = [user for user, found in results.items() if none_pairs and found["waiting_for"] == HELD]
     unproven = [] if restarted else [user for user in unproven if results[user]["reason"] != LEFT_OUT]
-    if unproven or (failing and results[failing[0]]["dispatch_at_fault"]):
+    if unproven or (failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN):
         user = (unproven or failing)[0]
         return inconclusive(f"{user} was taken back: {results[user]['reason']}", plan, left_alone(results))
     begin_bake(version, restarted)

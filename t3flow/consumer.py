@@ -2,11 +2,14 @@
 
 import fcntl
 import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from huey.consumer import Consumer
 from loguru import logger
@@ -18,7 +21,8 @@ from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
-from t3flow.host import freeze, launcher, records, resuming
+from t3flow.heartbeat import Pulse, feed_watchdog
+from t3flow.host import freeze, launcher, records, reserve, resuming
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -27,6 +31,10 @@ from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 JOURNAL = "journal.db"
 KEY = "queue.key"
 LOCK = "consumer.lock"
+SHARED = "queue_shared"
+"""Fact: the other consumers that take messages from this host's queue."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+URGENT = "urgent"
 WORKERS = 4
 ORPHAN_PATIENCE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 85.0
@@ -65,25 +73,82 @@ def open_journal(settings: Settings, *, create: bool = False) -> Journal:
 
 
 class Worker(Consumer):  # type: ignore[misc]
-    """Huey's consumer, which on SIGTERM also tells the engine, so that no long step is waited for."""
+    """Huey's consumer, which tells the engine when it is to end, so that no long step is waited for, and the watchdog that its threads live.
 
-    engine: Engine
+    SIGTERM, Ctrl-C and a terminal that closes are the same: what is in hand comes to a safe point, within SHUTDOWN_SECONDS. A further one
+    changes nothing: a restart that is cut off leaves its user without a server until the next consumer.
+    """
+
+    def __init__(self, engine: Engine, pulse: Pulse) -> None:
+        self.engine = engine
+        self.pulse = pulse
+        self.threads: list[threading.Thread] = []
+        self._signum: int | None = None
+        engine.queue.pre_execute("pulse")(lambda task: pulse.work())
+        engine.queue.post_execute("pulse")(lambda task, value, error: pulse.beat())
+        super().__init__(
+            engine.queue, workers=WORKERS, initial_delay=0.05, max_delay=0.25, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        self._signal_actions = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), (False, True))
+        self._set_signal_handlers()  # before anything is in hand
+
+    def _handle_signal(self, signum: int, frame: object) -> None:
+        if self._signum is None:
+            self._signum, self._restart, self._graceful = signum, False, True
+        else:  # not by the log, which this may have interrupted
+            os.write(2, f"t3flow: ending at the next safe point; to end it now: kill -9 {os.getpid()}\n".encode())
+
+    def _create_process(self, process: Any, name: str) -> threading.Thread:
+        work = process.loop
+
+        def loop(now: Any = None) -> None:
+            self.pulse.beat(name)
+            work(now)
+
+        process.loop = loop
+        made: threading.Thread = super()._create_process(process, name)
+        return made
+
+    def loop(self, health_check_ts: float | None = None) -> Any:
+        """One look at signals and threads."""
+        self.pulse.beat("main")
+        return super().loop(health_check_ts)
+
+    def start_thread(self, name: str, work: Callable[[], None]) -> None:
+        """Start a thread of the consumer's own beside Huey's."""
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def stop(self, graceful: bool = False) -> None:
+        """Let every thread come to a safe point."""
         notify("STOPPING=1", "STATUS=letting what is in hand come to a safe point")
         self.engine.stop()
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
         super().stop(graceful)
+        for thread in self.threads:
+            if thread.name == URGENT:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def build(settings: Settings, journal: Journal) -> tuple[Engine, Host]:
-    """The engine on this host, with its workflows and periodic tasks."""
-    queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY))
+def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
+    """The engine on this host, with its workflows and periodic tasks, and the minute's work."""
+    who = {"host": socket.gethostname(), "boot": boot_id(), "pid": str(os.getpid())}
+    queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), who=who)
     engine = make_engine(settings, journal, queue)
     host = open_host(settings, journal, hint=engine.hint)
     take_charge(host)
-    periodic.register(engine, host)
-    engine.watchers += [queue_watch(engine, host), status_watch(engine, host)]
-    return engine, host
+    minute = periodic.register(engine, host)
+    engine.watchers += [queue_watch(engine, host), status_watch(engine, host), reserve.watch(settings.paths.state_dir)]
+    return engine, host, minute
+
+
+def boot_id() -> str:
+    """What tells one boot of this host from another, and from one of a copy of it; "" where the kernel does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engine:
@@ -113,8 +178,10 @@ def consume(settings: Settings) -> None:
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
-        engine, host = build(settings, journal)
-        introduce(host)
+        engine, host, minute = build(settings, journal)
+        pulse = Pulse()
+        worker = Worker(engine, pulse)
+        introduce(host, engine.queue.name)
         notify("STATUS=ending what a consumer that died may have left")
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
@@ -122,17 +189,15 @@ def consume(settings: Settings) -> None:
         resuming.resume_paused(host)
         periodic.sweep(host)
         renew_launcher(host)
-        threading.Thread(target=engine.watch, name="watch", daemon=True).start()
-        first_look(engine, host)
-        worker = Worker(
-            engine.queue,
-            workers=WORKERS,
-            initial_delay=0.05,
-            max_delay=0.25,
-            graceful_signal="TERM",
-            shutdown_timeout=SHUTDOWN_SECONDS,
-        )
-        worker.engine = engine
+        with suppress(Exception):  # one that is away is waited for
+            engine.queue.storage.forget_others()
+        engine.watchers.append(lambda: pulse.beat("watch"))
+        worker.start_thread("watchdog", lambda: feed_watchdog(pulse, engine.stopping))
+        worker.start_thread("watch", engine.watch)
+        worker.start_thread("queue", engine.keep_queue)
+        worker.start_thread(URGENT, engine.advance_urgent)
+        minute()
+        worker.start_thread("clock", lambda: minute.keep(lambda: pulse.beat("clock")))
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
@@ -152,24 +217,21 @@ def renew_launcher(host: Host) -> None:
         logger.warning("{} cannot be renewed ({}): t3flow doctor --fix", paths.launcher, error.strerror)
 
 
-def first_look(engine: Engine, host: Host) -> None:
-    """Resumes what is pending. A queue that does not answer yet is waited for by the watcher."""
-    try:
-        periodic.tick(engine, host)
-    except Exception as error:
-        engine.queue_away.set()
-        logger.warning("waiting for the queue: {}", error)
-
-
 def queue_watch(engine: Engine, host: Host) -> Callable[[], None]:
-    """A watcher that notes for `status` while the queue does not answer."""
-    noted: list[str | None] = [None]
+    """Return a watcher that notes for `status` while the queue does not answer, and for `doctor` which other consumers use it."""
+    noted: dict[str, Any] = {"waiting_for": None, SHARED: None}
 
     def watch() -> None:
-        waiting_for = "the queue" if engine.queue_away.is_set() else None
-        if waiting_for != noted[0]:
-            records.set_fact(host.journal, "waiting_for", waiting_for)
-            noted[0] = waiting_for
+        shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.shares_queue_with)
+        found = {"waiting_for": "the queue" if engine.queue_away.is_set() else None, SHARED: shared or None}
+        for key, value in found.items():
+            if value != noted[key]:
+                records.set_fact(host.journal, key, value)
+                noted[key] = value
+                if key == SHARED and value:
+                    logger.error(
+                        "another consumer takes messages from this host's queue: {}: t3flow doctor", ", ".join(value)
+                    )
 
     return watch
 
@@ -185,7 +247,7 @@ def prepare(state_dir: Path) -> None:
         ) from error
 
 
-def introduce(host: Host) -> None:
+def introduce(host: Host, queue_name: str) -> None:
     """Notes for other commands which settings act: those of this process."""
     settings = host.settings
     records.set_fact(
@@ -195,11 +257,13 @@ def introduce(host: Host) -> None:
             "pid": os.getpid(),
             "since": time.time(),
             "queue_url": settings.queue.url,
+            "queue_name": queue_name,
             "pin_source": settings.sources["track.pin"],
             "pin": settings.track.pin,
         },
     )
     records.set_fact(host.journal, "waiting_for", None)
+    records.set_fact(host.journal, SHARED, None)
     rules = settings.deferral._asdict()
     if records.fact(host.journal, "deferral_rules") != rules:
         records.set_fact(host.journal, "deferral_rules", rules)

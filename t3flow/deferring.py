@@ -64,10 +64,15 @@ def put_off(target: str, waiting: dict[str, str]) -> None:
         wake(run)
 
 
-def drain_of(host: Host, user: str) -> str:
-    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one."""
+def drain_of(host: Host, user: str, *, make: bool = True) -> str:
+    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one.
+
+    Unless it is to `make` one, "" where none is under way.
+    """
     found = host.journal.runs("workflow = 'drain' and status = 'running' and args = ?", json.dumps({"user": user}))
-    return found[0].id if found else new_run(host.journal, "drain", {"user": user}) or ""
+    if found or not make:
+        return found[0].id if found else ""
+    return new_run(host.journal, "drain", {"user": user}) or ""
 
 
 def wake(run: str) -> None:

@@ -30,13 +30,12 @@ def notify(*words: str) -> None:
 
 
 def status_watch(engine: Engine, host: Host) -> Callable[[], None]:
-    """A watcher that says what the consumer waits for, and that it lives: it is called by the thread that all else depends on."""
+    """Return a watcher that says what the consumer waits for. That it lives, `heartbeat.py` says."""
     looked = [-EVERY_SECONDS]
 
     def watch() -> None:
         if time.monotonic() - looked[0] >= EVERY_SECONDS:
             looked[0] = time.monotonic()
-            notify("WATCHDOG=1")
             notify(f"STATUS={status_text(engine, host)[:LONGEST_TEXT]}")
 
     return watch

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from t3flow import deferring, tasks, witnessing
+from t3flow import at_fault, deferring, tasks, witnessing
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Outcome
@@ -41,12 +41,18 @@ def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Out
 
 
 def give_up(version: str, user: str, found: Result) -> str:
-    """A version failed at a user: tracking is frozen and the version remembered, unless the failure is that user's alone. Returns the reason."""
+    """A restart failed and the run goes no further: tracking is frozen, and the version remembered if it is to blame. Returns the reason.
+
+    A failure that is the user's alone, as others prove, does neither.
+    """
     if is_theirs(version, user, found):
         found["ask_again"] = deferring.note_wait(user, found["waiting_for"], found["reason"], 0.0)
         return found["reason"]
-    reason = f"{version} failed at {user}: {found['reason']}"
-    tasks.reject(version, reason, [])
+    if found["at_fault"] == at_fault.TARGET:
+        reason = f"{version} failed at {user}: {found['reason']}"
+        tasks.reject(version, reason, [])
+    else:
+        reason = f"{user} was not moved to {version}, which is not to blame: {found['reason']}"
     tasks.freeze_tracking(reason)
     return reason
 
@@ -56,7 +62,7 @@ def is_theirs(version: str, user: str, found: Result) -> bool:
 
     Then the result becomes `skipped`, and only a person or a later bump tries it again.
     """
-    if found["result"] != "rolled_back" or found["dispatch_at_fault"]:
+    if found["result"] != "rolled_back" or found["at_fault"] != at_fault.TARGET:
         return False
     with current_flow.get().shielded():
         others = witnessing.proven_by(version, user)

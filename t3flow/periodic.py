@@ -1,9 +1,10 @@
-"""What happens on its own: each minute the schedule and the recovery, each half second a look at the freeze file.
+"""What happens on its own: each minute the schedule and the recovery, each half second a look at the freeze file. None of it needs the queue.
 
 Nothing here is done twice by being late or repeated: a due time is taken by the id of the run that it makes, and recovery only adds what is missing.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,16 +13,20 @@ from huey import crontab
 from loguru import logger
 
 from t3flow import schedule
-from t3flow.deferring import drain_of, wake
+from t3flow.deferring import wake
+from t3flow.drain_recovery import revive_drains
 from t3flow.engine.engine import Engine
 from t3flow.engine.runs import new_run
 from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
+from t3flow.housekeeping import trim_journal
 from t3flow.staging import SCRATCH_PREFIX
 
 NEXT_BUMP = "next_bump"
 CLOCK_STEP_SECONDS = 5.0
+LOOK_SECONDS = 5.0
+AGAIN_SECONDS = 30.0
 HELD_WRONGLY = """
 select id, wanted from (
   select runs.id, held, claim, case when revoked then 'revoked' when ? then 'frozen' end as wanted
@@ -30,26 +35,73 @@ select id, wanted from (
 """Drains (run, what holds them back or null) of which the journal says otherwise; one that a worker has is left until it sleeps."""
 
 
-def register(engine: Engine, host: Host) -> None:
-    """Adds the minute's task to the queue's periodic tasks, and the freeze watch to the engine's watchers."""
+def register(engine: Engine, host: Host) -> "Minute":
+    """Add the minute's work to Huey's periodic tasks, and the watches to the engine's watchers. Return that work, for the clock's thread too."""
+    minute = Minute(engine, host)
 
     def every_minute() -> None:
-        tick(engine, host)
+        minute()
 
     engine.queue.periodic_task(crontab(minute="*"), name="every_minute")(every_minute)
     engine.watchers.append(freeze_watch(engine, host))
     engine.watchers.append(clock_watch(host))
+    return minute
+
+
+class Minute:
+    """The minute's work. Two call it: Huey's periodic task, and a thread that needs no queue. The first of them in a minute does it.
+
+    So a queue that is away when a bump is due delays the bump's start until it is back, and loses nothing.
+    """
+
+    def __init__(self, engine: Engine, host: Host) -> None:
+        self._engine = engine
+        self._host = host
+        self._mutex = threading.Lock()
+        self._done = 0.0
+
+    def __call__(self) -> None:
+        if not self._mutex.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() - self._done >= AGAIN_SECONDS:
+                tick(self._engine, self._host)
+                self._done = time.monotonic()
+        finally:
+            self._mutex.release()
+
+    def keep(self, beat: Callable[[], None]) -> None:
+        """Until the engine stops: do the minute's work in each minute. `beat` is told that this thread lives."""
+        last = None
+        while not self._engine.stopping.wait(LOOK_SECONDS):
+            beat()
+            if (now := int(time.time() // 60)) != last:
+                last = now
+                self()
 
 
 def tick(engine: Engine, host: Host) -> None:
-    """One minute's work: what is pending has its message, and a bump that is due is begun."""
-    added = engine.recover()
-    if added:
-        logger.warning("put {} lost messages back into the queue", added)
-    revive_drains(engine, host)
-    run = due_bump(host, time.time())
-    if run is not None:
+    """One minute's work: a bump that is due is begun, and what is pending has its message. What fails keeps nothing else from being done."""
+    for work in (begin_due_bump, revive_drains, put_back):
+        try:
+            work(engine, host)
+        except Exception:
+            logger.opt(exception=True).error(
+                "the minute's work failed in {}; it is done again in a minute", work.__name__
+            )
+
+
+def begin_due_bump(engine: Engine, host: Host) -> None:
+    """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
+    if (run := due_bump(host, time.time())) is not None:
         engine.hint(run)
+    trim_journal(host)
+
+
+def put_back(engine: Engine, host: Host) -> None:
+    """Put lost messages back into the queue."""
+    if added := engine.recover():
+        logger.warning("put {} lost messages back into the queue", added)
 
 
 def due_bump(host: Host, now: float) -> str | None:
@@ -83,16 +135,6 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
     records.set_fact(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
-
-
-def revive_drains(engine: Engine, host: Host) -> None:
-    """Gives every deferral a drain that lives, whatever became of its last one."""
-    for pending in records.deferrals(host.journal):
-        if host.journal.runs("id = ? and status = 'running'", pending.run):
-            continue
-        run = drain_of(host, pending.user)
-        records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, time.time())
-        engine.hint(run)
 
 
 def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:

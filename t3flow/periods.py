@@ -37,14 +37,14 @@ class Wait(TypedDict):
     at: float
 
 
-@step()
+@step(syncs_first=False)
 def may_still_restart(due: float) -> bool:
     """Whether a run scheduled for `due` may restart another user. Only reads the clock."""
     latest = schedule.deadline(this_host().settings, due)
     return latest is None or time.time() < latest
 
 
-@step()
+@step(syncs_first=False)
 def await_idle(user: str, not_before: float) -> Ready:
     """Asks whether a deferred user is idle, again and again as a delayed task. Only reads; each check is noted in the deferral."""
     host = this_host()
@@ -77,7 +77,7 @@ def await_idle(user: str, not_before: float) -> Ready:
     return {"nothing_to_do": "", "version": version, "target": pending.target}
 
 
-@step()
+@step(syncs_first=False)
 def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
     """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
     host = this_host()

@@ -2,64 +2,39 @@
 
 The order: snapshot → hold the server still, read idleness, and while it is still held either let it go on or end it → a second snapshot if
 something was written since the first → assign → start → verify through the dispatch. What fails after the stop is undone.
-
-The whole unit is ended by SIGKILL while it is held still. A SIGTERM would need it to run again first, and Node answers the requests that came in
-meanwhile before it looks at signals: a turn that began then would be cut off. What was committed is safe in SQLite's log.
 """
 
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from loguru import logger
 
+from t3flow import at_fault
+from t3flow.at_fault import Course
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
-from t3flow.engine.step import current_attempt, current_flow, current_run, step
+from t3flow.engine.step import current_flow, current_run, step
 from t3flow.errors import T3flowError
 from t3flow.files import DiskError
-from t3flow.host import (
-    backups,
-    freeze,
-    holding,
-    idle,
-    kept,
-    manageable,
-    ours,
-    pairing,
-    preflight,
-    records,
-    resuming,
-    slots,
-    witnesses,
-)
+from t3flow.host import backups, kept, measured, ours, pairing, records, room, slots, troubles, witnesses
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
 from t3flow.host.left_behind import HELD
-from t3flow.host.owned import OwnerReader
-from t3flow.host.services import ServerState
-from t3flow.reviving import owe_start, start_or_owe
+from t3flow.stopping import await_port, bring_back, stop_if_idle
 from t3flow.tasks import Snapshot, back_up
 
-HELD_SECONDS = 1.0
-"""The longest that a unit is held still; also how old the read may be when the stop is sent."""
-SECOND_SNAPSHOT_SECONDS = PORT_SECONDS = LAUNCH_SECONDS = 5.0
-
-
-class Stopped(TypedDict):
-    """What came of asking a server to stop. `at` is when (epoch seconds); `changed`: the snapshot is out of date."""
-
-    stopped: bool
-    waiting_for: str
-    detail: str
-    ask_again: float
-    at: float
-    changed: bool
+LAUNCH_SECONDS = LONG_AWAY_SECONDS = 5.0
+OF_THE_MANAGER = ("ServiceError", "ManagerAway", "ChildError", "TookTooLong")
+"""Kinds of failure of the manager of units, after which the start of the server is owed (`reviving.py`)."""
 
 
 class Result(TypedDict):
-    """How a user fared, as the interface shows it; when a deferred one is worth asking again; whether a failure is the dispatch's."""
+    """How a user fared, as the interface shows it, and when a deferred one is worth asking again.
+
+    `at_fault`: who is to blame for a result of rolled_back or failed, as `at_fault.py` names them. Runs of an earlier t3flow have none.
+    """
 
     result: str
     version: str
@@ -67,17 +42,20 @@ class Result(TypedDict):
     reason: str
     waiting_for: str
     ask_again: float
-    dispatch_at_fault: bool
+    at_fault: str
 
 
-class RestartError(T3flowError):
-    """A restart cannot go on."""
+class StoppedByHand(T3flowError):
+    """A person stopped the unit while its server was being verified."""
 
 
-def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False) -> Result:
+def safe_restart(
+    user: str, former: str, target: str, *, canary: bool, ignore_processes: bool = False, insists: bool = False
+) -> Result:
     """Moves one user from a version to another, or leaves them as they are. Raises StepFailed only for a snapshot that kills the consumer.
 
-    `canary`: an agent without a turn counts as work too. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
+    `canary`: an agent without a turn counts as work too. `insists`: a person asked for it, and accepts that the user is away for as long as a
+    second snapshot takes. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed.
     """
     try:
         snapshot = back_up(user, former, target, False)
@@ -87,47 +65,74 @@ def safe_restart(user: str, former: str, target: str, *, canary: bool, ignore_pr
         return _no_backup(former, failure)
     if snapshot["problem"]:
         return result_of("skipped", former, f"no backup: {snapshot['problem']}")
-    try:
-        with current_flow.get().shielded():
-            return _move(user, former, target, snapshot, canary, ignore_processes)
-    except UndoFailed as failure:
-        logger.error("ROLLBACK FAILED for {}: {}", user, failure)
-        return result_of("failed", former, f"ROLLBACK FAILED: {failure}")
-    except StepFailed as failure:
-        if failure.kind == pairing.PortTaken.__name__:
-            return _deferred(former, "server_stopped", str(failure), 0.0)
-        if failure.step == back_up_stopped.name and failure.kind != CRASHED:
-            return _no_backup(former, failure)
-        if failure.step in (stop_if_idle.name, assign_version.name) and failure.kind != CRASHED:
-            # The target has not run, and is not to blame.
-            return _deferred(former, "unreadable_state", str(failure), 0.0)
-        logger.error("rolled back {} to {}: {}", user, former, failure)
-        if failure.kind == witnesses.BrokenBefore.__name__:
-            return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
-        at_fault = failure.kind == witnesses.DispatchAtFault.__name__
-        return {**result_of("rolled_back", former, str(failure)), "dispatch_at_fault": at_fault}
+    course = Course()
+    with current_flow.get().shielded():
+        try:
+            return _move(user, former, target, snapshot, canary, ignore_processes, insists, course)
+        except UndoFailed as failure:
+            return _not_undone(user, former, target, course, failure)
+        except StepFailed as failure:
+            return _undone(user, former, target, course, failure)
 
 
-def _move(user: str, former: str, target: str, snapshot: Snapshot, canary: bool, ignore_processes: bool) -> Result:
-    """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed."""
+def _move(
+    user: str,
+    former: str,
+    target: str,
+    snapshot: Snapshot,
+    canary: bool,
+    ignore_processes: bool,
+    insists: bool,
+    course: Course,
+) -> Result:
+    """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed; `course` says how far it came."""
     with current_flow.get().saga():
-        stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"])
-        if not stopped["stopped"]:
-            return _deferred(former, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
-        path = snapshot["path"]
-        if stopped["changed"]:
-            began = time_now()
-            path = back_up_stopped(user, former, target)
-            if time_now() - began > SECOND_SNAPSHOT_SECONDS:
-                start_server(user)
-                verify_user(user, former)
-                return _deferred(former, "quiet_period", "the snapshot of the stopped server took too long", time_now())
-        kept_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
-        if not assign_version(user, former, target, path, kept_name):
-            return _deferred(former, "quiet_period", "its server was started again meanwhile", time_now())
-        start_server(user)
-        paired_at = verify_user(user, target)
+        try:
+            stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"], insists)
+            if not stopped["stopped"]:
+                return _deferred(former, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
+            path = back_up_stopped(user, former, target) if stopped["changed"] else snapshot["path"]
+            kept_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
+            if not assign_version(user, former, target, path, kept_name):
+                return _deferred(former, "quiet_period", "its server was started again meanwhile", time_now())
+            start_server(user)
+            course.started = target
+            paired_at = verify_user(user, target)
+        except StepFailed as failure:
+            course.failure = failure
+            raise
     return {**result_of("restarted", target, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
+
+
+def _undone(user: str, former: str, target: str, course: Course, failure: StepFailed) -> Result:
+    """The result of a restart that failed and was undone: rolled back where more users would meet the fault, else this user's trouble alone."""
+    fault = at_fault.who_is_at_fault(course, target, None, bring_back.name)
+    if failure.step == back_up_stopped.name and failure.kind != CRASHED:
+        return _no_backup(former, failure)
+    if failure.kind == pairing.PortTaken.__name__:
+        return _deferred(former, "server_stopped", str(failure), 0.0)
+    if failure.kind == witnesses.BrokenBefore.__name__:
+        logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
+        return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
+    if fault in (at_fault.USER, at_fault.HOST):
+        note_not_moved(user, target, str(failure))
+        logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
+        return _deferred(former, "unreadable_state", str(failure), 0.0)
+    logger.error("rolled back {} to {}: {}", user, former, failure)
+    return {**result_of("rolled_back", former, str(failure)), "at_fault": fault}
+
+
+def _not_undone(user: str, former: str, target: str, course: Course, failure: UndoFailed) -> Result:
+    """The result of a restart that failed, and its undo too. Where the manager alone refuses to start the former version again, that is owed."""
+    fault = at_fault.who_is_at_fault(course, target, failure, bring_back.name)
+    cause = f", after: {course.failure}" if course.failure and str(course.failure) != str(failure) else ""
+    reason = f"ROLLBACK FAILED: {failure}{cause}"
+    logger.error("ROLLBACK FAILED for {}: {}{}", user, failure, cause)
+    is_owed = failure.step == bring_back.name and failure.kind in OF_THE_MANAGER
+    if is_owed and fault in (at_fault.USER, at_fault.HOST):
+        note_not_moved(user, target, reason)
+        return _deferred(former, "server_stopped", reason, 0.0)
+    return {**result_of("failed", former, reason), "at_fault": fault}
 
 
 def result_of(result: str, version: str, reason: str) -> Result:
@@ -139,8 +144,14 @@ def result_of(result: str, version: str, reason: str) -> Result:
         "reason": reason,
         "waiting_for": "",
         "ask_again": 0.0,
-        "dispatch_at_fault": False,
+        "at_fault": "",
     }
+
+
+def long_away(results: dict[str, Result]) -> list[str]:
+    """Return a line for each restarted user who was away for longer than a restart may take unasked."""
+    downtimes = {user: found["downtime_s"] or 0.0 for user, found in results.items()}
+    return [f"{user} was away for {took:.1f} s" for user, took in downtimes.items() if took > LONG_AWAY_SECONDS]
 
 
 def _no_backup(version: str, failure: StepFailed) -> Result:
@@ -154,6 +165,12 @@ def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> 
 
 
 @step()
+def note_not_moved(user: str, target: str, why: str) -> None:
+    """Has `status` say why a user was not moved, for no fault of the version. Repeating it counts one more."""
+    troubles.note(this_host().journal, user, troubles.RESTART, f"{user} could not be moved to {target}: {why}")
+
+
+@step(syncs_first=False)
 def time_now() -> float:
     """The time, journaled so that a replay takes the same turn."""
     return time.time()
@@ -163,141 +180,9 @@ def time_now() -> float:
 
 
 @step()
-def bring_back(
-    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
-) -> None:
-    """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
-
-    Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
-    """
-    host = this_host()
-    assigned = slots.effective(host.settings.paths.versions_dir, user)
-    logger.info("starting the server of {} again on {}", user, assigned)
-    start_or_owe(host, user)
-    try:
-        pairing.verify(host, user, assigned, host.settings.dispatch.verify_timeout_s)
-        records.note_pairing(host.journal, user, "")
-        ours.restarted(host.journal, user)
-    except pairing.PortTaken as error:
-        owe_start(host, user, str(error))
-    except pairing.UnknownServer as error:
-        if pairing.version_that_runs(host, user, pairing.own_server(host, user)) != assigned:
-            raise
-        records.note_pairing(host.journal, user, str(error))
-        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
-        ours.restarted(host.journal, user)
-    except pairing.NotPaired as error:
-        pairing.check_running(host, user, assigned or "")
-        if not (excuse := witnesses.excuse(host, user)):
-            raise
-        records.note_pairing(host.journal, user, str(error))
-        logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
-        ours.restarted(host.journal, user)
-    if assigned != former:
-        raise RestartError(f"{user} is on {assigned}, not back on {former}")
-    backups.check_restored(host, user)
-
-
-@step(undo=bring_back)
-def stop_if_idle(
-    user: str, former: str, canary: bool, ignore_processes: bool, fingerprint: dict[str, Any] | None
-) -> Stopped:
-    """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
-
-    Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the repetition goes on
-    from there with `changed`, so that a second snapshot is taken.
-    """
-    host = this_host()
-    try:
-        server = host.services.state(user)
-    except T3flowError as error:
-        if current_attempt() > 1:
-            raise  # it may have been ended by the attempt before
-        return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))
-    if server.main_pid is None:
-        if current_attempt() == 1:
-            return _not_stopped(idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + 60))
-        host.services.stop(user)
-        return _was_stopped(changed=True)
-    try:
-        found = _end_if_meant(host, user, server, former, canary, ignore_processes)
-    except (T3flowError, OSError) as error:
-        found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
-    if not found.idle:
-        ours.restarted(host.journal, user)
-        return _not_stopped(found)
-    host.services.stop(user, server)
-    _await_port(host, user)
-    again = host.services.state(user).last_start not in ("", server.last_start)
-    return _was_stopped(changed=again or fingerprint is None or found.fingerprint != fingerprint)
-
-
-def _end_if_meant(
-    host: Host, user: str, server: ServerState, former: str, canary: bool, ignore_processes: bool
-) -> idle.Idleness:
-    """Ends the server if its user is still who was meant, and idle. What raises here has ended nothing."""
-    host.mapped(user)
-    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != former:
-        detail = f"{user} is led to {led_to or 'nothing'} by now, not to {former}"
-        return idle.Idleness(False, "host_busy", detail, time.time())
-    if freeze.is_frozen(host.settings):
-        return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [former]) or manageable.why_unmanaged(host, user, server):
-        return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
-    if trouble := pairing.port_trouble(host, user, server):
-        return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
-    if unknown := pairing.unknown_trouble(host, user):
-        idle.note_unknown(host.journal, user, unknown)
-        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
-    ours.restarting(host.journal, user)
-    with OwnerReader(host, user) as reader:
-        return _end_if_idle(host, user, server, reader, canary, ignore_processes)
-
-
-def _end_if_idle(
-    host: Host, user: str, server: ServerState, reader: OwnerReader, canary: bool, ignore_processes: bool
-) -> idle.Idleness:
-    """Hold the unit still, read, and end it while it is held if its user is idle.
-
-    Its manager may start it again between the end and the stop that follows: that server is stopped while it is still starting, long before it
-    listens, and what it may have written is in the second snapshot.
-    """
-    assert server.main_pid is not None
-    resuming.note(host.journal, user)
-    with holding.held(lambda: host.services.pids_of(user, server)) as hold:
-        unit = idle.look_at_unit(host, user, server)
-        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
-        asked: Any = {"canary": canary, "ignore_processes": ignore_processes}
-        found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
-        if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
-            return idle.doubt("reading took over a second", 60)
-        if found.idle:
-            hold.end(last=[server.main_pid])
-    return found
-
-
-def _not_stopped(found: idle.Idleness) -> Stopped:
-    told: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
-    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **told}
-
-
-def _was_stopped(*, changed: bool) -> Stopped:
-    return {"stopped": True, "waiting_for": "", "detail": "", "ask_again": 0.0, "at": time.time(), "changed": changed}
-
-
-def _await_port(host: Host, user: str) -> None:
-    """A port that stays taken is somebody else's: nothing is assigned or started over it. Raises PortTaken."""
-    deadline = time.monotonic() + PORT_SECONDS
-    while taken := pairing.shut_out(host, user):
-        if time.monotonic() > deadline:
-            raise pairing.PortTaken(pairing.taken_line(host, user, taken))
-        time.sleep(0.02)
-
-
-@step()
 def back_up_stopped(user: str, former: str, target: str) -> str:
     """The snapshot that counts when something was written after the first. Repeating it takes another."""
-    return backups.take(this_host(), user, wrote=former, target=target, run=current_run()).path
+    return measured.take(this_host(), user, former, target, current_run()).path
 
 
 @step()
@@ -372,22 +257,32 @@ def start_server(user: str) -> None:
     host = this_host()
     if host.services.state(user).main_pid is None and host.services.pids(user):
         host.services.stop(user)
-    _await_port(host, user)
+    await_port(host, user)
     host.services.start(user)
 
 
-@step()
+@step(syncs_first=False)
 def verify_user(user: str, version: str) -> float:
-    """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more."""
+    """Waits until the user pairs through the dispatch on the version; returns when (epoch seconds). Repeating it pairs once more.
+
+    A server that is still starting is given what its gate measured on this user's databases, with a margin for a host under load. What keeps it
+    from pairing and is not its own doing is raised as an error of another kind.
+    It changes nothing that the start before it would mind, should a power cut make that run again.
+    """
     host = this_host()
+    timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        paired_at = pairing.verify(host, user, version, host.settings.dispatch.verify_timeout_s)
+        paired_at = pairing.verify(host, user, version, timeout_seconds, measured.start_limit(host, user, version))
     except pairing.PortTaken as error:
         records.note_pairing(host.journal, user, str(error))
         raise
     except pairing.NotPaired as error:
         fault = witnesses.other_fault(host, user, version, error)
         records.note_pairing(host.journal, user, str(error))
+        if full := room.trouble(host, user):
+            raise room.NoRoom(f"{error}; {full}") from error
+        if (server := host.services.state(user)).was_stopped:
+            raise StoppedByHand(f"{server.unit} was stopped while it was verified ({error})") from error
         if fault is not None:
             raise fault from error
         raise

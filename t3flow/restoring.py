@@ -67,6 +67,11 @@ def find_backup(host: Host, user: str, name: str) -> Wanted:
     return {"path": "", "level": aside.level, "wrote": aside.wrote, "schema": schema}
 
 
+def freeze_reason(user: str, backup: str) -> str:
+    """Why a restore freezes tracking."""
+    return f"restoring {backup} of {user}"
+
+
 @step()
 def look_up(user: str, name: str) -> Wanted:
     """The backup that was asked for. Only reads."""

@@ -17,7 +17,7 @@ from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
 from t3flow.host import backups, kept, manageable, ours, pairing, preflight, records, schemas, slots, witnesses
 from t3flow.host.away import take_away
-from t3flow.host.host import this_host
+from t3flow.host.host import Host, this_host
 from t3flow.persons import Person
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
 from t3flow.reviving import owe_start, start_or_owe
@@ -42,12 +42,21 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Why nobody can go back to a version, or "". Only reads."""
-    host = this_host()
+    return why_not_to(this_host(), version)
+
+
+def why_not_to(host: Host, version: str) -> str:
+    """As `cannot_roll_back_to`, for the command line, which freezes tracking only if there is a way."""
     versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
         return preflight.trouble(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
+
+
+def freeze_reason(users: list[str], to: str | None) -> str:
+    """Why a rollback freezes tracking."""
+    return f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}"
 
 
 @step()

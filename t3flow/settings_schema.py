@@ -136,7 +136,7 @@ class Gate(NamedTuple):
     ] = 60
     user: Annotated[
         str,
-        "unprivileged account that installs and tries candidates",
+        "unprivileged account of t3flow's own that installs and tries candidates: all that runs as it is ended before a slot is copied",
         Takes("the name of an account that is not root", text_that(values.check_user_name)),
     ] = "t3flow"
 
@@ -202,7 +202,7 @@ class Bake(NamedTuple):
         "how long real pairings are watched after a bump; 0 = off",
         Takes("minutes, 0 or more, at most a year", number(0, YEAR_SECONDS // 60)),
     ] = 60
-    max_failures: Annotated[Count, "how many failures in 10 minutes are borne"] = 3
+    max_failures: Annotated[Count, "how many failures in 10 minutes, of users on the new version, are borne"] = 3
     rollback: Annotated[bool, "true: roll back the users concerned, not only freeze"] = False
 
 
@@ -234,6 +234,16 @@ class Npm(NamedTuple):
     ] = "auto"
 
 
+class Journal(NamedTuple):
+    """The record of runs."""
+
+    keep_days: Annotated[
+        float,
+        "how long runs that ended are kept, with all their steps",
+        Takes("days from 1 to 3650", number(1, 3650)),
+    ] = 90
+
+
 class Log(NamedTuple):
     """What is logged, on stderr."""
 
@@ -256,6 +266,7 @@ class Settings(NamedTuple):
     bake: Bake = Bake()
     queue: Queue = Queue()
     npm: Npm = Npm()
+    journal: Journal = Journal()
     log: Log = Log()
 
     sources: Mapping[str, str] = MappingProxyType({})

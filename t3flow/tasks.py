@@ -1,18 +1,20 @@
 """The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
 
 import time
+from pathlib import Path
 from typing import Any, TypedDict
 
 from loguru import logger
 
+from t3flow import pruning
 from t3flow.deferring import TO_BE_ACCEPTED
 from t3flow.engine.step import current_run, step
 from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.host import (
     backups,
     everybody,
-    kept,
     manageable,
+    measured,
     mounts,
     npm,
     origin,
@@ -27,11 +29,11 @@ from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import ServiceError
 from t3flow.persons import ANOTHER, LAUNCHED_SECONDS, Person, ahead, is_behind
+from t3flow.pruning import ACCEPTED as ACCEPTED
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.usermap import UserMapError
 from t3flow.versions import parse
 
-ACCEPTED = "accepted"
 NIGHTLY = "nightly"
 """The one tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
@@ -176,24 +178,14 @@ def open_scratch() -> None:
     require_space(folder, slot_bytes(), "a candidate")
 
 
-def versions_that_wrote() -> set[str]:
-    """The versions that people may go back to: those that wrote snapshots and kept databases."""
-    journal = this_host().journal
-    return {entry.wrote for entry in records.backups(journal)} | kept.versions_needed(journal)
-
-
-def versions_to_come() -> set[str]:
-    """The versions that deferred users are to be moved to."""
-    return {entry.target for entry in records.deferrals(this_host().journal)}
-
-
 @step()
 def unstage(version: str, in_scratch: bool) -> None:
     """Removes the version's slot unless somebody was led to it, is to be, or may go back to it. A second time finds nothing to do.
 
     Processes of a trial that was just ended may take a moment to go.
     """
-    if not in_scratch and version in versions_that_wrote() | versions_to_come():
+    journal = this_host().journal
+    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
@@ -246,14 +238,17 @@ class Snapshot(TypedDict):
     schema: records.Schemas
 
 
-@step(interruptible=True)
+@step(interruptible=True, syncs_first=False)
 def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
-    """Takes a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported."""
+    """Take a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported.
+
+    It may begin before the last user's restart is on disk: it touches nothing of theirs, and names its files in a synced commit before it makes them.
+    """
     folder = scratch_folder(current_run()) / "backups" if in_scratch else None
     if folder is not None:
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
-        made = backups.take(this_host(), user, wrote=wrote, target=target, run=current_run(), folder=folder)
+        made = _take(user, wrote, target, folder)
     except (OwnerProblem, backups.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
@@ -274,6 +269,24 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
         "fingerprint": made.fingerprint, "problem": "", "missing": False,
         "files": {name: str(path) for name, path in made.paths.items()}, "schema": made.schema,
     }  # fmt: skip
+
+
+def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Backup:
+    """Take a snapshot after the user's old ones are removed; on a disk without room for it, once more after everything old is.
+
+    A run that goes back removes nothing: it has chosen a snapshot already.
+    """
+    host = this_host()
+    goes_back = current_run().startswith(pruning.GOING_BACK)
+    if folder is None and not goes_back:
+        pruning.make_room(host, user)
+    try:
+        return measured.take(host, user, wrote, target, current_run(), folder)
+    except DiskError as error:
+        if goes_back or not (gone := pruning.prune(host, target)):
+            raise
+        logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
+        return measured.take(host, user, wrote, target, current_run(), folder)
 
 
 @step()
@@ -299,19 +312,29 @@ def link_everyone(default: str) -> list[str]:
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def accept(version: str) -> None:
-    """Makes a version the default and the last good one: two renames, and repeating them is harmless."""
+    """Make a version the default and the last good one, and remove what is old by now. Idempotent: two renames, and pruning finds less to do."""
     host = this_host()
-    return_to.function(version)
+    _lead_to(version)
     accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
     records.set_fact(host.journal, ACCEPTED, [*accepted, version])
     records.set_fact(host.journal, TO_BE_ACCEPTED, None)
+    pruning.prune(host)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def return_to(version: str) -> None:
     """Moves default and last-good, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left.
 
-    Whoever has come since gets a link first, to what they have: else their next pairing would migrate under them. Repeating it is harmless.
+    Idempotent. What is old by now is removed.
+    """
+    _lead_to(version)
+    pruning.prune(this_host())
+
+
+def _lead_to(version: str) -> None:
+    """Move default and last-good.
+
+    Accounts that have come since get a link first, to what they have: else their next pairing would migrate under them.
     """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
@@ -350,15 +373,6 @@ def any_server_runs() -> bool:
 
 
 @step()
-def prune() -> list[str]:
-    """Drops old snapshots, and slots that nothing needs. Repeating it finds less to do."""
-    host = this_host()
-    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
-    gone = backups.prune(host, accepted)
-    needed = versions_that_wrote() | versions_to_come()
-    needed |= {slots.read_last_good(host.settings.paths.last_good_file) or "", *accepted[-2:]}
-    for version in slots.installed(host.settings.paths.versions_dir):
-        if version not in needed and slots.remove_slot(host.settings.paths.versions_dir, version) is None:
-            gone.append(version)
-    slots.remove_partials(host.settings.paths.versions_dir)
-    return gone
+def prune(spare: str = "") -> list[str]:
+    """Remove old snapshots, and slots but `spare` that nothing needs. Idempotent: repeating it finds less to do."""
+    return pruning.prune(this_host(), spare)

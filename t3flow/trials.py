@@ -11,7 +11,7 @@ import psutil
 from loguru import logger
 
 from t3flow.engine.step import current_run, step
-from t3flow.host import cells, gate, records, slots
+from t3flow.host import cells, gate, measured, records, slots
 from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
@@ -107,7 +107,8 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
 
     What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The migrations that
-    the version was shown to serve are noted. A t3 of a kind that is not known is said in the log, in words that an alert looks for.
+    the version was shown to serve are noted, and how long it took to start. A t3 of a kind that is not known is said in the log, in words that
+    an alert looks for.
     """
     limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
@@ -127,6 +128,7 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
         if verdict["verdict"] == "pass":
             records.note_level(this_host().journal, version, verdict["level"])
             records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
+            measured.note_start(this_host().journal, verdict["seed"], version, verdict["started_s"])
     unknown = {verdict["unknown"]: verdict["seed"] for verdict in found if verdict["unknown"]}
     for what, user in unknown.items():
         logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, what)

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from t3flow import adopting, deferring, giving_back, restoring, tasks
+from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
 from t3flow.bumping import (
     back_up_everybody,
@@ -31,10 +33,18 @@ from t3flow.outcomes import (
     why_held,
 )
 from t3flow.periods import await_idle, held_back, would_move
-from t3flow.restart import Result, result_of, safe_restart
+from t3flow.restart import Result, long_away, result_of, safe_restart
 from t3flow.retrying import patiently
 from t3flow.reviving import await_server
-from t3flow.rolling_back import cannot_roll_back_to, how_it_went, is_older, reject_left, roll_back, where_all_are
+from t3flow.rolling_back import (
+    cannot_roll_back_to,
+    freeze_reason,
+    how_it_went,
+    is_older,
+    reject_left,
+    roll_back,
+    where_all_are,
+)
 
 
 def bump(
@@ -64,6 +74,7 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     version = plan["target"]
     if not dry_run:
         tasks.link_everyone(plan["default"])
+        tasks.prune(version)
 
     tasks.open_scratch()
     staged = tasks.stage(version, dry_run)
@@ -89,9 +100,11 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
 
 def drain(user: str) -> Outcome:
     """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
-    ask_again = 0.0
+    flow = current_flow.get()
+    ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
+            flow.start_over_if_long(ask_again=ask_again)
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
                 deferring.settle_deferral(user)
@@ -115,7 +128,7 @@ def drain(user: str) -> Outcome:
 
 
 def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = False) -> Outcome:
-    """Tries pending deferrals now, whatever the window; still only who is idle."""
+    """Tries pending deferrals now, whatever the window; still only idle users. Users who are named may be away for as long as a snapshot takes."""
     if not dry_run and (reason := why_held()):
         return ended("frozen", reason)
     results: dict[str, Result] = {}
@@ -135,7 +148,8 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
                         insists=user in users,
                     )
                 if results[user]["result"] in FAILED:
-                    return ended("rolled_back", results[user]["reason"], None, results)
+                    name = "gate_inconclusive" if results[user]["at_fault"] in ENDS_THE_RUN else "rolled_back"
+                    return ended(name, results[user]["reason"], None, results)
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was restarted", None, results)
     except StepFailed as failure:
@@ -144,6 +158,7 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     if dry_run:
         return ended("dry_run_passed", f"{len(results)} looked at", None, results)
     done = f"{moved} of {len(results)} pending deferrals migrated" if results else "no deferral is pending"
+    done += "".join(f"; {line}" for line in long_away(results))
     return ended("updated" if moved else "up_to_date", done, None, results)
 
 
@@ -155,14 +170,15 @@ def move_deferred(
     `insists`: a person named this user, who is then moved though no user pairs.
     """
     held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target, insists=insists)
-    found = held or safe_restart(user, former, target, canary=False, ignore_processes=ignore_processes)
+    asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
+    found = held or safe_restart(user, former, target, canary=False, **asked)
     with current_flow.get().shielded():
         if found["result"] == "restarted":
             if deferring.awaits_acceptance(target):
                 tasks.accept(target)
             deferring.settle_deferral(user)
             begin_bake(target, [user])
-        elif found["result"] in FAILED and not found["dispatch_at_fault"]:
+        elif found["result"] in FAILED and found["at_fault"] not in ENDS_THE_RUN:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
@@ -208,7 +224,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
-        tasks.freeze_tracking(f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}")
+        tasks.freeze_tracking(freeze_reason(users, to))
         with exclusive():
             for person in tasks.people([]):
                 if person.get("why") and (not users or person["user"] in users):
@@ -239,7 +255,7 @@ def restore(user: str, backup: str) -> Outcome:
     results: dict[str, Result] = {}
     try:
         wanted = restoring.look_up(user, backup)
-        tasks.freeze_tracking(f"restoring {backup} of {user}")
+        tasks.freeze_tracking(restoring.freeze_reason(user, backup))
         with exclusive():
             tasks.open_scratch()
             version = restoring.version_for(wanted)

@@ -14,7 +14,7 @@ import redis
 from conftest import redis_program
 
 from t3flow import settings
-from t3flow.host import dispatch_log, waits
+from t3flow.host import dispatch_log, troubles, waits
 from t3flow.settings_schema import declared
 from t3flow.settings_text import commented
 from t3flow.t3 import unknown
@@ -51,7 +51,14 @@ def test_the_alerts_keep_their_names() -> None:
         "T3AutoUpdateRollbackFailed",
         "T3AutoUpdateFrozen",
     ]
-    assert list(ALERTS) == [*known, "T3PortTaken", "T3Unknown", "T3DeferralOld", "T3GateInconclusive"]
+    assert list(ALERTS) == [
+        *known,
+        "T3PortTaken",
+        "T3Unknown",
+        "T3DeferralOld",
+        "T3DeferralStuck",
+        "T3GateInconclusive",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,9 @@ def test_an_alert_matches_what_the_code_logs(name: str) -> None:
         assert re.search(rf'(logger\.\w+\(\s*f?"|tasks\.alert\(f?")[^"]*{word}', SOURCES), word
 
 
-@pytest.mark.parametrize(("name", "mark"), [("T3Unknown", unknown.MARK), ("T3DeferralOld", waits.MARK)])
+@pytest.mark.parametrize(
+    ("name", "mark"), [("T3Unknown", unknown.MARK), ("T3DeferralOld", waits.MARK), ("T3DeferralStuck", troubles.MARK)]
+)
 def test_an_alert_matches_the_mark_that_the_code_logs(name: str, mark: str) -> None:
     """The words that the log line begins with are a constant of the code."""
     assert ALERTS[name] == mark

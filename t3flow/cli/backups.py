@@ -182,7 +182,7 @@ def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
     Freezes first, as a rollback does, and asks nobody whether they are at work. `t3flow backups USER` has the names.
     """
     from t3flow.bake import ROLLBACK_PRIORITY
-    from t3flow.restoring import RestoreError, find_backup
+    from t3flow.restoring import RestoreError, find_backup, freeze_reason
 
     read = settings()
     known_users(read, (user,))
@@ -190,4 +190,5 @@ def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
         find_backup(open_host(read), user, backup)
     except RestoreError as error:
         raise UsageError(str(error)) from error
-    return begin("restore", {"user": user, "backup": backup}, wait, as_json, ROLLBACK_PRIORITY)
+    args = {"user": user, "backup": backup}
+    return begin("restore", args, wait, as_json, ROLLBACK_PRIORITY, freeze_because=freeze_reason(user, backup))

@@ -91,17 +91,20 @@ def consumer_pid(state_dir: Path) -> int | None:
 
 
 def hint(read: Settings, run: str) -> None:
-    """Tells the consumer at once of a run that is in the journal already; without a queue it finds it within a minute."""
+    """Tell the consumer at once of a run that is journaled. Without a queue it finds an urgent one within seconds, others once the queue is back."""
     from t3flow.engine.queue import open_queue, queue_key
     from t3flow.host import records
 
-    consumer = records.fact(journal(read), "consumer") or {}
+    noted = journal(read)
+    consumer, priority = records.fact(noted, "consumer") or {}, noted.run(run).priority
     try:
-        queue = open_queue(consumer.get("queue_url", read.queue.url), queue_key(read.paths.state_dir / "queue.key"))
+        key = queue_key(read.paths.state_dir / "queue.key")
+        queue = open_queue(consumer.get("queue_url", read.queue.url), key, name=consumer.get("queue_name", ""))
         queue.register(lambda run_id: None, [])
-        queue.send(run)
+        queue.send(run, priority=priority)
     except Exception as error:
-        say(f"t3flow: the queue does not answer ({error}); {run} is journaled and starts within a minute of its return")
+        starts = "starts within seconds" if priority > 0 else "starts within a minute of its return"
+        say(f"t3flow: the queue does not answer ({error}); {run} is journaled and {starts}")
 
 
 def known_users(read: Settings, users: tuple[str, ...]) -> list[str]:

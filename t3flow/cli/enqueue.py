@@ -13,6 +13,7 @@ from t3flow.cli.base import (
     hint,
     journal,
     known_users,
+    open_host,
     require_consumer,
     say,
     settings,
@@ -112,10 +113,13 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
 def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:
     """Freeze, then take users back, at work or not. Example: t3flow enqueue rollback --user ada --wait
 
-    It goes before every other run. Each user's server is stopped without asking whether they are at work, their database is kept aside in
-    userdata/replaced-TIME, the snapshot that belongs to the version is put in place, the server started and verified. Where the
-    version knows the database as it is, the program alone goes back. Who cannot be taken back stays as they are, with the reason.
-    It may be asked for from inside a t3 session, and goes on when that ends.
+    Tracking is frozen when the command returns. The rollback goes before every other run: a bump, a dry run or an adoption that has the
+    host ends, a deferral's drain tries again later; only a user whose server is being restarted is seen through first.
+
+    Each user's server is stopped without asking whether they are at work, their database is kept aside in userdata/replaced-TIME, the
+    snapshot that belongs to the version is put in place, the server started and verified. Where the version knows the database as it is,
+    the program alone goes back. Who cannot be taken back stays as they are, with the reason. It may be asked for from inside a t3 session,
+    and goes on when that ends.
 
     Afterwards tracking is frozen and the versions left are remembered: t3flow unfreeze.
 
@@ -125,9 +129,13 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     Example: t3flow enqueue rollback --to 0.0.24 --wait
     """
     from t3flow.bake import ROLLBACK_PRIORITY
+    from t3flow.rolling_back import freeze_reason, why_not_to
 
-    args = {"users": known_users(settings(), users), "to": exact_version("--to", to)}
-    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY)
+    read = settings()
+    args = {"users": known_users(read, users), "to": exact_version("--to", to)}
+    goes = args["to"] is None or not why_not_to(open_host(read), str(args["to"]))
+    reason = freeze_reason(list(users), to) if goes else ""
+    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY, freeze_because=reason)
 
 
 def exact_version(option: str, text: str | None) -> str | None:
@@ -140,14 +148,23 @@ def exact_version(option: str, text: str | None) -> str | None:
         raise UsageError(f"{option}: {error}") from error
 
 
-def begin(workflow: str, args: dict[str, Any], wait: bool, as_json: bool, priority: int = 0) -> int:
-    """Journals a run, hints at it, and follows it if asked to. Returns the exit code."""
+def begin(
+    workflow: str, args: dict[str, Any], wait: bool, as_json: bool, priority: int = 0, *, freeze_because: str = ""
+) -> int:
+    """Journal a run, hint at it, and follow it if asked to. Return the exit code.
+
+    `freeze_because`: tracking is frozen, for this reason, before the run is journaled, so that the freeze holds when the command returns.
+    """
     from t3flow.cli.follow import follow
     from t3flow.engine.runs import new_run
 
     read = settings()
     require_consumer(read)
     noted = journal(read)
+    if freeze_because:
+        from t3flow.host import freeze as freezing
+
+        freezing.freeze(read, noted, freeze_because)
     run = new_run(noted, workflow, args, priority=priority)
     assert run is not None
     hint(read, run)

@@ -127,6 +127,8 @@ def event_line(event: Event) -> str:
     if event.kind == "started":
         _begun[step] = (event.at, subject(event))
         return ""
+    if event.kind == "continued":
+        return f"… its history began anew after {event.data['events']} events"
     if event.kind not in MARKS:
         return ""
     began, about = _begun.pop(step, (event.at, ""))

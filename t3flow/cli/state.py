@@ -8,7 +8,7 @@ from typing import Any, cast
 from t3flow.cli.base import consumer_pid, journal, rfc3339
 from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, left_behind, records, waits
+from t3flow.host import freeze, left_behind, records, troubles, waits
 from t3flow.settings import Settings
 from t3flow.usermap import UserMap, UserMapError
 from t3flow.versions import is_older
@@ -182,7 +182,7 @@ def _version(read_link: Any) -> str | None:
 def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any]]:
     """The pending deferrals as the interface names their parts."""
     found = []
-    long_waits = waits.old(noted)
+    long_waits, stuck = waits.old(noted), troubles.lines(noted)
     for entry in records.deferrals(noted):
         run = next(iter(noted.runs("id = ?", entry.run)), None)
         waiting_for = entry.waiting_for
@@ -199,6 +199,7 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
             "run": entry.run,
         }
         shown["old"] = _old_wait(entry, long_waits[entry.user]) if entry.user in long_waits else ""
+        shown["old"] = stuck.get(entry.user) or shown["old"]
         if for_people:
             shown |= {"since_s": entry.since, "next_check_s": entry.next_check}
         found.append(shown)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
-from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
+from t3flow.host import gate_account, manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.records import Schemas
 from t3flow.host.services import ServerState
@@ -28,11 +28,15 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
     for problem in host.user_map().problems:
         yield finding(problem, f"mend {host.settings.paths.user_map}")
     try:
-        host.gate_account()
+        if host.gate_account().is_other and (shared := gate_account.shared_trouble(host)):
+            what, _, mend = shared.rpartition(": ")
+            yield finding(what, mend)
     except T3flowError as error:
         yield finding(f"gate.user: {error}", f"useradd --system {host.settings.gate.user}")
     ports: dict[int, str] = {}
-    for entry in host.user_map().users:
+    users = host.user_map().users
+    host.note_facts(host.services.states([entry.name for entry in users]))
+    for entry in users:
         try:
             port = host.port(entry.name)
         except T3flowError as error:
@@ -152,7 +156,7 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
 
 def everybody_pairs(host: Host) -> Iterator[Finding]:
     """Each user whose server runs pairs through the dispatch."""
-    users = [user for user in managed(host) if host.services.state(user).active]
+    users = [user for user, (server, why) in surveyed(host).items() if server.active and not why]
 
     def trouble(user: str) -> str:
         try:

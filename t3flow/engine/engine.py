@@ -21,12 +21,21 @@ from t3flow.engine.journal import Event, Journal, JournalError, Run, append_even
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
 from t3flow.engine.step import STEPS, current_flow
+from t3flow.engine.storages import QueueAway
 from t3flow.errors import T3flowError
 
 WATCH_SECONDS = 0.5
+PROBE_SECONDS = 2.0
+URGENT_SECONDS = 1.0
 EARLY_SECONDS = 0.5
 """A hint that comes this much before its time is taken; one that comes earlier is a stray copy."""
 STALLED_SECONDS = 5.0
+URGENT = """
+select id from runs where status = 'running' and held is null and priority > 0 and (claim is null or claim not like ?)
+and (wake_at <= ? or wake_at is null and not exists (select 1 from locks)) order by priority desc, created"""
+"""Runs that go before others, could go on, and that no worker has (claims of this consumer, now)."""
+LAST_EVENT = "select step, kind from events where run = ? order by seq desc limit 1"
+ROUSE_SECONDS = 10.0
 
 
 class Engine:
@@ -50,13 +59,15 @@ class Engine:
         self.workflows = workflows
         self.incarnation = secrets.token_hex(8)
         self.stopping = threading.Event()
-        self.queue_away = threading.Event()  # set while the queue does not answer
+        self.queue_away = queue.away
+        self.shares_queue_with: list[dict[str, Any]] = []  # consumers that take messages from this one's queue
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._on_lost = on_lost
         self._active: dict[str, Flow] = {}
         # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
         self._busy: dict[str, bool] = {}
+        self._roused: dict[str, float] = {}  # sleeping runs that were told of a signal, and when
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, list(STEPS))
@@ -99,7 +110,7 @@ class Engine:
             outcome = self._outcome(flow)
             self._progress(run, end_run(self.journal, run, outcome))
         except Suspended as suspended:
-            self._suspend(run, suspended)
+            self._suspend(flow, suspended)
         except Stalled as stalled:
             self._stall(flow, stalled)
         finally:
@@ -111,7 +122,7 @@ class Engine:
         claim = f"{self.incarnation}/{next(self._claims)}"
         with self.journal.transaction(synced=False) as connection:
             changed = connection.execute(
-                "update runs set claim = ? where id = ? and status = 'running' and (claim is null or claim not like ?) "
+                "update runs set claim = ?, message = null where id = ? and status = 'running' and (claim is null or claim not like ?) "
                 "and (exists (select 1 from signals where run = runs.id) "
                 "or held is null and (wake_at is null or wake_at <= ?))",
                 (claim, run_id, f"{self.incarnation}/%", time.time() + EARLY_SECONDS),
@@ -162,9 +173,13 @@ class Engine:
             return Outcome("error", reason, "failed")
         return Outcome("error", f"{mismatch}; it is undone", "failed")
 
-    def _suspend(self, run: Run, suspended: Suspended) -> None:
-        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock."""
-        with self.journal.transaction() as connection:
+    def _suspend(self, flow: Flow, suspended: Suspended) -> None:
+        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock.
+
+        Synced only when something was recorded: a power cut that takes the rest back makes the run ask once more, and earlier.
+        """
+        run = flow.run
+        with self.journal.transaction(synced=not flow.is_synced) as connection:
             connection.execute(
                 "update runs set claim = null, wake_at = ?, updated = ? where id = ?",
                 (suspended.wake_at, time.time(), run.id),
@@ -186,36 +201,88 @@ class Engine:
     # Hints ----------------------------------------------------------------------------------------------------
 
     def hint(self, run_id: str, at: float | None = None, step: str | None = None) -> None:
-        """Queues "look at this run", now or at a time. A queue that is away is no harm: `recover` adds the hint when it is back."""
-        if self.stopping.is_set():
+        """Queue "look at this run", now or at a time, in the name of the step that it sleeps in, by the run's priority.
+
+        A message that it replaces is revoked. A queue that is away is no harm: `recover` adds the hint when it is back.
+        """
+        if self.stopping.is_set() or self.queue_away.is_set():
             return
-        try:
-            message = self.queue.send(run_id, at, step)
-        except Exception as error:
-            self._note_away(error)
-            return
-        with self.journal.transaction(synced=False) as connection:
-            connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
+        for run in self.journal.runs("id = ? and status = 'running'", run_id):
+            step = step or self._sleeps_in(run_id)
+            user = run.args.get("user")
+            try:
+                message = self.queue.send(
+                    run_id, at, step, priority=run.priority, user=user if isinstance(user, str) else None
+                )
+            except Exception as error:
+                if not self.queue_away.is_set():
+                    self._note_away(error)
+                return
+            with self.journal.transaction(synced=False) as connection:
+                connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
+            if run.message is not None:
+                self.queue.withdraw(run.message)
 
     def _note_away(self, error: Exception) -> None:
-        if not self.queue_away.is_set():
-            logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
         self.queue_away.set()
+        logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
+
+    def _sleeps_in(self, run_id: str) -> str | None:
+        """The step in which a run waits, if it does."""
+        rows = self.journal.query(LAST_EVENT, run_id)
+        return rows[0][0] if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
-        """Adds a hint for every pending run that has neither a worker nor a message. Returns how many. Adding twice is harmless."""
-        messages = self.queue.message_ids()
+        """Add a hint for every pending run that has neither a worker nor a message. Return how many. Adding twice is harmless."""
+        messages: set[str] = set()
+        with suppress(QueueAway):
+            messages = self.queue.message_ids()
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
             if run.id in self._busy or (run.message in messages and run.wake_at is not None):
                 continue
             if run.claim is not None and run.claim.startswith(self.incarnation):
                 self._drop_claim(run)
-            if run.wake_at is not None:
+            if run.wake_at is not None and not self.queue_away.is_set():
                 self.hint(run.id, run.wake_at)
                 added += 1
         self._hint_next_for_lock()
         return added
+
+    def keep_queue(self) -> None:
+        """Until the engine stops: ask the queue whether it answers, by one call at a time, and put back what one that was away has lost.
+
+        For a thread of its own: a queue may take as long to answer as it likes.
+        """
+        while not self.stopping.wait(PROBE_SECONDS):
+            self.try_queue()
+
+    def try_queue(self) -> None:
+        """One probe of the queue."""
+        was_away = self.queue_away.is_set()
+        try:
+            self.shares_queue_with = self.queue.storage.probe()
+            if was_away:
+                self.recover()
+        except Exception as error:
+            if not was_away:
+                self._note_away(error)
+            self.queue_away.set()
+            return
+        if was_away and not self.queue_away.is_set():
+            logger.info("the queue answers again")
+
+    def advance_urgent(self) -> None:
+        """Until the engine stops: take the runs that go before others straight from the journal.
+
+        For a thread of its own: a rollback waits neither for a queue that is away nor for a worker, however many runs are due.
+        """
+        while not self.stopping.wait(URGENT_SECONDS):
+            try:
+                for (run_id,) in self.journal.query(URGENT, f"{self.incarnation}/%", time.time()):
+                    self.advance(run_id)
+            except Exception:
+                logger.opt(exception=True).error("an urgent run could not be advanced; it is tried again")
 
     def _drop_claim(self, run: Run) -> None:
         """For a claim of ours that no worker has: its worker died in the engine itself (a full disk, say)."""
@@ -258,21 +325,11 @@ class Engine:
         One that fails keeps none of the others from its work.
         """
         while not self.stopping.wait(WATCH_SECONDS):
-            for look in (self._return_to_queue, self.deliver, *self.watchers):
+            for look in (self.deliver, *self.watchers):
                 try:
                     look()
                 except Exception:
                     logger.opt(exception=True).error("the watcher failed; it goes on")
-
-    def _return_to_queue(self) -> None:
-        """Once a queue that was away answers, puts back what it lost."""
-        if self.queue_away.is_set():
-            self.queue_away.clear()
-            try:
-                self.recover()
-                logger.info("the queue answers again")
-            except Exception:
-                self.queue_away.set()
 
     def deliver(self) -> None:
         """One round of `watch`: interrupts steps for which a signal waits, wakes sleeping runs that have one."""
@@ -280,8 +337,11 @@ class Engine:
             signal = self._pending_signal(flow.run)
             if signal is not None and flow.interruptible and signal not in flow.delivered:
                 flow.interrupt.set(signal)
+        told, self._roused = self._roused, {}
         for (run_id,) in self.journal.query("select distinct run from signals"):
-            if run_id not in self._active:
+            self._roused[run_id] = told.get(run_id, -ROUSE_SECONDS)
+            if run_id not in self._active and time.monotonic() - self._roused[run_id] >= ROUSE_SECONDS:
+                self._roused[run_id] = time.monotonic()
                 self.hint(run_id)
 
     def stop(self) -> None:

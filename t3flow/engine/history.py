@@ -48,10 +48,24 @@ class History:
     @property
     def carried(self) -> dict[str, Any]:
         """What the workflow took along when this history started over; empty for one that never did."""
-        for event in self.events[:2]:  # after `created`
+        return dict(self._continued["carried"])
+
+    @property
+    def times(self) -> int:
+        """How often the run has started over."""
+        return int(self._continued["times"])
+
+    @property
+    def length(self) -> int:
+        """How many events the run has had, those of histories that were given up included."""
+        return int(self._continued["events"]) + len(self.events)
+
+    @property
+    def _continued(self) -> dict[str, Any]:
+        for event in self.events[:2]:  # it comes first, or after `created`
             if event.kind == CONTINUED:
-                return dict(event.data["carried"])
-        return {}
+                return event.data
+        return {"carried": {}, "times": 0, "events": 0}
 
     def add(self, event: Event) -> None:
         """Take in an event that was just journaled."""

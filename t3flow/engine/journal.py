@@ -1,10 +1,11 @@
 """The journal: one SQLite file that is the truth about every run.
 
 The queue only carries hints; what is not in here did not happen.
-A commit is on disk when it returns (WAL, synchronous=FULL). A `note` is not synced: it survives kill -9 and may be lost to a power cut,
-which is enough for "attempt 2 of this step began" (a lost note means that the step starts again, as it must be able to).
+A synced commit is on disk when it returns (WAL, synchronous=FULL). One that is not synced survives kill -9; a power cut may take it back, together
+with all commits after it. That is enough for what the next synced commit carries to the disk before anything depends on it: see `Flow._record`.
 """
 
+import itertools
 import json
 import os
 import sqlite3
@@ -22,6 +23,8 @@ from t3flow.files import sync_folder
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"
 BUSY_TIMEOUT_SECONDS = 10.0
+MAX_LOG_BYTES = 16 * 2**20
+"""SQLite cuts its log (-wal) to this once a checkpoint is through, however long a reader has kept it from that."""
 
 SCHEMA = """
 create table meta (key text primary key, value text not null) without rowid;
@@ -96,6 +99,9 @@ class Journal:
     def __init__(self, path: Path, *, create: bool = False, extra_schema: str = "") -> None:
         self.path = path
         self._local = threading.local()
+        self._numbers = itertools.count(1)
+        self.last_synced = 0  # number of the last commit of ours that was synced, and with it all before
+        self.synced_at = time.monotonic()
         self._is_open = False
         try:
             if not create and not path.exists():
@@ -124,6 +130,9 @@ class Journal:
                 raise self._unusable(found)
             # SQLite does this for the log only when the connection that made it is the first to sync it.
             sync_folder(self.path.parent)
+        self.last_synced = (
+            0  # what a predecessor that was killed did not sync may not be on disk: nothing was written yet
+        )
         self._is_open = True
 
     def _make(self, extra_schema: str) -> None:
@@ -132,6 +141,7 @@ class Journal:
         fresh.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+            connection.execute("pragma auto_vacuum = incremental")  # what `retention` deletes can be given back
             connection.execute("begin")
             for statement in (SCHEMA + extra_schema).split(";\n"):
                 connection.execute(statement)
@@ -155,18 +165,31 @@ class Journal:
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
+            connection.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
             setattr(self._local, synchronous, connection)
         return connection
 
+    @property
+    def number(self) -> int:
+        """The number of this thread's last commit. It is safe from a power cut once `last_synced` has reached it."""
+        return int(getattr(self._local, "number", 0))
+
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError."""
+        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError.
+
+        A power cut takes back the last commits that were not synced, and never one of them without those after it: syncing one syncs all before.
+        """
         try:
             connection = self._connection("FULL" if synced else "NORMAL")
             connection.execute("begin immediate")
             try:
                 yield connection
+                number = self._local.number = next(self._numbers)
                 connection.execute("commit")
+                if synced:
+                    self.last_synced = max(self.last_synced, number)
+                    self.synced_at = time.monotonic()
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("rollback")
@@ -180,6 +203,17 @@ class Journal:
             return self._connection("NORMAL").execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
+
+    def give_back(self, pages: int) -> int:
+        """Give so many unused pages back to the file system; return how many. A no-op for the file of an earlier t3flow, which uses them again."""
+        try:
+            connection = self._connection("NORMAL")
+            (before,) = connection.execute("pragma page_count").fetchone()
+            connection.executescript(f"pragma incremental_vacuum({pages})")  # a plain execute takes but its first step
+            (after,) = connection.execute("pragma page_count").fetchone()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return int(before - after)
 
     # Runs -----------------------------------------------------------------------------------------------------
 

@@ -4,15 +4,13 @@ Whoever can write to the queue could otherwise run code as the consumer: Huey's 
 HMAC-SHA-256 over it; what does not verify is dropped and counted, and the worker goes straight on to the next message.
 """
 
-import calendar
-import contextlib
 import hashlib
 import hmac
 import json
 import os
-import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 from huey import Huey
 from huey.api import Task
 from huey.registry import Message
-from huey.storage import RedisStorage, SqliteStorage
 from loguru import logger
 
-QUEUE_NAME = "t3flow"
+from t3flow.engine.storages import CALL_SECONDS, Guarded, QueueAway, RedisHints, SqliteHints
+
+MACHINE_ID = Path("/etc/machine-id")
+RETRIES, RETRY_SECONDS = 2, 5
 LOOK = "look_at_run"
 MAX_MESSAGE_BYTES = 64 * 1024
 LOG_EVERY_SECONDS = 10.0
@@ -70,103 +70,51 @@ class SignedJson:
         return hmac.new(self._key, body, hashlib.sha256).hexdigest().encode()
 
 
-class SqliteHints(SqliteStorage):
-    """Huey's SQLite storage. Unsynced: the journal can rebuild it. Due times are UTC, whatever the host's zone does.
-
-    A file that was deleted or replaced is opened anew: what was in it comes back from the journal within a minute.
-    """
-
-    _conn: sqlite3.Connection | None
-    _file: tuple[int, int] | None = None
-
-    @property
-    def conn(self) -> sqlite3.Connection:
-        """The connection, to the file that is there now."""
-        if self._conn is not None and self._which_file() != self._file:
-            self._conn.close()
-            self._conn = None
-        if self._conn is None:
-            self._conn = self._create_connection()
-            self._file = self._which_file()
-            for statement in self.ddl:
-                self._conn.execute(statement)
-        connection: sqlite3.Connection = self._conn
-        return connection
-
-    @contextlib.contextmanager
-    def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
-        """Huey's access to the file. One that is damaged is set aside: nothing in it is needed."""
-        try:
-            with super().db(commit, close) as cursor:
-                yield cursor
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                self._set_aside(error)
-            raise
-
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        if self._conn is not None:
-            self._conn.close()
-            self._conn = None
-        damaged = f"{self.filename}.damaged"
-        logger.error("the queue {} is damaged ({}): it is now {}, and a new one is made", self.filename, error, damaged)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.filename, damaged)
-            for suffix in ("-wal", "-shm"):
-                os.unlink(self.filename + suffix)
-
-    def _which_file(self) -> tuple[int, int] | None:
-        with contextlib.suppress(OSError):
-            status = os.stat(self.filename)
-            return status.st_dev, status.st_ino
-        return None
-
-    def _create_connection(self) -> sqlite3.Connection:
-        # Only a file that is not there may be opened here: closing one that SQLite has open would drop its locks.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.filename, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection: sqlite3.Connection = super()._create_connection()
-        connection.execute("pragma synchronous = normal")
-        return connection
-
-    def add_to_schedule(self, data: bytes, ts: datetime) -> None:
-        super().add_to_schedule(data, ts.replace(tzinfo=UTC))
-
-    def read_schedule(self, ts: datetime) -> list[bytes]:
-        due: list[bytes] = super().read_schedule(ts.replace(tzinfo=UTC))
-        return due
-
-
-class RedisHints(RedisStorage):
-    """Huey's Redis storage with due times in UTC, whatever the host's zone does."""
-
-    def convert_ts(self, ts: datetime) -> float:
-        return calendar.timegm(ts.timetuple()) + ts.microsecond * 1e-6
-
-
 class HintQueue(Huey):
-    """Huey that drops what it did not sign, at full speed, and counts it in `dropped`."""
+    """Huey that drops what it did not sign, at full speed, and counts it in `dropped`. `away` is set while the queue does not answer."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(QUEUE_NAME, results=False, utc=True, **options)
-        self.dropped = 0
-        # Told when a worker finds that it does not answer.
+    def __init__(self, name: str, **options: Any) -> None:
+        # Told of each call that failed.
         self.on_failure: Callable[[Exception], None] = lambda error: None
+        super().__init__(name, results=False, utc=True, **options)
+        self.dropped = 0
         self._tasks: dict[str, Any] = {}
         self._last_logged = 0.0
 
-    def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
-        """Makes Huey tasks: one to look at a run, and one of the name of each step, for a step that is queued to run again."""
+    def create_storage(self) -> Guarded:
+        """Huey's storage, behind a circuit breaker."""
+        return Guarded(super().create_storage(), lambda error: self.on_failure(error))
 
-        def handle(run_id: str) -> None:  # a function of this module, which Huey makes part of the task's name
-            advance(run_id)
+    @property
+    def away(self) -> threading.Event:
+        """Set after a call that failed, until `storage.probe` succeeds."""
+        away: threading.Event = self.storage.away
+        return away
+
+    def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
+        """Make Huey tasks: one that looks at a run, and one of the name of each step, for a run that sleeps in that step.
+
+        Each takes the run's id and, for people who read the queue, its user. Huey tries again where `advance` itself cannot, as without a journal.
+        """
+
+        def handle(run_id: str, user: str | None = None) -> None:
+            advance(run_id)  # a function of this module, which Huey makes part of the task's name
 
         for name in (LOOK, *steps):
-            self._tasks[name] = self.task(name=name)(handle)
+            self._tasks[name] = self.task(name=name, retries=RETRIES, retry_delay=RETRY_SECONDS)(handle)
 
-    def send(self, run_id: str, at: float | None = None, step: str | None = None) -> str:
-        """Queues a message about a run, to be delivered now or `at` (epoch seconds). Returns the message's id."""
-        task = self._tasks[step if step in self._tasks else LOOK].s(run_id)
+    def send(
+        self,
+        run_id: str,
+        at: float | None = None,
+        step: str | None = None,
+        *,
+        priority: int = 0,
+        user: str | None = None,
+    ) -> str:
+        """Queue a message about a run, to be delivered now or `at` (epoch seconds). Return the message's id."""
+        about = {} if user is None else {"user": user}
+        task = self._tasks[step if step in self._tasks else LOOK].s(run_id, priority=priority, **about)
         if at is None or at <= time.time():
             self.enqueue(task)
         else:
@@ -175,27 +123,21 @@ class HintQueue(Huey):
         return str(task.id)
 
     def withdraw(self, message: str) -> None:
-        """Revokes a message: Huey drops it when it comes due. A queue that is away is no harm, the journal decides."""
+        """Revoke a message: Huey drops it when it comes due. A queue that is away is no harm, the journal decides."""
         try:
             self.revoke_by_id(message, revoke_once=True)
+        except QueueAway:
+            return  # its first failure was logged
         except Exception as error:
             logger.warning("the queue does not answer ({}); the task is held back by the journal all the same", error)
 
     def dequeue(self) -> Task | None:
         """The next message that is ours, or None. A bad one costs no back-off."""
-        while (data := self._next()) is not None:
+        while (data := self.storage.dequeue()) is not None:
             task = self._task_of(data)
             if task is not None:
                 return task
         return None
-
-    def _next(self) -> bytes | None:
-        try:
-            data: bytes | None = self.storage.dequeue()
-        except Exception as error:
-            self.on_failure(error)
-            raise
-        return data
 
     def _deserialize_all(self, messages: list[bytes]) -> list[Task]:
         return [task for data in messages if (task := self._task_of(data)) is not None]
@@ -219,13 +161,30 @@ class HintQueue(Huey):
         return {task.id for task in self.pending()} | {task.id for task in self.scheduled()}
 
 
-def open_queue(url: str, key: bytes) -> HintQueue:
-    """The queue that a `queue.url` names: sqlite:///PATH, redis://, rediss:// or unix://. Connects on first use."""
-    serializer = SignedJson(key)
+def open_queue(url: str, key: bytes, *, name: str = "", who: dict[str, Any] | None = None) -> HintQueue:
+    """The queue that a `queue.url` names: sqlite:///PATH, redis://, rediss:// or unix://. Connects on first use.
+
+    `name` is for a command that talks to a consumer which took another; `who` (JSON: host, boot, pid) is the consumer that takes messages.
+    """
+    serializer, name = SignedJson(key), name or queue_name(key)
     if url.startswith("sqlite://"):
         filename = unquote(urlsplit(url).path)
-        return HintQueue(serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=10)
-    return HintQueue(serializer=serializer, storage_class=RedisHints, url=url, read_timeout=1)
+        return HintQueue(
+            name, serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=CALL_SECONDS
+        )
+    return HintQueue(name, serializer=serializer, storage_class=RedisHints, url=url, who=who)
+
+
+def queue_name(key: bytes) -> str:
+    """The name of this host's own queue: several hosts may share a Redis, and none of them takes or drops what another one sent.
+
+    It follows from the host's key and its machine id, so that a copy of the state folder on another machine has a queue of its own.
+    """
+    try:
+        machine = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        machine = b""
+    return f"t3flow_{hmac.new(key, b'queue of ' + machine, hashlib.sha256).hexdigest()[:16]}"
 
 
 def queue_key(path: Path) -> bytes:

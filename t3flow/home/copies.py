@@ -1,6 +1,7 @@
 """Copying the state as a set: every database by VACUUM INTO and checked, and the identity files, all of one moment."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -14,10 +15,14 @@ from t3flow.t3 import rows
 
 TRIES = 5
 DISK_IS_FULL = "the disk is full: make room, then run it again"
+NO_ROOM = "there is no room for the backup"
+"""What the problem begins with where the copies do not fit the disk: said before the first is begun."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SPARE_BYTES = 32 * 1024 * 1024
 MOST_TABLES = 1000
 """All tables of all databases whose rows are counted."""
+FALLOC_FL_KEEP_SIZE = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def copy_set(folder: Path, box: Path, known: Any) -> dict[str, Any]:
@@ -43,6 +48,7 @@ def _copy_once(folder: Path, box: Path) -> dict[str, Any]:
     for left in os.scandir(box):
         os.unlink(left.path)
     names = database.databases(folder)
+    _reserve(box, {name: _used_bytes(folder / name) for name in names})
     schemas, counts = {}, {}
     for name in names:
         schemas[name], counts[name] = _copy_database(folder / name, box / name)
@@ -57,10 +63,41 @@ def _copy_once(folder: Path, box: Path) -> dict[str, Any]:
     return {"files": [*names, *identity], "schema": schemas, "rows": counts, "level": level}
 
 
+def _used_bytes(source: Path) -> int:
+    """Return what a copy of a database will take: its pages, those in its log included, without the free ones."""
+    with naming(source.name), contextlib.closing(connect(source)) as connection:
+        pages, free, size = (
+            int(connection.execute(f"pragma {each}").fetchone()[0])
+            for each in ("page_count", "freelist_count", "page_size")
+        )
+        return max(pages - free, 1) * size
+
+
+def _reserve(box: Path, sizes: dict[str, int]) -> None:
+    """Allocate the blocks of all copies in files that are still empty, which VACUUM INTO takes over. Raises Problem where they do not fit.
+
+    Each copy is copied once more, out of the box, and removed from it after that: so the room of the largest is needed twice.
+    A file system that cannot allocate has its free space looked at, no more.
+    """
+    disk = os.statvfs(box)
+    needed, free = sum(sizes.values()) + max(sizes.values(), default=0) + SPARE_BYTES, disk.f_bavail * disk.f_frsize
+    if needed > free:
+        raise Problem(f"{NO_ROOM}: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; make room")
+    for name, size in sizes.items():
+        descriptor = os.open(box / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+        try:
+            if _libc.fallocate(descriptor, FALLOC_FL_KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) != 0:
+                code = ctypes.get_errno()
+                if code in FULL:
+                    raise Problem(f"{NO_ROOM}: {size / 1e6:.0f} MB of {name} cannot be reserved; make room")
+        finally:
+            os.close(descriptor)
+
+
 def _copy_database(source: Path, target: Path) -> tuple[Any, dict[str, int]]:
     """Copy a database and check the copy; return its applied migrations and rows."""
     disk = os.statvfs(target.parent)  # a sparse file of a few kB may become any number of them
-    most = max(0, disk.f_bavail * disk.f_frsize - SPARE_BYTES)
+    most = max(0, disk.f_bavail * disk.f_frsize - SPARE_BYTES) + target.stat().st_blocks * 512
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     with naming(source.name), contextlib.closing(connect(source)) as connection:
@@ -71,6 +108,7 @@ def _copy_database(source: Path, target: Path) -> tuple[Any, dict[str, int]]:
             if target.exists() and target.stat().st_size + 2 * 1024 * 1024 > most:
                 raise Problem(DISK_IS_FULL) from error
             raise
+    os.truncate(target, target.stat().st_size)  # gives back what was reserved beyond its end
     os.chmod(target, 0o600)
     with naming(source.name), contextlib.closing(connect(target)) as copy:
         verdict = copy.execute("pragma quick_check(1)").fetchone()[0]

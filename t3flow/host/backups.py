@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from t3flow.engine.journal import JournalError
 from t3flow.errors import T3flowError
 from t3flow.files import DiskError, make_folder, remove_tree, require_space, safe_name, sync_folder
-from t3flow.host import records
+from t3flow.host import backup_disk, records, reserve
 from t3flow.host.accounts import Account
 from t3flow.host.answers import OwnerProblem, require
 from t3flow.host.host import Host
@@ -27,8 +28,6 @@ TAKING = "taking:"
 RESTORED = "restored:"
 """The fact that says which snapshot was put in place last: "restored:USER" → path of its first file."""
 MIN_FREE_BYTES = 32 * 1024 * 1024
-NEARLY_BYTES, PROBE_BYTES = 4 * 1024 * 1024, 64 * 1024
-"""The owner's copy stops by itself when MIN_FREE_BYTES are left, some pages more or less."""
 
 
 class BackupError(T3flowError):
@@ -61,18 +60,14 @@ def take(
             _drop_unrecorded(host, user)
             records.set_fact(host.journal, RESTORED + user, None)
         mark = kept or (json.dumps(last.fingerprint) if last else "null")
-        try:
-            answer = run_as_owner(
-                host,
-                user,
-                "backup-kept" if kept else "backup",
-                str(box),
-                mark,
-                timeout_seconds=float(host.settings.backup.timeout_s),
-            )
-        except OwnerProblem as problem:
-            _require_sound(top, user, str(problem))
-            raise
+        answer = run_as_owner(
+            host,
+            user,
+            "backup-kept" if kept else "backup",
+            str(box),
+            mark,
+            timeout_seconds=float(host.settings.backup.timeout_s),
+        )
         is_unchanged = last is not None and answer.get("unchanged") is True
         if last is not None and is_unchanged and last.target == target:
             return last
@@ -85,6 +80,9 @@ def take(
         if keep_on_record:
             records.set_fact(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
         _keep_files(made, box, who, last if is_unchanged else None)
+    except OwnerProblem as problem:
+        backup_disk.require_sound(host, top, top / INCOMING, user, problem)
+        raise
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -94,30 +92,10 @@ def take(
             remove_tree(box)
     made = replace(made, created=time.time(), fingerprint=None if kept else made.fingerprint)
     if keep_on_record:
-        records.put_backup(host.journal, made)
+        records.put_backup(
+            host.journal, made, synced=False
+        )  # TAKING is: should this be lost, the next try removes the files
     return made
-
-
-def _require_sound(top: Path, user: str, problem: str) -> None:
-    """Raise DiskError where the copy into a box failed as the disk below `top` is full, or cannot be written.
-
-    Found by a look of our own while the box still has what was written to it: what is said in a home is a user's word, and a full disk or quota
-    there is that user's.
-    """
-    free = shutil.disk_usage(top).free
-    if free < MIN_FREE_BYTES + NEARLY_BYTES:
-        raise DiskError(
-            f"no backup of {user}: {problem}; {top} has {free / 1e6:.0f} MB left: make room in it, then run it again"
-        )
-    probe = top / INCOMING / f".{safe_name(user)}.probe"
-    try:
-        with probe.open("wb") as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with suppress(OSError):
-            probe.unlink()
 
 
 def _keep_files(made: Backup, box: Path, who: Account, same: Backup | None) -> None:
@@ -222,6 +200,8 @@ def take_copy(box: Path, name: str, who: Account, kept: Path) -> None:
                     f"{free / 1e6:.0f} MB free: make room"
                 )
             _store(source.fileno(), status.st_size, kept)
+            with suppress(OSError):  # theirs: only a name in their own box
+                os.unlink(name, dir_fd=folder)
             if os.fstat(source.fileno()).st_size != status.st_size:
                 with suppress(FileNotFoundError):
                     kept.unlink()
@@ -240,6 +220,8 @@ def _store(source: int, size_bytes: int, kept: Path) -> None:
             partial.unlink()
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as copy, os.fdopen(os.dup(source), "rb") as file:
+            if size_bytes:
+                os.posix_fallocate(copy.fileno(), 0, size_bytes)  # a disk without room fails here, with nothing written
             while size_bytes > 0 and (part := file.read(min(size_bytes, 1024 * 1024))):  # it may grow meanwhile
                 copy.write(part)
                 size_bytes -= len(part)
@@ -348,11 +330,31 @@ def check_restored(host: Host, user: str) -> None:
 
 
 def drop(host: Host, backup: Backup) -> None:
-    """Removes a snapshot: its files first, so that a kill in between leaves a record that says they are missing. Repeating it is harmless."""
-    for path in backup.paths.values():
-        with suppress(FileNotFoundError):
-            path.unlink()
-    records.drop_backup(host.journal, backup.path)
+    """Remove a snapshot, as `drop_all`."""
+    drop_all(host, [backup])
+
+
+def drop_all(host: Host, doomed: list[Backup]) -> list[str]:
+    """Remove snapshots; return their paths. Idempotent.
+
+    All files go first, which works on a full disk, and then all records at once: a kill in between, or a journal without room, leaves records
+    that say the files are missing. Raises OSError, JournalError.
+    """
+    for entry in doomed:
+        for path in entry.paths.values():
+            with suppress(FileNotFoundError):
+                path.unlink()
+        with suppress(OSError):
+            Path(entry.path).parent.rmdir()  # the last of a user who left
+    gone = [entry.path for entry in doomed]
+    if gone:
+        try:
+            records.drop_backup(host.journal, *gone)
+        except JournalError:
+            if not reserve.release(host.settings.paths.state_dir):
+                raise
+            records.drop_backup(host.journal, *gone)
+    return gone
 
 
 def put_back(host: Host, user: str, kept_name: str) -> None:
@@ -362,24 +364,3 @@ def put_back(host: Host, user: str, kept_name: str) -> None:
     """
     run_as_owner(host, user, "put-back", safe_name(kept_name), timeout_seconds=float(host.settings.backup.timeout_s))
     records.set_fact(host.journal, RESTORED + user, None)
-
-
-def prune(host: Host, accepted: list[str]) -> list[str]:
-    """Drops the snapshots of all but the newest `backup.keep` accepted versions, and per user all but the newest of each way. Returns what went.
-
-    `accepted` lists the versions accepted so far, oldest first. Those that a pending deferral may need are of its target, which is newer.
-    Unaccepted targets' snapshots are dropped only when older than the oldest version kept.
-    """
-    kept_versions = accepted[-host.settings.backup.keep :]
-    pending = {entry.target for entry in records.deferrals(host.journal)}
-    there = records.backups(host.journal)
-    oldest = min((entry.created for entry in there if entry.target in kept_versions), default=0.0)
-    gone = []
-    for entry in there:
-        way = (entry.user, entry.target, entry.wrote)
-        newest = max(other.created for other in there if (other.user, other.target, other.wrote) == way)
-        protected = entry.target in kept_versions or entry.target in pending or entry.created >= oldest
-        if not protected or entry.created < newest:
-            drop(host, entry)
-            gone.append(entry.path)
-    return gone

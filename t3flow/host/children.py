@@ -7,6 +7,7 @@ Whoever owns a child can take its descriptors out of it. The lock's is for readi
 never make exclusive: it can be kept, or hidden in a message that no process holds, but it stops nobody.
 """
 
+import errno
 import fcntl
 import os
 import selectors
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t3flow.engine.step import check_interrupt
 from t3flow.errors import T3flowError
@@ -33,6 +34,9 @@ END_SECONDS = 3.0
 """How long a child's death is waited for. One in a call of the kernel's that never returns dies only with that call, and does nothing more."""
 ROUNDS = 3
 """How often those who hold the lock are ended before it is given up to whoever hides it."""
+FOR_NOW = {errno.EAGAIN, errno.ENOMEM, errno.EPERM, errno.ETXTBSY}
+"""What starting a program may meet on a host that is short of something for a moment, or (seen once) for no reason that could be found."""
+ATTEMPTS = 4
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -90,7 +94,7 @@ class Children:
         lock = os.open(self.lock_path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, _whole_file(fcntl.F_RDLCK))
-            return subprocess.Popen(
+            return _spawn(
                 words if bare else command_as(who, words),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
@@ -211,6 +215,19 @@ def _is_ended(pid: int) -> bool:
                 return True
         return False
     return True
+
+
+def _spawn(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program, again and again for a second where the kernel refuses for now. Raises OSError."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return subprocess.Popen(words, **options)
+        except OSError as error:
+            if error.errno not in FOR_NOW:
+                raise
+            _log().warning("cannot start {} ({}): attempt {} of {}", words[0], error, attempt, ATTEMPTS)
+            time.sleep(0.1 * 2**attempt)
+    return subprocess.Popen(words, **options)
 
 
 def _whole_file(kind: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from t3flow.errors import T3flowError
 from t3flow.host import environment_file, everybody
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
-from t3flow.host.services import ServiceError, Services, services_of
+from t3flow.host.services import ServerState, ServiceError, Services, services_of
 from t3flow.host.unit_facts import UnitFacts
 from t3flow.settings import Settings
 from t3flow.usermap import MappedUser, UserMap, read_user_map
@@ -88,6 +88,15 @@ class Host:
         if value.isascii() and value.isdigit() and 0 < int(value) < 65536:
             return int(value)
         raise HostError(f"{path} says no port: it must have a line T3_PORT=PORT")
+
+    def note_facts(self, states: Mapping[str, ServerState]) -> None:
+        """Take over what the manager just said of many units, so that it is not asked again for each."""
+        for user, state in states.items():
+            if state.facts is not None:
+                self._known_facts[user] = (
+                    time.monotonic(),
+                    state.facts if state.facts.load_state == "loaded" else None,
+                )
 
     def _facts(self, user: str) -> UnitFacts | None:
         """A user's unit. What it is changes with `systemctl daemon-reload`, so that an answer serves for some seconds."""

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from t3flow.errors import T3flowError
@@ -20,6 +19,9 @@ from t3flow.host.unit_facts import UnitFacts
 from t3flow.t3 import commands, files
 
 SERVE = commands.SERVE[0]
+WALK_SECONDS = 1.0
+_walk = processes.SharedWalk(WALK_SECONDS)
+"""One walk of /proc serves all users that are looked at within a second: 300 checks one after another do not walk it 300 times."""
 
 
 class Surveyed(NamedTuple):
@@ -33,6 +35,7 @@ def survey(host: Host, users: Iterable[str]) -> dict[str, Surveyed]:
     """The servers of these users, by one question to their manager, and who of them cannot be managed. Raises ServiceError."""
     names = list(users)
     states = host.services.states(names)
+    host.note_facts(states)
     own = server_processes(host, names)
     return {user: Surveyed(states[user], why_unmanaged(host, user, states[user], own.get(user, []))) for user in names}
 
@@ -117,7 +120,7 @@ def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFact
 def _of_unit(host: Host, user: str, server: ServerState) -> list[int]:
     """The processes of a user's unit. A main process counts as one whatever its manager says at that moment."""
     with suppress(T3flowError):
-        return [*host.services.pids(user), *([server.main_pid] if server.main_pid is not None else [])]
+        return [*host.services.pids_of(user, server), *([server.main_pid] if server.main_pid is not None else [])]
     return [server.main_pid] if server.main_pid is not None else []
 
 
@@ -130,19 +133,22 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
     for user in users:
         with suppress(T3flowError):
             bases[str(host.base_dir(user))] = (user, host.account(user).uid)
-    uids = {uid for _, uid in bases.values()}
+    of_uid: dict[int, list[tuple[str, str]]] = {}
+    for base, (user, uid) in bases.items():
+        of_uid.setdefault(uid, []).append((base, user))
+    there = _walk.by_account()
     found: dict[str, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        uid = processes.uid_of(pid)
-        if uid not in uids:
-            continue
-        words = processes.command_line(pid)
-        if SERVE not in words[1:]:
-            continue
-        for base, (user, of_user) in bases.items():
-            if uid == of_user and (_names(words, base) or _has_open(entry, base)):
-                found.setdefault(user, []).append(pid)
+    for uid, theirs in of_uid.items():
+        for pid in there.get(uid, []):
+            words = processes.command_line(pid)
+            if SERVE not in words[1:]:
+                continue
+            opened: list[str] | None = None
+            for base, user in theirs:
+                if not _names(words, base):
+                    opened = list(processes.opened(pid)) if opened is None else opened
+                if _names(words, base) or _has_open(opened or [], base):
+                    found.setdefault(user, []).append(pid)
     return found
 
 
@@ -150,15 +156,9 @@ def _names(words: list[str], base_dir: str) -> bool:
     return base_dir in words or f"--base-dir={base_dir}" in words
 
 
-def _has_open(entry: Path, base_dir: str) -> bool:
-    """Whether a process has a database of a base dir open, by the path that the kernel has of it."""
-    with suppress(OSError):
-        for descriptor in os.scandir(entry / "fd"):
-            with suppress(OSError):
-                target = os.readlink(descriptor.path)
-                if target.startswith(f"{base_dir}/") and target.endswith(files.OPEN_SUFFIXES):
-                    return True
-    return False
+def _has_open(opened: list[str], base_dir: str) -> bool:
+    """Whether a database of a base dir is among the paths that a process has open."""
+    return any(path.startswith(f"{base_dir}/") and path.endswith(files.OPEN_SUFFIXES) for path in opened)
 
 
 def printable(text: str) -> str:

@@ -89,9 +89,10 @@ class OwnerReader:
         assert self._child.stdout is not None
         deadline = time.monotonic() + timeout_seconds
         text = b""
+        waiting = select.poll()  # select() takes no descriptor above 1023
+        waiting.register(self._child.stdout, select.POLLIN)
         while not text.endswith(b"\n") and len(text) < MAX_ANSWER_BYTES:
-            ready, _, _ = select.select([self._child.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise OwnerProblem(f"reading the database took over {timeout_seconds:g} s")
             part = os.read(self._child.stdout.fileno(), 65536)
             if not part:

@@ -48,6 +48,10 @@ class PortTaken(NotPaired):
     """Somebody else holds the user's port, so that their server cannot have it: no build's doing."""
 
 
+class Misconfigured(NotPaired):
+    """What leads to the user's server is not as it must be: their port's file, their line in the map."""
+
+
 def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int, list[str], bytes]:
     """One GET without redirects or retries: status, Set-Cookie headers, the first part of the body. Raises NotPaired.
 
@@ -258,7 +262,7 @@ def verify(
             taken.append(error)
             raise
         except (HostError, UserMapError) as error:  # a file that is being written anew is empty for a moment
-            raise NotPaired(str(error)) from error
+            raise Misconfigured(str(error)) from error
 
     try:
         if version is not None:

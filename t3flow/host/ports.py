@@ -4,7 +4,6 @@ A server binds 0.0.0.0. Beside it another account may listen on an IPv6 address 
 """
 
 import ctypes
-import ipaddress
 import os
 import pwd
 import socket
@@ -14,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from t3flow.host import processes
+from t3flow.host import processes, sock_diag
 
 LISTENS = "0A"
 BY_LOOPBACK = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
@@ -32,7 +31,14 @@ class Listener(NamedTuple):
 
 
 def listeners(port: int) -> list[Listener]:
-    """The sockets that listen on a TCP port, on any address, IPv4 first."""
+    """Return the sockets that listen on a TCP port, on any address, IPv4 first."""
+    with suppress(OSError):  # a kernel without sock_diag
+        return [Listener(*each) for each in sock_diag.listening(port)]
+    return listeners_in_tables(port)
+
+
+def listeners_in_tables(port: int) -> list[Listener]:
+    """Return the same by /proc, which lists every connection of the host."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(FileNotFoundError):
@@ -47,7 +53,7 @@ def listeners(port: int) -> list[Listener]:
 def _address(digits: str) -> str:
     """An address as the kernel's tables have it: words of 32 bits in the host's order."""
     words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
-    return str(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
+    return sock_diag.address_of(struct.pack(f"={len(words)}I", *words))
 
 
 def is_own(port: int, pids: Collection[int]) -> bool:

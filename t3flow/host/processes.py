@@ -185,13 +185,36 @@ def works_on(pid: int, is_meant: Callable[[str], bool]) -> bool:
 
 def of_account(uid: int) -> list[int]:
     """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_uid == uid:
-                    found.append(int(entry.name))
+    return by_account().get(uid, [])
+
+
+def by_account() -> dict[int, list[int]]:
+    """Return the processes of each account, but for this one: uid → pids. One walk of /proc, to be shared by all who ask for several accounts."""
+    found: dict[int, list[int]] = {}
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with suppress(OSError):
+                    found.setdefault(entry.stat(follow_symlinks=False).st_uid, []).append(int(entry.name))
     return found
+
+
+class SharedWalk:
+    """The processes of each account, walked at most once in `seconds` whoever asks: for looks that are made for one user after another.
+
+    A process that has just begun may be missing for so long. Safe from several threads: at worst two of them walk.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: tuple[float, dict[int, list[int]]] | None = None
+
+    def by_account(self) -> dict[int, list[int]]:
+        """Return uid → pids."""
+        last = self._last
+        if last is None or time.monotonic() - last[0] > self._seconds:
+            last = self._last = (time.monotonic(), by_account())
+        return last[1]
 
 
 def session_of(pid: int) -> list[int]:
@@ -203,10 +226,14 @@ def session_of(pid: int) -> list[int]:
     return [each for each in found if stats[each].state not in "ZX"]
 
 
+def all_others() -> list[int]:
+    """Return every process of the host but this one."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
 def using(matches: Callable[[list[str]], bool]) -> list[int]:
-    """Processes whose command line `matches`. This one is left out."""
-    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
-    return [pid for pid in pids if pid != os.getpid() and matches(command_line(pid))]
+    """Return the processes whose command line `matches`. This one is left out."""
+    return [pid for pid in all_others() if matches(command_line(pid))]
 
 
 def is_stopped(pid: int) -> bool:

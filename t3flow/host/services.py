@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import time
 from calendar import timegm
@@ -59,6 +60,8 @@ class ServerState:
     """What differs between two starts of the unit, those by its manager included; "" where that is not known."""
     facts: UnitFacts | None = None
     """What systemd has loaded as its unit; None where there is no systemd."""
+    was_stopped: bool = False
+    """It ended as a server that was asked to stop does: a person, or another program, stopped the unit."""
 
 
 class Services(Protocol):
@@ -239,12 +242,15 @@ def _state(unit: str, values: dict[str, str]) -> ServerState:
     detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
     code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
     is_failing = not active and _is_failing(values.get("ActiveState", ""), code)
+    died_of = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "success" else 0
+    was_stopped = values.get("ActiveState") == "failed" and code in ENDS_OF_A_STOP
+    was_stopped = was_stopped or (values.get("ActiveState") == "inactive" and died_of == signal.SIGTERM)
     started_wall = _wall_clock(started) if active else None
     group = values.get("ControlGroup") or cgroups.default_group(unit, values.get("Slice", ""))
     last_start = f"{values.get('ExecMainStartTimestampMonotonic', '')}/{values.get('NRestarts', '')}" if started else ""
     facts = unit_facts.facts_of(unit, values)
     return ServerState(
-        unit, active, pid if active else None, started_wall, detail, is_failing, group, last_start, facts
+        unit, active, pid if active else None, started_wall, detail, is_failing, group, last_start, facts, was_stopped
     )
 
 
@@ -318,6 +324,7 @@ class Supervised:
             answer["state"],
             not active and _is_failing(answer["state"], answer["exit"]),
             last_start=str(answer.get("starts") or ""),
+            was_stopped=not active and answer["exit"] in (*ENDS_OF_A_STOP, -signal.SIGTERM),
         )
 
     def accounts(self) -> list[str]:

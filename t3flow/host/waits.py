@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from loguru import logger
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host import records, troubles
 
 MARK = "DEFERRAL OLD"
 """The words that the alert T3DeferralOld looks for in the log."""
@@ -58,6 +58,7 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
 
 def forget(journal: Journal, user: str) -> None:
     """A user waits no more. Idempotent."""
+    troubles.forget(journal, user)
     if user in (records.fact(journal, CAUSES) or {}):
         records.change_fact(
             journal, CAUSES, lambda facts: {name: each for name, each in (facts or {}).items() if name != user} or None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huey.consumer import Consumer
 
+from t3flow.engine import flow as flows
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import NotYet
 from t3flow.engine.flow import Flow
@@ -95,13 +96,26 @@ def long() -> Outcome:
     return Outcome("done")
 
 
-WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long}
+def laps(count: int) -> Outcome:
+    """Puts numbers in a loop, each in a saga of its own, and starts over with an empty history again and again."""
+    flow: Flow = current_flow.get()
+    number = int(flow.carried.get("number", 0))
+    while number < count:
+        flow.start_over_if_long(number=number)
+        with flow.lock(HOST_LOCK), flow.saga():
+            number = program_put(number) + 1
+    return Outcome("done", str(number))
+
+
+WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long, "laps": laps}
 
 
 def main() -> None:
     """Consumes until it is killed."""
+    flows.LONG_HISTORY = 12
     engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
     threading.Thread(target=engine.watch, daemon=True).start()
+    threading.Thread(target=engine.keep_queue, daemon=True).start()
 
     class Worker(Consumer):
         def stop(self, graceful: bool = False) -> None:

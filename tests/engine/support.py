@@ -67,13 +67,15 @@ def kinds(engine: Engine, run_id: str) -> list[str]:
 @contextmanager
 def watching(engine: Engine) -> Iterator[None]:
     """The engine's watcher, as the consumer runs it."""
-    thread = threading.Thread(target=engine.watch)
-    thread.start()
+    threads = [threading.Thread(target=work) for work in (engine.watch, engine.keep_queue)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         engine.stopping.set()
-        thread.join(5)
+        for thread in threads:
+            thread.join(5)
 
 
 def queue_of(url: str, key: bytes = KEY) -> HintQueue:

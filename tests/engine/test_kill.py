@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.engine.journal import Journal
-from t3flow.engine.runs import new_run, send_signal
+from t3flow.engine.history import CONTINUED
+from t3flow.engine.journal import Journal, append_event
+from t3flow.engine.runs import Outcome, end_run, new_run, send_signal
 
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -108,3 +109,87 @@ def test_sigterm_ends_within_seconds_and_the_run_goes_on(tmp_path: Path, queue_u
     child.kill()
     child.wait()
     assert "interrupted by cancel" in journal.run(run).result["reason"]
+
+
+def test_killed_while_a_run_starts_over(tmp_path: Path, queue_url: str) -> None:
+    """Each number is put, in order, at most repeated where a kill met it; nothing is held, and no history is long."""
+    dice = random.Random(11)
+    journal = Journal(tmp_path / "journal.db", create=True)
+    count = 50
+    run = new_run(journal, "laps", {"count": count})
+    assert run is not None
+    kills, last = 0, 0
+    while not _ended(journal, run):
+        assert kills < 200
+        child = _start(tmp_path, queue_url)
+        deadline = time.monotonic() + dice.uniform(0.05, 0.4)
+        while time.monotonic() < deadline and not _ended(journal, run):
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        kills += 1
+        events = journal.events(run)
+        assert events[0].kind == "created"
+        assert len(events) < 30
+        assert events[-1].seq >= last, "numbers only rise"
+        last = events[-1].seq
+    assert journal.run(run).result["reason"] == str(count)
+    assert kills >= 3, "it was to be killed on the way"
+    lines = (tmp_path / "trace").read_text().split("\n")
+    put = [int(line.split()[1]) for line in lines if line.startswith("put")]
+    assert sorted(set(put)) == list(range(count))
+    assert put == sorted(put)
+    assert len(put) - count <= kills
+    assert not [line for line in lines if line.startswith("unput")]
+    assert journal.query("select * from locks") == []
+    [continued] = [event for event in journal.events(run) if event.kind == CONTINUED]
+    assert continued.data["times"] >= 8
+
+
+TRIM = """
+import sys
+from pathlib import Path
+from t3flow.engine import retention
+from t3flow.engine.journal import Journal
+retention.BATCH_EVENTS, retention.PAUSE_SECONDS = 7, 0.0
+journal = Journal(Path(sys.argv[1]))
+print("ready", flush=True)
+while not retention.tick(journal, 90, lambda run: run == "needed").is_all:
+    pass
+"""
+
+
+def test_killed_while_the_journal_is_trimmed(tmp_path: Path) -> None:
+    """What is to stay is whole at each moment; what goes goes in the end; the file is sound."""
+    dice = random.Random(5)
+    journal = Journal(tmp_path / "journal.db", create=True)
+    names = [f"old-{number}" for number in range(60)]
+    for name in (*names, "needed", "young"):
+        new_run(journal, "chain", {}, run_id=name)
+        with journal.transaction(synced=False) as connection:
+            for number in range(100):
+                append_event(connection, name, "completed", "step", 1, {"result": number})
+        end_run(journal, journal.run(name), Outcome("done"))
+        with journal.transaction() as connection:
+            then = time.time() - (1 if name == "young" else 100) * 86400
+            connection.execute("update runs set created = ?, updated = ? where id = ?", (then, then, name))
+    kills, code = 0, -1
+    while code != 0:
+        words = [sys.executable, "-c", TRIM, str(journal.path)]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(dice.uniform(0.0, 0.03))
+        if kills < 100:
+            child.kill()
+        code = child.wait()
+        kills += 1
+        assert journal.query("pragma integrity_check") == [("ok",)]
+        for name in ("needed", "young"):
+            assert len(journal.events(name)) == 102
+        left = [run.id for run in journal.runs()]
+        assert {run for (run,) in journal.query("select distinct run from events")} <= set(left), (
+            "no events without their run"
+        )
+    assert left == ["needed", "young"]
+    assert kills >= 5, "it was to be killed on the way"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from scenes import content, write
 
+from t3flow import pruning
 from t3flow.files import DiskError
 from t3flow.host import backups, records
 from t3flow.host.host import Host
@@ -166,7 +167,8 @@ def test_old_snapshots_go_the_last_of_the_former_version_stays(bare: Callable[..
     for number in range(12):
         write(backups.database_path(host, "ada"), f"create table t{number} (x)")
         made.append(backups.take(host, "ada", wrote=f"1.0.{number}", target=f"1.0.{number + 1}", run="r").path)
-    backups.prune(host, [f"1.0.{number}" for number in range(13)])
+    records.set_fact(host.journal, pruning.ACCEPTED, [f"1.0.{number}" for number in range(13)])
+    pruning.prune(host)
     left = {Path(entry.path).name for entry in records.backups(host.journal)}
     assert {path.name for path in (host.settings.paths.backup_dir / "ada").iterdir()} == left
     assert Path(made[-1]).name in left

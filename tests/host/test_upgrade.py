@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import DATA
 
+from t3flow import pruning
 from t3flow.consumer import open_journal
 from t3flow.engine.journal import Journal
 from t3flow.host import backups, kept, records
@@ -69,7 +70,7 @@ def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
     backups.restore(host, "ada", records.backups(host.journal, "ada")[0], "replaced-1")
     backups.drop(host, made)
     assert len(records.backups(host.journal, "ada")) == 2
-    backups.prune(host, [LATER])
+    pruning.prune(host)
     assert records.deferral(host.journal, "grace") is not None
 
 

@@ -137,7 +137,7 @@ def test_a_flushed_queue_loses_no_deferral(make_box: Callable[..., Sandbox], que
         for path in Path(settings.queue.url.removeprefix("sqlite://")).parent.glob("queue.db*"):
             path.unlink()
     else:
-        open_queue(settings.queue.url, b"k" * 32).storage.flush_all()
+        open_queue(settings.queue.url, queue_key(settings.paths.state_dir / "queue.key")).storage.flush_all()
     box.control("grace", "turn/end", turn=turn)
     box.start_consumer()
     drained(box, "grace", NEXT)

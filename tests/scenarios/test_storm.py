@@ -19,8 +19,9 @@ from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
 from t3flow.host import idle, pairing, processes
 from t3flow.host.host import Host, open_host, take_charge
-from t3flow.restart import start_server, stop_if_idle
+from t3flow.restart import start_server
 from t3flow.sandbox.host import Sandbox
+from t3flow.stopping import stop_if_idle
 from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE, userdata
 
 ATTEMPTS = 200

@@ -1,0 +1,210 @@
+"""From the return of `t3flow enqueue rollback` to the first user's restored server, whatever else runs.
+
+With names of states as arguments, those alone. In "300 due drains", 300 users have a deferral and a drain that comes due in the same second; 16 of
+them have a running server (half of them with a live turn, half idle), the others none. In the other states every server is real.
+"""
+
+import sqlite3
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from sandboxed import LEVEL30, go_inside, sandbox
+
+from t3flow.engine.runs import new_run
+from t3flow.host import records
+from t3flow.sandbox.host import Sandbox
+
+TIMES = 3
+FIRST, NEXT, SLOW = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
+GATE_SECONDS, FILLER_MEGABYTES, DEFERRED, WITH_SERVER = 12, 900, 300, 16
+IN_GATE = [{"fault": "slow_start", "seconds": GATE_SECONDS, "when": {"not_scratch": False}}]
+
+
+def move_by_hand(box: Sandbox, user: str, version: str) -> None:
+    """Put a user on a version as if a bump had, so that there is something to roll back."""
+    box.supervise("stop", user)
+    box.supervise("reset-failed", user)
+    box.lead(user, version)
+    box.supervise("start", user)
+    box.await_pairing(user)
+
+
+def roll_back(box: Sandbox) -> float:
+    """Seconds from the command's return until ada's server was restored and verified."""
+    run = box.document("enqueue", "rollback", "--user", "ada", "--to", FIRST)["run"]
+    returned = time.time()
+    box.until(lambda: box.journal.run(run).status != "running", "the rollback has ended", 600)
+    ended = box.journal.run(run)
+    assert ended.outcome == "done", ended.result
+    verified = [
+        event.at for event in box.journal.events(run) if (event.kind, event.step) == ("completed", "verify_user")
+    ]
+    return verified[0] - returned
+
+
+def unfreeze(box: Sandbox) -> None:
+    """As an operator would."""
+    assert box.t3flow("unfreeze").returncode == 0
+
+
+def under_way(box: Sandbox, workflow: str, step: str, since: float) -> bool:
+    """Whether a run of a workflow has begun a step, and not ended it."""
+    rows = box.journal.query(
+        "select kind from events join runs on runs.id = run where workflow = ? and status = 'running' and step = ? and at > ? "
+        "order by at desc limit 1",
+        workflow,
+        step,
+        since,
+    )
+    return bool(rows) and rows[0][0] == "started"
+
+
+def measure(name: str, users: list[str], prepare: Callable[[Sandbox], None], again: Callable[[Sandbox], None]) -> None:
+    """Rounds of one state: `prepare` once, `again` before each rollback."""
+    seconds = []
+    with sandbox(users, quiet_seconds=0) as box:
+        box.give(dict.fromkeys(users[:WITH_SERVER], LEVEL30))
+        box.start_registry()
+        box.publish(FIRST, {"schema_level": 30})
+        box.install(FIRST)
+        box.users = users[:WITH_SERVER]
+        box.start_servers()
+        box.users = users
+        box.publish(NEXT, {"schema_level": 30})
+        box.start_consumer()
+        assert box.document("enqueue", "bump", "--target", NEXT, "--wait", timeout_seconds=600)["outcome"] == "updated"
+        box.publish(SLOW, {"schema_level": 30, "rules": IN_GATE})
+        prepare(box)
+        for _ in range(TIMES):
+            if box.assigned("ada") != NEXT:
+                move_by_hand(box, "ada", NEXT)
+            again(box)
+            seconds.append(roll_back(box))
+    said = ", ".join(f"{each:.1f}" for each in seconds)
+    print(f"{name:<16} p50 {statistics.median(seconds):6.1f} s   max {max(seconds):6.1f} s   ({said})", flush=True)
+
+
+def defer(box: Sandbox, user: str, *, untried: bool, at: float | None = None) -> None:
+    """A pending deferral with a drain of its own."""
+    run = new_run(box.journal, "drain", {"user": user}, wake_at=at)
+    assert run is not None
+    records.put_deferral(box.journal, user, run, SLOW, "active_turn", at or time.time())
+    if untried:
+        records.note_untried(box.journal, SLOW, [user])
+
+
+def in_hand(box: Sandbox, workflow: str, step: str) -> Callable[[], bool]:
+    """Whether a step is under way from now on."""
+    since = time.time()
+    return lambda: under_way(box, workflow, step, since)
+
+
+def quiet(box: Sandbox) -> None:
+    """Nothing runs."""
+
+
+def bump_in_gate(box: Sandbox) -> None:
+    """A bump tries a slow candidate."""
+    unfreeze(box)
+    begun = in_hand(box, "bump", "try_on")
+    box.document("enqueue", "bump", "--target", SLOW, "--again")
+    box.until(begun, "the gate is at work", 120)
+    time.sleep(1)
+
+
+def drain_in(step: str) -> Callable[[Sandbox], None]:
+    """The drain of grace is in a step."""
+
+    def again(box: Sandbox) -> None:
+        if box.assigned("grace") != FIRST:
+            move_by_hand(box, "grace", FIRST)
+        grow(box, 1)
+        begun = in_hand(box, "drain", step)
+        for pending in records.deferrals(box.journal):
+            box.t3flow("cancel", pending.run)
+        box.until(lambda: not records.deferrals(box.journal), "no deferral is left", 60)
+        defer(box, "grace", untried=step == "try_on")
+        unfreeze(box)
+        box.until(begun, f"the drain is in {step}", 180)
+        time.sleep(0.5)
+
+    return again
+
+
+def grow(box: Sandbox, megabytes: int) -> None:
+    """Make the database of grace larger, so that its last snapshot does not serve."""
+    with closing(sqlite3.connect(box.database("grace"), timeout=30)) as connection, connection:
+        connection.execute("create table if not exists filler (bytes blob)")
+        for _ in range(megabytes):
+            connection.execute("insert into filler values (randomblob(1000000))")
+
+
+def slot_of_slow(box: Sandbox) -> None:
+    """The deferred version is installed, as the bump that gave it to people has left it."""
+    box.install_slot(SLOW)
+
+
+def large(box: Sandbox) -> None:
+    """And the database of grace takes long to copy."""
+    slot_of_slow(box)
+    box.supervise("stop", "grace")
+    grow(box, FILLER_MEGABYTES)
+    box.supervise("reset-failed", "grace")
+    box.supervise("start", "grace")
+    box.await_pairing("grace")
+
+
+def all_due(box: Sandbox) -> None:
+    """Every deferral comes due in the same second."""
+    box.kill("consumer")
+    box.settings.paths.freeze_file.unlink(missing_ok=True)
+    at = time.time() + 6
+    with box.journal.transaction() as connection:
+        connection.execute("delete from deferrals")
+        connection.execute("delete from facts where key = 'freeze'")
+        connection.execute("delete from locks")
+        connection.execute("update runs set status = 'cancelled', wake_at = null where status = 'running'")
+    for user in box.users[1:]:
+        if user in box.users[1:WITH_SERVER] and box.assigned(user) != FIRST:
+            move_by_hand(box, user, FIRST)
+        defer(box, user, untried=False, at=at)
+    with box.journal.transaction() as connection:
+        connection.execute(
+            "update runs set wake_at = ? where workflow = 'drain' and status = 'running'", (at := time.time() + 6,)
+        )
+    box.start_consumer()
+    time.sleep(max(0.0, at + 1.5 - time.time()))
+
+
+def busy_half(box: Sandbox) -> None:
+    """Servers that run, half of them with a live turn."""
+    slot_of_slow(box)
+    for number, user in enumerate(box.users[1:WITH_SERVER]):
+        if number % 2:
+            box.control(user, "turn/start", agent="claude")
+
+
+def main() -> None:
+    """Each state in a sandbox of its own."""
+    few = ["ada", "grace", "linus"]
+    many = [*few, *(f"user{number:03}" for number in range(DEFERRED + 1 - len(few)))]
+    states: dict[str, tuple[list[str], Any, Any]] = {
+        "idle host": (few, quiet, quiet),
+        "bump in gate": (few, quiet, bump_in_gate),
+        "drain in gate": (few, slot_of_slow, drain_in("try_on")),
+        "drain in backup": (few, large, drain_in("back_up")),
+        "300 due drains": (many, busy_half, all_due),
+    }
+    wanted = sys.argv[1:] or list(states)
+    print(f"rollback, from the command's return to the first user's verified server, {TIMES} times each:", flush=True)
+    for name in wanted:
+        measure(name, *states[name])
+
+
+if __name__ == "__main__":
+    go_inside()
+    main()

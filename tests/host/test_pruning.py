@@ -1,0 +1,306 @@
+"""Pruning: what is needed stays, what is not goes, also on a full disk; and a snapshot is not begun where it does not fit."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from scenes import write
+
+from t3flow import pruning, tasks
+from t3flow.engine.journal import JournalError
+from t3flow.engine.runs import new_run
+from t3flow.files import DiskError
+from t3flow.host import backups, records, reserve, slots
+from t3flow.host.host import Host, take_charge
+from t3flow.host.owned import OwnerProblem
+from t3flow.host.services import Supervised
+
+
+class Managed(Supervised):
+    """A manager of servers that knows of none."""
+
+    def accounts(self) -> list[str]:
+        return []
+
+
+VERSIONS = [f"0.0.25-nightly.202606{day:02}.{day}" for day in range(1, 31)]
+
+
+def slot(host: Host, version: str) -> Path:
+    made = slots.slot_path(host.settings.paths.versions_dir, version)
+    made.mkdir(parents=True)
+    (made / slots.MANIFEST).write_text(f'{{"version": "{version}"}}')
+    return made
+
+
+def lead(host: Host, user: str, version: str) -> None:
+    slots.assign(host.settings.paths.versions_dir, user, version)
+
+
+def snapshot(host: Host, user: str, wrote: str, target: str) -> records.Backup:
+    """A snapshot of a database that was written to since the last."""
+    write(backups.database_path(host, user), f"create table t{time.monotonic_ns()} (x)")
+    return backups.take(host, user, wrote=wrote, target=target, run="bump-1")
+
+
+def names(host: Host) -> set[str]:
+    return {Path(entry.path).name for entry in records.backups(host.journal)}
+
+
+def on_disk(host: Host) -> set[str]:
+    return {path.name for path in host.settings.paths.backup_dir.glob("[!.]*/*")}
+
+
+@pytest.fixture
+def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
+    """As `bare`, with a manager that answers."""
+
+    def make(users: tuple[str, ...] = ("ada",)) -> Host:
+        host = bare(users)
+        return replace(host, services=Managed(host.settings.paths.serve_env_dir / "none"))
+
+    return make
+
+
+def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted: Callable[..., Host]) -> None:
+    """Each is given to everybody by drains alone: the first of them accepts it, and no bump ever does."""
+    host = hosted(("ada", "grace", "linus"))
+    take_charge(host)
+    slot(host, VERSIONS[0])
+    slots.set_default(host.settings.paths.versions_dir, VERSIONS[0])
+    for user in ("ada", "grace", "linus"):
+        lead(host, user, VERSIONS[0])
+    for former, target in pairwise(VERSIONS[:11]):
+        slot(host, target)
+        for user in ("ada", "grace", "linus"):
+            snapshot(host, user, former, target)
+            lead(host, user, target)
+            tasks.accept.function(target)
+    keep = host.settings.backup.keep
+    assert len(names(host)) <= 3 * keep
+    assert on_disk(host) == names(host)
+    assert len(slots.installed(host.settings.paths.versions_dir)) <= keep + 1
+    assert pruning.prune(host) == [], "nothing is left to do"
+
+
+def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
+    """Of a user who has not moved for long, of one who is deferred, and what a rollback or restore that waits goes back to."""
+    host = bare(("ada", "grace"))
+    take_charge(host)
+    for version in VERSIONS[:14]:
+        slot(host, version)
+    of_ada = snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
+    lead(host, "ada", VERSIONS[1])
+    lead(host, "grace", VERSIONS[13])
+    made = {}
+    for former, target in pairwise(VERSIONS[1:14]):
+        made[target] = snapshot(host, "grace", former, target)
+    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:14])
+    records.put_deferral(host.journal, "ada", "drain-1", VERSIONS[12], "active_turn", 0.0)
+    new_run(host.journal, "rollback", {"users": [], "to": VERSIONS[3]})
+    new_run(host.journal, "restore", {"user": "grace", "backup": Path(made[VERSIONS[2]].path).name})
+    pruning.prune(host)
+    left = names(host)
+    assert Path(of_ada.path).name in left, "she is on its target"
+    assert Path(made[VERSIONS[4]].path).name in left, "a rollback to its writer waits"
+    assert Path(made[VERSIONS[2]].path).name in left, "its restore waits"
+    assert Path(made[VERSIONS[3]].path).name not in left
+    assert slots.has_slot(host.settings.paths.versions_dir, VERSIONS[0])
+    with host.journal.transaction() as connection:
+        connection.execute("update runs set status = 'succeeded'")
+    pruning.prune(host)
+    there = slots.installed(host.settings.paths.versions_dir)
+    assert {VERSIONS[0], VERSIONS[1], VERSIONS[12], VERSIONS[13]} <= set(there)
+    assert VERSIONS[2] not in there
+
+
+def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = bare()
+    take_charge(host)
+    slot(host, VERSIONS[0])
+    lead(host, "ada", VERSIONS[0])
+    monkeypatch.setattr(tasks, "current_run", lambda: "bump-1")
+    for target in VERSIONS[1:]:
+        write(backups.database_path(host, "ada"), f"create table t{time.monotonic_ns()} (x)")
+        assert tasks.back_up.function("ada", VERSIONS[0], target, False)["path"]
+    assert len(names(host)) <= host.settings.backup.keep + 1
+    assert on_disk(host) == names(host)
+
+
+def test_a_running_version_and_the_one_asked_for_keep_their_slots(bare: Callable[..., Host]) -> None:
+    host = bare()
+    for version in VERSIONS[:4]:
+        slot(host, version)
+    program = slots.slot_path(host.settings.paths.versions_dir, VERSIONS[1]).resolve() / "t3.sh"
+    program.write_text("sleep 60; true")
+    child = subprocess.Popen(["sh", str(program)])
+    try:
+        while "t3.sh" not in Path(f"/proc/{child.pid}/cmdline").read_text():
+            time.sleep(0.01)
+        assert set(pruning.prune(host, VERSIONS[2])) == {VERSIONS[0], VERSIONS[3]}
+    finally:
+        child.kill()
+        child.wait()
+    assert pruning.prune(host) == VERSIONS[1:3]
+
+
+def test_a_link_goes_14_days_after_its_account(hosted: Callable[..., Host]) -> None:
+    host = hosted()
+    slot(host, VERSIONS[0])
+    versions_dir = host.settings.paths.versions_dir
+    for user in ("ada", "left"):
+        lead(host, user, VERSIONS[0])
+    pruning.prune(host)
+    assert set(slots.links(versions_dir)) == {"ada", "left"}
+    since = records.fact(host.journal, pruning.GONE)
+    assert set(since) == {"left"}
+    records.set_fact(host.journal, pruning.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
+    assert "users/left" in pruning.prune(host)
+    assert set(slots.links(versions_dir)) == {"ada"}
+    assert records.fact(host.journal, pruning.GONE) is None
+
+
+def test_records_that_cannot_be_dropped_are_dropped_later(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a journal whose disk is full the files go all the same: they are what makes room."""
+    host = bare()
+    lead_to = VERSIONS[9]
+    slot(host, lead_to)
+    for former, target in pairwise(VERSIONS[:10]):
+        snapshot(host, "ada", former, target)
+    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
+    reserve.hold(host.settings.paths.state_dir)
+    pages = host.journal.query("pragma page_count")[0][0]
+    host.journal._connection("FULL").execute(f"pragma max_page_count = {pages}")
+    fill(host)
+    pruning.prune(host)
+    assert len(on_disk(host)) == host.settings.backup.keep
+    host.journal._connection("FULL").execute("pragma max_page_count = 1000000")
+    pruning.prune(host)
+    assert on_disk(host) == names(host)
+
+
+def fill(host: Host) -> None:
+    """Leaves no free page in the journal."""
+    for size in (100_000, 1000, 10):
+        with suppress(JournalError):
+            for number in range(100_000):
+                records.set_fact(host.journal, f"fill{size}-{number}", "x" * size)
+    with pytest.raises(JournalError, match="full"):
+        records.set_fact(host.journal, "one more", "x" * 100)
+
+
+SMALL = """
+set -e
+mount -t tmpfs -o size=40m small "$1"
+cp -a "$1.before/." "$1"
+shift
+exec setpriv --ambient-caps=-all --inh-caps=-all -- "$@"
+"""
+NAMESPACE = ["unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "--"]
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import test_pruning
+test_pruning.on_a_small_disk(Path({config!r}), {what!r})
+"""
+
+
+def on_a_small_disk(config: Path, what: str) -> None:
+    """What a process does that sees backups on a disk of 40 MB."""
+    from t3flow.consumer import open_journal
+    from t3flow.host.host import open_host
+    from t3flow.settings import load
+
+    settings = load(config, {})
+    host = open_host(settings, open_journal(settings))
+    take_charge(host)
+    tasks.current_run = lambda: "bump-1"
+    top = settings.paths.backup_dir
+    if what == "full":
+        with suppress(OSError), open(top / "filler", "wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        free = os.statvfs(top).f_bavail
+        assert free == 0, free
+        assert pruning.prune(host)
+        left = {path.name for path in top.glob("ada/*")}
+        assert left == names(host)
+        print("pruned", len(left))
+        return
+    try:
+        made = tasks.back_up.function("ada", VERSIONS[20], VERSIONS[21], False)
+        print("made" if made["path"] else made["problem"])
+    except DiskError as error:
+        print("DiskError", error)
+    print("left", sorted(path.name for path in top.rglob("*") if path.is_file() and "filler" not in path.name))
+
+
+def small(host: Host, what: str) -> str:
+    """Has a process do that, and returns what it said."""
+    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this host lets nobody mount a file system")
+    top = host.settings.paths.backup_dir
+    shutil.copytree(top, f"{top}.before", symlinks=True)
+    config = Path(next(each for each in host.settings.sources.values() if each.startswith("file "))[5:])
+    program = PROGRAM.format(path=sys.path, config=str(config), what=what)
+    words = [*NAMESPACE, "sh", "-c", SMALL, "sh", str(top), sys.executable, "-c", program]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+def test_pruning_works_on_a_disk_without_a_free_byte(bare: Callable[..., Host]) -> None:
+    host = bare()
+    slot(host, VERSIONS[9])
+    lead(host, "ada", VERSIONS[9])
+    for former, target in pairwise(VERSIONS[:10]):
+        snapshot(host, "ada", former, target)
+    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
+    assert small(host, "full") == f"pruned {host.settings.backup.keep}\n"
+
+
+def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> None:
+    """40 MB, of which 32 stay free, and a database of 6 MB that is needed twice for a moment: refused with figures, and nothing is left of it."""
+    host = bare()
+    database = backups.database_path(host, "ada")
+    write(database, "create table large as select randomblob(6000000) as bytes")
+    said = small(host, "take")
+    assert said.startswith("DiskError no backup of ada: there is no room for the backup: it needs"), said
+    assert said.endswith("left []\n"), said
+
+
+def test_a_large_claim_is_its_users_own_trouble(bare: Callable[..., Host]) -> None:
+    """A database of more than any disk has, by a header and a hole: where there is room for what states take, the host is not at fault."""
+    host = bare()
+    database = backups.database_path(host, "ada")
+    with open(database, "r+b") as file:
+        file.seek(28)
+        file.write((2**30).to_bytes(4, "big"))
+        file.truncate(2**30 * 4096)
+    with pytest.raises((OwnerProblem, backups.BackupError), match=r"room|malformed|full"):
+        backups.take(host, "ada", wrote="1.0.0", target="2.0.0", run="bump-1")
+    assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
+
+
+def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = reserve.watch(tmp_path)
+    monkeypatch.setattr(reserve, "LOOK_SECONDS", 0.0)
+    look()
+    made = tmp_path / reserve.NAME
+    assert made.stat().st_blocks * 512 >= reserve.RESERVE_BYTES
+    monkeypatch.setattr(reserve, "LOW_BYTES", 2**62)
+    look()
+    assert not made.exists()
