@@ -18,7 +18,7 @@ from t3flow import periodic, schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
-from t3flow.engine.queue import HintQueue, open_queue, queue_key
+from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.heartbeat import Pulse, feed_watchdog
@@ -31,8 +31,6 @@ from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 JOURNAL = "journal.db"
 KEY = "queue.key"
 LOCK = "consumer.lock"
-SHARED = "queue_shared"
-"""Fact: the other consumers that take messages from this host's queue."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 URGENT = "urgent"
 WORKERS = 4
