@@ -11,7 +11,7 @@ import psutil
 from loguru import logger
 
 from t3flow.engine.step import current_run, step
-from t3flow.host import cells, gate, measured, records, slots
+from t3flow.host import cells, gate, measured, records, rejections, slots
 from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
@@ -177,13 +177,10 @@ def note_untried(version: str, users: list[str]) -> None:
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Whether a version has still to be tried on a user's database. Only reads."""
-    return bool((records.fact(this_host().journal, records.UNTRIED) or {}).get(user) == version)
+    return rejections.is_untried(this_host().journal, user, version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """A user's database was tried after all. Repeating it is harmless."""
-    host = this_host()
-    known = records.fact(host.journal, records.UNTRIED) or {}
-    known.pop(user, None)
-    records.set_fact(host.journal, records.UNTRIED, known)
+    rejections.note_tried(this_host().journal, user)
