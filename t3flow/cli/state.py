@@ -3,6 +3,7 @@
 import shlex
 import time
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, cast
 
 from t3flow.cli.base import consumer_pid, journal, rfc3339
@@ -10,6 +11,7 @@ from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
 from t3flow.host import freeze, left_behind, records, troubles, waits
 from t3flow.settings import Settings
+from t3flow.timezones import UnknownZone, zone_of
 from t3flow.usermap import UserMap, UserMapError
 from t3flow.versions import is_older
 
@@ -58,12 +60,40 @@ def collect(read: Settings) -> dict[str, Any]:
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
+        "schedule": schedule_in_force(read, planned),
         "consumer": {
             "alive": pid is not None,
             "pid": pid,
             "waiting_for": records.fact(noted, "waiting_for") if noted else None,
         },
     }
+
+
+def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
+    """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
+    from t3flow import schedule
+
+    noted = planned.get("rules") or []
+    try:
+        zone = zone_of(noted[2]) if len(noted) > 2 else schedule.zone(read)
+        at = datetime.fromtimestamp(planned["at"], zone) if planned.get("at") else None
+        problem = ""
+    except (T3flowError, UnknownZone) as error:
+        zone, at, problem = None, None, f"{error}; t3flow config show schedule.timezone"
+    return {
+        "bump": noted[0] if noted else read.schedule.bump,
+        "timezone": str(zone) if zone is not None else None,
+        "next": at.isoformat(timespec="seconds") if at else None,
+        "problem": problem,
+    }
+
+
+def next_bump(found: dict[str, Any]) -> str:
+    """Return when the next bump is due, for people, with the zone and its offset then."""
+    planned = found["schedule"]
+    if planned["problem"] or not planned["next"]:
+        return str(planned["problem"] or f"- ({planned['bump']}, {planned['timezone']})")
+    return f"{datetime.fromisoformat(planned['next']):%a %Y-%m-%d %H:%M %z} ({planned['bump']}, {planned['timezone']})"
 
 
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
