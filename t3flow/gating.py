@@ -1,13 +1,17 @@
 """The gate's judgement, a part of the bump: three verdicts a database, and a control that tells a bad build from a bad gate. No I/O but in steps."""
 
 from t3flow import tasks, trials
+from t3flow.engine.errors import StepFailed
+from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.host import schemas
 from t3flow.host.gate import Verdict
-from t3flow.restart import Result, dispatch_trouble, result_of
-from t3flow.tasks import Person, Plan, Snapshot
+from t3flow.persons import Person
+from t3flow.restart import Result, result_of
+from t3flow.tasks import Plan, Snapshot
 from t3flow.trials import Seed, Seeds
 from t3flow.versions import parse
+from t3flow.witnessing import pairing_before
 
 
 class Refused(Abort):
@@ -123,28 +127,64 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
             raise Refused("refused_downgrade", reason)
 
 
+def judge_each(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot]) -> dict[str, tuple[str, str]]:
+    """Tries a version on the databases of users for whom alone it is judged: it is accepted, or their trial is late. Returns as `pass_gate`.
+
+    What fails there is that user's trouble. Raises Refused where nothing passes, and the version fails on an empty base dir as well.
+    """
+    version = plan["target"]
+    seeds = trials.choose_seeds(users, snapshots, plan["default"])
+    held: dict[str, tuple[str, str]] = {}
+    passed = False
+    for batch in seeds["batches"]:
+        for verdict in trials.try_on(slot, version, batch, seeds["width"], seeds["until"]):
+            passed = passed or verdict["verdict"] == "pass"
+            if verdict["verdict"] == "fail":
+                held[verdict["seed"]] = ("skipped", f"{version} fails on their databases: {verdict['failed']}")
+            elif verdict["verdict"] == "inconclusive":
+                held[verdict["seed"]] = ("deferred", why_held(verdict))
+    failed = any(kind == "skipped" for kind, _ in held.values())
+    if failed and not passed:
+        empty = trials.try_on(slot, version, [trials.empty_seed(version)], 1, seeds["until"])[0]
+        if empty["verdict"] == "fail":
+            reason = f"{version} fails on an empty base dir too: {empty['failed']}"
+            raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
+    if untried := sorted({*held} - {trials.NOBODY}):
+        trials.note_untried(version, untried)
+    return held
+
+
 def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
     """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
+    plan: Plan = {"default": user["version"], "target": target, "exact": True, "notices": []}
     try:
-        held = pass_gate(
-            slot, {"default": user["version"], "target": target, "exact": True, "notices": []}, [user], [snapshot]
-        )
+        held = judge_each(slot, plan, [user], [snapshot])
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")
 
 
-def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
-    """Why a deferred user who is idle is left alone all the same: the dispatch is at fault, or the target was not tried on their database."""
-    if trouble := dispatch_trouble("", []):
+def reason_not_to_move(user: str, former: str, target: str, *, insists: bool = False) -> Result | None:
+    """Why a deferred user who is idle is left alone all the same: no user pairs, or the target was not tried on their database.
+
+    `insists`: a person named this user, so that only what would fail in any case counts.
+    """
+    before = pairing_before(user, True)
+    if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
         return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
     if not trials.is_untried(user, target):
         return None
     tasks.open_scratch()
     slot = tasks.stage(target, False)["slot"]
-    snapshot = tasks.back_up(user, former, target, False)
+    try:
+        snapshot = tasks.back_up(user, former, target, False)
+    except StepFailed as failure:
+        if failure.kind == CRASHED:
+            raise
+        tasks.clean_scratch()
+        return {**result_of("deferred", former, f"no backup: {failure.reason}"), "waiting_for": "host_busy"}
     reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
     tasks.clean_scratch()
     if reason:

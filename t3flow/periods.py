@@ -7,7 +7,7 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, manageable, pairing, processes, records, slots, waits
+from t3flow.host import freeze, idle, left_behind, manageable, ours, pairing, processes, records, slots, waits
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
@@ -15,6 +15,10 @@ from t3flow.usermap import UserMapError
 
 LAUNCHED_SECONDS = 30.0
 """By then a launcher has become the server that it leads to, or has started it."""
+
+
+RESTARTING_SECONDS = 2.0
+"""How soon a user is looked at again whom another run is restarting."""
 
 
 class Ready(TypedDict):
@@ -33,14 +37,14 @@ class Wait(TypedDict):
     at: float
 
 
-@step()
+@step(syncs_first=False)
 def may_still_restart(due: float) -> bool:
     """Whether a run scheduled for `due` may restart another user. Only reads the clock."""
     latest = schedule.deadline(this_host().settings, due)
     return latest is None or time.time() < latest
 
 
-@step()
+@step(syncs_first=False)
 def await_idle(user: str, not_before: float) -> Ready:
     """Asks whether a deferred user is idle, again and again as a delayed task. Only reads; each check is noted in the deferral."""
     host = this_host()
@@ -49,7 +53,10 @@ def await_idle(user: str, not_before: float) -> Ready:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        if version == pending.target and not runs_another(host, user, version):
+        is_there = version == pending.target and not runs_another(host, user, version)
+        if is_there and ours.begun(host.journal, user) is not None:  # not verified yet, and may be taken back
+            raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
+        if is_there:
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
@@ -70,7 +77,7 @@ def await_idle(user: str, not_before: float) -> Ready:
     return {"nothing_to_do": "", "version": version, "target": pending.target}
 
 
-@step()
+@step(syncs_first=False)
 def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
     """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
     host = this_host()
@@ -150,6 +157,8 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
+    if not any_time and (why := left_behind.why_held(host.journal, pending.user, pending.target)):
+        return {"waiting_for": left_behind.HELD, "detail": why, "at": now + interval}
     if pending.revoked:
         return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
     if freeze.is_frozen(host.settings):

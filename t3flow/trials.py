@@ -16,10 +16,11 @@ from t3flow.host import cells, gate, measured, records, slots
 from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
+from t3flow.persons import Person
 from t3flow.staging import scratch_folder
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
-from t3flow.tasks import Person, Snapshot
+from t3flow.tasks import Snapshot
 
 MEMORY_PER_TRIAL = 800 * 1024 * 1024
 """What a real server with its launcher and monitor, a command beside it and the trial itself take: 711 MB of a real 0.0.42, 552 of it not shared."""

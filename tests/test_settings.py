@@ -77,6 +77,8 @@ command = "npm"
 timeout_s = 600
 retry_for_s = 120
 verify_signatures = "auto"
+[journal]
+keep_days = 90
 [log]
 level = "INFO"
 json = false
@@ -338,6 +340,7 @@ IMPOSSIBLE = [
     ("npm.timeout_s", "0", "is out of range"),
     ("npm.retry_for_s", "-1", "is negative"),
     ("npm.verify_signatures", "true", "is not one of the words; it takes auto or require or off"),
+    ("journal.keep_days", "0", "is out of range"),
     ("log.level", '"LOUD"', "is not one of the words"),
     ("log.json", '"no"', "is a text; it takes true or false"),
 ]

@@ -40,7 +40,7 @@ def status(as_json: bool) -> None:
     click.echo(f"consumer    {'pid ' + str(consumer['pid']) if consumer['alive'] else 'not running'}")
     click.echo(f"default     {found['default_version'] or '-'}   last good {found['last_good'] or '-'}")
     click.echo(
-        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {found['next_bump'] or '-'}"
+        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {state.next_bump(found)}"
     )
     click.echo(f"run         {found['run'] or 'none in progress'}")
     if bake := found["bake"]:

@@ -110,7 +110,7 @@ class Engine:
             outcome = self._outcome(flow)
             self._progress(run, end_run(self.journal, run, outcome))
         except Suspended as suspended:
-            self._suspend(run, suspended)
+            self._suspend(flow, suspended)
         except Stalled as stalled:
             self._stall(flow, stalled)
         finally:
@@ -173,9 +173,13 @@ class Engine:
             return Outcome("error", reason, "failed")
         return Outcome("error", f"{mismatch}; it is undone", "failed")
 
-    def _suspend(self, run: Run, suspended: Suspended) -> None:
-        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock."""
-        with self.journal.transaction() as connection:
+    def _suspend(self, flow: Flow, suspended: Suspended) -> None:
+        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock.
+
+        Synced only when something was recorded: a power cut that takes the rest back makes the run ask once more, and earlier.
+        """
+        run = flow.run
+        with self.journal.transaction(synced=not flow.is_synced) as connection:
             connection.execute(
                 "update runs set claim = null, wake_at = ?, updated = ? where id = ?",
                 (suspended.wake_at, time.time(), run.id),

@@ -28,6 +28,8 @@ YIELD = "yield"
 """The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
 MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
+MAX_UNSYNCED_SECONDS = 10.0
+"""So much finished work a power cut may take back at most, and the step under way."""
 LONG_HISTORY = 200
 """A run whose history has more events than this starts over with an empty one where its workflow offers to."""
 CRASHED = "Crashed"
@@ -58,6 +60,7 @@ class Flow:
         self._pending_signal = pending_signal
         self._on_progress = on_progress
         self._shields = 0
+        self._number = 0  # of the commit of the last recorded event
 
     @property
     def events(self) -> list[Event]:
@@ -100,8 +103,11 @@ class Flow:
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
-        begin = self._note if step.undo is None else self._record  # to be undone, a start must be known
-        begin("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)})
+        # To be undone, a start must be known, and a step that changes something must not be the only thing that knows of those before it.
+        self._record(
+            *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)}),
+            synced=step.undo is not None or (step.syncs_first and not self.is_synced),
+        )
         self.under_way = (step.name, attempt)
         self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
@@ -114,7 +120,7 @@ class Flow:
             raise Suspended(later.at, step.name, later.waiting_for) from None
         except Interrupted as interrupted:
             if interrupted.signal == SHUTDOWN:
-                self._note("stopped", step.name, attempt, {})
+                self._record("stopped", step.name, attempt, {})
                 raise Suspended(time.time(), step.name, SHUTDOWN) from None
             self._take_signal(interrupted.signal)
             raise
@@ -217,7 +223,7 @@ class Flow:
         if self.journal.query("select 1 from locks where run = ?", self.run.id):
             return
         data = {"events": history.length, "times": history.times + 1, "carried": carried}
-        with self._writing() as connection:
+        with self._writing(synced=True) as connection:
             event = append_event(connection, self.run.id, CONTINUED, None, None, data)
             connection.execute(
                 "delete from events where run = ? and seq < ? and kind != 'created'", (self.run.id, event.seq)
@@ -300,20 +306,27 @@ class Flow:
         self.history.check(event, name, kinds, call, of)
         return event
 
-    def _record(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
-        """Journals an event, synced."""
-        with self._writing() as connection:
+    def _record(
+        self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any], *, synced: bool = False
+    ) -> Event:
+        """Journals an event. It need not be synced by itself.
+
+        What a power cut takes back is the end of the journal: a step whose result is lost runs again, as it must be able to. What must not happen is
+        that another step has changed the host by then. So all that is on record is synced with the start of the next step that changes anything,
+        with the run's end, and before it sleeps: one sync for a result and the start after it.
+        """
+        late = time.monotonic() - self.journal.synced_at > MAX_UNSYNCED_SECONDS
+        with self._writing(synced=synced or (late and kind in RECORDED)) as connection:
             event = append_event(connection, self.run.id, kind, step, attempt, data)
         return self._passed(event)
 
-    def _note(self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any]) -> Event:
-        """Journals an event without waiting for the disk."""
-        with self._writing(synced=False) as connection:
-            event = append_event(connection, self.run.id, kind, step, attempt, data)
-        return self._passed(event)
+    @property
+    def is_synced(self) -> bool:
+        """Whether a power cut would take nothing back of what this flow has recorded."""
+        return 0 < self.journal.last_synced >= self._number
 
     @contextmanager
-    def _writing(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
         """A write to the journal. Raises Stalled where that cannot be: no undo may begin then, as it would not be known either."""
         try:
             with self.journal.transaction(synced=synced) as connection:
@@ -323,6 +336,8 @@ class Flow:
 
     def _passed(self, event: Event) -> Event:
         self.history.add(event)
+        if event.kind in RECORDED:
+            self._number = self.journal.number
         self._on_progress(self.run, event)
         return event
 

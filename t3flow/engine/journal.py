@@ -1,10 +1,11 @@
 """The journal: one SQLite file that is the truth about every run.
 
 The queue only carries hints; what is not in here did not happen.
-A commit is on disk when it returns (WAL, synchronous=FULL). A `note` is not synced: it survives kill -9 and may be lost to a power cut,
-which is enough for "attempt 2 of this step began" (a lost note means that the step starts again, as it must be able to).
+A synced commit is on disk when it returns (WAL, synchronous=FULL). One that is not synced survives kill -9; a power cut may take it back, together
+with all commits after it. That is enough for what the next synced commit carries to the disk before anything depends on it: see `Flow._record`.
 """
 
+import itertools
 import json
 import os
 import sqlite3
@@ -98,6 +99,9 @@ class Journal:
     def __init__(self, path: Path, *, create: bool = False, extra_schema: str = "") -> None:
         self.path = path
         self._local = threading.local()
+        self._numbers = itertools.count(1)
+        self.last_synced = 0  # number of the last commit of ours that was synced, and with it all before
+        self.synced_at = time.monotonic()
         self._is_open = False
         try:
             if not create and not path.exists():
@@ -126,6 +130,9 @@ class Journal:
                 raise self._unusable(found)
             # SQLite does this for the log only when the connection that made it is the first to sync it.
             sync_folder(self.path.parent)
+        self.last_synced = (
+            0  # what a predecessor that was killed did not sync may not be on disk: nothing was written yet
+        )
         self._is_open = True
 
     def _make(self, extra_schema: str) -> None:
@@ -162,15 +169,27 @@ class Journal:
             setattr(self._local, synchronous, connection)
         return connection
 
+    @property
+    def number(self) -> int:
+        """The number of this thread's last commit. It is safe from a power cut once `last_synced` has reached it."""
+        return int(getattr(self._local, "number", 0))
+
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError."""
+        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError.
+
+        A power cut takes back the last commits that were not synced, and never one of them without those after it: syncing one syncs all before.
+        """
         try:
             connection = self._connection("FULL" if synced else "NORMAL")
             connection.execute("begin immediate")
             try:
                 yield connection
+                number = self._local.number = next(self._numbers)
                 connection.execute("commit")
+                if synced:
+                    self.last_synced = max(self.last_synced, number)
+                    self.synced_at = time.monotonic()
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("rollback")

@@ -30,6 +30,8 @@ class Step(Generic[P, R]):
     `function` takes and returns JSON values. It may run again after a crash: its docstring says what makes that harmless.
     `retry_on` are the errors worth another attempt, `retries` how many, `retry_delay_seconds` the wait before the first (it doubles).
     `interruptible`: a signal may end it half-way. `undo` takes the same arguments and takes back what the step did, or part of it.
+    `syncs_first`: what the journal has of the run is on disk before the step begins. False for a step that only reads, or whose own doing does not
+    matter to those before it, should a power cut make them run again.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Step(Generic[P, R]):
     retry_on: tuple[type[Exception], ...] = ()
     interruptible: bool = False
     undo: "Step[..., Any] | None" = None
+    syncs_first: bool = True
     parameters: dict[str, bool] = field(default_factory=dict)
     """The function's parameters in their order → whether each is optional."""
 
@@ -61,11 +64,14 @@ def step(
     retry_on: tuple[type[Exception], ...] = (),
     interruptible: bool = False,
     undo: "Step[..., Any] | None" = None,
+    syncs_first: bool = True,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
     """Given the options of Step, makes a step of a function and registers it under the function's name."""
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
-        made = Step(function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo)
+        made = Step(
+            function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo, syncs_first
+        )
         made.__doc__ = function.__doc__
         if made.name in STEPS:
             raise ValueError(f"two steps are named {made.name}")

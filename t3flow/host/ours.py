@@ -60,6 +60,13 @@ def was_ours(journal: Journal, user: str, earliest: float, latest: float) -> boo
     )
 
 
+def begun(journal: Journal, user: str) -> float | None:
+    """Return when the restart began that is under way (epoch seconds), or None: one that was never finished counts as over after KEPT_SECONDS."""
+    spans: Spans = records.fact(journal, _key(user)) or []
+    oldest = time.time() - KEPT_SECONDS
+    return next((begin for begin, end in spans if end is None and begin is not None and begin > oldest), None)
+
+
 def _key(user: str) -> str:
     return f"ours:{user}"
 

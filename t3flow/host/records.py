@@ -128,7 +128,7 @@ def put_deferral(journal: Journal, user: str, run: str, target: str, waiting_for
 
 def note_check(journal: Journal, user: str, waiting_for: str, detail: str, next_check: float) -> None:
     """Notes why a check found the user not ready, and when the next one is due."""
-    with journal.transaction() as connection:
+    with journal.transaction(synced=False) as connection:  # what a power cut takes back is asked again
         connection.execute(
             "update deferrals set checks = checks + 1, waiting_for = ?, detail = ?, next_check = ? where user = ?",
             (waiting_for, detail, next_check, user),
@@ -196,9 +196,12 @@ def make_sets(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-def put_backup(journal: Journal, backup: Backup) -> None:
-    """Records a snapshot; again for the same path replaces the record."""
-    with journal.transaction() as connection:
+def put_backup(journal: Journal, backup: Backup, *, synced: bool = True) -> None:
+    """Records a snapshot; again for the same path replaces the record.
+
+    Not `synced`, a power cut may take the record back: for a caller that has noted, synced, which files would then be on no record.
+    """
+    with journal.transaction(synced=synced) as connection:
         make_sets(connection)
         connection.execute(
             "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -312,10 +315,11 @@ def change_fact(journal: Journal, key: str, change: Callable[[Any], Any], *, syn
     """Makes of a fact (None when there is none) what `change` returns, in one transaction, and returns it; None removes the fact."""
     with journal.transaction(synced=synced) as connection:
         row = connection.execute("select value from facts where key = ?", (key,)).fetchone()
+        known = json.loads(row[0]) if row else None
         value = change(json.loads(row[0]) if row else None)
         if value is None:
             connection.execute("delete from facts where key = ?", (key,))
-        else:
+        elif value != known:
             connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))
     return value
 
@@ -336,4 +340,4 @@ def note_pairing(journal: Journal, user: str, reason: str) -> None:
             known[user]["reason"] = reason
         return dict(known)
 
-    change_fact(journal, "pairing", change)
+    change_fact(journal, "pairing", change, synced=False)

@@ -1,0 +1,185 @@
+"""The engine at 300 users: processor per event, one replay, and how often a bump asks the disk for each user that it restarts.
+
+A bump of the shape of the real one, with steps that do nothing, shows what the engine itself takes. A real bump in the sandbox under strace shows the
+syncs: of the journal's log, and of all files.
+"""
+
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import show
+from loguru import logger
+from sandboxed import LEVEL30, go_inside, sandbox
+
+from t3flow.engine.engine import Engine
+from t3flow.engine.flow import Flow
+from t3flow.engine.journal import Journal
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import HOST_LOCK, Outcome, new_run
+from t3flow.engine.step import current_flow, step
+
+USERS, RESTARTED, ROUNDS = 300, 6, 3
+LOOKS, RESTART = 5, 22
+"""Steps for each user before the restarts (people, backup, trial), and in their restart with all that a drain may add: 15,000 events in all."""
+RESULT = {
+    "user": "ada",
+    "path": "/var/backups/t3-state/ada/" + "x" * 80,
+    "fingerprint": {"state.sqlite": "0" * 64},
+    "files": ["x" * 40] * 3,
+}
+
+
+@step()
+def bench_undo(user: str, number: int) -> None:
+    """Undo of a change."""
+
+
+@step()
+def bench_look(user: str, number: int) -> dict[str, Any]:
+    """Returns what a snapshot does."""
+    return RESULT
+
+
+@step(undo=bench_undo)
+def bench_change(user: str, number: int) -> dict[str, Any]:
+    """As a step that can be undone."""
+    return RESULT
+
+
+def bench_bump(users: int) -> Outcome:
+    """Backs up, tries and restarts so many users, one after the other."""
+    flow: Flow = current_flow.get()
+    with flow.lock(HOST_LOCK), flow.saga():
+        for user in range(users):
+            for number in range(LOOKS - 1):
+                bench_look(f"user{user}", number)
+        for user in range(users):
+            bench_look(f"user{user}", LOOKS)
+            with flow.shielded(), flow.saga():
+                for number in range(RESTART - 3):
+                    (bench_change if number in (3, 9) else bench_look)(f"user{user}", number)
+    return Outcome("done")
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """How many seconds of the processor a call takes."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def of_the_engine(top: Path) -> None:
+    """One run of 300 users from its first event to its last; then its replay up to the end."""
+    engine = Engine(
+        Journal(top / "journal.db", create=True),
+        open_queue(f"sqlite://{top}/queue.db", b"k" * 32),
+        {"bench_bump": bench_bump},
+    )
+    bare = sqlite3.connect(top / "bare.db", isolation_level=None)
+    bare.execute("pragma journal_mode = wal")
+    bare.execute("create table events (run, seq, data)")
+    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # the disk is another question
+    events, references, took, replays = [], [], [], []
+    for users in (USERS // 10, USERS):
+        run_id = new_run(engine.journal, "bench_bump", {"users": users})
+        assert run_id is not None
+        took.append(cpu(lambda run_id=run_id: engine.advance(run_id)))
+        assert engine.journal.run(run_id).outcome == "done"
+        events.append(engine.journal.query("select count(*) from events where run = ?", run_id)[0][0])
+
+        def insert() -> None:
+            for number in range(events[-1]):
+                bare.execute("insert into events values ('run', ?, ?)", (number, "x" * 300))
+
+        references.append(cpu(insert))
+
+        def replay(run_id: str = run_id) -> None:
+            with engine.journal.transaction() as connection:
+                connection.execute("delete from events where run = ? and kind in ('ended', 'released')", (run_id,))
+                connection.execute("update runs set status = 'running', wake_at = 0 where id = ?", (run_id,))
+                connection.execute("insert or ignore into locks values (?, ?, 0)", (HOST_LOCK, run_id))
+            engine.advance(run_id)
+            assert engine.journal.run(run_id).outcome == "done"
+
+        replays.append(min(cpu(replay) for _ in range(ROUNDS)))
+    for number, users in enumerate((USERS // 10, USERS)):
+        name = f"{users} users, {events[number]} events"
+        show(f"{name}: a bare SQLite commit", [references[number] / events[number]])
+        show(
+            f"{name}: engine, an event",
+            [took[number] / events[number]],
+            "bare commit",
+            [references[number] / events[number]],
+        )
+        show(f"{name}: engine, in all", [took[number]])
+        show(f"{name}: one replay", [replays[number]], "engine, in all", [took[number]])
+    print(
+        f"an event at {events[1]} costs {took[1] / events[1] / (took[0] / events[0]):.2f} × one at {events[0]}",
+        flush=True,
+    )
+
+
+SYNC = re.compile(r"^\d+ +(?P<at>\d+\.\d+) (?P<call>fsync|fdatasync|syncfs|sync_file_range)\(\d+<(?P<path>[^>]*)>")
+
+
+def of_the_disk() -> None:
+    """A bump of idle users in the sandbox: syncs between the last look before the restarts and the last restart, a user."""
+    users = [f"user{number}" for number in range(RESTARTED)]
+    with sandbox(users, quiet_seconds=0) as box:
+        trace = box.top / "syncs"
+        box.prefix = [
+            "strace",
+            "-f",
+            "-ttt",
+            "-y",
+            "-qq",
+            "-e",
+            "trace=fsync,fdatasync,syncfs,sync_file_range",
+            "-e",
+            "signal=none",
+            "-o",
+            str(trace),
+        ]
+        box.start("0.0.24", dict.fromkeys(users, LEVEL30), {"schema_level": 30})
+        box.ready_seconds = 120.0
+        box.start_consumer()
+        box.publish("0.0.25-nightly.20260609.1", {"schema_level": 30})
+        said = box.document("enqueue", "bump", "--wait", timeout_seconds=600)
+        assert said["outcome"] == "updated", said
+        assert all(found["result"] == "restarted" for found in said["users"].values()), said
+        history = box.journal.events(said["run"])
+        began = max(event.at for event in history if event.kind == "completed" and event.step == "dispatch_trouble")
+        ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user")
+        calls = [match for line in trace.read_text(errors="replace").splitlines() if (match := SYNC.match(line))]
+        for what, first, last in (("restarted", began, ended), ("of the whole bump", history[0].at, history[-1].at)):
+            within = [match for match in calls if first < float(match["at"]) < last]
+            of_journal = sum("journal.db" in match["path"] for match in within)
+            print(
+                f"{RESTARTED} users {what}, each: {of_journal / RESTARTED:.1f} syncs of the journal, "
+                f"{(len(within) - of_journal) / RESTARTED:.1f} of other files and folders, {len(within) / RESTARTED:.1f} in all",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Both."""
+    logger.remove()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        of_the_engine(Path(folder))
+    if shutil.which("strace") is None:
+        print("strace is not installed here: syncs are not counted")
+        return
+    of_the_disk()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    go_inside()
+    main()
