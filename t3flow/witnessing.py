@@ -17,7 +17,7 @@ class Before(TypedDict):
     no_pairing: str
 
 
-@step(interruptible=True)
+@step(interruptible=True, syncs_first=False)
 def dispatch_before(version: str, besides: list[str], without: list[str]) -> Before:
     """Ask whether the dispatch pairs some user, before a bump restarts the first. Only reads, but for how pairing went.
 
@@ -30,7 +30,7 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
     return {"stops": "", "no_pairing": _before(against)}
 
 
-@step(interruptible=True)
+@step(interruptible=True, syncs_first=False)
 def pairing_before(user: str, others: bool) -> Before:
     """Ask whether a user pairs before their restart; if not, and `others` are to be asked, whether another does. Only reads, but for how it went."""
     host = this_host()
@@ -47,7 +47,7 @@ def _before(against: str) -> str:
     return f"{against} before anything was done: mend the dispatch or their servers (t3flow verify)" if against else ""
 
 
-@step()
+@step(syncs_first=False)
 def proven_by(version: str, user: str) -> list[str]:
     """Return users beside this one who run a version and pair, if it is the accepted default; [] for any other version. Only reads."""
     host = this_host()

@@ -84,7 +84,8 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       unreadable_state  whether they are idle cannot be told: detail says why
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           their task was taken out
-      host_busy         another run has the host
+      held              a bump left them out as asked, or took them back: detail says which
+      host_busy         another run has the host, the disk for backups is full, or no user pairs
     """
     if context.invoked_subcommand is not None:
         return

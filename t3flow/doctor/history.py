@@ -32,9 +32,9 @@ def backups_are_there(host: Host) -> Iterator[Finding]:
 
 def kept_databases_are_there(host: Host) -> Iterator[Finding]:
     """What was kept when a database was replaced is still kept, for 14 days at least."""
-    noted: dict[str, str] = records.fact(host.journal, kept.WROTE) or {}
+    noted = kept.wrote(host.journal)
     mapped = [entry.name for entry in host.user_map().users]
-    for user in sorted({key.partition("/")[0] for key in noted} & set(mapped)):
+    for user in sorted({user for user, _ in noted} & set(mapped)):
         listed = kept.listing(host, user)
         old = [each for each in listed if time.time() - each.created > kept.KEEP_SECONDS]
         if len(old) > OLD_KEPT or sum(each.bytes for each in old) > OLD_KEPT_BYTES:
@@ -44,7 +44,7 @@ def kept_databases_are_there(host: Host) -> Iterator[Finding]:
                 f"t3flow backups {user} lists them; t3flow backups drop {user} {old[0].name}",
             )
         there = {each.name for each in listed}
-        for name in sorted(key.partition("/")[2] for key in noted if key.startswith(f"{user}/")):
+        for name in sorted(name for of, name in noted if of == user):
             if name not in there and kept.age_seconds(name) < kept.KEEP_SECONDS:
                 yield finding(
                     f"the kept database {name} of {user} is gone before its 14 days",

@@ -6,7 +6,7 @@ One user who pairs proves the dispatch, whatever happens to others. Only if none
 import threading
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
@@ -96,7 +96,14 @@ def on_version(host: Host, version: str, besides: Collection[str], enough: int) 
     return ask(host, running, RESTARTED_SECONDS, enough=enough)[0]
 
 
-def ask(host: Host, users: list[str], most_seconds: float, *, enough: int = 1) -> tuple[list[str], dict[str, str]]:
+def ask(
+    host: Host,
+    users: list[str],
+    most_seconds: float,
+    *,
+    enough: int = 1,
+    probe: Callable[[Host, str], None] = pairing.probe,
+) -> tuple[list[str], dict[str, str]]:
     """Ask users whether they pair, up to WIDTH at a time, until `enough` do. Return those who pair, and user → why not.
 
     The first is asked alone. A user whose port another process holds says nothing. What is still under way at the end ends by itself: a pairing
@@ -112,7 +119,7 @@ def ask(host: Host, users: list[str], most_seconds: float, *, enough: int = 1) -
         if waiting and len(under_way) < WIDTH and (not under_way or time.monotonic() >= alone_until):
             user = waiting.popleft()
             under_way.add(user)
-            threading.Thread(target=_ask_one, args=(host, user, answers), daemon=True).start()
+            threading.Thread(target=_ask_one, args=(host, user, probe, answers), daemon=True).start()
             alone_until = max(alone_until, began + ALONE_SECONDS) if not failed else began
             continue
         check_interrupt()
@@ -137,9 +144,14 @@ def ask(host: Host, users: list[str], most_seconds: float, *, enough: int = 1) -
     return paired, failed
 
 
-def _ask_one(host: Host, user: str, answers: "SimpleQueue[tuple[str, T3flowError | None]]") -> None:
+def _ask_one(
+    host: Host,
+    user: str,
+    probe: Callable[[Host, str], None],
+    answers: "SimpleQueue[tuple[str, T3flowError | None]]",
+) -> None:
     try:
-        pairing.probe(host, user)
+        probe(host, user)
         answers.put((user, None))
     except T3flowError as error:
         answers.put((user, error))
