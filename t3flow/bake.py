@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
+from t3flow import suspicion
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
@@ -20,15 +21,11 @@ from t3flow.host import dispatch_log, manageable, ours, pairing, records, slots
 from t3flow.host.dispatch_log import Line
 from t3flow.host.host import Host, this_host
 from t3flow.host.services import ServiceError
+from t3flow.suspicion import SPAN_SECONDS, Counted, Suspicion
 
 BAKE = "bake"
 LOOK_SECONDS = 5.0
-SPAN_SECONDS = 600.0
-"""`bake.max_failures` is borne in any time of this length."""
 ROLLBACK_PRIORITY = 10
-
-Counted = list[list[Any]]
-"""[time, kind, user, how many]."""
 
 
 class Verdict(TypedDict):
@@ -80,6 +77,7 @@ def watch_pairings(version: str) -> Verdict:
 
     Counts and cursor are written in one commit: killed before it, the same lines are read again; after it, never. What a kill or a power cut can
     change is the time of a file's lines, which is when they were first read. A verdict is written in that commit too, and found by a repetition.
+    Before a version is blamed, users are paired now: whether the dispatch serves others, and whether those who failed still fail.
     """
     host, run = this_host(), current_run()
     known = records.fact(host.journal, BAKE)
@@ -88,12 +86,22 @@ def watch_pairings(version: str) -> Verdict:
     new, cursor, more, problem = _look(host, known)
     if problem and problem != known["problem"]:
         logger.warning("the watch over {}: {}", version, problem)
+    suspected = suspicion.suspect(host, version, _added(known["counted"], new))
+    finding = suspicion.check(host, version, suspected) if suspected else None
+    if finding and finding.dispatch_at_fault:
+        logger.error("GATE INCONCLUSIVE: the watch over {}: {}; nothing is frozen or rejected", version, finding.reason)
+        problem = finding.reason
+    elif finding and not finding.is_broken:
+        logger.info("the watch over {}: {}", version, finding.reason)
 
     def change(current: Any) -> Any:
         if current is None or current["run"] != run or current["verdict"] is not None:
             return current
-        counted = _added(current["counted"], new)
-        verdict = _verdict(host, current, counted) or _left(host, version)
+        counted = (
+            [] if finding else _added(current["counted"], new)
+        )  # what was found to be no fault of the version counts no more
+        is_broken = suspected and finding and finding.is_broken
+        verdict = _broken(host, version, suspected) if suspected and is_broken else _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
         if verdict is None and time.time() >= current["until"]:
             verdict = _passed(current, problem)
@@ -152,8 +160,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     """Of what was logged, what speaks against the version: of users of the map whom t3flow manages and whose port is not in others' hands, and
     not of our own doing.
 
-    A fallback counts for whoever was moved to the version before it; others fall back as a matter of course. A failure counts for whoever is on
-    the version, and for others while their server runs.
+    Only users who are on the version count, and from their move on. Others fail and fall back for other reasons.
     """
     names = [entry.name for entry in host.user_map().users]
     mapped = _managed(host, names) if lines else set()
@@ -170,20 +177,13 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
             return bool(pairing.shut_out(host, user))
         return False
 
-    @cache
-    def is_up(user: str) -> bool:
-        with suppress(ServiceError):
-            return host.services.state(user).active
-        return True  # who cannot be asked about may well be up
-
     def counts(line: Line) -> bool:
         if line.user not in mapped or ours.was_ours(host.journal, line.user, line.earliest, line.latest):
             return False
-        if is_shut_out(line.user):
+        if is_shut_out(line.user) or not is_on_it(line.user):
             return False
-        if line.kind == "fallback":
-            return bool(is_on_it(line.user) and line.earliest >= known["users"].get(line.user, line.latest + 1))
-        return bool(is_on_it(line.user) or is_up(line.user))
+        moved = known["users"].get(line.user, line.latest + 1 if line.kind == "fallback" else 0.0)
+        return bool(line.earliest >= moved)
 
     tally = Counter(lines)
     return [[line.latest, line.kind, line.user, number] for line, number in tally.items() if counts(line)]
@@ -197,23 +197,11 @@ def _added(counted: Counted, new: Counted) -> Counted:
     return [[*key, number] for key, number in sorted(tally.items())]
 
 
-def _verdict(host: Host, watch: dict[str, Any], counted: Counted) -> Verdict | None:
-    """Whether any ten minutes have more failures, or more fallbacks, than are borne; None while none have."""
-    for kind, words in (("failure", "failed pairings"), ("fallback", "pairings by an old endpoint")):
-        entries = [entry for entry in counted if entry[1] == kind]
-        for last in entries:
-            users: Counter[str] = Counter()
-            for at, _, user, number in entries:
-                if last[0] - SPAN_SECONDS < at <= last[0]:
-                    users[user] += number
-            if users.total() > host.settings.bake.max_failures:
-                return _broken(host, watch["version"], words, users)
-    return None
-
-
-def _broken(host: Host, version: str, words: str, users: Counter[str]) -> Verdict:
+def _broken(host: Host, version: str, found: Suspicion) -> Verdict:
+    """The verdict on a version that is to blame, and who is to go back."""
+    users = found.users
     who = ", ".join(f"{user} {number}" for user, number in users.most_common(8)) + (", …" if len(users) > 8 else "")
-    found = f"{users.total()} {words} within 10 minutes on {version} ({who}), more than bake.max_failures bears"
+    told = f"{users.total()} {found.words} within 10 minutes on {version} ({who}; {found.on_it} users are on it), more than bake.max_failures bears"
     versions_dir = host.settings.paths.versions_dir
     concerned = sorted(user for user in users if slots.effective(versions_dir, user) == version)
     if host.settings.bake.rollback and concerned:
@@ -223,7 +211,7 @@ def _broken(host: Host, version: str, words: str, users: Counter[str]) -> Verdic
     else:
         what = "nobody concerned is on it: see t3flow verify and the dispatch's log"
     roll_back = concerned if host.settings.bake.rollback else []
-    return {"is_broken": True, "reason": f"{found}; {what}; to go on: t3flow unfreeze", "roll_back": roll_back}
+    return {"is_broken": True, "reason": f"{told}; {what}; to go on: t3flow unfreeze", "roll_back": roll_back}
 
 
 def _passed(watch: dict[str, Any], problem: str) -> Verdict:

@@ -14,11 +14,11 @@ from typing import Any
 from huey.consumer import Consumer
 from loguru import logger
 
-from t3flow import periodic
+from t3flow import periodic, schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
-from t3flow.engine.queue import HintQueue, open_queue, queue_key
+from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.heartbeat import Pulse, feed_watchdog
@@ -31,8 +31,6 @@ from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 JOURNAL = "journal.db"
 KEY = "queue.key"
 LOCK = "consumer.lock"
-SHARED = "queue_shared"
-"""Fact: the other consumers that take messages from this host's queue."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 URGENT = "urgent"
 WORKERS = 4
@@ -175,6 +173,7 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
 
 def consume(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConsumerError, JournalError, T3flowError when it cannot start."""
+    schedule.zone(settings)  # one that is not known is an error now, and not a bump at another hour
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)

@@ -18,6 +18,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@$\\-]{0,239}")
 REMOVE_SECONDS = 60.0
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
 CLAIMS = 1000
+PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -98,12 +99,32 @@ def link_atomically(link: Path, target: str) -> None:
 
 def read_plain(path: Path, most_bytes: int = 1024 * 1024) -> str:
     """The text of a plain file that somebody may have put anything in the place of. Raises OSError, ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    return _read_plain(os.open(path, PLAIN), str(path), most_bytes)
+
+
+def _read_plain(descriptor: int, name: str, most_bytes: int) -> str:
+    """The text of an open file, which is closed."""
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
-            raise ValueError(f"{path} is no plain file of at most {most_bytes} bytes")
+            raise ValueError(f"{name} is no plain file of at most {most_bytes} bytes")
         return file.read(most_bytes).decode()
+
+
+def read_plain_below(top: Path, relative: str, most_bytes: int = 1024 * 1024) -> str:
+    """Return the text of a plain file below a folder, opened name by name without following links. Raises OSError, ValueError."""
+    *folders, name = relative.split("/")
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for each in folders:
+            if each in ("", ".", ".."):
+                raise ValueError(f"{relative} is no path below a folder")
+            below = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        return _read_plain(os.open(name, PLAIN, dir_fd=descriptor), relative, most_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: Path) -> None:

@@ -136,7 +136,7 @@ class Gate(NamedTuple):
     ] = 60
     user: Annotated[
         str,
-        "unprivileged account that installs and tries candidates",
+        "unprivileged account of t3flow's own that installs and tries candidates: all that runs as it is ended before a slot is copied",
         Takes("the name of an account that is not root", text_that(values.check_user_name)),
     ] = "t3flow"
 
@@ -190,7 +190,10 @@ class Schedule(NamedTuple):
     timezone: Annotated[
         str,
         "the time zone of bump, latest and the deferral window",
-        Takes('a time zone such as Europe/Vienna, or "" for the host\'s', text_that(values.check_timezone)),
+        Takes(
+            'a time zone such as Europe/Vienna or CET-1CEST,M3.5.0,M10.5.0/3, or "" for that of the consumer\'s TZ, else of /etc/localtime',
+            text_that(values.check_timezone),
+        ),
     ] = ""
 
 
@@ -202,7 +205,7 @@ class Bake(NamedTuple):
         "how long real pairings are watched after a bump; 0 = off",
         Takes("minutes, 0 or more, at most a year", number(0, YEAR_SECONDS // 60)),
     ] = 60
-    max_failures: Annotated[Count, "how many failures in 10 minutes are borne"] = 3
+    max_failures: Annotated[Count, "how many failures in 10 minutes, of users on the new version, are borne"] = 3
     rollback: Annotated[bool, "true: roll back the users concerned, not only freeze"] = False
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from t3flow.engine.step import current_run
 from t3flow.files import DiskError, remove_tree, require_space, safe_name
-from t3flow.host import npm, slots
+from t3flow.host import gate_account, npm, slots
 from t3flow.host.host import this_host
 
 SLOT_BYTES = 400 * 1024 * 1024
@@ -36,7 +36,9 @@ def make_slot(versions_dir: Path, version: str) -> None:
     folder.mkdir(mode=0o711, exist_ok=True)
     versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     require_space(versions_dir, slot_bytes(), f"the slot of {version}")
+    gate_account.end_all(host)  # what a trial of earlier has left could reach into what is installed now
     note = {"origin": npm.install(host, version, folder), "run": current_run()}
+    gate_account.end_all(host)
     try:
         slots.make_slot(versions_dir, version, folder / "prefix", npm.node_path(), note)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from loguru import logger
 
@@ -20,6 +20,7 @@ from t3flow.host import (
     origin,
     pairing,
     preflight,
+    processes,
     records,
     slots,
 )
@@ -27,6 +28,7 @@ from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import ServiceError
+from t3flow.persons import ANOTHER, LAUNCHED_SECONDS, Person, ahead, is_behind
 from t3flow.pruning import ACCEPTED as ACCEPTED
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.usermap import UserMapError
@@ -45,19 +47,6 @@ class Plan(TypedDict):
     target: str
     exact: bool
     notices: list[str]
-
-
-class Person(TypedDict):
-    """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
-
-    `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
-    """
-
-    user: str
-    version: str
-    running: bool
-    runs: NotRequired[str]
-    why: NotRequired[str]
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -111,12 +100,16 @@ class Refusal(TypedDict):
 def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     """Strictly newer, of the channel, not rejected before (or only for databases that are left out), old enough. Only reads.
 
+    The default itself is taken as long as a user whom t3flow can manage, and who is not left out, does not run it.
+
     A version that a person named exactly may be of any age and channel, and older.
     """
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        return {"outcome": "up_to_date", "reason": f"{target} is the default already"}
+        found = people.function(without)
+        if not any(is_behind(person, target) for person in found):
+            return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
         reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
         return {"outcome": "refused_channel", "reason": reason}
@@ -154,6 +147,8 @@ def people(without: list[str]) -> list[Person]:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
         runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
+        if pid is not None and runs is None and (processes.age_seconds(pid) or 0.0) > LAUNCHED_SECONDS:
+            runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
     return found

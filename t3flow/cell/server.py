@@ -52,6 +52,7 @@ class Candidate:
         self.log = Path(request["log"])
         self.parent: subprocess.Popen[bytes] | None = None
         self.answered_at = 0.0
+        self.slowest_start_seconds = 0.0
         self.complaint = ""
 
     # Commands ---------------------------------------------------------------------------------------------------------
@@ -121,6 +122,7 @@ class Candidate:
                 status, _, _ = self.http("GET", "/", timeout_seconds=min(patience, PROBE_SECONDS))
                 if status == 200:
                     self.answered_at = time.monotonic()
+                    self.slowest_start_seconds = max(self.slowest_start_seconds, self.answered_at - began)
                     return f"GET / answers 200 after {self.answered_at - began:.1f} s"
                 problem = f"GET / answers {status}"
             except (OSError, http.client.HTTPException) as error:

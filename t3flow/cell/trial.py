@@ -1,7 +1,7 @@
 """The trial of a candidate on one copy of a state, inside a cell, as the unprivileged account.
 
 usage: python -m t3flow.cell.trial < REQUEST   (one JSON document)
-       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "unknown", "used"}
+       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "started_s", "unknown", "used"}
 
 In a cell it is the first process of its namespace: what the candidate leaves behind comes to it, no signal of the candidate's reaches it,
 and all of it ends with it. The order of the checks is that of a user's day: the program says its version, starts on the state, answers,
@@ -269,6 +269,7 @@ class Trial:
             "schema": self.state.schema(),
             "live": self.state.open,
             "slow": slow,
+            "started_s": round(self.candidate.slowest_start_seconds, 3),
             "unknown": unknown,
             "used": bounds.most,
         }

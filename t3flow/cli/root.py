@@ -68,7 +68,8 @@ def consumer() -> None:
     """Run the consumer in the foreground: what the systemd service starts. Example: t3flow consumer
 
     It takes up every run that is journaled, and begins one by itself when the schedule says so. A second one refuses with the first
-    one's pid. SIGTERM ends it at a safe point; a run under way goes on with the next consumer.
+    one's pid. SIGTERM, Ctrl-C or a closed terminal ends it at a safe point, which may take as long as one user's restart; a second one
+    changes nothing. A run under way goes on with the next consumer.
     """
     from t3flow import logs
     from t3flow.consumer import consume

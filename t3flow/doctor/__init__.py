@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from t3flow.doctor import history, people, places, programs, versions
+from t3flow.doctor import history, people, places, programs, queues, versions
 from t3flow.doctor.finding import Finding
 from t3flow.errors import T3flowError
 from t3flow.host.children import Children
@@ -26,7 +26,8 @@ CHECKS: dict[str, Check] = {
     "dispatch": programs.dispatch_answers,
     "dispatch log": programs.dispatch_log_is_read,
     "clock": programs.clock_is_right,
-    "queue": programs.queue_is_private,
+    "schedule": programs.schedule_has_a_clock,
+    "queue": queues.queue_is_private,
     "accounts": people.accounts_are_there,
     "modes": places.modes_and_owners,
     "disk": places.disk_has_space,

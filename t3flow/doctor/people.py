@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from t3flow.doctor.finding import Finding, finding
 from t3flow.errors import T3flowError
-from t3flow.host import manageable, pairing, ports, processes, records, running, schemas, slots
+from t3flow.host import gate_account, manageable, pairing, ports, processes, records, running, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.records import Schemas
 from t3flow.host.services import ServerState
@@ -28,7 +28,9 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
     for problem in host.user_map().problems:
         yield finding(problem, f"mend {host.settings.paths.user_map}")
     try:
-        host.gate_account()
+        if host.gate_account().is_other and (shared := gate_account.shared_trouble(host)):
+            what, _, mend = shared.rpartition(": ")
+            yield finding(what, mend)
     except T3flowError as error:
         yield finding(f"gate.user: {error}", f"useradd --system {host.settings.gate.user}")
     ports: dict[int, str] = {}

@@ -1,22 +1,23 @@
-"""The doctor on what t3flow works with: npm, Node, systemd, namespaces, the dispatch, the clock, the queue."""
+"""The doctor on what t3flow works with: npm, Node, systemd, namespaces, the dispatch, the clock."""
 
 import os
 import shutil
-import stat
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from t3flow import schedule, timezones
 from t3flow.doctor.finding import Finding, finding
-from t3flow.engine.queue import open_queue, queue_key
 from t3flow.host import cells, dispatch_log, manageable, npm, pairing, slots
 from t3flow.host.host import Host
 
 ANSWER_SECONDS = 10.0
 AHEAD_SECONDS = 5.0
+ENDED_TRIES = 3
 NODE_MAJOR = 24
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def npm_runs(host: Host) -> Iterator[Finding]:
@@ -25,7 +26,10 @@ def npm_runs(host: Host) -> Iterator[Finding]:
     if shutil.which(command) is None:
         yield finding(f"{command} is not on PATH", "install npm, or set npm.command")
         return
-    said = host.children.run([command, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3)
+    for _ in range(ENDED_TRIES):
+        said = host.children.run([command, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3)
+        if said.code != -signal.SIGKILL:
+            break  # else a run that has just installed something ended all that runs as that account
     if said.code != 0 or not said.stdout.strip():
         yield finding(f"{command} --version says: {said.last_line}", "install npm again, with the Node on PATH")
 
@@ -49,10 +53,13 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
         noted = slots.manifest(versions_dir, version)
         gated = slots.slot_path(versions_dir, version) / ".node"
         if not os.access(gated, os.X_OK):
-            yield finding(f"the Node of {version} is gone: {noted['node']}", "install it there again; t3 cannot start")
+            yield finding(
+                f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
+                "install it there again; t3 cannot start",
+            )
         elif noted.get("node_mark") not in (None, slots.node_mark(gated)):
             yield finding(
-                f"the Node at {noted['node']} is not the one that {version} was gated with",
+                f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
                 f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
             )
 
@@ -111,28 +118,20 @@ def clock_is_right(host: Host) -> Iterator[Finding]:
             yield finding("the clock is not synchronized", "timedatectl set-ntp true; idleness is told by the clock")
 
 
-def queue_is_private(host: Host) -> Iterator[Finding]:
-    """Nobody but root can write to the queue. Messages are signed, so that what others write is dropped; a flood is a nuisance all the same."""
-    parts = urlsplit(host.settings.queue.url)
-    if parts.scheme in ("redis", "rediss"):
-        if not parts.password and "password=" not in parts.query:
-            yield finding("the queue's Redis has no password in queue.url", "set requirepass, or use a unix socket")
-        if parts.scheme == "redis" and parts.hostname not in LOOPBACK:
-            yield finding(
-                f"the queue is reached over the network, in clear ({parts.hostname})", "use a unix socket, or rediss://"
-            )
-    elif parts.scheme == "unix" and not parts.password:
-        path = Path(parts.path)
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o007 and _is_open(path.parent):
-            yield finding(f"everybody may write to the queue's socket {path}", "unixsocketperm 700, or a password")
+def schedule_has_a_clock(host: Host) -> Iterator[Finding]:
+    """The time zone of the schedule is known, and the host's two notes of its own zone agree."""
     try:
-        open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key")).pending_count()
-    except Exception as error:  # whatever the client of the queue raises
-        yield finding(
-            f"the queue does not answer: {type(error).__name__}",
-            "start it, or set queue.url; nothing is lost meanwhile",
-        )
-
-
-def _is_open(folder: Path) -> bool:
-    return bool(stat.S_IMODE(folder.stat().st_mode) & 0o001)
+        schedule.zone(host.settings)
+    except schedule.ScheduleError as error:
+        what, _, mend = str(error).rpartition(": ")
+        yield finding(what, mend)
+    with suppress(OSError, ValueError):
+        named = Path("/etc/timezone").read_text().strip()
+        rules, noted = timezones.zone_of(None), timezones.zone_of(named)
+        moments = [time.time() + days * 86400 for days in range(0, 366, 5)]
+        offsets = [[datetime.fromtimestamp(moment, each).utcoffset() for moment in moments] for each in (rules, noted)]
+        if named and offsets[0] != offsets[1]:
+            yield finding(
+                f"/etc/timezone says {named}, and {timezones.LOCALTIME} has the rules of {rules}, which are the ones that count",
+                "timedatectl set-timezone, or set schedule.timezone",
+            )

@@ -7,6 +7,7 @@ HMAC-SHA-256 over it; what does not verify is dropped and counted, and the worke
 import hashlib
 import hmac
 import json
+import logging
 import os
 import threading
 import time
@@ -24,10 +25,18 @@ from loguru import logger
 from t3flow.engine.storages import CALL_SECONDS, Guarded, QueueAway, RedisHints, SqliteHints
 
 MACHINE_ID = Path("/etc/machine-id")
+EARLIER_NAME = "t3flow"
+"""The one name of every host's queue in earlier versions."""
+SHARED = "queue_shared"
+"""The fact that names the other consumers which take messages from this host's queue, as long as they do."""
 RETRIES, RETRY_SECONDS = 2, 5
 LOOK = "look_at_run"
 MAX_MESSAGE_BYTES = 64 * 1024
 LOG_EVERY_SECONDS = 10.0
+
+
+# A message that was replaced, or is held back, is revoked: its end is nothing that an operator need hear of.
+logging.getLogger("huey").addFilter(lambda record: "was revoked" not in record.msg)
 
 
 class BadMessage(ValueError):

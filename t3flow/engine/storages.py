@@ -139,6 +139,10 @@ class SqliteHints(SqliteStorage):
         self.queue_size()
         return []
 
+    def keys_of(self, name: str) -> list[str]:
+        """Nothing: what is under other names is removed when the consumer starts."""
+        return []
+
     def forget_others(self) -> None:
         """Remove the messages under other names, such as those of a t3flow that had one name for every host. Repeating it finds none."""
         for table in ("task", "schedule", "kv"):
@@ -198,6 +202,11 @@ class RedisHints(PriorityRedisStorage):
                     | {"since": float(told["since"])}
                 )
         return found
+
+    def keys_of(self, name: str) -> list[str]:
+        """The keys that a queue of this name has on this Redis."""
+        keys = [f"huey.{kind}.{name}" for kind in ("redis", "schedule", "results")]
+        return [key for key in keys if self.conn.exists(key)]
 
     def forget_others(self) -> None:
         """Leave other names alone: they may be other hosts'."""

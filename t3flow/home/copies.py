@@ -84,7 +84,7 @@ def _reserve(box: Path, sizes: dict[str, int]) -> None:
     if needed > free:
         raise Problem(f"{NO_ROOM}: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; make room")
     for name, size in sizes.items():
-        descriptor = os.open(box / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(box / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
         try:
             if _libc.fallocate(descriptor, FALLOC_FL_KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) != 0:
                 code = ctypes.get_errno()

@@ -33,7 +33,8 @@ class Verdict(TypedDict):
 
     `seed` is the user whose state it was, `version` what was tried on it, `level` the schema level reached in the live database (0: unknown),
     `schema` the applied migrations of each database as the trial left them, `live` the databases that the server had open (None: not known),
-    `slow` that only a time-out failed it, `unknown` what t3flow does not know of this t3 ("": nothing; else the verdict is inconclusive),
+    `slow` that only a time-out failed it, `started_s` how long its slowest start took until the first answer, its migration included (0: not seen),
+    `unknown` what t3flow does not know of this t3 ("": nothing; else the verdict is inconclusive),
     `not_isolated` what of the host was in reach ("": nothing).
     """
 
@@ -46,6 +47,7 @@ class Verdict(TypedDict):
     schema: dict[str, Any]
     live: list[str] | None
     slow: bool
+    started_s: float
     unknown: str
     checks: list[dict[str, Any]]
 
@@ -166,6 +168,7 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
         level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
+        started_s = max(0.0, float(answer["started_s"]))
         schema = parse_answer(json.dumps({"schema": answer["schema"]}).encode())["schema"]
         live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
     except (ValueError, KeyError, TypeError, OwnerProblem):
@@ -179,7 +182,16 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
     if unknown:
         outcome, failed = "inconclusive", unknown
     found = verdict_of(seed, version, given, outcome, failed)
-    return {**found, "level": level, "schema": schema, "live": live, "slow": slow, "unknown": unknown, "checks": checks}
+    return {
+        **found,
+        "level": level,
+        "schema": schema,
+        "live": live,
+        "slow": slow,
+        "started_s": started_s,
+        "unknown": unknown,
+        "checks": checks,
+    }
 
 
 def verdict_of(
@@ -196,6 +208,7 @@ def verdict_of(
         "schema": {},
         "live": None,
         "slow": False,
+        "started_s": 0.0,
         "unknown": "",
         "checks": [],
     }

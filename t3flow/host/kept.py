@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +90,10 @@ def _checked(entry: Any) -> tuple[str, int, float, int | None, dict[str, int]]:
     if not isinstance(name, str) or not name.startswith(PREFIX):
         raise ValueError(json.dumps(name))
     named = {one_line(str(each)): int(size) for each, size in dict(sizes).items()}
+    with suppress(
+        ValueError
+    ):  # to read a database makes and removes its log beside it, which its folder takes for a change
+        created = min(float(created), time.time() - age_seconds(name))
     return safe_name(name), int(size), float(created), None if level is None else int(level), named
 
 

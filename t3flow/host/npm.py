@@ -9,8 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
-from t3flow.files import read_plain
-from t3flow.host import npm_parts, npm_scripts, npm_settings, origin
+from t3flow.files import read_plain_below, remove_tree
+from t3flow.host import gate_account, npm_parts, npm_scripts, npm_settings, origin
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm_client import (
@@ -63,6 +63,7 @@ def install(host: Host, version: str, folder: Path) -> origin.Origin:
     """
     found, tree = download(host, version, folder)
     in_reach, failed = npm_scripts.run(host, version, folder, tree.installed)
+    gate_account.end_all(host)
     check_installed(host, version, folder / "prefix")
     return {**found, "in_reach_of_scripts": in_reach, "left_out": sorted({*found["left_out"], *failed})}
 
@@ -78,14 +79,18 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
     package = host.settings.track.package
     prefix, private = folder / "prefix", folder / "private"
     for part in (prefix, private):
-        shutil.rmtree(part, ignore_errors=True)
+        remove_tree(part)
         part.mkdir(mode=0o700)
     # npm checks the signatures of what a package.json names, and of nothing else; and it saves what it installed in it
     named = json.dumps({"private": True, "dependencies": {package: version}}) + "\n"
     (prefix / "package.json").write_text(named)
-    for path in (prefix, private, prefix / "package.json"):
+    for path in (
+        prefix / "package.json",
+        prefix,
+        private,
+    ):  # from within: a folder that is theirs already may have been changed
         if who.is_other:
-            os.chown(path, who.uid, who.gid)
+            os.chown(path, who.uid, who.gid, follow_symlinks=False)
     target = f"{package}@{version}"
 
     def npm(*words: str) -> Finished:
@@ -107,7 +112,7 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
     tree = npm_parts.read(prefix)
     if tree is None:
         raise PackageError(f"npm left no readable list of what it installed of {target}: it is not tried")
-    (prefix / npm_parts.LOCK).unlink()
+    (prefix / npm_parts.LOCK).unlink()  # unlink follows no link, and the prefix lies in a folder of ours
     mine = npm_parts.here()
     for name, wanted in tree.parts(package).items():
         if tree.place(tree.installed, name, package) is not None:
@@ -121,7 +126,8 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
             tarball = f"{name}@{tree.wanted[place].get('version', wanted)}"
             asked = npm("pack", *where, "--ignore-scripts", "--pack-destination", str(private), "--json", tarball)
             raise _failure(asked, f"{tarball}, the part of {target} for {mine}", target)
-    described = private / "described"
+    described = folder / "described"  # not in a folder of theirs: this process writes there
+    remove_tree(described)
     described.mkdir(mode=0o755)
     (described / "package.json").write_text(named)
     npm_parts.write_skeleton(tree.installed, described)
@@ -134,7 +140,8 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, npm
         "--fetch-retry-mintimeout=1000",
     )
     signatures = origin.verify_signatures(host, target, lambda: npm(*checks))
-    shutil.rmtree(private, ignore_errors=True)
+    remove_tree(private)
+    remove_tree(described)
     return origin.examine(host, version, tree, signatures), tree
 
 
@@ -165,7 +172,7 @@ def check_installed(host: Host, version: str, prefix: Path) -> None:
     """The package says the version that was asked for, and its program is there. Raises PackageError. Its scripts may have left anything."""
     package = host.settings.track.package
     try:
-        said = json.loads(read_plain(prefix / "node_modules" / package / "package.json")).get("version")
+        said = json.loads(read_plain_below(prefix, f"node_modules/{package}/package.json")).get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise PackageError(f"{package}@{version} installed no readable package.json: it is not tried") from error
     if said != version:

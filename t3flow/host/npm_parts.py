@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t3flow.files import read_plain_below
+
 LOCK = Path("package-lock.json")
 INSTALLED = Path("node_modules/.package-lock.json")
+LIST_BYTES = 256 * 1024 * 1024
 CPUS = {
     "x86_64": "x64",
     "amd64": "x64",
@@ -145,19 +148,19 @@ def write_skeleton(packages: Packages, folder: Path) -> None:
 
 def installed(prefix: Path) -> Packages | None:
     """What npm says it installed in a tree; None where it left no such list."""
-    return _packages(prefix / INSTALLED)
+    return _packages(prefix, INSTALLED)
 
 
 def read(prefix: Path) -> Tree | None:
     """npm's lists of an install that has just been made; None where it left none."""
     there = installed(prefix)
-    wanted = _packages(prefix / LOCK)
+    wanted = _packages(prefix, LOCK)
     return None if there is None or wanted is None else Tree(wanted, there)
 
 
-def _packages(path: Path) -> Packages | None:
+def _packages(prefix: Path, name: Path) -> Packages | None:
     try:
-        packages = json.loads(path.read_text())["packages"]
+        packages = json.loads(read_plain_below(prefix, str(name), LIST_BYTES))["packages"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     usable = isinstance(packages, dict) and all(isinstance(entry, dict) for entry in packages.values())

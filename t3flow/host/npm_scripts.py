@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.files import read_plain, remove_tree
-from t3flow.host import cells, npm_settings
+from t3flow.files import read_plain_below, remove_tree
+from t3flow.host import cells, gate_account, npm_settings
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm_client import PackageError
@@ -50,7 +50,7 @@ def scripted(prefix: Path, packages: Packages) -> list[Scripted]:
         is_gyp = os.path.isfile(prefix / place / "binding.gyp")
         if not entry.get("hasInstallScript") and not is_gyp:
             continue
-        described = _described(prefix / place)
+        described = _described(prefix, place)
         scripts = described.get("scripts")
         named = {event for event in EVENTS if isinstance(scripts, dict) and scripts.get(event)}
         is_gyp = is_gyp and described.get("gypfile") is not False and not named & {"preinstall", "install"}
@@ -61,9 +61,9 @@ def scripted(prefix: Path, packages: Packages) -> list[Scripted]:
     return found
 
 
-def _described(package: Path) -> dict[str, Any]:
+def _described(prefix: Path, place: str) -> dict[str, Any]:
     try:
-        described = json.loads(read_plain(package / "package.json"))
+        described = json.loads(read_plain_below(prefix, f"{place}/package.json"))
     except (OSError, ValueError):
         return {}
     return described if isinstance(described, dict) else {}
@@ -99,6 +99,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
     """Runs the scripts of some packages, in a private folder that is new each time."""
     who = host.gate_account()
     prefix, private = folder / "prefix", folder / "private"
+    gate_account.end_all(host)  # without a cell, what the scripts before these have left
     remove_tree(private)
     private.mkdir(mode=0o700)
     if who.is_other:

@@ -60,6 +60,13 @@ def was_ours(journal: Journal, user: str, earliest: float, latest: float) -> boo
     return bool(tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, latest, earliest, KEPT_SECONDS))
 
 
+def begun(journal: Journal, user: str) -> float | None:
+    """Return when the restart began that is under way (epoch seconds), or None: one that was never finished counts as over after KEPT_SECONDS."""
+    sql = "select min(since) from ours where user = ? and until is null and since > ?"
+    found = tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, time.time() - KEPT_SECONDS)
+    return found[0][0] if found else None
+
+
 @contextmanager
 def _writing(journal: Journal, user: str) -> Iterator[sqlite3.Connection]:
     """A transaction, not synced, which also forgets what is long over."""

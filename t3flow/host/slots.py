@@ -7,7 +7,6 @@
 import hashlib
 import json
 import os
-import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,8 @@ from t3flow.t3.processes import PROGRAM as PROGRAM
 
 MANIFEST = ".t3flow.json"
 HOLD = "hold"
-MAX_FILES = 200_000
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SlotError(T3flowError):
@@ -92,11 +92,11 @@ def make_slot(
     if package:
         place = partial / "node_modules" / package
         place.parent.mkdir(mode=0o755, parents=True)
-        _copy(tree, place, partial, digest)
+        _copy_tree(tree, place, partial, digest, None)
         (partial / PROGRAM).parent.mkdir(mode=0o755)
         (partial / PROGRAM).symlink_to(Path("..") / package / program)
     else:
-        _copy(tree, partial, partial, digest)
+        _copy_tree(tree, partial, partial, digest, tree.lstat().st_uid)
     (partial / ".node").symlink_to(node)
     (partial / MANIFEST).write_text(
         json.dumps(
@@ -116,39 +116,61 @@ def node_mark(node: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _copy(source: Path, target: Path, top: Path, digest: Any, depth: int = 0) -> None:
-    if depth > 64:
-        raise SlotError(f"{source} is nested too deeply for a package")
-    target.mkdir(mode=0o755)
-    descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _copy_tree(tree: Path, place: Path, top: Path, digest: Any, owner: int | None) -> None:
+    """Copy a tree whose makers may still be at work on it: its own name is followed no further than to a folder, nothing below it by path."""
+    descriptor = os.open(tree, FOLDER)
     try:
-        for name in sorted(os.listdir(descriptor)):
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            relative = (target / name).relative_to(top)
-            if stat.S_ISDIR(status.st_mode):
-                _copy(source / name, target / name, top, digest, depth + 1)
-            elif stat.S_ISLNK(status.st_mode):
-                goal = os.readlink(name, dir_fd=descriptor)
-                if goal.startswith("/") or not Path(os.path.normpath(target / goal)).is_relative_to(top):
-                    raise SlotError(f"the package has a link that leads out of it: {relative} → {goal}")
-                (target / name).symlink_to(goal)
-                digest.update(f"{relative}\0link\0{goal}\0".encode())
-            elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                _copy_file(descriptor, name, target / name)
-                executable = bool(status.st_mode & 0o111)
-                os.chmod(target / name, 0o755 if executable else 0o644)
-                content = hashlib.sha256((target / name).read_bytes()).hexdigest()
-                digest.update(f"{relative}\0{executable}\0{content}\0".encode())
-            else:
-                raise SlotError(f"the package has something that is no plain file: {relative}")
+        _copy(descriptor, place, top, digest, owner)
     finally:
         os.close(descriptor)
 
 
-def _copy_file(folder: int, name: str, target: Path) -> None:
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    with os.fdopen(descriptor, "rb") as source, open(target, "xb") as copy:
-        shutil.copyfileobj(source, copy, 1024 * 1024)
+def _copy(folder: int, target: Path, top: Path, digest: Any, owner: int | None, depth: int = 0) -> None:
+    """Copy an open folder. Each entry is opened in it without following links, and is what its descriptor says: names may be swapped meanwhile."""
+    if depth > 64:
+        raise SlotError(f"{target.name} is nested too deeply for a package")
+    target.mkdir(mode=0o755)
+    for name in sorted(os.listdir(folder)):
+        relative = (target / name).relative_to(top)
+        try:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            goal = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
+            if goal is None:
+                descriptor = os.open(name, FOLDER if stat.S_ISDIR(status.st_mode) else FILE, dir_fd=folder)
+        except OSError as error:
+            raise SlotError(f"the package changes while it is copied: {relative} ({error.strerror})") from error
+        if goal is not None:
+            if goal.startswith("/") or not Path(os.path.normpath(target / goal)).is_relative_to(top):
+                raise SlotError(f"the package has a link that leads out of it: {relative} → {goal}")
+            (target / name).symlink_to(goal)
+            digest.update(f"{relative}\0link\0{goal}\0".encode())
+            continue
+        try:
+            opened = os.fstat(descriptor)
+            if owner is not None and opened.st_uid != owner:
+                raise SlotError(f"the package has something in it that is not its installer's: {relative}")
+            if stat.S_ISDIR(opened.st_mode):
+                _copy(descriptor, target / name, top, digest, owner, depth + 1)
+            elif stat.S_ISREG(opened.st_mode) and opened.st_nlink == 1:
+                executable = bool(opened.st_mode & 0o111)
+                content = _copy_file(descriptor, opened.st_size, target / name, 0o755 if executable else 0o644)
+                digest.update(f"{relative}\0{executable}\0{content}\0".encode())
+            else:
+                raise SlotError(f"the package has something that is no plain file: {relative}")
+        finally:
+            os.close(descriptor)
+
+
+def _copy_file(source: int, size: int, target: Path, mode: int) -> str:
+    """Copy no more of an open file than it had when it was looked at; return the checksum of what was copied."""
+    content = hashlib.sha256()
+    with open(target, "xb") as copy:
+        while size > 0 and (part := os.read(source, min(size, 1024 * 1024))):
+            content.update(part)
+            copy.write(part)
+            size -= len(part)
+        os.fchmod(copy.fileno(), mode)
+    return content.hexdigest()
 
 
 def linked_version(link: Path) -> str | None:

@@ -46,7 +46,7 @@ class Trouble(NamedTuple):
     def line(self) -> str:
         """The trouble with the command to run."""
         user = shlex.quote(self.user)
-        often = f" ({self.times} times)" if self.times > 1 else ""
+        often = f", {self.times} times so far" if self.times > 1 else ""
         mend = {
             WRITTEN: f"t3flow enqueue drain {user}",
             DRAIN: f"t3flow enqueue drain {user}",

@@ -33,11 +33,16 @@ def _writers(host: Host, user: str, server: ServerState, database: str) -> str:
     others = [pid for pid in processes.of_account(host.account(user).uid) if pid not in unit]
     inside = [pid for pid in unit if _writes(pid, wanted)]
     outside = [pid for pid in others if _writes(pid, wanted, str(host.base_dir(user)))]
-    found = [f"{processes.described([pid])} of {server.unit}" for pid in inside]
-    found += [f"{processes.described([pid])}, not of {server.unit}" for pid in outside]
+    found = [f"{_named(pid)} of {server.unit}" for pid in inside]
+    found += [f"{_named(pid)}, not of {server.unit}" for pid in outside]
     if not found:
         return "by a process that has it open no more"
     return "open for writing by " + "; ".join(found[:MOST_NAMED]) + ("; …" if len(found) > MOST_NAMED else "")
+
+
+def _named(pid: int) -> str:
+    """A process by its program: threads of Node rename it."""
+    return f"{Path(processes.executable(pid)).name or processes.name_of(pid)} (pid {pid})"
 
 
 def _writes(pid: int, names: Collection[str], below: str = "") -> bool:

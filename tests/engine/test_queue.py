@@ -1,14 +1,27 @@
-"""The queue: what it did not sign is dropped, at full speed; due times survive any zone."""
+"""The queue: what it did not sign is dropped, at full speed; due times survive any zone; priorities; several hosts; one that does not answer."""
 
+import json
 import pickle
+import signal
+import socket
+import sqlite3
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import RedisServer
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
+from redis.exceptions import RedisError
 
+from t3flow.engine import queue as queues
 from t3flow.engine.queue import BadMessage, HintQueue, SignedJson, open_queue, queue_key
+from t3flow.engine.storages import CALL_SECONDS, CONSUMERS, QueueAway
 
 KEY = b"k" * 32
 
@@ -138,3 +151,245 @@ def test_a_damaged_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queue.key").write_bytes(b"short")
     with pytest.raises(BadMessage, match="32 bytes"):
         queue_key(tmp_path / "queue.key")
+
+
+# Priorities, and what a reader of Huey's own storage finds ------------------------------------------------------------------------
+
+
+def _stored(url: str, queue: HintQueue, where: str) -> list[dict[str, Any]]:
+    """The messages in Huey's own table or sorted set, in their order, read without t3flow: a signature, a space, JSON."""
+    if url.startswith("sqlite://"):
+        order = {"task": "priority desc, id", "schedule": "timestamp"}[where]
+        with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as connection:
+            rows = connection.execute(f"select data from {where} where queue = ? order by {order}", (queue.name,))
+            found = [bytes(data) for (data,) in rows]
+    else:
+        kind = {"task": "redis", "schedule": "schedule"}[where]
+        found = Redis.from_url(url).zrange(f"huey.{kind}.{queue.name}", 0, -1)
+        found = [data[8:] for data in found] if where == "task" else found
+    messages: list[dict[str, Any]] = [json.loads(data.partition(b" ")[2])["message"] for data in found]
+    return messages
+
+
+def test_the_most_urgent_message_is_taken_first(queue_url: str) -> None:
+    """A rollback is not behind three hundred drains, nor behind those that come due later."""
+    seen: list[str] = []
+    queue = _queue(queue_url, seen)
+    for number in range(300):
+        queue.send(f"drain-{number}", step="stage", user=f"user{number}")
+    queue.send("rollback-1", priority=10)
+    queue.send("rollback-2", priority=10)
+    assert _stored(queue_url, queue, "task")[0]["priority"] == 10
+    for _ in range(4):
+        queue.execute(queue.dequeue())
+    assert seen == ["rollback-1", "rollback-2", "drain-0", "drain-1"], "the others in the order in which they came"
+
+
+def test_priority_survives_the_schedule(queue_url: str) -> None:
+    from datetime import UTC, datetime
+
+    queue = _queue(queue_url, [])
+    queue.send("drain-1", time.time() + 0.05)
+    queue.send("rollback-1", time.time() + 0.06, priority=10)
+    time.sleep(0.1)
+    for task in queue.read_schedule(datetime.now(UTC).replace(tzinfo=None)):
+        queue.enqueue(task)
+    first = queue.dequeue()
+    assert first is not None
+    assert list(first.args) == ["rollback-1"]
+
+
+def test_a_delayed_message_says_step_run_and_user(queue_url: str) -> None:
+    queue = _queue(queue_url, [])
+    queue.send("drain-1", time.time() + 99, "stage", user="ada")
+    [message] = _stored(queue_url, queue, "schedule")
+    assert message["name"].endswith(".stage")
+    assert (message["args"], message["kwargs"]) == (["drain-1"], {"user": "ada"})
+
+
+def test_what_cannot_be_advanced_is_tried_again_by_huey(queue_url: str) -> None:
+    """As while the journal's disk is full: the message is not lost until the minute's recovery."""
+
+    def fail(run_id: str) -> None:
+        raise OSError("no space left on device")
+
+    queue = open_queue(queue_url, KEY)
+    queue.register(fail, [])
+    queue.send("run-1")
+    task = queue.dequeue()
+    assert task is not None
+    queue.execute(task)
+    [again] = _stored(queue_url, queue, "schedule")
+    assert again["args"] == ["run-1"]
+    assert again["retries"] == 1
+
+
+# Two hosts on one Redis -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_hosts_take_their_own_messages_alone(redis_server: RedisServer) -> None:
+    """They dropped three quarters of each other's when all queues had one name."""
+    seen: dict[bytes, list[str]] = {KEY: [], b"z" * 32: []}
+    queues = {key: open_queue(redis_server.url, key) for key in seen}
+    for key, queue in queues.items():
+        queue.register(seen[key].append, [])
+        for number in range(100):
+            queue.send(f"run-{number}")
+    for queue in queues.values():
+        _drain(queue)
+        assert queue.dropped == 0
+    assert [len(runs) for runs in seen.values()] == [100, 100]
+
+
+def test_the_name_follows_the_key_and_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the state folder on another machine has a queue of its own; a restart has the same."""
+    (tmp_path / "machine-id").write_text("1" * 32)
+    monkeypatch.setattr(queues, "MACHINE_ID", tmp_path / "machine-id")
+    mine = queues.queue_name(KEY)
+    assert mine == queues.queue_name(KEY)
+    assert mine.startswith("t3flow_")
+    (tmp_path / "machine-id").write_text("2" * 32)
+    names = {mine, queues.queue_name(KEY), queues.queue_name(b"z" * 32)}
+    monkeypatch.setattr(queues, "MACHINE_ID", tmp_path / "none")
+    assert len(names | {queues.queue_name(KEY)}) == 4
+
+
+def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> None:
+    """Two consumers of one queue, as after a copy of a whole machine; a consumer that ended before is no clone."""
+    who = {"host": "devvm1", "boot": "a", "pid": "1"}
+    ended = open_queue(redis_server.url, KEY, who={**who, "pid": "0"})
+    assert ended.storage.probe() == []
+    time.sleep(0.05)
+    mine = open_queue(redis_server.url, KEY, who=who)
+    other = open_queue(redis_server.url, b"z" * 32, who={**who, "host": "devvm2"})
+    assert mine.storage.probe() == []
+    assert other.storage.probe() == []
+    assert mine.storage.probe() == []
+    clone = open_queue(redis_server.url, KEY, who={**who, "boot": "b"})
+    assert clone.storage.probe() == [], "nothing has shown yet that the other lives on"
+    assert [(each["host"], each["boot"]) for each in mine.storage.probe()] == [("devvm1", "b")]
+    assert [(each["host"], each["boot"]) for each in clone.storage.probe()] == [("devvm1", "a")]
+
+
+def test_what_others_write_among_the_consumers_is_no_harm(redis_server: RedisServer) -> None:
+    redis = Redis.from_url(redis_server.url)
+    mine = open_queue(redis_server.url, KEY, who={"host": "a", "boot": "b", "pid": "1"})
+    mine.storage.probe()
+    redis.zadd(CONSUMERS, {b"\xff": 9e12, "{}": 9e12, "[1]": 9e12, "null": 9e12, '{"queue": 1}': 9e12})
+    assert mine.storage.probe() == []
+
+
+def test_messages_under_an_earlier_name_are_forgotten(tmp_path: Path) -> None:
+    """The file is this host's alone; what an earlier t3flow left in it under one name for all would stay for ever."""
+    url = f"sqlite://{tmp_path}/queue.db"
+    earlier = open_queue(url, KEY, name="t3flow")
+    earlier.register(lambda run: None, [])
+    earlier.send("run-1")
+    earlier.send("run-2", time.time() + 99)
+    queue = _queue(url, [])
+    queue.send("run-3")
+    assert len(queue.message_ids()) == 1
+    queue.storage.forget_others()
+    assert len(queue.message_ids()) == 1
+    assert earlier.message_ids() == set()
+
+
+# A queue that does not answer -----------------------------------------------------------------------------------------------------
+
+
+class Swallower:
+    """A TCP proxy in front of a Redis that, once told to, takes what is sent and passes on nothing."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.swallows = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(self.target))
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not self.swallows.is_set():
+                    target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(params=["stopped", "swallowed"])
+def hanging(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[tuple[str, Callable[[bool], None]]]:
+    """A Redis that can be made to hang: its URL, and a function that makes it hang or go on."""
+    if request.param == "stopped":
+        yield (
+            redis_server.url,
+            lambda hangs: redis_server.child.send_signal(signal.SIGSTOP if hangs else signal.SIGCONT),
+        )
+        redis_server.child.send_signal(signal.SIGCONT)
+        return
+    proxy = Swallower(redis_server.socket)
+    yield f"redis://127.0.0.1:{proxy.port}/0", lambda hangs: proxy.swallows.set() if hangs else proxy.swallows.clear()
+    proxy.listener.close()
+
+
+def test_a_queue_that_hangs_costs_one_wait(hanging: tuple[str, Callable[[bool], None]]) -> None:
+    """Three hundred messages took three hundred waits."""
+    url, hang = hanging
+    failures: list[Exception] = []
+    queue = _queue(url, [])
+    queue.on_failure = failures.append
+    queue.send("run-0")
+    hang(True)
+    began = time.monotonic()
+    for number in range(300):
+        with pytest.raises((RedisError, QueueAway)):
+            queue.send(f"run-{number}", time.time() + 60)
+    with pytest.raises(QueueAway):
+        queue.message_ids()
+    queue.withdraw("some")
+    assert time.monotonic() - began < CALL_SECONDS + 1.5
+    assert len(failures) == 1
+    with pytest.raises(RedisError):
+        queue.storage.probe()
+    assert queue.away.is_set()
+    hang(False)
+    queue.storage.probe()
+    assert not queue.away.is_set()
+    assert len(queue.message_ids()) in (1, 2), "one that was sent may have arrived without an answer"
+
+
+def test_a_worker_does_not_take_silence_for_an_empty_queue(hanging: tuple[str, Callable[[bool], None]]) -> None:
+    url, hang = hanging
+    queue = _queue(url, [])
+    assert queue.dequeue() is None
+    assert not queue.away.is_set()
+    hang(True)
+    with pytest.raises(RedisError):
+        queue.dequeue()
+    assert queue.away.is_set()
+    began = time.monotonic()
+    with pytest.raises(QueueAway):
+        queue.dequeue()
+    assert time.monotonic() - began < 0.1
+
+
+def test_a_locked_queue_file_costs_one_wait(tmp_path: Path) -> None:
+    queue = _queue(f"sqlite://{tmp_path}/queue.db", [])
+    queue.send("run-0")
+    with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        began = time.monotonic()
+        for _ in range(100):
+            with pytest.raises((sqlite3.OperationalError, QueueAway)):
+                queue.send("run-1")
+        assert time.monotonic() - began < CALL_SECONDS + 1.5
+    queue.storage.probe()
+    assert len(queue.message_ids()) == 1

@@ -1,16 +1,22 @@
-"""The watch over pairings, on a real journal, queue and log, without servers: what it counts, and that nothing makes it count twice."""
+"""The watch over pairings, on a real journal, queue and log: what it counts, and that nothing makes it count twice.
+
+There are no servers here: who runs what is told by the links, and who cannot pair now by the test. `tests/scenarios/test_bake.py` has the real ones.
+"""
 
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from loguru import logger
 
-from t3flow import bake, outcomes, workflows
+from t3flow import bake, outcomes, suspicion, workflows
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
@@ -20,13 +26,17 @@ from t3flow.host import freeze, ours, records, slots
 from t3flow.host.host import Host, take_charge
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
-USERS = ("ada", "grace", "linus")
+USERS = ("ada", "grace", "ken", "lise", "linus")
 
 
 class Watch:
-    """A host whose users ada and grace were moved to NEW, while linus still waits; and an engine that is advanced by hand."""
+    """A host whose users were moved to NEW, while linus still waits; and an engine that is advanced by hand. `broken`: who cannot pair now."""
 
-    def __init__(self, host: Host, **changes: Any) -> None:
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+        self.broken = {"ada", "grace", "ken", "lise"}
+        self.asked: list[str] = []
+        monkeypatch.setattr(suspicion, "running_users", self.running_users)
+        monkeypatch.setattr(suspicion, "cannot_pair", self.cannot_pair)
         settings = host.settings._replace(bake=host.settings.bake._replace(**changes))
         self.host = dataclasses.replace(host, settings=settings)
         self.log = Path(settings.dispatch.log)
@@ -44,6 +54,15 @@ class Watch:
         workflows_known = {**workflows.WORKFLOWS, "begin": begin}
         self.engine = Engine(self.host.journal, queue, workflows_known)
         take_charge(self.host)
+
+    def running_users(self, host: Host, version: str) -> tuple[list[str], list[str]]:
+        led_to = {user: slots.effective(host.settings.paths.versions_dir, user) for user in USERS}
+        on_it = [user for user in USERS if led_to[user] == version]
+        return on_it, [user for user in USERS if user not in on_it]
+
+    def cannot_pair(self, host: Host, users: list[str], *, tries: int) -> dict[str, str]:
+        self.asked += users
+        return {user: "the dispatch answers 500" for user in users if user in self.broken}
 
     def begin(self, version: str, *users: str) -> str:
         """Has a bump or a drain that moved these users begin, or extend, the watch; the watching run."""
@@ -90,9 +109,31 @@ def fallbacks(user: str, count: int) -> list[str]:
     return [f"paired user={user} endpoint=/api/auth/bootstrap fallback=true"] * count
 
 
+class Page(BaseHTTPRequestHandler):
+    """A dispatch that is up."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
 @pytest.fixture
-def watch(bare: Callable[..., Host]) -> Iterator[Callable[..., Watch]]:
-    return lambda **changes: Watch(bare(USERS), **changes)
+def watch(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watch]]:
+    servers: list[HTTPServer] = []
+
+    def make(**changes: Any) -> Watch:
+        host = bare(USERS)
+        servers.append(HTTPServer(("127.0.0.1", urlsplit(host.settings.dispatch.url).port or 0), Page))
+        Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return Watch(host, monkeypatch, **changes)
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> None:
@@ -102,10 +143,21 @@ def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> Non
     found.said(*failures("ada", 2), "mint for grace failed: exit 1: no such table")
     assert found.look(run).status == "running"
     assert found.frozen == ""
-    found.said("pairing exchange for linus failed: TimeoutError at port 1")
+    found.said(*["pairing exchange for linus failed: TimeoutError at port 1"] * 9)
+    assert found.look(run).status == "running", "linus is not on it"
+    assert found.asked == []
+    found.said(*failures("grace", 1))
     ended = found.look(run)
     assert (ended.status, ended.outcome) == ("failed", "frozen")
-    for part in (NEW, "4 failed pairings", "ada 2", "linus 1", "enqueue rollback --user ada --user grace;", "unfreeze"):
+    for part in (
+        NEW,
+        "4 failed pairings",
+        "ada 2",
+        "grace 2",
+        "4 users are on it",
+        "enqueue rollback --user ada --user grace;",
+        "unfreeze",
+    ):
         assert part in ended.result["reason"]
     assert found.frozen == ended.result["reason"] == records.rejected(found.host.journal)[NEW]
     assert records.fact(found.host.journal, bake.BAKE) is None
@@ -116,11 +168,11 @@ def test_those_concerned_are_rolled_back_if_asked_for(watch: Callable[..., Watch
     """Ahead of others, once, and only who is on the version."""
     found = watch(rollback=True, max_failures=1)
     run = found.begin(NEW, "ada", "grace")
-    found.said(*failures("ada", 1), *failures("linus", 1))
+    found.said(*failures("ada", 1), *failures("grace", 1), *failures("linus", 1))
     assert found.look(run).outcome == "rolled_back"
     [back] = found.host.journal.runs("workflow = 'rollback'")
-    assert (back.args["users"], back.priority) == (["ada"], bake.ROLLBACK_PRIORITY)
-    assert "ada: rolled back" in found.frozen
+    assert (back.args["users"], back.priority) == (["ada", "grace"], bake.ROLLBACK_PRIORITY)
+    assert "ada, grace: rolled back" in found.frozen
 
 
 def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Watch]) -> None:
@@ -139,8 +191,100 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     ours.restarted(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
-    found.said(*failures("linus", 2))
+    found.said(*failures("linus", 9))
+    assert found.look(run).status == "running", "not on it"
+    found.said(*failures("ken", 1), *failures("lise", 1))
     assert found.look(run).status == "failed"
+
+
+@pytest.mark.parametrize(("on_it", "least"), [(1, 1), (2, 2), (3, 2), (40, 2), (41, 3), (100, 5), (300, 15), (301, 16)])
+def test_how_many_users_must_fail(on_it: int, least: int) -> None:
+    """At least two and at least 5 %, or all where they are fewer."""
+    assert suspicion.least_users(on_it) == least
+
+
+def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four failures in ten minutes at 300 users, of one or of four; the control are 15 users."""
+    found = watch()
+    everybody = [f"user{number}" for number in range(300)]
+    monkeypatch.setattr(suspicion, "running_users", lambda host, version: (everybody, []))
+
+    def suspected(users: list[str], each: int) -> bool:
+        counted = [[1000.0 + number, "failure", user, each] for number, user in enumerate(users)]
+        return suspicion.suspect(found.host, NEW, counted) is not None
+
+    assert not suspected(everybody[:1], 50)
+    assert not suspected(everybody[:4], 1)
+    assert not suspected(everybody[:14], 3)
+    assert suspected(everybody[:15], 1)
+
+
+def test_one_user_of_several_is_that_users_trouble(watch: Callable[..., Watch]) -> None:
+    """The only user on a version is all of them."""
+    found = watch()
+    run = found.begin(NEW, "ada", "grace")
+    found.said(*failures("ada", 50))
+    assert found.look(run).status == "running"
+    for user in USERS:
+        slots.assign(found.host.settings.paths.versions_dir, user, NEW if user == "ada" else OLD)
+    assert found.look(run).status == "failed"
+
+
+def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> None:
+    """Users who failed and can pair now, such as with expired links: what was counted is dropped, and the watch goes on."""
+    found = watch()
+    run = found.begin(NEW, "ada", "grace")
+    found.broken = {"ada"}
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "running"
+    assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
+    assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
+    assert records.fact(found.host.journal, "pairing")["ada"]["reason"], "status names her alone"
+    found.said(*failures("ada", 1))
+    found.look(run)
+    assert found.asked == ["linus", "ada", "grace"], "asked again only for what is new"
+    found.broken = {"ada", "grace"}
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "failed"
+
+
+def test_a_dispatch_that_pairs_no_user_is_at_fault(watch: Callable[..., Watch]) -> None:
+    """Nothing is frozen or rejected; the alert is in the log, the cause in the watch; once it pairs others again, a version is blamed."""
+    found = watch()
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="ERROR")
+    run = found.begin(NEW, "ada", "grace")
+    found.broken |= {"linus"}
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "running"
+    logger.remove(sink)
+    assert (found.frozen, records.rejected(found.host.journal)) == ("", {})
+    assert any("GATE INCONCLUSIVE" in line and "linus" in line for line in lines), lines
+    known = records.fact(found.host.journal, bake.BAKE)
+    assert (known["counted"], "the dispatch is at fault" in known["problem"]) == ([], True)
+    found.broken -= {"linus"}
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "failed"
+
+
+def test_a_dispatch_that_is_down_is_at_fault(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every user is on the version, so that there is no witness."""
+    found = Watch(bare(USERS), monkeypatch)
+    slots.assign(found.host.settings.paths.versions_dir, "linus", NEW)
+    run = found.begin(NEW, "ada", "grace")
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "running"
+    assert (found.frozen, found.asked) == ("", [])
+    assert "does not answer" in records.fact(found.host.journal, bake.BAKE)["problem"]
+
+
+def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Watch]) -> None:
+    found = watch()
+    slots.assign(found.host.settings.paths.versions_dir, "linus", NEW)
+    run = found.begin(NEW, "ada", "grace")
+    found.said(*failures("ada", 3), *failures("grace", 3))
+    assert found.look(run).status == "failed"
+    assert found.asked == ["ada", "grace"]
 
 
 def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +339,7 @@ def test_ten_minutes_are_the_measure(watch: Callable[..., Watch], monkeypatch: p
     real, later = time.time, 0
     monkeypatch.setattr(time, "time", lambda: real() + later)
     for _ in range(4):
-        found.said(*failures("ada", 2))
+        found.said(*failures("ada", 1), *failures("grace", 1))
         assert found.look(run).status == "running"
         later += 700
     later -= 200
@@ -253,7 +397,7 @@ def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.Monke
     """The lines of a look are counted once, wherever it was cut off; a verdict that was reached is found again."""
     found = watch(max_failures=3)
     run = found.begin(NEW, "ada")
-    found.said(*failures("ada", 4 if at == "with a verdict" else 3))
+    found.said(*failures("ada", 3 if at == "with a verdict" else 2), *failures("grace", 1))
 
     class Killed(BaseException):
         """As far as the journal goes, a kill -9: nothing more is written."""

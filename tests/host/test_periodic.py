@@ -1,11 +1,20 @@
 """The schedule's bump: begun once, never caught up, drawn beforehand; and what a starting consumer sweeps."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+from conftest import RedisServer
 
 from t3flow import periodic
+from t3flow.engine.engine import Engine
+from t3flow.engine.queue import open_queue
 from t3flow.host import records
 from t3flow.host.host import Host
+from t3flow.workflows import WORKFLOWS
 
 
 def plan(host: Host) -> dict[str, float]:
@@ -68,3 +77,62 @@ def test_scratch_of_ended_runs_is_swept(bare: Callable[..., Host]) -> None:
         (scratch / name).mkdir()
     periodic.sweep(host)
     assert {path.name for path in scratch.iterdir()} == {f"t3flow-{live}", "t3flow-notes", "other"}
+
+
+def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redis_server: RedisServer) -> None:
+    """With Redis away when it was due the night's bump was lost: the minute's work came as a message of the queue alone."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(redis_server.url, b"k" * 32), WORKFLOWS)
+    periodic.due_bump(host, time.time())
+    at = time.time() + 1
+    records.set_fact(host.journal, periodic.NEXT_BUMP, {**plan(host), "at": at, "due": at})
+    redis_server.child.send_signal(signal.SIGSTOP)
+    minute = periodic.Minute(engine, host)
+    thread = threading.Thread(target=minute.keep, args=(lambda: None,))
+    try:
+        time.sleep(1.5)
+        began = time.monotonic()
+        thread.start()
+        while not (found := host.journal.runs()):
+            assert time.monotonic() - began < 20
+            time.sleep(0.1)
+        assert [run.workflow for run in found] == ["bump"]
+        assert found[0].message is None
+    finally:
+        redis_server.child.send_signal(signal.SIGCONT)
+        engine.stopping.set()
+        thread.join()
+    engine.stopping.clear()
+    engine.try_queue()
+    assert host.journal.run(found[0].id).message in engine.queue.message_ids(), (
+        "it has its message once the queue is back"
+    )
+
+
+def test_clock_and_queue_do_the_minutes_work_once(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    done: list[float] = []
+    monkeypatch.setattr(periodic, "tick", lambda engine, host: done.append(time.monotonic()))
+    minute = periodic.register(engine, host)
+    [task] = engine.queue.read_periodic(datetime(2026, 11, 25, 4, 0))
+    for _ in range(3):
+        minute()
+        engine.queue.execute(task)
+    assert len(done) == 1
+
+
+def test_a_part_that_fails_keeps_no_other_from_its_turn(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    done: list[str] = []
+
+    def fail(*given: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(periodic, "due_bump", fail)
+    monkeypatch.setattr(engine, "recover", lambda: done.append("recover") or 0)
+    periodic.tick(engine, host)
+    assert done == ["recover"]

@@ -62,6 +62,48 @@ def swap(place: Path, *goals: str) -> None:
             os.rename(other, place)
 
 
+def swap_folder(place: Path, goal: str) -> None:
+    """A folder, and in its place a link to another that has the same names, in turn and as fast as it goes."""
+    link, away = place.with_name(f"{place.name}-link"), place.with_name(f"{place.name}-away")
+    link.symlink_to(goal)
+    print("swapping", flush=True)
+    while True:
+        with contextlib.suppress(OSError):
+            os.rename(place, away)
+            os.rename(link, place)
+            os.rename(place, link)
+            os.rename(away, place)
+
+
+def breed(seconds: str) -> None:
+    """Forks out of its own session again and again, each child the parent of the next, so that no list of processes is ever up to date."""
+    print("breeding", flush=True)
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        if os.fork() != 0:
+            os._exit(0)
+        with contextlib.suppress(OSError):
+            os.setsid()
+
+
+def survive(seconds: str, line: str) -> None:
+    """In a session of its own and as nobody's child, with SIGTERM ignored and its memory closed to others: writes a line until its time is over."""
+    if os.fork() != 0:
+        return
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    for number in range(3):
+        os.close(number)
+    deadline = time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+        with contextlib.suppress(OSError), open(line, "a") as file:
+            file.write("here\n")
+
+
 def helper_of_mine(command: str) -> int:
     """The pid of t3flow's program in this account's home, once it runs."""
     while True:
@@ -240,9 +282,19 @@ def attempts(*words: str) -> None:
 if __name__ == "__main__":
     deeds = {
         each.__name__: each
-        for each in (deep, put, swap, forge, steal, flood, plant, listen, attempts, hold, hang, push)
+        for each in (
+            *(deep, put, swap, swap_folder, breed, survive, forge, steal, flood, plant, listen, attempts, hold, hang),
+            push,
+        )
     }
-    first = {"deep": (Path,), "put": (str, Path, str), "swap": (Path,), "forge": (Path,), "plant": (Path,)}
+    first = {
+        "deep": (Path,),
+        "put": (str, Path, str),
+        "swap": (Path,),
+        "forge": (Path,),
+        "plant": (Path,),
+        "swap_folder": (Path,),
+    }
     kinds = first.get(sys.argv[1], ())
     arguments = [(kinds[number] if number < len(kinds) else str)(word) for number, word in enumerate(sys.argv[2:])]
     deeds[sys.argv[1]](*arguments)

@@ -2,11 +2,21 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from origins import installed, of
 from test_releases import HARMFUL, NATIVE, PART, VERSION, package
-from world import World
+from world import HOSTILE, World
+
+from t3flow.host import cells, gate_account, processes, slots
+from t3flow.host.accounts import Account
+from t3flow.host.host import Host
 
 TOKEN = "only-root-may-know-this"
 
@@ -50,3 +60,125 @@ def test_a_release_in_parts_is_installed_by_the_gates_account(world: World) -> N
 
 def _all(top: Path) -> list[Path]:
     return [top, *top.rglob("*")]
+
+
+def test_a_folder_that_is_swapped_for_a_link_is_never_followed(world: World) -> None:
+    """Deep in the tree, while root copies it: what it copies is of the tree, or it says that the tree changes. Root's secret is in no slot."""
+    aim = world.top / "state/aim"
+    (aim / "inner").mkdir(parents=True)
+    (aim / "inner/data").write_text(world.token)
+    tree = world.top / "tree"
+    for number in range(60):
+        inner = tree / f"node_modules/t3/swapped/inner{number}"
+        inner.mkdir(parents=True)
+        (aim / f"inner{number}").mkdir()
+        for name in ("data", "more"):
+            (inner / name).write_text("mine")
+            (aim / f"inner{number}" / name).write_text(world.token)
+    (tree / "node_modules/.bin").mkdir()
+    os.chmod(world.top / "state", 0o711)
+    subprocess.run(["chown", "-R", str(world.uids["mallory"]), str(tree)], check=True)
+    world.says("swap_folder", tree / "node_modules/t3/swapped", aim)
+    copied, refused = 0, 0
+    deadline = time.monotonic() + 8
+    while time.monotonic() < deadline:
+        shutil.rmtree(world.top / "slots", ignore_errors=True)
+        said = what_is_said_of(world, tree)
+        copied, refused = copied + (not said), refused + bool(said)
+        words = ("changes while it is copied", "leads out", "not its installer's")
+        assert not said or any(each in said for each in words), said
+        found = subprocess.run(["grep", "-rl", world.token, str(world.top / "slots")], capture_output=True, check=False)
+        assert found.stdout == b"", f"after {copied} copies and {refused} refusals"
+    assert refused
+    world.nothing_happened()
+
+
+def what_is_said_of(world: World, tree: Path) -> str:
+    """Why a tree is not copied into a slot, or ""."""
+    try:
+        slots.make_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
+        return ""
+    except slots.SlotError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("deed", ["survive", "breed"])
+def test_nothing_of_the_gates_account_outlives_an_install(world: World, deed: str) -> None:
+    """Not in a session of its own, orphaned, deaf to SIGTERM and hidden; nor one that forks faster than anybody lists."""
+    host = gates_account_is(world, "mallory")
+    line = world.top / "line"
+    line.touch()
+    os.chown(line, world.uids["mallory"], -1)
+    stranger = subprocess.Popen(["sleep", "60"])
+    ada = subprocess.Popen(["setpriv", f"--reuid={world.uids['ada']}", "--clear-groups", "sleep", "60"])
+    try:
+        if deed == "breed":
+            world.says(deed, 30)
+        else:
+            world.does(deed, 30, line)
+            while not line.read_text():
+                time.sleep(0.01)
+        began = time.monotonic()
+        gate_account.end_all(host)
+        assert time.monotonic() - began < gate_account.END_SECONDS
+        assert [pid for pid in processes.of_account(world.uids["mallory"]) if processes.is_there(pid)] == []
+        size = line.stat().st_size
+        time.sleep(0.1)
+        assert line.stat().st_size == size
+        assert (stranger.poll(), ada.poll()) == (None, None), "nobody else is touched"
+        assert gate_account.end_all(host) == 0
+    finally:
+        for child in (stranger, ada):
+            child.kill()
+            child.wait()
+    world.nothing_happened()
+
+
+def test_an_account_that_others_share_is_left_alone(world: World) -> None:
+    host = gates_account_is(world, "mallory", mapped=True)
+    child = world.begins("breed", 5)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert "is in the user map" in gate_account.shared_trouble(host)
+    assert gate_account.end_all(host) == 0
+
+
+def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no cell can be had. It would go on writing into the tree."""
+    box = world.box
+    os.chmod(box.top / "scratch", 0o711)
+    box.start_registry()
+    script = f"{sys.executable} -I {HOSTILE} survive 60 $PWD/../helper/line"
+    of(box).publish("1.0.0", package(box.top / "made", "helper", "1.0.0", scripts={"install": script}))
+    box.publish(VERSION, NATIVE, manifest={"dependencies": {"helper": "1.0.0"}})
+    monkeypatch.setattr(cells, "isolation", lambda host: cells.Isolation([], "no cells in this test"))
+    umask = os.umask(0o022)
+    try:
+        found = installed(box, VERSION, keep=True)
+        assert isinstance(found, dict), found
+        assert found["in_reach_of_scripts"] == "no cells in this test"
+        line = box.top / "scratch/one/prefix/node_modules/helper/line"
+        left = [pid for pid in processes.of_account(world.uids["t3flow"]) if processes.is_there(pid)]
+        assert left == []
+        size = line.stat().st_size if line.exists() else 0
+        time.sleep(0.2)
+        assert (line.stat().st_size if line.exists() else 0) == size
+    finally:
+        os.umask(umask)
+        for pid in processes.of_account(world.uids["t3flow"]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        shutil.rmtree(box.top / "scratch/one", ignore_errors=True)
+
+
+def gates_account_is(world: World, user: str, *, mapped: bool = False) -> Host:
+    """The host, whose gate has an account of the test's."""
+    if not mapped:
+        path = world.host.settings.paths.user_map
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if user not in line))
+    settings = world.host.settings
+    host = replace(world.host, settings=settings._replace(gate=settings.gate._replace(user=user)))
+    assert isinstance(host.gate_account(), Account)
+    return host

@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 
 from scenes import ALL, FIRST, LATER, NEXT, bump, content, deferrals, everybody_is_well, is_busy, results, write
 
-from t3flow.sandbox.host import Sandbox
+from t3flow.sandbox.host import Sandbox, free_port
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -50,13 +50,16 @@ def ended(box: Sandbox, workflow: str) -> Any:
 def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     """Verified, accepted, and an hour later ada's browsers get 500: seen though the consumer is killed, frozen, and ada goes back with all she wrote.
 
+    She is the only user on the version, and the others, who are not on it, pair.
+
     Our own failing probes are the control the other way: as many of them freeze nothing.
     """
     box = make_box(ALL, queue_url=queue_url, extra="[bake]\nrollback = true\nmax_failures = 3\n")
     is_busy(box, "grace")
+    is_busy(box, "linus")
     broken = {"fault": "pairing_500", "when": {"not_scratch": True, "sql": "select 1 from broken"}}
     box.publish(NEXT, {"schema_level": 32, "rules": [broken]})
-    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred", "linus": "restarted"}
+    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred", "linus": "deferred"}
     status = box.document("status")
     assert (status["bake"]["version"], status["run"]) == (NEXT, None)
     assert "watched     pairings on" in box.t3flow("status").stdout
@@ -86,14 +89,60 @@ def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: s
     back = ended(box, "rollback")
     assert (back.outcome, back.result["users"]["ada"]["result"]) == ("done", "rolled_back"), back.result
     assert list(back.result["users"]) == ["ada"]
-    everybody_is_well(box, {"ada": FIRST, "grace": FIRST, "linus": NEXT})
+    everybody_is_well(box, {"ada": FIRST, "grace": FIRST, "linus": FIRST})
     assert [browse(box, user) for user in ALL] == [302, 302, 302]
-    assert [box.level(user) for user in ALL] == [30, 30, 32]
+    assert [box.level(user) for user in ALL] == [30, 30, 30]
     [kept] = box.database("ada").parent.glob("replaced-*/state.sqlite")
     assert any("precious" in line for line in content(kept))
     status = box.document("status")
     assert (status["bake"], NEXT in status["rejected"]) == (None, True)
-    assert list(deferrals(box)) == ["grace"], "who waits goes on waiting"
+    assert sorted(deferrals(box)) == ["grace", "linus"], "users who wait go on waiting"
+
+
+def test_a_dispatch_that_breaks_later_blames_no_version(make_box: Callable[..., Sandbox]) -> None:
+    """It mints for no user any more: for ada on the new version, and for grace who is not on it. The watch says so, and goes on."""
+    box = make_box(["ada", "grace"], extra="[bake]\nmax_failures = 2\n")
+    is_busy(box, "grace")
+    box.publish(NEXT, {"schema_level": 32})
+    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred"}
+    time.sleep(11)  # what a restart may still have caused is ours
+    (box.top / "bin/t3").chmod(0)
+    log = box.top / "log/consumer.log"
+    deadline = time.monotonic() + 60
+    while "GATE INCONCLUSIVE: the watch over" not in log.read_text() and time.monotonic() < deadline:
+        assert browse(box, "ada") == 502
+        time.sleep(0.2)
+    assert "GATE INCONCLUSIVE: the watch over" in log.read_text()
+    (box.top / "bin/t3").chmod(0o755)
+    status = box.document("status")
+    assert (status["frozen"], status["rejected"], status["bake"]["version"]) == (None, {}, NEXT)
+    assert "the dispatch is at fault" in status["bake"]["problem"]
+
+
+def test_users_who_are_not_on_the_version_are_no_fault_of_it(make_box: Callable[..., Sandbox]) -> None:
+    """Grace is still on the former version, and her pairing breaks: many failures in a row freeze nothing. The same of ada does."""
+    box = make_box(["ada", "grace"], extra="[bake]\nmax_failures = 2\n")
+    is_busy(box, "grace")
+    fault = {"fault": "pairing_500", "when": {"not_scratch": True, "sql": "select 1 from broken"}}
+    box.publish(NEXT, {"schema_level": 32, "rules": [fault]})
+    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred"}
+    time.sleep(11)
+    file = box.top / "etc/t3-serve/grace.env"
+    right = file.read_text()
+    file.write_text(f"T3_PORT={free_port()}\n")  # where nothing listens
+    looks = box.journal.runs("workflow = 'bake'")[0].updated
+    for _ in range(12):
+        assert browse(box, "grace") == 502
+    assert logged(box, "pairing exchange for grace failed") == 12
+    box.until(lambda: box.journal.runs("workflow = 'bake'")[0].updated > looks + 6, "it looked again", 30)
+    assert (frozen(box), box.document("status")["rejected"]) == ("", {})
+    file.write_text(right)
+    write(box.database("ada"), "create table broken as select 1 as one")
+    deadline = time.monotonic() + 60
+    while not frozen(box) and time.monotonic() < deadline:
+        browse(box, "ada")
+        time.sleep(0.2)
+    assert NEXT in frozen(box)
 
 
 def killed_in(box: Sandbox, run: str, step: str) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from conftest import RedisServer
+from redis import Redis
 from scenes import FIRST, NEXT, bump, write
 
 from t3flow.consumer import open_journal
@@ -18,6 +20,7 @@ from t3flow.doctor import CHECKS, Finding, examine
 from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
+from t3flow.engine.storages import CONSUMERS
 from t3flow.host import freeze, kept, processes, records, slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
@@ -339,6 +342,26 @@ def test_how_open_the_queue_is(bare_box: Sandbox, url: str, words: str) -> None:
     found = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["queue"])
     assert any(words in each.what for each in found), found
     assert "secret" not in str(found)
+
+
+def test_a_queue_that_others_use_is_seen(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
+    """A copy of the whole machine takes messages from this host's queue; another host on the same Redis has its own."""
+    box = make_box(["ada"], queue_url=redis_server.url)
+    said = lambda: [each["what"] for each in box.document("doctor") if each["check"] == "queue"]  # noqa: E731
+    before = said()
+    key = queue_key(box.settings.paths.state_dir / "queue.key")
+    who = {"host": "devvm-copy", "boot": "other", "pid": "7"}
+    open_queue(redis_server.url, b"z" * 32, who=who).storage.probe()
+    clone = open_queue(redis_server.url, key, who=who)
+    beats = lambda: isinstance(clone.storage.probe(), list)  # noqa: E731
+    box.until(lambda: beats() and "devvm-copy (pid 7)" in " ".join(said()), "the copy is seen", 20)
+    assert len(said()) == len(before) + 1
+    assert box.t3flow("doctor").stdout.count("rm ") == 1
+    redis = Redis.from_url(redis_server.url)
+    redis.zadd("huey.schedule.t3flow", {"x": 1})
+    assert any("huey.schedule.t3flow" in each for each in said())
+    redis.delete("huey.schedule.t3flow", CONSUMERS)
+    box.until(lambda: said() == before, "and its end", 20)
 
 
 @pytest.fixture

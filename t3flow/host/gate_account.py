@@ -1,0 +1,88 @@
+"""Ending everything that runs as the gate's account, which is t3flow's own: no install script's child may outlive its install.
+
+Where namespaces can be had a cell's end does that. Elsewhere a child in a session of its own would survive, and could change what root is about
+to copy. One after another they could be outrun: by forking faster than /proc is read. So a process of the account asks the kernel to end all
+others of the account at once; its real and saved ids are an account that does not exist, so that none of those can end it first.
+"""
+
+import sys
+import time
+from contextlib import suppress
+
+from loguru import logger
+
+from t3flow.errors import T3flowError
+from t3flow.host import processes
+from t3flow.host.host import Host, uid_of
+
+END_SECONDS = 10.0
+ROUND_SECONDS = 5.0
+SHARED = ("nobody", "daemon", "bin")
+NOBODY = 65534
+NO_ACCOUNT = 2**32 - 9
+"""A uid that no account has, and that is not the reserved 2**32 - 1."""
+ENDING = """
+import os, signal, sys
+uid, gid, other = map(int, sys.argv[1:])
+os.setgroups([])
+os.setresgid(other, gid, other)
+os.setresuid(other, uid, other)
+assert uid > 0 and os.geteuid() == uid and os.getuid() == other
+try:
+    os.kill(-1, signal.SIGKILL)
+except ProcessLookupError:
+    pass
+"""
+
+
+class ProcessesLeft(T3flowError):
+    """Processes of the gate's account do not end."""
+
+
+def shared_trouble(host: Host) -> str:
+    """Return why the gate's account is not t3flow's own, or "": what runs as it must not be ended then."""
+    who = host.gate_account()
+    mend = "useradd --system t3flow, and set gate.user to it"
+    if who.name in SHARED or who.uid >= NOBODY:
+        return f"gate.user is {who.name}, which other services may run as: {mend}"
+    with suppress(T3flowError):
+        if any(entry.name == who.name or uid_of(entry.name) == who.uid for entry in host.user_map().users):
+            return f"gate.user is {who.name}, who is in the user map: {mend}"
+    return ""
+
+
+def end_all(host: Host) -> int:
+    """End all processes of the gate's account; return how many were seen. Idempotent. Raises ProcessesLeft, ChildError, Interrupted.
+
+    Not in the sandbox, where that account is this process's own.
+    """
+    who = host.gate_account()
+    if not who.is_other:
+        return 0
+    if shared := shared_trouble(host):
+        logger.warning("what an install may have left running is not ended: {}", shared)
+        return 0
+    deadline = time.monotonic() + END_SECONDS
+    found = set(_living(who.uid))
+    while True:
+        # Also with none found: one that forks faster than it is listed is in no list.
+        words = [sys.executable, "-I", "-S", "-c", ENDING, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
+        ended = host.children.run(words, timeout_seconds=ROUND_SECONDS)
+        left = _living(who.uid)
+        found.update(left)
+        if ended.code == 0 and not left:
+            break
+        if time.monotonic() > deadline:
+            what = processes.described(left[:3]) or ended.last_line
+            raise ProcessesLeft(
+                f"what runs as the account {who.name} does not end ({what}), so nothing is copied: "
+                f"see what it hangs in (ps -o pid,stat,wchan,args -u {who.name})"
+            )
+        time.sleep(0.02)
+    if found:
+        logger.info("ended {} processes of {}", len(found), who.name)
+    return len(found)
+
+
+def _living(uid: int) -> list[int]:
+    return [pid for pid in processes.of_account(uid) if processes.is_there(pid)]
