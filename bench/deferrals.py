@@ -91,14 +91,14 @@ def fill(box: Sandbox, users: list[str]) -> None:
         slot.mkdir(parents=True)
         (slot / slots.MANIFEST).write_text(json.dumps({"version": version}))
     slots.set_default(versions_dir, DEFAULT)
+    began = time.time() + SETUP_SECONDS * len(users) / 1000
     seed = box.top / "seed.sqlite"
     shutil.copyfile(LEVEL30, seed)
     with closing(sqlite3.connect(seed)) as connection, connection:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(time.time() + 5))
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server, that is
         connection.execute("update projection_thread_sessions set active_turn_id = 'turn', updated_at = ?", (now,))
     # Of other rules than the last consumer's every deferral would be looked at when it starts.
     records.set_fact(journal, "deferral_rules", box.settings.deferral._asdict())
-    began = time.time() + SETUP_SECONDS * len(users) / 1000
     for number, user in enumerate(users):
         slots.assign(versions_dir, user, DEFAULT)
         box.database(user).parent.mkdir()

@@ -22,7 +22,7 @@ from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.heartbeat import Pulse, feed_watchdog
-from t3flow.host import freeze, launcher, records, reserve, resuming
+from t3flow.host import freeze, launcher, records, reserve, resuming, tables
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -177,6 +177,7 @@ def consume(settings: Settings) -> None:
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
+        tables.take_over(journal)
         engine, host, minute = build(settings, journal)
         pulse = Pulse()
         worker = Worker(engine, pulse)

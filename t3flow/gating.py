@@ -9,7 +9,7 @@ from t3flow.host.gate import Verdict
 from t3flow.persons import Person
 from t3flow.restart import Result, result_of
 from t3flow.tasks import Plan, Snapshot
-from t3flow.trials import Seed
+from t3flow.trials import Seed, Seeds
 from t3flow.versions import parse
 from t3flow.witnessing import pairing_before
 
@@ -43,7 +43,9 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
         failed = [
             (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
         ]
-        at_fault.update(blame(version, failed, seeds_known_bad=bool(at_fault), default=plan["default"]))
+        theirs, not_told = blame(plan, failed, seeds, seeds_known_bad=bool(at_fault))
+        at_fault.update(theirs)
+        held.update(not_told)
         passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
         held.update({each["seed"]: why_held(each) for each in verdicts if each["verdict"] == "inconclusive"})
     if 2 * len(at_fault) > len(every):
@@ -66,18 +68,27 @@ def why_held(verdict: Verdict) -> str:
     return verdict.get("unknown") or f"not tried on this database yet: {verdict['failed']}"
 
 
-def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: bool, default: str) -> dict[str, str]:
-    """Given seeds on which the candidate failed, tries the version in use on each. Returns the users whose database is at fault. Raises Refused."""
-    at_fault, guilty = {}, {}
-    for seed, verdict in failed:
-        control = trials.try_control(seed)
+def blame(
+    plan: Plan, failed: list[tuple[Seed, Verdict]], seeds: Seeds, *, seeds_known_bad: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Given seeds on which the candidate failed, tries the version in use on each, within the gate's time. Raises Refused.
+
+    Returns the users whose database is at fault, and those for whom nothing could be told, each with the reason.
+    """
+    version, default = plan["target"], plan["default"]
+    at_fault, held, guilty = {}, {}, {}
+    controls = trials.try_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
+    for (seed, verdict), control in zip(failed, controls, strict=True):
         if control["verdict"] == "pass":
             guilty[seed["user"]] = verdict["failed"]
-            continue
-        at_fault[seed["user"]] = f"{seed['version']} fails as well: {control['failed']}"
-        if not seeds_known_bad:
-            seeds_known_bad = True
-            check_gate_itself(default, control)
+        elif control["verdict"] == "fail":
+            at_fault[seed["user"]] = f"{seed['version']} fails as well: {control['failed']}"
+            if not seeds_known_bad:
+                seeds_known_bad = True
+                check_gate_itself(default, control, seeds["until"])
+        else:
+            why = f"{seed['version']} could not be tried on it to compare: {control['failed']}"
+            held[seed["user"]] = f"{version} fails on this database ({verdict['failed']}), and {why}"
     if guilty:
         others = f" (so it does on {', '.join(list(guilty)[1:])})" if len(guilty) > 1 else ""
         user, evidence = next(iter(guilty.items()))
@@ -89,15 +100,16 @@ def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: 
         raise Refused(
             "gate_failed", f"{version} fails on the database of {user}: {evidence}{others}{mend}", list(guilty)
         )
-    return at_fault
+    return at_fault, held
 
 
-def check_gate_itself(default: str, control: Verdict) -> None:
-    """Once the version in use has failed: does it on an empty base dir too? Raises Refused."""
+def check_gate_itself(default: str, control: Verdict, until: float) -> None:
+    """Once the version in use has failed: does it on an empty base dir too? Raises Refused, also where that cannot be told in time."""
     if control["seed"] != trials.NOBODY:
-        control = trials.try_control(trials.empty_seed(default))
+        control = trials.try_controls([trials.empty_seed(default)], 1, until)[0]
     if control["verdict"] != "pass":
-        reason = f"{default}, which is in use, fails on an empty base dir too: {control['failed']}"
+        what = "fails on" if control["verdict"] == "fail" else "could not be tried on"
+        reason = f"{default}, which is in use, {what} an empty base dir too: {control['failed']}"
         raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
 
 

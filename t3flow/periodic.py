@@ -82,7 +82,7 @@ class Minute:
 
 def tick(engine: Engine, host: Host) -> None:
     """One minute's work: a bump that is due is begun, and what is pending has its message. What fails keeps nothing else from being done."""
-    for work in (begin_due_bump, revive_drains, put_back):
+    for work in (begin_due_bump, revive_drains, put_back, trim):
         try:
             work(engine, host)
         except Exception:
@@ -95,6 +95,10 @@ def begin_due_bump(engine: Engine, host: Host) -> None:
     """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
     if (run := due_bump(host, time.time())) is not None:
         engine.hint(run)
+
+
+def trim(engine: Engine, host: Host) -> None:
+    """Delete runs that ended long ago."""
     trim_journal(host)
 
 
@@ -147,8 +151,11 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and records.fact(host.journal, "freeze") is not None:
             records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
-        for run, wanted in host.journal.query(HELD_WRONGLY, is_frozen):
-            hold(engine, host, run, wanted)
+        wrong = host.journal.query(HELD_WRONGLY, is_frozen)
+        if held := [(run, wanted) for run, wanted in wrong if wanted is not None]:
+            engine.hold_all(held)
+        if free := [run for run, wanted in wrong if wanted is None]:
+            engine.release_all(free, time.time())
         if is_frozen:  # a bump that waits for the registry ends now, and not when it would have asked again
             for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
                 wake(sleeping.id)
@@ -181,16 +188,6 @@ def ask_all(host: Host) -> None:
     """Makes every deferral due: what they wait for was told by other settings, or another clock."""
     for pending in records.deferrals(host.journal):
         wake(pending.run)
-
-
-def hold(engine: Engine, host: Host, run: str, reason: str | None) -> None:
-    """Holds a drain back for a reason, or (None) lets it be checked at once."""
-    if reason is not None:
-        engine.hold(run, reason)
-        return
-    with host.journal.transaction() as connection:
-        connection.execute("update runs set wake_at = ? where id = ? and wake_at is not null", (time.time(), run))
-    engine.release(run)
 
 
 def sweep(host: Host) -> None:

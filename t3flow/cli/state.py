@@ -150,7 +150,7 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
     host = open_host(
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
-    pairing = (records.fact(noted, "pairing") or {}) if noted else {}
+    pairing = records.pairings(noted) if noted else {}
     unknown = (records.fact(noted, records.UNKNOWN) or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
     behind = left_behind.causes(noted) if noted else {}

@@ -53,10 +53,13 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
         noted = slots.manifest(versions_dir, version)
         gated = slots.slot_path(versions_dir, version) / ".node"
         if not os.access(gated, os.X_OK):
-            yield finding(f"the Node of {version} is gone: {noted['node']}", "install it there again; t3 cannot start")
+            yield finding(
+                f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
+                "install it there again; t3 cannot start",
+            )
         elif noted.get("node_mark") not in (None, slots.node_mark(gated)):
             yield finding(
-                f"the Node at {noted['node']} is not the one that {version} was gated with",
+                f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
                 f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
             )
 

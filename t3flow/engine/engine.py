@@ -297,19 +297,34 @@ class Engine:
 
     def hold(self, run_id: str, reason: str) -> None:
         """Takes a sleeping run's message out of the queue until `release`. Twice is harmless."""
+        self.hold_all([(run_id, reason)])
+
+    def hold_all(self, reasons: list[tuple[str, str]]) -> None:
+        """As `hold`, for any number of runs and their reasons in one commit: an urgent run may be waiting to write."""
         with self.journal.transaction() as connection:
-            connection.execute("update runs set held = ? where id = ? and status = 'running'", (reason, run_id))
-        message = self.journal.run(run_id).message
-        if message is not None:
-            self.queue.withdraw(message)
+            connection.executemany(
+                "update runs set held = ? where id = ? and status = 'running'", [(why, run) for run, why in reasons]
+            )
+        for run_id, _ in reasons:
+            for (message,) in self.journal.query(
+                "select message from runs where id = ? and message is not null", run_id
+            ):
+                self.queue.withdraw(message)
 
     def release(self, run_id: str) -> None:
         """Puts a held run's message back. Twice is harmless."""
+        self.release_all([run_id])
+
+    def release_all(self, run_ids: list[str], wake_at: float | None = None) -> None:
+        """As `release`, for any number of runs in one commit; those that sleep are due at `wake_at`, if given."""
         with self.journal.transaction() as connection:
-            connection.execute("update runs set held = null where id = ?", (run_id,))
-        run = self.journal.run(run_id)
-        if run.status == "running":
-            self.hint(run_id, run.wake_at)
+            connection.executemany(
+                "update runs set held = null, wake_at = case when wake_at is null then null else coalesce(?, wake_at) end where id = ?",
+                [(wake_at, run_id) for run_id in run_ids],
+            )
+        for run_id in run_ids:
+            for run in self.journal.runs("id = ? and status = 'running'", run_id):
+                self.hint(run.id, run.wake_at)
 
     # Signals --------------------------------------------------------------------------------------------------
 
