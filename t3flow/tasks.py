@@ -22,6 +22,7 @@ from t3flow.host import (
     preflight,
     processes,
     records,
+    rejections,
     slots,
 )
 from t3flow.host import freeze as freezing
@@ -294,11 +295,10 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
 def tried_on(version: str) -> list[str]:
     """The users who are deferred to a version that has passed on their databases. Only reads."""
     journal = this_host().journal
-    untried = records.fact(journal, records.UNTRIED) or {}
     return [
         entry.user
         for entry in records.deferrals(journal)
-        if entry.target == version and untried.get(entry.user) != version
+        if entry.target == version and not rejections.is_untried(journal, entry.user, version)
     ]
 
 
