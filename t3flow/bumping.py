@@ -60,6 +60,14 @@ def whom_to_move(
     return users, results
 
 
+def whom_to_try(plan: Plan, users: list[Person]) -> list[Person]:
+    """On whose databases the target is tried: of those who were left behind by an accepted version, not again where it has passed already."""
+    if not catches_up(plan):
+        return users
+    tried = tasks.tried_on(plan["target"])
+    return [user for user in users if user["user"] not in tried]
+
+
 def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
     """A snapshot of each user's database. Raises Abort when the disk is at fault or nobody who has one could be backed up."""
     try:
@@ -80,6 +88,8 @@ def through_gate(
     slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot], dry_run: bool
 ) -> dict[str, Result]:
     """Tries the candidate on every seed. Returns the results of those who are not to be restarted. Raises Abort when it does not pass."""
+    if catches_up(plan) and not users:
+        return {}
     try:
         judge = judge_each if catches_up(plan) else pass_gate
         held = judge(slot, plan, users, snapshots)

@@ -22,6 +22,7 @@ from t3flow.host import (
     preflight,
     processes,
     records,
+    rejections,
     slots,
 )
 from t3flow.host import freeze as freezing
@@ -208,7 +209,8 @@ class Staged(TypedDict):
 def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
-    versions_dir = versions_dir_for(in_scratch)
+    is_there = slots.has_slot(host.settings.paths.versions_dir, version)
+    versions_dir = versions_dir_for(in_scratch and not is_there)
     mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
@@ -287,6 +289,17 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
         return measured.take(host, user, wrote, target, current_run(), folder)
+
+
+@step(syncs_first=False)
+def tried_on(version: str) -> list[str]:
+    """The users who are deferred to a version that has passed on their databases. Only reads."""
+    journal = this_host().journal
+    return [
+        entry.user
+        for entry in records.deferrals(journal)
+        if entry.target == version and not rejections.is_untried(journal, entry.user, version)
+    ]
 
 
 @step()

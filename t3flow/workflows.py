@@ -14,6 +14,7 @@ from t3flow.bumping import (
     restart_idle_users,
     through_gate,
     whom_to_move,
+    whom_to_try,
 )
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD
@@ -82,12 +83,13 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     found = tasks.people([])
     managed = [person for person in found if not person.get("why")]
     users, left = whom_to_move(plan, managed, without, target is not None)
-    snapshots = back_up_everybody(plan, users, dry_run)
-    results = {**left, **through_gate(slot, plan, users, snapshots, dry_run), **unmanaged(found)}
+    untried = whom_to_try(plan, users)
+    snapshots = back_up_everybody(plan, untried, dry_run)
+    results = {**left, **through_gate(slot, plan, untried, snapshots, dry_run), **unmanaged(found)}
     if dry_run:
         raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
 
-    for user, snapshot in zip(users, snapshots, strict=True):
+    for user, snapshot in zip(untried, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
             results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)

@@ -256,6 +256,8 @@ def behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> str:
     """That a user was left on another version than the default, why, and what moves them; "" for one who was not, or is about to be moved."""
     drain = f"t3flow enqueue drain {shlex.quote(user)}"
     led_to, default, deferred = each["assigned_version"], found["default_version"], each["deferred"]
+    if deferred and deferred["waiting_for"] == "revoked":
+        return ""  # a person took them out
     if (cause := each["left_behind"]) and deferred:
         why = cause["detail"].removesuffix(f": {drain}")
         if deferred["waiting_for"] == "unreadable_state" and deferred["detail"] and deferred["checks"]:

@@ -17,8 +17,6 @@ from t3flow.host.host import Host
 
 NEARLY_BYTES, PROBE_BYTES = 4 * 1024 * 1024, 64 * 1024
 """The owner's copy stops by itself when SPARE_BYTES are left, some pages more or less."""
-USUAL_BYTES = 256 * 1024 * 1024
-"""What a state is taken to need while no snapshot says what states need here."""
 
 
 def require_sound(host: Host, top: Path, incoming: Path, user: str, problem: OwnerProblem) -> None:
@@ -41,6 +39,9 @@ def require_sound(host: Host, top: Path, incoming: Path, user: str, problem: Own
 
 
 def _is_short(host: Host, free_bytes: int) -> bool:
-    """Return whether a disk has not the room that a backup usually takes: else it is one user's database that is too large, or that says so."""
+    """Return whether a disk has not the room that a backup usually takes: else it is one user's database that is too large, or that says so.
+
+    While no snapshot says what states need here, a user's word alone is not enough to fail the others.
+    """
     sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
-    return free_bytes < 2 * max(sizes, default=USUAL_BYTES) + SPARE_BYTES
+    return free_bytes < 2 * max(sizes, default=0) + SPARE_BYTES

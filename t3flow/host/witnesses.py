@@ -71,7 +71,7 @@ def against_dispatch(
 def witnesses(host: Host, version: str, besides: Collection[str], without: Collection[str]) -> list[Witness]:
     """Return the managed users with a running server: first those whose failure counts, and of these first those who paired when last seen."""
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
-    known = records.fact(host.journal, "pairing") or {}
+    known = records.pairings(host.journal)
     found: list[tuple[bool, bool, Witness]] = []
     for user, (server, why) in manageable.survey(host, names).items():
         if why or not server.active:
@@ -80,7 +80,7 @@ def witnesses(host: Host, version: str, besides: Collection[str], without: Colle
         led_to = slots.effective(host.settings.paths.versions_dir, user)
         is_parted = runs is not None and runs != led_to  # then it may not pair until its next restart
         counts = not is_parted and user not in without and not (version and runs == version)
-        found.append((not counts, bool(known.get(user, {}).get("reason")), Witness(user, counts)))
+        found.append((not counts, user in known and bool(known[user]["reason"]), Witness(user, counts)))
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
@@ -162,7 +162,7 @@ def _ask_one(
 def pairs_now(host: Host, user: str) -> str:
     """Return why a user cannot pair now, or "": noted, so that a restart is not blamed for what was so before it. Raises JournalError."""
     paired, failed = ask(host, [user], AGAIN_SECONDS + pairing.PAIR_SECONDS)
-    known = (records.fact(host.journal, "pairing") or {}).get(user)
+    known = records.pairings(host.journal).get(user)
     why = "" if paired else failed.get(user, "")
     if why or (known and known["reason"]):
         records.note_pairing(host.journal, user, why)
@@ -171,7 +171,7 @@ def pairs_now(host: Host, user: str) -> str:
 
 def broken_before(host: Host, user: str) -> str:
     """Return why a user whose server is being restarted could not pair before it was stopped either; "" if they could, or it is not known."""
-    known = (records.fact(host.journal, "pairing") or {}).get(user)
+    known = records.pairings(host.journal).get(user)
     begun = ours.begun(host.journal, user)
     return str(known["reason"]) if known and known["reason"] and begun is not None and known["since"] < begun else ""
 
