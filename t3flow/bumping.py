@@ -25,7 +25,7 @@ from t3flow.periods import may_still_restart
 from t3flow.persons import Person, is_ahead, is_behind
 from t3flow.restart import Result, result_of, safe_restart
 from t3flow.tasks import Plan, Snapshot
-from t3flow.witnessing import dispatch_before, pairing_before
+from t3flow.witnessing import dispatch_before
 
 ON_IT = "is on it already"
 
@@ -146,7 +146,6 @@ def restart_idle_users(
             if due is not None and not may_still_restart(due):
                 results.update({rest["user"]: waiting(rest, "window") for rest in users[number:]})
                 return ""
-            pairing_before(name, False)
             results[name] = safe_restart(name, user["version"], version, canary=True)
             if results[name]["waiting_for"] == "frozen":
                 raise Interrupted("freeze")

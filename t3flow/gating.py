@@ -171,7 +171,7 @@ def reason_not_to_move(user: str, former: str, target: str, *, insists: bool = F
 
     `insists`: a person named this user, so that only what would fail in any case counts.
     """
-    before = pairing_before(user, True)
+    before = pairing_before(user)
     if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
         return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
     if not trials.is_untried(user, target):

@@ -31,13 +31,21 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
 
 
 @step(interruptible=True, syncs_first=False)
-def pairing_before(user: str, others: bool) -> Before:
-    """Ask whether a user pairs before their restart; if not, and `others` are to be asked, whether another does. Only reads, but for how it went."""
+def pairings_before(users: list[str]) -> list[str]:
+    """Ask each of the users whom a bump may restart whether they pair, and return those who do not. Only reads, but for how it went.
+
+    A pairing writes to the user's database, so that this comes before the snapshots: one taken after it need not be taken again at the restart.
+    """
+    return sorted(witnesses.note_now(this_host(), users, witnesses.EACH_SECONDS))
+
+
+@step(interruptible=True, syncs_first=False)
+def pairing_before(user: str) -> Before:
+    """Ask whether a deferred user pairs before their restart; if not, whether another does. Only reads, but for how it went."""
     host = this_host()
-    if others and (trouble := preflight.trouble(host, [])):
+    if trouble := preflight.trouble(host, []):
         return {"stops": trouble, "no_pairing": ""}
-    why = witnesses.pairs_now(host, user)
-    if not why or not others:
+    if not witnesses.pairs_now(host, user):
         return {"stops": "", "no_pairing": ""}
     against = witnesses.against_dispatch(host, "", [], (), witnesses.BEFORE_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}

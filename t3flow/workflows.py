@@ -46,6 +46,7 @@ from t3flow.rolling_back import (
     roll_back,
     where_all_are,
 )
+from t3flow.witnessing import pairings_before
 
 
 def bump(
@@ -83,6 +84,8 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     found = tasks.people([])
     managed = [person for person in found if not person.get("why")]
     users, left = whom_to_move(plan, managed, without, target is not None)
+    if not dry_run:
+        pairings_before([user["user"] for user in users if user["running"]])
     untried = whom_to_try(plan, users)
     snapshots = back_up_everybody(plan, untried, dry_run)
     results = {**left, **through_gate(slot, plan, untried, snapshots, dry_run), **unmanaged(found)}

@@ -23,8 +23,8 @@ ALONE_SECONDS = 1.5
 """A first user who has not paired by then is no longer waited for alone."""
 AGAIN_SECONDS, AGAIN_PAUSE_SECONDS = 3.0, 0.3
 """Where there are few users, each is asked again until then: t3's minting waits for no lock."""
-BEFORE_SECONDS, RESTARTED_SECONDS = 60.0, 30.0
-"""The longest that asking takes: before anything is done, and while a restarted user waits for the answer."""
+BEFORE_SECONDS, RESTARTED_SECONDS, EACH_SECONDS = 60.0, 30.0, 600.0
+"""The longest that asking takes: before anything is done, while a restarted user waits for the answer, and when all are to answer."""
 SHOWN = 2
 WAIT_SECONDS = 0.2
 
@@ -161,12 +161,21 @@ def _ask_one(
 
 def pairs_now(host: Host, user: str) -> str:
     """Return why a user cannot pair now, or "": noted, so that a restart is not blamed for what was so before it. Raises JournalError."""
-    paired, failed = ask(host, [user], AGAIN_SECONDS + pairing.PAIR_SECONDS)
-    known = records.pairings(host.journal).get(user)
-    why = "" if paired else failed.get(user, "")
-    if why or (known and known["reason"]):
-        records.note_pairing(host.journal, user, why)
-    return why
+    return note_now(host, [user], AGAIN_SECONDS + pairing.PAIR_SECONDS).get(user, "")
+
+
+def note_now(host: Host, users: list[str], most_seconds: float) -> dict[str, str]:
+    """Ask each of these users whether they pair, and note it. Return user → why not. A user without an answer in time is left as noted.
+
+    Raises JournalError.
+    """
+    paired, failed = ask(host, users, most_seconds, enough=len(users))
+    known = records.pairings(host.journal)
+    for user in users:
+        is_noted_bad = user in known and bool(known[user]["reason"])
+        if user in failed or (user in paired and is_noted_bad):
+            records.note_pairing(host.journal, user, failed.get(user, ""))
+    return failed
 
 
 def broken_before(host: Host, user: str) -> str:
