@@ -1,6 +1,7 @@
-"""A thousand pending deferrals: what the consumer costs while they wait, and how late each check is; then 200 due in one second.
+"""usage: deferrals.py [USERS [SECONDS]]: what many pending deferrals cost the consumer, and how late each check is; then many due in one second.
 
-The servers are one small program that says of each user that they run; databases and the reading of them are real.
+The servers of 50 users are one process each; databases, ports and the reading of them are real. Each check must find a turn that runs: with any
+other answer this measures nothing, and it ends with that answer.
 """
 
 import json
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections import Counter
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
@@ -22,114 +24,165 @@ from t3flow.engine.runs import new_run
 from t3flow.host import records, slots
 from t3flow.sandbox.host import Sandbox
 
-USERS, BURST, SPREAD_SECONDS, WATCH_SECONDS = 1000, 200, 3600.0, 120.0
+USERS, WATCH_SECONDS, SPREAD_SECONDS = 1000, 120.0, 3600.0
+DEFAULT, TARGET = "0.0.24", "0.0.25-nightly.1"
+SETUP_SECONDS = 40.0
+"""What a thousand users take to be set up, at the most: nothing is due before the consumer runs."""
+A_PROCESS, FIRST_PORT = 50, 20000
+SERVERS = Path(__file__).with_name("_servers.py")
 
 
-def supervisor(path: Path, main_pid: int, started: float) -> None:
-    """Says of everybody that their server runs."""
+def start_servers(box: Sandbox, users: list[str], stack: ExitStack) -> dict[str, dict[str, object]]:
+    """Starts the servers from a slot, as the launcher does; returns what their supervisor says of each."""
+    program = slots.slot_path(box.settings.paths.versions_dir, DEFAULT).resolve() / SERVERS.name
+    shutil.copyfile(SERVERS, program)
+    said: dict[str, dict[str, object]] = {}
+    for first in range(0, len(users), A_PROCESS):
+        some = users[first : first + A_PROCESS]
+        words = [
+            sys.executable,
+            "-I",
+            str(program),
+            str(FIRST_PORT + first),
+            *(str(box.database(user)) for user in some),
+        ]
+        server = subprocess.Popen(words, stdout=subprocess.PIPE)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        assert server.stdout is not None
+        if server.stdout.readline() != b"ready\n":
+            raise SystemExit("the stand-in servers do not start")
+        for number, user in enumerate(some):
+            (box.top / "etc/t3-serve" / f"{user}.env").write_text(f"T3_PORT={FIRST_PORT + first + number}\n")
+            state = {"user": user, "state": "active", "main_pid": server.pid, "started_wall": time.time()}
+            said[user] = {**state, "exit": None, "starts": 1, "pids": [server.pid]}
+    return said
+
+
+def supervisor(path: Path, said: dict[str, dict[str, object]]) -> None:
+    """Answers as the sandbox's own, for users whose servers run all the time."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(64)
-    answer = json.dumps({"ok": True, "state": "active", "main_pid": main_pid, "started_wall": started}).encode() + b"\n"
 
     def serve() -> None:
         while True:
             connection, _ = listener.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
+            with connection, connection.makefile() as lines:
+                asked = json.loads(lines.readline())
+                if asked["do"] == "list":
+                    answer: dict[str, object] = {"ok": True, "servers": list(said.values())}
+                elif asked["do"] == "status" and asked["user"] in said:
+                    answer = {"ok": True, **said[asked["user"]]}
+                else:
+                    answer = {"ok": False, "error": f"nothing but to look, not {asked}"}
+                connection.sendall(json.dumps(answer).encode() + b"\n")
 
     threading.Thread(target=serve, daemon=True).start()
 
 
 def fill(box: Sandbox, users: list[str]) -> None:
-    """Everybody has a database with a turn that runs, a slot, and a deferral."""
+    """Gives each user a database with a turn that runs, a link, and a deferral; there are two slots."""
     prepare(box.settings.paths.state_dir)
     journal = open_journal(box.settings, create=True)
     versions_dir = box.settings.paths.versions_dir
-    for version in ("0.0.24", "0.0.25-nightly.1"):
+    for version in (DEFAULT, TARGET):
         slot = slots.slot_path(versions_dir, version)
         slot.mkdir(parents=True)
         (slot / slots.MANIFEST).write_text(json.dumps({"version": version}))
-    slots.set_default(versions_dir, "0.0.24")
+    slots.set_default(versions_dir, DEFAULT)
+    began = time.time() + SETUP_SECONDS * len(users) / 1000
     seed = box.top / "seed.sqlite"
     shutil.copyfile(LEVEL30, seed)
     with closing(sqlite3.connect(seed)) as connection, connection:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server, that is
         connection.execute("update projection_thread_sessions set active_turn_id = 'turn', updated_at = ?", (now,))
-    began = time.time()
+    # Of other rules than the last consumer's every deferral would be looked at when it starts.
+    records.set_fact(journal, "deferral_rules", box.settings.deferral._asdict())
     for number, user in enumerate(users):
+        slots.assign(versions_dir, user, DEFAULT)
         box.database(user).parent.mkdir()
         shutil.copyfile(seed, box.database(user))
         due = began + 20 + SPREAD_SECONDS * number / len(users)
         run = new_run(journal, "drain", {"user": user}, wake_at=due)
         assert run is not None
-        records.put_deferral(journal, user, run, "0.0.25-nightly.1", "active_turn", due)
+        records.put_deferral(journal, user, run, TARGET, "quiet_period", due)
         with journal.transaction(synced=False) as connection:
             connection.execute("update deferrals set next_check = ? where user = ?", (due, user))
 
 
 def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]:
-    """How late the first check of each of these users was; one without a check counts as late for ever."""
+    """Return how late the check of each of these users was that was due then. One without a check ends the benchmark, and so does a wrong one."""
     deadline = time.time() + seconds
     late: dict[str, float] = {}
     while len(late) < len(due) and time.time() < deadline:
-        for user, checks, at in box.journal.query(
-            "select deferrals.user, checks, at from deferrals join events on events.run = deferrals.run and kind = 'waiting'"
+        for user, at in box.journal.query(
+            "select deferrals.user, at from deferrals join events on events.run = deferrals.run and kind = 'waiting'"
         ):
-            if user in due and checks and user not in late:
-                late[user] = at - due[user]
+            if user in due and at >= due[user]:
+                late[user] = min(late.get(user, float("inf")), at - due[user])
         time.sleep(1)
-    return sorted(late.get(user, float("inf")) for user in due)
+    found = Counter(
+        f"{each.waiting_for}: {each.detail}" for each in records.deferrals(box.journal) if each.user in late
+    )
+    if wrong := {line: count for line, count in found.items() if not line.startswith("active_turn:")}:
+        raise SystemExit(f"{sum(wrong.values())} of {len(late)} checks did not find the turn that runs: {wrong}")
+    if len(late) < len(due):
+        raise SystemExit(f"{len(due) - len(late)} of {len(due)} users were not checked within {seconds:.0f} s")
+    return sorted(late.values())
+
+
+def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
+    """The first minutes of the hour."""
+    consumer = psutil.Process(box.start_consumer().pid)
+    time.sleep(15)
+    before, began = consumer.cpu_times(), time.time()
+    soon = began + watch_seconds - 5
+    due = {each.user: each.next_check for each in records.deferrals(box.journal) if (each.next_check or 0) < soon}
+    time.sleep(watch_seconds)
+    spent, seconds = consumer.cpu_times(), time.time() - began
+    own = spent.user + spent.system - before.user - before.system
+    readers = spent.children_user + spent.children_system - before.children_user - before.children_system
+    if not due:
+        raise SystemExit(f"nothing was due within {watch_seconds:.0f} s: there is nothing to measure")
+    late = lateness(box, due, 30)
+    print(f"{users} deferrals over an hour, watched for {seconds:.0f} s, {len(due)} due and checked:")
+    memory = consumer.memory_info().rss / 1e6
+    print(f"  consumer {own / seconds:.2%} of one core, its readers {readers / seconds:.2%}; {memory:.0f} MB")
+    print(f"  p50 {late[len(late) // 2]:.2f} s, latest {late[-1]:.2f} s after the due time")
+    print(
+        f"  a check takes {(own + readers) / len(due) * 1000:.0f} ms of a processor, all that the consumer does beside it included"
+    )
+
+
+def burst(box: Sandbox, users: list[str]) -> None:
+    """All of these due in one second."""
+    at = time.time() + 3
+    box.kill("consumer")
+    with box.journal.transaction() as connection:
+        for user in users:
+            connection.execute(
+                "update runs set wake_at = ?, message = null where id = (select run from deferrals where user = ?)",
+                (at, user),
+            )
+    box.start_consumer()
+    late = lateness(box, dict.fromkeys(users, at), 240)
+    print(
+        f"{len(users)} due in one second: the last was checked {late[-1]:.1f} s later, half within {late[len(late) // 2]:.1f} s"
+    )
 
 
 def main() -> None:
     """The hour, sampled; then the burst."""
-    users = [f"user{number:04}" for number in range(USERS)]
-    with sandbox(users, quiet_seconds=900) as box:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else USERS
+    watch_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else WATCH_SECONDS
+    users = [f"user{number:04}" for number in range(count)]
+    with sandbox(users, quiet_seconds=900) as box, ExitStack() as stack:
         box.config.write_text(box.config.read_text().replace("max_check_interval_s = 5", "max_check_interval_s = 3600"))
-        server = subprocess.Popen(["sleep", "100000"])
-        supervisor(box.top / "etc" / "t3-serve" / "supervisor.sock", server.pid, time.time())
-        try:
-            fill(box, users)
-            consumer = psutil.Process(box.start_consumer().pid)
-            time.sleep(15)
-            before, began = consumer.cpu_times(), time.time()
-            due = {
-                entry.user: entry.next_check
-                for entry in records.deferrals(box.journal)
-                if entry.next_check < began + WATCH_SECONDS
-            }
-            time.sleep(WATCH_SECONDS)
-            spent = consumer.cpu_times()
-            seconds = time.time() - began
-            own = spent.user + spent.system - before.user - before.system
-            readers = spent.children_user + spent.children_system - before.children_user - before.children_system
-            late = lateness(box, due, 5)
-            print(f"{USERS} deferrals over an hour, watched for {seconds:.0f} s ({len(due)} due):")
-            print(
-                f"  consumer {own / seconds:.2%} of one core, its readers {readers / seconds:.2%}; {consumer.memory_info().rss / 1e6:.0f} MB"
-            )
-            print(
-                f"  latest check {late[-1]:.2f} s after its due time (reference: Huey looks at its schedule once a second)"
-            )
-            chosen = users[-BURST:]
-            at = time.time() + 3
-            box.kill("consumer")
-            with box.journal.transaction() as connection:
-                for user in chosen:
-                    connection.execute(
-                        "update runs set wake_at = ?, message = null where id = (select run from deferrals where user = ?)",
-                        (at, user),
-                    )
-            box.start_consumer()
-            late = lateness(box, dict.fromkeys(chosen, at), 120)
-            print(
-                f"{BURST} due in one second: the last was checked {late[-1]:.1f} s later, half within {late[len(late) // 2]:.1f} s"
-            )
-        finally:
-            server.kill()
-            server.wait()
+        fill(box, users)
+        supervisor(box.top / "etc/t3-serve/supervisor.sock", start_servers(box, users, stack))
+        watched(box, count, watch_seconds)
+        burst(box, users[-count // 5 :])
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,37 +156,16 @@ def of_the_disk() -> None:
         assert all(found["result"] == "restarted" for found in said["users"].values()), said
         history = box.journal.events(said["run"])
         began = max(event.at for event in history if event.kind == "completed" and event.step == "dispatch_trouble")
-        ended = max(
-            event.at for event in history if event.kind == "settled" and event.at > began and event.data["since"] > 0
-        )
-        ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user") + 0.05
-        found: Counter[str] = Counter()
-        for line in trace.read_text(errors="replace").splitlines():
-            if (match := SYNC.match(line)) and began < float(match["at"]) < ended:
-                kind = Path(match["path"]).name
-                found["journal" if "journal.db" in kind else "queue" if "queue" in kind else "files"] += 1
-        total = sum(found.values())
-        print(
-            f"{RESTARTED} users restarted, each: {found['journal'] / RESTARTED:.1f} syncs of the journal, "
-            f"{found['files'] / RESTARTED:.1f} of other files and folders, {total / RESTARTED:.1f} in all",
-            flush=True,
-        )
-        if "--what" in sys.argv:
-            what: Counter[str] = Counter()
-            for line in trace.read_text(errors="replace").splitlines():
-                if (match := SYNC.match(line)) and began < float(match["at"]) < ended:
-                    what[
-                        re.sub(
-                            r"user\d+|[0-9]{6,}\S*|[0-9a-f]{8,}",
-                            "*",
-                            f"{match['call']} {match['path'].removeprefix(str(box.top))}",
-                        )
-                    ] += 1
-            for name, count in what.most_common():
-                print(f"   {count / RESTARTED:5.1f}  {name}")
-            for event in history:
-                if began < event.at < ended:
-                    print(f"   {event.at - began:8.3f} {event.kind} {event.step}") if "--events" in sys.argv else None
+        ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user")
+        calls = [match for line in trace.read_text(errors="replace").splitlines() if (match := SYNC.match(line))]
+        for what, first, last in (("restarted", began, ended), ("of the whole bump", history[0].at, history[-1].at)):
+            within = [match for match in calls if first < float(match["at"]) < last]
+            of_journal = sum("journal.db" in match["path"] for match in within)
+            print(
+                f"{RESTARTED} users {what}, each: {of_journal / RESTARTED:.1f} syncs of the journal, "
+                f"{(len(within) - of_journal) / RESTARTED:.1f} of other files and folders, {len(within) / RESTARTED:.1f} in all",
+                flush=True,
+            )
 
 
 def main() -> None:

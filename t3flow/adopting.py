@@ -221,6 +221,8 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
     host = this_host()
     old_tracker.note_servers(host)  # before a drain could take their users for migrated
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
+        if user not in first and user not in markers:  # left on an older version, whose databases nothing was tried on
+            records.note_untried(host.journal, deferrals[user], [user])
         deferring.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
         records.note_pairing(host.journal, user, reason)

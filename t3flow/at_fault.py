@@ -34,6 +34,7 @@ FAULT_OF_KIND = {
     "NotReady": TARGET,
     "DispatchAtFault": DISPATCH,
     "UnknownServer": UNKNOWN,
+    "BrokenBefore": USER,
     "PortTaken": USER,
     "Misconfigured": USER,
     "StoppedByHand": USER,

@@ -6,11 +6,66 @@ from t3flow.bake import begin_bake
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.gating import Refused, pass_gate
-from t3flow.outcomes import FAILED, OUTCOME_OF_SIGNAL, ended, give_up, inconclusive, left_alone, waiting
+from t3flow.gating import Refused, judge_each, pass_gate
+from t3flow.host.left_behind import HELD
+from t3flow.outcomes import (
+    FAILED,
+    LEFT_OUT,
+    OUTCOME_OF_SIGNAL,
+    UNMANAGED,
+    causes_of,
+    ended,
+    give_up,
+    inconclusive,
+    is_theirs,
+    left_alone,
+    waiting,
+)
 from t3flow.periods import may_still_restart
+from t3flow.persons import Person, is_ahead, is_behind
 from t3flow.restart import Result, result_of, safe_restart
-from t3flow.tasks import Person, Plan, Snapshot
+from t3flow.tasks import Plan, Snapshot
+from t3flow.witnessing import dispatch_before, pairing_before
+
+ON_IT = "is on it already"
+
+
+def catches_up(plan: Plan) -> bool:
+    """Whether a bump is to the version that is accepted already: for those alone who were left behind, each of whom is judged for themselves."""
+    return plan["target"] == plan["default"]
+
+
+def whom_to_move(
+    plan: Plan, managed: list[Person], without: list[str], is_asked: bool
+) -> tuple[list[Person], dict[str, Result]]:
+    """Who of the managed users is to be moved, and the results of those who are not.
+
+    Left out are those of `without`, those who are on a newer version, unless a person asked for this one exactly, and, where the version is the
+    default already, all who run it.
+    """
+    version, users = plan["target"], []
+    results: dict[str, Result] = {}
+    for person in managed:
+        user, has = person["user"], person["version"]
+        if is_ahead(person, version) and (catches_up(plan) or not is_asked):
+            back = f"to take them back: t3flow enqueue rollback --to {version} --user {user}"
+            results[user] = result_of("untouched", has, f"is on {has}, which is newer; {back}")
+        elif catches_up(plan) and not is_behind(person, version):
+            results[user] = result_of("untouched", has, ON_IT)
+        elif user in without:
+            left_out: Result = {**result_of("skipped", has, LEFT_OUT), "waiting_for": HELD}
+            results[user] = left_out if is_behind(person, version) else result_of("untouched", has, ON_IT)
+        else:
+            users.append(person)
+    return users, results
+
+
+def whom_to_try(plan: Plan, users: list[Person]) -> list[Person]:
+    """On whose databases the target is tried: of those who were left behind by an accepted version, not again where it has passed already."""
+    if not catches_up(plan):
+        return users
+    tried = tasks.tried_on(plan["target"])
+    return [user for user in users if user["user"] not in tried]
 
 
 def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
@@ -24,7 +79,7 @@ def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Sn
     problems = [
         f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]
     ]
-    if problems and len(problems) == sum(not found["missing"] for found in snapshots):
+    if not catches_up(plan) and problems and len(problems) == sum(not found["missing"] for found in snapshots):
         raise Abort(ended("backup_failed", f"nobody could be backed up; {problems[0]}", plan))
     return snapshots
 
@@ -33,8 +88,11 @@ def through_gate(
     slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot], dry_run: bool
 ) -> dict[str, Result]:
     """Tries the candidate on every seed. Returns the results of those who are not to be restarted. Raises Abort when it does not pass."""
+    if catches_up(plan) and not users:
+        return {}
     try:
-        held = pass_gate(slot, plan, users, snapshots)
+        judge = judge_each if catches_up(plan) else pass_gate
+        held = judge(slot, plan, users, snapshots)
     except Refused as refusal:
         if refusal.outcome.name == "gate_failed" and not dry_run:
             tasks.reject(plan["target"], refusal.reason, refusal.users)
@@ -51,15 +109,35 @@ def through_gate(
     }
 
 
-def restart_idle_users(users: list[Person], version: str, results: dict[str, Result], due: float | None) -> str:
+def may_restart_without_pairing(
+    plan: Plan, snapshots: list[Snapshot], without: list[str], results: dict[str, Result], is_asked: bool
+) -> bool:
+    """Whether the dispatch pairs no user at all, and a person asked for this version exactly: a notice then. Raises Abort where none did."""
+    broken = [found["user"] for found in snapshots if found["problem"]]
+    before = dispatch_before(plan["target"], broken, without)
+    if before["stops"]:
+        raise Abort(inconclusive(f"nobody was restarted: {before['stops']}", plan, results))
+    if not before["no_pairing"]:
+        return False
+    if not is_asked:
+        insist = f"to go on all the same: t3flow enqueue bump --target {plan['target']}"
+        raise Abort(inconclusive(f"nobody was restarted: {before['no_pairing']}; {insist}", plan, results))
+    plan["notices"].append(f"no user pairs, as asked the first is restarted all the same: {before['no_pairing']}")
+    return True
+
+
+def restart_idle_users(
+    users: list[Person], version: str, results: dict[str, Result], due: float | None, none_pairs: bool
+) -> str:
     """Restarts who is idle, one at a time, into `results`. Returns the signal that ended it early, or "".
 
-    A failure ends it, and so does `schedule.latest`. Before the first restart a signal is raised as Interrupted, which undoes everything.
+    A failure of the version ends it, and so does `schedule.latest`. Before the first restart a signal is raised as Interrupted, which undoes
+    everything. `none_pairs`: no user paired before, so that the first who does not pair on the version either ends it.
     """
     for number, user in enumerate(users):
         name = user["user"]
         if user["version"] == version and user.get("runs", "") in ("", version):
-            results[name] = result_of("untouched", version, "is on it already")
+            results[name] = result_of("untouched", version, ON_IT)
             continue
         if not user["running"]:
             results[name] = waiting(user, "server_stopped")
@@ -68,6 +146,7 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
             if due is not None and not may_still_restart(due):
                 results.update({rest["user"]: waiting(rest, "window") for rest in users[number:]})
                 return ""
+            pairing_before(name, False)
             results[name] = safe_restart(name, user["version"], version, canary=True)
             if results[name]["waiting_for"] == "frozen":
                 raise Interrupted("freeze")
@@ -76,14 +155,26 @@ def restart_idle_users(users: list[Person], version: str, results: dict[str, Res
                 raise
             results.update({rest["user"]: waiting(rest, "frozen") for rest in users[number:]})
             return interrupted.signal
-        if results[name]["result"] in FAILED:
+        found = results[name]
+        if is_disks_fault(found):
+            results.update({rest["user"]: waiting(rest, "host_busy", found["reason"]) for rest in users[number + 1 :]})
+            return ""
+        is_unproven = none_pairs and found["waiting_for"] == HELD
+        if is_unproven or (found["result"] in FAILED and not is_theirs(version, name, found)):
             results.update({rest["user"]: result_of("untouched", rest["version"], "") for rest in users[number + 1 :]})
             return ""
+        none_pairs = none_pairs and found["result"] != "restarted"
     return ""
 
 
-def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
-    """Freezes after a failure that is the version's; otherwise defers who was busy, and moves default and last-good if somebody is verified on it.
+def is_disks_fault(found: Result) -> bool:
+    """Whether a user was skipped as the disk for backups is full or broken: so it is for whoever comes next."""
+    return found["result"] == "skipped" and found["waiting_for"] == "host_busy"
+
+
+def conclude(plan: Plan, results: dict[str, Result], ended_by: str, none_pairs: bool) -> Outcome:
+    """Freezes after a failure that is the version's; otherwise defers who was busy or skipped, and moves default and last-good if somebody is
+    verified on it.
 
     Whoever was verified keeps the version, whatever came of the others: an older deferral of theirs has nothing left to do.
     """
@@ -92,21 +183,34 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str) -> Outcome:
     for user in restarted:
         deferring.settle_deferral(user)
     failing = [user for user, found in results.items() if found["result"] in FAILED]
-    if failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN:
-        reason = f"{failing[0]} was taken back: {results[failing[0]]['reason']}"
-        return inconclusive(reason, plan, left_alone(results))
+    unproven = [user for user, found in results.items() if none_pairs and found["waiting_for"] == HELD]
+    unproven = [] if restarted else [user for user in unproven if results[user]["reason"] != LEFT_OUT]
+    if unproven or (failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN):
+        user = (unproven or failing)[0]
+        return inconclusive(f"{user} was taken back: {results[user]['reason']}", plan, left_alone(results))
     begin_bake(version, restarted)
     if failing:
         reason = give_up(version, failing[0], results[failing[0]])
         return ended("rolled_back", reason, plan, left_alone(results))
-    deferred = {user: found["waiting_for"] for user, found in results.items() if found["result"] == "deferred"}
-    deferring.defer(version, deferred)
+    deferring.defer(version, causes_of(version, results), catches_up(plan))
     if ended_by:
         return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
     verified = restarted or [
         user for user, found in results.items() if found["version"] == version and found["result"] != "skipped"
     ]
-    if verified or not tasks.any_server_runs():
+    if not catches_up(plan) and (verified or not tasks.any_server_runs()):
         tasks.accept(version)
         tasks.prune()
-    return ended("updated", f"{len(restarted)} restarted, {len(deferred)} deferred", plan, results)
+    if full := [found for found in results.values() if is_disks_fault(found)]:
+        return ended("backup_failed", f"{len(restarted)} restarted, then {full[0]['reason']}", plan, results)
+    return ended("updated", how_many(results), plan, results)
+
+
+def how_many(results: dict[str, Result]) -> str:
+    """How many users were restarted, deferred and skipped, the latter by name: they stay behind until they are moved by hand or a later bump."""
+    kinds = [found["result"] for found in results.values()]
+    skipped = [
+        user for user, found in results.items() if found["result"] == "skipped" and found["waiting_for"] != UNMANAGED
+    ]
+    behind = f", {len(skipped)} left behind: {', '.join(skipped)} (t3flow status)" if skipped else ""
+    return f"{kinds.count('restarted')} restarted, {kinds.count('deferred')} deferred{behind}"

@@ -14,7 +14,7 @@ from typing import Any
 from huey.consumer import Consumer
 from loguru import logger
 
-from t3flow import periodic
+from t3flow import periodic, schedule
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
@@ -22,7 +22,7 @@ from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.errors import T3flowError
 from t3flow.files import make_folder
 from t3flow.heartbeat import Pulse, feed_watchdog
-from t3flow.host import freeze, launcher, records, reserve, resuming
+from t3flow.host import freeze, launcher, records, reserve, resuming, tables
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.notify import notify, status_watch
 from t3flow.settings import Settings
@@ -173,9 +173,11 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
 
 def consume(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConsumerError, JournalError, T3flowError when it cannot start."""
+    schedule.zone(settings)  # one that is not known is an error now, and not a bump at another hour
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
+        tables.take_over(journal)
         engine, host, minute = build(settings, journal)
         pulse = Pulse()
         worker = Worker(engine, pulse)

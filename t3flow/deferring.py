@@ -7,7 +7,7 @@ from typing import TypedDict
 from t3flow import schedule
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import records, slots, waits
+from t3flow.host import left_behind, records, slots, waits
 from t3flow.host.host import Host, this_host
 
 YIELDED_SECONDS = 10.0
@@ -15,17 +15,40 @@ TO_BE_ACCEPTED = "to_be_accepted"
 """The version that was last given to people while nobody could be moved to it."""
 
 
+class Cause(TypedDict):
+    """Why a user is deferred. `is_behind`: a bump left them out or could not move them, which stands in `status` until they are moved, and the
+    target is tried on their databases first.
+    """
+
+    waiting_for: str
+    detail: str
+    is_behind: bool
+
+
 @step()
-def defer(target: str, waiting: dict[str, str]) -> None:
+def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> None:
     """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there.
 
-    The target awaits acceptance from then on: by the bump itself, or by the first who is moved to it. It has passed the gate,
-    so that a rejection of earlier holds no deferral back.
+    Unless it is accepted already, the target awaits acceptance from then on: by the bump itself, or by the first who is moved to it. It has passed
+    the gate, so that a rejection of earlier holds no deferral back.
     """
-    if waiting:
-        records.unreject(this_host().journal, target)
-        records.set_fact(this_host().journal, TO_BE_ACCEPTED, target)
-    put_off(target, waiting)
+    journal = this_host().journal
+    if causes and not is_accepted:
+        records.unreject(journal, target)
+        records.set_fact(journal, TO_BE_ACCEPTED, target)
+    for user, cause in causes.items():
+        if cause["is_behind"]:
+            left_behind.note(journal, user, target, cause["waiting_for"], cause["detail"])
+            records.note_untried(journal, target, [user])
+        else:
+            left_behind.forget(journal, user)
+    put_off(target, {user: cause["waiting_for"] for user, cause in causes.items()})
+    with journal.transaction() as connection:
+        for user, cause in causes.items():
+            connection.execute(
+                "update deferrals set waiting_for = ?, detail = ? where user = ?",
+                (cause["waiting_for"], cause["detail"], user),
+            )
 
 
 def put_off(target: str, waiting: dict[str, str]) -> None:
@@ -89,6 +112,8 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     host = this_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
+    if waiting_for == left_behind.HELD and (pending := records.deferral(host.journal, user)) is not None:
+        left_behind.note(host.journal, user, pending.target, waiting_for, detail)
     records.note_check(host.journal, user, waiting_for, detail, at)
     waits.note(host.journal, user, waiting_for, detail)
     return at
@@ -108,6 +133,7 @@ def note_yielded(user: str) -> float:
 def settle_deferral(user: str) -> None:
     """Ends a user's deferral and wakes its drain, held back or not, which then finds nothing to do. Repeating it is harmless."""
     host = this_host()
+    left_behind.forget(host.journal, user)
     pending = records.deferral(host.journal, user)
     if pending is not None:
         records.drop_deferral(host.journal, user)

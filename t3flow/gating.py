@@ -1,13 +1,17 @@
 """The gate's judgement, a part of the bump: three verdicts a database, and a control that tells a bad build from a bad gate. No I/O but in steps."""
 
 from t3flow import tasks, trials
+from t3flow.engine.errors import StepFailed
+from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.host import schemas
 from t3flow.host.gate import Verdict
-from t3flow.restart import Result, dispatch_trouble, result_of
-from t3flow.tasks import Person, Plan, Snapshot
-from t3flow.trials import Seed
+from t3flow.persons import Person
+from t3flow.restart import Result, result_of
+from t3flow.tasks import Plan, Snapshot
+from t3flow.trials import Seed, Seeds
 from t3flow.versions import parse
+from t3flow.witnessing import pairing_before
 
 
 class Refused(Abort):
@@ -39,7 +43,9 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
         failed = [
             (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
         ]
-        at_fault.update(blame(version, failed, seeds_known_bad=bool(at_fault), default=plan["default"]))
+        theirs, not_told = blame(plan, failed, seeds, seeds_known_bad=bool(at_fault))
+        at_fault.update(theirs)
+        held.update(not_told)
         passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
         held.update({each["seed"]: why_held(each) for each in verdicts if each["verdict"] == "inconclusive"})
     if 2 * len(at_fault) > len(every):
@@ -62,18 +68,27 @@ def why_held(verdict: Verdict) -> str:
     return verdict.get("unknown") or f"not tried on this database yet: {verdict['failed']}"
 
 
-def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: bool, default: str) -> dict[str, str]:
-    """Given seeds on which the candidate failed, tries the version in use on each. Returns the users whose database is at fault. Raises Refused."""
-    at_fault, guilty = {}, {}
-    for seed, verdict in failed:
-        control = trials.try_control(seed)
+def blame(
+    plan: Plan, failed: list[tuple[Seed, Verdict]], seeds: Seeds, *, seeds_known_bad: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Given seeds on which the candidate failed, tries the version in use on each, within the gate's time. Raises Refused.
+
+    Returns the users whose database is at fault, and those for whom nothing could be told, each with the reason.
+    """
+    version, default = plan["target"], plan["default"]
+    at_fault, held, guilty = {}, {}, {}
+    controls = trials.try_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
+    for (seed, verdict), control in zip(failed, controls, strict=True):
         if control["verdict"] == "pass":
             guilty[seed["user"]] = verdict["failed"]
-            continue
-        at_fault[seed["user"]] = f"{seed['version']} fails as well: {control['failed']}"
-        if not seeds_known_bad:
-            seeds_known_bad = True
-            check_gate_itself(default, control)
+        elif control["verdict"] == "fail":
+            at_fault[seed["user"]] = f"{seed['version']} fails as well: {control['failed']}"
+            if not seeds_known_bad:
+                seeds_known_bad = True
+                check_gate_itself(default, control, seeds["until"])
+        else:
+            why = f"{seed['version']} could not be tried on it to compare: {control['failed']}"
+            held[seed["user"]] = f"{version} fails on this database ({verdict['failed']}), and {why}"
     if guilty:
         others = f" (so it does on {', '.join(list(guilty)[1:])})" if len(guilty) > 1 else ""
         user, evidence = next(iter(guilty.items()))
@@ -85,15 +100,16 @@ def blame(version: str, failed: list[tuple[Seed, Verdict]], *, seeds_known_bad: 
         raise Refused(
             "gate_failed", f"{version} fails on the database of {user}: {evidence}{others}{mend}", list(guilty)
         )
-    return at_fault
+    return at_fault, held
 
 
-def check_gate_itself(default: str, control: Verdict) -> None:
-    """Once the version in use has failed: does it on an empty base dir too? Raises Refused."""
+def check_gate_itself(default: str, control: Verdict, until: float) -> None:
+    """Once the version in use has failed: does it on an empty base dir too? Raises Refused, also where that cannot be told in time."""
     if control["seed"] != trials.NOBODY:
-        control = trials.try_control(trials.empty_seed(default))
+        control = trials.try_controls([trials.empty_seed(default)], 1, until)[0]
     if control["verdict"] != "pass":
-        reason = f"{default}, which is in use, fails on an empty base dir too: {control['failed']}"
+        what = "fails on" if control["verdict"] == "fail" else "could not be tried on"
+        reason = f"{default}, which is in use, {what} an empty base dir too: {control['failed']}"
         raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
 
 
@@ -111,28 +127,64 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
             raise Refused("refused_downgrade", reason)
 
 
+def judge_each(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot]) -> dict[str, tuple[str, str]]:
+    """Tries a version on the databases of users for whom alone it is judged: it is accepted, or their trial is late. Returns as `pass_gate`.
+
+    What fails there is that user's trouble. Raises Refused where nothing passes, and the version fails on an empty base dir as well.
+    """
+    version = plan["target"]
+    seeds = trials.choose_seeds(users, snapshots, plan["default"])
+    held: dict[str, tuple[str, str]] = {}
+    passed = False
+    for batch in seeds["batches"]:
+        for verdict in trials.try_on(slot, version, batch, seeds["width"], seeds["until"]):
+            passed = passed or verdict["verdict"] == "pass"
+            if verdict["verdict"] == "fail":
+                held[verdict["seed"]] = ("skipped", f"{version} fails on their databases: {verdict['failed']}")
+            elif verdict["verdict"] == "inconclusive":
+                held[verdict["seed"]] = ("deferred", why_held(verdict))
+    failed = any(kind == "skipped" for kind, _ in held.values())
+    if failed and not passed:
+        empty = trials.try_on(slot, version, [trials.empty_seed(version)], 1, seeds["until"])[0]
+        if empty["verdict"] == "fail":
+            reason = f"{version} fails on an empty base dir too: {empty['failed']}"
+            raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
+    if untried := sorted({*held} - {trials.NOBODY}):
+        trials.note_untried(version, untried)
+    return held
+
+
 def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
     """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
+    plan: Plan = {"default": user["version"], "target": target, "exact": True, "notices": []}
     try:
-        held = pass_gate(
-            slot, {"default": user["version"], "target": target, "exact": True, "notices": []}, [user], [snapshot]
-        )
+        held = judge_each(slot, plan, [user], [snapshot])
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")
 
 
-def reason_not_to_move(user: str, former: str, target: str) -> Result | None:
-    """Why a deferred user who is idle is left alone all the same: the dispatch is at fault, or the target was not tried on their database."""
-    if trouble := dispatch_trouble("", []):
+def reason_not_to_move(user: str, former: str, target: str, *, insists: bool = False) -> Result | None:
+    """Why a deferred user who is idle is left alone all the same: no user pairs, or the target was not tried on their database.
+
+    `insists`: a person named this user, so that only what would fail in any case counts.
+    """
+    before = pairing_before(user, True)
+    if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
         return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
     if not trials.is_untried(user, target):
         return None
     tasks.open_scratch()
     slot = tasks.stage(target, False)["slot"]
-    snapshot = tasks.back_up(user, former, target, False)
+    try:
+        snapshot = tasks.back_up(user, former, target, False)
+    except StepFailed as failure:
+        if failure.kind == CRASHED:
+            raise
+        tasks.clean_scratch()
+        return {**result_of("deferred", former, f"no backup: {failure.reason}"), "waiting_for": "host_busy"}
     reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
     tasks.clean_scratch()
     if reason:

@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from t3flow import at_fault, tasks
+from t3flow import at_fault, deferring, tasks, witnessing
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Outcome
 from t3flow.engine.step import current_flow
+from t3flow.host.left_behind import HELD
+from t3flow.persons import Person
 from t3flow.restart import Result, result_of
-from t3flow.tasks import Person, Plan
+from t3flow.tasks import Plan
 
+LEFT_OUT = "left out as asked"
 UNMANAGED = "unmanaged"
 """What marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
 FAILED = {"rolled_back", "failed"}
@@ -38,7 +41,13 @@ def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Out
 
 
 def give_up(version: str, user: str, found: Result) -> str:
-    """A restart failed and the run goes no further: tracking is frozen, and the version remembered if it is to blame. Returns the reason."""
+    """A restart failed and the run goes no further: tracking is frozen, and the version remembered if it is to blame. Returns the reason.
+
+    A failure that is the user's alone, as others prove, does neither.
+    """
+    if is_theirs(version, user, found):
+        found["ask_again"] = deferring.note_wait(user, found["waiting_for"], found["reason"], 0.0)
+        return found["reason"]
     if found["at_fault"] == at_fault.TARGET:
         reason = f"{version} failed at {user}: {found['reason']}"
         tasks.reject(version, reason, [])
@@ -46,6 +55,23 @@ def give_up(version: str, user: str, found: Result) -> str:
         reason = f"{user} was not moved to {version}, which is not to blame: {found['reason']}"
     tasks.freeze_tracking(reason)
     return reason
+
+
+def is_theirs(version: str, user: str, found: Result) -> bool:
+    """Whether a restart that failed and was undone is that user's trouble: others run the version, which is accepted, and pair.
+
+    Then the result becomes `skipped`, and only a person or a later bump tries it again.
+    """
+    if found["result"] != "rolled_back" or found["at_fault"] != at_fault.TARGET:
+        return False
+    with current_flow.get().shielded():
+        others = witnessing.proven_by(version, user)
+        if len(others) < witnessing.ENOUGH:
+            return False
+        reason = f"{version} fails for {user} alone, {' and '.join(others)} run it: {found['reason']}"
+        tasks.alert(f"{user} was taken back: {reason}; to try again: t3flow enqueue drain {user}")
+    found["result"], found["reason"], found["waiting_for"] = "skipped", reason, HELD
+    return True
 
 
 def why_held() -> str:
@@ -84,9 +110,9 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
     return Outcome(name, reason, status, data)
 
 
-def waiting(person: Person, waiting_for: str) -> Result:
+def waiting(person: Person, waiting_for: str, detail: str = "") -> Result:
     """The result of a user who is deferred without having been asked."""
-    return {**result_of("deferred", person["version"], waiting_for), "waiting_for": waiting_for}
+    return {**result_of("deferred", person["version"], detail or waiting_for), "waiting_for": waiting_for}
 
 
 def unmanaged(people: list[Person]) -> dict[str, Result]:
@@ -96,6 +122,21 @@ def unmanaged(people: list[Person]) -> dict[str, Result]:
         if why := person.get("why"):
             marked[person["user"]] = {**result_of("skipped", person["version"], why), "waiting_for": UNMANAGED}
     return marked
+
+
+def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferring.Cause]:
+    """Why which users are deferred to a version: those who wait, and those who were skipped, whatever the reason. Not those who cannot be managed."""
+    causes: dict[str, deferring.Cause] = {}
+    for user, found in results.items():
+        waits_for, detail = found["waiting_for"], found["reason"]
+        if found["result"] == "skipped" and waits_for != UNMANAGED:
+            if detail == LEFT_OUT:
+                detail = f"left out of {version} as asked: t3flow enqueue drain {user}"
+            causes[user] = {"waiting_for": waits_for or "unreadable_state", "detail": detail, "is_behind": True}
+        elif found["result"] == "deferred":
+            detail = "" if detail == waits_for else detail
+            causes[user] = {"waiting_for": waits_for, "detail": detail, "is_behind": False}
+    return causes
 
 
 def left_alone(results: dict[str, Result]) -> dict[str, Result]:

@@ -7,7 +7,7 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, manageable, pairing, processes, records, slots, waits
+from t3flow.host import freeze, idle, left_behind, manageable, ours, pairing, processes, records, slots, waits
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
@@ -15,6 +15,10 @@ from t3flow.usermap import UserMapError
 
 LAUNCHED_SECONDS = 30.0
 """By then a launcher has become the server that it leads to, or has started it."""
+
+
+RESTARTING_SECONDS = 2.0
+"""How soon a user is looked at again whom another run is restarting."""
 
 
 class Ready(TypedDict):
@@ -49,7 +53,10 @@ def await_idle(user: str, not_before: float) -> Ready:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        if version == pending.target and not runs_another(host, user, version):
+        is_there = version == pending.target and not runs_another(host, user, version)
+        if is_there and ours.begun(host.journal, user) is not None:  # not verified yet, and may be taken back
+            raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
+        if is_there:
             return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
@@ -150,6 +157,8 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
+    if not any_time and (why := left_behind.why_held(host.journal, pending.user, pending.target)):
+        return {"waiting_for": left_behind.HELD, "detail": why, "at": now + interval}
     if pending.revoked:
         return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
     if freeze.is_frozen(host.settings):

@@ -17,9 +17,11 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.step import current_flow, current_run, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, measured, ours, pairing, preflight, records, room, slots, troubles
+from t3flow.files import DiskError
+from t3flow.host import backups, kept, measured, ours, pairing, records, room, slots, troubles, witnesses
 from t3flow.host.away import await_commands, take_away
 from t3flow.host.host import Host, this_host
+from t3flow.host.left_behind import HELD
 from t3flow.stopping import await_port, bring_back, stop_if_idle
 from t3flow.tasks import Snapshot, back_up
 
@@ -43,10 +45,6 @@ class Result(TypedDict):
     at_fault: str
 
 
-class DispatchAtFault(T3flowError):
-    """A user does not pair after a restart, and neither does one who was not restarted: that is not the build's doing."""
-
-
 class StoppedByHand(T3flowError):
     """A person stopped the unit while its server was being verified."""
 
@@ -64,7 +62,7 @@ def safe_restart(
     except StepFailed as failure:
         if failure.kind == CRASHED:
             raise
-        return result_of("skipped", former, failure.reason)
+        return _no_backup(former, failure)
     if snapshot["problem"]:
         return result_of("skipped", former, f"no backup: {snapshot['problem']}")
     course = Course()
@@ -110,9 +108,12 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
     """The result of a restart that failed and was undone: rolled back where more users would meet the fault, else this user's trouble alone."""
     fault = at_fault.who_is_at_fault(course, target, None, bring_back.name)
     if failure.step == back_up_stopped.name and failure.kind != CRASHED:
-        return result_of("skipped", former, f"no backup: {failure}")
+        return _no_backup(former, failure)
     if failure.kind == pairing.PortTaken.__name__:
         return _deferred(former, "server_stopped", str(failure), 0.0)
+    if failure.kind == witnesses.BrokenBefore.__name__:
+        logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
+        return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
     if fault in (at_fault.USER, at_fault.HOST):
         note_not_moved(user, target, str(failure))
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
@@ -151,6 +152,12 @@ def long_away(results: dict[str, Result]) -> list[str]:
     """Return a line for each restarted user who was away for longer than a restart may take unasked."""
     downtimes = {user: found["downtime_s"] or 0.0 for user, found in results.items()}
     return [f"{user} was away for {took:.1f} s" for user, took in downtimes.items() if took > LONG_AWAY_SECONDS]
+
+
+def _no_backup(version: str, failure: StepFailed) -> Result:
+    """A user who is not restarted as there is no backup; with `host_busy` where it is the host's disk that is at fault."""
+    skipped = result_of("skipped", version, f"no backup: {failure.reason}")
+    return {**skipped, "waiting_for": "host_busy"} if failure.kind == DiskError.__name__ else skipped
 
 
 def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> Result:
@@ -270,24 +277,15 @@ def verify_user(user: str, version: str) -> float:
         records.note_pairing(host.journal, user, str(error))
         raise
     except pairing.NotPaired as error:
+        fault = witnesses.other_fault(host, user, version, error)
         records.note_pairing(host.journal, user, str(error))
         if full := room.trouble(host, user):
             raise room.NoRoom(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
             raise StoppedByHand(f"{server.unit} was stopped while it was verified ({error})") from error
-        if against := pairing.witnesses_against_dispatch(host, version, [user]):
-            raise DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault") from error
+        if fault is not None:
+            raise fault from error
         raise
     records.note_pairing(host.journal, user, "")
     ours.restarted(host.journal, user)
     return paired_at
-
-
-@step()
-def dispatch_trouble(version: str, besides: list[str]) -> str:
-    """Whether the dispatch pairs somebody who is not on `version` ("": anybody): "" if it does, or nobody can be asked. Only reads."""
-    host = this_host()
-    if trouble := preflight.trouble(host, [version] if version else []):
-        return trouble
-    against = pairing.witnesses_against_dispatch(host, version, besides)
-    return f"{against} before anything was done: mend the dispatch or their server (t3flow verify)" if against else ""

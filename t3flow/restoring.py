@@ -14,10 +14,10 @@ from t3flow.errors import T3flowError
 from t3flow.host import backups, kept, records, schemas, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Schemas
+from t3flow.persons import Person
 from t3flow.restart import Result, result_of
 from t3flow.rolling_back import state_for_the_record, take_there
 from t3flow.t3 import ledger
-from t3flow.tasks import Person
 from t3flow.trials import NO_END, Seed, empty_seed
 from t3flow.versions import parse
 

@@ -15,13 +15,14 @@ from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, manageable, ours, pairing, preflight, records, schemas, slots
+from t3flow.host import backups, kept, manageable, ours, pairing, preflight, records, schemas, slots, witnesses
 from t3flow.host.away import take_away
 from t3flow.host.host import Host, this_host
+from t3flow.persons import Person
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
 from t3flow.reviving import owe_start, start_or_owe
 from t3flow.t3 import files
-from t3flow.tasks import ACCEPTED, Person, Snapshot, back_up
+from t3flow.tasks import ACCEPTED, Snapshot, back_up
 from t3flow.trials import Seed
 from t3flow.versions import parse
 
@@ -272,7 +273,14 @@ def stay(
         except pairing.PortTaken as error:
             owe_start(host, user, str(error))
             return
-        records.note_pairing(host.journal, user, "")
+        except pairing.NotPaired as error:
+            pairing.check_running(host, user, former)
+            if not (excuse := witnesses.excuse(host, user)):
+                raise
+            records.note_pairing(host.journal, user, str(error))
+            logger.error("{} is back on {} and cannot pair, as before: {}", user, former, excuse)
+        else:
+            records.note_pairing(host.journal, user, "")
     ours.restarted(host.journal, user)
 
 

@@ -2,26 +2,40 @@
 
 import os
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from t3flow import timezones
+from t3flow.errors import T3flowError
 from t3flow.settings import Settings, window_times
+from t3flow.timezones import UnknownZone, zone_of
 
 LATE_SECONDS = 120.0
 """A due time that is found later than this is skipped: a missed bump is never caught up."""
 
 
+class ScheduleError(T3flowError):
+    """It is not known by which clock things are due."""
+
+
 def zone(settings: Settings) -> tzinfo:
-    """The time zone of the schedule and the window."""
-    name = settings.schedule.timezone or os.environ.get("TZ", "").lstrip(":")
+    """Return the time zone of the schedule and the window: of the settings, else of TZ, else of the host. Raises ScheduleError."""
+    name = settings.schedule.timezone or os.environ.get("TZ")
     try:
-        if name:
-            return ZoneInfo(name)
-        with open("/etc/localtime", "rb") as rules:  # the host's rules, not only its present offset
-            return ZoneInfo.from_file(rules)
-    except (LookupError, ValueError, OSError):
-        return UTC
+        return zone_of(name)
+    except UnknownZone as error:
+        source = str(timezones.LOCALTIME) if name is None else f"TZ={name}"
+        raise ScheduleError(
+            f"{source} {error}: set schedule.timezone to a name such as Europe/Vienna, or mend it"
+        ) from error
+
+
+def described(settings: Settings, at: float | None) -> str:
+    """Return a due time for people, by the schedule's own clock: `Thu 2026-11-26 04:00 +0100 (Europe/Vienna)`. Raises ScheduleError."""
+    if at is None:
+        return "-"
+    where = zone(settings)
+    return f"{datetime.fromtimestamp(at, where):%a %Y-%m-%d %H:%M %z} ({where})"
 
 
 def next_due(settings: Settings, after: float) -> float:

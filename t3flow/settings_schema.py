@@ -190,7 +190,10 @@ class Schedule(NamedTuple):
     timezone: Annotated[
         str,
         "the time zone of bump, latest and the deferral window",
-        Takes('a time zone such as Europe/Vienna, or "" for the host\'s', text_that(values.check_timezone)),
+        Takes(
+            'a time zone such as Europe/Vienna or CET-1CEST,M3.5.0,M10.5.0/3, or "" for that of the consumer\'s TZ, else of /etc/localtime',
+            text_that(values.check_timezone),
+        ),
     ] = ""
 
 

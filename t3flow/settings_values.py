@@ -10,10 +10,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from t3flow.timezones import zone_of
 from t3flow.usermap import USER_NAME
 from t3flow.versions import InvalidVersion, parse
 
@@ -165,12 +165,8 @@ def check_cron(text: str) -> None:
 
 
 def check_timezone(text: str) -> None:
-    if not text:
-        return
-    try:
-        ZoneInfo(text)
-    except (LookupError, ValueError, OSError) as error:
-        raise ValueError("is no time zone that this host knows") from error
+    if text:
+        zone_of(text)
 
 
 def check_package(text: str) -> None:

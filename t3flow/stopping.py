@@ -25,6 +25,7 @@ from t3flow.host import (
     resuming,
     slots,
     troubles,
+    witnesses,
     writers,
 )
 from t3flow.host.children import ChildError
@@ -108,10 +109,10 @@ def _verify_again(host: Host, user: str, assigned: str | None) -> None:
         ours.restarted(host.journal, user)
     except pairing.NotPaired as error:
         pairing.check_running(host, user, assigned or "")
-        if not pairing.witnesses_against_dispatch(host, "", [user]):
+        if not (excuse := witnesses.excuse(host, user)):
             raise
         records.note_pairing(host.journal, user, str(error))
-        logger.error("{} is back on {}, but nobody can pair: the dispatch is at fault", user, assigned)
+        logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
         ours.restarted(host.journal, user)
 
 

@@ -11,7 +11,7 @@ from t3flow.host.host import HostError, this_host
 from t3flow.host.old_tracker import OldTrackerError
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.records import Schemas
-from t3flow.versions import InvalidVersion, parse
+from t3flow.versions import InvalidVersion, is_older, parse
 
 LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
 
@@ -155,6 +155,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
     made["others"] = dict.fromkeys(found.get("others", []), stays)
+    pending = {entry.user for entry in records.deferrals(this_host().journal)}
     for user, why in found.get("unmanaged", {}).items():
         made["notices"].append(f"{user} is not managed, and keeps what they have: {why}")
         made["links"][user] = found["links"][user] or stays
@@ -187,6 +188,8 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
                 )
         if user in made["first"] or (user in found["markers"] and runs and runs != wanted):
             made["deferrals"][user] = wanted
+        elif is_older(led_to, default) and user not in pending:
+            made["deferrals"][user] = default
     return made
 
 

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from loguru import logger
 
@@ -20,13 +20,16 @@ from t3flow.host import (
     origin,
     pairing,
     preflight,
+    processes,
     records,
+    rejections,
     slots,
 )
 from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import ServiceError
+from t3flow.persons import ANOTHER, LAUNCHED_SECONDS, Person, ahead, is_behind
 from t3flow.pruning import ACCEPTED as ACCEPTED
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.usermap import UserMapError
@@ -45,19 +48,6 @@ class Plan(TypedDict):
     target: str
     exact: bool
     notices: list[str]
-
-
-class Person(TypedDict):
-    """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
-
-    `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
-    """
-
-    user: str
-    version: str
-    running: bool
-    runs: NotRequired[str]
-    why: NotRequired[str]
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -111,12 +101,16 @@ class Refusal(TypedDict):
 def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     """Strictly newer, of the channel, not rejected before (or only for databases that are left out), old enough. Only reads.
 
+    The default itself is taken as long as a user whom t3flow can manage, and who is not left out, does not run it.
+
     A version that a person named exactly may be of any age and channel, and older.
     """
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        return {"outcome": "up_to_date", "reason": f"{target} is the default already"}
+        found = people.function(without)
+        if not any(is_behind(person, target) for person in found):
+            return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
         reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
         return {"outcome": "refused_channel", "reason": reason}
@@ -154,6 +148,8 @@ def people(without: list[str]) -> list[Person]:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
         runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
+        if pid is not None and runs is None and (processes.age_seconds(pid) or 0.0) > LAUNCHED_SECONDS:
+            runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
     return found
@@ -213,7 +209,8 @@ class Staged(TypedDict):
 def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
-    versions_dir = versions_dir_for(in_scratch)
+    is_there = slots.has_slot(host.settings.paths.versions_dir, version)
+    versions_dir = versions_dir_for(in_scratch and not is_there)
     mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
@@ -292,6 +289,17 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
         return measured.take(host, user, wrote, target, current_run(), folder)
+
+
+@step(syncs_first=False)
+def tried_on(version: str) -> list[str]:
+    """The users who are deferred to a version that has passed on their databases. Only reads."""
+    journal = this_host().journal
+    return [
+        entry.user
+        for entry in records.deferrals(journal)
+        if entry.target == version and not rejections.is_untried(journal, entry.user, version)
+    ]
 
 
 @step()

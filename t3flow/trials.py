@@ -3,6 +3,7 @@
 import contextvars
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -11,14 +12,15 @@ import psutil
 from loguru import logger
 
 from t3flow.engine.step import current_run, step
-from t3flow.host import cells, gate, measured, records, slots
+from t3flow.host import cells, gate, measured, records, rejections, slots
 from t3flow.host.children import ChildError
 from t3flow.host.gate import Verdict
 from t3flow.host.host import Host, this_host
+from t3flow.persons import Person
 from t3flow.staging import scratch_folder
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
-from t3flow.tasks import Person, Snapshot
+from t3flow.tasks import Snapshot
 
 MEMORY_PER_TRIAL = 800 * 1024 * 1024
 """What a real server with its launcher and monitor, a command beside it and the trial itself take: 711 MB of a real 0.0.42, 552 of it not shared."""
@@ -109,20 +111,13 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     the version was shown to serve are noted, and how long it took to start. A t3 of a kind that is not known is said in the log, in words that
     an alert looks for.
     """
-    limit = f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
     def hold(seed: Seed) -> Verdict:
         if time.time() > until:
-            return _not_tried(seed, version, limit)
+            return _not_tried(seed, version, _limit())
         return _try_one(slot, version, seed, asks_version=seed is seeds[0])
 
-    with ThreadPoolExecutor(width) as pool:
-        waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
-        found = [each.result() for each in waiting]
-    found = [
-        hold(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
-        for seed, verdict in zip(seeds, found, strict=True)
-    ]
+    found = _side_by_side(hold, seeds, width)
     for verdict in found:
         if verdict["verdict"] == "pass":
             records.note_level(this_host().journal, version, verdict["level"])
@@ -135,12 +130,37 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
 
 
 @step(interruptible=True)
-def try_control(seed: Seed) -> Verdict:
-    """The same with the version in use: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless."""
+def try_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+    """The same with the version in use on each: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless.
+
+    Side by side as the candidate's trials; what would begin after `until` is inconclusive.
+    """
     versions_dir = this_host().settings.paths.versions_dir
-    if not slots.has_slot(versions_dir, seed["version"]):
-        return _not_tried(seed, seed["version"], f"there is no slot of {seed['version']} to compare with")
-    return _try_one(str(slots.slot_path(versions_dir, seed["version"])), seed["version"], seed)
+
+    def hold(seed: Seed) -> Verdict:
+        version = seed["version"]
+        if time.time() > until:
+            return _not_tried(seed, version, _limit())
+        if not slots.has_slot(versions_dir, version):
+            return _not_tried(seed, version, f"there is no slot of {version} to compare with")
+        return _try_one(str(slots.slot_path(versions_dir, version)), version, seed)
+
+    return _side_by_side(hold, seeds, width)
+
+
+def _side_by_side(hold: Callable[[Seed], Verdict], seeds: list[Seed], width: int) -> list[Verdict]:
+    """The verdicts on seeds, so many at a time. What failed by its time alone is tried once more with the host to itself."""
+    with ThreadPoolExecutor(width) as pool:
+        waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
+        found = [each.result() for each in waiting]
+    return [
+        hold(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
+        for seed, verdict in zip(seeds, found, strict=True)
+    ]
+
+
+def _limit() -> str:
+    return f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
 
 
 def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
@@ -176,13 +196,10 @@ def note_untried(version: str, users: list[str]) -> None:
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Whether a version has still to be tried on a user's database. Only reads."""
-    return bool((records.fact(this_host().journal, records.UNTRIED) or {}).get(user) == version)
+    return rejections.is_untried(this_host().journal, user, version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """A user's database was tried after all. Repeating it is harmless."""
-    host = this_host()
-    known = records.fact(host.journal, records.UNTRIED) or {}
-    known.pop(user, None)
-    records.set_fact(host.journal, records.UNTRIED, known)
+    rejections.note_tried(this_host().journal, user)

@@ -101,6 +101,14 @@ def compare(one: Version, other: Version) -> int:
     return (len(one._identifiers) > len(other._identifiers)) - (len(one._identifiers) < len(other._identifiers))
 
 
+def is_older(text: str, other: str) -> bool:
+    """Return whether a version is older than another; False where either text is no version, such as that of a link on hold."""
+    try:
+        return parse(text) < parse(other)
+    except InvalidVersion:
+        return False
+
+
 def _comparable(identifier: str) -> tuple[bool, float, str]:
     """Numbers sort below words and by value, as npm's floats; words by their characters."""
     return (False, float(identifier), "") if identifier.isdigit() else (True, 0.0, identifier)

@@ -7,7 +7,15 @@ from typing import Any
 from t3flow import adopting, deferring, giving_back, restoring, tasks
 from t3flow.at_fault import ENDS_THE_RUN
 from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
-from t3flow.bumping import back_up_everybody, conclude, restart_idle_users, through_gate
+from t3flow.bumping import (
+    back_up_everybody,
+    conclude,
+    may_restart_without_pairing,
+    restart_idle_users,
+    through_gate,
+    whom_to_move,
+    whom_to_try,
+)
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD
 from t3flow.engine.runs import Abort, Outcome
@@ -26,7 +34,7 @@ from t3flow.outcomes import (
     why_held,
 )
 from t3flow.periods import await_idle, held_back, would_move
-from t3flow.restart import Result, dispatch_trouble, long_away, result_of, safe_restart
+from t3flow.restart import Result, long_away, result_of, safe_restart
 from t3flow.retrying import patiently
 from t3flow.reviving import await_server
 from t3flow.rolling_back import (
@@ -72,26 +80,24 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     tasks.open_scratch()
     staged = tasks.stage(version, dry_run)
     slot, plan = staged["slot"], {**plan, "notices": staged["notices"]}
-    found = tasks.people(without)
-    users = [person for person in found if not person.get("why")]
-    snapshots = back_up_everybody(plan, users, dry_run)
-    results = through_gate(slot, plan, users, snapshots, dry_run)
+    found = tasks.people([])
+    managed = [person for person in found if not person.get("why")]
+    users, left = whom_to_move(plan, managed, without, target is not None)
+    untried = whom_to_try(plan, users)
+    snapshots = back_up_everybody(plan, untried, dry_run)
+    results = {**left, **through_gate(slot, plan, untried, snapshots, dry_run), **unmanaged(found)}
     if dry_run:
-        results.update(unmanaged(found))
         raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
 
-    results.update(unmanaged(found))
-    results.update({user: result_of("skipped", "", "left out as asked") for user in without})
-    for user, snapshot in zip(users, snapshots, strict=True):
+    for user, snapshot in zip(untried, snapshots, strict=True):
         if snapshot["problem"] and not snapshot["missing"]:
             results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
-    if trouble := dispatch_trouble(version, [found["user"] for found in snapshots if found["problem"]]):
-        raise Abort(inconclusive(f"nobody was restarted: {trouble}", plan, results))
-    ended_by = restart_idle_users(candidates, version, results, due)
+    none_pairs = may_restart_without_pairing(plan, snapshots, without, results, target is not None)
+    ended_by = restart_idle_users(candidates, version, results, due, none_pairs)
     with current_flow.get().shielded():
         tasks.clean_scratch()
-        return conclude(plan, results, ended_by)
+        return conclude(plan, results, ended_by, none_pairs)
 
 
 def drain(user: str) -> Outcome:
@@ -161,8 +167,11 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
 def move_deferred(
     user: str, former: str, target: str, *, in_window: bool, ignore_processes: bool = False, insists: bool = False
 ) -> Result:
-    """The safe restart of a deferred user. The first one of a version that waits to be accepted is its canary: with it default and last-good move."""
-    held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target)
+    """The safe restart of a deferred user. The first one of a version that waits to be accepted is its canary: with it default and last-good move.
+
+    `insists`: a person named this user, who is then moved though no user pairs.
+    """
+    held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target, insists=insists)
     asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
     found = held or safe_restart(user, former, target, canary=False, **asked)
     with current_flow.get().shielded():

@@ -35,6 +35,21 @@ def show(key: str | None, commented: bool, as_json: bool) -> None:
         click.echo(described[0].value)
     else:
         table(["key", "value", "source"], [[entry.key, str(entry.value), entry.source] for entry in described])
+        click.echo(f"# {_next_bump()}")
+
+
+def _next_bump() -> str:
+    """What the schedule comes to by this process's clock: the consumer may have another TZ, which `t3flow status` shows."""
+    import time
+
+    from t3flow import schedule
+    from t3flow.errors import T3flowError
+
+    read = settings()
+    try:
+        return f"next bump {schedule.described(read, schedule.next_due(read, time.time()))}"
+    except T3flowError as error:
+        return f"next bump: {error}"
 
 
 @config.command()

@@ -51,7 +51,9 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
     The version is staged, every database is backed up, and the gate tries it on a copy of each. Then idle users are restarted one at a time,
     each verified through the dispatch; who is at work is deferred. If it fails in place, the user is taken back, database and program,
     tracking is frozen and the version remembered. --target may go back to an older version only within a schema level;
-    beyond it, see enqueue rollback.
+    beyond it, see enqueue rollback. It goes on though no user pairs before, so that a build that broke pairing can be left.
+
+    A bump to the default moves those who do not run it. Users left out by --without are held until a drain by hand or a bump without it.
 
     --dry-run stages and gates, says which it would be, and leaves nothing.
 

@@ -40,7 +40,7 @@ def status(as_json: bool) -> None:
     click.echo(f"consumer    {'pid ' + str(consumer['pid']) if consumer['alive'] else 'not running'}")
     click.echo(f"default     {found['default_version'] or '-'}   last good {found['last_good'] or '-'}")
     click.echo(
-        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {found['next_bump'] or '-'}"
+        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {state.next_bump(found)}"
     )
     click.echo(f"run         {found['run'] or 'none in progress'}")
     if bake := found["bake"]:
@@ -84,7 +84,8 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       unreadable_state  whether they are idle cannot be told: detail says why
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           their task was taken out
-      host_busy         another run has the host
+      held              a bump left them out as asked, or took them back: detail says which
+      host_busy         another run has the host, the disk for backups is full, or no user pairs
     """
     if context.invoked_subcommand is not None:
         return

@@ -3,14 +3,17 @@
 import shlex
 import time
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, cast
 
 from t3flow.cli.base import consumer_pid, journal, rfc3339
 from t3flow.engine.journal import Journal, JournalError
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, records, troubles, waits
+from t3flow.host import freeze, left_behind, records, troubles, waits
 from t3flow.settings import Settings
+from t3flow.timezones import UnknownZone, zone_of
 from t3flow.usermap import UserMap, UserMapError
+from t3flow.versions import is_older
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
@@ -57,12 +60,40 @@ def collect(read: Settings) -> dict[str, Any]:
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
         "next_bump": rfc3339(planned.get("at")),
+        "schedule": schedule_in_force(read, planned),
         "consumer": {
             "alive": pid is not None,
             "pid": pid,
             "waiting_for": records.fact(noted, "waiting_for") if noted else None,
         },
     }
+
+
+def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
+    """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
+    from t3flow import schedule
+
+    noted = planned.get("rules") or []
+    try:
+        zone = zone_of(noted[2]) if len(noted) > 2 else schedule.zone(read)
+        at = datetime.fromtimestamp(planned["at"], zone) if planned.get("at") else None
+        problem = ""
+    except (T3flowError, UnknownZone) as error:
+        zone, at, problem = None, None, f"{error}; t3flow config show schedule.timezone"
+    return {
+        "bump": noted[0] if noted else read.schedule.bump,
+        "timezone": str(zone) if zone is not None else None,
+        "next": at.isoformat(timespec="seconds") if at else None,
+        "problem": problem,
+    }
+
+
+def next_bump(found: dict[str, Any]) -> str:
+    """Return when the next bump is due, for people, with the zone and its offset then."""
+    planned = found["schedule"]
+    if planned["problem"] or not planned["next"]:
+        return str(planned["problem"] or f"- ({planned['bump']}, {planned['timezone']})")
+    return f"{datetime.fromisoformat(planned['next']):%a %Y-%m-%d %H:%M %z} ({planned['bump']}, {planned['timezone']})"
 
 
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
@@ -119,9 +150,10 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
     host = open_host(
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
-    pairing = (records.fact(noted, "pairing") or {}) if noted else {}
+    pairing = records.pairings(noted) if noted else {}
     unknown = (records.fact(noted, records.UNKNOWN) or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
+    behind = left_behind.causes(noted) if noted else {}
     names = [entry.name for entry in mapped.users]
     others = {*slots.links(read.paths.versions_dir), *everybody_module.configured(host)} - set(names)
     everybody = [*names, *sorted(others)] if names else []
@@ -157,10 +189,16 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
             "pairing_reason": last["reason"] if last else "",
             "unknown": unknown[user][1] if user in unknown else "",
             "deferred": waiting.get(user),
+            "left_behind": _left_behind(behind.get(user)),
             "managed": not why.get(user),
             "why_unmanaged": why.get(user, ""),
         }
     return found
+
+
+def _left_behind(cause: left_behind.Cause | None) -> dict[str, Any] | None:
+    """Why a bump left a user behind, as the document has it."""
+    return {**cause._asdict(), "since": rfc3339(cause.since)} if cause is not None else None
 
 
 def _version(read_link: Any) -> str | None:
@@ -214,6 +252,25 @@ def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
     return f"{what}; ask {entry.user} to let their agents end, then t3flow enqueue drain {user}"
 
 
+def behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> str:
+    """That a user was left on another version than the default, why, and what moves them; "" for one who was not, or is about to be moved."""
+    drain = f"t3flow enqueue drain {shlex.quote(user)}"
+    led_to, default, deferred = each["assigned_version"], found["default_version"], each["deferred"]
+    if deferred and deferred["waiting_for"] == "revoked":
+        return ""  # a person took them out
+    if (cause := each["left_behind"]) and deferred:
+        why = cause["detail"].removesuffix(f": {drain}")
+        if deferred["waiting_for"] == "unreadable_state" and deferred["detail"] and deferred["checks"]:
+            why = deferred["detail"]  # what the last attempt to move them has met
+        why = why if cause["target"] in why else f"left behind by {cause['target']}: {why}"
+        return f"{user} stays on {led_to}: {why}; {drain}"
+    if deferred or found["run"] or found["frozen"] or not each["managed"] or not led_to or not default:
+        return ""
+    if not is_older(led_to, default):
+        return ""
+    return f"{user} stays on {led_to}, and the default is {default}: no move is pending; t3flow enqueue bump"
+
+
 def problems(found: dict[str, Any]) -> list[str]:
     """What is wrong, each in a line that ends with what to type."""
     lines = [*found["launcher_problems"], *found["user_map_problems"]]
@@ -223,6 +280,8 @@ def problems(found: dict[str, Any]) -> list[str]:
         deferred, runs, led_to = each["deferred"], each["running_version"], each["assigned_version"]
         if deferred and deferred["old"]:
             lines.append(deferred["old"])
+        elif line := behind_line(user, each, found):
+            lines.append(line)
         if not each["managed"] and (each["active"] or deferred or not each["why_unmanaged"].startswith("is not in")):
             what, _, mend = each["why_unmanaged"].rpartition(": ")
             lines.append(f"{user} is not managed: {what}; {mend}")

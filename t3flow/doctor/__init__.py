@@ -26,6 +26,7 @@ CHECKS: dict[str, Check] = {
     "dispatch": programs.dispatch_answers,
     "dispatch log": programs.dispatch_log_is_read,
     "clock": programs.clock_is_right,
+    "schedule": programs.schedule_has_a_clock,
     "queue": queues.queue_is_private,
     "accounts": people.accounts_are_there,
     "modes": places.modes_and_owners,

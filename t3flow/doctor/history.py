@@ -13,6 +13,8 @@ from t3flow.host.children import Children
 from t3flow.host.host import CHILDREN_LOCK, Host
 
 LATE_SECONDS = 600.0
+OLD_KEPT, OLD_KEPT_BYTES = 10, 2 * 1024**3
+"""Kept databases that are old enough to be dropped, which only a person does: so many, or so large, and it is said."""
 CONSUMER_LOCK = "consumer.lock"
 
 
@@ -30,11 +32,19 @@ def backups_are_there(host: Host) -> Iterator[Finding]:
 
 def kept_databases_are_there(host: Host) -> Iterator[Finding]:
     """What was kept when a database was replaced is still kept, for 14 days at least."""
-    noted: dict[str, str] = records.fact(host.journal, kept.WROTE) or {}
+    noted = kept.wrote(host.journal)
     mapped = [entry.name for entry in host.user_map().users]
-    for user in sorted({key.partition("/")[0] for key in noted} & set(mapped)):
-        there = {each.name for each in kept.listing(host, user)}
-        for name in sorted(key.partition("/")[2] for key in noted if key.startswith(f"{user}/")):
+    for user in sorted({user for user, _ in noted} & set(mapped)):
+        listed = kept.listing(host, user)
+        old = [each for each in listed if time.time() - each.created > kept.KEEP_SECONDS]
+        if len(old) > OLD_KEPT or sum(each.bytes for each in old) > OLD_KEPT_BYTES:
+            size = sum(each.bytes for each in old) / 1e6
+            yield finding(
+                f"{len(old)} kept databases of {user} are older than 14 days and take {size:.0f} MB of their home",
+                f"t3flow backups {user} lists them; t3flow backups drop {user} {old[0].name}",
+            )
+        there = {each.name for each in listed}
+        for name in sorted(name for of, name in noted if of == user):
             if name not in there and kept.age_seconds(name) < kept.KEEP_SECONDS:
                 yield finding(
                     f"the kept database {name} of {user} is gone before its 14 days",

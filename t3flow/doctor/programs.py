@@ -5,8 +5,11 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
+from t3flow import schedule, timezones
 from t3flow.doctor.finding import Finding, finding
 from t3flow.host import cells, dispatch_log, manageable, npm, pairing, slots
 from t3flow.host.host import Host
@@ -50,10 +53,13 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
         noted = slots.manifest(versions_dir, version)
         gated = slots.slot_path(versions_dir, version) / ".node"
         if not os.access(gated, os.X_OK):
-            yield finding(f"the Node of {version} is gone: {noted['node']}", "install it there again; t3 cannot start")
+            yield finding(
+                f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
+                "install it there again; t3 cannot start",
+            )
         elif noted.get("node_mark") not in (None, slots.node_mark(gated)):
             yield finding(
-                f"the Node at {noted['node']} is not the one that {version} was gated with",
+                f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
                 f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
             )
 
@@ -110,3 +116,22 @@ def clock_is_right(host: Host) -> Iterator[Finding]:
         words = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
         if host.children.run(words, timeout_seconds=ANSWER_SECONDS).stdout.strip() == b"no":
             yield finding("the clock is not synchronized", "timedatectl set-ntp true; idleness is told by the clock")
+
+
+def schedule_has_a_clock(host: Host) -> Iterator[Finding]:
+    """The time zone of the schedule is known, and the host's two notes of its own zone agree."""
+    try:
+        schedule.zone(host.settings)
+    except schedule.ScheduleError as error:
+        what, _, mend = str(error).rpartition(": ")
+        yield finding(what, mend)
+    with suppress(OSError, ValueError):
+        named = Path("/etc/timezone").read_text().strip()
+        rules, noted = timezones.zone_of(None), timezones.zone_of(named)
+        moments = [time.time() + days * 86400 for days in range(0, 366, 5)]
+        offsets = [[datetime.fromtimestamp(moment, each).utcoffset() for moment in moments] for each in (rules, noted)]
+        if named and offsets[0] != offsets[1]:
+            yield finding(
+                f"/etc/timezone says {named}, and {timezones.LOCALTIME} has the rules of {rules}, which are the ones that count",
+                "timedatectl set-timezone, or set schedule.timezone",
+            )

@@ -50,7 +50,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
     """Each user has a link of their own to a whole slot, not to a version that failed, and is not left held."""
     versions_dir = host.settings.paths.versions_dir
     rejected = records.rejected(host.journal)
-    pairing = records.fact(host.journal, "pairing") or {}
+    pairing = records.pairings(host.journal)
     is_busy = bool(host.journal.query("select 1 from locks"))
     if slots.default_version(versions_dir) is None:
         return
@@ -78,7 +78,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
             yield finding(
                 f"{link} leads to no whole slot ({os.readlink(link)})", f"t3flow enqueue rollback --user {user}"
             )
-        elif version in rejected and pairing.get(user, {}).get("reason", "not verified"):
+        elif version in rejected and (pairing[user]["reason"] if user in pairing else "not verified"):
             yield finding(
                 f"{user} is led to {version}, which was rejected: {rejected[version]}",
                 f"t3flow enqueue rollback --user {user}",

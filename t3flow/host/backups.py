@@ -14,8 +14,7 @@ from typing import Any
 from t3flow.engine.journal import JournalError
 from t3flow.errors import T3flowError
 from t3flow.files import DiskError, make_folder, remove_tree, require_space, safe_name, sync_folder
-from t3flow.home.copies import DISK_IS_FULL, NO_ROOM
-from t3flow.host import records, reserve
+from t3flow.host import backup_disk, records, reserve
 from t3flow.host.accounts import Account
 from t3flow.host.answers import OwnerProblem, require
 from t3flow.host.host import Host
@@ -29,8 +28,6 @@ TAKING = "taking:"
 RESTORED = "restored:"
 """The fact that says which snapshot was put in place last: "restored:USER" → path of its first file."""
 MIN_FREE_BYTES = 32 * 1024 * 1024
-USUAL_BYTES = 256 * 1024 * 1024
-"""What a state is taken to need while no snapshot says what states need here."""
 
 
 class BackupError(T3flowError):
@@ -84,8 +81,7 @@ def take(
             records.set_fact(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
         _keep_files(made, box, who, last if is_unchanged else None)
     except OwnerProblem as problem:
-        if str(problem).startswith((NO_ROOM, DISK_IS_FULL)) and _is_short(host, top):
-            raise DiskError(f"no backup of {user}: {problem} in {top}") from problem
+        backup_disk.require_sound(host, top, top / INCOMING, user, problem)
         raise
     except OSError as error:
         raise DiskError(
@@ -100,12 +96,6 @@ def take(
             host.journal, made, synced=False
         )  # TAKING is: should this be lost, the next try removes the files
     return made
-
-
-def _is_short(host: Host, top: Path) -> bool:
-    """Return whether a disk has not the room that a backup usually takes: else it is one user's database that is too large, or that says so."""
-    sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
-    return shutil.disk_usage(top).free < 2 * max(sizes, default=USUAL_BYTES) + MIN_FREE_BYTES
 
 
 def _keep_files(made: Backup, box: Path, who: Account, same: Backup | None) -> None:
@@ -201,9 +191,13 @@ def take_copy(box: Path, name: str, who: Account, kept: Path) -> None:
             raise BackupError(f"the copy that {who.name} left is no plain file of theirs")
         with os.fdopen(descriptor, "rb") as source:
             free = shutil.disk_usage(kept.parent.parent).free
-            if status.st_size + MIN_FREE_BYTES > free:  # it may be a hole that takes no space
-                raise BackupError(
-                    f"the copy that {who.name} left takes {status.st_size / 1e6:.0f} MB, and there are {free / 1e6:.0f} MB free: make room"
+            if status.st_size + MIN_FREE_BYTES > free:
+                is_hole = (
+                    status.st_blocks * 512 * 2 < status.st_size
+                )  # it takes no space, and is none of the disk's fault
+                raise (BackupError if is_hole else DiskError)(
+                    f"the copy that {who.name} left takes {status.st_size / 1e6:.0f} MB, and {kept.parent.parent} has "
+                    f"{free / 1e6:.0f} MB free: make room"
                 )
             _store(source.fileno(), status.st_size, kept)
             with suppress(OSError):  # theirs: only a name in their own box

@@ -3,6 +3,7 @@
 import pwd
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ COMMANDS_LOCK = "commands.lock"
 """The lock of what a command runs: a consumer that starts ends the children of one that died, and not those of a `verify`."""
 PORT_VARIABLE = "T3_PORT"
 FACTS_SECONDS = 5.0
+MAP_SECONDS = 1.0
 
 
 class HostError(T3flowError):
@@ -36,11 +38,24 @@ class Host:
     children: Children
     services: Services
     hint: Callable[[str], None] = lambda run_id: None  # asks the engine to look at a run now; only to be quick
+    _known_map: list[tuple[float, tuple[int, int, int], UserMap]] = field(
+        default_factory=list, compare=False, repr=False
+    )
     _known_facts: dict[str, tuple[float, UnitFacts | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def user_map(self) -> UserMap:
-        """The user map as it is now. Raises UserMapError when it cannot be read at all."""
-        return user_map_of(self.settings)
+        """Return the user map. Raises UserMapError when it cannot be read at all.
+
+        A file that has not changed is not read again for a second: each reading asks the host for the account of every line.
+        """
+        now, mark = time.monotonic(), _mark(self.settings.paths.user_map)
+        for at, known, found in self._known_map:
+            if mark is not None and mark == known and now - at < MAP_SECONDS:
+                return found
+        found = user_map_of(self.settings)
+        if mark is not None:
+            self._known_map[:] = [(now, mark, found)]
+        return found
 
     def everybody(self) -> list[str]:
         """Every account that may have a t3 here: those of the map, then those that it leaves out or refuses. Raises UserMapError, ServiceError."""
@@ -112,6 +127,14 @@ class Host:
                 facts = None
             known = self._known_facts[user] = (time.monotonic(), facts)
         return known[1]
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None when it is not there."""
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return None
 
 
 def user_map_of(settings: Settings) -> UserMap:

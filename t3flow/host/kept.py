@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,13 +10,11 @@ from typing import Any
 from t3flow.engine.journal import Journal
 from t3flow.errors import T3flowError
 from t3flow.files import safe_name
-from t3flow.host import records
+from t3flow.host import tables
 from t3flow.host.answers import one_line
 from t3flow.host.host import Host
 from t3flow.host.owned import OwnerProblem, run_as_owner
 
-WROTE = "kept"
-"""The fact that says which version wrote a kept database: "USER/NAME" → version."""
 PREFIX = "replaced-"
 KEEP_SECONDS = 14 * 86400.0
 LOOK_SECONDS = 30.0
@@ -43,26 +42,30 @@ class Kept:
 
 def note(journal: Journal, user: str, name: str, wrote: str) -> None:
     """Notes that a database is kept, and which version wrote it. Repeating it writes the same."""
-    records.change_fact(journal, WROTE, lambda known: {**(known or {}), f"{user}/{name}": wrote})
+    with tables.writing(journal) as connection:
+        connection.execute("insert or replace into kept values (?, ?, ?)", (user, name, wrote))
 
 
 def forget(journal: Journal, user: str, name: str) -> None:
     """Forgets a kept database that is in place again, or gone. Repeating it is harmless."""
-    key = f"{user}/{name}"
-    records.change_fact(
-        journal, WROTE, lambda known: {name: by for name, by in (known or {}).items() if name != key} or None
-    )
+    with tables.writing(journal) as connection:
+        connection.execute("delete from kept where user = ? and name = ?", (user, name))
+
+
+def wrote(journal: Journal) -> dict[tuple[str, str], str]:
+    """User and name of each kept database on record → the version that wrote it."""
+    found = tables.rows(journal, "kept", "kept", "select user, name, wrote from kept order by user, name")
+    return {(str(user), str(name)): str(version) for user, name, version in found}
 
 
 def is_noted(journal: Journal, user: str, name: str) -> bool:
     """Whether a database was kept and another put in its place."""
-    return f"{user}/{name}" in (records.fact(journal, WROTE) or {})
+    return (user, name) in wrote(journal)
 
 
 def versions_needed(journal: Journal) -> set[str]:
     """The versions that wrote databases which are kept, as far as that is promised."""
-    noted: dict[str, str] = records.fact(journal, WROTE) or {}
-    return {wrote for key, wrote in noted.items() if age_seconds(key.partition("/")[2]) < KEEP_SECONDS}
+    return {version for (_, name), version in wrote(journal).items() if age_seconds(name) < KEEP_SECONDS}
 
 
 def age_seconds(name: str) -> float:
@@ -74,9 +77,9 @@ def age_seconds(name: str) -> float:
 def listing(host: Host, user: str) -> list[Kept]:
     """A user's kept databases, oldest first, as the owner says. Raises OwnerProblem."""
     answer = run_as_owner(host, user, "kept", timeout_seconds=LOOK_SECONDS)
-    wrote = records.fact(host.journal, WROTE) or {}
+    by = wrote(host.journal)
     try:
-        found = [Kept(user, *_checked(entry), str(wrote.get(f"{user}/{entry[0]}", ""))) for entry in answer["kept"]]
+        found = [Kept(user, *_checked(entry), by.get((user, str(entry[0])), "")) for entry in answer["kept"]]
     except (KeyError, TypeError, ValueError) as error:
         raise OwnerProblem("the answer from the home is not as it should be") from error
     return sorted(found, key=lambda kept: (kept.created, kept.name))
@@ -87,6 +90,10 @@ def _checked(entry: Any) -> tuple[str, int, float, int | None, dict[str, int]]:
     if not isinstance(name, str) or not name.startswith(PREFIX):
         raise ValueError(json.dumps(name))
     named = {one_line(str(each)): int(size) for each, size in dict(sizes).items()}
+    with suppress(
+        ValueError
+    ):  # to read a database makes and removes its log beside it, which its folder takes for a change
+        created = min(float(created), time.time() - age_seconds(name))
     return safe_name(name), int(size), float(created), None if level is None else int(level), named
 
 

@@ -1,16 +1,16 @@
 """What t3flow itself does to a user's pairing, and when: its own probes, and the time in which it restarts a server.
 
-Noted as facts, one list of [begin, end] a user, so that what the dispatch logs meanwhile is blamed on no build. A probe within a restart needs no
+Noted as rows of user, begin and end, so that what the dispatch logs meanwhile is blamed on no build. A probe within a restart needs no
 note of its own: the restart ends with it.
 """
 
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host import tables
 
 KEPT_SECONDS = 3600.0
 """How long it is remembered; also the longest that a restart which was never finished counts as one."""
@@ -21,52 +21,56 @@ PROBE_SECONDS = 60.0
 LAG_SECONDS = 1.0
 """How much later than the answer its line may be dated."""
 
-Spans = list[list[float | None]]
-
 
 def restarting(journal: Journal, user: str) -> None:
     """The user's server is about to be away because of us. Repeating it changes nothing."""
-    _change(
-        journal, user, lambda spans: spans if any(end is None for _, end in spans) else [*spans, [time.time(), None]]
-    )
+    with _writing(journal, user) as connection:
+        connection.execute(
+            "insert into ours select ?, ?, null where not exists (select 1 from ours where user = ? and until is null)",
+            (user, time.time(), user),
+        )
 
 
 def restarted(journal: Journal, user: str) -> None:
     """The user's server is back, or was left as it was; who met it while it was away may still hear of it for a moment."""
-    over = time.time() + AFTERMATH_SECONDS
-    _change(journal, user, lambda spans: [[begin, over if end is None else end] for begin, end in spans])
+    with _writing(journal, user) as connection:
+        over = time.time() + AFTERMATH_SECONDS
+        connection.execute("update ours set until = ? where user = ? and until is null", (over, user))
 
 
 @contextmanager
 def probing(journal: Journal, user: str) -> Iterator[None]:
     """Within, the user's pairing is tried by us. After a failure the dispatch may be at it for a moment still; after a kill, for PROBE_SECONDS."""
     begin = time.time()
-    _change(journal, user, lambda spans: [*spans, [begin, begin + PROBE_SECONDS]])
+    with _writing(journal, user) as connection:
+        connection.execute("insert or replace into ours values (?, ?, ?)", (user, begin, begin + PROBE_SECONDS))
     after = AFTERMATH_SECONDS
     try:
         yield
         after = LAG_SECONDS
     finally:
-        over = time.time() + after
-        _change(journal, user, lambda spans: [[since, over if since == begin else end] for since, end in spans])
+        with _writing(journal, user) as connection:
+            over = time.time() + after
+            connection.execute("update ours set until = ? where user = ? and since = ?", (over, user, begin))
 
 
 def was_ours(journal: Journal, user: str, earliest: float, latest: float) -> bool:
     """Whether something at a time from `earliest` to `latest` (epoch seconds) may have been of our doing."""
-    spans: Spans = records.fact(journal, _key(user)) or []
-    return any(
-        begin is not None and begin <= latest and earliest <= (begin + KEPT_SECONDS if end is None else end)
-        for begin, end in spans
-    )
+    sql = "select 1 from ours where user = ? and since <= ? and ? <= coalesce(until, since + ?)"
+    return bool(tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, latest, earliest, KEPT_SECONDS))
 
 
-def _key(user: str) -> str:
-    return f"ours:{user}"
+def begun(journal: Journal, user: str) -> float | None:
+    """Return when the restart began that is under way (epoch seconds), or None: one that was never finished counts as over after KEPT_SECONDS."""
+    sql = "select min(since) from ours where user = ? and until is null and since > ?"
+    found = tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, time.time() - KEPT_SECONDS)
+    return found[0][0] if found else None
 
 
-def _change(journal: Journal, user: str, change: Callable[[Spans], Spans]) -> None:
-    def changed(known: Any) -> Spans | None:
+@contextmanager
+def _writing(journal: Journal, user: str) -> Iterator[sqlite3.Connection]:
+    """A transaction, not synced, which also forgets what is long over."""
+    with tables.writing(journal, synced=False) as connection:
+        yield connection
         oldest = time.time() - KEPT_SECONDS
-        return [span for span in change(known or []) if (span[0] if span[1] is None else span[1]) > oldest] or None  # type: ignore[operator]
-
-    records.change_fact(journal, _key(user), changed, synced=False)
+        connection.execute("delete from ours where user = ? and coalesce(until, since) <= ?", (user, oldest))

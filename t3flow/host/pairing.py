@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import manageable, ours, ports, processes, running, slots
+from t3flow.host import ours, ports, processes, running, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.services import ServerState
 from t3flow.t3 import http as t3
@@ -26,7 +26,6 @@ from t3flow.usermap import UserMapError
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
 PAIR_SECONDS, SESSION_SECONDS = 20.0, 5.0
-WITNESSES, WITNESS_SECONDS = 3, 3.0
 NEW_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
 ABSENT = (200, 204, 301, 302, 307, 308, 404, 405, 410, 501)
@@ -201,37 +200,6 @@ def pair_once(host: Host, user: str) -> None:
     headers = {"Cookie": f"{name}={cookie_named(cookies, name)}"}
     if not t3.is_authenticated(get_json(_own(host, user, t3.SESSION), headers, SESSION_SECONDS)):
         raise NotPaired("the session that the cookie opens is not authenticated")
-
-
-def witnesses_against_dispatch(host: Host, version: str, besides: list[str]) -> str:
-    """Tries up to WITNESSES users with a running server that is not on `version`, but for those `besides`. Raises ServiceError.
-
-    Returns "" as soon as one pairs, and where there is nobody to ask; else one line that says who cannot pair and why.
-    """
-    asked: list[str] = []
-    for entry in host.user_map().users:
-        server = host.services.state(entry.name)
-        runs = version_that_runs(host, entry.name, server.main_pid) if server.main_pid else None
-        if entry.name in besides or not server.active or (version and runs == version):
-            continue
-        if server.main_pid and parted(host, entry.name, server.main_pid):
-            continue
-        if manageable.why_unmanaged(host, entry.name, server):
-            continue
-
-        def pair(_: float, user: str = entry.name) -> None:
-            probe(host, user)
-
-        try:
-            _until(pair, time.monotonic() + WITNESS_SECONDS, longest_wait_seconds=1.0)
-            return ""
-        except PortTaken:
-            continue
-        except (NotPaired, HostError) as error:
-            asked.append(f"{entry.name} cannot pair either ({error})")
-        if len(asked) >= WITNESSES:
-            break
-    return asked[-1] if asked else ""
 
 
 def probe(host: Host, user: str) -> None:

@@ -3,12 +3,23 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t3flow.engine.journal import Journal
+from t3flow.host import tables
+from t3flow.host.facts import change_fact as change_fact
+from t3flow.host.facts import fact as fact
+from t3flow.host.facts import has_table as has_table
+from t3flow.host.facts import set_fact as set_fact
+from t3flow.host.pairings import note_pairing as note_pairing
+from t3flow.host.pairings import pairings as pairings
+from t3flow.host.rejections import note_untried as note_untried
+from t3flow.host.rejections import reject as reject
+from t3flow.host.rejections import rejected as rejected
+from t3flow.host.rejections import rejected_for as rejected_for
+from t3flow.host.rejections import unreject as unreject
 from t3flow.t3 import files, ledger
 
 Schemas = dict[str, ledger.Schema | None]
@@ -24,7 +35,8 @@ create table if not exists schemas (
 """
 """Tables that came later. They are made when first written to, beside the older ones: so an earlier t3flow still reads and writes its journal."""
 
-SCHEMA = """
+SCHEMA = (
+    """
 create table deferrals (
     user text primary key, run text not null, target text not null, since real not null,
     checks integer not null default 0, next_check real, waiting_for text not null, detail text not null default '',
@@ -36,14 +48,13 @@ create table backups (
 ) without rowid;
 create table rejected (version text primary key, reason text not null, at real not null) without rowid;
 create table facts (key text primary key, value text not null) without rowid;
-""" + SETS.lstrip()
+"""
+    + SETS.lstrip()
+    + tables.SCHEMA.lstrip()
+)
 
-REJECTED_FOR = "rejected_for"
 UNKNOWN = "unknown"
 """Fact: users whose t3 is of an unknown kind → [since (epoch seconds), what is not known]."""
-LEVELS = "levels"
-UNTRIED = "untried"
-"""The fact that says on whose databases which version has still to be tried."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +197,6 @@ def as_schema(listed: Any) -> ledger.Schema | None:
     return None if listed is None else [(int(number), str(name)) for number, name in listed]
 
 
-def has_table(journal: Journal, table: str) -> bool:
-    return bool(journal.query("select 1 from sqlite_master where type = 'table' and name = ?", table))
-
-
 def make_sets(connection: sqlite3.Connection) -> None:
     """Makes the tables that an earlier t3flow did not, within a transaction. Repeating it finds them."""
     for statement in SETS.strip().split(";\n"):
@@ -226,17 +233,24 @@ def drop_backup(journal: Journal, *paths: str) -> None:
 
 def note_level(journal: Journal, version: str, level: int) -> None:
     """Notes the schema level that a version migrates to, as a trial has shown: for people alone."""
-    if level and (fact(journal, LEVELS) or {}).get(version) != level:
-        change_fact(journal, LEVELS, lambda known: {**(known or {}), version: level})
+    if level:
+        with tables.writing(journal, synced=False) as connection:
+            connection.execute("insert or replace into levels values (?, ?)", (version, level))
 
 
 def level_of_version(journal: Journal, version: str) -> int | None:
     """The schema level that a version knows, for people: as a trial has shown, else by the newest snapshot that it wrote."""
-    noted = (fact(journal, LEVELS) or {}).get(version)
-    if noted is not None:
-        return int(noted)
-    rows = journal.query("select level from backups where wrote = ? order by created desc limit 1", version)
+    rows = tables.rows(journal, "levels", "levels", "select level from levels where version = ?", version)
+    rows = rows or journal.query("select level from backups where wrote = ? order by created desc limit 1", version)
     return int(rows[0][0]) if rows else None
+
+
+def forget_schemas(journal: Journal) -> None:
+    """Forgets what trials have shown of all versions."""
+    with tables.writing(journal) as connection:
+        make_sets(connection)
+        connection.execute("delete from levels")
+        connection.execute("delete from schemas")
 
 
 def note_schema(journal: Journal, version: str, shown: dict[str, Any], live: list[str] | None = None) -> None:
@@ -272,72 +286,3 @@ def schema_of_version(journal: Journal, version: str) -> dict[str, ledger.Schema
     sets = [entry.schema.get(files.FIRST_DATABASE) for entry in backups(journal) if version and entry.wrote == version]
     lists = [{*each} for each in sets if each]
     return {files.FIRST_DATABASE: sorted(set.intersection(*lists))} if lists else None
-
-
-def rejected(journal: Journal) -> dict[str, str]:
-    """The versions that failed, with the reason."""
-    return {
-        str(version): str(reason)
-        for version, reason in journal.query("select version, reason from rejected order by at")
-    }
-
-
-def rejected_for(journal: Journal, version: str) -> list[str]:
-    """On whose databases alone a version failed; empty when that is not known."""
-    return list((fact(journal, REJECTED_FOR) or {}).get(version, []))
-
-
-def reject(journal: Journal, version: str, reason: str, users: list[str]) -> None:
-    """Remembers that a version failed, and on whose databases: it is not tried again on its own."""
-    set_fact(journal, REJECTED_FOR, {**(fact(journal, REJECTED_FOR) or {}), version: users})
-    with journal.transaction() as connection:
-        connection.execute("insert or replace into rejected values (?, ?, ?)", (version, reason, time.time()))
-
-
-def unreject(journal: Journal, version: str) -> None:
-    """A version that passed after all."""
-    with journal.transaction() as connection:
-        connection.execute("delete from rejected where version = ?", (version,))
-
-
-def note_untried(journal: Journal, version: str, users: list[str]) -> None:
-    """Notes on whose databases a version has still to be tried."""
-    change_fact(journal, UNTRIED, lambda known: {**(known or {}), **dict.fromkeys(users, version)})
-
-
-def fact(journal: Journal, key: str) -> Any:
-    """A single fact (JSON), or None."""
-    rows = journal.query("select value from facts where key = ?", key)
-    return json.loads(rows[0][0]) if rows else None
-
-
-def change_fact(journal: Journal, key: str, change: Callable[[Any], Any], *, synced: bool = True) -> Any:
-    """Makes of a fact (None when there is none) what `change` returns, in one transaction, and returns it; None removes the fact."""
-    with journal.transaction(synced=synced) as connection:
-        row = connection.execute("select value from facts where key = ?", (key,)).fetchone()
-        known = json.loads(row[0]) if row else None
-        value = change(json.loads(row[0]) if row else None)
-        if value is None:
-            connection.execute("delete from facts where key = ?", (key,))
-        elif value != known:
-            connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))
-    return value
-
-
-def set_fact(journal: Journal, key: str, value: Any, *, synced: bool = True) -> None:
-    """Writes a fact; None removes it."""
-    change_fact(journal, key, lambda known: value, synced=synced)
-
-
-def note_pairing(journal: Journal, user: str, reason: str) -> None:
-    """Notes how a user's last pairing went ("" for well); since when it goes so stays."""
-
-    def change(known: Any) -> dict[str, Any]:
-        known = known or {}
-        if user not in known or bool(known[user]["reason"]) != bool(reason):
-            known[user] = {"since": time.time(), "reason": reason}
-        else:
-            known[user]["reason"] = reason
-        return dict(known)
-
-    change_fact(journal, "pairing", change, synced=False)

@@ -45,10 +45,8 @@ def kept_names(rig: Rig, user: str) -> set[str]:
 
 def noted_versions(rig: Rig, user: str, besides: set[str]) -> list[str]:
     """The versions that are noted to have written databases kept of a user, but those that were kept before."""
-    noted: dict[str, str] = records.fact(rig.journal, kept.WROTE) or {}
-    return [
-        wrote for key, wrote in noted.items() if key.startswith(f"{user}/") and key.partition("/")[2] not in besides
-    ]
+    noted = kept.wrote(rig.journal)
+    return [version for (of, name), version in noted.items() if of == user and name not in besides]
 
 
 def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: Rows) -> None:

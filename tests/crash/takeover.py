@@ -66,10 +66,7 @@ TAKEOVERS = {"adopt": play_adopt, "adopt_cancelled": play_cancelled, "adopt_undo
 def made_ready(rig: Rig) -> Host:
     """What the host is like. What was learnt of versions is forgotten, so that each adoption tries the versions; a slot may be there already."""
     journal = open_journal(rig.settings)
-    records.set_fact(journal, records.LEVELS, None)
-    with journal.transaction() as connection:
-        records.make_sets(connection)
-        connection.execute("delete from schemas")
+    records.forget_schemas(journal)
     before = {"rooms": rooms(rig.box), "pids": pids(rig.box), "levels": levels(rig)}
     if rig.staged and remembered(rig).exists():
         shutil.copytree(remembered(rig), slots.slot_path(rig.settings.paths.versions_dir, FIRST), symlinks=True)

@@ -58,7 +58,7 @@ def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
     shutil.copy(first.path, stranger)
     write(backups.database_path(host, "ada"), "create table more (x)")
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise SystemExit
 
     with monkeypatch.context() as killed:

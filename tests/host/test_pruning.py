@@ -15,10 +15,11 @@ import pytest
 from scenes import write
 
 from t3flow import pruning, tasks
+from t3flow.doctor import history
 from t3flow.engine.journal import JournalError
 from t3flow.engine.runs import new_run
 from t3flow.files import DiskError
-from t3flow.host import backups, records, reserve, slots
+from t3flow.host import backups, kept, records, reserve, slots
 from t3flow.host.host import Host, take_charge
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import Supervised
@@ -278,7 +279,7 @@ def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> N
     database = backups.database_path(host, "ada")
     write(database, "create table large as select randomblob(6000000) as bytes")
     said = small(host, "take")
-    assert said.startswith("DiskError no backup of ada: there is no room for the backup: it needs"), said
+    assert said.startswith("there is no room for the backup: it needs"), said
     assert said.endswith("left []\n"), said
 
 
@@ -304,3 +305,30 @@ def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(reserve, "LOW_BYTES", 2**62)
     look()
     assert not made.exists()
+
+
+def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted: Callable[..., Host]) -> None:
+    """A person alone drops them. Young ones are never named."""
+    host = hosted()
+    userdata = backups.database_path(host, "ada").parent
+    for number in range(12):
+        made = userdata / f"replaced-20260{number % 6 + 1}01T0{number // 6}0000Z"
+        made.mkdir()
+        shutil.copy(backups.database_path(host, "ada"), made / "state.sqlite")
+        kept.note(host.journal, "ada", made.name, VERSIONS[0])
+    [found] = list(history.kept_databases_are_there(host))
+    assert found.what.startswith("12 kept databases of ada are older than 14 days and take "), found
+    assert "t3flow backups drop ada replaced-20260101T000000Z" in found.mend
+    assert len(list(history.kept_databases_are_there(host))) == 1, "to look at them makes them no younger"
+    for made in userdata.glob("replaced-*T01*"):
+        shutil.rmtree(made)
+    assert list(history.kept_databases_are_there(host)) == []
+
+
+def test_the_user_map_is_read_again_when_it_changes(hosted: Callable[..., Host]) -> None:
+    host = hosted(("ada", "grace"))
+    assert [entry.name for entry in host.user_map().users] == ["ada", "grace"]
+    assert host.user_map() is host.user_map()
+    path = host.settings.paths.user_map
+    path.write_text(path.read_text().replace("grace@example.test=grace\n", ""))
+    assert [entry.name for entry in host.user_map().users] == ["ada"]

@@ -15,11 +15,15 @@ from t3flow.host.host import Host, open_host
 from t3flow.host.launcher import install_launcher
 
 SYSTEMCTL = """#!/bin/sh
-case "$*" in
-  *ada*) printf '%s\\n' LoadState=$LOADED User=$ACCOUNT ;;
-  *) printf '%s\\n' LoadState=loaded User=mallory ;;
-esac
+between=
+for word; do
+  case $word in
+    *ada*.service) printf "$between%s\\n" LoadState=$LOADED; printf '%s\\n' User=$ACCOUNT; between='\\n' ;;
+    *.service) printf "$between%s\\n" LoadState=loaded; printf '%s\\n' User=mallory; between='\\n' ;;
+  esac
+done
 """
+"""One block for each unit that is asked for, as systemctl prints them."""
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from scenes import FIRST, NEXT
 
 from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.journal import append_event
+from t3flow.engine.runs import new_run
+from t3flow.host import room
 from t3flow.sandbox.host import Sandbox
 
 NOT_SCRATCH = {"not_scratch": True}
@@ -122,6 +124,42 @@ def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., 
     assert made.verdict == (False, False)
     assert (made.box.assigned("ada"), made.box.pairs("ada")) == (FIRST, True)
     assert "was stopped while it was verified" in made.deferral().detail
+
+
+def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot write does not pair. Any disk counts as full here; the version is that of the control."""
+    monkeypatch.setattr(room, "LEAST_BYTES", 2**60)
+    made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
+    made.drain()
+    assert made.verdict == (False, False)
+    assert (made.box.assigned("ada"), made.box.pairs("ada")) == (FIRST, True)
+    assert "is full" in made.deferral().detail
+
+
+def test_a_server_of_an_unknown_kind_blames_nobody(rig: Callable[..., Rig]) -> None:
+    """In place it says its version in a way that is not known: the user is back, and the run ends without a verdict."""
+    when = {**NOT_SCRATCH, "path": "/.well-known/t3/environment"}
+    made = rig({"schema_level": 32, "rules": [{"fault": "answers", "status": 404, "when": when}]})
+    made.drain()
+    assert made.verdict == (False, False)
+    assert (made.box.assigned("ada"), made.box.level("ada"), made.box.pairs("ada")) == (FIRST, 30, True)
+    assert made.deferral().waiting_for == "unreadable_state"
+
+
+def test_the_other_users_go_on(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a bump one user's unit is masked: the others are moved and the version is accepted."""
+    made = rig(users=("ada", "grace"))
+    monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
+    made.manager.refuses, made.manager.only_of = {NEXT}, {"ada"}
+    time.sleep(1.1)
+    run = new_run(made.host.journal, "bump", {"target": NEXT}) or ""
+    made.engine.advance(run)
+    ended = made.host.journal.run(run)
+    told = {user: found["result"] for user, found in ended.result["users"].items()}
+    assert (ended.outcome, told) == ("updated", {"ada": "deferred", "grace": "restarted"}), ended.result
+    assert made.verdict == (False, False)
+    assert (made.box.assigned("ada"), made.box.pairs("ada")) == (FIRST, True)
+    assert "ada could not be moved to" in made.status()
 
 
 @pytest.mark.parametrize("step", ["start_server", "verify_user", "assign_version"])

@@ -21,7 +21,7 @@ from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
 from t3flow.engine.storages import CONSUMERS
-from t3flow.host import freeze, processes, records, slots
+from t3flow.host import freeze, kept, processes, records, slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
 
@@ -90,12 +90,19 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
 
 
 @contextmanager
-def fact(host: Host, key: str, value: object) -> Iterator[None]:
-    """Another fact for a while."""
-    before = records.fact(host.journal, key)
-    records.set_fact(host.journal, key, value)
+def not_paired(host: Host, user: str) -> Iterator[None]:
+    """A pairing that failed."""
+    records.note_pairing(host.journal, user, "no")
     yield
-    records.set_fact(host.journal, key, before)
+    records.note_pairing(host.journal, user, "")
+
+
+@contextmanager
+def noted_as_kept(host: Host, user: str, name: str) -> Iterator[None]:
+    """A kept database on record."""
+    kept.note(host.journal, user, name, FIRST)
+    yield
+    kept.forget(host.journal, user, name)
 
 
 @contextmanager
@@ -185,14 +192,14 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("links", moved(link), "has no link"),
         ("links", linked(link, "../hold"), "is held"),
         ("links", linked(link, "/usr"), "leads to no whole slot"),
-        ("links", fact(host, "pairing", {"ada": {"since": 0, "reason": "no"}}), "was rejected"),
+        ("links", not_paired(host, "ada"), "was rejected"),
         ("servers", held(box, "ada"), "held still"),
         ("servers", linked(link, f"../versions/{FIRST}"), "are led to"),
         ("schema", later_schema(box, "ada"), "migration 99 Later"),
         ("schema", replaced(box.database("grace"), "rubbish"), "cannot be read"),
         ("pairing", moved(paths.launcher), "cannot pair"),
         ("backups", moved(snapshot), "is missing"),
-        ("kept databases", fact(host, "kept", {f"ada/{kept_name}": FIRST}), "is gone"),
+        ("kept databases", noted_as_kept(host, "ada", kept_name), "is gone"),
         ("old tracker", there(env / "t3-autoupdate.timer"), "is on"),
         ("old tracker", there(paths.last_good_file.parent / "deferred/ada", NEXT), "has marked ada"),
         ("freeze", frozen(host), "FROZEN"),

@@ -94,7 +94,7 @@ def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_bo
     assert "linus" in said["reason"]
     assert "reads_rows" in said["reason"]
     assert "--without linus" in said["reason"]
-    assert ("try_control", FIRST, "linus") in verdicts(box, said["run"]), (
+    assert ("try_controls", FIRST, "linus") in verdicts(box, said["run"]), (
         "the version in use was tried on the same database"
     )
     nobody_was_touched(box, servers)
@@ -340,3 +340,21 @@ def test_no_secret_of_a_trial_is_journaled(make_box: Callable[..., Sandbox]) -> 
     text = json.dumps(box.document("show", said["run"]))
     assert "t3_session=" not in text
     assert "Bearer" not in text
+
+
+def test_a_control_that_cannot_be_held_in_time_blames_nobody(make_box: Callable[..., Sandbox]) -> None:
+    """The candidate fails everywhere when the gate's time is over: whether it is to blame cannot be told, so that nothing is remembered of it."""
+    box = make_box(ALL, consumer=False)
+    box.environment["T3FLOW_GATE__LIMIT_MINUTES"] = "0.05"
+    box.start_consumer()
+    servers = servers_of(box)
+    slow_and_bad = [*rule("slow_start", {}, seconds=4), *rule("mint_fails", {})]
+    box.publish(NEXT, {"schema_level": 32, "rules": slow_and_bad})
+    said = bump(box)
+    assert said["outcome"] == "gate_inconclusive", said
+    assert "gate.limit_minutes (0.05) is over" in said["reason"]
+    status = box.document("status")
+    assert (status["rejected"], status["frozen"]) == ({}, None)
+    held = [each for (step, *_), each in verdicts(box, said["run"]).items() if step == "try_controls"]
+    assert {each["verdict"] for each in held} == {"inconclusive"}
+    nobody_was_touched(box, servers)

@@ -1,0 +1,44 @@
+"""Users as a run found them, and which of them a version leaves behind."""
+
+from typing import NotRequired, TypedDict
+
+from t3flow.versions import is_older
+
+LAUNCHED_SECONDS = 30.0
+"""By then a launcher has become the server that it leads to, or has started it."""
+ANOTHER = "another program"
+"""What a server runs that is of no version that is known here."""
+
+
+class Person(TypedDict):
+    """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
+
+    `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
+    """
+
+    user: str
+    version: str
+    running: bool
+    runs: NotRequired[str]
+    why: NotRequired[str]
+
+
+def is_behind(person: Person, version: str) -> bool:
+    """Whether a managed user does not run a version: is led to an older one, or to none, or has a server that was started from another."""
+    if person.get("why") or is_ahead(person, version):
+        return False
+    return person["version"] != version or person.get("runs", "") not in ("", version)
+
+
+def is_ahead(person: Person, version: str) -> bool:
+    """Whether a user is led to a version newer than this one: only a rollback takes their databases back."""
+    return is_older(version, person["version"])
+
+
+def ahead(found: list[Person], version: str) -> str:
+    """Which managed users are on a newer version, as the end of a line, with the command to run; "" for none."""
+    names = [person["user"] for person in found if not person.get("why") and is_ahead(person, version)]
+    if not names:
+        return ""
+    options = " ".join(f"--user {name}" for name in names)
+    return f"; newer: {', '.join(names)} (to take them back: t3flow enqueue rollback --to {version} {options})"
