@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import RedisServer
+from redis import Redis
 from support import begin, deliver, kinds, open_engine, settle, watching
 
 from t3flow.engine.engine import Engine
@@ -206,17 +207,23 @@ def test_forty_signals_cost_the_watcher_one_wait(tmp_path: Path, redis_server: R
         redis_server.child.send_signal(signal.SIGCONT)
 
 
-def test_each_sleeping_run_has_one_delayed_message_of_its_step(tmp_path: Path) -> None:
-    """A reader of Huey's own table recognizes them: step, run, user. One that was replaced is revoked."""
-    engine = open_engine(tmp_path, WORKFLOWS)
+def test_each_sleeping_run_has_one_delayed_message_of_its_step(tmp_path: Path, queue_url: str) -> None:
+    """A reader of Huey's own table or sorted set recognizes them: step, run, user. One that was replaced is revoked."""
+    engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     users = [f"user{number}" for number in range(5)]
     runs = {user: begin(engine, "waiting", user=user) for user in users}
     deliver(engine)
     for user in users[:2]:  # as after a freeze, or new settings
         engine.hint(runs[user], time.time() + 60)
-    with closing(sqlite3.connect(tmp_path / "queue.db")) as connection:
-        rows = [bytes(data) for (data,) in connection.execute("select data from schedule")]
-        revoked = {key for (key,) in connection.execute("select key from kv")}
+    name = engine.queue.name
+    if queue_url.startswith("sqlite://"):
+        with closing(sqlite3.connect(queue_url.removeprefix("sqlite://"))) as connection:
+            rows = [bytes(data) for (data,) in connection.execute("select data from schedule")]
+            revoked = {key for (key,) in connection.execute("select key from kv")}
+    else:
+        redis = Redis.from_url(queue_url)
+        rows = redis.zrange(f"huey.schedule.{name}", 0, -1)
+        revoked = {key.decode() for key in redis.hkeys(f"huey.results.{name}")}
     found = [json.loads(data.partition(b" ")[2])["message"] for data in rows]
     live = [message for message in found if f"r:{message['id']}" not in revoked]
     assert sorted((message["args"][0], message["kwargs"]["user"]) for message in live) == sorted(

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from conftest import RedisServer
-from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well
+from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well, is_busy
 
-from t3flow.engine.runs import new_run
 from t3flow.host import records
 from t3flow.sandbox.host import Sandbox
 
@@ -64,14 +63,17 @@ def test_a_drain_in_its_gate_lets_a_rollback_go_first(make_box: Callable[..., Sa
     """It waited for the whole trial. The deferral is kept, and its drain goes through the gate once tracking goes on."""
     box = make_box(["ada", "grace"], queue_url=queue_url)
     box.publish(NEXT, {"schema_level": 30})
-    assert bump(box, "--without", "grace")["outcome"] == "updated"
+    turn = is_busy(box, "grace")
+    assert bump(box)["outcome"] == "updated"
     slow = {"fault": "slow_start", "seconds": GATE_SECONDS, "when": {"not_scratch": False}}
     box.publish(LATER, {"schema_level": 30, "rules": [slow]}, tag=None)
     box.install_slot(LATER)
-    drain = new_run(box.journal, "drain", {"user": "grace"})
-    assert drain is not None
+    pending = records.deferral(box.journal, "grace")
+    assert pending is not None
+    drain = pending.run
     records.put_deferral(box.journal, "grace", drain, LATER, "active_turn", time.time())
     records.note_untried(box.journal, LATER, ["grace"])
+    box.control("grace", "turn/end", turn=turn)
     box.until(lambda: "try_on" in steps(box, drain, "started"), "the drain's gate is at work", 75)
     time.sleep(0.5)
     run = box.document("enqueue", "rollback", "--user", "ada", "--to", FIRST)["run"]
@@ -79,8 +81,8 @@ def test_a_drain_in_its_gate_lets_a_rollback_go_first(make_box: Callable[..., Sa
     assert restored(box, run) - returned < RESTORED_SECONDS
     assert "yield" in steps(box, drain, "signal")
     assert box.journal.run(drain).status == "running"
-    pending = deferrals(box)["grace"]
-    assert (pending["target"], pending["waiting_for"]) in [(LATER, "host_busy"), (LATER, "frozen")]
+    kept = deferrals(box)["grace"]
+    assert (kept["target"], kept["waiting_for"]) in [(LATER, "host_busy"), (LATER, "frozen")]
     assert list((box.top / "scratch").iterdir()) == []
     assert box.t3flow("unfreeze").returncode == 0
     drained(box, "grace", LATER, 90)
