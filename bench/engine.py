@@ -155,7 +155,10 @@ def of_the_disk() -> None:
         assert said["outcome"] == "updated", said
         assert all(found["result"] == "restarted" for found in said["users"].values()), said
         history = box.journal.events(said["run"])
-        began = max(event.at for event in history if event.kind == "completed" and event.step == "dispatch_trouble")
+        first = next(event.seq for event in history if event.kind == "started" and event.step == "stop_if_idle")
+        began = max(
+            event.at for event in history if event.seq < first and event.step == "back_up" and event.kind == "started"
+        )
         ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user")
         calls = [match for line in trace.read_text(errors="replace").splitlines() if (match := SYNC.match(line))]
         for what, first, last in (("restarted", began, ended), ("of the whole bump", history[0].at, history[-1].at)):

@@ -26,6 +26,7 @@ from t3flow.stopping import await_port, bring_back, stop_if_idle
 from t3flow.tasks import Snapshot, back_up
 
 LAUNCH_SECONDS = LONG_AWAY_SECONDS = 5.0
+LONGEST_WAIT_SECONDS, MOST_DOUBLINGS = 86400.0, 16
 OF_THE_MANAGER = ("ServiceError", "ManagerAway", "ChildError", "TookTooLong")
 """Kinds of failure of the manager of units, after which the start of the server is owed (`reviving.py`)."""
 
@@ -115,11 +116,12 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
     if fault in (at_fault.USER, at_fault.HOST):
-        note_not_moved(user, target, str(failure))
+        again = note_not_moved(user, target, str(failure))
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
-        return _deferred(former, "unreadable_state", str(failure), 0.0)
+        return _deferred(former, "unreadable_state", str(failure), again)
     logger.error("rolled back {} to {}: {}", user, former, failure)
-    return {**result_of("rolled_back", former, str(failure)), "at_fault": fault}
+    again = note_not_moved(user, target, str(failure)) if fault == at_fault.UNKNOWN else 0.0
+    return {**result_of("rolled_back", former, str(failure)), "at_fault": fault, "ask_again": again}
 
 
 def _not_undone(user: str, former: str, target: str, course: Course, failure: UndoFailed) -> Result:
@@ -130,8 +132,7 @@ def _not_undone(user: str, former: str, target: str, course: Course, failure: Un
     logger.error("ROLLBACK FAILED for {}: {}{}", user, failure, cause)
     is_owed = failure.step == bring_back.name and failure.kind in OF_THE_MANAGER
     if is_owed and fault in (at_fault.USER, at_fault.HOST):
-        note_not_moved(user, target, reason)
-        return _deferred(former, "server_stopped", reason, 0.0)
+        return _deferred(former, "server_stopped", reason, note_not_moved(user, target, reason))
     return {**result_of("failed", former, reason), "at_fault": fault}
 
 
@@ -165,9 +166,15 @@ def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> 
 
 
 @step()
-def note_not_moved(user: str, target: str, why: str) -> None:
-    """Has `status` say why a user was not moved, for no fault of the version. Repeating it counts one more."""
-    troubles.note(this_host().journal, user, troubles.RESTART, f"{user} could not be moved to {target}: {why}")
+def note_not_moved(user: str, target: str, why: str) -> float:
+    """Has `status` say why a user was not moved, for no fault of the version; returns when to try again (epoch seconds).
+
+    Each try takes the server away for a moment, so that the next comes later each time, at most after a day. Repeating it counts one more.
+    """
+    host = this_host()
+    times = troubles.note(host.journal, user, troubles.RESTART, f"{user} could not be moved to {target}: {why}")
+    wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
+    return time.time() + min(LONGEST_WAIT_SECONDS, wait_seconds)
 
 
 @step(syncs_first=False)

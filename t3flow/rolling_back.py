@@ -15,7 +15,19 @@ from t3flow import tasks, trials
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.step import current_flow, step
 from t3flow.errors import T3flowError
-from t3flow.host import backups, kept, manageable, ours, pairing, preflight, records, schemas, slots, witnesses
+from t3flow.host import (
+    backups,
+    kept,
+    manageable,
+    measured,
+    ours,
+    pairing,
+    preflight,
+    records,
+    schemas,
+    slots,
+    witnesses,
+)
 from t3flow.host.away import take_away
 from t3flow.host.host import Host, this_host
 from t3flow.persons import Person
@@ -269,7 +281,9 @@ def stay(
         start_or_owe(host, user)
     if was == RUNNING:
         try:
-            pairing.verify(host, user, former, host.settings.dispatch.verify_timeout_s)
+            pairing.verify(
+                host, user, former, host.settings.dispatch.verify_timeout_s, measured.start_limit(host, user, former)
+            )
         except pairing.PortTaken as error:
             owe_start(host, user, str(error))
             return

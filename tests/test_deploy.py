@@ -55,6 +55,7 @@ def test_the_alerts_keep_their_names() -> None:
         *known,
         "T3PortTaken",
         "T3Unknown",
+        "T3JournalDiskFull",
         "T3DeferralOld",
         "T3DeferralStuck",
         "T3GateInconclusive",

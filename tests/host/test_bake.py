@@ -239,7 +239,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
     assert found.look(run).status == "running"
     assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
-    assert records.fact(found.host.journal, "pairing")["ada"]["reason"], "status names her alone"
+    assert records.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
     found.said(*failures("ada", 1))
     found.look(run)
     assert found.asked == ["linus", "ada", "grace"], "asked again only for what is new"

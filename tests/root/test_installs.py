@@ -102,9 +102,13 @@ def what_is_said_of(world: World, tree: Path) -> str:
         return str(error)
 
 
+@pytest.mark.parametrize("no_account", [gate_account.NO_ACCOUNT, 2**32], ids=["", "in-a-namespace-of-few-ids"])
 @pytest.mark.parametrize("deed", ["survive", "breed"])
-def test_nothing_of_the_gates_account_outlives_an_install(world: World, deed: str) -> None:
+def test_nothing_of_the_gates_account_outlives_an_install(
+    world: World, deed: str, no_account: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not in a session of its own, orphaned, deaf to SIGTERM and hidden; nor one that forks faster than anybody lists."""
+    monkeypatch.setattr(gate_account, "NO_ACCOUNT", no_account)
     host = gates_account_is(world, "mallory")
     line = world.top / "line"
     line.touch()

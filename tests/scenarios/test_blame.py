@@ -12,7 +12,7 @@ from rigged import Rig
 from scenes import FIRST, NEXT
 
 from t3flow.engine.flow import MAX_CRASHES
-from t3flow.engine.journal import append_event
+from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import new_run
 from t3flow.host import room
 from t3flow.sandbox.host import Sandbox
@@ -28,6 +28,13 @@ def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Ca
         return Rig(box, behaviour or {"schema_level": 32})
 
     return make
+
+
+def noted(rig: Rig) -> list[Event]:
+    """The notes that a user was not moved for no fault of the version, oldest first."""
+    runs = sorted(rig.host.journal.runs("workflow = 'drain'"), key=lambda run: run.created)
+    events = [event for run in runs for event in rig.host.journal.events(run.id)]
+    return [event for event in events if (event.kind, event.step) == ("completed", "note_not_moved")]
 
 
 def test_control_a_version_that_cannot_pair_is_rejected(rig: Callable[..., Rig]) -> None:
@@ -48,6 +55,9 @@ def test_a_manager_that_refuses_the_new_server_blames_nobody(rig: Callable[..., 
     assert (made.box.assigned("ada"), made.box.level("ada"), made.box.pairs("ada")) == (FIRST, 30, True)
     assert (made.deferral().waiting_for, "masked" in made.deferral().detail) == ("unreadable_state", True)
     assert "ada could not be moved to" in made.status()
+    made.drain()
+    waits = [event.data["result"] - event.at for event in noted(made)]
+    assert waits[1] > 1.5 * waits[0], "each try takes her server away for a moment: later each time"
     made.manager.refuses = set()
     made.drain()
     assert made.box.assigned("ada") == NEXT

@@ -59,6 +59,15 @@ def there(path: Path, text: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def time_zone(name: str) -> Iterator[None]:
+    """With another TZ for a while."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = name
+    yield
+    os.environ.pop("TZ") if before is None else os.environ.update(TZ=before)
+
+
+@contextmanager
 def replaced(path: Path, text: str) -> Iterator[None]:
     """Another text for a while, and another mode."""
     before, bits = path.read_bytes(), path.stat().st_mode
@@ -182,6 +191,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
         ("modes", mode(box.config, 0o666), "config.toml can be written"),
         ("disk", moved(paths.scratch_dir), "is not there"),
+        ("schedule", time_zone("Mars"), "TZ=Mars is no time zone"),
         ("leftovers", there(paths.scratch_dir / "t3flow-bump-20260101T000000-abcdef/x"), "left over"),
         ("launcher", replaced(paths.launcher, "#!/usr/bin/env node\n"), "overwritten"),
         ("launcher", moved(paths.launcher), "is not there"),
