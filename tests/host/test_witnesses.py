@@ -81,7 +81,8 @@ def test_one_of_300_who_pairs_is_found(
     paired, failed = witnesses.ask(bare(), MANY, 60, probe=probing(server))
     took = time.monotonic() - began
     print(f"300 users, the last pairs: {took:.1f} s, at most {server.most_at_once} at a time")
-    assert (paired, len(failed)) == ([MANY[-1]], 299)
+    assert paired == [MANY[-1]]
+    assert len(failed) > len(MANY) - witnesses.WIDTH, "but for those who were under way, all others have failed"
     assert took < 20
     assert 1 < server.most_at_once <= witnesses.WIDTH
 
