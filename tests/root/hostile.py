@@ -247,9 +247,9 @@ def push(path: str, key: str, count: str) -> None:
             print("closed")
             return
         for rubbish in (b"x" * 70000, b'{"message": {}}', b"\x80\x04\x95cposix\nsystem\n"):
-            for _ in range(int(count)):
-                parts = (b"LPUSH", key.encode(), rubbish)
-                redis.sendall(b"*3\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
+            for number in range(int(count)):
+                parts = (b"ZADD", key.encode(), b"%d" % -number, rubbish + b"%d" % number)
+                redis.sendall(b"*4\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
                 redis.recv(100)
         print("written")
 
