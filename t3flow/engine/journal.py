@@ -90,6 +90,12 @@ class Event:
     data: dict[str, Any]
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that knows whether its transaction appends an event, and so has something to sync."""
+
+    appends = False
+
+
 class Journal:
     """Opens (and if `create`, makes) the journal at `path`, with `extra_schema` beside the engine's own tables.
 
@@ -159,10 +165,12 @@ class Journal:
             "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
         )
 
-    def _connection(self, synchronous: str) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, synchronous, None)
+    def _connection(self, synchronous: str) -> _Connection:
+        connection: _Connection | None = getattr(self._local, synchronous, None)
         if connection is None:
-            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, factory=_Connection
+            )
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
             connection.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
@@ -179,15 +187,17 @@ class Journal:
         """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError.
 
         A power cut takes back the last commits that were not synced, and never one of them without those after it: syncing one syncs all before.
+        SQLite syncs nothing for a commit that changes nothing, such as a note of what is noted already. So `last_synced` goes by events alone.
         """
         try:
             connection = self._connection("FULL" if synced else "NORMAL")
+            connection.appends = False
             connection.execute("begin immediate")
             try:
                 yield connection
                 number = self._local.number = next(self._numbers)
                 connection.execute("commit")
-                if synced:
+                if synced and connection.appends:
                     self.last_synced = max(self.last_synced, number)
                     self.synced_at = time.monotonic()
             except BaseException:
@@ -269,6 +279,8 @@ def append_event(
     seq = connection.execute("select coalesce(max(seq), 0) + 1 from events where run = ?", (run_id,)).fetchone()[0]
     now = time.time()
     text = json.dumps(data or {})
+    if isinstance(connection, _Connection):
+        connection.appends = True
     connection.execute("insert into events values (?, ?, ?, ?, ?, ?, ?)", (run_id, seq, now, kind, step, attempt, text))
     connection.execute("update runs set updated = ? where id = ?", (now, run_id))
     return Event(seq, now, kind, step, attempt, json.loads(text))
