@@ -109,8 +109,10 @@ class Flow:
             synced=step.undo is not None or (step.syncs_first and not self.is_synced),
         )
         self.under_way = (step.name, attempt)
-        self.interruptible = step.interruptible and not self._shields
         self.interrupt = Interrupt()
+        self.interruptible = step.interruptible and not self._shields
+        if self.interruptible and self._pending_signal(self.run) == SHUTDOWN:  # which is told but once
+            self.interrupt.set(SHUTDOWN)
         token = current_interrupt.set(self.interrupt if self.interruptible else None)
         try:
             result = step.function(*args, **kwargs)

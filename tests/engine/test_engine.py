@@ -471,6 +471,19 @@ def test_shutdown_lets_a_run_go_and_the_next_engine_takes_it_up(tmp_path: Path, 
     assert after.journal.run(run_id).outcome == "stopped"
 
 
+def test_a_step_that_begins_as_the_engine_stops_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was asked for signals just before, and is not under way yet as the others are told."""
+    engine = open_engine(tmp_path, WORKFLOWS)
+    run_id = begin(engine, "interruptible")
+    monkeypatch.setattr(engine, "_progress", lambda run, event: engine.stop() if event.step == "long_work" else None)
+    worker = threading.Thread(target=deliver, args=(engine,))
+    worker.start()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert kinds(engine, run_id)[-1] == "stopped long_work"
+    assert engine.journal.run(run_id).claim is None
+
+
 def test_the_lock_goes_to_the_urgent_then_to_the_oldest(tmp_path: Path, queue_url: str) -> None:
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     first, second = begin(engine, "exclusive", name="1"), begin(engine, "exclusive", name="2")
