@@ -18,19 +18,23 @@ LONGEST_SECONDS = 3600.0
 def revive_drains(engine: Engine, host: Host) -> None:
     """Give every deferral whose drain has ended another one. Idempotent: a deferral whose drain is under way or asleep is left alone.
 
+    One that was settled or renewed meanwhile is left alone as well: a bump may have given it a newer target, or a person dropped it.
     Killed between the new run and its note in the deferral, the next call finds the run under way; before, it counts the failure twice.
     """
     for pending in records.deferrals(host.journal):
         last = next(iter(host.journal.runs("id = ?", pending.run)), None)
         if last is not None and last.status == "running":
             continue
+        now = records.deferral(host.journal, pending.user)
+        if now is None or (now.run, now.target) != (pending.run, pending.target):
+            continue  # it was settled or renewed while this went through the others
         under_way = drain_of(host, pending.user, make=False)
         at = time.time()
         if last is not None and last.status == "failed" and not under_way:
             at += _note_failure(host, pending, last)
         run = under_way or new_run(host.journal, "drain", {"user": pending.user}, wake_at=at) or ""
-        records.put_deferral(host.journal, pending.user, run, pending.target, pending.waiting_for, at)
-        engine.hint(run, at)
+        if records.replace_drain(host.journal, pending, run):
+            engine.hint(run, at)
 
 
 def _note_failure(host: Host, pending: Deferral, last: Run) -> float:

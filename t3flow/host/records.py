@@ -137,6 +137,16 @@ def put_deferral(journal: Journal, user: str, run: str, target: str, waiting_for
         )
 
 
+def replace_drain(journal: Journal, known: Deferral, run: str) -> bool:
+    """Gives a deferral another drain; False where it is gone, or has another one, since it was read: then nothing is changed."""
+    with journal.transaction() as connection:
+        changed = connection.execute(
+            "update deferrals set run = ? where user = ? and run = ? and target = ?",
+            (run, known.user, known.run, known.target),
+        )
+    return changed.rowcount == 1
+
+
 def note_check(journal: Journal, user: str, waiting_for: str, detail: str, next_check: float) -> None:
     """Notes why a check found the user not ready, and when the next one is due."""
     with journal.transaction(synced=False) as connection:  # what a power cut takes back is asked again

@@ -16,6 +16,7 @@ from t3flow.host import records, troubles, waits
 from t3flow.host.host import Host, take_charge
 
 NEXT = "0.0.25-nightly.20260609.501"
+NEWER = "0.0.25-nightly.20260610.502"
 CAUSE = "internal error in step await_idle: KeyError: 'x'"
 
 
@@ -102,6 +103,29 @@ def test_a_drain_that_ended_otherwise_is_made_at_once(minutes: Minutes) -> None:
     assert wake_at <= time.time()
     revive_drains(minutes.engine, minutes.host)
     assert minutes.deferral().run == second.run
+
+
+def test_what_was_renewed_or_dropped_meanwhile_stays_so(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first of many is given a drain, a bump gives the second a newer target, and a person drops the third."""
+    minutes = Minutes(bare(("ada", "bob", "cyd")), monkeypatch)
+    journal = minutes.host.journal
+    deferring.put_off(NEXT, {"bob": "active_turn", "cyd": "active_turn"})
+    for entry in records.deferrals(journal):
+        end_run(journal, journal.run(entry.run), Outcome("error", CAUSE, "failed"))
+
+    def meanwhile(run_id: str, at: float | None = None) -> None:
+        if records.deferral(journal, "cyd") is not None:
+            records.drop_deferral(journal, "cyd")
+            deferring.put_off(NEWER, {"bob": "active_turn"})
+
+    monkeypatch.setattr(minutes.engine, "hint", meanwhile)
+    revive_drains(minutes.engine, minutes.host)
+    assert {entry.user: entry.target for entry in records.deferrals(journal)} == {"ada": NEXT, "bob": NEWER}
+    assert {
+        entry.status for entry in journal.runs() if entry.id in {each.run for each in records.deferrals(journal)}
+    } == {"running"}
 
 
 def test_what_was_said_is_forgotten_once_the_user_is_moved(minutes: Minutes) -> None:
