@@ -3,6 +3,7 @@
 Nothing here is done twice by being late or repeated: a due time is taken by the id of the run that it makes, and recovery only adds what is missing.
 """
 
+import math
 import random
 import threading
 import time
@@ -29,10 +30,15 @@ LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 30.0
 HELD_WRONGLY = """
 select id, wanted from (
-  select runs.id, held, claim, case when revoked then 'revoked' when ? then 'frozen' end as wanted
+  select runs.id, held, claim,
+    case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as wanted
   from deferrals join runs on runs.id = deferrals.run where status = 'running'
 ) where held is not wanted and (claim is null or wanted is null)"""
-"""Drains (run, what holds them back or null) of which the journal says otherwise; one that a worker has is left until it sleeps."""
+"""Drains (run, what holds them back or null) of which the journal says otherwise.
+
+One that a worker has is left until it sleeps, and one that sleeps with the host, as over a consumer's end, until it has let the host go: held back,
+it would keep everybody else from the host, a rollback too. It asks by itself whether tracking is frozen.
+"""
 
 
 def register(engine: Engine, host: Host) -> "Minute":
@@ -58,10 +64,10 @@ class Minute:
         self._engine = engine
         self._host = host
         self._mutex = threading.Lock()
-        self._done = 0.0
+        self._done = -math.inf  # this clock may begin at the host's boot
 
-    def __call__(self) -> None:
-        if not self._mutex.acquire(blocking=False):
+    def __call__(self, *, wait: bool = False) -> None:
+        if not self._mutex.acquire(blocking=wait):
             return
         try:
             if time.monotonic() - self._done >= AGAIN_SECONDS:
@@ -71,13 +77,16 @@ class Minute:
             self._mutex.release()
 
     def keep(self, beat: Callable[[], None]) -> None:
-        """Until the engine stops: do the minute's work in each minute. `beat` is told that this thread lives."""
+        """Until the engine stops: do the minute's work in each minute. `beat` is told that this thread lives.
+
+        It waits for a worker that does the work, so that one which hangs in it shows here: workers may be silent, this thread may not.
+        """
         last = None
         while not self._engine.stopping.wait(LOOK_SECONDS):
             beat()
             if (now := int(time.time() // 60)) != last:
                 last = now
-                self()
+                self(wait=True)
 
 
 def tick(engine: Engine, host: Host) -> None:

@@ -12,7 +12,8 @@ from conftest import RedisServer
 from t3flow import periodic
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
-from t3flow.host import records
+from t3flow.engine.runs import HOST_LOCK, new_run
+from t3flow.host import freeze, records
 from t3flow.host.host import Host
 from t3flow.workflows import WORKFLOWS
 
@@ -68,8 +69,6 @@ def test_jitter_is_within_bounds_and_another_each_day(bare: Callable[..., Host])
 
 
 def test_scratch_of_ended_runs_is_swept(bare: Callable[..., Host]) -> None:
-    from t3flow.engine.runs import new_run
-
     host = bare()
     live = new_run(host.journal, "bump", {})
     scratch = host.settings.paths.scratch_dir
@@ -120,6 +119,71 @@ def test_clock_and_queue_do_the_minutes_work_once(bare: Callable[..., Host], mon
         minute()
         engine.queue.execute(task)
     assert len(done) == 1
+
+
+def test_a_host_that_has_just_booted_has_its_first_minute(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut has interrupted goes on at once: a user's server may be stopped."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    done: list[str] = []
+    monkeypatch.setattr(periodic, "tick", lambda engine, host: done.append("tick"))
+    monkeypatch.setattr(time, "monotonic", lambda: 12.0)
+    periodic.Minute(engine, host)()
+    assert done == ["tick"]
+
+
+def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no minute would pass any more, and systemd would hear that all is well."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    hangs, begun = threading.Event(), threading.Event()
+
+    def hang(*given: object) -> None:
+        begun.set()
+        hangs.wait()
+
+    monkeypatch.setattr(periodic, "tick", hang)
+    monkeypatch.setattr(periodic, "LOOK_SECONDS", 0.02)
+    minute = periodic.Minute(engine, host)
+    beats: list[float] = []
+    worker = threading.Thread(target=minute)
+    clock = threading.Thread(target=minute.keep, args=(lambda: beats.append(time.monotonic()),))
+    worker.start()
+    assert begun.wait(5)
+    clock.start()
+    time.sleep(0.5)
+    assert len(beats) == 1
+    hangs.set()
+    time.sleep(0.5)
+    assert len(beats) > 5
+    engine.stopping.set()
+    for thread in (worker, clock):
+        thread.join(5)
+
+
+def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -> None:
+    """It slept with the host, as over a restart of the consumer: frozen, it kept it, and a rollback waited until somebody unfroze."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    run = new_run(host.journal, "drain", {"user": "ada"}) or ""
+    records.put_deferral(host.journal, "ada", run, "0.0.25", "active_turn", time.time())
+    with host.journal.transaction() as connection:
+        connection.execute("insert into locks values (?, ?, ?)", (HOST_LOCK, run, time.time()))
+    watch = periodic.freeze_watch(engine, host)
+    freeze.freeze(host.settings, host.journal, "as asked")
+    watch()
+    assert host.journal.run(run).held is None
+    engine.hold(run, "frozen")  # as an earlier t3flow has done
+    watch()
+    assert host.journal.run(run).held is None
+    with host.journal.transaction() as connection:
+        connection.execute("delete from locks")
+    watch()
+    assert host.journal.run(run).held == "frozen"
 
 
 def test_a_part_that_fails_keeps_no_other_from_its_turn(
