@@ -233,13 +233,15 @@ class Engine:
         return rows[0][0] if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
-        """Add a hint for every pending run that has neither a worker nor a message. Return how many. Adding twice is harmless."""
-        messages: set[str] = set()
+        """Add a hint for every pending run that has neither a worker nor a message that comes in time. Return how many. Adding twice is harmless."""
+        due: dict[str, float] = {}
         with suppress(QueueAway):
-            messages = self.queue.message_ids()
+            due = self.queue.due_times()
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
-            if run.id in self._busy or (run.message in messages and run.wake_at is not None):
+            if run.id in self._busy:
+                continue
+            if run.message in due and run.wake_at is not None and due[run.message] <= run.wake_at + EARLY_SECONDS:
                 continue
             if run.claim is not None and run.claim.startswith(self.incarnation):
                 self._drop_claim(run)
@@ -301,15 +303,16 @@ class Engine:
 
     def hold_all(self, reasons: list[tuple[str, str]]) -> None:
         """As `hold`, for any number of runs and their reasons in one commit: an urgent run may be waiting to write."""
+        messages = []
         with self.journal.transaction() as connection:
-            connection.executemany(
-                "update runs set held = ? where id = ? and status = 'running'", [(why, run) for run, why in reasons]
-            )
-        for run_id, _ in reasons:
-            for (message,) in self.journal.query(
-                "select message from runs where id = ? and message is not null", run_id
-            ):
-                self.queue.withdraw(message)
+            for run_id, why in reasons:
+                found = connection.execute("select message from runs where id = ? and message is not null", (run_id,))
+                messages += [str(message) for (message,) in found]
+                connection.execute(
+                    "update runs set held = ?, message = null where id = ? and status = 'running'", (why, run_id)
+                )
+        for message in messages:
+            self.queue.withdraw(message)
 
     def release(self, run_id: str) -> None:
         """Puts a held run's message back. Twice is harmless."""

@@ -33,6 +33,8 @@ RETRIES, RETRY_SECONDS = 2, 5
 LOOK = "look_at_run"
 MAX_MESSAGE_BYTES = 64 * 1024
 LOG_EVERY_SECONDS = 10.0
+LONGEST_LOOK_SECONDS = 5.0
+"""After so long among bad messages a worker says that it lives, and whether it is to end, before it looks on."""
 
 
 # A message that was replaced, or is held back, is revoked: its end is nothing that an operator need hear of.
@@ -141,8 +143,9 @@ class HintQueue(Huey):
             logger.warning("the queue does not answer ({}); the task is held back by the journal all the same", error)
 
     def dequeue(self) -> Task | None:
-        """The next message that is ours, or None. A bad one costs no back-off."""
-        while (data := self.storage.dequeue()) is not None:
+        """The next message that is ours, or None. A bad one costs no back-off, and a flood of them holds no worker for ever."""
+        until = time.monotonic() + LONGEST_LOOK_SECONDS
+        while time.monotonic() < until and (data := self.storage.dequeue()) is not None:
             task = self._task_of(data)
             if task is not None:
                 return task
@@ -167,7 +170,12 @@ class HintQueue(Huey):
 
     def message_ids(self) -> set[str]:
         """Ids of all messages in the queue and in its schedule."""
-        return {task.id for task in self.pending()} | {task.id for task in self.scheduled()}
+        return set(self.due_times())
+
+    def due_times(self) -> dict[str, float]:
+        """Id of each message in the queue or its schedule → when it is delivered (epoch seconds; 0: as soon as a worker is free)."""
+        due = {str(task.id): task.eta.replace(tzinfo=UTC).timestamp() for task in self.scheduled() if task.eta}
+        return due | {str(task.id): 0.0 for task in self.pending()}
 
 
 def open_queue(url: str, key: bytes, *, name: str = "", who: dict[str, Any] | None = None) -> HintQueue:

@@ -177,18 +177,19 @@ class RedisHints(PriorityRedisStorage):
     def beat(self) -> list[dict[str, Any]]:
         """Note that this consumer lives. Return the others that have lived since it began and take messages from the same queue."""
         if self._who is None:
-            self.conn.ping()
+            self.queue_size()
             return []
-        seconds, micros = self.conn.time()
-        now = seconds + micros / 1e6
-        self._since = self._since or now
-        mine = json.dumps({"queue": self.name, **self._who, "since": self._since}, sort_keys=True)
         try:
+            seconds, micros = self.conn.time()
+            now = seconds + micros / 1e6
+            self._since = self._since or now
+            mine = json.dumps({"queue": self.name, **self._who, "since": self._since}, sort_keys=True)
             self.conn.zadd(CONSUMERS, {mine: now})
             self.conn.zremrangebyscore(CONSUMERS, "-inf", now - FORGOTTEN_SECONDS)
             found = self.consumers(max(self._since, now - LIVES_SECONDS))
-        except NoPermissionError:
-            return []  # an account that may use the queue's keys alone
+        except NoPermissionError:  # an account that may use the queue's keys alone, or few commands
+            self.queue_size()
+            return []
         return [each for each in found if each["queue"] == self.name and each != json.loads(mine)]
 
     def consumers(self, since: float) -> list[dict[str, Any]]:
@@ -204,9 +205,11 @@ class RedisHints(PriorityRedisStorage):
         return found
 
     def keys_of(self, name: str) -> list[str]:
-        """The keys that a queue of this name has on this Redis."""
+        """The keys that a queue of this name has on this Redis; none for an account that may use this queue's keys alone."""
         keys = [f"huey.{kind}.{name}" for kind in ("redis", "schedule", "results")]
-        return [key for key in keys if self.conn.exists(key)]
+        with contextlib.suppress(NoPermissionError):
+            return [key for key in keys if self.conn.exists(key)]
+        return []
 
     def forget_others(self) -> None:
         """Leave other names alone: they may be other hosts'."""

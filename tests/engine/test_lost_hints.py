@@ -1,0 +1,98 @@
+"""What a queue that was away has missed comes back from the journal; what others do to the queue keeps no worker."""
+
+import time
+from pathlib import Path
+
+import pytest
+from conftest import RedisServer
+from redis import Redis
+from support import begin, deliver, open_engine
+
+from t3flow.engine import queue as queues
+from t3flow.engine.engine import Engine
+from t3flow.engine.errors import NotYet
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import Outcome
+from t3flow.engine.step import step
+
+KEY = b"k" * 32
+LOOKS: list[float] = []
+
+
+@step()
+def look_hourly() -> None:
+    """Looks, and again in an hour."""
+    LOOKS.append(time.time())
+    raise NotYet(time.time() + 3600, "the hour")
+
+
+def hourly() -> Outcome:
+    """Looks each hour."""
+    look_hourly()
+    return Outcome("done")
+
+
+@pytest.fixture
+def asleep(tmp_path: Path, queue_url: str) -> tuple[Engine, str]:
+    """An engine and a run that has looked once."""
+    LOOKS.clear()
+    engine = open_engine(tmp_path, {"hourly": hourly}, queue_url)
+    run_id = begin(engine, "hourly")
+    deliver(engine)
+    assert len(LOOKS) == 1
+    return engine, run_id
+
+
+def test_a_run_that_was_released_without_a_queue_goes_on_with_it(asleep: tuple[Engine, str]) -> None:
+    """Its old message lies in the schedule still, revoked and an hour ahead."""
+    engine, run_id = asleep
+    engine.hold(run_id, "frozen")
+    engine.queue_away.set()
+    engine.release_all([run_id], time.time())
+    engine.try_queue()
+    assert not engine.queue_away.is_set()
+    deliver(engine)
+    assert len(LOOKS) == 2
+
+
+def test_a_run_that_was_woken_without_a_queue_goes_on_with_it(asleep: tuple[Engine, str]) -> None:
+    """Its message is there, and comes in an hour."""
+    engine, run_id = asleep
+    with engine.journal.transaction() as connection:
+        connection.execute("update runs set wake_at = ? where id = ?", (time.time(), run_id))
+    assert engine.recover() == 1
+    assert engine.recover() == 0, "what has its message gets no second one"
+    deliver(engine)
+    assert len(LOOKS) == 2
+    assert engine.recover() == 0
+
+
+def test_a_flood_of_bad_messages_lets_a_worker_give_signs_of_life(
+    queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queues, "LONGEST_LOOK_SECONDS", 0.02)
+    queue = open_queue(queue_url, KEY)
+    for number in range(5000):
+        queue.storage.enqueue(b"junk %d" % number)
+    assert queue.dequeue() is None
+    assert queue.storage.queue_size() > 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "commands"),
+    [("~huey.*", "+@read +@write +@scripting"), ("~huey.redis.{0} ~huey.schedule.{0} ~huey.results.{0}", "+@all")],
+    ids=["few commands", "its keys alone"],
+)
+def test_an_account_of_little_power_has_a_queue(redis_server: RedisServer, keys: str, commands: str) -> None:
+    """It may not ask for Redis's time, or not note that it lives, as a probe does: the queue was away for ever."""
+    words = ("on", ">secret", *keys.format(queues.queue_name(KEY)).split(), *commands.split())
+    Redis.from_url(redis_server.url).execute_command("ACL", "SETUSER", "t3flow", *words)
+    url = f"unix://t3flow@{redis_server.socket}?password=secret"
+    queue = open_queue(url, KEY, who={"host": "a", "boot": "b", "pid": "1"})
+    queue.register(lambda run_id: None, [])
+    queue.away.set()
+    assert queue.storage.probe() == []
+    assert not queue.away.is_set()
+    assert queue.storage.keys_of("t3flow") == []
+    message = queue.send("run-1")
+    assert queue.message_ids() == {message}
