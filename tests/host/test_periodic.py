@@ -150,8 +150,8 @@ def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
     monkeypatch.setattr(periodic, "LOOK_SECONDS", 0.02)
     minute = periodic.Minute(engine, host)
     beats: list[float] = []
-    worker = threading.Thread(target=minute)
-    clock = threading.Thread(target=minute.keep, args=(lambda: beats.append(time.monotonic()),))
+    worker = threading.Thread(target=minute, daemon=True)
+    clock = threading.Thread(target=minute.keep, args=(lambda: beats.append(time.monotonic()),), daemon=True)
     worker.start()
     assert begun.wait(5)
     clock.start()
