@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-WORKERS ?= $(shell echo $$(($$(nproc) + 1)))  # tests wait more than they work
+WORKERS ?= $(shell echo $$(($$(nproc) * 2)))  # tests wait more than they work
 FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
@@ -19,7 +19,7 @@ test: lint  ## everything that CI runs; what runs on a real systemd or with the 
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
 	@sh tests/box/prepare.sh $(LATER)

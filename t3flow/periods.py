@@ -7,7 +7,19 @@ from t3flow import schedule
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.errors import T3flowError
-from t3flow.host import freeze, idle, left_behind, manageable, ours, pairing, processes, records, slots, waits
+from t3flow.host import (
+    freeze,
+    idle,
+    left_behind,
+    manageable,
+    ours,
+    pairing,
+    processes,
+    records,
+    rejections,
+    slots,
+    waits,
+)
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
@@ -163,7 +175,7 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
-    if pending.target in records.rejected(host.journal):
+    if rejections.holds_back(host.journal, pending.target, pending.user):
         return {
             "waiting_for": "frozen",
             "detail": f"{pending.target} was rejected: waits for a newer version",

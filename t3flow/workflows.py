@@ -225,7 +225,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     One user's trouble leaves that user as they are; the others go on.
     """
     results: dict[str, Result] = {}
-    left: dict[str, str] = {}
+    left: dict[str, list[str]] = {}
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
@@ -237,9 +237,9 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                 elif not users or person["user"] in users:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
-                        left[person["version"]] = f"left by a rollback of {person['user']}"
+                        left.setdefault(person["version"], []).append(person["user"])
             with current_flow.get().shielded():
-                reject_left(left)
+                reject_left(left, bool(users))
                 if left and (version := where_all_are()):
                     tasks.return_to(version)
     except Interrupted as interrupted:

@@ -115,7 +115,7 @@ def test_killed_while_a_run_starts_over(tmp_path: Path, queue_url: str) -> None:
     """Each number is put, in order, at most repeated where a kill met it; nothing is held, and no history is long."""
     dice = random.Random(11)
     journal = Journal(tmp_path / "journal.db", create=True)
-    count = 50
+    count = 200
     run = new_run(journal, "laps", {"count": count})
     assert run is not None
     kills, last = 0, 0

@@ -27,8 +27,12 @@ def truncated(path: Path) -> None:
 
 
 def one_page_lost(path: Path) -> None:
+    """The first page of the table of runs."""
+    with closing(sqlite3.connect(path)) as connection:
+        [page] = connection.execute("select rootpage from sqlite_master where name = 'runs'").fetchone()
+        [size] = connection.execute("pragma page_size").fetchone()
     whole = bytearray(path.read_bytes())
-    whole[4096:12288] = bytes(8192)
+    whole[(page - 1) * size : page * size] = bytes(size)
     path.write_bytes(whole)
 
 
