@@ -95,6 +95,11 @@ def of_user(journal: Journal, user: str, kind: str) -> Trouble | None:
     return next((each for each in _all(journal) if (each.user, each.kind) == (user, kind)), None)
 
 
+def last_of_others(journal: Journal, user: str, kind: str) -> Trouble | None:
+    """Return the trouble of a kind that another user met last."""
+    return next((each for each in reversed(_all(journal)) if each.kind == kind and each.user != user), None)
+
+
 def lines(journal: Journal) -> dict[str, str]:
     """Return the users whose troubles are to be said → the newest one's line."""
     return {each.user: each.line for each in _all(journal) if each.times >= MANY[each.kind]}
