@@ -9,7 +9,7 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Outcome
 from t3flow.engine.step import current_flow
-from t3flow.host.left_behind import HELD
+from t3flow.host.left_behind import FAILS_ALONE, HELD
 from t3flow.persons import Person
 from t3flow.restart import Result, result_of
 from t3flow.tasks import Plan
@@ -70,7 +70,8 @@ def is_theirs(version: str, user: str, found: Result) -> bool:
         others = witnessing.proven_by(version, user)
         if len(others) < witnessing.ENOUGH:
             return False
-        reason = f"{version} fails for {user} alone, {' and '.join(others)} run it: {found['reason']}"
+        reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {found['reason']}"
+        witnessing.note_alone(user, version, reason)
         tasks.alert(f"{user} was taken back: {reason}; to try again: t3flow enqueue drain {user}")
     found["result"], found["reason"], found["waiting_for"] = "skipped", reason, HELD
     return True
