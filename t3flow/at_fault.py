@@ -26,6 +26,8 @@ USER = "user"
 """The user's own configuration or port, or a person who stopped the unit."""
 HOST = "host"
 """The manager of units, the disk, the network, or t3flow itself; also where the former version fails in the same way."""
+MANAGER = "manager"
+"""The manager of units, which starts the former version's server no more either: this user's is down."""
 CONSUMER = "consumer"
 """A step during which the consumer died again and again."""
 

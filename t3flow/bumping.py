@@ -19,6 +19,7 @@ from t3flow.outcomes import (
     inconclusive,
     is_theirs,
     left_alone,
+    spreads,
     waiting,
 )
 from t3flow.periods import may_still_restart
@@ -131,8 +132,9 @@ def restart_idle_users(
 ) -> str:
     """Restarts who is idle, one at a time, into `results`. Returns the signal that ended it early, or "".
 
-    A failure of the version ends it, and so does `schedule.latest`. Before the first restart a signal is raised as Interrupted, which undoes
-    everything. `none_pairs`: no user paired before, so that the first who does not pair on the version either ends it.
+    A failure of the version ends it, and so do one that the next user would meet as well (`spreads`) and `schedule.latest`. Before the first
+    restart a signal is raised as Interrupted, which undoes everything. `none_pairs`: no user paired before, so that the first who does not
+    pair on the version either ends it.
     """
     for number, user in enumerate(users):
         name = user["user"]
@@ -158,6 +160,7 @@ def restart_idle_users(
         if is_disks_fault(found):
             results.update({rest["user"]: waiting(rest, "host_busy", found["reason"]) for rest in users[number + 1 :]})
             return ""
+        spreads(results)
         is_unproven = none_pairs and found["waiting_for"] == HELD
         if is_unproven or (found["result"] in FAILED and not is_theirs(version, name, found)):
             results.update({rest["user"]: result_of("untouched", rest["version"], "") for rest in users[number + 1 :]})
@@ -186,6 +189,8 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str, none_pairs: 
     unproven = [] if restarted else [user for user in unproven if results[user]["reason"] != LEFT_OUT]
     if unproven or (failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN):
         user = (unproven or failing)[0]
+        if restarted:
+            begin_bake(version, restarted)
         return inconclusive(f"{user} was taken back: {results[user]['reason']}", plan, left_alone(results))
     begin_bake(version, restarted)
     if failing:

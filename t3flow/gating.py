@@ -28,8 +28,9 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
 
     1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
     that database's, its user is skipped. 4. The version in use fails on an empty base dir too, or on more than half of the seeds, or nothing
-    passed: the gate or the host is at fault, nobody is blamed. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind
-    that is not known is neither good nor bad: it is tried again in the next run, and before its users are moved.
+    passed: the gate or the host is at fault, nobody is blamed. So it is where the candidate fails on more than half, and there was no
+    comparing. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind that is not known is neither good nor bad: it is
+    tried again in the next run, and before its users are moved.
     """
     seeds = trials.choose_seeds(users, snapshots, plan["default"])
     version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
@@ -38,6 +39,7 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
     passed = 0
     held: dict[str, str] = {}
     at_fault: dict[str, str] = {}
+    not_compared: dict[str, str] = {}
     for batch in seeds["batches"]:
         verdicts = trials.try_on(slot, version, batch, seeds["width"], seeds["until"])
         failed = [
@@ -45,7 +47,7 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
         ]
         theirs, not_told = blame(plan, failed, seeds, seeds_known_bad=bool(at_fault))
         at_fault.update(theirs)
-        held.update(not_told)
+        not_compared.update(not_told)
         passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
         held.update({each["seed"]: why_held(each) for each in verdicts if each["verdict"] == "inconclusive"})
     if 2 * len(at_fault) > len(every):
@@ -53,8 +55,11 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
             "gate_inconclusive",
             f"the version in use fails on {len(at_fault)} of {len(every)} databases too: {first(at_fault)}",
         )
+    held.update(not_compared)
     if not passed:
         raise Refused("gate_inconclusive", f"{version} passed no trial: {first({**at_fault, **held})}")
+    if 2 * len({**at_fault, **not_compared}) > len(every):
+        raise Refused("gate_inconclusive", f"{version} fails on most databases: {first(not_compared)}")
     if held:
         trials.note_untried(version, sorted(held))
     return {
@@ -118,6 +123,11 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
     tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
     back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
+    if tried["verdict"] != "pass":
+        reason = (
+            f"{plan['target']} did not pass on an empty base dir, so that its schema is not known: {tried['failed']}"
+        )
+        raise Refused("gate_inconclusive", reason)
     if tried["level"] < highest:
         reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
         raise Refused("refused_downgrade", reason)

@@ -9,7 +9,7 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.engine.runs import HOST_LOCK, Outcome
 from t3flow.engine.step import current_flow
-from t3flow.host.left_behind import HELD
+from t3flow.host.left_behind import FAILS_ALONE, HELD
 from t3flow.persons import Person
 from t3flow.restart import Result, result_of
 from t3flow.tasks import Plan
@@ -18,6 +18,8 @@ LEFT_OUT = "left out as asked"
 UNMANAGED = "unmanaged"
 """What marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
 FAILED = {"rolled_back", "failed"}
+MOST_IN_A_ROW = 2
+"""So many users one after another who were stopped and could not be moved have met what the next would meet as well, whatever it is."""
 SUCCEEDED = {
     "updated",
     "up_to_date",
@@ -52,7 +54,7 @@ def give_up(version: str, user: str, found: Result) -> str:
         reason = f"{version} failed at {user}: {found['reason']}"
         tasks.reject(version, reason, [])
     else:
-        reason = f"{user} was not moved to {version}, which is not to blame: {found['reason']}"
+        reason = f"{user} was not moved to {version}, which nothing shows to be to blame: {found['reason']}"
     tasks.freeze_tracking(reason)
     return reason
 
@@ -68,9 +70,33 @@ def is_theirs(version: str, user: str, found: Result) -> bool:
         others = witnessing.proven_by(version, user)
         if len(others) < witnessing.ENOUGH:
             return False
-        reason = f"{version} fails for {user} alone, {' and '.join(others)} run it: {found['reason']}"
+        reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {found['reason']}"
+        witnessing.note_alone(user, version, reason)
         tasks.alert(f"{user} was taken back: {reason}; to try again: t3flow enqueue drain {user}")
     found["result"], found["reason"], found["waiting_for"] = "skipped", reason, HELD
+    return True
+
+
+def spreads(results: dict[str, Result]) -> bool:
+    """Whether the last restarts show a fault that is no one user's: MOST_IN_A_ROW failed in a row, or the manager starts no server any more.
+
+    Then they become results of FAILED, which end the run. Before that, a restart that failed for no fault of the version is that user's deferral;
+    a user's own fault always is.
+    """
+    row: list[Result] = []
+    for found in results.values():
+        if found["result"] == "restarted":
+            row = []
+        elif (
+            found.get("at_fault", "") not in ("", at_fault.USER)
+            and found["result"] not in FAILED
+            and found["waiting_for"] != HELD
+        ):
+            row.append(found)
+    if len(row) < MOST_IN_A_ROW and all(found["at_fault"] != at_fault.MANAGER for found in row):
+        return False
+    for found in row:
+        found["result"] = "failed" if found["at_fault"] == at_fault.MANAGER else "rolled_back"
     return True
 
 

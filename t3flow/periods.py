@@ -18,6 +18,7 @@ from t3flow.host import (
     records,
     rejections,
     slots,
+    troubles,
     waits,
 )
 from t3flow.host.host import Host, this_host
@@ -29,6 +30,10 @@ LAUNCHED_SECONDS = 30.0
 """By then a launcher has become the server that it leads to, or has started it."""
 
 
+MOVED_SINCE = (
+    "select 1 from runs where outcome = 'updated' and workflow in ('drain', 'drain_now') and updated > ? limit 1"
+)
+"""A drain that has moved somebody since then."""
 RESTARTING_SECONDS = 2.0
 """How soon a user is looked at again whom another run is restarting."""
 
@@ -183,9 +188,20 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
+    if not any_time and (wait := after_a_failure(host, pending.user, now)):
+        return wait
     if why := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
         return {"waiting_for": "unreadable_state", "detail": why, "at": now + interval}
     return None
+
+
+def after_a_failure(host: Host, user: str, now: float) -> Wait | None:
+    """Wait a while where another user was just stopped for nothing, and no user was moved since: whatever it is, they do not all meet it at once."""
+    last = troubles.last_of_others(host.journal, user, troubles.RESTART)
+    again = last.at + host.settings.deferral.max_check_interval_s if last is not None else 0.0
+    if last is None or again <= now or host.journal.query(MOVED_SINCE, last.at):
+        return None
+    return {"waiting_for": "host_busy", "detail": f"{last.detail}: others are not stopped for a while", "at": again}
 
 
 def within_window(host: Host, moment: float) -> float:

@@ -34,7 +34,7 @@ OF_THE_MANAGER = ("ServiceError", "ManagerAway", "ChildError", "TookTooLong")
 class Result(TypedDict):
     """How a user fared, as the interface shows it, and when a deferred one is worth asking again.
 
-    `at_fault`: who is to blame for a result of rolled_back or failed, as `at_fault.py` names them. Runs of an earlier t3flow have none.
+    `at_fault`: who is to blame for a server that was stopped and taken back, as `at_fault.py` names them; "" for one that was not stopped.
     """
 
     result: str
@@ -109,18 +109,19 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
     """The result of a restart that failed and was undone: rolled back where more users would meet the fault, else this user's trouble alone."""
     fault = at_fault.who_is_at_fault(course, target, None, bring_back.name)
     if failure.step == back_up_stopped.name and failure.kind != CRASHED:
-        return _no_backup(former, failure)
+        again = note_not_moved(user, target, str(failure))
+        return {**_no_backup(former, failure), "at_fault": fault, "ask_again": again}
     if failure.kind == pairing.PortTaken.__name__:
-        return _deferred(former, "server_stopped", str(failure), 0.0)
+        return _deferred(former, "server_stopped", str(failure), 0.0)  # others' doing, which freezes nothing
     if failure.kind == witnesses.BrokenBefore.__name__:
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
     if fault in (at_fault.USER, at_fault.HOST):
-        again = note_not_moved(user, target, str(failure))
+        again = note_not_moved(user, target, str(failure), is_own=fault == at_fault.USER)
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
-        return _deferred(former, "unreadable_state", str(failure), again)
+        return {**_deferred(former, "unreadable_state", str(failure), again), "at_fault": fault}
     logger.error("rolled back {} to {}: {}", user, former, failure)
-    again = note_not_moved(user, target, str(failure)) if fault == at_fault.UNKNOWN else 0.0
+    again = note_not_moved(user, target, str(failure)) if fault in at_fault.ENDS_THE_RUN else 0.0
     return {**result_of("rolled_back", former, str(failure)), "at_fault": fault, "ask_again": again}
 
 
@@ -132,7 +133,8 @@ def _not_undone(user: str, former: str, target: str, course: Course, failure: Un
     logger.error("ROLLBACK FAILED for {}: {}{}", user, failure, cause)
     is_owed = failure.step == bring_back.name and failure.kind in OF_THE_MANAGER
     if is_owed and fault in (at_fault.USER, at_fault.HOST):
-        return _deferred(former, "server_stopped", reason, note_not_moved(user, target, reason))
+        found = _deferred(former, "server_stopped", reason, note_not_moved(user, target, reason))
+        return {**found, "at_fault": at_fault.MANAGER}
     return {**result_of("failed", former, reason), "at_fault": fault}
 
 
@@ -166,13 +168,15 @@ def _deferred(version: str, waiting_for: str, detail: str, ask_again: float) -> 
 
 
 @step()
-def note_not_moved(user: str, target: str, why: str) -> float:
-    """Has `status` say why a user was not moved, for no fault of the version; returns when to try again (epoch seconds).
+def note_not_moved(user: str, target: str, why: str, *, is_own: bool = False) -> float:
+    """Have `status` say why a user was not moved, for no fault of the version; return when to try again (epoch seconds).
 
-    Each try takes the server away for a moment, so that the next comes later each time, at most after a day. Repeating it counts one more.
+    `is_own`: the fault is this user's alone, and delays no drain of another. Each try takes the server away for a moment, so that the next comes
+    later each time, at most after a day. Repeating it counts one more.
     """
     host = this_host()
-    times = troubles.note(host.journal, user, troubles.RESTART, f"{user} could not be moved to {target}: {why}")
+    kind = troubles.OWN if is_own else troubles.RESTART
+    times = troubles.note(host.journal, user, kind, f"{user} could not be moved to {target}: {why}")
     wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
     return time.time() + min(LONGEST_WAIT_SECONDS, wait_seconds)
 

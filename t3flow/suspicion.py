@@ -64,16 +64,22 @@ def suspect(host: Host, version: str, counted: Counted) -> Suspicion | None:
     """Return the first ten minutes in which a version is suspected, or None."""
     on_it: int | None = None
     for kind in WORDS:
-        entries = [entry for entry in counted if entry[1] == kind]
-        for last in entries:
-            users: Counter[str] = Counter()
-            for at, _, user, number in entries:
-                if last[0] - SPAN_SECONDS < at <= last[0]:
-                    users[user] += number
-            if users.total() <= host.settings.bake.max_failures:
+        entries = sorted(entry for entry in counted if entry[1] == kind)
+        users: Counter[str] = Counter()
+        first = total = 0
+        for number, (at, _, user, times) in enumerate(entries, 1):
+            users[user] += times
+            total += times
+            while entries[first][0] <= at - SPAN_SECONDS:
+                total -= entries[first][3]
+                users[entries[first][2]] -= entries[first][3]
+                first += 1
+            is_whole = number == len(entries) or entries[number][0] > at  # all of one second count together
+            if not is_whole or total <= host.settings.bake.max_failures:
                 continue
             if on_it is None:
                 on_it = max(1, len(running_users(host, version)[0]))
+            users = +users  # without those who failed only before
             if len(users) >= least_users(on_it):
                 return Suspicion(kind, users, on_it)
     return None

@@ -276,7 +276,7 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
 def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Backup:
     """Take a snapshot after the user's old ones are removed; on a disk without room for it, once more after everything old is.
 
-    A run that goes back removes nothing: it has chosen a snapshot already.
+    A dry run removes nothing, and neither does a run that goes back: it has chosen a snapshot already.
     """
     host = this_host()
     goes_back = current_run().startswith(pruning.GOING_BACK)
@@ -285,7 +285,7 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
     try:
         return measured.take(host, user, wrote, target, current_run(), folder)
     except DiskError as error:
-        if goes_back or not (gone := pruning.prune(host, target)):
+        if folder is not None or goes_back or not (gone := pruning.prune(host, target)):
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
         return measured.take(host, user, wrote, target, current_run(), folder)

@@ -3,8 +3,9 @@
 from typing import TypedDict
 
 from t3flow.engine.step import step
-from t3flow.host import preflight, slots, witnesses
+from t3flow.host import left_behind, preflight, slots, witnesses
 from t3flow.host.host import this_host
+from t3flow.suspicion import least_users
 
 ENOUGH = 2
 """So many users who run a version and pair prove it where it fails for one more."""
@@ -57,8 +58,21 @@ def _before(against: str) -> str:
 
 @step(syncs_first=False)
 def proven_by(version: str, user: str) -> list[str]:
-    """Return users beside this one who run a version and pair, if it is the accepted default; [] for any other version. Only reads."""
+    """Return users beside this one who run a version and pair, if it is the accepted default; [] for any other version. Only reads.
+
+    Also [] where it was taken back from so many others, each alone as it seemed, that the watch after a bump would suspect it.
+    """
     host = this_host()
     if slots.default_version(host.settings.paths.versions_dir) != version:
         return []
-    return witnesses.on_version(host, version, [user], ENOUGH)
+    running = witnesses.running(host, version, [user])
+    failed = [each for each in left_behind.taken_back(host.journal, version) if each != user]
+    if len(failed) + 1 >= least_users(len(running) + len(failed) + 1):
+        return []
+    return witnesses.some_who_pair(host, running, ENOUGH)
+
+
+@step()
+def note_alone(user: str, version: str, reason: str) -> None:
+    """Note that a version fails for a user alone, as it seems, so that the next such user counts. Repeating it writes the same."""
+    left_behind.note(this_host().journal, user, version, left_behind.HELD, reason)

@@ -30,6 +30,7 @@ from t3flow.outcomes import (
     failed,
     give_up,
     inconclusive,
+    spreads,
     unmanaged,
     why_held,
 )
@@ -152,6 +153,9 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
                         ignore_processes=user in ignore_processes,
                         insists=user in users,
                     )
+                if spreads(results):
+                    reason = give_up(pending["target"], user, results[user])
+                    return ended("rolled_back", reason, None, results)
                 if results[user]["result"] in FAILED:
                     name = "gate_inconclusive" if results[user]["at_fault"] in ENDS_THE_RUN else "rolled_back"
                     return ended(name, results[user]["reason"], None, results)

@@ -273,7 +273,7 @@ def behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> str:
 
 def problems(found: dict[str, Any]) -> list[str]:
     """What is wrong, each in a line that ends with what to type."""
-    lines = [*found["launcher_problems"], *found["user_map_problems"]]
+    lines = [*found["launcher_problems"], *(f"{problem}; t3flow doctor" for problem in found["user_map_problems"])]
     if found["default_version"] is None:
         lines.append("no version is given to anybody yet; t3flow adopt --dry-run, then t3flow adopt")
     for user, each in found["users"].items():
@@ -305,7 +305,7 @@ def problems(found: dict[str, Any]) -> list[str]:
     if not found["consumer"]["alive"]:
         lines.append("no consumer runs: nothing is updated; systemctl start t3flow")
     if found["consumer"]["waiting_for"]:
-        lines.append(f"the consumer waits for {found['consumer']['waiting_for']}")
+        lines.append(f"the consumer waits for {found['consumer']['waiting_for']}; t3flow doctor")
     if waits := found["run_waits"]:
         lines.append(f"{waits['run']} waits: {waits['waiting_for']}; t3flow show {waits['run']}")
     last = found["last_bump"]

@@ -5,6 +5,7 @@ to copy. One after another they could be outrun: by forking faster than /proc is
 others of the account at once; its real and saved ids are an account that does not exist, so that none of those can end it first.
 """
 
+import pwd
 import sys
 import time
 from contextlib import suppress
@@ -18,6 +19,9 @@ from t3flow.host.host import Host, uid_of
 END_SECONDS = 10.0
 ROUND_SECONDS = 5.0
 SHARED = ("nobody", "daemon", "bin")
+PEOPLE = range(1000, 60000)
+"""Numbers that accounts of people have, and some of services. These have no shell."""
+NO_SHELLS = ("nologin", "false")
 NOBODY = 65534
 NO_ACCOUNT = 2**32 - 9
 """A uid that no account has, and that is not the reserved 2**32 - 1."""
@@ -43,7 +47,10 @@ class ProcessesLeft(T3flowError):
 
 
 def shared_trouble(host: Host) -> str:
-    """Return why the gate's account is not t3flow's own, or "": what runs as it must not be ended then."""
+    """Return why the gate's account is not t3flow's own, or "": what runs as it must not be ended then.
+
+    Images of containers use the numbers below 1000 that a host gives to accounts of services, and the kernel knows numbers alone.
+    """
     who = host.gate_account()
     mend = "useradd --system t3flow, and set gate.user to it"
     if who.name in SHARED or who.uid >= NOBODY:
@@ -51,6 +58,12 @@ def shared_trouble(host: Host) -> str:
     with suppress(T3flowError):
         if any(entry.name == who.name or uid_of(entry.name) == who.uid for entry in host.user_map().users):
             return f"gate.user is {who.name}, who is in the user map: {mend}"
+    with suppress(KeyError):
+        if who.uid in PEOPLE and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
+            return f"gate.user is {who.name}, whom a person may log in as: {mend}"
+    if others := processes.in_containers(processes.of_account(who.uid)):
+        what = f"{processes.described(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
+        return f"{what}: usermod --uid NUMBER {who.name}, with one that nothing else has"
     return ""
 
 

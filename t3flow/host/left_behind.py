@@ -12,6 +12,8 @@ from t3flow.host import records
 
 HELD = "held"
 """What a deferral waits for that only a person or a later bump moves: the drain does not on its own."""
+FAILS_ALONE = "fails for"
+"""What the detail of a user says from whom alone, as it seemed, a version was taken back."""
 TABLE = """
 create table if not exists left_behind (
     user text primary key, target text not null, waiting_for text not null, detail text not null, since real not null
@@ -59,3 +61,12 @@ def why_held(journal: Journal, user: str, target: str) -> str:
     """Return why the drain does not move a user to `target` on its own, or ""."""
     cause = causes(journal).get(user)
     return cause.detail if cause is not None and (cause.target, cause.waiting_for) == (target, HELD) else ""
+
+
+def taken_back(journal: Journal, version: str) -> list[str]:
+    """Return the users from whom a version was taken back, each alone as it seemed."""
+    return [
+        user
+        for user, cause in causes(journal).items()
+        if (cause.target, cause.waiting_for) == (version, HELD) and cause.detail.startswith(f"{version} {FAILS_ALONE}")
+    ]

@@ -199,6 +199,37 @@ def by_account() -> dict[int, list[int]]:
     return found
 
 
+def in_containers(pids: Collection[int]) -> list[int]:
+    """Return those processes that are in a container of somebody else's: in a namespace of processes below ours, with our own one of accounts.
+
+    None that this process has made, as cells are; nor those of an account that made namespaces for itself, which come with one of accounts.
+    """
+    spaces, accounts = _namespaces(os.getpid())
+    return [
+        pid
+        for pid in pids
+        if (found := _namespaces(pid))[0] > spaces and found[1] == accounts
+        if is_there(pid) and not _is_below(pid, os.getpid())
+    ]
+
+
+def _namespaces(pid: int) -> tuple[int, str]:
+    """How many namespaces of processes a process is in, from here, and its map of accounts; (0, "") when it is gone."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+        return len(numbers), Path(f"/proc/{pid}/uid_map").read_text()
+    return 0, ""
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    while (stat := stat_of(pid)) is not None and stat.parent:
+        if stat.parent == ancestor:
+            return True
+        pid = stat.parent
+    return False
+
+
 class SharedWalk:
     """The processes of each account, walked at most once in `seconds` whoever asks: for looks that are made for one user after another.
 

@@ -24,8 +24,10 @@ WRITTEN = "written"
 DRAIN = "drain"
 """The deferral's run ended in an error."""
 RESTART = "restart"
-"""A restart failed for no fault of the version."""
-MANY = {WRITTEN: 3, DRAIN: 3, RESTART: 1}
+"""A restart failed for no fault of the version or of this user: others may meet it as well."""
+OWN = "own"
+"""A restart failed for this user's own fault alone, such as a configuration or a port."""
+MANY = {WRITTEN: 3, DRAIN: 3, RESTART: 1, OWN: 1}
 """From how many times on a trouble of a kind is said."""
 SAY_AGAIN_SECONDS = 86400.0
 FORGOTTEN_SECONDS = 2 * 86400.0
@@ -51,6 +53,7 @@ class Trouble(NamedTuple):
             WRITTEN: f"t3flow enqueue drain {user}",
             DRAIN: f"t3flow enqueue drain {user}",
             RESTART: "t3flow doctor",
+            OWN: "t3flow doctor",
         }
         return f"{self.detail}{often}; {mend[self.kind]}"
 
@@ -93,6 +96,11 @@ def forget(journal: Journal, user: str, kind: str | None = None) -> None:
 def of_user(journal: Journal, user: str, kind: str) -> Trouble | None:
     """Return a user's trouble of a kind, however often it was met."""
     return next((each for each in _all(journal) if (each.user, each.kind) == (user, kind)), None)
+
+
+def last_of_others(journal: Journal, user: str, kind: str) -> Trouble | None:
+    """Return the trouble of a kind that another user met last."""
+    return next((each for each in reversed(_all(journal)) if each.kind == kind and each.user != user), None)
 
 
 def lines(journal: Journal) -> dict[str, str]:

@@ -50,13 +50,14 @@ def against_dispatch(
     besides: Collection[str],
     without: Collection[str] = (),
     most_seconds: float = RESTARTED_SECONDS,
+    began: float | None = None,
 ) -> str:
     """Return "" if some user pairs, or none can be asked; else one line: which users cannot pair, and why. Raises ServiceError, UserMapError.
 
-    Users on `version` ("": no version is in question) and those in `without` prove the dispatch by pairing and never speak against it. Those in
-    `besides` are not asked.
+    Users on `version` ("": no version is in question) and those in `without` prove the dispatch by pairing and never speak against it. Nor do
+    those who could not pair before `began`, when a restart that is under way did. Those in `besides` are not asked.
     """
-    asked = witnesses(host, version, besides, without)
+    asked = witnesses(host, version, besides, {*without, *_broken_at(host, began)})
     if not any(each.counts for each in asked):
         return ""
     paired, failed = ask(host, [each.user for each in asked], most_seconds)
@@ -84,16 +85,28 @@ def witnesses(host: Host, version: str, besides: Collection[str], without: Colle
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
-def on_version(host: Host, version: str, besides: Collection[str], enough: int) -> list[str]:
-    """Return up to `enough` users who run a version and pair. Raises ServiceError, UserMapError."""
+def _broken_at(host: Host, began: float | None) -> list[str]:
+    """Return the users who could not pair at a time, and not since; none for None."""
+    if began is None:
+        return []
+    known = records.pairings(host.journal)
+    return [user for user, last in known.items() if last["reason"] and last["since"] < began]
+
+
+def running(host: Host, version: str, besides: Collection[str]) -> list[str]:
+    """Return the managed users whose server runs a version. Raises ServiceError, UserMapError."""
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
-    running = [
+    return [
         user
         for user, (server, why) in manageable.survey(host, names).items()
         if not why and server.active and server.main_pid
         if pairing.version_that_runs(host, user, server.main_pid) == version
     ]
-    return ask(host, running, RESTARTED_SECONDS, enough=enough)[0]
+
+
+def some_who_pair(host: Host, users: list[str], enough: int) -> list[str]:
+    """Return up to `enough` of these users who pair now."""
+    return ask(host, users, RESTARTED_SECONDS, enough=enough)[0]
 
 
 def ask(
@@ -164,12 +177,19 @@ def pairs_now(host: Host, user: str) -> str:
     return note_now(host, [user], AGAIN_SECONDS + pairing.PAIR_SECONDS).get(user, "")
 
 
-def note_now(host: Host, users: list[str], most_seconds: float) -> dict[str, str]:
+def note_now(
+    host: Host, users: list[str], most_seconds: float, probe: Callable[[Host, str], None] = pairing.probe
+) -> dict[str, str]:
     """Ask each of these users whether they pair, and note it. Return user → why not. A user without an answer in time is left as noted.
 
-    Raises JournalError.
+    Where others pair, those who do not are asked once more: t3's minting waits for no lock. Raises JournalError.
     """
-    paired, failed = ask(host, users, most_seconds, enough=len(users))
+    began = time.monotonic()
+    paired, failed = ask(host, users, most_seconds, enough=len(users), probe=probe)
+    if paired and failed and (left := most_seconds - (time.monotonic() - began)) > 0:
+        again, _ = ask(host, [*failed], left, enough=len(failed), probe=probe)
+        paired += again
+        failed = {user: why for user, why in failed.items() if user not in again}
     known = records.pairings(host.journal)
     for user in users:
         is_noted_bad = user in known and bool(known[user]["reason"])
@@ -187,13 +207,13 @@ def broken_before(host: Host, user: str) -> str:
 
 def excuse(host: Host, user: str) -> str:
     """Return why it is no fault of a restart that a user does not pair: they did not before, or no user at all does; "" where it may be one."""
-    return broken_before(host, user) or against_dispatch(host, "", [user])
+    return broken_before(host, user) or against_dispatch(host, "", [user], began=ours.begun(host.journal, user))
 
 
 def other_fault(host: Host, user: str, version: str, error: pairing.NotPaired) -> T3flowError | None:
     """Return what else than `version` is at fault where a restarted user does not pair; None where nothing else is known to be."""
     before = broken_before(host, user)
-    if against := against_dispatch(host, version, [user]):
+    if against := against_dispatch(host, version, [user], began=ours.begun(host.journal, user)):
         return DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault")
     with suppress(T3flowError):
         if before:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from t3flow import trials
+from t3flow import gating, trials
+from t3flow.engine.engine import Engine
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import Outcome, new_run
 from t3flow.files import make_folder
 from t3flow.host import cells, gate, slots
 from t3flow.host.gate import Verdict
@@ -25,6 +28,8 @@ class Trials:
         self.at_a_time: list[int] = []
         self.under_way = 0
         self.slow_at_first: set[str] = set()
+        self.fails: set[tuple[str, str]] = set()
+        self.host = host
         take_charge(host)
         folder = slots.slot_path(host.settings.paths.versions_dir, FIRST)
         make_folder(folder)
@@ -39,6 +44,8 @@ class Trials:
         if seed["user"] in self.slow_at_first:
             self.slow_at_first.remove(seed["user"])
             return {**gate.verdict_of(seed["user"], version, cells.Isolation(), "fail", "no answer"), "slow": True}
+        if (seed["user"], version) in self.fails:
+            return gate.verdict_of(seed["user"], version, cells.Isolation(), "fail", "it crashes")
         return gate.verdict_of(seed["user"], version, cells.Isolation(), "pass", "")
 
 
@@ -84,3 +91,31 @@ def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
     asked: list[Seed] = [{**seed, "version": "0.0.1"} for seed in seeds(1)]
     [found] = trials.try_controls.function(asked, 1, time.time() + 60)
     assert (found["verdict"], "there is no slot of 0.0.1" in found["failed"]) == ("inconclusive", True)
+
+
+def judged(plan: Any, users: Any, snapshots: Any) -> Outcome:
+    """A workflow of nothing but the gate's judgement; its reason is who is not to be restarted."""
+    return Outcome("passed", ", ".join(gating.pass_gate("slot", plan, users, snapshots)), "succeeded")
+
+
+@pytest.mark.parametrize(("fails_on", "outcome"), [(1, "passed"), (2, "gate_inconclusive"), (3, "gate_inconclusive")])
+def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_control(
+    held: Trials, monkeypatch: pytest.MonkeyPatch, fails_on: int, outcome: str
+) -> None:
+    """As where the slot of the version in use is gone, or the time is over."""
+    monkeypatch.setattr(trials, "_width", lambda host, size: 1)
+    held.fails = {(f"user{number}", "0.0.25") for number in range(fails_on)}
+    names = [f"user{number}" for number in range(3)]
+    snapshot = {"path": "/none", "bytes": 1, "level": 30, "fingerprint": None, "problem": "", "missing": False}
+    args = {
+        "plan": {"default": FIRST, "target": "0.0.25", "exact": False, "notices": []},
+        "users": [{"user": name, "version": "0.0.1", "running": True} for name in names],
+        "snapshots": [{**snapshot, "user": name, "files": {"state.sqlite": "/none"}, "schema": {}} for name in names],
+    }
+    queue = open_queue(f"sqlite://{held.host.settings.paths.state_dir}/queue.db", b"k" * 32)
+    engine = Engine(held.host.journal, queue, {"judged": judged})
+    run = new_run(held.host.journal, "judged", args) or ""
+    engine.advance(run)
+    ended = held.host.journal.run(run)
+    assert ended.outcome == outcome, ended.result
+    assert outcome != "passed" or ended.result["reason"] == "user0"

@@ -16,10 +16,13 @@ from scenes import write
 
 from t3flow import pruning, tasks
 from t3flow.doctor import history
+from t3flow.engine.engine import Engine
+from t3flow.engine.errors import StepFailed
 from t3flow.engine.journal import JournalError
-from t3flow.engine.runs import new_run
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import Outcome, new_run
 from t3flow.files import DiskError
-from t3flow.host import backups, kept, records, reserve, slots
+from t3flow.host import backups, kept, measured, records, reserve, slots
 from t3flow.host.host import Host, take_charge
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import Supervised
@@ -281,6 +284,39 @@ def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> N
     said = small(host, "take")
     assert said.startswith("there is no room for the backup: it needs"), said
     assert said.endswith("left []\n"), said
+
+
+def test_a_dry_run_removes_nothing_where_the_disk_is_full(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bump does, and tries again."""
+    host = bare()
+    take_charge(host)
+    for _ in range(3):
+        snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
+    there = names(host)
+
+    def take(*words: object) -> None:
+        raise DiskError("the disk is full")
+
+    monkeypatch.setattr(measured, "take", take)
+    monkeypatch.setattr(pruning, "make_room", lambda host, user: None)
+    queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
+    engine = Engine(host.journal, queue, {"copied": copied})
+    for in_scratch in (True, False):
+        run = new_run(host.journal, "copied", {"in_scratch": in_scratch}) or ""
+        engine.advance(run)
+        assert host.journal.run(run).result["reason"] == "the disk is full"
+        assert (names(host) == there) == in_scratch
+
+
+def copied(in_scratch: bool) -> Outcome:
+    """A workflow of nothing but a backup."""
+    tasks.open_scratch()
+    try:
+        return Outcome("done", tasks.back_up("ada", VERSIONS[0], VERSIONS[2], in_scratch)["path"], "succeeded")
+    except StepFailed as failure:
+        return Outcome("error", failure.reason, "failed")
 
 
 def test_a_large_claim_is_its_users_own_trouble(bare: Callable[..., Host]) -> None:

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from t3flow.host import pairing, witnesses
+from t3flow.host import pairing, records, witnesses
 from t3flow.host.host import Host
 
 
@@ -111,3 +111,14 @@ def test_a_few_are_asked_again(bare: Callable[..., Host], serve: Callable[[set[s
     threading.Timer(1.0, server.pairs.add, ["user1"]).start()
     assert witnesses.ask(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
     assert server.asked.count("user1") > 1
+
+
+def test_one_failure_among_many_users_is_not_noted_as_theirs(
+    bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]
+) -> None:
+    """A minting that met a lock: by the time that all others have answered, it is tried once more. Who fails again is noted."""
+    host, users = bare(), MANY[:40]
+    server = serve({*users} - {"user1", "user2"}, 0.7)
+    threading.Timer(2.0, server.pairs.add, ["user1"]).start()
+    assert list(witnesses.note_now(host, users, 60, probe=probing(server))) == ["user2"]
+    assert {user for user, last in records.pairings(host.journal).items() if last["reason"]} == {"user2"}

@@ -147,6 +147,36 @@ def test_an_account_that_others_share_is_left_alone(world: World) -> None:
     assert gate_account.end_all(host) == 0
 
 
+def test_a_container_with_processes_of_the_same_number_is_left_alone(world: World) -> None:
+    """As those of a database whose image has the number that this host gave to the gate's account. Made by nobody of ours."""
+    host = gates_account_is(world, "mallory")
+    uid = world.uids["mallory"]
+    made = f"setsid unshare --pid --mount-proc --fork setpriv --reuid={uid} --clear-groups sleep 60 &"
+    subprocess.run(["sh", "-c", made], check=True, stdout=subprocess.DEVNULL)
+    there: list[int] = []
+    try:
+        deadline = time.monotonic() + 10
+        while not there and time.monotonic() < deadline:
+            time.sleep(0.02)
+            there = processes.in_containers(processes.of_account(uid))
+        assert "in a container runs under the number" in gate_account.shared_trouble(host)
+        assert gate_account.end_all(host) == 0
+        assert [processes.is_there(pid) for pid in there] == [True]
+    finally:
+        for pid in there:
+            os.kill(pid, 9)
+        while any(processes.is_there(pid) for pid in there):
+            time.sleep(0.01)
+
+
+def test_a_person_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one who is not in the user map, as an administrator."""
+    host = gates_account_is(world, "mallory")
+    assert gate_account.shared_trouble(host) == ""
+    monkeypatch.setattr(gate_account, "PEOPLE", range(world.uids["mallory"], world.uids["mallory"] + 1))
+    assert "a person may log in as" in gate_account.shared_trouble(host)
+
+
 def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from rigged import Rig
-from scenes import FIRST, NEXT
+from scenes import FIRST, NEXT, write
 
 from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import new_run
-from t3flow.host import room
+from t3flow.host import measured, records, room
+from t3flow.host.answers import OwnerProblem
 from t3flow.sandbox.host import Sandbox
 
 NOT_SCRATCH = {"not_scratch": True}
@@ -156,6 +157,30 @@ def test_a_server_of_an_unknown_kind_blames_nobody(rig: Callable[..., Rig]) -> N
     assert made.deferral().waiting_for == "unreadable_state"
 
 
+def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was stopped for it, and is back: each try comes later, and `status` says so."""
+    made = rig()
+    take = measured.take
+
+    def take_or_fail(host: Any, user: str, *more: Any) -> Any:
+        if made.manager.state(user).main_pid is None:
+            raise OwnerProblem("the copy is gone")
+        taken = take(host, user, *more)
+        write(made.box.database(user), f"create table written_{time.monotonic_ns()} (x)")
+        return taken
+
+    monkeypatch.setattr(measured, "take", take_or_fail)
+    made.drain()
+    made.drain()
+    waits = [event.data["result"] - event.at for event in noted(made)]
+    assert len(waits) == 2
+    assert waits[1] > 1.5 * waits[0]
+    assert (made.box.assigned("ada"), made.box.pairs("ada"), made.verdict) == (FIRST, True, (False, False))
+    assert "ada could not be moved to" in made.status()
+
+
 def test_the_other_users_go_on(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     """In a bump one user's unit is masked: the others are moved and the version is accepted."""
     made = rig(users=("ada", "grace"))
@@ -170,6 +195,98 @@ def test_the_other_users_go_on(rig: Callable[..., Rig], monkeypatch: pytest.Monk
     assert made.verdict == (False, False)
     assert (made.box.assigned("ada"), made.box.pairs("ada")) == (FIRST, True)
     assert "ada could not be moved to" in made.status()
+
+
+def bumped(rig: Rig) -> tuple[str, dict[str, str]]:
+    """The outcome of a bump to NEXT, and what became of each user."""
+    time.sleep(1.1)
+    run = new_run(rig.host.journal, "bump", {"target": NEXT}) or ""
+    rig.engine.advance(run)
+    ended = rig.host.journal.run(run)
+    return str(ended.outcome), {user: found["result"] for user, found in ended.result["users"].items()}
+
+
+def test_a_fault_of_unknown_cause_ends_a_bump_at_the_second_user(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is, no third user is stopped for it: tracking is frozen, and nothing is rejected."""
+    made = rig(users=("ada", "grace", "ken", "linus"))
+    monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
+    made.manager.refuses = {NEXT}
+    before = {user: made.box.supervise("status", user)["main_pid"] for user in made.box.users}
+    outcome, told = bumped(made)
+    assert (outcome, made.verdict) == ("rolled_back", (False, True))
+    assert told == {"ada": "rolled_back", "grace": "rolled_back", "ken": "untouched", "linus": "untouched"}
+    after = {user: made.box.supervise("status", user)["main_pid"] for user in made.box.users}
+    assert [user for user in before if before[user] != after[user]] == ["ada", "grace"]
+    assert all(made.box.pairs(user) for user in made.box.users)
+    assert made.host.journal.runs("workflow = 'drain'") == [], "and none is stopped by a drain"
+
+
+def test_a_manager_that_starts_nothing_any_more_ends_a_bump_at_the_first_user(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first user is down: the next would be, too."""
+    made = rig(users=("ada", "grace"))
+    monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
+    made.manager.refuses = {NEXT, FIRST}
+    outcome, told = bumped(made)
+    assert (outcome, told) == ("rolled_back", {"ada": "failed", "grace": "untouched"})
+    assert made.verdict == (False, True)
+    assert made.box.pairs("grace")
+    [revive] = made.host.journal.runs("workflow = 'revive'")
+    made.manager.refuses = set()
+    made.engine.advance(revive.id)
+    assert made.box.pairs("ada")
+
+
+def test_who_was_moved_before_an_inconclusive_end_is_watched(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version answers in an unknown way for grace alone: ada keeps it, and her pairings are watched."""
+    when = {**NOT_SCRATCH, "path": "/.well-known/t3/environment", "database_has_project_title": "odd"}
+    made = rig({"schema_level": 32, "rules": [{"fault": "answers", "status": 404, "when": when}]}, ("ada", "grace"))
+    monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
+    write(made.box.database("grace"), "update projection_projects set title = 'odd'")
+    outcome, told = bumped(made)
+    assert (outcome, told) == ("gate_inconclusive", {"ada": "restarted", "grace": "rolled_back"})
+    assert made.verdict == (False, False)
+    [watch] = made.host.journal.runs("workflow = 'bake'")
+    assert (watch.args, list(records.fact(made.host.journal, "bake")["users"])) == ({"version": NEXT}, ["ada"])
+
+
+def test_a_drain_of_all_ends_at_the_second_user_too(rig: Callable[..., Rig]) -> None:
+    made = rig(users=("ada", "grace", "linus"))
+    made.manager.refuses = {NEXT}
+    for user in made.box.users:
+        records.put_deferral(made.host.journal, user, "none", NEXT, "quiet_period", time.time())
+    time.sleep(1.1)
+    server = made.box.supervise("status", "linus")["main_pid"]
+    ended = made.now()
+    assert (ended.outcome, sorted(ended.result["users"]), made.verdict) == (
+        "rolled_back",
+        ["ada", "grace"],
+        (False, True),
+    )
+    assert made.box.supervise("status", "linus")["main_pid"] == server
+
+
+def test_drains_do_not_stop_one_user_after_another_for_nothing(rig: Callable[..., Rig]) -> None:
+    """Each has a run of its own: once one was stopped for nothing, the others wait a while, or until somebody was moved."""
+    made = rig(users=("ada", "grace"))
+    made.manager.refuses = {NEXT}
+    made.drain("ada")
+    server = made.box.supervise("status", "grace")["main_pid"]
+    made.drain("grace")
+    assert made.box.supervise("status", "grace")["main_pid"] == server
+    assert (made.deferral("grace").waiting_for, "ada could not be moved" in made.deferral("grace").detail) == (
+        "host_busy",
+        True,
+    )
+    made.manager.refuses = set()
+    assert made.now("ada").outcome == "updated"
+    made.drain("grace")
+    assert made.box.assigned("grace") == NEXT
 
 
 @pytest.mark.parametrize("step", ["start_server", "verify_user", "assign_version"])

@@ -158,6 +158,25 @@ def test_a_restart_that_fails_for_one_is_theirs_where_others_run_the_version(mak
     assert results(bump(box))["grace"] == "restarted"
 
 
+def test_a_version_that_fails_for_several_users_is_to_blame_though_others_run_it(
+    make_box: Callable[..., Sandbox],
+) -> None:
+    """Alone is one of few: the second is taken back too, and no third is stopped for it."""
+    box = make_box(["ada", "grace", "ken", "linus", "zoe"])
+    rule = {"fault": "pairing_500", "when": {"not_scratch": True, "database_has_project_title": "odd"}}
+    box.publish(NEXT, {"schema_level": 32, "rules": [rule]})
+    bump(box, "--without", "grace", "--without", "ken", "--without", "linus")
+    for user in ("grace", "ken", "linus"):
+        write(box.database(user), ODD)
+    time.sleep(1.2)
+    said = bump(box)
+    assert said["outcome"] == "rolled_back", said
+    assert [results(said)[user] for user in ("grace", "ken", "linus")] == ["skipped", "rolled_back", "untouched"]
+    status = box.document("status")
+    assert (list(status["rejected"]), bool(status["frozen"])) == ([NEXT], True)
+    everybody_is_well(box, {"ada": NEXT, "grace": FIRST, "ken": FIRST, "linus": FIRST, "zoe": NEXT})
+
+
 def test_stopped_and_busy_users_are_asked_again(make_box: Callable[..., Sandbox]) -> None:
     """A bump to the default goes on with whoever does not run it, and is up to date only when all do."""
     box = make_box(["ada", "grace", "linus"])

@@ -84,6 +84,18 @@ def test_a_target_that_does_not_pair_either_is_undone_and_blamed_on_nobody(make_
             assert box.supervise("status", user)["main_pid"]
 
 
+def test_who_could_not_pair_before_is_no_witness_against_the_dispatch(make_box: Callable[..., Sandbox]) -> None:
+    """A build that breaks pairing is blamed though the only other user cannot pair: she could not before, and the former version pairs again."""
+    box = make_box(["ada", "grace"], behaviour=BROKEN_WHILE_ODD)
+    break_pairing(box, "grace")
+    box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "pairing_500", "when": {"not_scratch": True}}]})
+    said = bump(box)
+    assert (said["outcome"], results(said)) == ("rolled_back", {"ada": "rolled_back", "grace": "untouched"}), said
+    status = box.document("status")
+    assert (list(status["rejected"]), bool(status["frozen"])) == ([NEXT], True)
+    assert (box.assigned("ada"), box.pairs("ada")) == (FIRST, True)
+
+
 def test_who_is_left_out_never_speaks_against_the_dispatch(make_box: Callable[..., Sandbox]) -> None:
     """The broken users left out, the one who is stopped has nobody against them: nothing is inconclusive."""
     box = make_box(["ada", "bea", "grace"], behaviour=BROKEN_WHILE_ODD)
