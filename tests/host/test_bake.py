@@ -214,6 +214,10 @@ def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], mon
         return suspicion.suspect(found.host, NEW, counted) is not None
 
     assert not suspected(everybody[:1], 50)
+    flood = [[float(second), "failure", user, 1] for second in range(600) for user in everybody[:14]]
+    began = time.process_time()
+    assert suspicion.suspect(found.host, NEW, flood) is None
+    assert time.process_time() - began < 1, "a look is every five seconds"
     assert not suspected(everybody[:4], 1)
     assert not suspected(everybody[:14], 3)
     assert suspected(everybody[:15], 1)
