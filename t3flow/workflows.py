@@ -277,8 +277,9 @@ def restore(user: str, backup: str) -> Outcome:
                 raise Abort(
                     ended("error", f"{backup} was not restored: {knows}: {mend}; tracking is frozen: t3flow unfreeze")
                 )
-            [person] = [person for person in tasks.people([]) if person["user"] == user]
-            if why := person.get("why"):
+            person = next((person for person in tasks.people([]) if person["user"] == user), None)
+            if person is None or (why := person.get("why")):
+                why = why if person is not None else f"{user} is not in the user map"
                 raise Abort(ended("error", f"{backup} was not restored: {why}; tracking is frozen: t3flow unfreeze"))
             results[user] = restoring.restore_one(person, wanted, backup, version)
     except Interrupted as interrupted:

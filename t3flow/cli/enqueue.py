@@ -136,8 +136,9 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     read = settings()
     args = {"users": known_users(read, users), "to": exact_version("--to", to)}
     goes = args["to"] is None or not why_not_to(open_host(read), str(args["to"]))
-    reason = freeze_reason(list(users), to) if goes else ""
-    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY, freeze_because=reason)
+    if not goes:  # refused by its run, and no reason to stop one that is under way
+        return begin("rollback", args, wait, as_json)
+    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY, freeze_because=freeze_reason(list(users), to))
 
 
 def exact_version(option: str, text: str | None) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from conftest import RedisServer
 from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well, is_busy
 
+from t3flow.bake import ROLLBACK_PRIORITY
 from t3flow.host import records
 from t3flow.sandbox.host import Sandbox
 
@@ -57,6 +58,8 @@ def test_tracking_is_frozen_when_the_command_returns(make_box: Callable[..., San
     for asked in (run, refused):  # the restore of the same may come first, and leave nothing to do
         box.until(lambda asked=asked: box.journal.run(asked).status != "running", f"{asked} has ended", 60)  # type: ignore[misc]
     assert [box.journal.run(asked).outcome for asked in (run, refused)] == ["done", "error"]
+    priorities = [box.journal.run(asked).priority for asked in (run, refused)]
+    assert priorities == [ROLLBACK_PRIORITY, 0], "a version that is not there stops no run that is under way"
     assert box.assigned("ada") == FIRST
 
 
