@@ -19,20 +19,18 @@ from t3flow.host import (
     backups,
     kept,
     manageable,
-    measured,
     ours,
-    pairing,
     preflight,
     records,
     schemas,
     slots,
-    witnesses,
 )
 from t3flow.host.away import take_away
 from t3flow.host.host import Host, this_host
 from t3flow.persons import Person
 from t3flow.restart import Result, result_of, start_server, time_now, verify_user
-from t3flow.reviving import owe_start, start_or_owe
+from t3flow.reviving import start_or_owe
+from t3flow.stopping import verify_again
 from t3flow.t3 import files
 from t3flow.tasks import ACCEPTED, Snapshot, back_up
 from t3flow.trials import Seed
@@ -280,22 +278,9 @@ def stay(
     if was != STOPPED:
         start_or_owe(host, user)
     if was == RUNNING:
-        try:
-            pairing.verify(
-                host, user, former, host.settings.dispatch.verify_timeout_s, measured.start_limit(host, user, former)
-            )
-        except pairing.PortTaken as error:
-            owe_start(host, user, str(error))
-            return
-        except pairing.NotPaired as error:
-            pairing.check_running(host, user, former)
-            if not (excuse := witnesses.excuse(host, user)):
-                raise
-            records.note_pairing(host.journal, user, str(error))
-            logger.error("{} is back on {} and cannot pair, as before: {}", user, former, excuse)
-        else:
-            records.note_pairing(host.journal, user, "")
-    ours.restarted(host.journal, user)
+        verify_again(host, user, former)
+    else:
+        ours.restarted(host.journal, user)
 
 
 @step(undo=stay)

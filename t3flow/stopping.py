@@ -77,7 +77,7 @@ def bring_back(
     logger.info("starting the server of {} again on {}", user, assigned)
     try:
         host.services.start(user)
-        _verify_again(host, user, assigned)
+        verify_again(host, user, assigned)
     except (ServiceError, ChildError) as error:
         owe(host, user, str(error))
         if assigned != former:
@@ -92,8 +92,11 @@ def bring_back(
     backups.check_restored(host, user)
 
 
-def _verify_again(host: Host, user: str, assigned: str | None) -> None:
-    """Pair a user whose server was started again. Raises NotPaired where others can pair, ServiceError."""
+def verify_again(host: Host, user: str, assigned: str | None) -> None:
+    """Pair a user whose server was started again on what it ran before; where it cannot pair as before, or is shut out of its port, note that.
+
+    Raises NotPaired where other users can pair, ServiceError.
+    """
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
         pairing.verify(host, user, assigned, timeout_seconds, measured.start_limit(host, user, assigned or ""))
