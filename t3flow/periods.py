@@ -16,7 +16,6 @@ from t3flow.host import (
     pairing,
     processes,
     records,
-    rejections,
     slots,
     troubles,
     waits,
@@ -180,7 +179,7 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
-    if rejections.holds_back(host.journal, pending.target, pending.user):
+    if pending.target in records.rejected(host.journal):
         return {
             "waiting_for": "frozen",
             "detail": f"{pending.target} was rejected: waits for a newer version",

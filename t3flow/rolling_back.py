@@ -314,16 +314,13 @@ def go_back(
 
 
 @step()
-def reject_left(left: dict[str, list[str]], named: bool) -> None:
-    """Remember versions that users were taken back from, so that no bump returns to them on its own. A reason that is there stays.
-
-    `named`: the rollback was of these users alone, and the versions count as failed for no others.
-    """
+def reject_left(reasons: dict[str, str]) -> None:
+    """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
     journal = this_host().journal
     known = records.rejected(journal)
-    for version, users in left.items():
+    for version, reason in reasons.items():
         if version not in known:
-            records.reject(journal, version, f"left by a rollback of {', '.join(users)}", users if named else [])
+            records.reject(journal, version, reason, [])
 
 
 @step()

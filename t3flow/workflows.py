@@ -229,7 +229,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
     One user's trouble leaves that user as they are; the others go on.
     """
     results: dict[str, Result] = {}
-    left: dict[str, list[str]] = {}
+    left: dict[str, str] = {}
     try:
         if to is not None and (why := cannot_roll_back_to(to)):
             return ended("error", why)
@@ -241,9 +241,9 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                 elif not users or person["user"] in users:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
-                        left.setdefault(person["version"], []).append(person["user"])
+                        left[person["version"]] = f"left by a rollback of {person['user']}"
             with current_flow.get().shielded():
-                reject_left(left, bool(users))
+                reject_left(left)
                 if left and (version := where_all_are()):
                     tasks.return_to(version)
     except Interrupted as interrupted:

@@ -20,12 +20,6 @@ def rejected_for(journal: Journal, version: str) -> list[str]:
     return [str(user) for (user,) in tables.rows(journal, "rejected_for", "rejected_for", sql, version)]
 
 
-def holds_back(journal: Journal, version: str, user: str) -> bool:
-    """Whether a version failed in a way that concerns a user: on this user's databases, or it is not known on whose."""
-    only = rejected_for(journal, version)
-    return version in rejected(journal) and (not only or user in only)
-
-
 def reject(journal: Journal, version: str, reason: str, users: list[str]) -> None:
     """Remembers that a version failed, and on whose databases, in one commit: it is not tried again on its own."""
     with tables.writing(journal) as connection:

@@ -197,20 +197,6 @@ def test_a_version_tried_again_reaches_who_is_deferred(make_box: Callable[..., S
     assert box.document("status")["rejected"] == {}
 
 
-def test_taking_one_user_back_holds_no_other_back(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """ada leaves the version alone: grace, who is deferred to it, moves all the same; no bump takes ada there again on its own."""
-    box = make_box(["ada", "grace"], queue_url=queue_url)
-    box.publish(NEXT, {"schema_level": 32})
-    turn = is_busy(box, "grace")
-    assert results(bump(box)) == {"ada": "restarted", "grace": "deferred"}
-    assert box.document("enqueue", "rollback", "--user", "ada", "--wait")["outcome"] == "done"
-    box.t3flow("unfreeze")
-    box.control("grace", "turn/end", turn=turn)
-    drained(box, "grace", NEXT)
-    assert bump(box)["outcome"] == "refused_rejected"
-    assert box.assigned("ada") != NEXT
-
-
 def test_refusals_name_the_mend(make_box: Callable[..., Sandbox], queue_url: str) -> None:
     box = make_box(["ada"], queue_url=queue_url)
     box.publish("0.0.23-nightly.20260101.1", {"schema_level": 30})
