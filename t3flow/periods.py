@@ -25,10 +25,6 @@ from t3flow.host.records import Deferral
 from t3flow.restart import Result, result_of
 from t3flow.usermap import UserMapError
 
-LAUNCHED_SECONDS = 30.0
-"""By then a launcher has become the server that it leads to, or has started it."""
-
-
 MOVED_SINCE = (
     "select 1 from runs where outcome = 'updated' and workflow in ('drain', 'drain_now') and updated > ? limit 1"
 )
@@ -126,7 +122,7 @@ def runs_another(host: Host, user: str, version: str) -> bool:
         return False
     runs = pairing.version_that_runs(host, user, pid)
     if runs is None:
-        return (processes.age_seconds(pid) or 0.0) > LAUNCHED_SECONDS
+        return processes.is_launched(pid)
     return runs != version
 
 

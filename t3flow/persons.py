@@ -4,8 +4,6 @@ from typing import NotRequired, TypedDict
 
 from t3flow.versions import is_older
 
-LAUNCHED_SECONDS = 30.0
-"""By then a launcher has become the server that it leads to, or has started it."""
 ANOTHER = "another program"
 """What a server runs that is of no version that is known here."""
 

@@ -29,7 +29,7 @@ from t3flow.host import freeze as freezing
 from t3flow.host.host import this_host
 from t3flow.host.owned import OwnerProblem
 from t3flow.host.services import ServiceError
-from t3flow.persons import ANOTHER, LAUNCHED_SECONDS, Person, ahead, is_behind
+from t3flow.persons import ANOTHER, Person, ahead, is_behind
 from t3flow.pruning import ACCEPTED as ACCEPTED
 from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.usermap import UserMapError
@@ -148,7 +148,7 @@ def people(without: list[str]) -> list[Person]:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
         runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
-        if pid is not None and runs is None and (processes.age_seconds(pid) or 0.0) > LAUNCHED_SECONDS:
+        if pid is not None and runs is None and processes.is_launched(pid):
             runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})

@@ -106,7 +106,8 @@ class Journal:
         self.path = path
         self._local = threading.local()
         self._numbers = itertools.count(1)
-        self.last_synced = 0  # number of the last commit of ours that was synced, and with it all before
+        # Number of the last commit of ours that was synced, and with it all before. None yet: what a predecessor wrote may not be on disk.
+        self.last_synced = 0
         self.synced_at = time.monotonic()
         self._is_open = False
         try:
@@ -136,9 +137,6 @@ class Journal:
                 raise self._unusable(found)
             # SQLite does this for the log only when the connection that made it is the first to sync it.
             sync_folder(self.path.parent)
-        self.last_synced = (
-            0  # what a predecessor that was killed did not sync may not be on disk: nothing was written yet
-        )
         self._is_open = True
 
     def _make(self, extra_schema: str) -> None:

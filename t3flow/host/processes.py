@@ -15,6 +15,8 @@ SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu
 INTERPRETERS = {*SHELLS, "node", "nodejs", "bun", "deno", "python", "env"}
 """Programs that say nothing of what runs: the script that they were given does."""
 DELETED = " (deleted)"
+LAUNCHED_SECONDS = 30.0
+"""By then a launcher has become the server that it leads to, or has started it."""
 
 
 class Stat(NamedTuple):
@@ -44,6 +46,11 @@ def age_seconds(pid: int) -> float | None:
     if found is None:
         return None
     return time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / os.sysconf("SC_CLK_TCK")
+
+
+def is_launched(pid: int) -> bool:
+    """Whether a process is so old that a launcher would have become the server that it leads to, or have started it."""
+    return (age_seconds(pid) or 0.0) > LAUNCHED_SECONDS
 
 
 def is_there(pid: int) -> bool:
