@@ -8,7 +8,7 @@ from pathlib import Path
 import t3flow
 
 TOP = Path(t3flow.__file__).parent
-EXEMPT = ("t3", "sandbox", "settings_schema.py")
+EXEMPT = ("t3", "sandbox", "settings")
 """The room itself, the stand-in with its host, and the defaults of the settings."""
 
 NAMES = re.compile(

@@ -15,7 +15,7 @@ import pytest
 from t3flow.cli.root import root
 from t3flow.engine.journal import Journal
 from t3flow.engine.runs import new_run
-from t3flow.settings_schema import declared
+from t3flow.settings.schema import declared
 
 TOP = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).parent / "t3flow"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import RedisServer
 
-from t3flow import heartbeat
 from t3flow.engine.runs import new_run
-from t3flow.heartbeat import SILENT_SECONDS, Pulse, feed_watchdog
 from t3flow.host import records
 from t3flow.sandbox.host import Sandbox
+from t3flow.service import heartbeat
+from t3flow.service.heartbeat import SILENT_SECONDS, Pulse, feed_watchdog
 
 WATCHED_SECONDS = 25.0
 DEFERRED = 40

@@ -12,8 +12,8 @@ import pytest
 from conftest import RedisServer
 from scenes import NEXT, bump, is_busy
 
-from t3flow.notify import notify
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.systemd import notify
 
 
 class Ear:

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import t3flow.settings
-from t3flow.settings import Settings, SettingsError, check, describe, load, mask, window_times
-from t3flow.settings_schema import declared
+import t3flow.settings.load
+from t3flow.settings.load import Settings, SettingsError, check, describe, load, mask, window_times
+from t3flow.settings.schema import declared
 
 PROMISED = """
 [track]
@@ -90,7 +90,7 @@ json = false
 def no_settings_of_this_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The default file is one that is missing, whatever the host has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(t3flow.settings, "DEFAULT_FILE", tmp_path_factory.mktemp("etc") / "config.toml")
+        patch.setattr(t3flow.settings.load, "DEFAULT_FILE", tmp_path_factory.mktemp("etc") / "config.toml")
         yield
 
 
@@ -110,7 +110,7 @@ def _problems(path: Path | None, environ: dict[str, str]) -> list[str]:
 
 def test_defaults_are_as_promised(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """Without file and environment every setting has its promised value, in that order, and says so."""
-    monkeypatch.setattr(t3flow.settings, "DEFAULT_FILE", file)
+    monkeypatch.setattr(t3flow.settings.load, "DEFAULT_FILE", file)
     promised = tomllib.loads(PROMISED)
 
     described = describe(load(None, {}))
@@ -153,7 +153,7 @@ def test_the_file_is_the_argument_then_the_variable_then_the_default(
     """The three ways to name the file, strongest first, each recorded as the source."""
     for name in ("argument", "variable", "default"):
         (tmp_path / name).write_text(f'[track]\ntag = "{name}"\n')
-    monkeypatch.setattr(t3flow.settings, "DEFAULT_FILE", tmp_path / "default")
+    monkeypatch.setattr(t3flow.settings.load, "DEFAULT_FILE", tmp_path / "default")
     environ = {"T3FLOW_CONFIG": str(tmp_path / "variable")}
 
     for settings, expected in [
@@ -177,7 +177,7 @@ def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert by_argument == by_variable
     assert by_argument.startswith(f"{missing}: cannot be read (No such file or directory)")
 
-    monkeypatch.setattr(t3flow.settings, "DEFAULT_FILE", missing)
+    monkeypatch.setattr(t3flow.settings.load, "DEFAULT_FILE", missing)
     load(None, {})
     missing.symlink_to(tmp_path / "gone")
     assert f"{missing}: cannot be read" in _problems(None, {})[0]
@@ -188,7 +188,7 @@ def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch: pytest.Mon
     """Not being allowed to look is no reason to run on defaults."""
     folder = tmp_path / "closed"
     folder.mkdir(mode=0)
-    monkeypatch.setattr(t3flow.settings, "DEFAULT_FILE", folder / "config.toml")
+    monkeypatch.setattr(t3flow.settings.load, "DEFAULT_FILE", folder / "config.toml")
 
     assert "Permission denied" in _problems(None, {})[0]
 

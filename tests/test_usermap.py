@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3flow.usermap import USER_NAME, MappedUser, UserMap, UserMapError, read_user_map
+from t3flow.settings.user_map import USER_NAME, MappedUser, UserMap, UserMapError, read_user_map
 
 
 def _read(folder: Path, content: str | bytes, uids: dict[str, int] | None = None) -> UserMap:

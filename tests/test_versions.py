@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3flow.versions import InvalidVersion, Version, compare, parse
+from t3flow.t3.versions import InvalidVersion, Version, compare, parse
 
 SEED = os.environ.get("T3FLOW_TEST_SEED", "20260609")
 PAIRS = 12_000

@@ -15,6 +15,7 @@ from typing import Any
 
 from loguru import logger
 
+from t3flow import T3flowError
 from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
@@ -22,7 +23,6 @@ from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
 from t3flow.engine.step import STEPS, current_flow
 from t3flow.engine.storages import QueueAway
-from t3flow.errors import T3flowError
 
 WATCH_SECONDS = 0.5
 PROBE_SECONDS = 2.0

@@ -14,11 +14,11 @@ from typing import Any
 
 from loguru import logger
 
+from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
 from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
 from t3flow.engine.step import Interrupt, Step, current_interrupt
-from t3flow.errors import T3flowError
 
 __all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
 

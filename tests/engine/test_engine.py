@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from support import begin, deliver, kinds, open_engine, queue_of, settle, take, watching
 
+from t3flow import T3flowError
 from t3flow.engine import engine as engines
 from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.journal import Journal, JournalError, append_event
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
 from t3flow.engine.step import STEPS, current_flow, pause, step
-from t3flow.errors import T3flowError
 
 EFFECTS: list[str] = []
 

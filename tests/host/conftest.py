@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import LEVEL30
 
-from t3flow.consumer import open_journal
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 from scenes import content, write
 
-from t3flow import pruning
-from t3flow.files import DiskError
-from t3flow.host import backups, records
+from t3flow.engine.files import DiskError
+from t3flow.host import pruning, records
+from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.owned import OwnerProblem
+from t3flow.host.owner import OwnerProblem
 
 
 def take(host: Host, target: str = "2.0.0") -> records.Backup:
-    return backups.take(host, "ada", wrote="1.0.0", target=target, run="run-1")
+    return store.take(host, "ada", wrote="1.0.0", target=target, run="run-1")
 
 
 def test_a_snapshot_is_the_database(bare: Callable[..., Host]) -> None:
     host = bare()
     made = take(host)
-    assert content(Path(made.path)) == content(backups.database_path(host, "ada"))
+    assert content(Path(made.path)) == content(store.database_path(host, "ada"))
     assert (made.level, made.wrote, made.target) == (30, "1.0.0", "2.0.0")
     path = Path(made.path)
     assert path.parent == host.settings.paths.backup_dir / "ada"
@@ -42,7 +42,7 @@ def test_an_unchanged_database_keeps_its_snapshot(bare: Callable[..., Host]) -> 
     other = take(host, "3.0.0")
     assert other.path != first.path
     assert os.stat(other.path).st_ino == os.stat(first.path).st_ino, "no bytes are written for it"
-    write(backups.database_path(host, "ada"), "create table more (x)")
+    write(store.database_path(host, "ada"), "create table more (x)")
     changed = take(host)
     assert changed.path != first.path
     assert os.stat(changed.path).st_ino != os.stat(first.path).st_ino
@@ -56,7 +56,7 @@ def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
     first = take(host)
     stranger = Path(first.path).with_name("state-prebump-2.0.0-20260101T000000000000Z.sqlite")
     shutil.copy(first.path, stranger)
-    write(backups.database_path(host, "ada"), "create table more (x)")
+    write(store.database_path(host, "ada"), "create table more (x)")
 
     def die(*_: object, **__: object) -> None:
         raise SystemExit
@@ -73,7 +73,7 @@ def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
 
 def test_a_snapshot_is_consistent_while_the_server_writes(bare: Callable[..., Host]) -> None:
     host = bare()
-    database = backups.database_path(host, "ada")
+    database = store.database_path(host, "ada")
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("pragma journal_mode = wal")
         connection.execute("create table pair (a, b)")
@@ -115,7 +115,7 @@ def test_a_bad_database_gives_no_snapshot(
     bare: Callable[..., Host], spoil: Callable[[Path], object], word: str
 ) -> None:
     host = bare()
-    spoil(backups.database_path(host, "ada"))
+    spoil(store.database_path(host, "ada"))
     with pytest.raises(OwnerProblem, match=word):
         take(host)
     assert records.backups(host.journal) == []
@@ -133,7 +133,7 @@ def test_a_disk_without_room_is_named(bare: Callable[..., Host], monkeypatch: py
 
 def test_a_restore_puts_back_and_keeps_what_was_there(bare: Callable[..., Host]) -> None:
     host = bare()
-    database = backups.database_path(host, "ada")
+    database = store.database_path(host, "ada")
     before = content(database)
     made = take(host)
     with closing(sqlite3.connect(database)) as connection:
@@ -142,7 +142,7 @@ def test_a_restore_puts_back_and_keeps_what_was_there(bare: Callable[..., Host])
         connection.commit()
         assert Path(f"{database}-wal").stat().st_size > 0
         connection.execute("pragma wal_autocheckpoint = 0")
-        kept = backups.restore(host, "ada", made, "replaced-1")  # the connection stays open: its log stays
+        kept = store.restore(host, "ada", made, "replaced-1")  # the connection stays open: its log stays
     assert content(database) == before
     assert "written_since" in "".join(content(Path(kept) / "state.sqlite")), "with what was in its log alone"
     with closing(sqlite3.connect(database)) as connection:
@@ -151,12 +151,12 @@ def test_a_restore_puts_back_and_keeps_what_was_there(bare: Callable[..., Host])
 
 def test_a_restore_that_is_repeated_ends_the_same(bare: Callable[..., Host]) -> None:
     host = bare()
-    database = backups.database_path(host, "ada")
+    database = store.database_path(host, "ada")
     made = take(host)
     before = content(database)
     write(database, "create table written_since (x)")
     for _ in range(3):
-        kept = backups.restore(host, "ada", made, "replaced-1")
+        kept = store.restore(host, "ada", made, "replaced-1")
         assert content(database) == before
         assert "written_since" in "".join(content(Path(kept) / "state.sqlite"))
 
@@ -165,8 +165,8 @@ def test_old_snapshots_go_the_last_of_the_former_version_stays(bare: Callable[..
     host = bare()
     made = []
     for number in range(12):
-        write(backups.database_path(host, "ada"), f"create table t{number} (x)")
-        made.append(backups.take(host, "ada", wrote=f"1.0.{number}", target=f"1.0.{number + 1}", run="r").path)
+        write(store.database_path(host, "ada"), f"create table t{number} (x)")
+        made.append(store.take(host, "ada", wrote=f"1.0.{number}", target=f"1.0.{number + 1}", run="r").path)
     records.set_fact(host.journal, pruning.ACCEPTED, [f"1.0.{number}" for number in range(13)])
     pruning.prune(host)
     left = {Path(entry.path).name for entry in records.backups(host.journal)}

@@ -16,14 +16,16 @@ from urllib.parse import urlsplit
 import pytest
 from loguru import logger
 
-from t3flow import bake, outcomes, suspicion, workflows
+from t3flow import workflows
 from t3flow.engine.engine import Engine
+from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.files import make_folder
-from t3flow.host import freeze, ours, records, slots
+from t3flow.host import freeze, records, slots
 from t3flow.host.host import Host, take_charge
+from t3flow.host.pairing import own_activity
+from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
 USERS = ("ada", "grace", "ken", "lise", "linus")
@@ -184,11 +186,11 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     found.said(*["mint for ada failed: exit 1: Error: database is locked"] * 9)
     found.said(*failures("nobody-here", 9), *failures("../../etc", 9), *failures("root", 9))
     found.said(*fallbacks("linus", 9), "x" * 100_000, "\x00\x1b[2J")
-    with ours.probing(found.host.journal, "grace"):
+    with own_activity.probing(found.host.journal, "grace"):
         found.said(*failures("grace", 9))
-    ours.restarting(found.host.journal, "ada")
+    own_activity.restarting(found.host.journal, "ada")
     found.said(*failures("ada", 9))
-    ours.restarted(found.host.journal, "ada")
+    own_activity.restarted(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
     found.said(*failures("linus", 9))
@@ -294,29 +296,29 @@ def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Wa
 def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart's aftermath and a probe's lag are over after a while; a restart that was never finished counts for an hour."""
     journal, now = watch().host.journal, time.time()
-    ours.restarting(journal, "ada")
-    ours.restarting(journal, "ada")
-    assert ours.was_ours(journal, "ada", now + 600, now + 600)
-    assert not ours.was_ours(journal, "ada", now + 3700, now + 3700)
-    assert not ours.was_ours(journal, "ada", now - 9, now - 1)
-    assert not ours.was_ours(journal, "grace", now, now)
-    ours.restarted(journal, "ada")
-    assert ours.was_ours(journal, "ada", now + 9, now + 9)
-    assert not ours.was_ours(journal, "ada", now + 12, now + 12)
-    assert ours.was_ours(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
-    with pytest.raises(OSError), ours.probing(journal, "grace"):  # noqa: PT011
+    own_activity.restarting(journal, "ada")
+    own_activity.restarting(journal, "ada")
+    assert own_activity.was_ours(journal, "ada", now + 600, now + 600)
+    assert not own_activity.was_ours(journal, "ada", now + 3700, now + 3700)
+    assert not own_activity.was_ours(journal, "ada", now - 9, now - 1)
+    assert not own_activity.was_ours(journal, "grace", now, now)
+    own_activity.restarted(journal, "ada")
+    assert own_activity.was_ours(journal, "ada", now + 9, now + 9)
+    assert not own_activity.was_ours(journal, "ada", now + 12, now + 12)
+    assert own_activity.was_ours(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
+    with pytest.raises(OSError), own_activity.probing(journal, "grace"):  # noqa: PT011
         raise OSError
-    assert ours.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
-    assert not ours.was_ours(journal, "grace", now + 15, now + 15)
-    killed = ours.probing(journal, "ken")
+    assert own_activity.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
+    assert not own_activity.was_ours(journal, "grace", now + 15, now + 15)
+    killed = own_activity.probing(journal, "ken")
     killed.__enter__()
-    assert ours.was_ours(journal, "ken", now + 50, now + 50)
-    with ours.probing(journal, "linus"):
+    assert own_activity.was_ours(journal, "ken", now + 50, now + 50)
+    with own_activity.probing(journal, "linus"):
         pass
-    assert not ours.was_ours(journal, "linus", now + 5, now + 5)
+    assert not own_activity.was_ours(journal, "linus", now + 5, now + 5)
     real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 2 * ours.KEPT_SECONDS)
-    ours.restarted(journal, "ada")
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.KEPT_SECONDS)
+    own_activity.restarted(journal, "ada")
     assert records.fact(journal, "ours:ada") is None, "what is over is forgotten"
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from t3flow.host import cells
-from t3flow.host.cells import Isolation
+from t3flow.host.cells import cells
+from t3flow.host.cells.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import cgroups
+from t3flow.host.processes import cgroups
 
 GROUP = r"/system.slice/system-t3\x2dserve.slice/t3-serve@ada.service"
 

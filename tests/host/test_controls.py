@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from t3flow import gating, trials
 from t3flow.engine.engine import Engine
+from t3flow.engine.files import make_folder
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.files import make_folder
-from t3flow.host import cells, gate, slots
-from t3flow.host.gate import Verdict
+from t3flow.gate import trial_run, trials
+from t3flow.gate import verdicts as gate_verdicts
+from t3flow.gate.trial_run import Verdict
+from t3flow.gate.trials import Seed, empty_seed
+from t3flow.host import slots
+from t3flow.host.cells import cells
 from t3flow.host.host import Host, take_charge
-from t3flow.trials import Seed, empty_seed
 
 FIRST = "0.0.24"
 TRIAL_SECONDS = 0.3
@@ -43,10 +45,10 @@ class Trials:
         self.under_way -= 1
         if seed["user"] in self.slow_at_first:
             self.slow_at_first.remove(seed["user"])
-            return {**gate.verdict_of(seed["user"], version, cells.Isolation(), "fail", "no answer"), "slow": True}
+            return {**trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "no answer"), "slow": True}
         if (seed["user"], version) in self.fails:
-            return gate.verdict_of(seed["user"], version, cells.Isolation(), "fail", "it crashes")
-        return gate.verdict_of(seed["user"], version, cells.Isolation(), "pass", "")
+            return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "it crashes")
+        return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "pass", "")
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
 
 def judged(plan: Any, users: Any, snapshots: Any) -> Outcome:
     """A workflow of nothing but the gate's judgement; its reason is who is not to be restarted."""
-    return Outcome("passed", ", ".join(gating.pass_gate("slot", plan, users, snapshots)), "succeeded")
+    return Outcome("passed", ", ".join(gate_verdicts.pass_gate("slot", plan, users, snapshots)), "succeeded")
 
 
 @pytest.mark.parametrize(("fails_on", "outcome"), [(1, "passed"), (2, "gate_inconclusive"), (3, "gate_inconclusive")])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import dispatch_log
-from t3flow.host.dispatch_log import LogProblem, Part
 from t3flow.host.host import Host
+from t3flow.host.pairing import dispatch_log
+from t3flow.host.pairing.dispatch_log import LogProblem, Part
 
 FAILED = "pairing for ada returned 500"
 CAPTURED = {

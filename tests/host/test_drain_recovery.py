@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from loguru import logger
 
-from t3flow import deferring, drain_recovery
 from t3flow.cli import state
-from t3flow.drain_recovery import revive_drains
+from t3flow.deferrals import blockers, deferral, long_waits, recovery
+from t3flow.deferrals.recovery import revive_drains
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
-from t3flow.host import records, troubles, waits
+from t3flow.host import records
 from t3flow.host.host import Host, take_charge
 
 NEXT = "0.0.25-nightly.20260609.501"
@@ -34,7 +34,7 @@ class Minutes:
         take_charge(host)
         queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
         self.engine = Engine(host.journal, queue, {"drain": drain})
-        deferring.put_off(NEXT, {"ada": "active_turn"})
+        deferral.put_off(NEXT, {"ada": "active_turn"})
 
     def tick(self) -> None:
         """What a minute's tick does for drains, and what workers then do with the hints that are due."""
@@ -73,12 +73,12 @@ def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list
     found = minutes.deferral()
     assert (found.waiting_for, CAUSE in found.detail) == ("unreadable_state", True), found
     assert found.next_check is not None
-    assert 0 < found.next_check - (time.time() - 60) <= drain_recovery.FIRST_SECONDS
-    assert troubles.MARK not in "".join(log), "once is not many"
+    assert 0 < found.next_check - (time.time() - 60) <= recovery.FIRST_SECONDS
+    assert blockers.MARK not in "".join(log), "once is not many"
     for _ in range(598):
         minutes.tick()
     assert 10 <= minutes.tries <= 20, minutes.tries
-    said = [line for line in log if troubles.MARK in line]
+    said = [line for line in log if blockers.MARK in line]
     assert len(said) == 1, "once a day"
     assert CAUSE in said[0]
     [shown] = state.deferrals(minutes.host.journal)
@@ -87,7 +87,7 @@ def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list
     assert minutes.host.journal.run(minutes.deferral().run).status == "running", "there is always one delayed task"
     gap = minutes.host.journal.run(minutes.deferral().run).wake_at
     assert gap is not None
-    assert gap - time.time() <= drain_recovery.LONGEST_SECONDS
+    assert gap - time.time() <= recovery.LONGEST_SECONDS
 
 
 def test_a_drain_that_ended_otherwise_is_made_at_once(minutes: Minutes) -> None:
@@ -97,7 +97,7 @@ def test_a_drain_that_ended_otherwise_is_made_at_once(minutes: Minutes) -> None:
     revive_drains(minutes.engine, minutes.host)
     second = minutes.deferral()
     assert second.run != first.id
-    assert (second.waiting_for, troubles.lines(minutes.host.journal)) == ("active_turn", {})
+    assert (second.waiting_for, blockers.lines(minutes.host.journal)) == ("active_turn", {})
     wake_at = minutes.host.journal.run(second.run).wake_at
     assert wake_at is not None
     assert wake_at <= time.time()
@@ -111,7 +111,7 @@ def test_what_was_renewed_or_dropped_meanwhile_stays_so(
     """While the first of many is given a drain, a bump gives the second a newer target, and a person drops the third."""
     minutes = Minutes(bare(("ada", "bob", "cyd")), monkeypatch)
     journal = minutes.host.journal
-    deferring.put_off(NEXT, {"bob": "active_turn", "cyd": "active_turn"})
+    deferral.put_off(NEXT, {"bob": "active_turn", "cyd": "active_turn"})
     for entry in records.deferrals(journal):
         end_run(journal, journal.run(entry.run), Outcome("error", CAUSE, "failed"))
 
@@ -120,7 +120,7 @@ def test_what_was_renewed_or_dropped_meanwhile_stays_so(
     def meanwhile(run_id: str, at: float | None = None) -> None:
         if not hinted:
             records.drop_deferral(journal, "cyd")
-            deferring.put_off(NEWER, {"bob": "active_turn"})
+            deferral.put_off(NEWER, {"bob": "active_turn"})
         hinted.append(run_id)
 
     monkeypatch.setattr(minutes.engine, "hint", meanwhile)
@@ -134,6 +134,6 @@ def test_what_was_renewed_or_dropped_meanwhile_stays_so(
 def test_what_was_said_is_forgotten_once_the_user_is_moved(minutes: Minutes) -> None:
     for _ in range(20):
         minutes.tick()
-    assert list(troubles.lines(minutes.host.journal)) == ["ada"]
-    waits.forget(minutes.host.journal, "ada")
-    assert troubles.lines(minutes.host.journal) == {}
+    assert list(blockers.lines(minutes.host.journal)) == ["ada"]
+    long_waits.forget(minutes.host.journal, "ada")
+    assert blockers.lines(minutes.host.journal) == {}

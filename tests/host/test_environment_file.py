@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import environment_file
+from t3flow.host.services import environment_files
 
 CASES: list[tuple[str, str | None]] = [
     ("T3_PORT=3802\n", "3802"),
@@ -30,7 +30,7 @@ CASES: list[tuple[str, str | None]] = [
 
 @pytest.mark.parametrize(("text", "port"), CASES)
 def test_a_file_is_read_as_systemd_reads_it(text: str, port: str | None) -> None:
-    assert environment_file.parse(text).get("T3_PORT") == port
+    assert environment_files.parse(text).get("T3_PORT") == port
 
 
 def test_a_later_file_counts_and_one_may_be_missing(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_a_later_file_counts_and_one_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("T3_PORT=1\nA=a\n")
     (tmp_path / "b").write_text("T3_PORT=2\n")
     files = [(tmp_path / "a", False), (tmp_path / "none", True), (tmp_path / "b", False)]
-    assert environment_file.read(files, {"T3_PORT": "0", "B": "b"}) == {"T3_PORT": "2", "A": "a", "B": "b"}
+    assert environment_files.read(files, {"T3_PORT": "0", "B": "b"}) == {"T3_PORT": "2", "A": "a", "B": "b"}
     with pytest.raises(FileNotFoundError):
-        environment_file.read([(tmp_path / "none", False)])
+        environment_files.read([(tmp_path / "none", False)])
     (tmp_path / "odd").write_bytes(b"T3_PORT=\xff\n")
     with pytest.raises(ValueError, match="utf-8"):
-        environment_file.read([(tmp_path / "odd", False)])
+        environment_files.read([(tmp_path / "odd", False)])

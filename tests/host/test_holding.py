@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import holding, processes
+from t3flow.host.processes import proc, suspension
 
 FORKS = """
 import os, time
@@ -54,13 +54,13 @@ def runs() -> Iterator[Callable[..., int]]:
 
 
 def states(pids: list[int]) -> set[str]:
-    return {stat.state for pid in pids if (stat := processes.stat_of(pid)) is not None and stat.state != "Z"}
+    return {stat.state for pid in pids if (stat := proc.stat_of(pid)) is not None and stat.state != "Z"}
 
 
 def test_all_stop_and_all_go_on(runs: Callable[..., int]) -> None:
     """Also when what is done meanwhile fails."""
     pids = [runs("sleep", "100") for _ in range(5)]
-    with suppress(ZeroDivisionError), holding.held(lambda: pids) as hold:
+    with suppress(ZeroDivisionError), suspension.held(lambda: pids) as hold:
         assert (sorted(hold.pids), states(pids)) == (sorted(pids), {"T"})
         raise ZeroDivisionError
     deadline = time.monotonic() + 5
@@ -77,19 +77,19 @@ def test_a_process_that_starts_others_is_caught_with_them(runs: Callable[..., in
     def listed() -> list[int]:
         return [parent, *(int(word) for word in children.read_text().split())]
 
-    with holding.held(listed) as hold:
+    with suspension.held(listed) as hold:
         found = listed()
         time.sleep(0.2)
         assert len(found) > 5
         assert set(listed()) == set(found), "nothing was started since"
         assert states(found) == {"T"}
-        assert {pid for pid in found if processes.is_there(pid)} <= set(hold.pids)
+        assert {pid for pid in found if proc.is_there(pid)} <= set(hold.pids)
 
 
 def test_every_thread_has_stopped(runs: Callable[..., int]) -> None:
     pid = runs(text=THREADS)
     time.sleep(0.3)
-    with holding.held(lambda: [pid]):
+    with suspension.held(lambda: [pid]):
         assert {
             path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")
         } == {"T"}
@@ -99,7 +99,7 @@ def test_a_process_that_is_gone_is_no_obstacle(runs: Callable[..., int]) -> None
     gone = subprocess.Popen(["true"])
     gone.wait()
     pid = runs("sleep", "100")
-    with holding.held(lambda: [gone.pid, pid]) as hold:
+    with suspension.held(lambda: [gone.pid, pid]) as hold:
         assert hold.pids == [pid]
 
 
@@ -119,10 +119,10 @@ def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path
     writer, other = on_a_terminal("sh", "-c", f"exec sleep 100 < {file}")
     try:
         deadline = time.monotonic() + 5
-        while not any("/userdata/" in path for path in processes.opened(writer)):
+        while not any("/userdata/" in path for path in proc.opened(writer)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        with holding.held(lambda: [idle, writer]) as hold:
+        with suspension.held(lambda: [idle, writer]) as hold:
             assert hold.pids == [writer]
             assert states([idle]) == {"S"}
     finally:
@@ -135,11 +135,11 @@ def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path
 def test_those_that_are_ended_never_run_again(runs: Callable[..., int]) -> None:
     """The manager's own process is the last: its end has the others let go on."""
     main, *others = [runs("sleep", "100") for _ in range(4)]
-    with holding.held(lambda: [main, *others]) as hold:
+    with suspension.held(lambda: [main, *others]) as hold:
         hold.end(last=[main])
-        assert not any(processes.is_there(pid) and states([pid]) == {"S"} for pid in (main, *others))
+        assert not any(proc.is_there(pid) and states([pid]) == {"S"} for pid in (main, *others))
     deadline = time.monotonic() + 5
-    while any(processes.is_there(pid) for pid in (main, *others)):
+    while any(proc.is_there(pid) for pid in (main, *others)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -147,9 +147,9 @@ def test_those_that_are_ended_never_run_again(runs: Callable[..., int]) -> None:
 def test_only_what_is_still_listed_is_ended(runs: Callable[..., int]) -> None:
     """A number that has passed to another process is not meant."""
     kept, ended = runs("sleep", "100"), runs("sleep", "100")
-    holding.end_if(kept, list)
-    holding.end_if(ended, lambda: [ended])
+    suspension.end_if(kept, list)
+    suspension.end_if(ended, lambda: [ended])
     deadline = time.monotonic() + 5
-    while processes.is_there(ended):
+    while proc.is_there(ended):
         assert time.monotonic() < deadline
-    assert processes.is_there(kept)
+    assert proc.is_there(kept)

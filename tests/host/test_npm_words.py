@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t3flow.host.children import Finished
-from t3flow.host.npm_words import cleaned, error_line, error_of, script_line
+from t3flow.host.npm.messages import cleaned, error_line, error_of, script_line
 
 TOKEN = "npm_" + "Ab3" * 12
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import npm, pairing
 from t3flow.host.host import Host
+from t3flow.host.npm import packages
+from t3flow.host.pairing import probe
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -46,8 +47,8 @@ def server() -> Iterator[Callable[[bytes, bytes], str]]:
 def test_an_answer_that_drips_has_an_end(server: Callable[[bytes, bytes], str], beginning: bytes, piece: bytes) -> None:
     """Each piece comes in time, the whole never would: a run that holds the host must not wait for it."""
     began = time.monotonic()
-    with pytest.raises(pairing.NotPaired, match="does not answer"):
-        pairing.get(server(beginning, piece), {}, 0.4)
+    with pytest.raises(probe.NotPaired, match="does not answer"):
+        probe.get(server(beginning, piece), {}, 0.4)
     assert 0.3 < time.monotonic() - began < 2
 
 
@@ -64,16 +65,16 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 )  # fmt: skip
 def test_an_answer_that_is_none(server: Callable[[bytes, bytes], str], beginning: bytes, piece: bytes) -> None:
     """Whatever a server of a user's own says, it is one reason why they cannot pair, and takes no memory."""
-    with pytest.raises(pairing.NotPaired):
-        pairing.get_json(server(beginning, piece), {}, 0.4)
+    with pytest.raises(probe.NotPaired):
+        probe.get_json(server(beginning, piece), {}, 0.4)
 
 
 def test_an_answer_in_time(server: Callable[[bytes, bytes], str]) -> None:
     """Status, cookies and body; and the probe's own clock cuts off nothing that is over."""
     head = b"HTTP/1.1 302 Found\r\nSet-Cookie: one=1\r\nSet-Cookie: two=2\r\nContent-Length: 2\r\n\r\nok"
-    assert pairing.get(server(head, b""), {}, 0.4) == (302, ["one=1", "two=2"], b"ok")
-    with pytest.raises(pairing.NotPaired, match="ConnectionRefusedError"):
-        pairing.get("http://127.0.0.1:1/", {}, 0.4)
+    assert probe.get(server(head, b""), {}, 0.4) == (302, ["one=1", "two=2"], b"ok")
+    with pytest.raises(probe.NotPaired, match="ConnectionRefusedError"):
+        probe.get("http://127.0.0.1:1/", {}, 0.4)
 
 
 @pytest.mark.parametrize("what", ["fifo", "link", "huge", "folder"])
@@ -91,5 +92,5 @@ def test_a_package_json_that_scripts_have_replaced(bare: Callable[..., Host], tm
             opened.truncate(2**40)
     else:
         file.mkdir()
-    with pytest.raises(npm.PackageError, match=r"no readable package\.json"):
-        npm.check_installed(host, "1.0.0", tmp_path)
+    with pytest.raises(packages.PackageError, match=r"no readable package\.json"):
+        packages.check_installed(host, "1.0.0", tmp_path)

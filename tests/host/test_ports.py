@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from t3flow.host import ports, sock_diag
+from t3flow.host.processes import ports, sock_diag
 
 FAMILIES = {"127.0.0.1": socket.AF_INET, "0.0.0.0": socket.AF_INET, "::1": socket.AF_INET6, "::": socket.AF_INET6}
 

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from t3flow import schedule
-from t3flow.settings import Settings, load
+from t3flow.settings import schedule
+from t3flow.settings.load import Settings, load
 
 ZONE = "Europe/Berlin"  # 2026-03-29 02:00 → 03:00, 2026-10-25 03:00 → 02:00
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from t3flow import at_fault
-from t3flow.host import troubles
+from t3flow.deferrals import blockers
+from t3flow.deferrals.idleness import after_a_failure
 from t3flow.host.host import Host
-from t3flow.outcomes import spreads
-from t3flow.periods import after_a_failure
-from t3flow.restart import Result, result_of
+from t3flow.host.users import Result, result_of
+from t3flow.rollout import blame
+from t3flow.rollout.blame import spreads
 
 USERS = ("ada", "grace", "linus")
 
@@ -25,22 +25,22 @@ def results(*faults: str) -> dict[str, Result]:
 @pytest.mark.parametrize(
     ("faults", "ends"),
     [
-        ((at_fault.HOST,), False),
-        ((at_fault.HOST, at_fault.HOST), True),
-        ((at_fault.HOST, "", at_fault.HOST), False),
-        ((at_fault.MANAGER,), True),
-        ((at_fault.USER, at_fault.USER, at_fault.USER), False),
-        ((at_fault.USER, at_fault.HOST, at_fault.USER), False),
+        ((blame.HOST,), False),
+        ((blame.HOST, blame.HOST), True),
+        ((blame.HOST, "", blame.HOST), False),
+        ((blame.MANAGER,), True),
+        ((blame.USER, blame.USER, blame.USER), False),
+        ((blame.USER, blame.HOST, blame.USER), False),
     ],
 )
 def test_what_the_next_user_would_meet_ends_the_run(faults: tuple[str, ...], ends: bool) -> None:
     assert spreads(results(*faults)) is ends
 
 
-@pytest.mark.parametrize(("kind", "waits"), [(troubles.RESTART, True), (troubles.OWN, False)])
+@pytest.mark.parametrize(("kind", "waits"), [(blockers.RESTART, True), (blockers.OWN, False)])
 def test_a_fault_of_one_users_own_delays_no_other(bare: Callable[..., Host], kind: str, waits: bool) -> None:
     host = bare()
-    troubles.note(host.journal, "ada", kind, "ada could not be moved")
-    [found] = [each for each in [troubles.of_user(host.journal, "ada", kind)] if each]
+    blockers.note(host.journal, "ada", kind, "ada could not be moved")
+    [found] = [each for each in [blockers.of_user(host.journal, "ada", kind)] if each]
     assert (after_a_failure(host, "grace", found.at + 1) is not None) is waits
     assert after_a_failure(host, "ada", found.at + 1) is None

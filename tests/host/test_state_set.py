@@ -15,12 +15,13 @@ import pytest
 from conftest import DATA
 from scenes import content, write
 
-from t3flow.consumer import open_journal
-from t3flow.files import DiskError
-from t3flow.home import copies, replacing
-from t3flow.host import backups, kept, records, schemas
+from t3flow.engine.files import DiskError
+from t3flow.host import records, schemas
+from t3flow.host.backups import replaced, store
+from t3flow.host.home import copies, replace
 from t3flow.host.host import Host, open_host
-from t3flow.host.owned import OwnerProblem
+from t3flow.host.owner import OwnerProblem
+from t3flow.service.consumer import open_journal
 
 C, D = DATA / "state-level52.sqlite", DATA / "statev2-level56.sqlite"
 GOOD, BAD = "11111111-good", "22222222-bad"
@@ -48,7 +49,7 @@ def userdata(host: Host) -> Path:
 
 
 def take(host: Host, target: str = "2.0.0", wrote: str = "1.0.0") -> records.Backup:
-    return backups.take(host, "ada", wrote=wrote, target=target, run="run-1")
+    return store.take(host, "ada", wrote=wrote, target=target, run="run-1")
 
 
 def names(folder: Path) -> set[str]:
@@ -107,7 +108,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
     fill(userdata(host), second=True)
     first = take(host)
     write(userdata(host) / "statev2.sqlite", "create table more (x)")
-    real = backups.take_copy
+    real = store.take_copy
 
     def die(*arguments: Any) -> None:
         real(*arguments)
@@ -115,7 +116,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
             raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(backups, "take_copy", die)
+        killed.setattr(store, "take_copy", die)
         with pytest.raises(SystemExit):
             take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -126,14 +127,14 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
 
 def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
-    real = backups.take_copy
+    real = store.take_copy
 
     def fail(*arguments: Any) -> None:
         if arguments[1] == "environment-id":
             raise DiskError("no room")
         real(*arguments)
 
-    monkeypatch.setattr(backups, "take_copy", fail)
+    monkeypatch.setattr(store, "take_copy", fail)
     with pytest.raises(DiskError):
         take(host)
     assert not any((host.settings.paths.backup_dir / "ada").iterdir())
@@ -252,18 +253,18 @@ def test_going_back_from_the_second_database_moves_it_aside(host: Host) -> None:
     made = take(host)
     fill(userdata(host), second=True, identity=BAD)
     write(userdata(host) / "statev2.sqlite", "create table by_the_newer as select 1 as one")
-    aside = Path(backups.restore(host, "ada", made, "replaced-20260101T000000Z"))
+    aside = Path(store.restore(host, "ada", made, "replaced-20260101T000000Z"))
     assert not any(name.startswith("statev2") for name in names(userdata(host)))
     assert (userdata(host) / "environment-id").read_text() == GOOD
     assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
     assert "by_the_newer" in "".join(content(aside / "statev2.sqlite"))
     assert (aside / "environment-id").read_text() == BAD
     assert stat_mode(userdata(host) / "state.sqlite") == 0o600
-    [listed] = kept.listing(host, "ada")
+    [listed] = replaced.listing(host, "ada")
     assert (listed.level, set(listed.files)) == (56, {"state.sqlite", "statev2.sqlite", "environment-id"})
-    back = backups.take(host, "ada", wrote="2.0.0", target="2.0.0", run="r", kept=listed.name)
+    back = store.take(host, "ada", wrote="2.0.0", target="2.0.0", run="r", kept=listed.name)
     assert set(back.files) == set(listed.files)
-    backups.restore(host, "ada", back, "replaced-20260101T000001Z")
+    store.restore(host, "ada", back, "replaced-20260101T000001Z")
     assert "by_the_newer" in "".join(content(userdata(host) / "statev2.sqlite"))
     assert (userdata(host) / "environment-id").read_text() == BAD
 
@@ -276,7 +277,7 @@ def test_files_that_a_snapshot_does_not_know_stay(host: Host) -> None:
     made = take(host)
     (userdata(host) / "keybindings.json").write_text("mine")
     (userdata(host) / "attachments").mkdir()
-    backups.restore(host, "ada", made, "replaced-1")
+    store.restore(host, "ada", made, "replaced-1")
     assert (userdata(host) / "keybindings.json").read_text() == "mine"
     assert (userdata(host) / "attachments").is_dir()
 
@@ -324,10 +325,10 @@ class Scene:
             os.close(descriptor)
 
     def restore(self) -> None:
-        replacing.restore(self.folder, "replaced-1", self.descriptors, None)
+        replace.restore(self.folder, "replaced-1", self.descriptors, None)
 
     def put_back(self) -> None:
-        replacing.put_back(self.folder, "replaced-1")
+        replace.put_back(self.folder, "replaced-1")
 
 
 CHANGES = ("link", "rename", "unlink", "fsync", "rmdir", "mkdir", "open")
@@ -408,8 +409,8 @@ def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: 
 
 def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests look for: a log that is not put back takes with it all that the killed server wrote last."""
-    real = replacing._move
-    monkeypatch.setattr(replacing, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
+    real = replace._move
+    monkeypatch.setattr(replace, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
     scene.restore()
     scene.put_back()
     assert plain(scene.folder) != scene.was
@@ -452,11 +453,11 @@ def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Ho
     before = plain(userdata(host))
     made.paths["state.sqlite"].write_bytes(b"no database" * 1000)
     with pytest.raises(OwnerProblem, match=r"state.sqlite: file is not a database"):
-        backups.restore(host, "ada", made, "replaced-1")
+        store.restore(host, "ada", made, "replaced-1")
     assert plain(userdata(host)) == before
     made.paths["environment-id"].unlink()
-    with pytest.raises(backups.BackupError, match=r"environment-id-prebump.* cannot be read"):
-        backups.restore(host, "ada", made, "replaced-1")
+    with pytest.raises(store.BackupError, match=r"environment-id-prebump.* cannot be read"):
+        store.restore(host, "ada", made, "replaced-1")
 
 
 @pytest.mark.parametrize("unchanged", [False, True])
@@ -467,7 +468,7 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
     top = host.settings.paths.backup_dir / "ada"
 
     def take_anew() -> None:
-        backups.take(
+        store.take(
             open_host(host.settings, open_journal(host.settings)), "ada", wrote="1.0.0", target=f"3.0.{number}", run="r"
         )
 
@@ -489,16 +490,16 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
 
 def test_rows_that_are_missing_after_a_restore_are_named(host: Host) -> None:
     made = take(host)
-    backups.restore(host, "ada", made, "replaced-1")
-    backups.check_restored(host, "ada")
+    store.restore(host, "ada", made, "replaced-1")
+    store.check_restored(host, "ada")
     write(userdata(host) / "state.sqlite", "insert into auth_sessions (session_id) select 'x' where false")
     write(userdata(host) / "state.sqlite", "delete from projection_threads")
     with pytest.raises(
-        backups.BackupError, match=r"rows are missing in state.sqlite of ada .*projection_threads: 0, \d+"
+        store.BackupError, match=r"rows are missing in state.sqlite of ada .*projection_threads: 0, \d+"
     ):
-        backups.check_restored(host, "ada")
-    backups.put_back(host, "ada", "replaced-1")
-    backups.check_restored(host, "ada")
+        store.check_restored(host, "ada")
+    store.put_back(host, "ada", "replaced-1")
+    store.check_restored(host, "ada")
 
 
 # Snapshots of earlier times ------------------------------------------------------------------------------------------
@@ -526,13 +527,13 @@ def test_a_snapshot_of_one_file_still_restores(host: Host) -> None:
     assert (made.is_whole, made.fingerprint, made.is_there) == (False, None, True)
     fill(userdata(host), second=True, identity=BAD)
     write(userdata(host) / "state.sqlite", "create table since (x)")
-    aside = Path(backups.restore(host, "ada", made, "replaced-1"))
+    aside = Path(store.restore(host, "ada", made, "replaced-1"))
     assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
     assert not (userdata(host) / "statev2.sqlite").exists(), "it is of another moment"
     assert (aside / "statev2.sqlite").exists()
     assert (userdata(host) / "environment-id").read_text() == BAD, "of this it says nothing"
-    backups.check_restored(host, "ada")
-    backups.put_back(host, "ada", "replaced-1")
+    store.check_restored(host, "ada")
+    store.put_back(host, "ada", "replaced-1")
     assert (userdata(host) / "statev2.sqlite").exists()
 
 
@@ -541,8 +542,8 @@ def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
     made = old_snapshot(host, "1.0.0")
     fill(userdata(host), second=True)
     before = plain(userdata(host))
-    with pytest.raises(backups.BackupError, match=r"1.0.0 keeps its work in statev2.sqlite: .*t3flow backups ada"):
-        backups.restore(host, "ada", made, "replaced-1")
+    with pytest.raises(store.BackupError, match=r"1.0.0 keeps its work in statev2.sqlite: .*t3flow backups ada"):
+        store.restore(host, "ada", made, "replaced-1")
     assert plain(userdata(host)) == before
 
 

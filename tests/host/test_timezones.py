@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import FIRST
 
-from t3flow import schedule, timezones
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 from t3flow.sandbox.host import Sandbox
-from t3flow.settings import Settings, load
+from t3flow.settings import schedule, timezones
+from t3flow.settings.load import Settings, load
 
 MOMENTS = [
     int(datetime(year, month, day, hour, 30, tzinfo=UTC).timestamp())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3flow.host import unit_names
+from t3flow.host.services import unit_names
 
 TEMPLATE = "t3-serve@{user}.service"
 NAMES = [

@@ -7,8 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from t3flow.host import pairing, records, witnesses
+from t3flow.host import records
 from t3flow.host.host import Host
+from t3flow.host.pairing import probe as pairing_probe
+from t3flow.host.pairing import witnesses
 
 
 class Answering(ThreadingHTTPServer):
@@ -63,9 +65,9 @@ def probing(server: Answering) -> Callable[[Host, str], None]:
     """A probe that asks this server."""
 
     def probe(host: Host, user: str) -> None:
-        status, _, _ = pairing.get(f"http://127.0.0.1:{server.server_port}/{user}", {}, 5)
+        status, _, _ = pairing_probe.get(f"http://127.0.0.1:{server.server_port}/{user}", {}, 5)
         if status != 302:
-            raise pairing.NotPaired(f"the dispatch answers {status}")
+            raise pairing_probe.NotPaired(f"the dispatch answers {status}")
 
     return probe
 
