@@ -15,8 +15,8 @@ from t3flow.deferrals import blockers
 from t3flow.deferrals.left_behind import HELD
 from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.files import DiskError
-from t3flow.engine.flow import CRASHED
-from t3flow.engine.step import current_flow, current_run, step
+from t3flow.engine.flow import CRASHED, current_flow
+from t3flow.engine.step import current_run, step
 from t3flow.host import disk_space, records, slots
 from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, this_host
@@ -55,7 +55,7 @@ def safe_restart(
     if snapshot["problem"]:
         return result_of("skipped", former, f"no backup: {snapshot['problem']}")
     course = Course()
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         try:
             return _move(user, former, target, snapshot, canary, ignore_processes, insists, course)
         except UndoFailed as failure:
@@ -75,7 +75,7 @@ def _move(
     course: Course,
 ) -> Result:
     """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed; `course` says how far it came."""
-    with current_flow.get().saga():
+    with current_flow().saga():
         try:
             stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"], insists)
             if not stopped["stopped"]:

@@ -10,9 +10,9 @@ from t3flow.adoption import undo as adoption_undo
 from t3flow.deferrals import deferral
 from t3flow.deferrals.idleness import await_idle, held_back, would_move
 from t3flow.engine.errors import Interrupted, StepFailed
-from t3flow.engine.flow import YIELD
+from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import FORMER_STEPS, current_flow
+from t3flow.engine.step import FORMER_STEPS
 from t3flow.host.users import Result, result_of
 from t3flow.restart import long_away, safe_restart
 from t3flow.rollout import restore as restoring
@@ -93,14 +93,14 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
     none_pairs = may_restart_without_pairing(plan, snapshots, without, results, target is not None)
     ended_by = restart_idle_users(candidates, version, results, due, none_pairs)
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         tasks.clean_scratch()
         return conclude(plan, results, ended_by, none_pairs)
 
 
 def drain(user: str) -> Outcome:
     """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
-    flow = current_flow.get()
+    flow = current_flow()
     ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
@@ -175,7 +175,7 @@ def move_deferred(
     held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target, insists=insists)
     asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
     found = held or safe_restart(user, former, target, canary=False, **asked)
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         if found["result"] == "restarted":
             if deferral.awaits_acceptance(target):
                 tasks.accept(target)
@@ -196,7 +196,7 @@ def bake(version: str) -> Outcome:
     """
     try:
         found = watch_pairings(version)
-        with current_flow.get().shielded():
+        with current_flow().shielded():
             if found["is_broken"]:
                 tasks.freeze_tracking(found["reason"])
                 tasks.reject(version, found["reason"], [])
@@ -212,7 +212,7 @@ def bake(version: str) -> Outcome:
 
 def end_of_bake(name: str, reason: str) -> Outcome:
     """The outcome of a watch, which is taken down."""
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         end_bake()
     return ended(name, reason)
 
@@ -236,7 +236,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
                         left[person["version"]] = f"left by a rollback of {person['user']}"
-            with current_flow.get().shielded():
+            with current_flow().shielded():
                 reject_left(left)
                 if left and (version := where_all_are()):
                     tasks.return_to(version)

@@ -7,7 +7,7 @@ from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
-from t3flow.host import launcher, manageable, records, schemas, slots
+from t3flow.host import launcher, manageable, records, schemas, slots, t3_accounts
 from t3flow.host.host import HostError, this_host
 from t3flow.host.npm import packages
 from t3flow.host.owner import OwnerProblem
@@ -80,7 +80,7 @@ def look_around() -> Found:
     mapped = [entry.name for entry in host.user_map().users]
     default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
     nothing = there is None and not default and not is_version(last_good or "")
-    unlinked = [user for user in host.everybody() if user not in mapped and not _linked(user)]
+    unlinked = [user for user in t3_accounts.accounts(host) if user not in mapped and not _linked(user)]
     return {
         "installed": there.version if there else "",
         "tree": str(there.tree) if there else "",

@@ -12,7 +12,8 @@ from t3flow.adoption.adopt import ADOPTED, switch_timers, what_was_adopted
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
-from t3flow.engine.step import current_flow, step
+from t3flow.engine.flow import current_flow
+from t3flow.engine.step import step
 from t3flow.host import launcher, records, schemas, slots
 from t3flow.host.host import this_host
 from t3flow.host.processes import running_version
@@ -24,7 +25,7 @@ def give_back(dry_run: bool) -> str:
     version = check_giving_back(noted)
     if dry_run:
         return f"would put {version or 'no t3'} back at the launcher's place, and on: {', '.join(noted['timers']) or 'no timer'}"
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         bring_back_launcher()
         end_deferrals()
         drop_links()

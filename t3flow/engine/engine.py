@@ -21,7 +21,7 @@ from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
-from t3flow.engine.step import STEPS, current_flow
+from t3flow.engine.step import STEPS, current_executor
 from t3flow.engine.storages import QueueAway
 
 WATCH_SECONDS = 0.5
@@ -105,7 +105,7 @@ class Engine:
     def _advance(self, run: Run) -> None:
         flow = Flow(self.journal, run, self._pending_signal, self._progress)
         self._active[run.id] = flow
-        token = current_flow.set(flow)
+        token = current_executor.set(flow)
         try:
             outcome = self._outcome(flow)
             self._progress(run, end_run(self.journal, run, outcome))
@@ -114,7 +114,7 @@ class Engine:
         except Stalled as stalled:
             self._stall(flow, stalled)
         finally:
-            current_flow.reset(token)
+            current_executor.reset(token)
             del self._active[run.id]
 
     def _claim(self, run_id: str) -> Run | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.host import t3_accounts
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
 from t3flow.host.services import environment_files
@@ -57,10 +56,6 @@ class Host:
         if mark is not None:
             self._known_map[:] = [(now, mark, found)]
         return found
-
-    def everybody(self) -> list[str]:
-        """Every account that may have a t3 here: those of the map, then those that it leaves out or refuses. Raises UserMapError, ServiceError."""
-        return t3_accounts.accounts(self)
 
     def mapped(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""

@@ -11,21 +11,18 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from t3flow.engine.files import DiskError, one_component
 from t3flow.host import slots
 from t3flow.host.accounts import is_root
+from t3flow.host.host import Host
 from t3flow.t3.files import USERDATA
-
-if TYPE_CHECKING:
-    from t3flow.host.host import Host
 
 LOOK_SECONDS = 10.0
 """How long homes may take to be looked at; those that have not answered by then count as homes with a state."""
 
 
-def accounts(host: "Host") -> list[str]:
+def accounts(host: Host) -> list[str]:
     """Names of accounts: those of the user map in its order, then all others that may have a t3 here.
 
     Raises UserMapError, and ServiceError where the servers' manager does not answer.
@@ -40,7 +37,7 @@ def accounts(host: "Host") -> list[str]:
     return names + sorted(name for name in others - set(names) if _may_be_linked(name))
 
 
-def link(host: "Host", default: str) -> list[str]:
+def link(host: Host, default: str) -> list[str]:
     """Give each account that has no link one to the default; return their names. Idempotent.
 
     Raises UserMapError, ServiceError: while it is not known who there is, the default must not move.
@@ -57,7 +54,7 @@ def link(host: "Host", default: str) -> list[str]:
     return linked
 
 
-def configured(host: "Host") -> list[str]:
+def configured(host: Host) -> list[str]:
     """The accounts that have an environment file of a server's."""
     return sorted(path.stem for path in host.settings.paths.serve_env_dir.glob("*.env"))
 
@@ -77,7 +74,7 @@ def _of_one_uid(name: str) -> list[str]:
     return []
 
 
-def with_state(host: "Host", known: Iterable[str]) -> list[str]:
+def with_state(host: Host, known: Iterable[str]) -> list[str]:
     """Accounts whose state folder is there: of all accounts that the host lists, and of the folders beside the homes of those that are `known`."""
     template = host.settings.serve.base_dir
     if "{home}" not in template:

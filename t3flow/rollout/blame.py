@@ -17,8 +17,7 @@ from t3flow import tasks
 from t3flow.deferrals import deferral
 from t3flow.deferrals.left_behind import FAILS_ALONE, HELD
 from t3flow.engine.errors import StepFailed, UndoFailed
-from t3flow.engine.flow import CRASHED
-from t3flow.engine.step import current_flow
+from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.host.users import Result
 from t3flow.rollout import pairing_checks
 
@@ -104,7 +103,7 @@ def is_theirs(version: str, user: str, found: Result) -> bool:
     """
     if found["result"] != "rolled_back" or found["at_fault"] != TARGET:
         return False
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         others = pairing_checks.proven_by(version, user)
         if len(others) < pairing_checks.ENOUGH:
             return False

@@ -7,9 +7,8 @@ from typing import Any
 from t3flow import tasks
 from t3flow.deferrals import deferral
 from t3flow.engine.errors import StepFailed
-from t3flow.engine.flow import CRASHED
+from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import HOST_LOCK, Outcome
-from t3flow.engine.step import current_flow
 from t3flow.host.users import Person, Result, result_of
 from t3flow.tasks import Plan
 
@@ -33,14 +32,14 @@ OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
     """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
     if failure.kind == CRASHED:
-        with current_flow.get().shielded():
+        with current_flow().shielded():
             tasks.freeze_tracking(failure.reason)
     return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
 
 
 def why_held() -> str:
     """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         return tasks.held()
 
 
@@ -48,8 +47,8 @@ def why_held() -> str:
 def exclusive() -> Iterator[None]:
     """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
     with ExitStack() as stack:
-        stack.enter_context(current_flow.get().lock(HOST_LOCK))
-        stack.enter_context(current_flow.get().saga())
+        stack.enter_context(current_flow().lock(HOST_LOCK))
+        stack.enter_context(current_flow().saga())
         yield
 
 
@@ -113,6 +112,6 @@ def left_alone(results: dict[str, Result]) -> dict[str, Result]:
 
 def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
     """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         tasks.alert(f"GATE INCONCLUSIVE: {reason}")
     return ended("gate_inconclusive", reason, plan, results)

@@ -13,7 +13,8 @@ from loguru import logger
 
 from t3flow import T3flowError, tasks
 from t3flow.engine.errors import StepFailed, UndoFailed
-from t3flow.engine.step import current_flow, step
+from t3flow.engine.flow import current_flow
+from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
 from t3flow.host import manageable, preflight, records, schemas, slots
@@ -189,9 +190,9 @@ def take_there(person: Person, target: str, snapshot: str, level: int, what: str
     The result is rolled_back, or failed and as they were.
     """
     user, present = person["user"], person["version"]
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         try:
-            with current_flow.get().saga():
+            with current_flow().saga():
                 began = time_now()
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
                 found = server_was(user)

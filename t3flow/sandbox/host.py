@@ -166,7 +166,7 @@ class Sandbox:
     def start_registry(self) -> None:
         """Starts the registry and points npm at it."""
         self.registry_port = free_port()
-        self._python("registry", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
+        self._python("registry_server", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
         self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
         self.until(lambda: self._listens(self.registry_port), "the registry listens")
 
@@ -366,7 +366,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends all that the sandbox started."""
-        for name in ("consumer", "dispatch", "registry", "supervisor"):
+        for name in ("consumer", "dispatch", "registry_server", "supervisor"):
             if name in self.processes:
                 group = self.processes[name].pid
                 self.end(name)
