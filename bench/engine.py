@@ -19,7 +19,7 @@ from loguru import logger
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.engine import Engine
-from t3flow.engine.flow import Flow
+from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LOCK, Outcome, new_run

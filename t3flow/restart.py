@@ -17,11 +17,11 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.files import DiskError
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
-from t3flow.host import disk_space, records, slots
+from t3flow.host import disk_space, own_activity, records, slots
 from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import own_activity, probe, witnesses
-from t3flow.host.processes.termination import await_commands, take_away
+from t3flow.host.pairing import probe, witnesses
+from t3flow.host.termination import await_commands, take_away
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course

@@ -19,8 +19,8 @@ from t3flow.gate import trials
 from t3flow.host import launcher, mounts, records, slots
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages
-from t3flow.host.processes import running_version
 from t3flow.host.records import Schemas
+from t3flow.host.services import running_version
 from t3flow.host.staging import slot_bytes, versions_dir_for
 from t3flow.host.users import Result, result_of
 from t3flow.t3.versions import parse

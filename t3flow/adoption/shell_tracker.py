@@ -16,7 +16,8 @@ from t3flow.host.children import ChildError
 from t3flow.host.host import Host, HostError
 from t3flow.host.npm.client import run_npm
 from t3flow.host.pairing import probe
-from t3flow.host.processes import proc, running_version
+from t3flow.host.processes import proc
+from t3flow.host.services import running_version
 from t3flow.settings.user_map import USER_NAME
 from t3flow.t3.versions import InvalidVersion, parse
 

@@ -16,7 +16,7 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.host import launcher, records, schemas, slots
 from t3flow.host.host import this_host
-from t3flow.host.processes import running_version
+from t3flow.host.services import running_version
 
 
 def give_back(dry_run: bool) -> str:

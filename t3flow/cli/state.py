@@ -147,7 +147,7 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
     from t3flow.host import manageable, slots
     from t3flow.host import t3_accounts as everybody_module
     from t3flow.host.host import COMMANDS_LOCK, open_host
-    from t3flow.host.processes import running_version
+    from t3flow.host.services import running_version
 
     host = open_host(
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK

@@ -7,9 +7,9 @@ from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
-from t3flow.host import freeze, idle, manageable, records, slots
+from t3flow.host import freeze, idle, manageable, own_activity, records, slots
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import own_activity, probe
+from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.records import Deferral
 from t3flow.host.users import Result, result_of

@@ -16,9 +16,9 @@ from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import manageable, records, slots
+from t3flow.host import manageable, own_activity, records, slots
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import dispatch_log, own_activity, probe
+from t3flow.host.pairing import dispatch_log, probe
 from t3flow.host.pairing.dispatch_log import Line
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion

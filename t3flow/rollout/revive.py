@@ -12,9 +12,9 @@ from t3flow import T3flowError
 from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
-from t3flow.host import records, slots
+from t3flow.host import own_activity, records, slots
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import own_activity, probe
+from t3flow.host.pairing import probe
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0

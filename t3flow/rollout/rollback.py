@@ -17,11 +17,10 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import manageable, preflight, records, schemas, slots
+from t3flow.host import manageable, own_activity, preflight, records, schemas, slots
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import own_activity
-from t3flow.host.processes.termination import take_away
+from t3flow.host.termination import take_away
 from t3flow.host.users import Person, Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe

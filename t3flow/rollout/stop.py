@@ -12,13 +12,13 @@ from loguru import logger
 from t3flow import T3flowError
 from t3flow.deferrals import blockers
 from t3flow.engine.step import current_attempt, step
-from t3flow.host import freeze, idle, manageable, preflight, records, slots
+from t3flow.host import freeze, idle, manageable, own_activity, preflight, records, resumption, slots, writers
 from t3flow.host.backups import durations, store
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
 from t3flow.host.owner import OwnerReader
-from t3flow.host.pairing import own_activity, probe, witnesses
-from t3flow.host.processes import resumption, suspension, writers
+from t3flow.host.pairing import probe, witnesses
+from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
 from t3flow.rollout.revive import owe, owe_start
 

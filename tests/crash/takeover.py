@@ -17,7 +17,7 @@ from sights import accepted_is, expect, unrecorded
 from t3flow.adoption.adopt import ADOPTED
 from t3flow.engine.journal import Run
 from t3flow.host import freeze, launcher, records, slots
-from t3flow.host.processes import running_version
+from t3flow.host.services import running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 from t3flow.tasks import ACCEPTED

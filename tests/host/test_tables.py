@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records, rejections, tables
+from t3flow.host import own_activity, records, rejections, tables
 from t3flow.host.backups import replaced
-from t3flow.host.pairing import own_activity
 
 NOW = time.time()
 FORMER: dict[str, Any] = {

@@ -22,9 +22,8 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, own_activity, records, slots
 from t3flow.host.host import Host, take_charge
-from t3flow.host.pairing import own_activity
 from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"

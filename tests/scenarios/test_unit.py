@@ -18,7 +18,7 @@ from t3flow.host.idle import Idleness
 from t3flow.host.owner import OwnerReader
 from t3flow.host.pairing import probe
 from t3flow.host.processes import ports, proc, suspension
-from t3flow.host.processes.resumption import HELD, resume_paused
+from t3flow.host.resumption import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 

@@ -16,10 +16,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow import T3flowError
 from t3flow.engine.step import pause
-from t3flow.host import slots
+from t3flow.host import own_activity, slots
 from t3flow.host.host import Host, HostError
-from t3flow.host.pairing import own_activity
-from t3flow.host.processes import ports, proc, running_version
+from t3flow.host.processes import ports, proc
+from t3flow.host.services import running_version
 from t3flow.host.services.manager import ServerState
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3 import http as t3

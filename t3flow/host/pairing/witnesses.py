@@ -14,9 +14,8 @@ from typing import NamedTuple
 from t3flow import T3flowError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.step import check_interrupt, pause
-from t3flow.host import manageable, records, slots
+from t3flow.host import manageable, own_activity, records, slots
 from t3flow.host.host import Host
-from t3flow.host.pairing import own_activity
 from t3flow.host.pairing import probe as pairing_probe
 
 WIDTH = 8

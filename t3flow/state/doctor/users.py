@@ -7,8 +7,9 @@ from t3flow import T3flowError
 from t3flow.host import gate_account, manageable, records, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.pairing import probe
-from t3flow.host.processes import ports, proc, running_version
+from t3flow.host.processes import ports, proc
 from t3flow.host.records import Schemas
+from t3flow.host.services import running_version
 from t3flow.host.services.manager import ServerState
 from t3flow.state.doctor.finding import Finding, finding
 
