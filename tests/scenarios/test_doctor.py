@@ -278,9 +278,9 @@ def test_one_cause_is_said_once(bare_box: Sandbox) -> None:
 def seen_by_root(box: Sandbox) -> None:
     """In a namespace in which this account is root, the users' servers are root's."""
     code = (
-        "from t3flow.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
-        "from t3flow import settings; from t3flow.consumer import open_journal;"
-        "read = settings.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
+        "from t3flow.state.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
+        "from t3flow.settings import load; from t3flow.service.consumer import open_journal;"
+        "read = load.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
         "print(*(each.what for each in examine(host, ['root'])), sep='\\n')"
     )
     for words, findings in ((["unshare", "--user", "--map-root-user"], 2), ([], 0)):

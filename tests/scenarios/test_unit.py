@@ -95,8 +95,8 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     pids = host.services.pids("ada")
     records.set_fact(host.journal, HELD, "ada")
     program = (
-        "import sys, time; from t3flow.host import holding\n"
-        "with holding.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
+        "import sys, time; from t3flow.host.processes import suspension\n"
+        "with suspension.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", program, *map(str, pids)], stdout=subprocess.PIPE)

@@ -94,7 +94,7 @@ def test_an_abstract_socket_is_heard() -> None:
     """systemd may give one; both are tried as another process would say it."""
     address = f"@t3flow-test-{os.getpid()}"
     ear = Ear(address)
-    program = "from t3flow.notify import notify; notify('READY=1', 'STATUS=two words')"
+    program = "from t3flow.service.systemd import notify; notify('READY=1', 'STATUS=two words')"
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "NOTIFY_SOCKET": address}, check=True)
     assert ear.hears("READY=1", 1)
     assert ear.heard == ["READY=1", "STATUS=two words"]

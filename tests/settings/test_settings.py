@@ -633,7 +633,7 @@ def test_any_value_is_taken_or_refused_in_one_line(key: str, value: Any) -> None
     """Whatever TOML can hold at a key, the answer is settings or one printable line, never another error."""
     section, _, name = key.partition(".")
 
-    _, found = t3flow.settings._understood({section: {name: value}}, "FILE")
+    _, found = t3flow.settings.load._understood({section: {name: value}}, "FILE")
 
     assert len(found) <= 1
     for problem in found:

@@ -8,7 +8,7 @@ from pathlib import Path
 import t3flow
 
 TOP = Path(t3flow.__file__).parent
-EXEMPT = ("t3", "sandbox", "settings")
+EXEMPT = ("t3", "sandbox", "settings/schema.py")
 """The room itself, the stand-in with its host, and the defaults of the settings."""
 
 NAMES = re.compile(
@@ -33,7 +33,7 @@ def named_outside() -> list[str]:
     found = []
     for path in sorted(TOP.rglob("*.py")):
         place = path.relative_to(TOP)
-        if place.parts[0] not in EXEMPT:
+        if place.parts[0] not in EXEMPT and str(place) not in EXEMPT:
             found += [f"{place}:{line}: {text[:60]!r}" for line, text in texts(path) if NAMES.search(text)]
     return found
 
@@ -56,4 +56,5 @@ def test_the_room_imports_nothing_of_the_rest() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not [name for name in names if name.startswith("t3flow") and not name.startswith("t3flow.t3")], path
+            others = [name for name in names if name.startswith("t3flow") and not name.startswith("t3flow.t3")]
+            assert set(others) <= {"t3flow"}, path  # the package itself has the base class of errors
