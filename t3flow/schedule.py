@@ -7,7 +7,8 @@ from cronsim import CronSim
 
 from t3flow import timezones
 from t3flow.errors import T3flowError
-from t3flow.settings import Settings, window_times
+from t3flow.settings import Settings
+from t3flow.settings_values import window_times
 from t3flow.timezones import UnknownZone, zone_of
 
 LATE_SECONDS = 120.0
