@@ -1,6 +1,5 @@
 """Reads the settings in force from one TOML file and the environment. Reports all problems at once."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -154,5 +153,8 @@ def _guess_key(section: str, name: str) -> str:
 
 
 def _guess(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name that is most similar, "" if none is."""
+    import difflib  # loaded by a wrong name alone: each command reads settings
+
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""

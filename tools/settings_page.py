@@ -10,8 +10,8 @@ HEAD = f"""\
 t3flow reads one TOML file: the one that `--config` names, else the one that `{FILE_VARIABLE}` names, else `{DEFAULT_FILE}`. Only the
 last may be missing; every key then has its default.
 
-- `t3flow config check FILE` reports all problems of a file at once, each with the file, the key, what is wrong and what the key expects. Unknown sections
-  and keys are problems too. t3flow does not run on settings that have a problem.
+- `t3flow config check FILE` reports all problems of a file at once, each with the file, the key, what is wrong and what the key expects.
+  Unknown sections and keys are problems too. t3flow does not run on settings that have a problem.
 - The settings in force are those that the consumer read when it started. After a change: `systemctl restart t3flow`. A run in flight continues.
 - `t3flow config show` prints every key in force and its source. `t3flow config show --commented` prints this page as a settings file.
 - Any key can be set in the consumer's environment as `T3FLOW_SECTION__KEY`, which overrides the file: `T3FLOW_GATE__PORT=3801`.
