@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t3flow import http_client
 from t3flow.cell import watch
 from t3flow.cell.words import LOCKED, has_secret, last_line
+from t3flow.host import http_client
 from t3flow.t3 import commands
 
 POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 20.0, 0.3

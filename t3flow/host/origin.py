@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-from t3flow import http_client
-from t3flow.host import npm_parts, slots
+from t3flow.host import http_client, npm_parts, slots
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm_client import (

@@ -7,10 +7,9 @@ from typing import Any
 from loguru import logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from t3flow import http_client
 from t3flow.engine.step import pause
 from t3flow.errors import T3flowError
-from t3flow.host import ours, ports, processes, running, slots
+from t3flow.host import http_client, ours, ports, processes, running, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.services import ServerState
 from t3flow.t3 import http as t3

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from t3flow import http_client
 from t3flow.errors import T3flowError
+from t3flow.host import http_client
 from t3flow.host.accounts import AccountError, account, command_as, is_root
 from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 from t3flow.sandbox.users import UserError, base_dir_of, environment_of, port_of

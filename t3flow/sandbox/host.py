@@ -14,11 +14,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from t3flow import http_client
 from t3flow import settings as settings_module
 from t3flow.consumer import open_journal, prepare
 from t3flow.engine.journal import Journal
-from t3flow.host import npm, slots
+from t3flow.host import http_client, npm, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
 from t3flow.sandbox.dispatch import MINT_SECONDS
