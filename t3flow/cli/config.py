@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from t3flow import settings as settings_module
-from t3flow import settings_text
 from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
+from t3flow.settings import load as settings_module
+from t3flow.settings import text as settings_text
 
 
 @click.group(cls=Commands)
@@ -41,8 +41,8 @@ def _next_bump() -> str:
     """What the schedule comes to by this process's clock: the consumer may have another TZ, which `t3flow status` shows."""
     import time
 
-    from t3flow import schedule
-    from t3flow.errors import T3flowError
+    from t3flow import T3flowError
+    from t3flow.settings import schedule
 
     read = settings()
     try:

@@ -11,7 +11,7 @@ import click
 from t3flow.cli.base import NoConsumer, colour, consumer_pid, dump, say, span, styled, table
 from t3flow.engine.journal import Event, Journal, Run
 from t3flow.host import records
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
 
 POLL_SECONDS = 0.1
 GONE_SECONDS = 10.0

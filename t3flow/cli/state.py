@@ -6,14 +6,15 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
+from t3flow import T3flowError
 from t3flow.cli.base import consumer_pid, journal, rfc3339
+from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.journal import Journal, JournalError
-from t3flow.errors import T3flowError
-from t3flow.host import freeze, left_behind, records, troubles, waits
-from t3flow.settings import Settings
-from t3flow.timezones import UnknownZone, zone_of
-from t3flow.usermap import UserMap, UserMapError
-from t3flow.versions import is_older
+from t3flow.host import freeze, records
+from t3flow.settings.load import Settings
+from t3flow.settings.timezones import UnknownZone, zone_of
+from t3flow.settings.user_map import UserMap, UserMapError
+from t3flow.t3.versions import is_older
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
@@ -71,7 +72,7 @@ def collect(read: Settings) -> dict[str, Any]:
 
 def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
     """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
-    from t3flow import schedule
+    from t3flow.settings import schedule
 
     noted = planned.get("rules") or []
     try:
@@ -143,9 +144,10 @@ def bake(noted: Journal) -> dict[str, Any] | None:
 def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, Any]:
     """Each mapped user, and each other account that has a link or a server's settings: server, versions, whether t3flow can manage it, pairing as
     last seen, deferral."""
-    from t3flow.host import everybody as everybody_module
-    from t3flow.host import manageable, running, slots
+    from t3flow.host import manageable, slots
+    from t3flow.host import t3_accounts as everybody_module
     from t3flow.host.host import COMMANDS_LOCK, open_host
+    from t3flow.host.services import running_version
 
     host = open_host(
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK
@@ -169,10 +171,12 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
     def runs(user: str, pid: int) -> str | None:
         if noted is None:
             return slots.running_version(pid, read.paths.versions_dir)
-        found = running.running_version(noted, read.paths.versions_dir, user, pid)
+        found = running_version.running_version(noted, read.paths.versions_dir, user, pid)
         if found is None:
             with suppress(T3flowError):
-                return running.running_version(noted, read.paths.versions_dir, user, pid, host.services.pids(user))
+                return running_version.running_version(
+                    noted, read.paths.versions_dir, user, pid, host.services.pids(user)
+                )
         return found
 
     for user in everybody:
@@ -212,7 +216,7 @@ def _version(read_link: Any) -> str | None:
 def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any]]:
     """The pending deferrals as the interface names their parts."""
     found = []
-    long_waits, stuck = waits.old(noted), troubles.lines(noted)
+    old_waits, stuck = long_waits.old(noted), blockers.lines(noted)
     for entry in records.deferrals(noted):
         run = next(iter(noted.runs("id = ?", entry.run)), None)
         waiting_for = entry.waiting_for
@@ -228,7 +232,7 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
             "detail": entry.detail,
             "run": entry.run,
         }
-        shown["old"] = _old_wait(entry, long_waits[entry.user]) if entry.user in long_waits else ""
+        shown["old"] = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         shown["old"] = stuck.get(entry.user) or shown["old"]
         if for_people:
             shown |= {"since_s": entry.since, "next_check_s": entry.next_check}
@@ -236,7 +240,7 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
     return found
 
 
-def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
+def _old_wait(entry: records.Deferral, cause: long_waits.Cause) -> str:
     """That a deferral has waited for one cause for long, with the command to run."""
     user, days = shlex.quote(entry.user), (time.time() - cause["since"]) / 86400
     what = (
@@ -304,8 +308,7 @@ def problems(found: dict[str, Any]) -> list[str]:
             lines.append(f"the server of {user} does not run; systemctl start {each['unit']}")
     if not found["consumer"]["alive"]:
         lines.append("no consumer runs: nothing is updated; systemctl start t3flow")
-    if found["consumer"]["waiting_for"]:
-        lines.append(f"the consumer waits for {found['consumer']['waiting_for']}; t3flow doctor")
+
     if waits := found["run_waits"]:
         lines.append(f"{waits['run']} waits: {waits['waiting_for']}; t3flow show {waits['run']}")
     last = found["last_bump"]

@@ -50,7 +50,7 @@ def pin(version: str) -> None:
     T3FLOW_TRACK__PIN in the consumer's environment is stronger, track.pin in the settings file weaker.
     """
     from t3flow.host import records
-    from t3flow.versions import InvalidVersion, parse
+    from t3flow.t3.versions import InvalidVersion, parse
 
     read = settings()
     try:
