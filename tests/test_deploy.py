@@ -39,7 +39,7 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
     assert read.sources == dict.fromkeys(declared(), f"file {file}")
     tomllib.loads(commented())
     for key in declared():
-        line = re.search(rf"(?m)^# .+; takes .+\n#{key.partition('.')[2]} = ", commented())
+        line = re.search(rf"(?m)^# .+\n# value: .+\n#{key.partition('.')[2]} = ", commented())
         assert line, f"{key} has no comment"
 
 
