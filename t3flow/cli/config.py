@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from t3flow import settings as settings_module
-from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
+from t3flow.cli.base import Commands, UsageError, as_json, settings
+from t3flow.cli.output import dump, table
 
 
 @click.group(cls=Commands)
