@@ -44,10 +44,7 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
     consumer, default, good = found["consumer"], found["default_version"], found["last_good"]
     lines = [
         ("Consumer", f"running (pid {consumer['pid']})" if consumer["alive"] else "not running"),
-        (
-            "Default",
-            f"{default or 'none yet'}{'' if good == default else f'; last good: {good}' if good else '; no last good version yet'}",
-        ),
+        ("Default", f"{default or 'none yet'}{'' if good in (None, default) else f'; last good: {good}'}"),
         ("Follows", f"{found['pin']} (pinned)" if found["pin"] else f"the tag {found['tracked_tag']}"),
         ("Next bump", next_bump(found)),
         ("Run", found["run"] or "none in progress"),

@@ -69,7 +69,7 @@ def show(run: str, as_json: bool) -> None:
         return
     from t3flow.cli.follow import conclude, in_line
     from t3flow.state.runs import Narrator, verdicts_of
-    from t3flow.state.wording import judged, of_user
+    from t3flow.state.wording import judged_on
 
     head = wrapped(f"started {when(found.created)}{asked_for(found)}", GAP, f"{found.id}, ")
     click.echo(styled(found.id, bold=True) + head[len(found.id) :])
@@ -84,8 +84,7 @@ def show(run: str, as_json: bool) -> None:
             day = at.date()
         click.echo(in_line(line, f"{GAP}{at:%H:%M:%S} ", sys.stdout))
         for verdict in verdicts_of(event):
-            text = f"{verdict['version']} on {of_user(verdict['seed'])} {judged(verdict)}"
-            click.echo(wrapped(text, " " * 15, " " * 13))
+            click.echo(wrapped(judged_on(verdict), " " * 15, " " * 13))
             for check in verdict["checks"]:
                 mark = styled("✓", fg="green") if check["ok"] else styled("✗", fg="red")
                 text = wrapped(f"{check['name']}: {check['evidence']}", " " * 17, " " * 15 + "✓ ")

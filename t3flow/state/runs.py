@@ -2,9 +2,11 @@
 
 import re
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t3flow.engine.journal import Event, Journal, Run
+from t3flow.engine.words import Words
 from t3flow.state import sentences
 from t3flow.state.times import ahead, clock, duration
 from t3flow.state.wording import WAITS_FOR, Detail, Problem, names
@@ -148,3 +150,22 @@ def asked_for(run: Run) -> str:
         elif value:
             parts.append(f"{name} {names(value) if isinstance(value, list) else value}")
     return f"; {', '.join(parts)}" if parts else ""
+
+
+class RunWords(Words):
+    """Words for the consumer's log and for reasons: those of the catalogue."""
+
+    def __init__(self) -> None:
+        self._narrators: dict[str, Narrator] = {}
+
+    def doing(self, step: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Return what a step does."""
+        return sentences.doing(step, args, dict(kwargs))
+
+    def happened(self, run: Run, event: Event) -> str:
+        """Return what an event means; a run is forgotten with its end."""
+        if event.kind == "ended":
+            self._narrators.pop(run.id, None)
+            return ""
+        line = self._narrators.setdefault(run.id, Narrator(run)).line(event)
+        return line.text if line is not None and event.kind != "waiting" else ""

@@ -87,7 +87,7 @@ SENTENCES: dict[str, Sentence] = {
     "open_scratch": Sentence("", "Creating a scratch folder", "Created a scratch folder", True),
     "clean_scratch": Sentence("", "Removing the scratch folder", "Removed the scratch folder", True),
     "stage": Sentence("version in_scratch", "Installing {version}", say.installed),
-    "unstage": Sentence("version in_scratch", "Removing {version}", "Removed {version} unless a user needs it"),
+    "unstage": Sentence("version in_scratch", "Cleaning up {version}", "Cleaned up {version}"),
     "prune": Sentence(
         "spare",
         "Removing old snapshots and versions",

@@ -38,6 +38,7 @@ WAITS_FOR = {
     "host_busy": "the host is busy with another run",
 }
 """What a user waits for, as JSON has it → in words."""
+VERDICTS = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
 
 
 def waits_for(cause: str, detail: str = "") -> str:
@@ -64,10 +65,18 @@ def sentence_case(text: str) -> str:
 
 
 def judged(verdict: dict[str, Any]) -> str:
-    """Return one verdict of the gate: "passes", "fails: …", "inconclusive: …"."""
-    words = {"pass": "passes", "fail": "fails", "inconclusive": "inconclusive"}[verdict["verdict"]]
+    """Return a verdict of the gate: "passes", "fails: …", "is inconclusive: …"."""
+    return f"{VERDICTS[verdict['verdict']]}{_why(verdict)}"
+
+
+def judged_on(verdict: dict[str, Any]) -> str:
+    """Return a verdict of the gate with what was tried on which database."""
+    return f"{verdict['version']} {VERDICTS[verdict['verdict']]} on {of_user(verdict['seed'])}{_why(verdict)}"
+
+
+def _why(verdict: dict[str, Any]) -> str:
     reach = f" (not isolated: {verdict['not_isolated']})" if verdict["not_isolated"] else ""
-    return f"{words}{': ' if verdict['failed'] else ''}{verdict['failed']}{reach}"
+    return f"{': ' if verdict['failed'] else ''}{verdict['failed']}{reach}"
 
 
 def of_user(seed: str) -> str:
@@ -140,7 +149,7 @@ def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
     """The verdicts on a version."""
     good = sum(each["verdict"] == "pass" for each in found)
     if len(found) == 1:
-        text = f"Gate: {given['version']} on {of_user(found[0]['seed'])} {judged(found[0])}"
+        text = f"Gate: {judged_on(found[0])}"
         return text if good else Problem(text)
     bad = [f"{each['seed']} {judged(each)}" for each in found if each["verdict"] != "pass"]
     text = f"Gate: {good} of {len(found)} databases pass{''.join(f', {line}' for line in bad)}"
@@ -149,8 +158,8 @@ def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
 
 def controls(given: Args, found: list[dict[str, Any]]) -> str:
     """The verdicts on the version in use, where the new one failed."""
-    told = [f"{each['version']} on {of_user(each['seed'])} {judged(each)}" for each in found]
-    return f"Gate, for comparison: {'; '.join(told)}" if told else Detail("Gate: nothing to compare")
+    told = "; ".join(judged_on(each) for each in found)
+    return f"Gate, for comparison: {told}" if told else Detail("Gate: nothing to compare")
 
 
 # Restarts and deferrals ---------------------------------------------------------------------------------------------

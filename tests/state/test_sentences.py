@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from t3flow import workflows  # which registers every step
+from t3flow.engine import step
 from t3flow.engine.journal import Event, Run
-from t3flow.engine.step import FORMER_STEPS, STEPS
+from t3flow.engine.step import FORMER_STEPS
 from t3flow.state import sentences
 from t3flow.state.runs import Narrator
 
@@ -23,6 +24,7 @@ HISTORIES = [
     for recorded in json.loads((Path(__file__).parents[1] / "histories/recorded.json").read_text()).values()
     for history in recorded
 ]
+STEPS = {name: each for name, each in step.STEPS.items() if each.function.__module__.startswith("t3flow.")}
 TELLING = {"version": "0.0.24", "target": "0.0.25-nightly.1", "user": "ada", "users": ["ada"]}
 EPOCH = 1_780_000_000.0
 NEVER_EMPTY = {"line", "problem", "why", "default", "former", "reason", "waiting_for", "wrote"}
@@ -110,8 +112,8 @@ def test_recorded_runs_are_told(history: dict[str, Any]) -> None:
     run = Run("bump-1", history["workflow"], history["args"], "running", None, {}, 0, 0, 0, 0, None, None, None)
     narrator = Narrator(run)
     told = []
-    for number, (kind, step, attempt, data) in enumerate(history["events"], 1):
-        line = narrator.line(Event(number, EPOCH + number, kind, step, attempt, data))
+    for number, (kind, name, attempt, data) in enumerate(history["events"], 1):
+        line = narrator.line(Event(number, EPOCH + number, kind, name, attempt, data))
         if line is not None:
             told.append(line.text)
             is_for_people(line.text)
