@@ -7,7 +7,7 @@ FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real 
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite box real box-and-real lint format bench requirements clean
+.PHONY: demo test suite box real box-and-real lint format bench requirements release clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
@@ -39,6 +39,7 @@ lint: $(VENV)/.ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.ready
 	@$(BIN)/ruff check --fix .
@@ -52,9 +53,18 @@ requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash: f
 	@$(COMPILE) --upgrade --extra test pyproject.toml -o requirements.txt
 	@echo hatchling | $(COMPILE) -c requirements.txt pyproject.toml - -o deploy/requirements.txt
 
+release: $(VENV)/.ready  ## make release VERSION=1.2.3, or make release 1.2.3: commit, tag and dist/1.2.3
+	@$(BIN)/python tools/release.py "$(VERSION)"
+
+ifeq (release,$(firstword $(MAKECMDGOALS)))
+VERSION ?= $(word 2,$(MAKECMDGOALS))
+$(wordlist 2,2,$(MAKECMDGOALS)): release
+	@:
+endif
+
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@sh tools/setup.sh $(VENV) $(PYTHON)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis

@@ -2,14 +2,16 @@
 # usage: install.sh
 #
 # Installs t3flow on a host with systemd (Debian 12, Ubuntu 24.04), or upgrades it in place, a run in flight included. As root.
-# The program goes into a virtual environment of its own below /opt/t3flow. Without a network, its packages come from a folder:
-# PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER install.sh. Killed anywhere, the program that was there goes on; run it again.
+# The program goes into a virtual environment of its own below /opt/t3flow. The tarball of a release contains every package and needs no
+# network. From a checkout, pip downloads the packages, or takes them from a folder: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER install.sh.
+# Killed anywhere, the program that was there goes on; run it again.
 set -eu
 umask 022
 fail() { echo "install: $*" >&2; exit 1; }
 
-[ $# = 0 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 0 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 source=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+. "$source/deploy/program.sh"
 top=/opt/t3flow
 settings=/etc/t3flow/config.toml
 
@@ -31,13 +33,8 @@ before=$(readlink "$top/current" || true)
 mkdir -p "$top"
 fresh=$(mktemp -d "$top/program-XXXXXX")
 chmod 755 "$fresh"
-python3 -m venv "$fresh"
-pip() {
-  "$fresh/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir "$@" || {
-    rm -rf "$fresh"; fail "pip cannot install what t3flow needs (above); nothing was changed. Without a network: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER $0"; }
-}
-pip install --only-binary :all: --require-hashes -r "$source/deploy/requirements.txt"
-pip install --no-deps --no-build-isolation "$source"
+make_program "$fresh" || {
+  rm -rf "$fresh"; fail "the program cannot be installed (see above); nothing was changed.$remedy"; }
 sync -f "$fresh"
 
 # Settings: what is there stays, and must be readable to the new program -------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """usage: settings_page.py > docs/settings.md: writes the page about the settings from the code that reads them."""
 
-from t3flow.settings import DEFAULT_FILE, FILE_VARIABLE, OLD_VARIABLES
-from t3flow.settings_schema import declared, sections
-from t3flow.settings_text import literal
+from t3flow.settings.load import DEFAULT_FILE, FILE_VARIABLE, OLD_VARIABLES
+from t3flow.settings.schema import declared, sections
+from t3flow.settings.text import literal
 
 HEAD = f"""\
 # Settings

@@ -14,9 +14,9 @@ def main() -> None:
     gc.disable()  # what is imported stays: looking for garbage in it takes a tenth of a command's time
     import click
 
+    from t3flow import T3flowError
     from t3flow.cli.root import root
-    from t3flow.errors import T3flowError
-    from t3flow.settings import SettingsError
+    from t3flow.settings.load import SettingsError
 
     gc.enable()
     try:

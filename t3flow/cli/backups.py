@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from t3flow import T3flowError
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
 from t3flow.cli.output import dump, say, table
-from t3flow.errors import T3flowError
 from t3flow.state.short_versions import shortener
 from t3flow.state.times import ago, rfc3339
 
@@ -114,7 +114,8 @@ def _size(path: Path) -> int | None:
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
     """What there is of these users, by user and time; who cannot be asked is told of on stderr."""
-    from t3flow.host import kept, records
+    from t3flow.host import records
+    from t3flow.host.backups import replaced
     from t3flow.t3.files import userdata
 
     found: list[dict[str, Any]] = []
@@ -132,9 +133,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
             whole = [size for size in sizes.values() if size is not None]
             found.append({**shown, "bytes": sum(whole) if len(whole) == len(sizes) else None, "files": sizes})
 
-    def aside(user: str) -> list[kept.Kept]:
+    def aside(user: str) -> list[replaced.Kept]:
         try:
-            return kept.listing(host, user)
+            return replaced.listing(host, user)
         except T3flowError as error:
             say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
             return []
@@ -162,8 +163,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 @click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
     """Remove one BACKUP of USER for good. Example: t3flow backups drop ada replaced-20260609T041500Z"""
-    from t3flow.host import backups as snapshots
-    from t3flow.host import kept, records
+    from t3flow.host import records
+    from t3flow.host.backups import replaced
+    from t3flow.host.backups import store as snapshots
 
     read = settings()
     known_users(read, (user,))
@@ -173,7 +175,7 @@ def drop(user: str, backup: str, force: bool) -> None:
     theirs = records.backups(host.journal, user)
     backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
-    aside = kept.find(host, user, backup) if snapshot is None and backup.startswith(kept.PREFIX) else None
+    aside = replaced.find(host, user, backup) if snapshot is None and backup.startswith(replaced.PREFIX) else None
     if snapshot is not None:
         others = [entry for entry in theirs if entry.path != snapshot.path and entry.wrote == snapshot.wrote]
         if not force and not any(entry.is_there for entry in others):
@@ -183,7 +185,7 @@ def drop(user: str, backup: str, force: bool) -> None:
             )
         snapshots.drop(host, snapshot)
     elif aside is not None:
-        kept.drop(host, aside, force=force)
+        replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
     click.echo(f"{backup} of {user} is gone")
@@ -199,9 +201,9 @@ def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
 
     Freezes first, as a rollback does, and asks nobody whether they are at work. `t3flow backups USER` has the names.
     """
-    from t3flow.bake import ROLLBACK_PRIORITY
     from t3flow.host import records
-    from t3flow.restoring import RestoreError, find_backup, freeze_reason
+    from t3flow.rollout.bake import ROLLBACK_PRIORITY
+    from t3flow.rollout.restore import RestoreError, find_backup, freeze_reason
 
     read = settings()
     known_users(read, (user,))

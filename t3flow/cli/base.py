@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t3flow import settings as settings_module
+from t3flow import T3flowError
 from t3flow.cli.commands import Commands as Commands
 from t3flow.cli.output import say
-from t3flow.errors import T3flowError
-from t3flow.settings import Settings
+from t3flow.settings import load as settings_module
+from t3flow.settings.load import Settings
 from t3flow.state.sources import consumer_pid
 from t3flow.state.sources import journal as journal
 
@@ -78,7 +78,7 @@ def known_users(read: Settings, users: tuple[str, ...]) -> list[str]:
     """The users named. Raises UsageError for one that the user map does not have."""
     if not users:
         return []
-    from t3flow.usermap import read_user_map
+    from t3flow.settings.user_map import read_user_map
 
     known = [entry.name for entry in read_user_map(read.paths.user_map).users]
     for user in users:

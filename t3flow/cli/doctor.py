@@ -16,14 +16,14 @@ def doctor(fix: bool, as_json: bool) -> int:
     With --fix the launcher is put back, modes are mended, accounts without a link get one, leftovers go: a line for each thing that was done
     (with --json on stderr). No server is stopped and nothing of a user's is touched. The findings are what is left then.
     """
-    from t3flow.doctor import CHECKS, Finding, examine, fixing
+    from t3flow.state.doctor import CHECKS, Finding, examine, remedies
 
     done: list[str] = []
     unmended: list[Finding] = []
     try:
         host = open_host(settings())
         if fix:
-            done, unmended = fixing.fix(host)
+            done, unmended = remedies.fix(host)
         found = [*unmended, *examine(host)]
     except JournalError as error:
         what, _, mend = str(error).rpartition(": ")

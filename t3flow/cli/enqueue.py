@@ -130,8 +130,8 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     \b
     Example: t3flow enqueue rollback --to 0.0.24 --wait
     """
-    from t3flow.bake import ROLLBACK_PRIORITY
-    from t3flow.rolling_back import freeze_reason, why_not_to
+    from t3flow.rollout.bake import ROLLBACK_PRIORITY
+    from t3flow.rollout.rollback import freeze_reason, why_not_to
 
     read = settings()
     args = {"users": known_users(read, users), "to": exact_version("--to", to)}
@@ -143,7 +143,7 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
 
 def exact_version(option: str, text: str | None) -> str | None:
     """The version that an option names. Raises UsageError."""
-    from t3flow.versions import InvalidVersion, parse
+    from t3flow.t3.versions import InvalidVersion, parse
 
     try:
         return str(parse(text)) if text is not None else None

@@ -170,7 +170,8 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from t3flow.host import pairing, records
+    from t3flow.host import records
+    from t3flow.host.pairing import probe as pairing_probe
 
     read = settings()
     host = open_host(read)
@@ -178,7 +179,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
 
     def probe(user: str) -> dict[str, Any]:
         try:
-            pairing.probe(host, user)
+            pairing_probe.probe(host, user)
         except Exception as error:
             return {"user": user, "ok": False, "reason": str(error)}
         return {"user": user, "ok": True, "reason": ""}

@@ -13,8 +13,8 @@ def consumer() -> None:
     one's pid. SIGTERM, Ctrl-C or a closed terminal ends it at a safe point, which may take as long as one user's restart; a second one
     changes nothing. A run under way goes on with the next consumer.
     """
-    from t3flow import logs
-    from t3flow.consumer import consume
+    from t3flow.service import logs
+    from t3flow.service.consumer import consume
 
     read = settings()
     logs.set_up(read)

@@ -2,10 +2,10 @@
 
 import click
 
+from t3flow import T3flowError
 from t3flow.cli.base import UsageError, journal, open_host, settings
 from t3flow.cli.output import say, wrapped
-from t3flow.errors import T3flowError
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
 from t3flow.state.times import ago
 
 ASK_SECONDS = 10.0
@@ -63,7 +63,7 @@ def pin(version: str, unchecked: bool) -> None:
     T3FLOW_TRACK__PIN in the consumer's environment is stronger, track.pin in the settings file weaker.
     """
     from t3flow.host import records
-    from t3flow.versions import InvalidVersion, parse
+    from t3flow.t3.versions import InvalidVersion, parse
 
     read = settings()
     try:
@@ -82,14 +82,15 @@ def pin(version: str, unchecked: bool) -> None:
 
 def _require_published(read: Settings, version: str) -> None:
     """Raise UsageError for a version that is neither installed nor published, NotKnown where the registry cannot be asked."""
-    from t3flow.host import npm, slots
+    from t3flow.host import slots
+    from t3flow.host.npm import packages
 
     if slots.has_slot(read.paths.versions_dir, version):
         return
     host = open_host(read._replace(npm=read.npm._replace(retry_for_s=min(read.npm.retry_for_s, ASK_SECONDS))))
     package = f"{read.track.package}@{version}"
     try:
-        is_there = npm.published(host, version)
+        is_there = packages.published(host, version)
     except T3flowError as error:
         raise NotKnown(
             f"not pinned: whether {package} is published is not known ({error}); to pin it all the same: t3flow pin {version} --unchecked"

@@ -15,15 +15,15 @@ from typing import Any
 
 from loguru import logger
 
+from t3flow import T3flowError
 from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
-from t3flow.engine.step import STEPS, current_flow
+from t3flow.engine.step import STEPS, current_executor
 from t3flow.engine.storages import QueueAway
 from t3flow.engine.words import Words
-from t3flow.errors import T3flowError
 
 WATCH_SECONDS = 0.5
 PROBE_SECONDS = 2.0
@@ -109,7 +109,7 @@ class Engine:
     def _advance(self, run: Run) -> None:
         flow = Flow(self.journal, run, self._pending_signal, self._progress, self._words)
         self._active[run.id] = flow
-        token = current_flow.set(flow)
+        token = current_executor.set(flow)
         try:
             outcome = self._outcome(flow)
             self._progress(run, end_run(self.journal, run, outcome))
@@ -118,7 +118,7 @@ class Engine:
         except Stalled as stalled:
             self._stall(flow, stalled)
         finally:
-            current_flow.reset(token)
+            current_executor.reset(token)
             del self._active[run.id]
 
     def _claim(self, run_id: str) -> Run | None:

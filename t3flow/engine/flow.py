@@ -10,16 +10,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from loguru import logger
 
+from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
 from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
-from t3flow.engine.step import Interrupt, Step, current_interrupt
+from t3flow.engine.step import Interrupt, Step, current_executor, current_interrupt
 from t3flow.engine.words import Words
-from t3flow.errors import T3flowError
 
 __all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
 
@@ -377,3 +377,8 @@ def _unknown_undo(run: Run, begun: Event, name: str) -> str:
 
 def _last_line(error: Exception) -> str:
     return traceback.format_exception_only(error)[-1].strip()
+
+
+def current_flow() -> Flow:
+    """Return the flow of the run that this thread advances. Raises LookupError outside a run."""
+    return cast(Flow, current_executor.get())

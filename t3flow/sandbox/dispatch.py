@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 from t3flow.host.accounts import AccountError, account, command_as, is_root
 from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 from t3flow.sandbox.users import UserError, base_dir_of, environment_of, port_of
-from t3flow.usermap import UserMapError, read_user_map
+from t3flow.settings.user_map import UserMapError, read_user_map
 
 USER_HEADER = "X-authentik-username"
 COOKIE = "t3_session"

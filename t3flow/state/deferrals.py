@@ -4,8 +4,9 @@ import shlex
 import time
 from typing import Any
 
+from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.journal import Journal
-from t3flow.host import left_behind, records, troubles, waits
+from t3flow.host import records
 from t3flow.state.times import duration, rfc3339
 from t3flow.state.wording import waits_for
 
@@ -13,13 +14,13 @@ from t3flow.state.wording import waits_for
 def deferrals(journal: Journal) -> list[dict[str, Any]]:
     """Return the pending deferrals under the keys of the interface. `old`: the problem that one is, with its remedy; "" for none."""
     found = []
-    long_waits, stuck = waits.old(journal), troubles.lines(journal)
+    old_waits, stuck = long_waits.old(journal), blockers.lines(journal)
     for entry in records.deferrals(journal):
         run = next(iter(journal.runs("id = ?", entry.run)), None)
         cause = entry.waiting_for
         if run is not None and run.status == "running":
             cause = run.held or ("host_busy" if run.wake_at is None else cause)
-        old = _old_wait(entry, long_waits[entry.user]) if entry.user in long_waits else ""
+        old = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         found.append(
             {
                 "user": entry.user,
@@ -44,7 +45,7 @@ def in_words(deferral: dict[str, Any]) -> str:
     return waits_for(cause, "" if cause == "revoked" else detail)
 
 
-def _old_wait(entry: records.Deferral, cause: waits.Cause) -> str:
+def _old_wait(entry: records.Deferral, cause: long_waits.Cause) -> str:
     """That a deferral has waited for one cause for long, with the command to run."""
     user, waited = shlex.quote(entry.user), duration(time.time() - cause["since"])
     what = f"{entry.user} has waited {waited} ({cause['checks']} checks) for {entry.target}: "
@@ -72,7 +73,7 @@ def left_behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> 
         return f"{user} stays on {led_to}: {why}; to try again: {drain}"
     if deferred or found["run"] or found["frozen"] or not each["managed"] or not led_to or not default:
         return ""
-    from t3flow.versions import is_older
+    from t3flow.t3.versions import is_older
 
     if not is_older(led_to, default):
         return ""

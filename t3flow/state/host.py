@@ -4,17 +4,17 @@ import time
 from datetime import datetime
 from typing import Any
 
+from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.errors import T3flowError
 from t3flow.host import freeze, preflight, records, slots
 from t3flow.host.host import user_map_of
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
+from t3flow.settings.timezones import UnknownZone, zone_of
+from t3flow.settings.user_map import UserMap, UserMapError
 from t3flow.state.runs import activity
 from t3flow.state.sources import consumer_pid, journal_if_any
 from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import users, version_or_none
-from t3flow.timezones import UnknownZone, zone_of
-from t3flow.usermap import UserMap, UserMapError
 
 
 def collect(read: Settings) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def collect(read: Settings) -> dict[str, Any]:
 
 def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
     """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
-    from t3flow import schedule
+    from t3flow.settings import schedule
 
     noted = planned.get("rules") or []
     try:

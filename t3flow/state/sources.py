@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from t3flow.engine.journal import Journal, JournalError
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
 
 JOURNAL = "journal.db"
 LOCK = "consumer.lock"

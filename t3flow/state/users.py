@@ -4,15 +4,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
+from t3flow import T3flowError
+from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
-from t3flow.errors import T3flowError
-from t3flow.host import everybody as everybody_module
-from t3flow.host import left_behind, manageable, records, running, slots
+from t3flow.host import manageable, records, slots, t3_accounts
 from t3flow.host.host import COMMANDS_LOCK, open_host
-from t3flow.settings import Settings
+from t3flow.host.services import running_version
+from t3flow.settings.load import Settings
+from t3flow.settings.user_map import UserMap
 from t3flow.state.deferrals import cause_left_behind, deferrals
 from t3flow.state.times import rfc3339
-from t3flow.usermap import UserMap
 
 
 def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
     names = [entry.name for entry in mapped.users]
-    others = {*slots.links(read.paths.versions_dir), *everybody_module.configured(host)} - set(names)
+    others = {*slots.links(read.paths.versions_dir), *t3_accounts.configured(host)} - set(names)
     everybody = [*names, *sorted(others)] if names else []
     try:
         surveyed = manageable.survey(host, everybody)
@@ -39,10 +40,12 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
     def runs(user: str, pid: int) -> str | None:
         if journal is None:
             return slots.running_version(pid, read.paths.versions_dir)
-        found = running.running_version(journal, read.paths.versions_dir, user, pid)
+        found = running_version.running_version(journal, read.paths.versions_dir, user, pid)
         if found is None:
             with suppress(T3flowError):
-                return running.running_version(journal, read.paths.versions_dir, user, pid, host.services.pids(user))
+                return running_version.running_version(
+                    journal, read.paths.versions_dir, user, pid, host.services.pids(user)
+                )
         return found
 
     for user in everybody:
