@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
+from t3flow.cli.base import Commands, UsageError, as_json, settings
+from t3flow.cli.output import dump, table
 from t3flow.settings import load as settings_module
 from t3flow.settings import text as settings_text
 
