@@ -87,7 +87,7 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
 
     Alone is measured before the others are there and after they have gone: a machine that is busy for a while is no difference.
     """
-    from t3flow.host import idle
+    from t3flow.host.activity import idle
     from t3flow.host.host import open_host
     from t3flow.host.owner import OwnerReader
     from t3flow.host.processes import suspension

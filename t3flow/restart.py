@@ -17,11 +17,11 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.files import DiskError
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
-from t3flow.host import disk_space, own_activity, records, slots
+from t3flow.host import disk_space, slots
+from t3flow.host.activity.termination import await_commands, take_away
 from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import probe, witnesses
-from t3flow.host.termination import await_commands, take_away
+from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course
@@ -260,11 +260,11 @@ def verify_user(user: str, version: str) -> float:
     try:
         paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
     except probe.PortTaken as error:
-        records.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         raise
     except probe.NotPaired as error:
         fault = witnesses.other_fault(host, user, version, error)
-        records.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         if full := disk_space.trouble(host, user):
             raise disk_space.NoRoom(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
@@ -272,6 +272,6 @@ def verify_user(user: str, version: str) -> float:
         if fault is not None:
             raise fault from error
         raise
-    records.note_pairing(host.journal, user, "")
+    last_pairings.note_pairing(host.journal, user, "")
     own_activity.restarted(host.journal, user)
     return paired_at

@@ -9,17 +9,18 @@ from loguru import logger
 from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
-from t3flow.host import manageable, mounts, preflight, pruning, records, rejections, slots, t3_accounts
+from t3flow.host import management, pruning, records, rejections, slots, t3_accounts
 from t3flow.host.backups import durations, store
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages, provenance
+from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.host.owner import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.services.manager import ServiceError
-from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
+from t3flow.host.slots import mounts, preflight, removal
 from t3flow.host.users import ANOTHER, Person, ahead, is_behind
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3.versions import parse
@@ -130,7 +131,7 @@ def people(without: list[str]) -> list[Person]:
             f"{host.settings.paths.user_map} names nobody, but {linked[0]} has a t3 here: nothing is done until it names them"
         )
     found: list[Person] = []
-    for user, (server, why) in manageable.survey(
+    for user, (server, why) in management.survey(
         host, [entry.name for entry in mapped.users if entry.name not in without]
     ).items():
         if why:
@@ -178,7 +179,7 @@ def unstage(version: str, in_scratch: bool) -> None:
     if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
-    while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
+    while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:
         if not needed_by.startswith("process") or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -370,7 +371,7 @@ def reject(version: str, reason: str, users: list[str]) -> None:
 def any_server_runs() -> bool:
     """Whether the server of any user runs whom t3flow can manage. Only reads."""
     host = this_host()
-    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    found = management.survey(host, [entry.name for entry in host.user_map().users])
     return any(each.server.active and not each.why for each in found.values())
 
 

@@ -16,12 +16,13 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
-from t3flow.host import launcher, mounts, records, slots
+from t3flow.host import records, slots
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages
+from t3flow.host.npm.staging import slot_bytes, versions_dir_for
+from t3flow.host.pairing import last_pairings
 from t3flow.host.records import Schemas
-from t3flow.host.services import running_version
-from t3flow.host.staging import slot_bytes, versions_dir_for
+from t3flow.host.slots import creation, launcher, mounts, running_version
 from t3flow.host.users import Result, result_of
 from t3flow.t3.versions import parse
 
@@ -145,7 +146,7 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")
         note = {"run": current_run(), "taken_from": tree}
         package = host.settings.track.package
-        path = slots.make_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
+        path = creation.create_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
     except OSError as error:
         raise DiskError(
             f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"
@@ -213,7 +214,7 @@ def return_markers(
     host = this_host()
     for user in deferrals:
         deferral.settle_deferral.function(user)
-    records.set_fact(host.journal, running_version.OLD_SERVERS, None)
+    records.set_fact(host.journal, running_version.TRACKER_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 
 
@@ -230,7 +231,7 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
             records.note_untried(host.journal, deferrals[user], [user])
         deferral.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
-        records.note_pairing(host.journal, user, reason)
+        last_pairings.note_pairing(host.journal, user, reason)
     if markers:
         shell_tracker.move_markers(shell_tracker.markers_dir(host), shell_tracker.markers_aside(host), list(markers))
 

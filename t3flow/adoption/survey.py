@@ -7,12 +7,13 @@ from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
-from t3flow.host import launcher, manageable, records, schemas, slots, t3_accounts
+from t3flow.host import management, records, schemas, slots, t3_accounts
 from t3flow.host.host import HostError, this_host
 from t3flow.host.npm import packages
 from t3flow.host.owner import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.records import Schemas
+from t3flow.host.slots import launcher
 from t3flow.t3.versions import InvalidVersion, is_older, parse
 
 LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
@@ -94,7 +95,7 @@ def look_around() -> Found:
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
         "folders": tracker_backups.folders(host, mapped),
         "is_frozen": bool(tasks.held.function()),
-        "unmanaged": {user: why for user, (_, why) in manageable.survey(host, mapped).items() if why},
+        "unmanaged": {user: why for user, (_, why) in management.survey(host, mapped).items() if why},
         "others": unlinked,
         "overwritten": bool(default) and not launcher.is_launcher(paths.launcher),
     }

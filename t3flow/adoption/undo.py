@@ -14,9 +14,9 @@ from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
-from t3flow.host import launcher, records, schemas, slots
+from t3flow.host import records, schemas, slots
 from t3flow.host.host import this_host
-from t3flow.host.services import running_version
+from t3flow.host.slots import launcher, removal, running_version
 
 
 def give_back(dry_run: bool) -> str:
@@ -90,8 +90,8 @@ def drop_links() -> None:
     for user in slots.links(versions_dir):
         slots.unlink(slots.user_link(versions_dir, user))
     for version in slots.installed(versions_dir):
-        slots.remove_slot(versions_dir, version)
-    slots.remove_partials(versions_dir)
+        removal.remove_slot(versions_dir, version)
+    removal.remove_partials(versions_dir)
 
 
 @step()
@@ -108,5 +108,5 @@ def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 @step()
 def forget() -> None:
     """Forgets that the host was adopted. Repeating it is harmless."""
-    for key in (ADOPTED, running_version.OLD_SERVERS, tasks.ACCEPTED):
+    for key in (ADOPTED, running_version.TRACKER_SERVERS, tasks.ACCEPTED):
         records.set_fact(this_host().journal, key, None)

@@ -7,9 +7,10 @@ from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
-from t3flow.host import freeze, idle, manageable, own_activity, records, slots
+from t3flow.host import freeze, management, records, slots
+from t3flow.host.activity import idle
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import own_activity, probe
 from t3flow.host.processes import proc
 from t3flow.host.records import Deferral
 from t3flow.host.users import Result, result_of
@@ -176,7 +177,7 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
     if not any_time and (wait := after_a_failure(host, pending.user, now)):
         return wait
-    if why := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
+    if why := management.why_unmanaged(host, pending.user, host.services.state(pending.user)):
         return {"waiting_for": "unreadable_state", "detail": why, "at": now + interval}
     return None
 

@@ -19,7 +19,7 @@ from t3flow.host.backups import durations
 from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
-from t3flow.host.staging import scratch_folder
+from t3flow.host.npm.staging import scratch_folder
 from t3flow.host.users import Person
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK

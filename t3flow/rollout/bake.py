@@ -16,9 +16,9 @@ from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import manageable, own_activity, records, slots
+from t3flow.host import management, records, slots
 from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import dispatch_log, probe
+from t3flow.host.pairing import dispatch_log, own_activity, probe
 from t3flow.host.pairing.dispatch_log import Line
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
@@ -151,7 +151,7 @@ def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Curs
 def _managed(host: Host, users: list[str]) -> set[str]:
     """Return the users that t3flow manages: all of them where their manager does not answer, as what was logged counts once or never."""
     try:
-        return {user for user, (_, why) in manageable.survey(host, users).items() if not why}
+        return {user for user, (_, why) in management.survey(host, users).items() if not why}
     except ServiceError as error:
         logger.debug("{}", error)
         return set(users)

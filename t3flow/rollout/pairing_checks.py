@@ -4,9 +4,10 @@ from typing import TypedDict
 
 from t3flow.deferrals import left_behind
 from t3flow.engine.step import step
-from t3flow.host import preflight, slots
+from t3flow.host import slots
 from t3flow.host.host import this_host
 from t3flow.host.pairing import witnesses
+from t3flow.host.slots import preflight
 from t3flow.rollout.suspicion import least_users
 
 ENOUGH = 2

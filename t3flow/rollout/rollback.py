@@ -17,10 +17,12 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import manageable, own_activity, preflight, records, schemas, slots
+from t3flow.host import management, records, schemas, slots
+from t3flow.host.activity.termination import take_away
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.termination import take_away
+from t3flow.host.pairing import own_activity
+from t3flow.host.slots import preflight
 from t3flow.host.users import Person, Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
@@ -321,7 +323,7 @@ def where_all_are() -> str:
     """The version that every user is led to whom t3flow can manage, if it is one and not the default; else "". Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    found = management.survey(host, [entry.name for entry in host.user_map().users])
     led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}
     version = led_to.pop() if len(led_to) == 1 else ""
     return "" if version == slots.default_version(versions_dir) else version

@@ -12,14 +12,16 @@ from loguru import logger
 from t3flow import T3flowError
 from t3flow.deferrals import blockers
 from t3flow.engine.step import current_attempt, step
-from t3flow.host import freeze, idle, manageable, own_activity, preflight, records, resumption, slots, writers
+from t3flow.host import freeze, management, slots
+from t3flow.host.activity import idle, resumption, writers
 from t3flow.host.backups import durations, store
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
 from t3flow.host.owner import OwnerReader
-from t3flow.host.pairing import probe, witnesses
+from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
 from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
+from t3flow.host.slots import preflight
 from t3flow.rollout.revive import owe, owe_start
 
 HELD_SECONDS = 1.0
@@ -88,21 +90,21 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
         probe.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
-        records.note_pairing(host.journal, user, "")
+        last_pairings.note_pairing(host.journal, user, "")
         own_activity.restarted(host.journal, user)
     except probe.PortTaken as error:
         owe_start(host, user, str(error))
     except probe.UnknownServer as error:
         if probe.version_that_runs(host, user, probe.own_server(host, user)) != assigned:
             raise
-        records.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
         own_activity.restarted(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
         if not (excuse := witnesses.excuse(host, user)):
             raise
-        records.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
         own_activity.restarted(host.journal, user)
 
@@ -171,7 +173,7 @@ def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [ask.former]) or manageable.why_unmanaged(host, user, server):
+    if trouble := preflight.trouble(host, [ask.former]) or management.why_unmanaged(host, user, server):
         return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := probe.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)

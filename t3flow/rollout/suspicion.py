@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from t3flow import T3flowError
-from t3flow.host import manageable, records, slots
+from t3flow.host import management, slots
 from t3flow.host.host import Host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import last_pairings, probe
 from t3flow.host.services.manager import ServerState
 
 SPAN_SECONDS = 600.0
@@ -109,7 +109,7 @@ def check(host: Host, version: str, suspicion: Suspicion) -> Finding:
     concerned = [user for user, _ in suspicion.users.most_common(MOST_ASKED)]
     failed = cannot_pair(host, concerned, tries=TRIES)
     for user, why in failed.items():
-        records.note_pairing(host.journal, user, why)
+        last_pairings.note_pairing(host.journal, user, why)
     if len(failed) >= min(LEAST_USERS, suspicion.on_it):
         return Finding(True, "")
     named = f"{next(iter(failed))} alone cannot pair now" if failed else "they pair now"
@@ -147,7 +147,7 @@ def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
     names = [entry.name for entry in host.user_map().users]
     try:
         surveyed: dict[str, tuple[ServerState, str]] = {
-            user: (each.server, each.why) for user, each in manageable.survey(host, names).items()
+            user: (each.server, each.why) for user, each in management.survey(host, names).items()
         }
     except T3flowError as error:
         logger.debug("{}", error)

@@ -20,8 +20,10 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, journal_reserve, launcher, records, resumption, tables
+from t3flow.host import freeze, journal_reserve, records, tables
+from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Pulse, feed_watchdog
 from t3flow.service.systemd import notify, status_watch
 from t3flow.settings import schedule

@@ -6,8 +6,9 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.host import freeze, preflight, records, slots
+from t3flow.host import freeze, records, slots
 from t3flow.host.host import user_map_of
+from t3flow.host.slots import preflight
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.settings.user_map import UserMap, UserMapError

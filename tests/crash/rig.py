@@ -31,6 +31,7 @@ from t3flow.host.host import open_host
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.services.manager import SUPERVISOR_SOCKET
+from t3flow.host.slots import running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import PACKAGE
 from t3flow.service.consumer import JOURNAL, open_journal
@@ -258,7 +259,7 @@ class Rig:
         if self.box.level(user) != level:
             found.wrong.append(f"the database of {user} is at level {self.box.level(user)}, not {level}")
         pid = self.server(user)
-        runs = slots.running_version(pid, self.settings.paths.versions_dir) if pid else None
+        runs = running_version.of_process(pid, self.settings.paths.versions_dir) if pid else None
         if runs != version:
             found.wrong.append(f"the server of {user} runs {runs}, not {version}")
         self.nobody_is_held(found)

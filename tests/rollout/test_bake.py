@@ -22,8 +22,9 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.host import freeze, own_activity, records, slots
+from t3flow.host import freeze, records, slots
 from t3flow.host.host import Host, take_charge
+from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -244,7 +245,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
     assert found.look(run).status == "running"
     assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
-    assert records.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
+    assert last_pairings.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
     found.said(*failures("ada", 1))
     found.look(run)
     assert found.asked == ["linus", "ada", "grace"], "asked again only for what is new"

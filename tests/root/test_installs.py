@@ -19,6 +19,7 @@ from t3flow.host.accounts import Account
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
 from t3flow.host.processes import proc
+from t3flow.host.slots import creation
 
 TOKEN = "only-root-may-know-this"
 
@@ -98,7 +99,7 @@ def test_a_folder_that_is_swapped_for_a_link_is_never_followed(world: World) -> 
 def what_is_said_of(world: World, tree: Path) -> str:
     """Why a tree is not copied into a slot, or ""."""
     try:
-        slots.make_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
+        creation.create_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
         return ""
     except slots.SlotError as error:
         return str(error)

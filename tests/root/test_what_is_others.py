@@ -14,11 +14,13 @@ from world import HOSTILE, World
 from t3flow.engine.files import claim_folder
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.host import slots
-from t3flow.host.launcher import install_launcher
 from t3flow.host.owner import OwnerProblem, OwnerReader
 from t3flow.host.pairing import probe
 from t3flow.host.processes import ports
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import install_launcher
 from t3flow.service.consumer import prepare
+from t3flow.t3 import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,14 +154,14 @@ def test_what_is_others_is_closed_to_him(world: World) -> None:
 def fake_slot(world: World) -> Path:
     """A slot whose program says which Node runs it, and Mallory's link to it. Returns the program."""
     tree = world.top / "tree"
-    program = tree / slots.PROGRAM
+    program = tree / processes.PROGRAM
     program.parent.mkdir(parents=True)
     program.write_text("#!/usr/bin/env node\nconsole.log(process.execPath, process.argv.slice(2).join())\n")
     program.chmod(0o755)
     node = world.top / "tools/node"
-    made = slots.make_slot(world.top / "opt/t3", "1.0.0", tree, Path(os.path.realpath(node)), {})
+    made = creation.create_slot(world.top / "opt/t3", "1.0.0", tree, Path(os.path.realpath(node)), {})
     slots.assign(world.top / "opt/t3", "mallory", "1.0.0")
-    return made / slots.PROGRAM
+    return made / processes.PROGRAM
 
 
 def test_a_wrong_node_first_in_his_path_runs_nothing(world: World) -> None:

@@ -22,6 +22,7 @@ from t3flow.engine.storages import CONSUMERS
 from t3flow.host import freeze, records, slots
 from t3flow.host.backups import replaced as replaced_databases
 from t3flow.host.host import Host, open_host
+from t3flow.host.pairing import last_pairings
 from t3flow.host.processes import proc
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.service.consumer import open_journal
@@ -103,9 +104,9 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
 @contextmanager
 def not_paired(host: Host, user: str) -> Iterator[None]:
     """A pairing that failed."""
-    records.note_pairing(host.journal, user, "no")
+    last_pairings.note_pairing(host.journal, user, "no")
     yield
-    records.note_pairing(host.journal, user, "")
+    last_pairings.note_pairing(host.journal, user, "")
 
 
 @contextmanager

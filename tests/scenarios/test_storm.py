@@ -16,7 +16,7 @@ import pytest
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import idle
+from t3flow.host.activity import idle
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc

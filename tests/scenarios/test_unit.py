@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from t3flow.host import idle, records
+from t3flow.host import records
+from t3flow.host.activity import idle
+from t3flow.host.activity.idle import Idleness
+from t3flow.host.activity.resumption import HELD, resume_paused
 from t3flow.host.host import Host, open_host, take_charge
-from t3flow.host.idle import Idleness
 from t3flow.host.owner import OwnerReader
 from t3flow.host.pairing import probe
 from t3flow.host.processes import ports, proc, suspension
-from t3flow.host.resumption import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 

@@ -9,11 +9,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from t3flow import T3flowError
 from t3flow.engine.step import pause
-from t3flow.host import http_client, own_activity, slots
+from t3flow.host import http_client, slots
 from t3flow.host.host import Host, HostError
+from t3flow.host.pairing import own_activity
 from t3flow.host.processes import ports, proc
-from t3flow.host.services import running_version
 from t3flow.host.services.manager import ServerState
+from t3flow.host.slots import running_version
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3 import http as t3
 from t3flow.t3.unknown import Unknown
@@ -168,8 +169,8 @@ def version_that_runs(host: Host, user: str, pid: int) -> str | None:
     A launcher or a wrapper may be the main process: where neither it nor what is above it says a version, the others of the unit are asked.
     """
     noted, versions_dir = host.journal, host.settings.paths.versions_dir
-    found = running_version.running_version(noted, versions_dir, user, pid)
-    return found or running_version.running_version(noted, versions_dir, user, pid, host.services.pids(user))
+    found = running_version.of_server(noted, versions_dir, user, pid)
+    return found or running_version.of_server(noted, versions_dir, user, pid, host.services.pids(user))
 
 
 def parted(host: Host, user: str, pid: int) -> bool:

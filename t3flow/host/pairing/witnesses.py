@@ -14,8 +14,9 @@ from typing import NamedTuple
 from t3flow import T3flowError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.step import check_interrupt, pause
-from t3flow.host import manageable, own_activity, records, slots
+from t3flow.host import management, slots
 from t3flow.host.host import Host
+from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.host.pairing import probe as pairing_probe
 
 WIDTH = 8
@@ -73,9 +74,9 @@ def against_dispatch(
 def witnesses(host: Host, version: str, besides: Collection[str], without: Collection[str]) -> list[Witness]:
     """Return the managed users with a running server: first those whose failure counts, and of these first those who paired when last seen."""
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
-    known = records.pairings(host.journal)
+    known = last_pairings.pairings(host.journal)
     found: list[tuple[bool, bool, Witness]] = []
-    for user, (server, why) in manageable.survey(host, names).items():
+    for user, (server, why) in management.survey(host, names).items():
         if why or not server.active:
             continue
         runs = pairing_probe.version_that_runs(host, user, server.main_pid) if server.main_pid else None
@@ -90,7 +91,7 @@ def _broken_at(host: Host, began: float | None) -> list[str]:
     """Return the users who could not pair at a time, and not since; none for None."""
     if began is None:
         return []
-    known = records.pairings(host.journal)
+    known = last_pairings.pairings(host.journal)
     return [user for user, last in known.items() if last["reason"] and last["since"] < began]
 
 
@@ -99,7 +100,7 @@ def running(host: Host, version: str, besides: Collection[str]) -> list[str]:
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
     return [
         user
-        for user, (server, why) in manageable.survey(host, names).items()
+        for user, (server, why) in management.survey(host, names).items()
         if not why and server.active and server.main_pid
         if pairing_probe.version_that_runs(host, user, server.main_pid) == version
     ]
@@ -191,17 +192,17 @@ def note_now(
         again, _ = ask(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
         failed = {user: why for user, why in failed.items() if user not in again}
-    known = records.pairings(host.journal)
+    known = last_pairings.pairings(host.journal)
     for user in users:
         is_noted_bad = user in known and bool(known[user]["reason"])
         if user in failed or (user in paired and is_noted_bad):
-            records.note_pairing(host.journal, user, failed.get(user, ""))
+            last_pairings.note_pairing(host.journal, user, failed.get(user, ""))
     return failed
 
 
 def broken_before(host: Host, user: str) -> str:
     """Return why a user whose server is being restarted could not pair before it was stopped either; "" if they could, or it is not known."""
-    known = records.pairings(host.journal).get(user)
+    known = last_pairings.pairings(host.journal).get(user)
     begun = own_activity.begun(host.journal, user)
     return str(known["reason"]) if known and known["reason"] and begun is not None and known["since"] < begun else ""
 

@@ -10,7 +10,7 @@ from t3flow.engine.files import in_memory
 from t3flow.host import records, slots
 from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.staging import RUN_NAMES, SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
+from t3flow.host.npm.staging import RUN_NAMES, SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
 from t3flow.state.doctor.finding import Finding, finding
 
 STATE_BYTES = 100 * 1024 * 1024

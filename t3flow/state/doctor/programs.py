@@ -9,11 +9,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from t3flow.host import manageable, slots
+from t3flow.host import management, slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
 from t3flow.host.npm import packages
 from t3flow.host.pairing import dispatch_log, probe
+from t3flow.host.slots import creation
 from t3flow.settings import schedule, timezones
 from t3flow.state.doctor.finding import Finding, finding
 
@@ -60,7 +61,7 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
                 f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
                 "install it there again; t3 cannot start",
             )
-        elif noted.get("node_mark") not in (None, slots.node_mark(gated)):
+        elif noted.get("node_mark") not in (None, creation.node_mark(gated)):
             yield finding(
                 f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
                 f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
@@ -75,7 +76,7 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
         yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
         return
     for user, server in host.services.states([entry.name for entry in host.user_map().users]).items():
-        if server.facts is not None and (trouble := manageable.identity_trouble(server.facts, user)):
+        if server.facts is not None and (trouble := management.identity_trouble(server.facts, user)):
             what, _, mend = trouble.rpartition(": ")
             yield finding(what, mend)
 

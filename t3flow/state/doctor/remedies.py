@@ -13,10 +13,11 @@ from pathlib import Path
 from t3flow import T3flowError
 from t3flow.adoption import shell_tracker
 from t3flow.engine.files import remove_tree
-from t3flow.host import launcher, preflight, slots, t3_accounts
+from t3flow.host import slots, t3_accounts
 from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.staging import RUN_NAMES, SCRATCH_PREFIX
+from t3flow.host.npm.staging import RUN_NAMES, SCRATCH_PREFIX
+from t3flow.host.slots import launcher, preflight
 from t3flow.state.doctor.finding import Finding
 
 Remedy = Callable[[Host], Iterator[str]]

@@ -4,21 +4,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from t3flow import T3flowError
-from t3flow.host import gate_account, manageable, records, schemas, slots
+from t3flow.host import gate_account, management, records, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import last_pairings, probe
 from t3flow.host.processes import ports, proc
 from t3flow.host.records import Schemas
-from t3flow.host.services import running_version
 from t3flow.host.services.manager import ServerState
+from t3flow.host.slots import running_version
 from t3flow.state.doctor.finding import Finding, finding
 
 NO_DATABASE = "there is no database"
 
 
-def surveyed(host: Host) -> dict[str, manageable.Surveyed]:
+def surveyed(host: Host) -> dict[str, management.Surveyed]:
     """The servers of the users of the map, and who of them cannot be managed."""
-    return manageable.survey(host, [entry.name for entry in host.user_map().users])
+    return management.survey(host, [entry.name for entry in host.user_map().users])
 
 
 def managed(host: Host) -> list[str]:
@@ -99,7 +99,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
             yield finding(
                 f"the server of {user} is held still", f"kill -CONT {server.main_pid}; systemctl restart t3flow"
             )
-        if running_version.is_from_old_place(host.journal, versions_dir, user, server.main_pid):
+        if running_version.is_from_shell_tracker(host.journal, versions_dir, user, server.main_pid):
             yield finding(
                 f"the server of {user} still runs {runs} from the old place until its next restart",
                 f"the next bump or drain restarts it; or systemctl restart {server.unit} when {user} is idle",
@@ -170,7 +170,7 @@ def everybody_pairs(host: Host) -> Iterator[Finding]:
 
     with ThreadPoolExecutor(4) as pool:
         for user, reason in zip(users, pool.map(trouble, users), strict=True):
-            records.note_pairing(host.journal, user, reason)
+            last_pairings.note_pairing(host.journal, user, reason)
             if reason:
                 yield finding(
                     f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"

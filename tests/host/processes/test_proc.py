@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from t3flow.host import manageable
+from t3flow.host import management
 from t3flow.host.host import Host
 from t3flow.host.processes import proc
 
@@ -20,9 +20,9 @@ def test_one_walk_serves_the_looks_at_many_users(bare: Callable[..., Host], monk
     walks = []
     walk = proc.by_account
     monkeypatch.setattr(proc, "by_account", lambda: walks.append(1) or walk())
-    monkeypatch.setattr(manageable, "_walk", proc.SharedWalk(60.0))
+    monkeypatch.setattr(management, "_walk", proc.SharedWalk(60.0))
     for user in USERS:
-        manageable.server_processes(host, [user])
+        management.server_processes(host, [user])
     assert len(walks) == 1
 
 
@@ -36,10 +36,10 @@ def test_a_server_of_another_unit_is_found_by_its_words(bare: Callable[..., Host
         assert child.stdout is not None
         child.stdout.readline()
         assert child.pid in proc.of_account(os.geteuid())
-        monkeyed = manageable.server_processes(host, ["ada", "grace"])
+        monkeyed = management.server_processes(host, ["ada", "grace"])
         assert monkeyed in ({}, {"grace": [child.pid]})
-        manageable._walk = proc.SharedWalk(0.0)
-        assert manageable.server_processes(host, ["ada", "grace"]) == {"grace": [child.pid]}
+        management._walk = proc.SharedWalk(0.0)
+        assert management.server_processes(host, ["ada", "grace"]) == {"grace": [child.pid]}
     finally:
         child.kill()
         child.communicate()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from t3flow.engine.files import DiskError
-from t3flow.host import mounts
 from t3flow.host.host import open_host
+from t3flow.host.slots import mounts
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal, prepare
 from t3flow.settings import load as settings_module

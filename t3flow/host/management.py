@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from t3flow import T3flowError
-from t3flow.host import slots
 from t3flow.host.accounts import is_root
 from t3flow.host.host import Host, uid_of
 from t3flow.host.processes import proc
 from t3flow.host.services.manager import ServerState
 from t3flow.host.services.unit_facts import UnitFacts
+from t3flow.host.slots import running_version
 from t3flow.t3 import commands, files
 
 SERVE = commands.SERVE[0]
@@ -115,7 +115,7 @@ def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFact
     if server.main_pid is None:
         return False
     versions_dir = host.settings.paths.versions_dir
-    return any(slots.running_version(pid, versions_dir) is not None for pid in _of_unit(host, user, server))
+    return any(running_version.of_process(pid, versions_dir) is not None for pid in _of_unit(host, user, server))
 
 
 def _of_unit(host: Host, user: str, server: ServerState) -> list[int]:

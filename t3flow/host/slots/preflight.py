@@ -8,8 +8,9 @@ import shutil
 import stat
 from typing import NamedTuple
 
-from t3flow.host import launcher, mounts, slots
+from t3flow.host import slots
 from t3flow.host.host import Host
+from t3flow.host.slots import launcher, mounts
 from t3flow.settings.load import Settings
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from scenes import write
 
-from t3flow.host import idle
+from t3flow.host.activity import idle
+from t3flow.host.activity.idle import Idleness, Unit
 from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.idle import Idleness, Unit
 from t3flow.host.owner import OwnerProblem, OwnerReader
 from t3flow.host.services.manager import ServerState
 
@@ -304,7 +304,7 @@ def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Serve
 
 # The databases of later servers ---------------------------------------------------------------------------------------
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 RUN = "update orchestration_v2_projection_runs set status = ?, payload_json = ?"
 
 

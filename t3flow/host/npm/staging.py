@@ -4,9 +4,10 @@ from pathlib import Path
 
 from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.engine.step import current_run
-from t3flow.host import gate_account, slots
+from t3flow.host import gate_account
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages
+from t3flow.host.slots import creation
 
 SLOT_BYTES = 400 * 1024 * 1024
 SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
@@ -41,7 +42,7 @@ def make_slot(versions_dir: Path, version: str) -> None:
     note = {"origin": packages.install(host, version, folder), "run": current_run()}
     gate_account.end_all(host)
     try:
-        slots.make_slot(versions_dir, version, folder / "prefix", packages.node_path(), note)
+        creation.create_slot(versions_dir, version, folder / "prefix", packages.node_path(), note)
     except OSError as error:
         raise DiskError(
             f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"

@@ -8,15 +8,13 @@ from t3flow.host import records, slots
 from t3flow.host.processes import proc
 from t3flow.t3.commands import SERVE
 
-OLD_SERVERS = "old_servers"
+TRACKER_SERVERS = "old_servers"
 """Servers that still run from where the shell tracker installed: user → [pid, version]."""
-HIGHEST = 16
+MAX_ANCESTORS = 16
 """Launchers and wrappers above a server are looked at so far."""
 
 
-def running_version(
-    journal: Journal, versions_dir: Path, user: str, pid: int, pids: Collection[int] = ()
-) -> str | None:
+def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: Collection[int] = ()) -> str | None:
     """Return the version that a user's server runs; None when that cannot be told (yet).
 
     `pid` is the process that listens, or the unit's main one; `pids` are the others of the unit, of which one may be the server that does not
@@ -26,16 +24,16 @@ def running_version(
     version = in_slot(chain, versions_dir)
     if version is not None:
         return version
-    noted = (records.fact(journal, OLD_SERVERS) or {}).get(user)
+    noted = (records.fact(journal, TRACKER_SERVERS) or {}).get(user)
     if noted and noted[0] in chain:
         return str(noted[1])
     found = {in_slot([each], versions_dir) for each in pids if SERVE[0] in proc.command_line(each)} - {None}
     return found.pop() if len(found) == 1 else None
 
 
-def is_from_old_place(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
+def is_from_shell_tracker(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
     """Whether a user's server has run since before the host was taken over, so that only its next restart brings it to a slot."""
-    noted = (records.fact(journal, OLD_SERVERS) or {}).get(user)
+    noted = (records.fact(journal, TRACKER_SERVERS) or {}).get(user)
     chain = chain_of(pid)
     return noted is not None and noted[0] in chain and in_slot(chain, versions_dir) is None
 
@@ -43,7 +41,7 @@ def is_from_old_place(journal: Journal, versions_dir: Path, user: str, pid: int)
 def chain_of(pid: int) -> list[int]:
     """Return a process and its parents, nearest first."""
     found = [pid]
-    while len(found) < HIGHEST and (stat := proc.stat_of(found[-1])) is not None and stat.parent > 1:
+    while len(found) < MAX_ANCESTORS and (stat := proc.stat_of(found[-1])) is not None and stat.parent > 1:
         found.append(stat.parent)
     return found
 
@@ -55,4 +53,24 @@ def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
         for word in (*proc.command_line(pid), proc.executable(pid)):
             if word.startswith(prefix):
                 return word[len(prefix) :].partition("/")[0]
+    return None
+
+
+def all_running(versions_dir: Path) -> dict[str, int]:
+    """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
+    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    found: dict[str, int] = {}
+    for pid in proc.all_others():
+        for word in (*proc.command_line(pid), proc.executable(pid)):
+            if word.startswith(prefix):
+                found.setdefault(word[len(prefix) :].partition("/")[0], pid)
+    return found
+
+
+def of_process(main_pid: int, versions_dir: Path) -> str | None:
+    """The version whose slot a server was started from, by its command line."""
+    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    for word in proc.command_line(main_pid):
+        if word.startswith(prefix):
+            return word[len(prefix) :].partition("/")[0]
     return None

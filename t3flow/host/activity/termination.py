@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from t3flow import T3flowError
-from t3flow.host import own_activity, slots
+from t3flow.host import slots
 from t3flow.host.host import Host
+from t3flow.host.pairing import own_activity
 from t3flow.host.processes import proc, suspension
 from t3flow.t3 import files
 

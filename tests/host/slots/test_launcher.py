@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from t3flow.host import slots
-from t3flow.host.launcher import (
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import (
     STARTING_MINUTES,
     forget_former,
     install_launcher,
@@ -26,7 +27,7 @@ def host(tmp_path: Path) -> Path:
         program = tree / "node_modules" / ".bin" / "t3"
         program.write_text(f'#!/bin/sh\necho "{version} $*"\n')
         program.chmod(0o755)
-        slots.make_slot(tmp_path, version, tree, Path("/bin/sh"), {})
+        creation.create_slot(tmp_path, version, tree, Path("/bin/sh"), {})
     slots.set_default(tmp_path, "1.0.0")
     install_launcher(tmp_path / "t3", tmp_path, sandbox=True)
     return tmp_path

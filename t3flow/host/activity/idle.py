@@ -14,12 +14,12 @@ from loguru import logger
 
 from t3flow.engine.journal import Journal
 from t3flow.host import records, slots
-from t3flow.host.clock import ServerClock
+from t3flow.host.activity.clock import ServerClock
 from t3flow.host.host import Host
 from t3flow.host.owner import OwnerProblem, OwnerReader
 from t3flow.host.processes import ports, proc
-from t3flow.host.services import running_version
 from t3flow.host.services.manager import ServerState
+from t3flow.host.slots import running_version
 from t3flow.t3.activity import QUEUED_WORK
 from t3flow.t3.unknown import MARK
 
