@@ -93,9 +93,10 @@ QUEUED, HELD_KEY = "queued", "queueHeld"
 
 
 def read_runs(connection: sqlite3.Connection) -> Activity:
-    """Return the activity of runs. A run is live until it ends, also while it waits for approval. A queued run starts by itself unless its queue is held.
+    """Return the activity of runs. A run is live until it ends, also while it waits for approval.
 
-    About a second after its start, a server cancels the runs that a killed one left, so a live run counts at any age.
+    A queued run starts by itself unless its queue is held. About a second after its start, a server cancels the runs that a killed
+    server left, so a live run counts at any age.
     """
     work: list[Work] = []
     moments: list[float] = []
