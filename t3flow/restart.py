@@ -18,9 +18,9 @@ from t3flow.engine.files import DiskError
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
 from t3flow.host import disk_space, slots
-from t3flow.host.activity.termination import await_commands, take_away
+from t3flow.host.activity.termination import await_commands, stop_all
 from t3flow.host.backups import durations, replaced, store
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
@@ -101,7 +101,7 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
         return {**_no_backup(former, failure), "at_fault": fault, "ask_again": again}
     if failure.kind == probe.PortTaken.__name__:
         return _deferred(former, "server_stopped", str(failure), 0.0)  # others' doing, which freezes nothing
-    if failure.kind == witnesses.BrokenBefore.__name__:
+    if failure.kind == witnesses.UnpairedBefore.__name__:
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
     if fault in (blame.USER, blame.HOST):
@@ -149,7 +149,7 @@ def note_not_moved(user: str, target: str, why: str, *, is_own: bool = False) ->
     `is_own`: the fault is this user's alone, and delays no drain of another. Each try takes the server away for a moment, so that the next comes
     later each time, at most after a day. Repeating it counts one more.
     """
-    host = this_host()
+    host = current_host()
     kind = blockers.OWN if is_own else blockers.RESTART
     times = blockers.note(host.journal, user, kind, f"{user} could not be moved to {target}: {why}")
     wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
@@ -168,7 +168,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, former: str, target: str) -> str:
     """The snapshot that counts when something was written after the first. Repeating it takes another."""
-    return durations.take(this_host(), user, former, target, current_run()).path
+    return durations.take(current_host(), user, former, target, current_run()).path
 
 
 @step()
@@ -178,13 +178,13 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     Repeating it is harmless: each part is skipped or done again with the same end. If the server does not go or the snapshot cannot be put in
     place, the databases stay with the version that wrote them, so that they agree.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
     backup = store.on_record(host, user, snapshot)
     is_away = False
     try:
-        take_away(host, user)
+        stop_all(host, user)
         is_away = True
         aside = store.restore(host, user, backup, kept_name)
     except T3flowError:
@@ -205,21 +205,21 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
     From then on until the server answers the launcher refuses mintings, and one under way is let end.
     A server that was stopped here may have been started since by a person, or by a reboot, and its user may be at work.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     if _runs_on(host, user) not in (None, target):
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
         return False
     if slots.assigned(versions_dir, user) != target:
-        slots.assign(versions_dir, user, slots.HOLD)
+        slots.assign(versions_dir, user, slots.RESTORING)
         await_commands(host, user)
     slots.note_starting(versions_dir, user)
     slots.assign(versions_dir, user, target)
     if _runs_on(host, user) in (None, target):
         return True
     slots.assign(versions_dir, user, former)  # it was started just before
-    slots.forget_starting(versions_dir, user)
-    own_activity.restarted(host.journal, user)
+    slots.remove_starting(versions_dir, user)
+    own_activity.note_restart_end(host.journal, user)
     return False
 
 
@@ -227,7 +227,7 @@ def _runs_on(host: Host, user: str) -> str | None:
     """The version that a user's server runs; "" if the launcher has not come to that; None without a server."""
     deadline = time.monotonic() + LAUNCH_SECONDS
     while (pid := host.services.state(user).main_pid) is not None:
-        version = probe.version_that_runs(host, user, pid)
+        version = probe.running_version_of(host, user, pid)
         if version is not None or time.monotonic() > deadline:
             return version or ""
         time.sleep(0.02)
@@ -240,7 +240,7 @@ def start_server(user: str) -> None:
 
     What a stopped unit has left in its own group may hold the port, and is ended first. Repeating it finds the server running.
     """
-    host = this_host()
+    host = current_host()
     if host.services.state(user).main_pid is None and host.services.pids(user):
         host.services.stop(user)
     await_port(host, user)
@@ -255,7 +255,7 @@ def verify_user(user: str, version: str) -> float:
     from pairing and is not its own doing is raised as an error of another kind.
     It changes nothing that the start before it would mind, should a power cut make that run again.
     """
-    host = this_host()
+    host = current_host()
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
         paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
@@ -263,15 +263,15 @@ def verify_user(user: str, version: str) -> float:
         last_pairings.note_pairing(host.journal, user, str(error))
         raise
     except probe.NotPaired as error:
-        fault = witnesses.other_fault(host, user, version, error)
+        fault = witnesses.find_other_fault(host, user, version, error)
         last_pairings.note_pairing(host.journal, user, str(error))
-        if full := disk_space.trouble(host, user):
-            raise disk_space.NoRoom(f"{error}; {full}") from error
+        if full := disk_space.problem(host, user):
+            raise disk_space.DiskFull(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
             raise StoppedByHand(f"{server.unit} was stopped while it was verified ({error})") from error
         if fault is not None:
             raise fault from error
         raise
     last_pairings.note_pairing(host.journal, user, "")
-    own_activity.restarted(host.journal, user)
+    own_activity.note_restart_end(host.journal, user)
     return paired_at

@@ -11,7 +11,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
 from t3flow.host import management, pruning, records, rejections, slots, t3_accounts
 from t3flow.host.backups import durations, store
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.host.npm import packages, provenance
 from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.host.owner import OwnerProblem
@@ -46,7 +46,7 @@ class Plan(TypedDict):
 @step()
 def held() -> str:
     """Why tracking is frozen, or "". Only reads."""
-    found = freezing.frozen(this_host().settings, this_host().journal)
+    found = freezing.frozen(current_host().settings, current_host().journal)
     if found is None:
         return ""
     logger.warning("FROZEN since {}: {}; `t3flow unfreeze` lets it go on", time.ctime(found["since"]), found["reason"])
@@ -56,7 +56,7 @@ def held() -> str:
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
     """What to move to: the version named, else the pin, else what the tag points at. Only reads."""
-    host = this_host()
+    host = current_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
         raise slots.SlotError("no version is installed yet: run `t3flow adopt` first, it takes over what is there")
@@ -74,7 +74,7 @@ def resolve(target: str | None) -> Plan:
 
 def pin() -> str:
     """The version to hold, or "": the consumer's environment, then `t3flow pin`, then the settings file."""
-    host = this_host()
+    host = current_host()
     from_environment = host.settings.sources["track.pin"].startswith("environment")
     noted = records.fact(host.journal, "pin")
     return host.settings.track.pin if from_environment or not noted else str(noted)
@@ -95,7 +95,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
 
     A version that a person named exactly may be of any age and channel, and older.
     """
-    host = this_host()
+    host = current_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
         found = people.function(without)
@@ -114,14 +114,14 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := provenance.too_young(host, target)):
         return {"outcome": "too_young", "reason": reason}
-    reason = preflight.trouble(host)
+    reason = preflight.problem(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
 
 
 @step()
 def people(without: list[str]) -> list[Person]:
     """The users of the map and how they are, in its order; those that t3flow cannot manage with the reason. Only reads."""
-    host = this_host()
+    host = current_host()
     mapped = host.user_map()
     for problem in mapped.problems:
         logger.warning("user map: {}", problem)
@@ -137,8 +137,8 @@ def people(without: list[str]) -> list[Person]:
         if why:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
-        runs = probe.version_that_runs(host, user, pid) if pid is not None else None
-        if pid is not None and runs is None and proc.is_launched(pid):
+        runs = probe.running_version_of(host, user, pid) if pid is not None else None
+        if pid is not None and runs is None and proc.is_past_launch(pid):
             runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
@@ -175,7 +175,7 @@ def unstage(version: str, in_scratch: bool) -> None:
 
     Processes of a trial that was just ended may take a moment to go.
     """
-    journal = this_host().journal
+    journal = current_host().journal
     if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
@@ -198,12 +198,12 @@ class Staged(TypedDict):
 @step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(packages.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
-    host = this_host()
+    host = current_host()
     is_there = slots.has_slot(host.settings.paths.versions_dir, version)
     versions_dir = versions_dir_for(in_scratch and not is_there)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
-        mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
+        mounts.require_executable(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = provenance.notices(host, versions_dir, version)
@@ -244,7 +244,7 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
     except (OwnerProblem, store.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
-            records.note_untried(this_host().journal, target, [user])
+            records.note_untried(current_host().journal, target, [user])
         return {
             "user": user,
             "path": "",
@@ -268,7 +268,7 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
 
     A dry run removes nothing, and neither does a run that goes back: it has chosen a snapshot already.
     """
-    host = this_host()
+    host = current_host()
     goes_back = current_run().startswith(pruning.GOING_BACK)
     if folder is None and not goes_back:
         pruning.make_room(host, user)
@@ -284,7 +284,7 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
 @step(syncs_first=False)
 def tried_on(version: str) -> list[str]:
     """The users who are deferred to a version that has passed on their databases. Only reads."""
-    journal = this_host().journal
+    journal = current_host().journal
     return [
         entry.user
         for entry in records.deferrals(journal)
@@ -295,7 +295,7 @@ def tried_on(version: str) -> list[str]:
 @step()
 def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]:
     """The users in the order of restarts. Only reads."""
-    if this_host().settings.canary.order == "map_order":
+    if current_host().settings.canary.order == "map_order":
         return users
     size = {snapshot["user"]: snapshot["bytes"] for snapshot in snapshots}
     return sorted(users, key=lambda user: (size.get(user["user"], 0), user["user"]))
@@ -310,13 +310,13 @@ def link_everyone(default: str) -> list[str]:
 
     Every account that may have a t3, managed or not: see `everybody.accounts`.
     """
-    return t3_accounts.link(this_host(), default)
+    return t3_accounts.assign_unlinked(current_host(), default)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def accept(version: str) -> None:
     """Make a version the default and the last good one, and remove what is old by now. Idempotent: two renames, and pruning finds less to do."""
-    host = this_host()
+    host = current_host()
     _lead_to(version)
     accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
     records.set_fact(host.journal, ACCEPTED, [*accepted, version])
@@ -331,7 +331,7 @@ def return_to(version: str) -> None:
     Idempotent. What is old by now is removed.
     """
     _lead_to(version)
-    pruning.prune(this_host())
+    pruning.prune(current_host())
 
 
 def _lead_to(version: str) -> None:
@@ -339,7 +339,7 @@ def _lead_to(version: str) -> None:
 
     Accounts that have come since get a link first, to what they have: else their next pairing would migrate under them.
     """
-    host = this_host()
+    host = current_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
         link_everyone.function(default)
     slots.set_default(host.settings.paths.versions_dir, version)
@@ -350,7 +350,7 @@ def _lead_to(version: str) -> None:
 @step()
 def freeze_tracking(reason: str) -> None:
     """Writes the freeze file. Repeating it keeps the first reason."""
-    host = this_host()
+    host = current_host()
     freezing.freeze(host.settings, host.journal, reason, by=current_run())
     logger.error("FROZEN: {}", reason)
 
@@ -364,18 +364,18 @@ def alert(line: str) -> None:
 @step()
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Remembers that a version failed, and on whose databases alone ([]: that is not known). Repeating it writes the same."""
-    records.reject(this_host().journal, version, reason, users)
+    records.reject(current_host().journal, version, reason, users)
 
 
 @step()
 def any_server_runs() -> bool:
     """Whether the server of any user runs whom t3flow can manage. Only reads."""
-    host = this_host()
+    host = current_host()
     found = management.survey(host, [entry.name for entry in host.user_map().users])
-    return any(each.server.active and not each.why for each in found.values())
+    return any(each.server.active and not each.reason for each in found.values())
 
 
 @step()
 def prune(spare: str = "") -> list[str]:
     """Remove old snapshots, and slots but `spare` that nothing needs. Idempotent: repeating it finds less to do."""
-    return pruning.prune(this_host(), spare)
+    return pruning.prune(current_host(), spare)

@@ -93,7 +93,7 @@ def test_the_alerts_on_pairing_agree_with_the_watch_over_it() -> None:
         "request for ada failed: TimeoutError at port 1": None,
     }
     for line, kind in lines.items():
-        said = dispatch_log.said(line)
+        said = dispatch_log.match_line(line)
         assert (said[0] if said else None) == kind, line
         assert bool(re.search(ALERTS["T3PairingBroken"], line)) is (kind == "failure"), line
         assert bool(re.search(ALERTS["T3PairFallbackHigh"], line)) is (kind == "fallback"), line

@@ -17,7 +17,7 @@ from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
 from t3flow.host import records, slots
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.host.npm import packages
 from t3flow.host.npm.staging import slot_bytes, versions_dir_for
 from t3flow.host.pairing import last_pairings
@@ -119,14 +119,14 @@ def remembered(found: Found) -> dict[str, Any]:
 def switch_back(timers: list[str], on: bool) -> None:
     """Undo of switching timers. Repeating it is harmless."""
     for timer in timers:
-        this_host().services.switch(timer, not on)
+        current_host().services.set_enabled(timer, not on)
 
 
 @step(undo=switch_back)
 def switch_timers(timers: list[str], on: bool) -> None:
     """Turns the shell tracker's timers on or off. Repeating it is harmless."""
     for timer in timers:
-        this_host().services.switch(timer, on)
+        current_host().services.set_enabled(timer, on)
 
 
 @step()
@@ -138,9 +138,9 @@ def leave_out(version: str, in_scratch: bool, tree: str, program: str) -> None:
 @step(interruptible=True, undo=leave_out)
 def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
     """Copies the global install into a slot; returns its path. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
-    host = this_host()
+    host = current_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")
@@ -157,7 +157,7 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
 @step()
 def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
     """Undo of making links: they lead where they led before, or go, unless our launcher is in place. Repeating it is harmless."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     if launcher.is_launcher(host.settings.paths.launcher):
         return
@@ -165,15 +165,15 @@ def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) ->
         if slots.assigned(versions_dir, user) == version and former[user]:
             slots.assign(versions_dir, user, former[user])
         elif slots.assigned(versions_dir, user) == version:
-            slots.unlink(slots.user_link(versions_dir, user))
+            slots.remove_link(slots.user_link(versions_dir, user))
     if default and slots.default_version(versions_dir) == default:
-        slots.unlink(versions_dir / "current")
+        slots.remove_link(versions_dir / "current")
 
 
 @step(undo=unmake_links)
 def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
     """Gives these users links of their own, then the others the default. Repeating it makes the same."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     for user, version in links.items():
         slots.assign(versions_dir, user, version)
@@ -186,7 +186,7 @@ def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> N
 @step()
 def release_backups(folders: dict[str, list[int]], default: str) -> None:
     """Undo of taking backups over: their folders belong to whom they did, and they are off the record. Repeating it is harmless."""
-    host = this_host()
+    host = current_host()
     tracker_backups.give_back(host, folders)
     for entry in records.backups(host.journal):
         if entry.run == current_run():
@@ -196,7 +196,7 @@ def release_backups(folders: dict[str, list[int]], default: str) -> None:
 @step(undo=release_backups)
 def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
     """Puts the shell tracker's snapshots on record and out of their owners' reach; returns what was left out. Repeating it finds them there."""
-    host = this_host()
+    host = current_host()
     notices = tracker_backups.take_over(host, current_run())
     before = {entry.target for entry in records.backups(host.journal) if is_version(entry.target)}
     accepted = records.fact(host.journal, tasks.ACCEPTED)
@@ -211,7 +211,7 @@ def return_markers(
     markers: dict[str, str], deferrals: dict[str, str], first: list[str], broken: dict[str, str]
 ) -> None:
     """Undo of taking markers: they are back where they were, and their deferrals gone. Repeating it is harmless."""
-    host = this_host()
+    host = current_host()
     for user in deferrals:
         deferral.settle_deferral.function(user)
     records.set_fact(host.journal, running_version.TRACKER_SERVERS, None)
@@ -224,7 +224,7 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 
     A marker is moved once its deferral is journaled.
     """
-    host = this_host()
+    host = current_host()
     shell_tracker.note_servers(host)  # before a drain could take their users for migrated
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
         if user not in first and user not in markers:  # left on an older version, whose databases nothing was tried on
@@ -239,23 +239,23 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 @step()
 def what_was_adopted() -> dict[str, Any]:
     """What an earlier adoption noted; empty for none. Only reads."""
-    return dict(records.fact(this_host().journal, ADOPTED) or {})
+    return dict(records.fact(current_host().journal, ADOPTED) or {})
 
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Undo of the note: what was noted before, and without an adoption before it no former launcher is kept aside. Repeating it is harmless."""
-    host = this_host()
+    host = current_host()
     records.set_fact(host.journal, ADOPTED, former or None)
     if not former:
-        launcher.forget_former(host.settings.paths.launcher)
+        launcher.drop_former_launcher(host.settings.paths.launcher)
 
 
 @step(undo=forget_adoption)
 def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Notes what the host was like, for `--undo`, and keeps the former launcher aside. What was noted first stays. Repeating it is harmless."""
-    host = this_host()
-    launcher.keep_former(host.settings.paths.launcher)
+    host = current_host()
+    launcher.keep_former_launcher(host.settings.paths.launcher)
     merged = {
         "at": former.get("at", time.time()),
         "installed": new["installed"] or former.get("installed", ""),
@@ -272,7 +272,7 @@ def put_launcher() -> None:
 
     The last step: nothing may fail after it.
     """
-    host = this_host()
+    host = current_host()
     paths = host.settings.paths
     sandbox = host.settings.serve.backend == "process"
     launcher.install_launcher(paths.launcher, paths.versions_dir, sandbox=sandbox)

@@ -8,7 +8,7 @@ from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
 from t3flow.host import management, records, schemas, slots, t3_accounts
-from t3flow.host.host import HostError, this_host
+from t3flow.host.host import HostError, current_host
 from t3flow.host.npm import packages
 from t3flow.host.owner import OwnerProblem
 from t3flow.host.pairing import probe
@@ -65,17 +65,17 @@ def versions_wanted(found: Found) -> list[str]:
     there = [found["default"]] if found["default"] else [found["installed"], found["last_good"]]
     if found.get("overwritten"):
         there.append(found["installed"])
-    wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.HOLD}
+    wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.RESTORING}
     return sorted(wanted or {found["tag"]}, key=parse)
 
 
 @step(interruptible=True)
 def look_around() -> Found:
     """What the shell tracker has left. Only reads."""
-    host = this_host()
+    host = current_host()
     paths = host.settings.paths
     for unit in shell_tracker.AT_WORK:
-        if host.services.is_on(unit):
+        if host.services.is_enabled(unit):
             raise OldTrackerError(f"the shell tracker is at work ({unit}): run this again when it has ended")
     there = shell_tracker.find_global(host)
     mapped = [entry.name for entry in host.user_map().users]
@@ -89,7 +89,7 @@ def look_around() -> Found:
         "default": default or "",
         "last_good": last_good if last_good and is_version(last_good) else "",
         "tag": packages.tagged(host, host.settings.track.tag) if nothing else "",
-        "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_on(timer)],
+        "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_enabled(timer)],
         "markers": shell_tracker.read_markers(host),
         "servers": {user: said_version(user) for user in mapped},
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
@@ -104,14 +104,14 @@ def look_around() -> Found:
 def _linked(user: str) -> bool:
     """Whether an account has a link, or something odd in its place."""
     try:
-        return slots.assigned(this_host().settings.paths.versions_dir, user) is not None
+        return slots.assigned(current_host().settings.paths.versions_dir, user) is not None
     except slots.SlotError:
         return True
 
 
 def said_version(user: str) -> str:
     """The version that a user's server says it is; "" for one that does not run or answer."""
-    host = this_host()
+    host = current_host()
     with suppress(probe.NotPaired, HostError):
         if host.services.state(user).active:
             said = probe.serving_version(host, user)
@@ -129,7 +129,7 @@ def is_version(text: str) -> bool:
 @step()
 def known_schemas(versions: list[str]) -> dict[str, Schemas]:
     """The migrations that those versions know which were tried before. Only reads."""
-    journal = this_host().journal
+    journal = current_host().journal
     known = {version: records.schema_of_version(journal, version) for version in versions}
     return {version: dict(schema) for version, schema in known.items() if schema is not None}
 
@@ -150,7 +150,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         "deferrals": {},
         "first": [],
         "broken": {},
-        "notices": [*notices, *this_host().user_map().problems],
+        "notices": [*notices, *current_host().user_map().problems],
     }
     if not found["default"] and found["installed"] not in ("", default):
         made["notices"].append(f"{found['installed']} is installed, {default} was accepted last: that is the default")
@@ -158,7 +158,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
     made["others"] = dict.fromkeys(found.get("others", []), stays)
-    pending = {entry.user for entry in records.deferrals(this_host().journal)}
+    pending = {entry.user for entry in records.deferrals(current_host().journal)}
     for user, why in found.get("unmanaged", {}).items():
         made["notices"].append(f"{user} is not managed, and keeps what they have: {why}")
         made["links"][user] = found["links"][user] or stays
@@ -174,12 +174,12 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
                 made["notices"].append(f"the database of {user} cannot be read: {problem}")
         has = found["links"][user]
         fits = theirs is None or has not in known or not schemas.knows(known[has], theirs)
-        keeps = has and (has == slots.HOLD or fits)
+        keeps = has and (has == slots.RESTORING or fits)
         led_to = has if keeps else choose(user, runs, theirs, default, known)
         if not keeps:
             made["fresh"].append(user)
         made["links"][user] = led_to
-        if led_to == slots.HOLD:
+        if led_to == slots.RESTORING:
             continue
         marked = [found["markers"][user], default] if user in found["markers"] else []
         wanted = max((each for each in (led_to, *marked) if each in known), key=parse, default=led_to)
@@ -200,7 +200,7 @@ def schemas_read(user: str) -> Schemas:
     """The migrations of a user's databases, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            return schemas.schemas_of(this_host(), user)
+            return schemas.schemas_of(current_host(), user)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise

@@ -15,7 +15,7 @@ from t3flow.deferrals import deferral
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.host import records, schemas, slots
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.host.slots import launcher, removal, running_version
 
 
@@ -38,10 +38,10 @@ def give_back(dry_run: bool) -> str:
 @step()
 def check_giving_back(noted: dict[str, Any]) -> str:
     """The version that everybody would run again. Raises OldTrackerError where somebody could not pair then. Only reads."""
-    host = this_host()
+    host = current_host()
     if not noted:
         raise OldTrackerError("this host was not adopted, so there is nothing to undo")
-    kept = launcher.kept_former(host.settings.paths.launcher)
+    kept = launcher.former_path(host.settings.paths.launcher)
     there = shell_tracker.find_global(host, behind=kept)
     if there is None and not os.path.lexists(kept):
         raise OldTrackerError(
@@ -71,24 +71,24 @@ def check_giving_back(noted: dict[str, Any]) -> str:
 @step()
 def bring_back_launcher() -> None:
     """Puts the former launcher back by one rename. Repeating it finds it there."""
-    launcher.bring_back_former(this_host().settings.paths.launcher)
+    launcher.restore_former_launcher(current_host().settings.paths.launcher)
 
 
 @step()
 def end_deferrals() -> None:
     """Takes every deferral off the record. Repeating it finds none."""
-    for pending in records.deferrals(this_host().journal):
+    for pending in records.deferrals(current_host().journal):
         deferral.settle_deferral.function(pending.user)
 
 
 @step()
 def drop_links() -> None:
     """Removes all links, and the slots that no server runs from. Repeating it finds less to do."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
-    slots.unlink(versions_dir / "current")
+    slots.remove_link(versions_dir / "current")
     for user in slots.links(versions_dir):
-        slots.unlink(slots.user_link(versions_dir, user))
+        slots.remove_link(slots.user_link(versions_dir, user))
     for version in slots.installed(versions_dir):
         removal.remove_slot(versions_dir, version)
     removal.remove_partials(versions_dir)
@@ -100,7 +100,7 @@ def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 
     Also of those who were migrated since: the shell tracker's drainer drops a marker whose user was restarted.
     """
-    host = this_host()
+    host = current_host()
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), users)
     tracker_backups.give_back(host, folders)
 
@@ -109,4 +109,4 @@ def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 def forget() -> None:
     """Forgets that the host was adopted. Repeating it is harmless."""
     for key in (ADOPTED, running_version.TRACKER_SERVERS, tasks.ACCEPTED):
-        records.set_fact(this_host().journal, key, None)
+        records.set_fact(current_host().journal, key, None)

@@ -8,7 +8,7 @@ from t3flow.deferrals import left_behind, long_waits
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import records, slots
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.settings import schedule
 
@@ -32,7 +32,7 @@ def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> N
     Unless it is accepted already, the target awaits acceptance from then on: by the bump itself, or by the first who is moved to it. It has passed
     the gate, so that a rejection of earlier holds no deferral back.
     """
-    journal = this_host().journal
+    journal = current_host().journal
     if causes and not is_accepted:
         records.unreject(journal, target)
         records.set_fact(journal, TO_BE_ACCEPTED, target)
@@ -53,7 +53,7 @@ def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> N
 
 def put_off(target: str, waiting: dict[str, str]) -> None:
     """As `defer`, to a version that is accepted."""
-    host = this_host()
+    host = current_host()
     for user, waiting_for in waiting.items():
         pending = records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
@@ -77,7 +77,7 @@ def drain_of(host: Host, user: str, *, make: bool = True) -> str:
 
 def wake(run: str) -> None:
     """Makes a sleeping run due now."""
-    host = this_host()
+    host = current_host()
     with host.journal.transaction() as connection:
         connection.execute(
             "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
@@ -97,7 +97,7 @@ class Pending(TypedDict):
 @step()
 def pending_deferrals(users: list[str]) -> list[Pending]:
     """The pending deferrals of these users, or of all. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     return [
         {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
@@ -109,7 +109,7 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
 @step()
 def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
     """Notes in the deferral why its user was not moved after all. Returns when to ask again: never at once. Repeating it counts one check more."""
-    host = this_host()
+    host = current_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
     if waiting_for == left_behind.HELD and (pending := records.deferral(host.journal, user)) is not None:
@@ -122,7 +122,7 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
 @step()
 def note_yielded(user: str) -> float:
     """Record that a drain freed the host for a more urgent run. Return when to ask again: soon. Repeating it counts one more check."""
-    host, at = this_host(), time.time() + YIELDED_SECONDS
+    host, at = current_host(), time.time() + YIELDED_SECONDS
     detail = "a more urgent run, such as a rollback, went first"
     records.note_check(host.journal, user, "host_busy", detail, at)
     long_waits.note(host.journal, user, "host_busy", detail)
@@ -132,7 +132,7 @@ def note_yielded(user: str) -> float:
 @step()
 def settle_deferral(user: str) -> None:
     """Ends a user's deferral and wakes its drain, held back or not, which then finds nothing to do. Repeating it is harmless."""
-    host = this_host()
+    host = current_host()
     left_behind.forget(host.journal, user)
     pending = records.deferral(host.journal, user)
     if pending is not None:
@@ -147,4 +147,4 @@ def settle_deferral(user: str) -> None:
 @step()
 def awaits_acceptance(version: str) -> bool:
     """Whether a version was the last to be given to people, and nobody could be moved to it yet. Only reads."""
-    return bool(records.fact(this_host().journal, TO_BE_ACCEPTED) == version)
+    return bool(records.fact(current_host().journal, TO_BE_ACCEPTED) == version)

@@ -18,7 +18,7 @@ from t3flow.host import records, rejections, slots
 from t3flow.host.backups import durations
 from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.npm.staging import scratch_folder
 from t3flow.host.users import Person
 from t3flow.t3.files import FIRST_DATABASE
@@ -66,7 +66,7 @@ def files_of(kept: Snapshot | Seed) -> dict[str, str]:
 @step()
 def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -> Seeds:
     """The snapshots that `gate.seeds` asks a candidate to be tried on; an empty base dir where there is none. Only reads."""
-    host = this_host()
+    host = current_host()
     wanted = host.settings.gate.seeds
     version = {user["user"]: user["version"] for user in users}
     usable: list[Seed] = [
@@ -123,9 +123,9 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     found = _side_by_side(hold, seeds, width)
     for verdict in found:
         if verdict["verdict"] == "pass":
-            records.note_level(this_host().journal, version, verdict["level"])
-            records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
-            durations.note_start(this_host().journal, verdict["seed"], version, verdict["started_s"])
+            records.note_level(current_host().journal, version, verdict["level"])
+            records.note_schema(current_host().journal, version, verdict["schema"], verdict["live"] or [])
+            durations.note_start(current_host().journal, verdict["seed"], version, verdict["started_s"])
     unknown = {verdict["unknown"]: verdict["seed"] for verdict in found if verdict["unknown"]}
     for what, user in unknown.items():
         logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, what)
@@ -138,7 +138,7 @@ def try_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
 
     Side by side as the candidate's trials; what would begin after `until` is inconclusive.
     """
-    versions_dir = this_host().settings.paths.versions_dir
+    versions_dir = current_host().settings.paths.versions_dir
 
     def hold(seed: Seed) -> Verdict:
         version = seed["version"]
@@ -163,11 +163,11 @@ def _side_by_side(hold: Callable[[Seed], Verdict], seeds: list[Seed], width: int
 
 
 def _limit() -> str:
-    return f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
+    return f"gate.limit_minutes ({current_host().settings.gate.limit_minutes:g}) is over"
 
 
 def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
-    host = this_host()
+    host = current_host()
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
@@ -193,16 +193,16 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
-    records.note_untried(this_host().journal, version, users)
+    records.note_untried(current_host().journal, version, users)
 
 
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Whether a version has still to be tried on a user's database. Only reads."""
-    return rejections.is_untried(this_host().journal, user, version)
+    return rejections.is_untried(current_host().journal, user, version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """A user's database was tried after all. Repeating it is harmless."""
-    rejections.note_tried(this_host().journal, user)
+    rejections.note_tried(current_host().journal, user)

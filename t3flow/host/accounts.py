@@ -50,9 +50,15 @@ def account(name: str) -> Account:
     return Account(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
-def command_as(who: Account | None, command: list[str]) -> list[str]:
-    """The command as `who` (None: as this process), which also dies when the thread that started it does."""
+def command_as(account: Account | None, command: list[str]) -> list[str]:
+    """The command as `account` (None: as this process), which also dies when the thread that started it does."""
     change: list[str] = []
-    if who is not None and who.is_other:
-        change = [f"--reuid={who.uid}", f"--regid={who.gid}", "--init-groups", "--no-new-privs", "--inh-caps=-all"]
+    if account is not None and account.is_other:
+        change = [
+            f"--reuid={account.uid}",
+            f"--regid={account.gid}",
+            "--init-groups",
+            "--no-new-privs",
+            "--inh-caps=-all",
+        ]
     return [PRIVILEGE_TOOL, *change, "--pdeathsig=KILL", "--", *command]

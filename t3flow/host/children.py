@@ -32,9 +32,9 @@ POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 END_SECONDS = 3.0
 """How long a child's death is waited for. One in a call of the kernel's that never returns dies only with that call, and does nothing more."""
-ROUNDS = 3
+MAX_ROUNDS = 3
 """How often those who hold the lock are ended before it is given up to whoever hides it."""
-FOR_NOW = {errno.EAGAIN, errno.ENOMEM, errno.EPERM, errno.ETXTBSY}
+TRANSIENT_ERRORS = {errno.EAGAIN, errno.ENOMEM, errno.EPERM, errno.ETXTBSY}
 """What starting a program may meet on a host that is short of something for a moment, or (seen once) for no reason that could be found."""
 ATTEMPTS = 4
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,11 +44,11 @@ class ChildError(T3flowError):
     """A program could not be run, failed where it must not, or took too long."""
 
 
-class TookTooLong(ChildError):
+class ChildTimeout(ChildError):
     """A program was ended because its time was over."""
 
 
-class SaidTooMuch(ChildError):
+class OutputTooLarge(ChildError):
     """A program was ended because it printed more than anything that we ask for."""
 
 
@@ -79,7 +79,7 @@ class Children:
         self,
         command: Sequence[str | Path],
         *,
-        who: Account | None = None,
+        account: Account | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path = Path("/"),
         stdin: int = subprocess.DEVNULL,
@@ -95,7 +95,7 @@ class Children:
         try:
             fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, _whole_file(fcntl.F_RDLCK))
             return _spawn(
-                words if bare else command_as(who, words),
+                words if bare else command_as(account, words),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -114,7 +114,7 @@ class Children:
         command: Sequence[str | Path],
         *,
         timeout_seconds: float,
-        who: Account | None = None,
+        account: Account | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path = Path("/"),
         stdin: int = subprocess.DEVNULL,
@@ -127,7 +127,7 @@ class Children:
         """
         child = self.start(
             command,
-            who=who,
+            account=account,
             environment=environment,
             folder=folder,
             stdin=subprocess.PIPE if text is not None else stdin,
@@ -139,10 +139,10 @@ class Children:
         def look() -> None:
             check_interrupt()
             if time.monotonic() > deadline:
-                raise TookTooLong(f"{name} did not end within {timeout_seconds:g} s")
+                raise ChildTimeout(f"{name} did not end within {timeout_seconds:g} s")
 
         try:
-            stdout, stderr = _talk(child, (text or "").encode(), name, look)
+            stdout, stderr = _communicate(child, (text or "").encode(), name, look)
             return Finished(child.returncode, stdout, stderr)
         finally:
             end(child)
@@ -155,11 +155,11 @@ class Children:
         """
         deadline = time.monotonic() + patience_seconds
         ended, rounds, before = 0, 0, set[int]()
-        while not self.free():
+        while not self.are_gone():
             if time.monotonic() > deadline:
                 holders = self._holders()
                 rounds += 1
-                if rounds >= ROUNDS and all(_is_ended(pid) for pid in before & set(holders)):
+                if rounds >= MAX_ROUNDS and all(_is_killed(pid) for pid in before & set(holders)):
                     _log().error("{} is kept locked by somebody who hides, or hangs: it is made anew", self.lock_path)
                     self.lock_path.unlink()
                     break
@@ -173,7 +173,7 @@ class Children:
             time.sleep(POLL_SECONDS)
         return ended
 
-    def free(self) -> bool:
+    def are_gone(self) -> bool:
         """Whether no child of any consumer is left."""
         lock = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -206,7 +206,7 @@ def _log() -> "Logger":
     return logger
 
 
-def _is_ended(pid: int) -> bool:
+def _is_killed(pid: int) -> bool:
     """Whether a process was sent SIGKILL, or is gone: it will run no more, whatever it hangs in."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -223,7 +223,7 @@ def _spawn(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(words, **options)
         except OSError as error:
-            if error.errno not in FOR_NOW:
+            if error.errno not in TRANSIENT_ERRORS:
                 raise
             _log().warning("cannot start {} ({}): attempt {} of {}", words[0], error, attempt, ATTEMPTS)
             time.sleep(0.1 * 2**attempt)
@@ -235,7 +235,9 @@ def _whole_file(kind: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
 
 
-def _talk(child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable[[], None]) -> tuple[bytes, bytes]:
+def _communicate(
+    child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable[[], None]
+) -> tuple[bytes, bytes]:
     """Feeds a child and gathers what it prints, to its end; `look` is called every POLL_SECONDS. Raises SaidTooMuch and what `look` raises."""
     assert child.stdout is not None
     assert child.stderr is not None
@@ -262,7 +264,7 @@ def _talk(child: subprocess.Popen[bytes], feed: bytes, name: str, look: Callable
                 elif part := os.read(key.fd, 65536):
                     gathered[key.fd] += part
                     if len(gathered[key.fd]) > MAX_OUTPUT_BYTES:
-                        raise SaidTooMuch(f"{name} prints more than {MAX_OUTPUT_BYTES / 1e6:.0f} MB")
+                        raise OutputTooLarge(f"{name} prints more than {MAX_OUTPUT_BYTES / 1e6:.0f} MB")
                 else:
                     selector.unregister(key.fd)
             if time.monotonic() - looked_at >= POLL_SECONDS:

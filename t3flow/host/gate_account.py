@@ -18,14 +18,14 @@ from t3flow.host.processes import proc
 
 END_SECONDS = 10.0
 ROUND_SECONDS = 5.0
-SHARED = ("nobody", "daemon", "bin")
-PEOPLE = range(1000, 60000)
+SHARED_NAMES = ("nobody", "daemon", "bin")
+LOGIN_UIDS = range(1000, 60000)
 """Numbers that accounts of people have, and some of services. These have no shell."""
 NO_SHELLS = ("nologin", "false")
 NOBODY = 65534
 NO_ACCOUNT = 2**32 - 9
 """A uid that no account has, and that is not the reserved 2**32 - 1."""
-ENDING = """
+KILL_PROGRAM = """
 import os, signal, sys
 uid, gid, other = map(int, sys.argv[1:])
 os.setgroups([])
@@ -46,28 +46,28 @@ class ProcessesLeft(T3flowError):
     """Processes of the gate's account do not end."""
 
 
-def shared_trouble(host: Host) -> str:
+def sharing_problem(host: Host) -> str:
     """Return why the gate's account is not t3flow's own, or "": what runs as it must not be ended then.
 
     Images of containers use the numbers below 1000 that a host gives to accounts of services, and the kernel knows numbers alone.
     """
     who = host.gate_account()
     mend = "useradd --system t3flow, and set gate.user to it"
-    if who.name in SHARED or who.uid >= NOBODY:
+    if who.name in SHARED_NAMES or who.uid >= NOBODY:
         return f"gate.user is {who.name}, which other services may run as: {mend}"
     with suppress(T3flowError):
         if any(entry.name == who.name or uid_of(entry.name) == who.uid for entry in host.user_map().users):
             return f"gate.user is {who.name}, who is in the user map: {mend}"
     with suppress(KeyError):
-        if who.uid in PEOPLE and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
+        if who.uid in LOGIN_UIDS and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
             return f"gate.user is {who.name}, whom a person may log in as: {mend}"
-    if others := proc.in_containers(proc.of_account(who.uid)):
-        what = f"{proc.described(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
+    if others := proc.in_containers(proc.pids_of_account(who.uid)):
+        what = f"{proc.describe(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
         return f"{what}: usermod --uid NUMBER {who.name}, with one that nothing else has"
     return ""
 
 
-def end_all(host: Host) -> int:
+def end_processes(host: Host) -> int:
     """End all processes of the gate's account; return how many were seen. Idempotent. Raises ProcessesLeft, ChildError, Interrupted.
 
     Not in the sandbox, where that account is this process's own.
@@ -75,21 +75,21 @@ def end_all(host: Host) -> int:
     who = host.gate_account()
     if not who.is_other:
         return 0
-    if shared := shared_trouble(host):
+    if shared := sharing_problem(host):
         logger.warning("what an install may have left running is not ended: {}", shared)
         return 0
     deadline = time.monotonic() + END_SECONDS
-    found = set(_living(who.uid))
+    found = set(_live_pids(who.uid))
     while True:
         # Also with none found: one that forks faster than it is listed is in no list.
-        words = [sys.executable, "-I", "-S", "-c", ENDING, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
+        words = [sys.executable, "-I", "-S", "-c", KILL_PROGRAM, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
         ended = host.children.run(words, timeout_seconds=ROUND_SECONDS)
-        left = _living(who.uid)
+        left = _live_pids(who.uid)
         found.update(left)
         if ended.code == 0 and not left:
             break
         if time.monotonic() > deadline:
-            what = proc.described(left[:3]) or ended.last_line
+            what = proc.describe(left[:3]) or ended.last_line
             raise ProcessesLeft(
                 f"what runs as the account {who.name} does not end ({what}), so nothing is copied: "
                 f"see what it hangs in (ps -o pid,stat,wchan,args -u {who.name})"
@@ -100,5 +100,5 @@ def end_all(host: Host) -> int:
     return len(found)
 
 
-def _living(uid: int) -> list[int]:
-    return [pid for pid in proc.of_account(uid) if proc.is_there(pid)]
+def _live_pids(uid: int) -> list[int]:
+    return [pid for pid in proc.pids_of_account(uid) if proc.is_alive(pid)]

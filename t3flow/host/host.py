@@ -48,7 +48,7 @@ class Host:
 
         A file that has not changed is not read again for a second: each reading asks the host for the account of every line.
         """
-        now, mark = time.monotonic(), _mark(self.settings.paths.user_map)
+        now, mark = time.monotonic(), _file_mark(self.settings.paths.user_map)
         for at, known, found in self._known_map:
             if mark is not None and mark == known and now - at < MAP_SECONDS:
                 return found
@@ -57,7 +57,7 @@ class Host:
             self._known_map[:] = [(now, mark, found)]
         return found
 
-    def mapped(self, user: str) -> MappedUser:
+    def map_entry(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""
         for entry in self.user_map().users:
             if entry.name == user:
@@ -125,7 +125,7 @@ class Host:
         return known[1]
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+def _file_mark(path: Path) -> tuple[int, int, int] | None:
     """What changes with a file; None when it is not there."""
     with suppress(OSError):
         status = path.stat()
@@ -158,16 +158,16 @@ def open_host(
     return Host(settings, journal, children, services_of(settings, children), hint)
 
 
-_in_charge: Host | None = None
+_current: Host | None = None
 
 
-def take_charge(host: Host) -> None:
+def set_current_host(host: Host) -> None:
     """Makes this the host that steps work on. One a process."""
     global _in_charge
-    _in_charge = host
+    _current = host
 
 
-def this_host() -> Host:
+def current_host() -> Host:
     """The host that steps work on."""
-    assert _in_charge is not None
-    return _in_charge
+    assert _current is not None
+    return _current

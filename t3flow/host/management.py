@@ -25,30 +25,33 @@ _walk = proc.SharedWalk(WALK_SECONDS)
 """One walk of /proc serves all users that are looked at within a second: 300 checks one after another do not walk it 300 times."""
 
 
-class Surveyed(NamedTuple):
+class SurveyedServer(NamedTuple):
     """A user's server, and why t3flow cannot manage it ("" where it can)."""
 
     server: ServerState
-    why: str
+    reason: str
 
 
-def survey(host: Host, users: Iterable[str]) -> dict[str, Surveyed]:
+def survey(host: Host, users: Iterable[str]) -> dict[str, SurveyedServer]:
     """The servers of these users, by one question to their manager, and who of them cannot be managed. Raises ServiceError."""
     names = list(users)
     states = host.services.states(names)
     host.note_facts(states)
     own = server_processes(host, names)
-    return {user: Surveyed(states[user], why_unmanaged(host, user, states[user], own.get(user, []))) for user in names}
+    return {
+        user: SurveyedServer(states[user], unmanaged_reason(host, user, states[user], own.get(user, [])))
+        for user in names
+    }
 
 
-def why_unmanaged(host: Host, user: str, server: ServerState, serving: list[int] | None = None) -> str:
+def unmanaged_reason(host: Host, user: str, server: ServerState, serving: list[int] | None = None) -> str:
     """Why t3flow cannot manage a user, in one line, or "". `serving`: the user's processes that serve their base dir, if they are known."""
     if is_root() and uid_of(user) is None:
         return f"there is no account {user} on this host: create it, or remove the line from the user map"
-    if server.facts is not None and (trouble := _unit_trouble(host, user, server, server.facts)):
+    if server.facts is not None and (trouble := _unit_problem(host, user, server, server.facts)):
         return trouble
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
-    if serving and (foreign := sorted(set(serving) - {*_of_unit(host, user, server)})):
+    if serving and (foreign := sorted(set(serving) - {*_unit_pids(host, user, server)})):
         words = " ".join(proc.command_line(foreign[0]))[:80]
         return (
             f"process {foreign[0]} ({printable(words)}) serves {host.base_dir(user)} beside {server.unit}: "
@@ -57,7 +60,7 @@ def why_unmanaged(host: Host, user: str, server: ServerState, serving: list[int]
     return ""
 
 
-def has_no_state(host: Host, user: str) -> str:
+def missing_state_reason(host: Host, user: str) -> str:
     """That a user's base dir is not there (yet, or while their home is away), or "". Only whether it exists is looked at."""
     with suppress(T3flowError):
         base_dir = host.base_dir(user)
@@ -70,7 +73,7 @@ def has_no_state(host: Host, user: str) -> str:
     return ""
 
 
-def identity_trouble(facts: UnitFacts, user: str) -> str:
+def identity_problem(facts: UnitFacts, user: str) -> str:
     """Why a unit is not one that runs as its user, or ""."""
     if facts.load_state != "loaded":
         mend = f"systemctl unmask {facts.unit}" if facts.load_state == "masked" else f"install the unit of {user}"
@@ -80,8 +83,8 @@ def identity_trouble(facts: UnitFacts, user: str) -> str:
     return ""
 
 
-def _unit_trouble(host: Host, user: str, server: ServerState, facts: UnitFacts) -> str:
-    if trouble := identity_trouble(facts, user):
+def _unit_problem(host: Host, user: str, server: ServerState, facts: UnitFacts) -> str:
+    if trouble := identity_problem(facts, user):
         return trouble
     if not _starts_launcher(host, user, server, facts):
         what = printable(facts.commands[0])[:120] if facts.commands else "nothing"
@@ -115,10 +118,10 @@ def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFact
     if server.main_pid is None:
         return False
     versions_dir = host.settings.paths.versions_dir
-    return any(running_version.of_process(pid, versions_dir) is not None for pid in _of_unit(host, user, server))
+    return any(running_version.of_process(pid, versions_dir) is not None for pid in _unit_pids(host, user, server))
 
 
-def _of_unit(host: Host, user: str, server: ServerState) -> list[int]:
+def _unit_pids(host: Host, user: str, server: ServerState) -> list[int]:
     """The processes of a user's unit. A main process counts as one whatever its manager says at that moment."""
     with suppress(T3flowError):
         return [*host.services.pids_of(user, server), *([server.main_pid] if server.main_pid is not None else [])]
@@ -146,14 +149,14 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
                 continue
             opened: list[str] | None = None
             for base, user in theirs:
-                if not _names(words, base):
-                    opened = list(proc.opened(pid)) if opened is None else opened
-                if _names(words, base) or _has_open(opened or [], base):
+                if not _names_base_dir(words, base):
+                    opened = list(proc.open_files(pid)) if opened is None else opened
+                if _names_base_dir(words, base) or _has_open(opened or [], base):
                     found.setdefault(user, []).append(pid)
     return found
 
 
-def _names(words: list[str], base_dir: str) -> bool:
+def _names_base_dir(words: list[str], base_dir: str) -> bool:
     return base_dir in words or f"--base-dir={base_dir}" in words
 
 

@@ -146,8 +146,8 @@ def _prune_links(host: Host) -> list[str]:
     gone = {user: min(noted.get(user, now), now) for user in missing if user not in there}
     old = [user for user, since in gone.items() if now - since > GONE_SECONDS]
     for user in old:
-        slots.forget_starting(versions_dir, user)
-        slots.unlink(slots.user_link(versions_dir, user))
+        slots.remove_starting(versions_dir, user)
+        slots.remove_link(slots.user_link(versions_dir, user))
         logger.info("the link of {} is removed: there has been no such account for 14 days", user)
     if (left := {user: since for user, since in gone.items() if user not in old}) != noted:
         records.set_fact(host.journal, GONE, left or None)

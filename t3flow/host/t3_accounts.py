@@ -29,15 +29,15 @@ def accounts(host: Host) -> list[str]:
     """
     mapped = host.user_map()
     names = [entry.name for entry in mapped.users]
-    others = {*mapped.refused, *configured(host), *host.services.accounts()}
+    others = {*mapped.refused, *accounts_with_environment(host), *host.services.accounts()}
     for name in list(others):
         with suppress(ValueError):
-            others.update(_of_one_uid(name))
-    others |= set(with_state(host, [*names, *others]))
+            others.update(_first_name_of_uid(name))
+    others |= set(accounts_with_state(host, [*names, *others]))
     return names + sorted(name for name in others - set(names) if _may_be_linked(name))
 
 
-def link(host: Host, default: str) -> list[str]:
+def assign_unlinked(host: Host, default: str) -> list[str]:
     """Give each account that has no link one to the default; return their names. Idempotent.
 
     Raises UserMapError, ServiceError: while it is not known who there is, the default must not move.
@@ -54,7 +54,7 @@ def link(host: Host, default: str) -> list[str]:
     return linked
 
 
-def configured(host: Host) -> list[str]:
+def accounts_with_environment(host: Host) -> list[str]:
     """The accounts that have an environment file of a server's."""
     return sorted(path.stem for path in host.settings.paths.serve_env_dir.glob("*.env"))
 
@@ -67,14 +67,14 @@ def _may_be_linked(name: str) -> bool:
     return False
 
 
-def _of_one_uid(name: str) -> list[str]:
+def _first_name_of_uid(name: str) -> list[str]:
     """The name by which the launcher knows an account: `id -un` gives the first of several names of one uid."""
     with suppress(KeyError):
         return [pwd.getpwuid(pwd.getpwnam(name).pw_uid).pw_name]
     return []
 
 
-def with_state(host: Host, known: Iterable[str]) -> list[str]:
+def accounts_with_state(host: Host, known: Iterable[str]) -> list[str]:
     """Accounts whose state folder is there: of all accounts that the host lists, and of the folders beside the homes of those that are `known`."""
     template = host.settings.serve.base_dir
     if "{home}" not in template:
@@ -90,7 +90,7 @@ def with_state(host: Host, known: Iterable[str]) -> list[str]:
         with suppress(OSError):
             for entry in os.scandir(parent):
                 homes.setdefault(Path(entry.path), "")
-    found = _answering(template, _without_automount(homes))
+    found = _accounts_of_homes(template, _without_automount(homes))
     return [name for name in dict.fromkeys(found) if name]
 
 
@@ -124,7 +124,7 @@ def _without_automount(homes: dict[Path, str]) -> dict[Path, str]:
     }
 
 
-def _answering(template: str, homes: dict[Path, str]) -> list[str]:
+def _accounts_of_homes(template: str, homes: dict[Path, str]) -> list[str]:
     """The names of those homes that have a state folder, or do not answer: a file server that is gone must not hold up all others."""
     found: dict[Path, str] = {}
 

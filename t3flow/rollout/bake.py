@@ -17,7 +17,7 @@ from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import management, records, slots
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log, own_activity, probe
 from t3flow.host.pairing.dispatch_log import Line
 from t3flow.host.services.manager import ServiceError
@@ -44,7 +44,7 @@ def begin_bake(version: str, users: list[str]) -> str:
     A watch of the same version goes on, with them and for as long from now; one of another version is replaced. Repeating it is harmless: the
     fact is written before its run is made, so that a repetition finds the id and makes what is missing.
     """
-    host = this_host()
+    host = current_host()
     if not users or not host.settings.bake.minutes or not host.settings.dispatch.log:
         return ""
     now = time.time()
@@ -52,7 +52,7 @@ def begin_bake(version: str, users: list[str]) -> str:
         "run": f"bake-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}",
         "version": version,
         "users": {},
-        "cursor": dispatch_log.start(host),
+        "cursor": dispatch_log.end_of_log(host),
         "counted": [],
         "problem": "",
         "verdict": None,
@@ -80,7 +80,7 @@ def watch_pairings(version: str) -> Verdict:
     change is the time of a file's lines, which is when they were first read. A verdict is written in that commit too, and found by a repetition.
     Before a version is blamed, users are paired now: whether the dispatch serves others, and whether those who failed still fail.
     """
-    host, run = this_host(), current_run()
+    host, run = current_host(), current_run()
     known = records.fact(host.journal, BAKE)
     if known is None or known["run"] != run:
         return _taken_over()
@@ -124,13 +124,13 @@ def watch_pairings(version: str) -> Verdict:
 def end_bake() -> None:
     """Removes the watch, if it is this run's. Repeating it finds it gone, or another's."""
     run = current_run()
-    records.change_fact(this_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
+    records.change_fact(current_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 
 @step()
 def begin_rollback(users: list[str]) -> str:
     """Has these users rolled back, before anybody else gets the host. Repeating it finds the run there."""
-    host = this_host()
+    host = current_host()
     run = f"rollback-of-{current_run()}"
     if new_run(host.journal, "rollback", {"users": users, "to": None}, priority=ROLLBACK_PRIORITY, run_id=run):
         host.hint(run)
@@ -175,11 +175,11 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     @cache
     def is_shut_out(user: str) -> bool:
         with suppress(T3flowError):
-            return bool(probe.shut_out(host, user))
+            return bool(probe.port_blocker(host, user))
         return False
 
     def counts(line: Line) -> bool:
-        if line.user not in mapped or own_activity.was_ours(host.journal, line.user, line.earliest, line.latest):
+        if line.user not in mapped or own_activity.is_own(host.journal, line.user, line.earliest, line.latest):
             return False
         if is_shut_out(line.user) or not is_on_it(line.user):
             return False
@@ -226,7 +226,7 @@ def _passed(watch: dict[str, Any], problem: str) -> Verdict:
 def _left(host: Host, version: str) -> Verdict | None:
     """That nobody is led to the version any more, as after a rollback, so that there is nothing to watch; None while somebody is, or may be again."""
     led_to = {slots.effective(host.settings.paths.versions_dir, entry.name) for entry in host.user_map().users}
-    if led_to & {version, slots.HOLD}:
+    if led_to & {version, slots.RESTORING}:
         return None
     return {"is_broken": False, "reason": f"nobody is on {version} any more", "roll_back": []}
 

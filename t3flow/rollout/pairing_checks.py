@@ -5,7 +5,7 @@ from typing import TypedDict
 from t3flow.deferrals import left_behind
 from t3flow.engine.step import step
 from t3flow.host import slots
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.host.pairing import witnesses
 from t3flow.host.slots import preflight
 from t3flow.rollout.suspicion import least_users
@@ -27,10 +27,10 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
 
     Users `besides` are not asked; those `without`, whom a person left out, never speak against the dispatch.
     """
-    host = this_host()
-    if trouble := preflight.trouble(host, [version]):
+    host = current_host()
+    if trouble := preflight.problem(host, [version]):
         return {"stops": trouble, "no_pairing": ""}
-    against = witnesses.against_dispatch(host, version, besides, without, witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, version, besides, without, witnesses.BEFORE_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 
@@ -40,18 +40,18 @@ def pairings_before(users: list[str]) -> list[str]:
 
     A pairing writes to the user's database, so that this comes before the snapshots: one taken after it need not be taken again at the restart.
     """
-    return sorted(witnesses.note_now(this_host(), users, witnesses.EACH_SECONDS))
+    return sorted(witnesses.note_pairings_now(current_host(), users, witnesses.EACH_SECONDS))
 
 
 @step(interruptible=True, syncs_first=False)
 def pairing_before(user: str) -> Before:
     """Ask whether a deferred user pairs before their restart; if not, whether another does. Only reads, but for how it went."""
-    host = this_host()
-    if trouble := preflight.trouble(host, []):
+    host = current_host()
+    if trouble := preflight.problem(host, []):
         return {"stops": trouble, "no_pairing": ""}
-    if not witnesses.pairs_now(host, user):
+    if not witnesses.note_pairing_now(host, user):
         return {"stops": "", "no_pairing": ""}
-    against = witnesses.against_dispatch(host, "", [], (), witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, "", [], (), witnesses.BEFORE_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 
@@ -65,17 +65,17 @@ def proven_by(version: str, user: str) -> list[str]:
 
     Also [] where it was taken back from so many others, each alone as it seemed, that the watch after a bump would suspect it.
     """
-    host = this_host()
+    host = current_host()
     if slots.default_version(host.settings.paths.versions_dir) != version:
         return []
-    running = witnesses.running(host, version, [user])
+    running = witnesses.users_running(host, version, [user])
     failed = [each for each in left_behind.taken_back(host.journal, version) if each != user]
     if len(failed) + 1 >= least_users(len(running) + len(failed) + 1):
         return []
-    return witnesses.some_who_pair(host, running, ENOUGH)
+    return witnesses.find_pairing_users(host, running, ENOUGH)
 
 
 @step()
 def note_alone(user: str, version: str, reason: str) -> None:
     """Note that a version fails for a user alone, as it seems, so that the next such user counts. Repeating it writes the same."""
-    left_behind.note(this_host().journal, user, version, left_behind.HELD, reason)
+    left_behind.note(current_host().journal, user, version, left_behind.HELD, reason)

@@ -12,7 +12,7 @@ from typing import TypedDict
 from t3flow.engine.errors import NotYet, StepFailed
 from t3flow.engine.runs import Outcome
 from t3flow.engine.step import step
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.rollout.outcomes import ended, exclusive, why_held
 from t3flow.settings import schedule
 
@@ -57,7 +57,7 @@ def patiently(attempt: Callable[[], Outcome], dry_run: bool, due: float | None) 
 @step()
 def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Again:
     """When a run that the registry has stopped `tries` + 1 times is tried again. Only reads the clock: a repeat gives a later time."""
-    settings = this_host().settings
+    settings = current_host().settings
     first, now = float(settings.schedule.retry_s), time.time()
     if not first:
         return {"at": 0, "until": 0, "problem": ""}
@@ -73,6 +73,6 @@ def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Agai
 @step()
 def await_registry(at: float, problem: str) -> None:
     """Sleeps until then as a delayed task. Repeating it sleeps for what is left; a clock that was set back does not make it longer."""
-    longest = float(this_host().settings.schedule.retry_s) * LONGEST
+    longest = float(current_host().settings.schedule.retry_s) * LONGEST
     if 0 < at - time.time() <= longest:
         raise NotYet(at, problem)

@@ -14,7 +14,7 @@ from t3flow.gate import trials
 from t3flow.gate.trials import NO_END, Seed, empty_seed
 from t3flow.host import records, schemas, slots
 from t3flow.host.backups import replaced, store
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.records import Schemas
 from t3flow.host.users import Person, Result, result_of
 from t3flow.rollout.rollback import state_for_the_record, take_there
@@ -75,13 +75,13 @@ def freeze_reason(user: str, backup: str) -> str:
 @step()
 def look_up(user: str, name: str) -> Wanted:
     """The backup that was asked for. Only reads."""
-    return find_backup(this_host(), user, name)
+    return find_backup(current_host(), user, name)
 
 
 @step()
 def candidates(wrote: str) -> list[Candidate]:
     """The versions that may come with a backup, the best first: the one that wrote it, else the lowest. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     there = [version for version in slots.installed(versions_dir) if slots.has_slot(versions_dir, version)]
     return [
@@ -97,7 +97,7 @@ def candidates(wrote: str) -> list[Candidate]:
 @step()
 def snapshot_of_kept(user: str, name: str, wrote: str, target: str) -> str:
     """Makes a snapshot of a kept database, checked; returns its path. Repeating it makes another."""
-    return store.take(this_host(), user, wrote=wrote, target=target, run=current_run(), kept=name).path
+    return store.take(current_host(), user, wrote=wrote, target=target, run=current_run(), kept=name).path
 
 
 def version_for(wanted: Wanted) -> str:

@@ -13,7 +13,7 @@ from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
 from t3flow.host import slots
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import last_pairings, own_activity, probe
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
@@ -54,15 +54,15 @@ def await_server(user: str) -> str:
 
     Repeating it finds the server running, or starts it.
     """
-    host = this_host()
+    host = current_host()
     if all(entry.name != user for entry in host.user_map().users):
         return f"{user} is no longer in the user map"
     try:
         version = slots.effective(host.settings.paths.versions_dir, user)
-        if version == slots.HOLD:
+        if version == slots.RESTORING:
             raise probe.NotPaired(f"the database of {user} is being restored")
-        if taken := probe.shut_out(host, user):
-            raise probe.PortTaken(probe.taken_line(host, user, taken))
+        if taken := probe.port_blocker(host, user):
+            raise probe.PortTaken(probe.port_taken_message(host, user, taken))
         host.services.start(user)
         probe.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
@@ -70,5 +70,5 @@ def await_server(user: str) -> str:
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())
         raise NotYet(time.time() + wait_seconds, str(error)) from error
     last_pairings.note_pairing(host.journal, user, "")
-    own_activity.restarted(host.journal, user)
+    own_activity.note_restart_end(host.journal, user)
     return f"the server of {user} has its port again, and they pair"

@@ -18,9 +18,9 @@ from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
 from t3flow.host import management, records, schemas, slots
-from t3flow.host.activity.termination import take_away
+from t3flow.host.activity.termination import stop_all
 from t3flow.host.backups import replaced, store
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity
 from t3flow.host.slots import preflight
 from t3flow.host.users import Person, Result, result_of
@@ -47,14 +47,14 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Why nobody can go back to a version, or "". Only reads."""
-    return why_not_to(this_host(), version)
+    return why_not_to(current_host(), version)
 
 
 def why_not_to(host: Host, version: str) -> str:
     """As `cannot_roll_back_to`, for the command line, which freezes tracking only if there is a way."""
     versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
-        return preflight.trouble(host, [version])
+        return preflight.problem(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
 
@@ -67,7 +67,7 @@ def freeze_reason(users: list[str], to: str | None) -> str:
 @step()
 def find_way_back(user: str, present: str, to: str | None) -> Way:
     """Where a user goes back to: as asked, else the version before the last accepted bump, by what was noted of their snapshots. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = records.backups(host.journal, user)
     forward = [
@@ -81,7 +81,7 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
         return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
     if target == present:
         return _stays("untouched", f"on {present} already")
-    if trouble := preflight.trouble(host, [target] if target else []):
+    if trouble := preflight.problem(host, [target] if target else []):
         return _stays("skipped", trouble)
     if not target:
         return _stays("skipped", f"no snapshot says what was before {present}: name it with --to")
@@ -105,7 +105,7 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
 
 def is_older(version: str, other: str) -> bool:
     """Whether a version is older than another. Who is led nowhere, or held by a rollback that failed, is on none."""
-    return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
+    return {"", slots.RESTORING}.isdisjoint((version, other)) and parse(version) < parse(other)
 
 
 def _stays(kind: str, reason: str) -> Way:
@@ -156,7 +156,7 @@ def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
 
     Where nothing but levels was noted, the same level is no proof: numbers were reused.
     """
-    host = this_host()
+    host = current_host()
     slot = str(slots.slot_path(host.settings.paths.versions_dir, target))
     if state is None:
         return {"slot": slot, "reason": "the databases as they are cannot be copied", "is_open": False, "aside": []}
@@ -230,13 +230,13 @@ def state_for_the_record(user: str, present: str, target: str) -> Snapshot | Non
 @step()
 def compare_rows(user: str) -> None:
     """Compares the rows of what was put in place with its snapshot's: a server that hides what was there has not gone back. Only reads."""
-    store.check_restored(this_host(), user)
+    store.check_restored(current_host(), user)
 
 
 @step()
 def server_was(user: str) -> str:
     """How a server was before it was touched: RUNNING, FAILING (which a rollback is often asked for) or STOPPED. Only reads."""
-    server = this_host().services.state(user)
+    server = current_host().services.state(user)
     return RUNNING if server.active else FAILING if server.is_failing else STOPPED
 
 
@@ -255,11 +255,11 @@ def stay(
 
     Repeating it is harmless: each part finds its end reached, or does the same again. One that was failing need not pair.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("{} could not go back to {}: putting {} back", user, target, former)
     try:
-        take_away(host, user)
+        stop_all(host, user)
         if snapshot or aside:
             store.put_back(host, user, kept_name)
             replaced.forget(host.journal, user, kept_name)
@@ -275,7 +275,7 @@ def stay(
     if was == RUNNING:
         verify_again(host, user, former)
     else:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(undo=stay)
@@ -293,10 +293,10 @@ def go_back(
 
     Repeating it is harmless: held, nobody opens the database meanwhile, and what was kept first stays kept.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
-    take_away(host, user)
+    stop_all(host, user)
     if snapshot:
         store.restore(host, user, store.on_record(host, user, snapshot), kept_name)
     elif aside:
@@ -305,13 +305,13 @@ def go_back(
         replaced.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
     if was == STOPPED:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step()
 def reject_left(reasons: dict[str, str]) -> None:
     """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
-    journal = this_host().journal
+    journal = current_host().journal
     known = records.rejected(journal)
     for version, reason in reasons.items():
         if version not in known:
@@ -321,7 +321,7 @@ def reject_left(reasons: dict[str, str]) -> None:
 @step()
 def where_all_are() -> str:
     """The version that every user is led to whom t3flow can manage, if it is one and not the default; else "". Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     found = management.survey(host, [entry.name for entry in host.user_map().users])
     led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}

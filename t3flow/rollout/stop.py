@@ -16,7 +16,7 @@ from t3flow.host import freeze, management, slots
 from t3flow.host.activity import idle, resumption, writers
 from t3flow.host.backups import durations, store
 from t3flow.host.children import ChildError
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.owner import OwnerReader
 from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
 from t3flow.host.processes import suspension
@@ -62,7 +62,7 @@ def bring_back(
 
     Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
     """
-    host = this_host()
+    host = current_host()
     assigned = slots.effective(host.settings.paths.versions_dir, user)
     logger.info("starting the server of {} again on {}", user, assigned)
     try:
@@ -91,22 +91,22 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
     try:
         probe.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
         last_pairings.note_pairing(host.journal, user, "")
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
     except probe.PortTaken as error:
         owe_start(host, user, str(error))
     except probe.UnknownServer as error:
-        if probe.version_that_runs(host, user, probe.own_server(host, user)) != assigned:
+        if probe.running_version_of(host, user, probe.own_server(host, user)) != assigned:
             raise
         last_pairings.note_pairing(host.journal, user, str(error))
         idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
-        if not (excuse := witnesses.excuse(host, user)):
+        if not (excuse := witnesses.excuse_for(host, user)):
             raise
         last_pairings.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(undo=bring_back)
@@ -124,13 +124,13 @@ def stop_if_idle(
     person insists. Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the
     repetition goes on from there with `changed`, so that a second snapshot is taken, however long it takes: the outage is paid for by then.
     """
-    host = this_host()
+    host = current_host()
     try:
         server = host.services.state(user)
     except T3flowError as error:
         if current_attempt() > 1:
             raise  # it may have been ended by the attempt before
-        return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))
+        return _not_stopped(idle.unreadable(str(error), host.settings.deferral.max_check_interval_s))
     if server.main_pid is None:
         if current_attempt() == 1:
             return _not_stopped(idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + 60))
@@ -140,9 +140,9 @@ def stop_if_idle(
         ask = Ask(former, canary, ignore_processes, fingerprint, _longest(host, user, insists))
         found = _end_if_meant(host, user, server, ask)
     except (T3flowError, OSError) as error:
-        found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
+        found = idle.unreadable(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
         return _not_stopped(found)
     host.services.stop(user, server)
     await_port(host, user)
@@ -167,20 +167,20 @@ def _longest(host: Host, user: str, insists: bool) -> float:
 
 def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.Idleness:
     """Ends the server if its user is still who was meant, and idle. What raises here has ended nothing."""
-    host.mapped(user)
+    host.map_entry(user)
     if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != ask.former:
         detail = f"{user} is led to {led_to or 'nothing'} by now, not to {ask.former}"
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [ask.former]) or management.why_unmanaged(host, user, server):
-        return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
-    if trouble := probe.port_trouble(host, user, server):
-        return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
-    if unknown := probe.unknown_trouble(host, user):
+    if trouble := preflight.problem(host, [ask.former]) or management.unmanaged_reason(host, user, server):
+        return idle.unreadable(trouble, host.settings.deferral.max_check_interval_s)
+    if trouble := probe.port_problem(host, user, server):
+        return idle.unreadable(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    if unknown := probe.unknown_server_problem(host, user):
         idle.note_unknown(host.journal, user, unknown)
-        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
-    own_activity.restarting(host.journal, user)
+        return idle.unreadable(unknown, host.settings.deferral.max_check_interval_s)
+    own_activity.note_restart(host.journal, user)
     with OwnerReader(host, user) as reader:
         found = _end_if_idle(host, user, server, reader, ask)
     return _written_meanwhile(host, user, server, ask, found) if _is_outdated(ask, found) else found
@@ -194,7 +194,7 @@ def _is_outdated(ask: Ask, found: idle.Idleness) -> bool:
 def _written_meanwhile(host: Host, user: str, server: ServerState, ask: Ask, found: idle.Idleness) -> idle.Idleness:
     """Not idle, because the databases were written to while the snapshot was taken, and another takes long. A fresh one is tried soon."""
     detail = f"its databases are written to while a snapshot of them takes {ask.takes_seconds:.0f} s"
-    detail += f" ({writers.told(host, user, server, ask.fingerprint, found.fingerprint)})"
+    detail += f" ({writers.describe_last_write(host, user, server, ask.fingerprint, found.fingerprint)})"
     away = f"a drain that a person asks for takes the server away for about {ask.takes_seconds:.0f} s"
     times = blockers.note(host.journal, user, blockers.WRITTEN, f"{user} is not moved: {detail}; {away}")
     wait_seconds = min(
@@ -210,16 +210,16 @@ def _end_if_idle(host: Host, user: str, server: ServerState, reader: OwnerReader
     listens, and what it may have written is in the second snapshot.
     """
     assert server.main_pid is not None
-    resumption.note(host.journal, user)
-    with suspension.held(lambda: host.services.pids_of(user, server)) as hold:
-        unit = idle.look_at_unit(host, user, server)
-        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
+    resumption.note_suspended(host.journal, user)
+    with suspension.suspended(lambda: host.services.pids_of(user, server)) as processes:
+        unit = idle.inspect_unit(host, user, server)
+        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - processes.since)))
         asked: Any = {"canary": ask.canary, "ignore_processes": ask.ignore_processes}
         found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
-        if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
-            return idle.doubt("reading took over a second", 60)
+        if found.idle and time.monotonic() - processes.since > HELD_SECONDS:
+            return idle.unreadable("reading took over a second", 60)
         if found.idle and not _is_outdated(ask, found):
-            hold.end(last=[server.main_pid])
+            processes.kill(last=[server.main_pid])
     return found
 
 
@@ -235,7 +235,7 @@ def _was_stopped(*, changed: bool) -> Stopped:
 def await_port(host: Host, user: str) -> None:
     """A port that stays taken is somebody else's: nothing is assigned or started over it. Raises PortTaken."""
     deadline = time.monotonic() + PORT_SECONDS
-    while taken := probe.shut_out(host, user):
+    while taken := probe.port_blocker(host, user):
         if time.monotonic() > deadline:
-            raise probe.PortTaken(probe.taken_line(host, user, taken))
+            raise probe.PortTaken(probe.port_taken_message(host, user, taken))
         time.sleep(0.02)

@@ -147,7 +147,7 @@ def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
     names = [entry.name for entry in host.user_map().users]
     try:
         surveyed: dict[str, tuple[ServerState, str]] = {
-            user: (each.server, each.why) for user, each in management.survey(host, names).items()
+            user: (each.server, each.reason) for user, each in management.survey(host, names).items()
         }
     except T3flowError as error:
         logger.debug("{}", error)
@@ -156,7 +156,7 @@ def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
         if why or not server.active or server.main_pid is None:
             continue
         led_to = slots.effective(host.settings.paths.versions_dir, user)
-        runs = probe.version_that_runs(host, user, server.main_pid)
+        runs = probe.running_version_of(host, user, server.main_pid)
         if led_to == version:
             on_it.append(user)
         elif runs in (None, led_to):

@@ -22,7 +22,7 @@ from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
 from t3flow.host import freeze, journal_reserve, records, tables
 from t3flow.host.activity import resumption
-from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Pulse, feed_watchdog
 from t3flow.service.systemd import notify, status_watch
@@ -138,7 +138,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.
     queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), who=who)
     engine = make_engine(settings, journal, queue)
     host = open_host(settings, journal, hint=engine.hint)
-    take_charge(host)
+    set_current_host(host)
     minute = periodic.register(engine, host)
     engine.watchers += [
         queue_watch(engine, host),
@@ -193,7 +193,7 @@ def consume(settings: Settings) -> None:
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
-        resumption.resume_paused(host)
+        resumption.resume_suspended(host)
         periodic.sweep(host)
         renew_launcher(host)
         with suppress(Exception):  # one that is away is waited for

@@ -89,7 +89,7 @@ def next_bump(found: dict[str, Any]) -> str:
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
     """What is wrong with the launcher and the mount of the slots, each with its remedy."""
     try:
-        return [*preflight.launcher_trouble(read), *preflight.mounts_trouble(read)]
+        return [*preflight.launcher_problems(read), *preflight.mounts_problems(read)]
     except (T3flowError, OSError) as error:
         return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
 

@@ -27,14 +27,14 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
     names = [entry.name for entry in mapped.users]
-    others = {*slots.links(read.paths.versions_dir), *t3_accounts.configured(host)} - set(names)
+    others = {*slots.links(read.paths.versions_dir), *t3_accounts.accounts_with_environment(host)} - set(names)
     everybody = [*names, *sorted(others)] if names else []
     try:
         surveyed = management.survey(host, everybody)
     except (T3flowError, OSError):
         surveyed = {}
     servers = {user: each.server for user, each in surveyed.items()}
-    why = {user: each.why or management.has_no_state(host, user) for user, each in surveyed.items()}
+    why = {user: each.reason or management.missing_state_reason(host, user) for user, each in surveyed.items()}
     why |= dict.fromkeys(others, f"is not in the user map: add the line PERSON=USER to {read.paths.user_map}")
     found: dict[str, Any] = {}
 

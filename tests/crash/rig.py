@@ -203,7 +203,7 @@ class Rig:
             self.box.kill(name)
         prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
         self.box.until(
-            lambda: not proc.using(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
+            lambda: not proc.matching_pids(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
         )
         self.journal.let_go()
         still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]

@@ -99,7 +99,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(
         found,
         "the former launcher",
-        str(launcher.kept_former(paths.launcher).readlink()),
+        str(launcher.former_path(paths.launcher).readlink()),
         "../usr/lib/node_modules/t3/bin/t3.js",
     )
     deferred = records.deferrals(rig.journal)

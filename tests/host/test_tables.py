@@ -55,8 +55,8 @@ def look(journal: Journal) -> dict[str, Any]:
         "levels": [records.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
         "untried": [rejections.is_untried(journal, user, "0.0.25") for user in ("ada", "grace")],
         "rejected_for": [records.rejected_for(journal, version) for version in ("0.0.25", "0.0.26", "0.0.27")],
-        "ours": [own_activity.was_ours(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
-        "of others": own_activity.was_ours(journal, "grace", NOW, NOW),
+        "ours": [own_activity.is_own(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
+        "of others": own_activity.is_own(journal, "grace", NOW, NOW),
     }
 
 
@@ -95,7 +95,7 @@ def test_they_are_taken_over_once(journal: Journal) -> None:
         lambda journal: records.note_level(journal, "0.0.27", 33),
         lambda journal: records.note_untried(journal, "0.0.27", ["linus"]),
         lambda journal: records.reject(journal, "0.0.27", "bad", ["linus"]),
-        lambda journal: own_activity.restarting(journal, "linus"),
+        lambda journal: own_activity.note_restart(journal, "linus"),
     ],
     ids=["pairing", "kept", "level", "untried", "rejection", "ours"],
 )

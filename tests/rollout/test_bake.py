@@ -23,7 +23,7 @@ from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
 from t3flow.host import freeze, records, slots
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.rollout import bake, outcomes, suspicion
 
@@ -55,7 +55,7 @@ class Watch:
         queue = open_queue(f"sqlite://{self.host.settings.paths.state_dir}/queue.db", b"k" * 32)
         workflows_known = {**workflows.WORKFLOWS, "begin": begin}
         self.engine = Engine(self.host.journal, queue, workflows_known)
-        take_charge(self.host)
+        set_current_host(self.host)
 
     def running_users(self, host: Host, version: str) -> tuple[list[str], list[str]]:
         led_to = {user: slots.effective(host.settings.paths.versions_dir, user) for user in USERS}
@@ -188,9 +188,9 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     found.said(*fallbacks("linus", 9), "x" * 100_000, "\x00\x1b[2J")
     with own_activity.probing(found.host.journal, "grace"):
         found.said(*failures("grace", 9))
-    own_activity.restarting(found.host.journal, "ada")
+    own_activity.note_restart(found.host.journal, "ada")
     found.said(*failures("ada", 9))
-    own_activity.restarted(found.host.journal, "ada")
+    own_activity.note_restart_end(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
     found.said(*failures("linus", 9))
@@ -296,29 +296,29 @@ def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Wa
 def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart's aftermath and a probe's lag are over after a while; a restart that was never finished counts for an hour."""
     journal, now = watch().host.journal, time.time()
-    own_activity.restarting(journal, "ada")
-    own_activity.restarting(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 600, now + 600)
-    assert not own_activity.was_ours(journal, "ada", now + 3700, now + 3700)
-    assert not own_activity.was_ours(journal, "ada", now - 9, now - 1)
-    assert not own_activity.was_ours(journal, "grace", now, now)
-    own_activity.restarted(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 9)
-    assert not own_activity.was_ours(journal, "ada", now + 12, now + 12)
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
+    own_activity.note_restart(journal, "ada")
+    own_activity.note_restart(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 600, now + 600)
+    assert not own_activity.is_own(journal, "ada", now + 3700, now + 3700)
+    assert not own_activity.is_own(journal, "ada", now - 9, now - 1)
+    assert not own_activity.is_own(journal, "grace", now, now)
+    own_activity.note_restart_end(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 9, now + 9)
+    assert not own_activity.is_own(journal, "ada", now + 12, now + 12)
+    assert own_activity.is_own(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
     with pytest.raises(OSError), own_activity.probing(journal, "grace"):  # noqa: PT011
         raise OSError
-    assert own_activity.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
-    assert not own_activity.was_ours(journal, "grace", now + 15, now + 15)
+    assert own_activity.is_own(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
+    assert not own_activity.is_own(journal, "grace", now + 15, now + 15)
     killed = own_activity.probing(journal, "ken")
     killed.__enter__()
-    assert own_activity.was_ours(journal, "ken", now + 50, now + 50)
+    assert own_activity.is_own(journal, "ken", now + 50, now + 50)
     with own_activity.probing(journal, "linus"):
         pass
-    assert not own_activity.was_ours(journal, "linus", now + 5, now + 5)
+    assert not own_activity.is_own(journal, "linus", now + 5, now + 5)
     real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.KEPT_SECONDS)
-    own_activity.restarted(journal, "ada")
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.RETENTION_SECONDS)
+    own_activity.note_restart_end(journal, "ada")
     assert records.fact(journal, "ours:ada") is None, "what is over is forgotten"
 
 
@@ -384,7 +384,7 @@ def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Wat
     found = watch()
     run = found.begin(NEW, "ada")
     for user in USERS:
-        slots.assign(found.host.settings.paths.versions_dir, user, slots.HOLD if user == "ada" else OLD)
+        slots.assign(found.host.settings.paths.versions_dir, user, slots.RESTORING if user == "ada" else OLD)
     assert found.look(run).status == "running", "her database is being restored: she may be on it again"
     slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
     ended = found.look(run)

@@ -38,12 +38,12 @@ def test_another_users_port_in_his_hands_is_found_and_named(world: World, addres
     """While her server is away he takes it: it is said whose it is, though he only binds it. On ::1 he is in no server's way."""
     none = list[int]()
     port = world.box.ports["ada"]
-    assert ports.who_shuts_out(port, none) == ""
+    assert ports.port_blocker(port, none) == ""
     world.says("listen", port, address, how)
-    found = ports.who_shuts_out(port, none)
+    found = ports.port_blocker(port, none)
     assert re.fullmatch(words, found), found
     world.nothing_happened()
-    assert ports.who_shuts_out(port, none) == ""
+    assert ports.port_blocker(port, none) == ""
 
 
 def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
@@ -54,10 +54,10 @@ def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
         assert hers.stdout is not None
         hers.stdout.readline()
         server = [hers.pid]
-        assert ports.strangers(port, server) == ""
+        assert ports.foreign_listeners(port, server) == ""
         world.says("listen", port, "::1")
-        assert ports.is_own(port, server)
-        assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.strangers(port, server))
+        assert ports.is_owned_by(port, server)
+        assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.foreign_listeners(port, server))
         hers.kill()
     world.nothing_happened()
 

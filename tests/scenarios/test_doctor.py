@@ -96,7 +96,7 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
     """A server that somebody holds still."""
     pid = box.supervise("status", user)["main_pid"]
     os.kill(pid, signal.SIGSTOP)
-    box.until(lambda: proc.is_stopped(pid), "it is still")
+    box.until(lambda: proc.is_suspended(pid), "it is still")
     yield
     os.kill(pid, signal.SIGCONT)
 

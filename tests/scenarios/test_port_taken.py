@@ -171,7 +171,7 @@ def test_whose_a_listener_is() -> None:
             server.listen()
             port = server.getsockname()[1]
             assert [each.address for each in ports.listeners(port)] == [address]
-            assert (ports.who_shuts_out(port, none) != "") is shuts_out, address
-            assert f"(pid {os.getpid()}, " in ports.strangers(port, none)
-            assert (ports.strangers(port, mine), ports.who_shuts_out(port, mine)) == ("", ""), address
-            assert ports.is_own(port, mine) is (address in ports.BY_LOOPBACK), address
+            assert (ports.port_blocker(port, none) != "") is shuts_out, address
+            assert f"(pid {os.getpid()}, " in ports.foreign_listeners(port, none)
+            assert (ports.foreign_listeners(port, mine), ports.port_blocker(port, mine)) == ("", ""), address
+            assert ports.is_owned_by(port, mine) is (address in ports.LOOPBACK_ADDRESSES), address

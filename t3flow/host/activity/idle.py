@@ -43,7 +43,7 @@ class Idleness:
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitProcesses:
     """The processes of a user's unit at a moment: the server, the programs that belong to it, and all of them."""
 
     server: int
@@ -51,20 +51,20 @@ class Unit:
     pids: Collection[int]
 
 
-def doubt(detail: str, settings_interval_seconds: float) -> Idleness:
+def unreadable(detail: str, settings_interval_seconds: float) -> Idleness:
     """Not idle, because something could not be read."""
     return Idleness(False, "unreadable_state", detail, time.time() + settings_interval_seconds)
 
 
-def look_at_unit(host: Host, user: str, server: ServerState) -> Unit:
+def inspect_unit(host: Host, user: str, server: ServerState) -> UnitProcesses:
     """Return the unit of a running server. Raises ServiceError, HostError."""
     assert server.main_pid is not None
     pids = host.services.pids_of(user, server)
-    listener = ports.listener(host.port(user), pids) or server.main_pid
+    listener = ports.listening_process(host.port(user), pids) or server.main_pid
     versions_dir = host.settings.paths.versions_dir
     version = running_version.in_slot(running_version.chain_of(listener), versions_dir)
     slot = f"{slots.slot_path(versions_dir, version).resolve()}" if version else ""
-    return Unit(listener, proc.programs_of_server(listener, pids, slot), pids)
+    return UnitProcesses(listener, proc.programs_of_server(listener, pids, slot), pids)
 
 
 def read_idleness(
@@ -73,17 +73,17 @@ def read_idleness(
     """Asks without disturbing the server: good enough to say "not yet", never enough to stop it."""
     try:
         with OwnerReader(host, user) as reader:
-            unit = look_at_unit(host, user, server)
+            unit = inspect_unit(host, user, server)
             return judge(host, user, server, unit, reader, canary=canary, ignore_processes=ignore_processes)
     except OwnerProblem as problem:
-        return doubt(str(problem), host.settings.deferral.max_check_interval_s)
+        return unreadable(str(problem), host.settings.deferral.max_check_interval_s)
 
 
 def judge(
     host: Host,
     user: str,
     server: ServerState,
-    unit: Unit,
+    unit: UnitProcesses,
     reader: OwnerReader,
     *,
     canary: bool,
@@ -94,12 +94,14 @@ def judge(
     deferral = host.settings.deferral
     clock = clock_of(server, unit.server)
     if clock is None:
-        return doubt("the server's age cannot be told", deferral.max_check_interval_s)
-    agents, others = proc.at_work(unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes))
+        return unreadable("the server's age cannot be told", deferral.max_check_interval_s)
+    agents, others = proc.processes_at_work(
+        unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes)
+    )
     answer = reader.read(list(unit.pids), read_seconds)
     note_unknown(host.journal, user, str(answer.get("unknown") or ""))
     if answer.get("unknown"):
-        return doubt(str(answer["unknown"]), deferral.max_check_interval_s)
+        return unreadable(str(answer["unknown"]), deferral.max_check_interval_s)
     found = judge_activity(clock, answer, deferral.quiet_seconds, has_agents=bool(agents))
     if found is not None:
         return found

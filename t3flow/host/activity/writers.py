@@ -12,10 +12,12 @@ from t3flow.host.processes import proc
 from t3flow.host.services.manager import ServerState
 from t3flow.t3 import files
 
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
-def told(host: Host, user: str, server: ServerState, before: dict[str, Any] | None, after: dict[str, Any]) -> str:
+def describe_last_write(
+    host: Host, user: str, server: ServerState, before: dict[str, Any] | None, after: dict[str, Any]
+) -> str:
     """Return the file that was written to last, when, and by what. `before` and `after` are the marks of a snapshot and of the state now."""
     changed = [name for name, marks in after.items() if (before or {}).get(name) != marks]
     if not changed:
@@ -23,29 +25,29 @@ def told(host: Host, user: str, server: ServerState, before: dict[str, Any] | No
     last = max(changed, key=lambda name: after[name][2])
     ago = max(0.0, time.time() - after[last][2] / 1e9)
     database = last.removesuffix(files.LOG_SUFFIXES[0])
-    return f"last change: {last}, {ago:.0f} s ago, {_writers(host, user, server, database)}"
+    return f"last change: {last}, {ago:.0f} s ago, {_describe_writers(host, user, server, database)}"
 
 
-def _writers(host: Host, user: str, server: ServerState, database: str) -> str:
+def _describe_writers(host: Host, user: str, server: ServerState, database: str) -> str:
     """Return the processes of a user that have a database or its log open for writing."""
     unit = host.services.pids_of(user, server)
     wanted = {f"{database}{suffix}" for suffix in ("", *files.LOG_SUFFIXES)}
-    others = [pid for pid in proc.of_account(host.account(user).uid) if pid not in unit]
-    inside = [pid for pid in unit if _writes(pid, wanted)]
-    outside = [pid for pid in others if _writes(pid, wanted, str(host.base_dir(user)))]
-    found = [f"{_named(pid)} of {server.unit}" for pid in inside]
-    found += [f"{_named(pid)}, not of {server.unit}" for pid in outside]
+    others = [pid for pid in proc.pids_of_account(host.account(user).uid) if pid not in unit]
+    inside = [pid for pid in unit if _is_writer(pid, wanted)]
+    outside = [pid for pid in others if _is_writer(pid, wanted, str(host.base_dir(user)))]
+    found = [f"{_describe_process(pid)} of {server.unit}" for pid in inside]
+    found += [f"{_describe_process(pid)}, not of {server.unit}" for pid in outside]
     if not found:
         return "by a process that has it open no more"
-    return "open for writing by " + "; ".join(found[:MOST_NAMED]) + ("; …" if len(found) > MOST_NAMED else "")
+    return "open for writing by " + "; ".join(found[:MAX_NAMED]) + ("; …" if len(found) > MAX_NAMED else "")
 
 
-def _named(pid: int) -> str:
+def _describe_process(pid: int) -> str:
     """A process by its program: threads of Node rename it."""
     return f"{Path(proc.executable(pid)).name or proc.name_of(pid)} (pid {pid})"
 
 
-def _writes(pid: int, names: Collection[str], below: str = "") -> bool:
+def _is_writer(pid: int, names: Collection[str], below: str = "") -> bool:
     """Return whether a process has a file of one of these names, in a folder of a state `below` a path, open for writing."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):

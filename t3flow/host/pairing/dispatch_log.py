@@ -30,7 +30,7 @@ FAILURE = re.compile(
     r"(?:^|\s)(?:mint for (\S+) failed|pairing exchange for (\S+) failed|pairing for (\S+) returned \d{3}\b)"
 )
 FALLBACK = re.compile(r"(?:^|\s)paired user=(\S+) endpoint=\S+ fallback=true\b")
-ORDINARY = "database is locked"
+LOCK_MESSAGE = "database is locked"
 """t3 waits for no lock: a failure that says this happens on any version."""
 
 Cursor = dict[str, Any]
@@ -61,14 +61,14 @@ class Part:
     more: bool = False
 
 
-def start(host: Host) -> Cursor:
+def end_of_log(host: Host) -> Cursor:
     """The cursor at the log's present end. A log that cannot be read yet is read from its beginning once it can."""
     source, now = host.settings.dispatch.log, time.time()
     if source.startswith(JOURNAL_PREFIX):
         return {"since": now}
     try:
         with _opened(Path(source)) as (descriptor, status):
-            before = _before(descriptor, status.st_size)
+            before = _bytes_before(descriptor, status.st_size)
             return {"inode": status.st_ino, "offset": status.st_size, "before": before, "looked": now, "inside": False}
     except LogProblem:
         return {"inode": None, "offset": 0, "before": "", "looked": now, "inside": False}
@@ -79,15 +79,15 @@ def read(host: Host, cursor: Cursor) -> Part:
     source = host.settings.dispatch.log
     if source.startswith(JOURNAL_PREFIX):
         return _read_journal(
-            host, source.removeprefix(JOURNAL_PREFIX), cursor if "looked" not in cursor else start(host)
+            host, source.removeprefix(JOURNAL_PREFIX), cursor if "looked" not in cursor else end_of_log(host)
         )
-    return _read_file(Path(source), cursor if "looked" in cursor else start(host))
+    return _read_file(Path(source), cursor if "looked" in cursor else end_of_log(host))
 
 
-def said(text: str) -> tuple[str, str] | None:
+def match_line(text: str) -> tuple[str, str] | None:
     """(kind, user) of a line that counts, or None."""
     text = text[:LINE_BYTES]
-    if (found := FAILURE.search(text)) is not None and ORDINARY not in text:
+    if (found := FAILURE.search(text)) is not None and LOCK_MESSAGE not in text:
         return "failure", next(user for user in found.groups() if user)
     if (found := FALLBACK.search(text)) is not None:
         return "fallback", found[1]
@@ -124,25 +124,25 @@ def _read_file(path: Path, cursor: Cursor) -> Part:
     A file that was rotated away is read to its end as FILE.1, then the new one from its beginning; one that was cut short, from its beginning.
     """
     with _opened(path) as (descriptor, status):
-        if cursor["inode"] == status.st_ino and cursor["before"] == _before(descriptor, cursor["offset"]):
-            return _part(descriptor, cursor, is_whole=False)
+        if cursor["inode"] == status.st_ino and cursor["before"] == _bytes_before(descriptor, cursor["offset"]):
+            return _read_part(descriptor, cursor, is_whole=False)
         fresh = {**cursor, "inode": status.st_ino, "offset": 0, "inside": False}
         try:
             with _opened(path.with_name(f"{path.name}.1")) as (rotated, former):
                 if former.st_ino == cursor["inode"] and former.st_size > cursor["offset"]:
-                    return _part(rotated, cursor, is_whole=True)
+                    return _read_part(rotated, cursor, is_whole=True)
         except LogProblem:
             pass
-        return _part(descriptor, fresh, is_whole=False)
+        return _read_part(descriptor, fresh, is_whole=False)
 
 
-def _before(descriptor: int, offset: int) -> str:
+def _bytes_before(descriptor: int, offset: int) -> str:
     """The bytes just before a place, as far as the file goes."""
-    start = max(0, offset - BEFORE_BYTES)
-    return os.pread(descriptor, offset - start, start).hex()
+    end_of_log = max(0, offset - BEFORE_BYTES)
+    return os.pread(descriptor, offset - end_of_log, end_of_log).hex()
 
 
-def _part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
+def _read_part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
     """The whole lines from the cursor on; a last one without an end waits, unless the file `is_whole`: nothing will be added to it."""
     text = os.pread(descriptor, MAX_BYTES, cursor["offset"])
     is_full = len(text) == MAX_BYTES
@@ -153,11 +153,11 @@ def _part(descriptor: int, cursor: Cursor, *, is_whole: bool) -> Part:
     if cursor["inside"]:
         lines = lines[1:]
     now = time.time()
-    found = [known for line in lines if (known := said(line[:LINE_BYTES].decode(errors="replace")))]
+    found = [known for line in lines if (known := match_line(line[:LINE_BYTES].decode(errors="replace")))]
     after = {
         "inode": cursor["inode"],
         "offset": cursor["offset"] + end,
-        "before": _before(descriptor, cursor["offset"] + end),
+        "before": _bytes_before(descriptor, cursor["offset"] + end),
         "looked": now,
         "inside": is_endless or (cursor["inside"] and end == 0),
     }
@@ -179,19 +179,19 @@ def _read_journal(host: Host, unit: str, cursor: Cursor) -> Part:
         raise LogProblem(f"dispatch.log: journalctl failed ({finished.last_line}), so pairings are not watched")
     lines, last = [], cursor
     for text in finished.stdout.splitlines():
-        entry = _entry(text)
+        entry = _parse_entry(text)
         if entry is None:
             continue
         message, at, place = entry
         last = {"after": place}
-        if at >= cursor.get("since", 0) and (known := said(message)):
+        if at >= cursor.get("since", 0) and (known := match_line(message)):
             lines.append(Line(*known, at, at))
-    if last is cursor and "since" in cursor and not _is_known(host, unit):
+    if last is cursor and "since" in cursor and not _is_known_unit(host, unit):
         raise LogProblem(f"dispatch.log: there is no unit {unit}, so pairings are not watched: name the dispatch's own")
     return Part(lines, last)
 
 
-def _entry(text: bytes) -> tuple[str, float, str] | None:
+def _parse_entry(text: bytes) -> tuple[str, float, str] | None:
     """Message, time and cursor of an entry; None for what is none. A message that is no UTF-8 comes as a list of bytes."""
     try:
         entry = json.loads(text)
@@ -203,7 +203,7 @@ def _entry(text: bytes) -> tuple[str, float, str] | None:
         return None
 
 
-def _is_known(host: Host, unit: str) -> bool:
+def _is_known_unit(host: Host, unit: str) -> bool:
     """Whether systemd knows a unit; where that cannot be asked, it is believed."""
     words = ["systemctl", "show", "--property=LoadState", "--value", unit]
     try:

@@ -22,9 +22,9 @@ from t3flow.t3.unknown import Unknown
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 0.1, 2.0
 """A server that starts accepts connections for half a second and never answers them: many short tries find it ready soonest."""
 PAIR_SECONDS, SESSION_SECONDS = 20.0, 5.0
-NEW_SECONDS = 3.0
+START_SLACK_SECONDS = 3.0
 MAX_BODY_BYTES = 256 * 1024
-ABSENT = (200, 204, 301, 302, 307, 308, 404, 405, 410, 501)
+STATUSES_WITHOUT_ENDPOINT = (200, 204, 301, 302, 307, 308, 404, 405, 410, 501)
 """What a server answers that has no such endpoint, if there is no JSON object in it."""
 
 
@@ -64,7 +64,7 @@ def get_json(url: str, headers: dict[str, str], timeout_seconds: float) -> dict[
     answer = get(url, headers, timeout_seconds)
     found = answer.json_object()
     if answer.status != 200 or found is None:
-        kind = UnknownServer if answer.status in ABSENT else NotPaired
+        kind = UnknownServer if answer.status in STATUSES_WITHOUT_ENDPOINT else NotPaired
         raise kind(f"{url} answers {answer.status} and no JSON object")
     return found
 
@@ -76,31 +76,31 @@ def own_server(host: Host, user: str) -> int:
     """
     server, port = host.services.state(user), host.port(user)
     pids = host.services.pids_of(user, server)
-    if server.main_pid is not None and (pid := ports.listener(port, pids)) is not None:
+    if server.main_pid is not None and (pid := ports.listening_process(port, pids)) is not None:
         return pid
-    if taken := ports.who_shuts_out(port, pids):
-        raise PortTaken(taken_line(host, user, taken))
+    if taken := ports.port_blocker(port, pids):
+        raise PortTaken(port_taken_message(host, user, taken))
     if server.main_pid is None:
         raise NotPaired(f"{server.unit} does not run ({server.detail})")
     raise NotReady(f"the server of {user} does not listen on its port {port}")
 
 
-def shut_out(host: Host, user: str) -> str:
+def port_blocker(host: Host, user: str) -> str:
     """Return who holds a user's port so that their server cannot have it, for people; "" while it has it, or could."""
-    return ports.who_shuts_out(host.port(user), host.services.pids(user))
+    return ports.port_blocker(host.port(user), host.services.pids(user))
 
 
-def taken_line(host: Host, user: str, whose: str) -> str:
+def port_taken_message(host: Host, user: str, whose: str) -> str:
     """That a user's port is held by somebody, for people."""
     return f"port {host.port(user)} of {user} is held by {whose}: end that process, it keeps their server out"
 
 
-def port_trouble(host: Host, user: str, server: ServerState) -> str:
+def port_problem(host: Host, user: str, server: ServerState) -> str:
     """Why a running server is not alone at its user's port; "" if it is. It is not stopped then: it might not get the port back."""
     port, pids = host.port(user), host.services.pids_of(user, server)
-    if others := ports.strangers(port, pids):
+    if others := ports.foreign_listeners(port, pids):
         return f"port {port} is not that server's alone: {others} listens there; end that process"
-    if server.main_pid is not None and not ports.is_own(port, pids):
+    if server.main_pid is not None and not ports.is_owned_by(port, pids):
         return f"the server of {user} does not listen on its port {port}"
     return ""
 
@@ -113,18 +113,18 @@ def cookie_name(host: Host, user: str, timeout_seconds: float = SESSION_SECONDS)
     if host.settings.dispatch.cookie:
         return host.settings.dispatch.cookie
     try:
-        return t3.cookie_name(get_json(_own(host, user, t3.SESSION), {}, timeout_seconds))
+        return t3.cookie_name(get_json(_own_url(host, user, t3.SESSION), {}, timeout_seconds))
     except Unknown as error:
         raise UnknownServer(str(error)) from error
 
 
-def unknown_trouble(host: Host, user: str) -> str:
+def unknown_server_problem(host: Host, user: str) -> str:
     """Return why a running server cannot be known to pair, or "". It is not stopped then: after an undo nothing could be verified.
 
     One that does not answer at all is no such case.
     """
     try:
-        t3.cookie_name(get_json(_own(host, user, t3.SESSION), {}, LONGEST_PROBE_SECONDS))
+        t3.cookie_name(get_json(_own_url(host, user, t3.SESSION), {}, LONGEST_PROBE_SECONDS))
     except (Unknown, UnknownServer) as error:
         return f"this t3 does not say whether {user} has paired: {error}"
     except NotPaired as error:
@@ -132,7 +132,7 @@ def unknown_trouble(host: Host, user: str) -> str:
     return ""
 
 
-def _own(host: Host, user: str, path: str) -> str:
+def _own_url(host: Host, user: str, path: str) -> str:
     """The URL of an endpoint of a user's own server."""
     return f"http://127.0.0.1:{host.port(user)}{path}"
 
@@ -145,7 +145,7 @@ def pair_once(host: Host, user: str) -> None:
     own_server(host, user)
     name = cookie_name(host, user)
     dispatch = host.settings.dispatch
-    person = host.mapped(user).person
+    person = host.map_entry(user).person
     answer = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
     if answer.status != 302:
         raise NotPaired(f"the dispatch answers {answer.status} instead of 302 for {person}")
@@ -153,7 +153,7 @@ def pair_once(host: Host, user: str) -> None:
     if not cookie:
         raise NotPaired(f"the answer sets no cookie {name}")
     headers = {"Cookie": f"{name}={cookie}"}
-    if not t3.is_authenticated(get_json(_own(host, user, t3.SESSION), headers, SESSION_SECONDS)):
+    if not t3.is_authenticated(get_json(_own_url(host, user, t3.SESSION), headers, SESSION_SECONDS)):
         raise NotPaired("the session that the cookie opens is not authenticated")
 
 
@@ -163,7 +163,7 @@ def probe(host: Host, user: str) -> None:
         pair_once(host, user)
 
 
-def version_that_runs(host: Host, user: str, pid: int) -> str | None:
+def running_version_of(host: Host, user: str, pid: int) -> str | None:
     """Return the version that a user's server runs, of which `pid` listens or is the unit's main process; None when that cannot be told (yet).
 
     A launcher or a wrapper may be the main process: where neither it nor what is above it says a version, the others of the unit are asked.
@@ -173,16 +173,16 @@ def version_that_runs(host: Host, user: str, pid: int) -> str | None:
     return found or running_version.of_server(noted, versions_dir, user, pid, host.services.pids(user))
 
 
-def parted(host: Host, user: str, pid: int) -> bool:
+def is_off_assignment(host: Host, user: str, pid: int) -> bool:
     """Whether a user's server runs another version than they are led to: since before the host was taken over, or since their link was moved
     under it. Then it may not pair, and only a restart brings it to its link."""
-    runs = version_that_runs(host, user, pid)
+    runs = running_version_of(host, user, pid)
     return runs is not None and runs != slots.effective(host.settings.paths.versions_dir, user)
 
 
 def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> str:
     """The version of the code that answers on the user's port. Raises NotPaired, UnknownServer."""
-    said = t3.served_version(get_json(_own(host, user, t3.ENVIRONMENT), {}, timeout_seconds))
+    said = t3.served_version(get_json(_own_url(host, user, t3.ENVIRONMENT), {}, timeout_seconds))
     if not said:
         raise UnknownServer(f"the server of {user} does not say which version it is: GET {t3.ENVIRONMENT} names none")
     return said
@@ -190,7 +190,7 @@ def serving_version(host: Host, user: str, timeout_seconds: float = LONGEST_PROB
 
 def check_running(host: Host, user: str, version: str, timeout_seconds: float = LONGEST_PROBE_SECONDS) -> None:
     """The user's own server has the port, and what runs is the version. Raises NotPaired, PortTaken, HostError, ServiceError."""
-    runs = version_that_runs(host, user, own_server(host, user))
+    runs = running_version_of(host, user, own_server(host, user))
     if runs != version:
         raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")
     said = serving_version(host, user, timeout_seconds)
@@ -223,9 +223,9 @@ def verify(
         if version is not None:
             check = lambda seconds: noting(lambda: check_running(host, user, version, seconds))  # noqa: E731
             _await_start(host, user, check, timeout_seconds, start_seconds)
-        slots.forget_starting(host.settings.paths.versions_dir, user)
+        slots.remove_starting(host.settings.paths.versions_dir, user)
         deadline = time.monotonic() + timeout_seconds
-        _until(lambda seconds: noting(lambda: pair_once(host, user)), deadline, longest_wait_seconds=2.0)
+        _retry_until(lambda seconds: noting(lambda: pair_once(host, user)), deadline, longest_wait_seconds=2.0)
     except NotPaired as error:
         if taken:
             raise taken[-1] from error
@@ -240,16 +240,16 @@ def _await_start(
     began = time.monotonic()
     most = host.settings.gate.start_timeout_s if start_seconds is None else start_seconds
     try:
-        _until(check, began + timeout_seconds, longest_wait_seconds=0.1)
+        _retry_until(check, began + timeout_seconds, longest_wait_seconds=0.1)
     except NotReady:
         pid = host.services.state(user).main_pid
         age = proc.age_seconds(pid) if pid is not None else None
-        if age is None or age < timeout_seconds - NEW_SECONDS:
+        if age is None or age < timeout_seconds - START_SLACK_SECONDS:
             raise
-        _until(check, max(began + most, time.monotonic()), longest_wait_seconds=0.1)
+        _retry_until(check, max(began + most, time.monotonic()), longest_wait_seconds=0.1)
 
 
-def _until(probe: Callable[[float], None], deadline: float, longest_wait_seconds: float) -> None:
+def _retry_until(probe: Callable[[float], None], deadline: float, longest_wait_seconds: float) -> None:
     """Tries a probe until it raises NotPaired no more; each try is given longer than the last."""
     for attempt in Retrying(
         stop=stop_after_delay(max(0.0, deadline - time.monotonic())),

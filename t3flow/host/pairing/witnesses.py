@@ -19,7 +19,7 @@ from t3flow.host.host import Host
 from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.host.pairing import probe as pairing_probe
 
-WIDTH = 8
+PARALLEL_PROBES = 8
 """So many users are asked at a time once one has failed: each takes a minting, 300 MB and some seconds of a core."""
 ALONE_SECONDS = 1.5
 """A first user who has not paired by then is no longer waited for alone."""
@@ -27,11 +27,11 @@ AGAIN_SECONDS, AGAIN_PAUSE_SECONDS = 3.0, 0.3
 """Where there are few users, each is asked again until then: t3's minting waits for no lock."""
 BEFORE_SECONDS, RESTARTED_SECONDS, EACH_SECONDS = 60.0, 30.0, 600.0
 """The longest that asking takes: before anything is done, while a restarted user waits for the answer, and when all are to answer."""
-SHOWN = 2
+MAX_SHOWN = 2
 WAIT_SECONDS = 0.2
 
 
-class BrokenBefore(T3flowError):
+class UnpairedBefore(T3flowError):
     """A user does not pair after a restart, and did not before it, while others do: that is no build's doing."""
 
 
@@ -46,7 +46,7 @@ class Witness(NamedTuple):
     counts: bool
 
 
-def against_dispatch(
+def dispatch_problem(
     host: Host,
     version: str,
     besides: Collection[str],
@@ -59,14 +59,14 @@ def against_dispatch(
     Users on `version` ("": no version is in question) and those in `without` prove the dispatch by pairing and never speak against it. Nor do
     those who could not pair before `began`, when a restart that is under way did. Those in `besides` are not asked.
     """
-    asked = witnesses(host, version, besides, {*without, *_broken_at(host, began)})
+    asked = witnesses(host, version, besides, {*without, *_unpaired_before(host, began)})
     if not any(each.counts for each in asked):
         return ""
-    paired, failed = ask(host, [each.user for each in asked], most_seconds)
+    paired, failed = probe_users(host, [each.user for each in asked], most_seconds)
     counted = {each.user: failed[each.user] for each in asked if each.counts and each.user in failed}
     if paired or not counted:
         return ""
-    shown = [f"{user} cannot pair either ({why})" for user, why in list(counted.items())[:SHOWN]]
+    shown = [f"{user} cannot pair either ({why})" for user, why in list(counted.items())[:MAX_SHOWN]]
     rest = len(asked) - len(shown)
     return " and ".join(shown) + (f", and neither does any of {rest} more" if rest else "")
 
@@ -79,7 +79,7 @@ def witnesses(host: Host, version: str, besides: Collection[str], without: Colle
     for user, (server, why) in management.survey(host, names).items():
         if why or not server.active:
             continue
-        runs = pairing_probe.version_that_runs(host, user, server.main_pid) if server.main_pid else None
+        runs = pairing_probe.running_version_of(host, user, server.main_pid) if server.main_pid else None
         led_to = slots.effective(host.settings.paths.versions_dir, user)
         is_parted = runs is not None and runs != led_to  # then it may not pair until its next restart
         counts = not is_parted and user not in without and not (version and runs == version)
@@ -87,7 +87,7 @@ def witnesses(host: Host, version: str, besides: Collection[str], without: Colle
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
-def _broken_at(host: Host, began: float | None) -> list[str]:
+def _unpaired_before(host: Host, began: float | None) -> list[str]:
     """Return the users who could not pair at a time, and not since; none for None."""
     if began is None:
         return []
@@ -95,23 +95,23 @@ def _broken_at(host: Host, began: float | None) -> list[str]:
     return [user for user, last in known.items() if last["reason"] and last["since"] < began]
 
 
-def running(host: Host, version: str, besides: Collection[str]) -> list[str]:
+def users_running(host: Host, version: str, besides: Collection[str]) -> list[str]:
     """Return the managed users whose server runs a version. Raises ServiceError, UserMapError."""
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
     return [
         user
         for user, (server, why) in management.survey(host, names).items()
         if not why and server.active and server.main_pid
-        if pairing_probe.version_that_runs(host, user, server.main_pid) == version
+        if pairing_probe.running_version_of(host, user, server.main_pid) == version
     ]
 
 
-def some_who_pair(host: Host, users: list[str], enough: int) -> list[str]:
+def find_pairing_users(host: Host, users: list[str], enough: int) -> list[str]:
     """Return up to `enough` of these users who pair now."""
-    return ask(host, users, RESTARTED_SECONDS, enough=enough)[0]
+    return probe_users(host, users, RESTARTED_SECONDS, enough=enough)[0]
 
 
-def ask(
+def probe_users(
     host: Host,
     users: list[str],
     most_seconds: float,
@@ -131,10 +131,10 @@ def ask(
     began = time.monotonic()
     alone_until = began
     while (waiting or under_way) and time.monotonic() - began < most_seconds:
-        if waiting and len(under_way) < WIDTH and (not under_way or time.monotonic() >= alone_until):
+        if waiting and len(under_way) < PARALLEL_PROBES and (not under_way or time.monotonic() >= alone_until):
             user = waiting.popleft()
             under_way.add(user)
-            threading.Thread(target=_ask_one, args=(host, user, probe, answers), daemon=True).start()
+            threading.Thread(target=_probe_one, args=(host, user, probe, answers), daemon=True).start()
             alone_until = max(alone_until, began + ALONE_SECONDS) if not failed else began
             continue
         check_interrupt()
@@ -159,7 +159,7 @@ def ask(
     return paired, failed
 
 
-def _ask_one(
+def _probe_one(
     host: Host,
     user: str,
     probe: Callable[[Host, str], None],
@@ -174,12 +174,12 @@ def _ask_one(
         answers.put((user, pairing_probe.NotPaired(f"{type(error).__name__}: {error}")))
 
 
-def pairs_now(host: Host, user: str) -> str:
+def note_pairing_now(host: Host, user: str) -> str:
     """Return why a user cannot pair now, or "": noted, so that a restart is not blamed for what was so before it. Raises JournalError."""
-    return note_now(host, [user], AGAIN_SECONDS + pairing_probe.PAIR_SECONDS).get(user, "")
+    return note_pairings_now(host, [user], AGAIN_SECONDS + pairing_probe.PAIR_SECONDS).get(user, "")
 
 
-def note_now(
+def note_pairings_now(
     host: Host, users: list[str], most_seconds: float, probe: Callable[[Host, str], None] = pairing_probe.probe
 ) -> dict[str, str]:
     """Ask each of these users whether they pair, and note it. Return user → why not. A user without an answer in time is left as noted.
@@ -187,9 +187,9 @@ def note_now(
     Where others pair, those who do not are asked once more: t3's minting waits for no lock. Raises JournalError.
     """
     began = time.monotonic()
-    paired, failed = ask(host, users, most_seconds, enough=len(users), probe=probe)
+    paired, failed = probe_users(host, users, most_seconds, enough=len(users), probe=probe)
     if paired and failed and (left := most_seconds - (time.monotonic() - began)) > 0:
-        again, _ = ask(host, [*failed], left, enough=len(failed), probe=probe)
+        again, _ = probe_users(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
         failed = {user: why for user, why in failed.items() if user not in again}
     known = last_pairings.pairings(host.journal)
@@ -200,25 +200,27 @@ def note_now(
     return failed
 
 
-def broken_before(host: Host, user: str) -> str:
+def failure_before_restart(host: Host, user: str) -> str:
     """Return why a user whose server is being restarted could not pair before it was stopped either; "" if they could, or it is not known."""
     known = last_pairings.pairings(host.journal).get(user)
-    begun = own_activity.begun(host.journal, user)
+    begun = own_activity.restart_began(host.journal, user)
     return str(known["reason"]) if known and known["reason"] and begun is not None and known["since"] < begun else ""
 
 
-def excuse(host: Host, user: str) -> str:
+def excuse_for(host: Host, user: str) -> str:
     """Return why it is no fault of a restart that a user does not pair: they did not before, or no user at all does; "" where it may be one."""
-    return broken_before(host, user) or against_dispatch(host, "", [user], began=own_activity.begun(host.journal, user))
+    return failure_before_restart(host, user) or dispatch_problem(
+        host, "", [user], began=own_activity.restart_began(host.journal, user)
+    )
 
 
-def other_fault(host: Host, user: str, version: str, error: pairing_probe.NotPaired) -> T3flowError | None:
+def find_other_fault(host: Host, user: str, version: str, error: pairing_probe.NotPaired) -> T3flowError | None:
     """Return what else than `version` is at fault where a restarted user does not pair; None where nothing else is known to be."""
-    before = broken_before(host, user)
-    if against := against_dispatch(host, version, [user], began=own_activity.begun(host.journal, user)):
+    before = failure_before_restart(host, user)
+    if against := dispatch_problem(host, version, [user], began=own_activity.restart_began(host.journal, user)):
         return DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault")
     with suppress(T3flowError):
         if before:
             pairing_probe.check_running(host, user, version)
-            return BrokenBefore(f"{user} cannot pair on {version} ({error}), and could not before ({before})")
+            return UnpairedBefore(f"{user} cannot pair on {version} ({error}), and could not before ({before})")
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 NAMED_HIERARCHY = "name=systemd"
-DEEPEST = 8
+MAX_DEPTH = 8
 """Groups below a unit's own, as services with `Delegate=` make them, are followed so far."""
 
 
@@ -39,7 +39,7 @@ def default_group(unit: str, slice_name: str) -> str:
 
 def pids(folder: Path | None) -> list[int]:
     """Return the processes of a control group and of those below it; none when it is gone."""
-    return [pid for each in _groups(folder, DEEPEST) for pid in _listed(each)] if folder is not None else []
+    return [pid for each in _groups(folder, MAX_DEPTH) for pid in _pids_of_group(each)] if folder is not None else []
 
 
 def _hierarchies(mounts: Path) -> Iterator[tuple[str, Path]]:
@@ -77,7 +77,7 @@ def _groups(folder: Path, deep: int) -> Iterator[Path]:
                 yield from _groups(Path(entry.path), deep - 1)
 
 
-def _listed(folder: Path) -> list[int]:
+def _pids_of_group(folder: Path) -> list[int]:
     """The processes of one group. One of another namespace of processes is listed as 0, and is none of ours."""
     with suppress(OSError):  # a threaded group has no list: the domain above it lists its processes
         return sorted({int(word) for word in (folder / "cgroup.procs").read_text().split()} - {0})

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from t3flow.host.processes import proc, sock_diag
 
-LISTENS = "0A"
-BY_LOOPBACK = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
+LISTEN_STATE = "0A"
+LOOPBACK_ADDRESSES = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
 """Addresses at which a listener may be what 127.0.0.1 leads to."""
 PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,7 +45,7 @@ def listeners_in_tables(port: int) -> list[Listener]:
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
                 address, _, number = fields[1].partition(":")
-                if fields[3] == LISTENS and int(number, 16) == port:
+                if fields[3] == LISTEN_STATE and int(number, 16) == port:
                     found.append(Listener(_address(address), int(fields[7]), int(fields[9])))
     return found
 
@@ -56,31 +56,31 @@ def _address(digits: str) -> str:
     return sock_diag.address_of(struct.pack(f"={len(words)}I", *words))
 
 
-def is_own(port: int, pids: Collection[int]) -> bool:
+def is_owned_by(port: int, pids: Collection[int]) -> bool:
     """Return whether what 127.0.0.1 leads to at the port is one of these processes of a unit."""
-    reached = _reached(port)
-    return bool(reached) and reached <= _held_by(pids, reached)
+    reached = _loopback_sockets(port)
+    return bool(reached) and reached <= _sockets_owned_by(pids, reached)
 
 
-def listener(port: int, pids: Collection[int]) -> int | None:
+def listening_process(port: int, pids: Collection[int]) -> int | None:
     """Return the process of a unit that is the server, which 127.0.0.1 leads to at the port; None where it is none of them.
 
     A child that has inherited the socket is not the server while a process above it holds the socket too.
     """
-    reached = _reached(port)
-    if not reached or not reached <= _held_by(pids, reached):
+    reached = _loopback_sockets(port)
+    if not reached or not reached <= _sockets_owned_by(pids, reached):
         return None
     holders = [pid for pid in pids if not reached.isdisjoint(_sockets(pid))]
     return next((pid for pid in holders if not set(proc.ancestors(pid, pids)) & set(holders)), None)
 
 
-def _reached(port: int) -> set[int]:
+def _loopback_sockets(port: int) -> set[int]:
     """The sockets that 127.0.0.1 may lead to: those on IPv4, or where there are none those on IPv6."""
-    reached = [each for each in listeners(port) if each.address in BY_LOOPBACK]
+    reached = [each for each in listeners(port) if each.address in LOOPBACK_ADDRESSES]
     return {each.inode for each in [each for each in reached if ":" not in each.address] or reached}
 
 
-def _held_by(pids: Collection[int], wanted: set[int]) -> set[int]:
+def _sockets_owned_by(pids: Collection[int], wanted: set[int]) -> set[int]:
     """Which of these sockets the processes have open. Looks no further than it must."""
     found: set[int] = set()
     for pid in pids:
@@ -90,18 +90,18 @@ def _held_by(pids: Collection[int], wanted: set[int]) -> set[int]:
     return found
 
 
-def strangers(port: int, pids: Collection[int]) -> str:
+def foreign_listeners(port: int, pids: Collection[int]) -> str:
     """Who listens on a user's port and is not of their unit, on whatever address, for people; "" for nobody."""
     found = listeners(port)
-    own = _held_by(pids, {each.inode for each in found})
-    return ", ".join(_described(each) for each in found if each.inode not in own)
+    own = _sockets_owned_by(pids, {each.inode for each in found})
+    return ", ".join(_describe(each) for each in found if each.inode not in own)
 
 
-def who_shuts_out(port: int, pids: Collection[int]) -> str:
+def port_blocker(port: int, pids: Collection[int]) -> str:
     """Who holds a port so that the unit of these processes cannot have it, for people; "" while it has it, or could."""
-    if is_own(port, pids) or _can_be_bound(port):
+    if is_owned_by(port, pids) or _can_be_bound(port):
         return ""
-    return strangers(port, pids) or ("" if listeners(port) else _who_only_binds(port))
+    return foreign_listeners(port, pids) or ("" if listeners(port) else _bound_without_listening(port))
 
 
 def _can_be_bound(port: int) -> bool:
@@ -114,13 +114,13 @@ def _can_be_bound(port: int) -> bool:
     return False
 
 
-def _who_only_binds(port: int) -> str:
+def _bound_without_listening(port: int) -> str:
     """Who holds a port without listening, which no table of the kernel's shows: each such socket is looked at."""
-    for pid in _all():
+    for pid in _all_pids():
         with suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:") and _port_of(pid, int(number)) == port:
-                    return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_process(pid)}), who does not listen"
+                    return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_describe_process(pid)}), who does not listen"
     return "somebody who does not listen (t3flow doctor may name them)"
 
 
@@ -140,22 +140,22 @@ def _port_of(pid: int, number: int) -> int | None:
 
 def _sockets(pid: int) -> Iterator[int]:
     """The inodes of a process's sockets, as far as they may be seen."""
-    return (int(path[8:-1]) for path in proc.opened(pid) if path.startswith("socket:["))
+    return (int(path[8:-1]) for path in proc.open_files(pid) if path.startswith("socket:["))
 
 
-def _all() -> Iterator[int]:
+def _all_pids() -> Iterator[int]:
     """Every process of the host: to name a stranger who is in the way, not to judge a user by."""
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _described(listener: Listener) -> str:
+def _describe(listener: Listener) -> str:
     """For people, as `mallory (pid 77, python3) on ::1`."""
-    holder = next((pid for pid in _all() if listener.inode in _sockets(pid)), None)
-    process = f" ({_process(holder)})" if holder is not None else ""
+    holder = next((pid for pid in _all_pids() if listener.inode in _sockets(pid)), None)
+    process = f" ({_describe_process(holder)})" if holder is not None else ""
     return f"{_account_name(listener.uid)}{process} on {listener.address}"
 
 
-def _process(pid: int) -> str:
+def _describe_process(pid: int) -> str:
     """The process, by a name that it may have chosen itself."""
     return f"pid {pid}, {proc.name_of(pid)}"
 

@@ -15,7 +15,7 @@ SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu
 INTERPRETERS = {*SHELLS, "node", "nodejs", "bun", "deno", "python", "env"}
 """Programs that say nothing of what runs: the script that they were given does."""
 DELETED = " (deleted)"
-LAUNCHED_SECONDS = 30.0
+LAUNCH_SECONDS = 30.0
 """By then a launcher has become the server that it leads to, or has started it."""
 
 
@@ -48,12 +48,12 @@ def age_seconds(pid: int) -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / os.sysconf("SC_CLK_TCK")
 
 
-def is_launched(pid: int) -> bool:
+def is_past_launch(pid: int) -> bool:
     """Whether a process is so old that a launcher would have become the server that it leads to, or have started it."""
-    return (age_seconds(pid) or 0.0) > LAUNCHED_SECONDS
+    return (age_seconds(pid) or 0.0) > LAUNCH_SECONDS
 
 
-def is_there(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Return whether a process is there and no zombie."""
     found = stat_of(pid)
     return found is not None and found.state not in "ZX"
@@ -148,7 +148,7 @@ def programs_of_server(server: int, pids: Collection[int], slot: str) -> tuple[s
     return tuple(f"{folder.rstrip('/')}/" for folder in {*packages, slot} if folder)
 
 
-def at_work(
+def processes_at_work(
     server: int, pids: Collection[int], programs: tuple[str, ...], agents: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Return what a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`.
@@ -165,12 +165,12 @@ def at_work(
         label = f"{name_of(pid)} (pid {pid})"
         if is_agent(command_line(pid), name_of(pid), agents):
             found_agents.append(label)
-        elif is_there(pid) and not is_shell_at_prompt(pid, parents):
+        elif is_alive(pid) and not is_shell_at_prompt(pid, parents):
             others.append(label)
     return found_agents, others
 
 
-def opened(pid: int) -> Iterator[str]:
+def open_files(pid: int) -> Iterator[str]:
     """Return the paths of the files that a process has open, by the kernel's names for them: no file is touched. Sockets are `socket:[INODE]`."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
@@ -178,7 +178,7 @@ def opened(pid: int) -> Iterator[str]:
                 yield os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)
 
 
-def works_on(pid: int, is_meant: Callable[[str], bool]) -> bool:
+def can_access(pid: int, is_meant: Callable[[str], bool]) -> bool:
     """Return whether a process can read or write a file that `is_meant` picks by its path: a descriptor of the mere name (O_PATH) cannot."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
@@ -190,12 +190,12 @@ def works_on(pid: int, is_meant: Callable[[str], bool]) -> bool:
     return False
 
 
-def of_account(uid: int) -> list[int]:
+def pids_of_account(uid: int) -> list[int]:
     """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
-    return by_account().get(uid, [])
+    return pids_by_account().get(uid, [])
 
 
-def by_account() -> dict[int, list[int]]:
+def pids_by_account() -> dict[int, list[int]]:
     """Return the processes of each account, but for this one: uid → pids. One walk of /proc, to be shared by all who ask for several accounts."""
     found: dict[int, list[int]] = {}
     with os.scandir("/proc") as entries:
@@ -216,7 +216,7 @@ def in_containers(pids: Collection[int]) -> list[int]:
         pid
         for pid in pids
         if (found := _namespaces(pid))[0] > spaces and found[1] == accounts
-        if is_there(pid) and not _is_below(pid, os.getpid())
+        if is_alive(pid) and not _is_below(pid, os.getpid())
     ]
 
 
@@ -251,11 +251,11 @@ class SharedWalk:
         """Return uid → pids."""
         last = self._last
         if last is None or time.monotonic() - last[0] > self._seconds:
-            last = self._last = (time.monotonic(), by_account())
+            last = self._last = (time.monotonic(), pids_by_account())
         return last[1]
 
 
-def session_of(pid: int) -> list[int]:
+def session_pids(pid: int) -> list[int]:
     """Return a process, the others of its session, and all below them. Looks at every process of the host: for the sandbox."""
     stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := stat_of(int(name)))}
     found = [each for each, stat in stats.items() if stat.session == pid or each == pid]
@@ -264,17 +264,17 @@ def session_of(pid: int) -> list[int]:
     return [each for each in found if stats[each].state not in "ZX"]
 
 
-def all_others() -> list[int]:
+def other_pids() -> list[int]:
     """Return every process of the host but this one."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def using(matches: Callable[[list[str]], bool]) -> list[int]:
+def matching_pids(matches: Callable[[list[str]], bool]) -> list[int]:
     """Return the processes whose command line `matches`. This one is left out."""
-    return [pid for pid in all_others() if matches(command_line(pid))]
+    return [pid for pid in other_pids() if matches(command_line(pid))]
 
 
-def is_stopped(pid: int) -> bool:
+def is_suspended(pid: int) -> bool:
     """Return whether each thread of a process has stopped: one that still runs could still write."""
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -293,6 +293,6 @@ def uid_of(pid: int) -> int | None:
         return None
 
 
-def described(pids: Iterable[int]) -> str:
+def describe(pids: Iterable[int]) -> str:
     """Return processes for people, as `node (pid 7), bash (pid 8)`."""
     return ", ".join(f"{name_of(pid)} (pid {pid})" for pid in pids)

@@ -27,14 +27,14 @@ def listening(port: int) -> list[tuple[str, int, int]]:
         for family, length in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
             asked = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, ONLY_LISTENING) + bytes(48)
             netlink.send(HEADER.pack(HEADER.size + len(asked), SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 1, 0) + asked)
-            for body in _answers(netlink):
+            for body in _messages(netlink):
                 if struct.unpack_from("!H", body, PORT_AT)[0] == port:
                     address = address_of(body[ADDRESS_AT : ADDRESS_AT + length])
                     found.append((address, *struct.unpack_from("=II", body, UID_AT)))
     return found
 
 
-def _answers(netlink: socket.socket) -> Iterator[bytes]:
+def _messages(netlink: socket.socket) -> Iterator[bytes]:
     """The bodies of all messages until the kernel says that it is done. Raises OSError."""
     while True:
         data = netlink.recv(BUFFER_BYTES)

@@ -9,12 +9,12 @@ from contextlib import contextmanager, suppress
 from t3flow.host.processes import proc
 from t3flow.t3.files import USERDATA
 
-STOP_SECONDS = 0.5
+SUSPEND_SECONDS = 0.5
 """How long all processes of a unit may take until they have stopped: half of the time that a unit may be held still at most."""
 POLL_SECONDS = 0.002
 
 
-class Hold:
+class Suspension:
     """Processes that are held still since `since` (monotonic): pid → pidfd."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Hold:
         """The processes that are held."""
         return list(self.descriptors)
 
-    def end(self, last: Collection[int]) -> None:
+    def kill(self, last: Collection[int]) -> None:
         """End them all where they are, those of `last` after the others.
 
         A manager that sees its main process end lets the other processes of the unit go on, to end them politely: these must be gone by then.
@@ -35,14 +35,14 @@ class Hold:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.descriptors[pid], signal.SIGKILL)
 
-    def add(self, pid: int) -> None:
+    def suspend(self, pid: int) -> None:
         """Tell one more process to stop. A process that is gone is none."""
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             self.descriptors[pid] = descriptor
             signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Let all of them go on."""
         for descriptor in self.descriptors.values():
             with suppress(ProcessLookupError):
@@ -52,29 +52,29 @@ class Hold:
 
 
 @contextmanager
-def held(listed: Callable[[], Collection[int]]) -> Iterator[Hold]:
+def suspended(listed: Callable[[], Collection[int]]) -> Iterator[Suspension]:
     """Hold still, within the block, every process of a unit that can write its databases, so that what it says meanwhile stays true.
 
     `listed` returns the unit's processes: it is asked until it names no new one and all have stopped, as any of them may have started another
     before it stopped. All are resumed on every way out. Raises TimeoutError when one cannot be stopped.
     """
-    hold = Hold()
+    suspension = Suspension()
     moving: set[int] = set()
     try:
         while True:
-            fresh = [pid for pid in listed() if pid not in hold.descriptors and can_write(pid)]
+            fresh = [pid for pid in listed() if pid not in suspension.descriptors and can_write(pid)]
             for pid in fresh:
-                hold.add(pid)
-            moving = {pid for pid in [*moving, *fresh] if proc.is_there(pid) and not proc.is_stopped(pid)}
+                suspension.suspend(pid)
+            moving = {pid for pid in [*moving, *fresh] if proc.is_alive(pid) and not proc.is_suspended(pid)}
             if not fresh and not moving:
                 break
-            if time.monotonic() - hold.since > STOP_SECONDS:
-                raise TimeoutError(f"{proc.described(moving or fresh)} cannot be held still")
+            if time.monotonic() - suspension.since > SUSPEND_SECONDS:
+                raise TimeoutError(f"{proc.describe(moving or fresh)} cannot be held still")
             if moving:
                 time.sleep(POLL_SECONDS)
-        yield hold
+        yield suspension
     finally:
-        hold.release()
+        suspension.resume()
 
 
 def can_write(pid: int) -> bool:
@@ -85,14 +85,14 @@ def can_write(pid: int) -> bool:
     stat = proc.stat_of(pid)
     if stat is None or stat.state in "ZX":
         return False
-    return stat.terminal == 0 or any(f"/{USERDATA}/" in path for path in proc.opened(pid))
+    return stat.terminal == 0 or any(f"/{USERDATA}/" in path for path in proc.open_files(pid))
 
 
 def resume_all(pids: Collection[int]) -> list[int]:
     """Let those processes of a unit go on that a hold would have stopped, and return them. Idempotent: those that run are left alone."""
     found = []
     for pid in pids:
-        if can_write(pid) and proc.is_stopped(pid):
+        if can_write(pid) and proc.is_suspended(pid):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGCONT)
                 found.append(pid)

@@ -12,7 +12,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK = " \t\n\r"
 _ESCAPED_IN_QUOTES = '"\\`$'
 """What a backslash takes its meaning from within double quotes; before any other letter it stands for itself."""
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
@@ -140,7 +140,7 @@ def read(files: Iterable[tuple[Path, bool]], before: dict[str, str] | None = Non
         for path in paths:
             try:
                 with path.open("rb") as file:
-                    found.update(parse(file.read(MOST_BYTES).decode()))
+                    found.update(parse(file.read(MAX_BYTES).decode()))
             except (OSError, ValueError):
                 if not may_be_missing:
                     raise

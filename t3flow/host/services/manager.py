@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from t3flow import T3flowError
 from t3flow.engine.step import pause
-from t3flow.host.children import Children, TookTooLong
+from t3flow.host.children import Children, ChildTimeout
 from t3flow.host.processes import cgroups, proc, suspension
 from t3flow.host.services import unit_facts, unit_names
 from t3flow.host.services.unit_facts import UnitFacts
@@ -26,10 +26,10 @@ from t3flow.settings.load import Settings
 from t3flow.t3.commands import ENDS_OF_A_STOP
 
 CONTROL_SECONDS = 60.0
-AWAY_SECONDS = 20.0
+UNAVAILABLE_SECONDS = 20.0
 STOP_SECONDS = 20.0
 LEFTOVER_SECONDS = 5.0
-AWAY = re.compile(
+UNAVAILABLE = re.compile(
     r"[Tt]ransport endpoint|connect to bus|[Cc]onnection (reset|refused|timed out|terminated)|Broken pipe"
 )
 """What systemctl says while systemd itself cannot be talked to: a boot under way, a reload, much to do. It is no word about a unit."""
@@ -40,7 +40,7 @@ class ServiceError(T3flowError):
     """A server could not be started, stopped or asked about."""
 
 
-class ManagerAway(ServiceError):
+class ManagerUnavailable(ServiceError):
     """Nobody could be asked."""
 
 
@@ -95,10 +95,10 @@ class Services(Protocol):
         With a state that was just asked for, it is not asked for again first.
         """
 
-    def is_on(self, unit: str) -> bool:
+    def is_enabled(self, unit: str) -> bool:
         """Whether another unit of the host, by its full name, is at work or (a timer) set to begin. Raises ServiceError."""
 
-    def switch(self, timer: str, on: bool) -> None:
+    def set_enabled(self, timer: str, on: bool) -> None:
         """Turns a timer on or off, for now and after the next boot. Raises ServiceError."""
 
 
@@ -118,9 +118,9 @@ class Systemd:
     def _systemctl(self, *words: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
         """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
         for attempt in Retrying(
-            stop=stop_after_delay(AWAY_SECONDS),
+            stop=stop_after_delay(UNAVAILABLE_SECONDS),
             wait=wait_fixed(0.5),
-            retry=retry_if_exception_type(ManagerAway),
+            retry=retry_if_exception_type(ManagerUnavailable),
             sleep=pause,
             reraise=True,
         ):
@@ -129,7 +129,7 @@ class Systemd:
                     ["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"}
                 )
                 if finished.code != 0:
-                    kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
+                    kind = ManagerUnavailable if UNAVAILABLE.search(finished.last_line) else ServiceError
                     raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
                 return finished.stdout.decode(errors="replace")
         raise AssertionError("unreachable")
@@ -145,7 +145,7 @@ class Systemd:
         if not units:
             return {}
         shown = dict(zip(units, self._show(units), strict=True))
-        return {user: _chosen(user, [_state(unit, shown[unit]) for unit in each]) for user, each in names.items()}
+        return {user: _choose_unit(user, [_state(unit, shown[unit]) for unit in each]) for user, each in names.items()}
 
     def _show(self, units: list[str]) -> list[dict[str, str]]:
         """The properties of each unit, in that order. Older systemd has no `--timestamp=unix`."""
@@ -153,7 +153,7 @@ class Systemd:
         if self._has_unix_time:
             try:
                 text = self._systemctl(*words, "--timestamp=unix")
-            except ManagerAway:
+            except ManagerUnavailable:
                 raise
             except ServiceError as error:
                 if "timestamp" not in str(error).rpartition("failed: ")[2]:
@@ -181,7 +181,7 @@ class Systemd:
     def pids_of(self, user: str, server: ServerState) -> list[int]:
         """What the kernel lists. A main process that is not listed means that the group is not to be seen from here."""
         found = cgroups.pids(cgroups.folder_of(server.group) if server.group else None)
-        if server.main_pid is not None and server.main_pid not in found and proc.is_there(server.main_pid):
+        if server.main_pid is not None and server.main_pid not in found and proc.is_alive(server.main_pid):
             raise ServiceError(
                 f"the control group {server.group or 'of ' + server.unit} does not list process {server.main_pid}: "
                 f"see systemctl status {server.unit}"
@@ -193,7 +193,7 @@ class Systemd:
         unit = self._unit(user)
         try:
             self._systemctl("reset-failed", unit)
-        except ManagerAway:
+        except ManagerUnavailable:
             raise
         except ServiceError as error:
             logger.debug("{}", error)
@@ -208,25 +208,25 @@ class Systemd:
         unit, group = server.unit, server.group  # systemd forgets the group when the unit has stopped
         try:
             self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
-        except TookTooLong:
+        except ChildTimeout:
             self._systemctl("kill", "--signal=KILL", unit)
             self._systemctl("stop", unit)
         folder = cgroups.folder_of(group) if group else None
         _end_leftovers(unit, lambda: self.state(user).main_pid, lambda: cgroups.pids(folder))
 
-    def is_on(self, unit: str) -> bool:
+    def is_enabled(self, unit: str) -> bool:
         """A timer is on when it is enabled, too; a service only while it is at work. A unit that there is not is off."""
         text = self._systemctl("show", unit, "--property=ActiveState,UnitFileState")
         values = dict(line.partition("=")[::2] for line in text.splitlines())
         is_set = unit.endswith(".timer") and values.get("UnitFileState", "").startswith("enabled")
         return is_set or values.get("ActiveState") in ("active", "activating", "reloading")
 
-    def switch(self, timer: str, on: bool) -> None:
+    def set_enabled(self, timer: str, on: bool) -> None:
         """`--now` does it at once as well."""
         self._systemctl("enable" if on else "disable", "--now", timer)
 
 
-def _chosen(user: str, candidates: list[ServerState]) -> ServerState:
+def _choose_unit(user: str, candidates: list[ServerState]) -> ServerState:
     """The unit of a user among those of the two forms that their name may have: the one that runs as them, else one that is in use."""
 
     def fits(server: ServerState) -> tuple[bool, bool, bool]:
@@ -337,7 +337,7 @@ class Supervised:
         answer = self._ask("status", user)
         if "pids" in answer:
             return [int(pid) for pid in answer["pids"]]
-        return proc.session_of(answer["main_pid"]) if answer["main_pid"] else []
+        return proc.session_pids(answer["main_pid"]) if answer["main_pid"] else []
 
     def pids_of(self, user: str, server: ServerState) -> list[int]:
         """Asks again."""
@@ -353,11 +353,11 @@ class Supervised:
         unit = self._state(self._ask("stop", user)).unit
         _end_leftovers(unit, lambda: self.state(user).main_pid, lambda: self.pids(user))
 
-    def is_on(self, unit: str) -> bool:
+    def is_enabled(self, unit: str) -> bool:
         """In the sandbox a unit is on while a file of its name lies beside the socket."""
         return self._socket_path.with_name(unit).exists()
 
-    def switch(self, timer: str, on: bool) -> None:
+    def set_enabled(self, timer: str, on: bool) -> None:
         """Makes or removes that file."""
         flag = self._socket_path.with_name(timer)
         flag.touch() if on else flag.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import string
 PLAIN = frozenset((string.ascii_letters + string.digits + ":_.").encode())
 """Bytes that systemd leaves as they are when it escapes."""
 _INSTANCE = re.compile(r"[A-Za-z0-9:_.\\@-]+")
-LONGEST_UNIT = 255
+MAX_UNIT_LENGTH = 255
 
 
 def escape(text: str) -> str:
@@ -47,7 +47,7 @@ def units(template: str, user: str) -> list[str]:
     forms = [user] if _INSTANCE.fullmatch(user) else []
     forms += [form for form in [escape(user)] if form not in forms]
     found = [template.format(user=form) for form in forms]
-    return [unit for unit in found if len(unit) <= LONGEST_UNIT] or found[:1]
+    return [unit for unit in found if len(unit) <= MAX_UNIT_LENGTH] or found[:1]
 
 
 def accounts(template: str, unit: str) -> list[str]:

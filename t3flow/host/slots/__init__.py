@@ -21,7 +21,7 @@ from t3flow.engine.files import (
 )
 
 MANIFEST = ".t3flow.json"
-HOLD = "hold"
+RESTORING = "hold"
 
 
 class SlotError(T3flowError):
@@ -112,7 +112,7 @@ def note_starting(versions_dir: Path, user: str) -> None:
     _starting(versions_dir, user).touch()
 
 
-def forget_starting(versions_dir: Path, user: str) -> None:
+def remove_starting(versions_dir: Path, user: str) -> None:
     """Remove the mark: the server answers, or does not start after all. Idempotent."""
     with suppress(FileNotFoundError):
         _starting(versions_dir, user).unlink()
@@ -128,8 +128,8 @@ def set_default(versions_dir: Path, version: str) -> None:
 
 
 def _target(versions_dir: Path, version: str, up: str) -> str:
-    if version == HOLD:
-        return f"{up}{HOLD}"
+    if version == RESTORING:
+        return f"{up}{RESTORING}"
     manifest(versions_dir, version)
     return f"{up}versions/{safe_name(version)}"
 
@@ -145,7 +145,7 @@ def links(versions_dir: Path) -> dict[str, str]:
     return found
 
 
-def unlink(link: Path) -> None:
+def remove_link(link: Path) -> None:
     """Removes a link, if it is there."""
     with suppress(FileNotFoundError):
         link.unlink()

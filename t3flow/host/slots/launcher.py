@@ -65,16 +65,16 @@ def is_launcher(path: Path) -> bool:
     return False
 
 
-def kept_former(path: Path) -> Path:
+def former_path(path: Path) -> Path:
     """Where what was at `paths.launcher` before t3flow is kept aside."""
     return path.with_name(f".{path.name}.before-t3flow")
 
 
-def keep_former(path: Path) -> None:
+def keep_former_launcher(path: Path) -> None:
     """Keeps aside what is at `paths.launcher`, unless it is ours. It stays in place as well; repeating it is harmless."""
     if is_launcher(path) or not os.path.lexists(path):
         return
-    kept = kept_former(path)
+    kept = former_path(path)
     if path.is_symlink():
         link_atomically(kept, os.readlink(path))
     else:
@@ -83,17 +83,17 @@ def keep_former(path: Path) -> None:
         sync_folder(kept.parent)
 
 
-def forget_former(path: Path) -> None:
+def drop_former_launcher(path: Path) -> None:
     """Removes what was kept aside, unless the launcher in place is ours. Repeating it is harmless."""
     if not is_launcher(path):
-        kept_former(path).unlink(missing_ok=True)
+        former_path(path).unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
-def bring_back_former(path: Path) -> None:
+def restore_former_launcher(path: Path) -> None:
     """Puts what was kept aside in place of the launcher by one rename; without it the launcher is removed. Repeating it is harmless."""
     with suppress(FileNotFoundError):
-        kept_former(path).rename(path)
+        former_path(path).rename(path)
     if is_launcher(path):
         path.unlink()
     sync_folder(path.parent)

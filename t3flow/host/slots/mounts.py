@@ -7,14 +7,14 @@ from pathlib import Path
 from t3flow.engine.files import DiskError, make_folder
 from t3flow.host.host import Host
 
-TRIAL = ".trial.partial"
+TRIAL_NAME = ".trial.partial"
 """Of the kind of name that is swept where a kill left it."""
 PROGRAM = "#!/bin/sh\necho runs\n"
 SECONDS = 20.0
 SETTING = "paths.versions_dir"
 
 
-def trouble(folder: Path, setting: str = SETTING) -> str:
+def problem(folder: Path, setting: str = SETTING) -> str:
     """Why no program can run from a folder or none be put there, by how its file system is mounted, with the remedy; "" for neither. Only looks."""
     there = folder
     while not there.exists() and there != there.parent:
@@ -27,16 +27,16 @@ def trouble(folder: Path, setting: str = SETTING) -> str:
     return ""
 
 
-def require_running(host: Host, folder: Path, setting: str = SETTING, *, make: bool = True) -> None:
+def require_executable(host: Host, folder: Path, setting: str = SETTING, *, make: bool = True) -> None:
     """Runs a tiny program of our own from a folder, as the account that candidates run as. Raises DiskError with path and remedy.
 
     Repeating it is harmless: the program has one name, and is removed. Unless it is to `make` the folder, one that is not there is only looked at.
     """
-    if why := trouble(folder, setting):
+    if why := problem(folder, setting):
         raise DiskError(why)
     if not make and not folder.is_dir():
         return
-    program = folder / TRIAL
+    program = folder / TRIAL_NAME
     try:
         make_folder(folder)
         descriptor = os.open(program, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o755)
@@ -47,7 +47,7 @@ def require_running(host: Host, folder: Path, setting: str = SETTING, *, make: b
         raise DiskError(f"{folder} cannot be written ({error.strerror}): mend {setting}") from error
     try:
         who = host.gate_account()
-        finished = host.children.run([program], who=who, timeout_seconds=SECONDS)
+        finished = host.children.run([program], account=who, timeout_seconds=SECONDS)
         if finished.stdout.strip() != b"runs":
             raise DiskError(
                 f"{who.name} cannot run a program from {folder} ({finished.last_line}): users could not either; "

@@ -60,7 +60,7 @@ def all_running(versions_dir: Path) -> dict[str, int]:
     """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
     prefix = f"{slots.versions(versions_dir).resolve()}/"
     found: dict[str, int] = {}
-    for pid in proc.all_others():
+    for pid in proc.other_pids():
         for word in (*proc.command_line(pid), proc.executable(pid)):
             if word.startswith(prefix):
                 found.setdefault(word[len(prefix) :].partition("/")[0], pid)

@@ -31,7 +31,9 @@ def npm_runs(host: Host) -> Iterator[Finding]:
         yield finding(f"{command} is not on PATH", "install npm, or set npm.command")
         return
     for _ in range(ENDED_TRIES):
-        said = host.children.run([command, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3)
+        said = host.children.run(
+            [command, "--version"], account=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3
+        )
         if said.code != -signal.SIGKILL:
             break  # else a run that has just installed something ended all that runs as that account
     if said.code != 0 or not said.stdout.strip():
@@ -43,7 +45,7 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
     try:
         node = str(packages.node_path())
         said = host.children.run(
-            [node, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS
+            [node, "--version"], account=host.gate_account(), timeout_seconds=ANSWER_SECONDS
         ).stdout.decode()
         major = said.strip().lstrip("v").partition(".")[0]
         if not major.isdigit() or int(major) < NODE_MAJOR:
@@ -76,7 +78,7 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
         yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
         return
     for user, server in host.services.states([entry.name for entry in host.user_map().users]).items():
-        if server.facts is not None and (trouble := management.identity_trouble(server.facts, user)):
+        if server.facts is not None and (trouble := management.identity_problem(server.facts, user)):
             what, _, mend = trouble.rpartition(": ")
             yield finding(what, mend)
 
@@ -102,7 +104,7 @@ def dispatch_log_is_read(host: Host) -> Iterator[Finding]:
     """The log that pairings are watched in can be read."""
     if host.settings.dispatch.log and host.settings.bake.minutes:
         try:
-            dispatch_log.read(host, dispatch_log.start(host))
+            dispatch_log.read(host, dispatch_log.end_of_log(host))
         except dispatch_log.LogProblem as problem:
             yield finding(str(problem), "set dispatch.log to where the dispatch logs")
 

@@ -14,7 +14,7 @@ from t3flow.t3 import processes
 
 def launcher_is_ours(host: Host) -> Iterator[Finding]:
     """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
-    for what, mend in preflight.launcher_trouble(host.settings):
+    for what, mend in preflight.launcher_problems(host.settings):
         yield finding(what, mend)
 
 
@@ -36,7 +36,7 @@ def default_is_last_good(host: Host) -> Iterator[Finding]:
 def slots_are_whole(host: Host) -> Iterator[Finding]:
     """Each slot is complete, root's, written by nobody else, and on a mount that runs programs and takes files."""
     versions_dir = host.settings.paths.versions_dir
-    for what, mend in preflight.mounts_trouble(host.settings):
+    for what, mend in preflight.mounts_problems(host.settings):
         yield finding(what, mend)
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
@@ -69,7 +69,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
                 f"{user} has no link: when the default moves, they move with it",
                 "the next bump makes it, or t3flow adopt",
             )
-        elif version == slots.HOLD:
+        elif version == slots.RESTORING:
             if not is_busy:
                 yield finding(
                     f"{user} is held, as in a restore that did not end: t3 starts nothing",

@@ -63,6 +63,6 @@ def test_of_two_units_the_one_that_runs_as_the_user() -> None:
     """With `User=%I` the escaped instance is the user's, with `User=%i` the plain one."""
     plain = manager._state("t3-serve@ada-l.service", {"User": "ada/l", "ActiveState": "active", "MainPID": "1"})
     escaped = manager._state("t3-serve@ada\\x2dl.service", {"User": "ada-l"})
-    assert manager._chosen("ada-l", [plain, escaped]).unit == escaped.unit
+    assert manager._choose_unit("ada-l", [plain, escaped]).unit == escaped.unit
     both = [manager._state(unit, {"User": "ada-l"}) for unit in (plain.unit, escaped.unit)]
-    assert manager._chosen("ada-l", both).unit == plain.unit
+    assert manager._choose_unit("ada-l", both).unit == plain.unit

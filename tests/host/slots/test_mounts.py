@@ -45,10 +45,10 @@ def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
     prepare(read.paths.state_dir)
     host = open_host(read, open_journal(read, create=True))
     folder = box.top / "opt/t3/versions"
-    mounts.require_running(host, folder)
+    mounts.require_executable(host, folder)
     assert list(folder.iterdir()) == []
     assert list(slots_are_whole(host)) == []
-    (folder / mounts.TRIAL).mkdir()
+    (folder / mounts.TRIAL_NAME).mkdir()
     with pytest.raises(DiskError, match=r"versions cannot be written .*: mend paths.versions_dir"):
-        mounts.require_running(host, folder)
-    (folder / mounts.TRIAL).rmdir()
+        mounts.require_executable(host, folder)
+    (folder / mounts.TRIAL_NAME).rmdir()
