@@ -20,7 +20,7 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, journal_reserve, records, tables
+from t3flow.host import freeze, journal_reserve, orphans, records, tables
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.slots import launcher
@@ -190,7 +190,7 @@ def consume(settings: Settings) -> None:
         worker = Worker(engine, pulse)
         introduce(host, engine.queue.name)
         notify("STATUS=ending what a consumer that died may have left")
-        ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
+        ended = orphans.end_orphans(host.children.lock_path, ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
         resumption.resume_suspended(host)

@@ -162,7 +162,7 @@ def test_a_container_with_processes_of_the_same_number_is_left_alone(world: Worl
         while not there and time.monotonic() < deadline:
             time.sleep(0.02)
             there = proc.in_containers(proc.pids_of_account(uid))
-        assert "in a container runs under the number" in gate_account.sharing_problem(host)
+        assert "in a container also runs under uid" in gate_account.sharing_problem(host)
         assert gate_account.end_processes(host) == 0
         assert [proc.is_alive(pid) for pid in there] == [True]
     finally:
