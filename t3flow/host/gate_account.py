@@ -14,7 +14,7 @@ from loguru import logger
 
 from t3flow import T3flowError
 from t3flow.host.host import Host, uid_of
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 
 END_SECONDS = 10.0
 ROUND_SECONDS = 5.0
@@ -61,7 +61,7 @@ def sharing_problem(host: Host) -> str:
     with suppress(KeyError):
         if who.uid in LOGIN_UIDS and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
             return f"gate.user is {who.name}, an account with a login shell: {remedy}"
-    if others := proc.in_containers(proc.pids_of_account(who.uid)):
+    if others := listing.in_containers(listing.pids_of_account(who.uid)):
         process = f"{proc.describe(others[:1])} in a container also runs under uid {who.uid} of {who.name}"
         return f"{process}: run usermod --uid UID {who.name} with an unused uid"
     return ""
@@ -101,4 +101,4 @@ def end_processes(host: Host) -> int:
 
 
 def _live_pids(uid: int) -> list[int]:
-    return [pid for pid in proc.pids_of_account(uid) if proc.is_alive(pid)]
+    return [pid for pid in listing.pids_of_account(uid) if proc.is_alive(pid)]

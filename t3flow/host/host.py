@@ -92,9 +92,13 @@ class Host:
                 known = environment_files.read(files, facts.environment if facts else None)
             except OSError as error:
                 path = Path(error.filename or path)
-                raise HostError(f"cannot read {path} ({error.strerror}): it must contain a line T3_PORT=PORT") from error
+                raise HostError(
+                    f"cannot read {path} ({error.strerror}): it must contain a line T3_PORT=PORT"
+                ) from error
             except ValueError as error:
-                raise HostError(f"systemd would not accept {path} ({error}): it must contain a line T3_PORT=PORT") from error
+                raise HostError(
+                    f"systemd would not accept {path} ({error}): it must contain a line T3_PORT=PORT"
+                ) from error
             value = known.get(asked.strip("${}"), "")
         if value.isascii() and value.isdigit() and 0 < int(value) < 65536:
             return int(value)
@@ -163,7 +167,7 @@ _current: Host | None = None
 
 def set_current_host(host: Host) -> None:
     """Set the host that steps work on. A process has one."""
-    global _in_charge
+    global _current
     _current = host
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from t3flow import T3flowError
 from t3flow.host.accounts import is_root
 from t3flow.host.host import Host, uid_of
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 from t3flow.host.services.manager import ServerState
 from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.host.slots import running_version
@@ -21,7 +21,7 @@ from t3flow.t3 import commands, files
 
 SERVE = commands.SERVE[0]
 WALK_SECONDS = 1.0
-_walk = proc.SharedWalk(WALK_SECONDS)
+_walk = listing.SharedWalk(WALK_SECONDS)
 """One walk of /proc serves all users that are looked at within a second: 300 checks one after another do not walk it 300 times."""
 
 

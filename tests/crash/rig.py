@@ -29,7 +29,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
 from t3flow.host.pairing import probe
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing
 from t3flow.host.services.manager import SUPERVISOR_SOCKET
 from t3flow.host.slots import running_version
 from t3flow.sandbox.host import Sandbox
@@ -203,7 +203,8 @@ class Rig:
             self.box.kill(name)
         prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
         self.box.until(
-            lambda: not proc.matching_pids(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
+            lambda: not listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words)),
+            "all is dead",
         )
         self.journal.let_go()
         still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]

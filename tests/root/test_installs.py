@@ -18,7 +18,7 @@ from t3flow.host import gate_account, slots
 from t3flow.host.accounts import Account
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 from t3flow.host.slots import creation
 
 TOKEN = "only-root-may-know-this"
@@ -128,7 +128,7 @@ def test_nothing_of_the_gates_account_outlives_an_install(
         began = time.monotonic()
         gate_account.end_processes(host)
         assert time.monotonic() - began < gate_account.END_SECONDS
-        assert [pid for pid in proc.pids_of_account(world.uids["mallory"]) if proc.is_alive(pid)] == []
+        assert [pid for pid in listing.pids_of_account(world.uids["mallory"]) if proc.is_alive(pid)] == []
         size = line.stat().st_size
         time.sleep(0.1)
         assert line.stat().st_size == size
@@ -161,7 +161,7 @@ def test_a_container_with_processes_of_the_same_number_is_left_alone(world: Worl
         deadline = time.monotonic() + 10
         while not there and time.monotonic() < deadline:
             time.sleep(0.02)
-            there = proc.in_containers(proc.pids_of_account(uid))
+            there = listing.in_containers(listing.pids_of_account(uid))
         assert "in a container also runs under uid" in gate_account.sharing_problem(host)
         assert gate_account.end_processes(host) == 0
         assert [proc.is_alive(pid) for pid in there] == [True]
@@ -197,14 +197,14 @@ def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
         assert isinstance(found, dict), found
         assert found["in_reach_of_scripts"] == "no cells in this test"
         line = box.top / "scratch/one/prefix/node_modules/helper/line"
-        left = [pid for pid in proc.pids_of_account(world.uids["t3flow"]) if proc.is_alive(pid)]
+        left = [pid for pid in listing.pids_of_account(world.uids["t3flow"]) if proc.is_alive(pid)]
         assert left == []
         size = line.stat().st_size if line.exists() else 0
         time.sleep(0.2)
         assert (line.stat().st_size if line.exists() else 0) == size
     finally:
         os.umask(umask)
-        for pid in proc.pids_of_account(world.uids["t3flow"]):
+        for pid in listing.pids_of_account(world.uids["t3flow"]):
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
         shutil.rmtree(box.top / "scratch/one", ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Activity on a user's state: idleness of the server, and the processes that use the databases."""
+"""What is at work on a user's state: whether the server is idle, and which processes use its databases."""

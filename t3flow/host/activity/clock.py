@@ -1,28 +1,27 @@
-"""What a time in a database means when the clock was set while the server ran. Functions of time alone.
+"""Ages of database rows when the wall clock was set while the server ran. Pure functions of time.
 
-t3 writes the wall clock of the moment. A step of the clock since the server's start leaves two scales: rows from before the step carry the old
-one, rows from after it today's. Which scale a row is on is not written anywhere. What is known exactly is the size of the step: the manager
-noted the server's start on the old scale (`recorded`), and now less the server's monotonic age is the same moment on today's (`started`).
+t3 stores wall-clock times. If the clock is set (stepped) after the server started, rows from before the step are on the old time scale and later rows
+on the new one; no row says which. The size of the step is known: the manager recorded the server's start on the old scale (`recorded`), and the
+present time minus the server's monotonic age is the same moment on the new scale (`started`).
 
-- A row from after the step is from after the start, so on today's scale it is not older than `started`. A row on the old scale that is from
-  after the start is not older than `recorded`. So a row older than both is from before the start, whichever scale it is on: what it shows
-  ended with the server before. A row younger than either may be from after the start.
-- After a step forward nothing is ambiguous. After a step back, a row between `started` and `recorded` that is not ahead of the present clock is
-  either old and dead, or young and alive. A row that is ahead of the present clock, and that the step does not explain, tells of a clock that
-  was set more than once. Such rows count as alive at first, and for as long as an agent runs that may be at work on them. The doubt ends when
-  neither an agent runs nor anything was heard for the quiet period: since the row's time, or for one ahead since the server's start.
-- The newest change is taken for as young as either scale allows: the quiet period ends at most the step's size late.
+- A row written after the start is not older than `started` on the new scale, or not older than `recorded` on the old one. A row older than both is
+  therefore from before the start: the work that it shows ended with the previous server. Any other row may be from after the start.
+- After a step forward, nothing is ambiguous. After a step back, a row between `started` and `recorded` and not in the future is either old and dead,
+  or new and alive. A row in the future that the step does not explain shows that the clock was set more than once. Such rows count as alive at
+  first, and as long as an agent runs that may be working on them. They count as dead once no agent runs and the quiet period has passed without a
+  change: since the row's time, or for a row in the future, since the server's start.
+- The newest change is taken as the latest moment that either scale allows, so the quiet period ends at most one step too late.
 """
 
 from dataclasses import dataclass
 
 SLACK_SECONDS = 5.0
-"""Times are noted a moment after what they are the times of, and clocks are slewed."""
+"""Times are written a moment after the event, and clocks are slewed."""
 
 
 @dataclass(frozen=True)
 class ServerClock:
-    """The clocks that a server has lived under: `now` and `recorded` in seconds since the epoch, `age` by the monotonic clock."""
+    """The clocks of a server: `now` and `recorded` in epoch seconds, `age` in seconds of the monotonic clock."""
 
     now: float
     age: float
@@ -30,28 +29,28 @@ class ServerClock:
 
     @property
     def started(self) -> float:
-        """The server's start on today's scale."""
+        """Return the server's start on the new scale."""
         return self.now - self.age
 
     @property
     def step(self) -> float:
-        """By how much the clock was set since the server's start: positive for forward, 0 for what slewing explains."""
-        found = self.started - self.recorded
-        return found if abs(found) > SLACK_SECONDS else 0.0
+        """Return how far the clock was set since the server's start: positive for forward, 0 for what slewing explains."""
+        step = self.started - self.recorded
+        return step if abs(step) > SLACK_SECONDS else 0.0
 
     def is_before_start(self, moment: float) -> bool:
-        """Return whether a row of that time is from before the server's start, whichever scale it is on."""
+        """Return whether a row of that time is from before the server's start on either scale."""
         return moment < min(self.started, self.started - self.step) - SLACK_SECONDS
 
     def is_ambiguous(self, moment: float) -> bool:
-        """Return whether a row of that time may be from before the server's start as well as from after it."""
+        """Return whether a row of that time may be from before or after the server's start."""
         if self.is_before_start(moment):
             return False
         is_between = self.step < 0 and moment < self.started - self.step - SLACK_SECONDS
         return is_between or self.is_ahead(moment)
 
     def is_dead(self, moment: float, quiet_seconds: float, *, has_agents: bool) -> bool:
-        """Return whether work of that time is not of the running server. In doubt it is; a doubt that only the clock raises ends."""
+        """Return whether work of that time does not belong to the running server. In doubt it does; a doubt that only the clock raises expires."""
         if self.is_before_start(moment):
             return True
         if not self.is_ambiguous(moment):
@@ -59,17 +58,17 @@ class ServerClock:
         if self.is_ahead(moment):
             return not has_agents and self.age > quiet_seconds + SLACK_SECONDS
         if moment > self.now + SLACK_SECONDS:
-            return True  # no row of today's scale, so an old one, of before the start
+            return True  # not on the new scale, so from before the start
         return not has_agents and self.now - moment > quiet_seconds + SLACK_SECONDS
 
     def is_ahead(self, moment: float) -> bool:
-        """Return whether a time is ahead of the present clock on either scale: another step, or a server before, has left it."""
+        """Return whether a time is in the future on both scales: left by another step or by a previous server."""
         return min(moment, moment + self.step) > self.now + SLACK_SECONDS
 
     def youngest(self, moments: list[float]) -> float | None:
-        """Return the latest moment on today's scale that one of these times may stand for; None without any.
+        """Return the latest moment on the new scale that one of these times may stand for, or None without times.
 
-        A time that is ahead on either scale stands for a change from before the start, which is itself a change.
+        A time in the future on both scales stands for the server's start, the latest moment of a change before it.
         """
         plausible = [self.started for moment in moments if self.is_ahead(moment)]
         for moment in moments:

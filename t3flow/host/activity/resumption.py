@@ -1,4 +1,4 @@
-"""A consumer that dies while it holds a unit still leaves it stopped: which unit that was is on record, and a later consumer lets it go on."""
+"""Resumption of a unit that a consumer had suspended when it died. The journal records which unit, and the next consumer resumes it."""
 
 from loguru import logger
 
@@ -9,26 +9,28 @@ from t3flow.host.host import Host
 from t3flow.host.processes import suspension
 
 SUSPENDED = "held"
-"""Fact: the user whose unit is being held still. Written before the first process is stopped, so that a later consumer lets all of it go on."""
+"""Fact: the user whose unit is being suspended, written before the first SIGSTOP."""
 FORMER_SUSPENDED = "paused"
-"""Fact: the pid of the one process that consumers of an older t3flow held still."""
+"""Fact: the pid of the single process that an older t3flow suspended."""
 
 
 def note_suspended(journal: Journal, user: str) -> None:
-    """Note whose unit is about to be held still. Not synced to the disk: after a power cut nothing is held."""
+    """Record whose unit is about to be suspended. Not synced: no process survives a power cut."""
     records.set_fact(journal, SUSPENDED, user, synced=False)
 
 
 def resume_suspended(host: Host) -> None:
-    """For a consumer that starts: lets the one unit go on that its predecessor may have died holding still. Idempotent."""
+    """Resume the unit that a previous consumer may have left suspended. Called when a consumer starts. Idempotent."""
     user = records.fact(host.journal, SUSPENDED)
     if isinstance(user, str):
         try:
             if resumed := suspension.resume_all(host.services.pids(user)):
-                logger.info("let {} processes of the unit of {} go on, which had been held still", len(resumed), user)
+                logger.info(
+                    "resumed {} processes of the unit of {} that a previous consumer had suspended", len(resumed), user
+                )
             records.set_fact(host.journal, SUSPENDED, None)
         except T3flowError as error:  # the next start tries again
-            logger.error("the server of {} may be held still: {}; t3flow doctor says whether it is", user, error)
+            logger.error("cannot resume the server of {}, which may be suspended: {}; run t3flow doctor", user, error)
     pid = records.fact(host.journal, FORMER_SUSPENDED)
     if isinstance(pid, int):
         for entry in host.user_map().users:

@@ -1,4 +1,4 @@
-"""Taking a user's server away, with all that may write to their databases."""
+"""End of a user's server and of every process that may write to the databases."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from t3flow import T3flowError
 from t3flow.host import slots
 from t3flow.host.host import Host
 from t3flow.host.pairing import own_activity
-from t3flow.host.processes import proc, suspension
+from t3flow.host.processes import listing, proc, suspension
 from t3flow.t3 import files
 
 END_SECONDS = 10.0
@@ -16,11 +16,11 @@ COMMAND_SECONDS = 5.0
 
 
 class DatabaseInUse(T3flowError):
-    """Something does not let go of a database."""
+    """A process does not close a database."""
 
 
 def stop_all(host: Host, user: str) -> None:
-    """Stop a user's unit and all that has their databases open, and lead them to `hold`, so that nothing opens these. Idempotent."""
+    """Stop a user's unit and every process that uses the databases, and point the link at `hold` so that no other opens them. Idempotent."""
     own_activity.note_restart(host.journal, user)
     slots.assign(host.settings.paths.versions_dir, user, slots.RESTORING)
     host.services.stop(user)
@@ -28,20 +28,20 @@ def stop_all(host: Host, user: str) -> None:
 
 
 def end_database_users(host: Host, user: str) -> None:
-    """Ends what could still write: a minting under way would migrate the restored database again."""
+    """End every process that can still write: a minting in flight would migrate the restored database again. Raise DatabaseInUse."""
     deadline = time.monotonic() + END_SECONDS
     is_at_work = uses_state(host, user, with_files=True)
-    while found := _processes_at_work(host, user, is_at_work):
+    while pids := _processes_at_work(host, user, is_at_work):
         if time.monotonic() > deadline - END_SECONDS / 2:
-            for pid in found:
+            for pid in pids:
                 suspension.end_if(pid, lambda: _processes_at_work(host, user, is_at_work))
         if time.monotonic() > deadline:
-            raise DatabaseInUse(f"process {found[0]} does not let go of the database of {user}")
+            raise DatabaseInUse(f"process {pids[0]} does not close the database of {user}")
         time.sleep(0.05)
 
 
 def await_commands(host: Host, user: str) -> None:
-    """Lets a minting under way end: under the next version's server it would meet another schema, or its lock would stop that server's migration."""
+    """Wait for a minting in flight to end: it would meet the schema of the next version, or its lock would block the migration."""
     deadline = time.monotonic() + COMMAND_SECONDS
     is_at_work = uses_state(host, user, with_files=False)
     while _processes_at_work(host, user, is_at_work) and time.monotonic() < deadline:
@@ -49,14 +49,14 @@ def await_commands(host: Host, user: str) -> None:
 
 
 def _processes_at_work(host: Host, user: str, is_at_work: Callable[[int], bool]) -> list[int]:
-    """The user's own processes that are at work on their state: of other accounts no more is looked at than that they are others'."""
-    return [pid for pid in proc.pids_of_account(host.account(user).uid) if is_at_work(pid)]
+    """Return the user's own processes that use the state. Of other accounts' processes only the uid is read."""
+    return [pid for pid in listing.pids_of_account(host.account(user).uid) if is_at_work(pid)]
 
 
 def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bool]:
-    """Return a test of a process of the user's: whether it runs a t3 on their base dir or, `with_files`, has one of their databases open.
+    """Return a predicate of the user's pids: runs a t3 on the base dir or, `with_files`, has a database open.
 
-    Other files of the folder harm nobody: an editor or a `tail` on a log there is left alone.
+    Other files in the folder do not count: an editor or a `tail` on a log there is left alone.
     """
     who, base_dir = host.account(user), str(host.base_dir(user))
     programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")

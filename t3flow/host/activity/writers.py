@@ -1,4 +1,4 @@
-"""What of a user's state was written to since a snapshot, and which processes have it open for writing: for people, to be told why a user waits."""
+"""Which file of a user's state changed since a snapshot, and which processes can write it: tells people why a user's restart waits."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.host.host import Host
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 from t3flow.host.services.manager import ServerState
 from t3flow.t3 import files
 
@@ -18,10 +18,10 @@ MAX_NAMED = 3
 def describe_last_write(
     host: Host, user: str, server: ServerState, before: dict[str, Any] | None, after: dict[str, Any]
 ) -> str:
-    """Return the file that was written to last, when, and by what. `before` and `after` are the marks of a snapshot and of the state now."""
+    """Describe the last write: file, time, processes. `before` and `after` are the fingerprints of a snapshot and of the present state."""
     changed = [name for name, marks in after.items() if (before or {}).get(name) != marks]
     if not changed:
-        return "a file was removed since the snapshot"
+        return "a file was removed after the snapshot"
     last = max(changed, key=lambda name: after[name][2])
     ago = max(0.0, time.time() - after[last][2] / 1e9)
     database = last.removesuffix(files.LOG_SUFFIXES[0])
@@ -29,26 +29,26 @@ def describe_last_write(
 
 
 def _describe_writers(host: Host, user: str, server: ServerState, database: str) -> str:
-    """Return the processes of a user that have a database or its log open for writing."""
+    """Describe the user's processes that have a database or its log open for writing."""
     unit = host.services.pids_of(user, server)
     wanted = {f"{database}{suffix}" for suffix in ("", *files.LOG_SUFFIXES)}
-    others = [pid for pid in proc.pids_of_account(host.account(user).uid) if pid not in unit]
+    others = [pid for pid in listing.pids_of_account(host.account(user).uid) if pid not in unit]
     inside = [pid for pid in unit if _is_writer(pid, wanted)]
     outside = [pid for pid in others if _is_writer(pid, wanted, str(host.base_dir(user)))]
     found = [f"{_describe_process(pid)} of {server.unit}" for pid in inside]
-    found += [f"{_describe_process(pid)}, not of {server.unit}" for pid in outside]
+    found += [f"{_describe_process(pid)}, outside {server.unit}" for pid in outside]
     if not found:
-        return "by a process that has it open no more"
+        return "by a process that has closed it"
     return "open for writing by " + "; ".join(found[:MAX_NAMED]) + ("; …" if len(found) > MAX_NAMED else "")
 
 
 def _describe_process(pid: int) -> str:
-    """A process by its program: threads of Node rename it."""
+    """Return `PROGRAM (pid N)`. The executable is named, since Node's threads rename the process."""
     return f"{Path(proc.executable(pid)).name or proc.name_of(pid)} (pid {pid})"
 
 
 def _is_writer(pid: int, names: Collection[str], below: str = "") -> bool:
-    """Return whether a process has a file of one of these names, in a folder of a state `below` a path, open for writing."""
+    """Return whether a process has one of these files open for writing, in a state folder below that path."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):

@@ -8,9 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from t3flow.t3.commands import SERVE
-from t3flow.t3.processes import package_of
-
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu", "elvish"}
 INTERPRETERS = {*SHELLS, "node", "nodejs", "bun", "deno", "python", "env"}
 """Programs that say nothing of what runs: the script that they were given does."""
@@ -97,13 +94,13 @@ def program_of(pid: int) -> str:
     An option before the script that takes a word of its own hides it: the process then counts as unknown, not as the server's.
     """
     path = executable(pid)
-    if not _is_interpreter(path):
+    if not is_interpreter(path):
         return path
     script = next((word for word in command_line(pid)[1:] if not word.startswith("-")), "")
     return script if script.startswith("/") and "/../" not in script else ""
 
 
-def _is_interpreter(path: str) -> bool:
+def is_interpreter(path: str) -> bool:
     """Whether a program runs scripts, by its name: `python3.12` and `node22` too."""
     return re.sub(r"[\d.]+$", "", Path(path).name) in INTERPRETERS
 
@@ -116,58 +113,6 @@ def ancestors(pid: int, among: Collection[int]) -> list[int]:
             break
         found.append(stat.parent)
     return found
-
-
-def is_agent(words: list[str], comm: str, agents: Collection[str]) -> bool:
-    """Whether a process is a coding agent: by its name, or as the script that an interpreter runs."""
-    names = {comm, Path(words[0]).name} if words else {comm}
-    if len(words) > 1 and _is_interpreter(words[0]):
-        names.add(Path(words[1]).name)
-    return bool(names & set(agents))
-
-
-def is_shell_at_prompt(pid: int, parents: Collection[int]) -> bool:
-    """Whether it is an interactive shell that waits: on a terminal, in its foreground, not among the `parents` of others and with no script."""
-    words, stat = command_line(pid), stat_of(pid)
-    if stat is None or Path((words or [""])[0].lstrip("-") or name_of(pid)).name not in SHELLS:
-        return False
-    if any(not word.startswith("-") for word in words[1:]):
-        return False
-    if any(word.startswith("-") and not word.startswith("--") and "c" in word for word in words[1:]):
-        return False
-    return stat.state == "S" and stat.terminal != 0 and stat.group == stat.foreground and pid not in parents
-
-
-def programs_of_server(server: int, pids: Collection[int], slot: str) -> tuple[str, ...]:
-    """Return the folders whose programs belong to a server and are no work: the slot, and the npm packages that it and its launcher run from.
-
-    A global install shares its folder with other people's programs: of that only the server's own package counts.
-    """
-    chain = [server, *(pid for pid in ancestors(server, pids) if SERVE[0] in command_line(pid))]
-    packages = {package_of(program_of(pid)) for pid in chain}
-    return tuple(f"{folder.rstrip('/')}/" for folder in {*packages, slot} if folder)
-
-
-def processes_at_work(
-    server: int, pids: Collection[int], programs: tuple[str, ...], agents: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Return what a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`.
-
-    Given all processes of a unit. The server, what it was started by and its own programs are no work, nor are shells at their prompt.
-    """
-    found_agents, others = [], []
-    stats = {pid: stat for pid in pids if (stat := stat_of(pid)) is not None and stat.state not in "ZX"}
-    parents = {stat.parent for stat in stats.values()}
-    own = {server, *ancestors(server, pids)}
-    for pid in stats:
-        if pid in own or (programs and program_of(pid).startswith(programs)):
-            continue
-        label = f"{name_of(pid)} (pid {pid})"
-        if is_agent(command_line(pid), name_of(pid), agents):
-            found_agents.append(label)
-        elif is_alive(pid) and not is_shell_at_prompt(pid, parents):
-            others.append(label)
-    return found_agents, others
 
 
 def open_files(pid: int) -> Iterator[str]:
@@ -188,90 +133,6 @@ def can_access(pid: int, is_meant: Callable[[str], bool]) -> bool:
                     if not int(flags, 8) & os.O_PATH:
                         return True
     return False
-
-
-def pids_of_account(uid: int) -> list[int]:
-    """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
-    return pids_by_account().get(uid, [])
-
-
-def pids_by_account() -> dict[int, list[int]]:
-    """Return the processes of each account, but for this one: uid → pids. One walk of /proc, to be shared by all who ask for several accounts."""
-    found: dict[int, list[int]] = {}
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with suppress(OSError):
-                    found.setdefault(entry.stat(follow_symlinks=False).st_uid, []).append(int(entry.name))
-    return found
-
-
-def in_containers(pids: Collection[int]) -> list[int]:
-    """Return those processes that are in a container of somebody else's: in a namespace of processes below ours, with our own one of accounts.
-
-    None that this process has made, as cells are; nor those of an account that made namespaces for itself, which come with one of accounts.
-    """
-    spaces, accounts = _namespaces(os.getpid())
-    return [
-        pid
-        for pid in pids
-        if (found := _namespaces(pid))[0] > spaces and found[1] == accounts
-        if is_alive(pid) and not _is_below(pid, os.getpid())
-    ]
-
-
-def _namespaces(pid: int) -> tuple[int, str]:
-    """How many namespaces of processes a process is in, from here, and its map of accounts; (0, "") when it is gone."""
-    with suppress(OSError):
-        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
-        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
-        return len(numbers), Path(f"/proc/{pid}/uid_map").read_text()
-    return 0, ""
-
-
-def _is_below(pid: int, ancestor: int) -> bool:
-    while (stat := stat_of(pid)) is not None and stat.parent:
-        if stat.parent == ancestor:
-            return True
-        pid = stat.parent
-    return False
-
-
-class SharedWalk:
-    """The processes of each account, walked at most once in `seconds` whoever asks: for looks that are made for one user after another.
-
-    A process that has just begun may be missing for so long. Safe from several threads: at worst two of them walk.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last: tuple[float, dict[int, list[int]]] | None = None
-
-    def by_account(self) -> dict[int, list[int]]:
-        """Return uid → pids."""
-        last = self._last
-        if last is None or time.monotonic() - last[0] > self._seconds:
-            last = self._last = (time.monotonic(), pids_by_account())
-        return last[1]
-
-
-def session_pids(pid: int) -> list[int]:
-    """Return a process, the others of its session, and all below them. Looks at every process of the host: for the sandbox."""
-    stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := stat_of(int(name)))}
-    found = [each for each, stat in stats.items() if stat.session == pid or each == pid]
-    for parent in found:  # grows while it is read
-        found += [each for each, stat in stats.items() if stat.parent == parent and each not in found]
-    return [each for each in found if stats[each].state not in "ZX"]
-
-
-def other_pids() -> list[int]:
-    """Return every process of the host but this one."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-
-
-def matching_pids(matches: Callable[[list[str]], bool]) -> list[int]:
-    """Return the processes whose command line `matches`. This one is left out."""
-    return [pid for pid in other_pids() if matches(command_line(pid))]
 
 
 def is_suspended(pid: int) -> bool:

@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from t3flow import T3flowError
 from t3flow.engine.step import pause
 from t3flow.host.children import Children, ChildTimeout
-from t3flow.host.processes import cgroups, proc, suspension
+from t3flow.host.processes import cgroups, listing, proc, suspension
 from t3flow.host.services import unit_facts, unit_names
 from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.settings.load import Settings
@@ -337,7 +337,7 @@ class Supervised:
         answer = self._ask("status", user)
         if "pids" in answer:
             return [int(pid) for pid in answer["pids"]]
-        return proc.session_pids(answer["main_pid"]) if answer["main_pid"] else []
+        return listing.session_pids(answer["main_pid"]) if answer["main_pid"] else []
 
     def pids_of(self, user: str, server: ServerState) -> list[int]:
         """Asks again."""

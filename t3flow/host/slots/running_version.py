@@ -5,7 +5,7 @@ from pathlib import Path
 
 from t3flow.engine.journal import Journal
 from t3flow.host import records, slots
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 from t3flow.t3.commands import SERVE
 
 TRACKER_SERVERS = "old_servers"
@@ -60,7 +60,7 @@ def all_running(versions_dir: Path) -> dict[str, int]:
     """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
     prefix = f"{slots.versions(versions_dir).resolve()}/"
     found: dict[str, int] = {}
-    for pid in proc.other_pids():
+    for pid in listing.other_pids():
         for word in (*proc.command_line(pid), proc.executable(pid)):
             if word.startswith(prefix):
                 found.setdefault(word[len(prefix) :].partition("/")[0], pid)

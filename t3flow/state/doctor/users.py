@@ -7,7 +7,7 @@ from t3flow import T3flowError
 from t3flow.host import gate_account, management, records, schemas, slots
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.pairing import last_pairings, probe
-from t3flow.host.processes import ports, proc
+from t3flow.host.processes import listing, ports, proc
 from t3flow.host.records import Schemas
 from t3flow.host.services.manager import ServerState
 from t3flow.host.slots import running_version
@@ -121,7 +121,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """No process of root's runs from a slot."""
     prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
-    for pid in proc.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
+    for pid in listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if proc.uid_of(pid) == 0:
             yield finding(
                 f"process {pid} runs a version of t3 as root",

@@ -15,7 +15,7 @@ from t3flow.service.consumer import open_journal, prepare
 from t3flow.settings import load as settings_module
 from t3flow.state.doctor.versions import slots_are_whole
 
-LOOK = "import sys; from pathlib import Path; from t3flow.host import mounts; print(mounts.trouble(Path(sys.argv[1])))"
+LOOK = "import sys; from pathlib import Path; from t3flow.host.slots import mounts; print(mounts.problem(Path(sys.argv[1])))"
 
 
 @pytest.mark.parametrize(
