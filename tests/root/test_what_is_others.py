@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("127.0.0.1", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.1"),
         ("127.0.0.2", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.2"),
-        ("0.0.0.0", "binds", r"mallory \(pid \d+, python[\d.]*\), who does not listen"),
+        ("0.0.0.0", "binds", r"mallory \(pid \d+, python[\d.]*\), which does not listen"),
         ("::1", "listens", ""),
     ],
 )
@@ -67,7 +67,7 @@ def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
     world.says("listen", world.box.ports["ada"], "127.0.0.1")
     world.box.start_supervisor()
     try:
-        with pytest.raises(probe.PortTaken, match=r"of ada is held by mallory \(pid \d+, python"):
+        with pytest.raises(probe.PortTaken, match=r"of ada is taken by mallory \(pid \d+, python"):
             probe.pair_once(world.host, "ada")
     finally:
         world.box.close()

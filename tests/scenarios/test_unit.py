@@ -97,7 +97,7 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     records.set_fact(host.journal, SUSPENDED, "ada")
     program = (
         "import sys, time; from t3flow.host.processes import suspension\n"
-        "with suspension.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
+        "with suspension.suspended(lambda: [int(word) for word in sys.argv[1:]]):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", program, *map(str, pids)], stdout=subprocess.PIPE)

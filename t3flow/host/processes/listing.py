@@ -10,12 +10,12 @@ from t3flow.host.processes.proc import command_line, is_alive, stat_of
 
 
 def pids_of_account(uid: int) -> list[int]:
-    """Return the processes of an account, but for this one. Looks at no more of the others than whose they are."""
+    """Return the processes of an account except this one. Reads only the uid of the others."""
     return pids_by_account().get(uid, [])
 
 
 def pids_by_account() -> dict[int, list[int]]:
-    """Return the processes of each account, but for this one: uid → pids. One walk of /proc, to be shared by all who ask for several accounts."""
+    """Return the processes of all accounts except this one: uid → pids. One walk of /proc serves any number of accounts."""
     found: dict[int, list[int]] = {}
     with os.scandir("/proc") as entries:
         for entry in entries:
@@ -26,9 +26,9 @@ def pids_by_account() -> dict[int, list[int]]:
 
 
 def in_containers(pids: Collection[int]) -> list[int]:
-    """Return those processes that are in a container of somebody else's: in a namespace of processes below ours, with our own one of accounts.
+    """Return the processes that run in a foreign container: in a PID namespace below this one, and in the same user namespace.
 
-    None that this process has made, as cells are; nor those of an account that made namespaces for itself, which come with one of accounts.
+    This excludes descendants of this process (cells) and namespaces that an account made for itself, which need a user namespace of their own.
     """
     spaces, accounts = _namespaces(os.getpid())
     return [
@@ -40,7 +40,7 @@ def in_containers(pids: Collection[int]) -> list[int]:
 
 
 def _namespaces(pid: int) -> tuple[int, str]:
-    """How many namespaces of processes a process is in, from here, and its map of accounts; (0, "") when it is gone."""
+    """Return the depth of a process's PID namespace, seen from here, and its uid map; (0, "") if it is gone."""
     with suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
@@ -57,9 +57,9 @@ def _is_below(pid: int, ancestor: int) -> bool:
 
 
 class SharedWalk:
-    """The processes of each account, walked at most once in `seconds` whoever asks: for looks that are made for one user after another.
+    """A walk of /proc that is shared by checks of one user after another: at most one in `seconds`.
 
-    A process that has just begun may be missing for so long. Safe from several threads: at worst two of them walk.
+    A new process may be missing for that long. Thread-safe: at worst two threads walk at once.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -75,7 +75,7 @@ class SharedWalk:
 
 
 def session_pids(pid: int) -> list[int]:
-    """Return a process, the others of its session, and all below them. Looks at every process of the host: for the sandbox."""
+    """Return a process, the others of its session, and all their descendants. Reads every process of the host; for the sandbox."""
     stats = {int(name): stat for name in os.listdir("/proc") if name.isdigit() and (stat := stat_of(int(name)))}
     found = [each for each, stat in stats.items() if stat.session == pid or each == pid]
     for parent in found:  # grows while it is read
@@ -84,10 +84,10 @@ def session_pids(pid: int) -> list[int]:
 
 
 def other_pids() -> list[int]:
-    """Return every process of the host but this one."""
+    """Return every process of the host except this one."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
 def matching_pids(matches: Callable[[list[str]], bool]) -> list[int]:
-    """Return the processes whose command line `matches`. This one is left out."""
+    """Return the processes whose command line `matches`, except this one."""
     return [pid for pid in other_pids() if matches(command_line(pid))]

@@ -1,4 +1,4 @@
-"""What /proc says of processes: what they run, how old they are, which of them are at work. Only the kernel's word, nothing of a home's."""
+"""One process as /proc shows it: what it runs, its age, its parents, its open files. Reads nothing from a home."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "tcsh", "csh", "nu", "elvish"}
 INTERPRETERS = {*SHELLS, "node", "nodejs", "bun", "deno", "python", "env"}
-"""Programs that say nothing of what runs: the script that they were given does."""
+"""Programs that run scripts: the script, not the executable, says what runs."""
 DELETED = " (deleted)"
 LAUNCH_SECONDS = 30.0
-"""By then a launcher has become the server that it leads to, or has started it."""
+"""By this age a launcher has executed or started the server."""
 
 
 class Stat(NamedTuple):
-    """What /proc/PID/stat says. `terminal` is 0 without a controlling terminal; `started` is in ticks since the boot."""
+    """Fields of /proc/PID/stat. `terminal` is 0 without a controlling terminal; `started` is in clock ticks since boot."""
 
     state: str
     parent: int
@@ -29,7 +29,7 @@ class Stat(NamedTuple):
 
 
 def stat_of(pid: int) -> Stat | None:
-    """Return the kernel's line about a process, or None when it is gone."""
+    """Return the fields of /proc/PID/stat, or None if the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return Stat(fields[0], *(int(fields[at]) for at in (1, 2, 3, 4, 5, 19)))
@@ -38,7 +38,7 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def age_seconds(pid: int) -> float | None:
-    """Return how long a process has lived by the monotonic clock, which no clock step moves; None when it is gone."""
+    """Return the age of a process by the monotonic clock, which no clock step changes, or None if it is gone."""
     found = stat_of(pid)
     if found is None:
         return None
@@ -46,18 +46,18 @@ def age_seconds(pid: int) -> float | None:
 
 
 def is_past_launch(pid: int) -> bool:
-    """Whether a process is so old that a launcher would have become the server that it leads to, or have started it."""
+    """Return whether a process is so old that a launcher would have executed or started the server by now."""
     return (age_seconds(pid) or 0.0) > LAUNCH_SECONDS
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     found = stat_of(pid)
     return found is not None and found.state not in "ZX"
 
 
 def command_line(pid: int) -> list[str]:
-    """The words that a process was started with; empty when it is gone."""
+    """Return the command line of a process; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:
@@ -65,7 +65,7 @@ def command_line(pid: int) -> list[str]:
 
 
 def variable(pid: int, name: str) -> str | None:
-    """Return a variable of the environment that a process was started with; None without it, or where that cannot be seen."""
+    """Return a variable from the initial environment of a process, or None if it is unset or unreadable."""
     with suppress(OSError):
         for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if entry.startswith(f"{name}=".encode()):
@@ -74,7 +74,7 @@ def variable(pid: int, name: str) -> str | None:
 
 
 def name_of(pid: int) -> str:
-    """Return the name of a process, which it may have chosen itself, in printable letters."""
+    """Return the name of a process, with unprintable characters replaced: a process can set its own name."""
     with suppress(OSError):
         text = Path(f"/proc/{pid}/comm").read_text(errors="replace").removesuffix("\n")
         return "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -82,16 +82,16 @@ def name_of(pid: int) -> str:
 
 
 def executable(pid: int) -> str:
-    """Return the path of the file that a process executes; "" when that cannot be seen."""
+    """Return the path of a process's executable, or "" if it is unreadable."""
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/exe").removesuffix(DELETED)
     return ""
 
 
 def program_of(pid: int) -> str:
-    """Return the path of what a process runs: its executable, or the script that an interpreter was given; "" for a relative or hidden one.
+    """Return the absolute path of a process's executable, or of the script that an interpreter runs, or "" if it is unknown.
 
-    An option before the script that takes a word of its own hides it: the process then counts as unknown, not as the server's.
+    A relative script is unknown, and so is one behind an option that takes a separate argument: such a process never counts as the server's.
     """
     path = executable(pid)
     if not is_interpreter(path):
@@ -101,12 +101,12 @@ def program_of(pid: int) -> str:
 
 
 def is_interpreter(path: str) -> bool:
-    """Whether a program runs scripts, by its name: `python3.12` and `node22` too."""
+    """Return whether a program runs scripts, judged by its name (`python3.12` and `node22` included)."""
     return re.sub(r"[\d.]+$", "", Path(path).name) in INTERPRETERS
 
 
 def ancestors(pid: int, among: Collection[int]) -> list[int]:
-    """Return the parents of a process as far as they are among others, nearest first."""
+    """Return the ancestors of a process, nearest first, up to the first that is not in `among`."""
     found: list[int] = []
     while (stat := stat_of(found[-1] if found else pid)) is not None and stat.parent in among:
         if stat.parent in found:
@@ -116,19 +116,19 @@ def ancestors(pid: int, among: Collection[int]) -> list[int]:
 
 
 def open_files(pid: int) -> Iterator[str]:
-    """Return the paths of the files that a process has open, by the kernel's names for them: no file is touched. Sockets are `socket:[INODE]`."""
+    """Yield the paths of a process's open files, as the kernel names them, without touching any file. Sockets are `socket:[INODE]`."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):
                 yield os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)
 
 
-def can_access(pid: int, is_meant: Callable[[str], bool]) -> bool:
-    """Return whether a process can read or write a file that `is_meant` picks by its path: a descriptor of the mere name (O_PATH) cannot."""
+def can_access(pid: int, matches: Callable[[str], bool]) -> bool:
+    """Return whether a process has a file open whose path `matches`, other than by O_PATH, which allows neither reading nor writing."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):
-                if is_meant(os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)):
+                if matches(os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)):
                     flags = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().partition("flags:")[2].split()[0]
                     if not int(flags, 8) & os.O_PATH:
                         return True
@@ -136,7 +136,7 @@ def can_access(pid: int, is_meant: Callable[[str], bool]) -> bool:
 
 
 def is_suspended(pid: int) -> bool:
-    """Return whether each thread of a process has stopped: one that still runs could still write."""
+    """Return whether all threads of a process are stopped: a running thread could still write."""
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -147,7 +147,7 @@ def is_suspended(pid: int) -> bool:
 
 
 def uid_of(pid: int) -> int | None:
-    """Whose process it is; None when it is gone."""
+    """Return the uid of a process, or None if it is gone."""
     try:
         return os.stat(f"/proc/{pid}").st_uid
     except FileNotFoundError:
@@ -155,5 +155,5 @@ def uid_of(pid: int) -> int | None:
 
 
 def describe(pids: Iterable[int]) -> str:
-    """Return processes for people, as `node (pid 7), bash (pid 8)`."""
+    """Return a list of processes for people: `node (pid 7), bash (pid 8)`."""
     return ", ".join(f"{name_of(pid)} (pid {pid})" for pid in pids)

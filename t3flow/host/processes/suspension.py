@@ -1,4 +1,4 @@
-"""Holding processes still, and ending them while they are held: by pidfds, so that never another process of the same number is meant."""
+"""Suspend the processes of a unit, and kill them while suspended. Uses pidfds, so that a reused pid never matters."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ from t3flow.host.processes import proc
 from t3flow.t3.files import USERDATA
 
 SUSPEND_SECONDS = 0.5
-"""How long all processes of a unit may take until they have stopped: half of the time that a unit may be held still at most."""
+"""How long the processes of a unit may take to stop: half of the time that a unit may be suspended."""
 POLL_SECONDS = 0.002
 
 
 class Suspension:
-    """Processes that are held still since `since` (monotonic): pid → pidfd."""
+    """Processes suspended since `since` (monotonic seconds): pid → pidfd."""
 
     def __init__(self) -> None:
         self.since = time.monotonic()
@@ -23,27 +23,27 @@ class Suspension:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are held."""
+        """Return the suspended processes."""
         return list(self.descriptors)
 
     def kill(self, last: Collection[int]) -> None:
-        """End them all where they are, those of `last` after the others.
+        """Kill all of them without resuming any, those in `last` after the others.
 
-        A manager that sees its main process end lets the other processes of the unit go on, to end them politely: these must be gone by then.
+        When its main process ends, a manager resumes the rest of the unit to stop it gracefully: the rest must be gone by then.
         """
         for pid in sorted(self.descriptors, key=lambda pid: pid in last):
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.descriptors[pid], signal.SIGKILL)
 
     def suspend(self, pid: int) -> None:
-        """Tell one more process to stop. A process that is gone is none."""
+        """Send SIGSTOP to one more process. A process that is gone is skipped."""
         with suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             self.descriptors[pid] = descriptor
             signal.pidfd_send_signal(descriptor, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let all of them go on."""
+        """Resume all of them."""
         for descriptor in self.descriptors.values():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGCONT)
@@ -53,10 +53,10 @@ class Suspension:
 
 @contextmanager
 def suspended(listed: Callable[[], Collection[int]]) -> Iterator[Suspension]:
-    """Hold still, within the block, every process of a unit that can write its databases, so that what it says meanwhile stays true.
+    """Suspend, within the block, every process of a unit that can write its databases, so that a read stays valid.
 
-    `listed` returns the unit's processes: it is asked until it names no new one and all have stopped, as any of them may have started another
-    before it stopped. All are resumed on every way out. Raises TimeoutError when one cannot be stopped.
+    `listed` returns the unit's processes. It is called until it returns no new one and all have stopped, since a process may start another before
+    it stops. All are resumed on every way out. Raise TimeoutError if a process does not stop.
     """
     suspension = Suspension()
     moving: set[int] = set()
@@ -69,7 +69,9 @@ def suspended(listed: Callable[[], Collection[int]]) -> Iterator[Suspension]:
             if not fresh and not moving:
                 break
             if time.monotonic() - suspension.since > SUSPEND_SECONDS:
-                raise TimeoutError(f"{proc.describe(moving or fresh)} cannot be held still")
+                raise TimeoutError(
+                    f"{proc.describe(moving or fresh)} did not stop within {SUSPEND_SECONDS:g} s of SIGSTOP"
+                )
             if moving:
                 time.sleep(POLL_SECONDS)
         yield suspension
@@ -78,9 +80,9 @@ def suspended(listed: Callable[[], Collection[int]]) -> Iterator[Suspension]:
 
 
 def can_write(pid: int) -> bool:
-    """Return whether a process of a unit may write to the databases: all may, but those on a terminal that have no file of the state open.
+    """Return whether a process of a unit may write to the databases: all may, except those on a terminal that have no file of the state open.
 
-    Jobs on a terminal are left alone because an interactive shell reports each that stops, and takes the terminal from it.
+    Jobs on a terminal are not suspended, because an interactive shell reports each stopped job and takes the terminal from it.
     """
     stat = proc.stat_of(pid)
     if stat is None or stat.state in "ZX":
@@ -89,7 +91,7 @@ def can_write(pid: int) -> bool:
 
 
 def resume_all(pids: Collection[int]) -> list[int]:
-    """Let those processes of a unit go on that a hold would have stopped, and return them. Idempotent: those that run are left alone."""
+    """Resume the suspended processes of a unit that can write, and return them. Idempotent: running processes are left alone."""
     found = []
     for pid in pids:
         if can_write(pid) and proc.is_suspended(pid):
@@ -100,7 +102,7 @@ def resume_all(pids: Collection[int]) -> list[int]:
 
 
 def end_if(pid: int, listed: Callable[[], Collection[int]]) -> None:
-    """End a process at once if, held by a pidfd, it is still among those `listed`."""
+    """Kill a process if it is still in `listed` once a pidfd refers to it: a reused pid is not killed."""
     with suppress(ProcessLookupError, PermissionError):
         descriptor = os.pidfd_open(pid)
         try:

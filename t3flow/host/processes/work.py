@@ -18,7 +18,7 @@ from t3flow.t3.processes import package_of
 
 
 def is_agent(words: list[str], comm: str, agents: Collection[str]) -> bool:
-    """Whether a process is a coding agent: by its name, or as the script that an interpreter runs."""
+    """Return whether a process is a coding agent, by its name or by the script that an interpreter runs."""
     names = {comm, Path(words[0]).name} if words else {comm}
     if len(words) > 1 and is_interpreter(words[0]):
         names.add(Path(words[1]).name)
@@ -26,7 +26,7 @@ def is_agent(words: list[str], comm: str, agents: Collection[str]) -> bool:
 
 
 def is_shell_at_prompt(pid: int, parents: Collection[int]) -> bool:
-    """Whether it is an interactive shell that waits: on a terminal, in its foreground, not among the `parents` of others and with no script."""
+    """Return whether a process is an interactive shell waiting for input: in the foreground of a terminal, without a script and without children."""
     words, stat = command_line(pid), stat_of(pid)
     if stat is None or Path((words or [""])[0].lstrip("-") or name_of(pid)).name not in SHELLS:
         return False
@@ -38,9 +38,9 @@ def is_shell_at_prompt(pid: int, parents: Collection[int]) -> bool:
 
 
 def programs_of_server(server: int, pids: Collection[int], slot: str) -> tuple[str, ...]:
-    """Return the folders whose programs belong to a server and are no work: the slot, and the npm packages that it and its launcher run from.
+    """Return the folders whose programs belong to the server: the slot, and the npm packages that the server and its launcher run from.
 
-    A global install shares its folder with other people's programs: of that only the server's own package counts.
+    Of a global install only the server's own package counts, since other programs share its folder.
     """
     chain = [server, *(pid for pid in ancestors(server, pids) if SERVE[0] in command_line(pid))]
     packages = {package_of(program_of(pid)) for pid in chain}
@@ -50,9 +50,9 @@ def programs_of_server(server: int, pids: Collection[int], slot: str) -> tuple[s
 def processes_at_work(
     server: int, pids: Collection[int], programs: tuple[str, ...], agents: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Return what a server's stop would end with it, as (agents, others that are at work): each as `NAME (pid N)`.
+    """Given all pids of a unit, return the work that a stop would end: (agents, other processes), each as `NAME (pid N)`.
 
-    Given all processes of a unit. The server, what it was started by and its own programs are no work, nor are shells at their prompt.
+    The server, its ancestors, its own programs and shells at their prompt do not count as work.
     """
     found_agents, others = [], []
     stats = {pid: stat for pid in pids if (stat := stat_of(pid)) is not None and stat.state not in "ZX"}
