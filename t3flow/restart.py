@@ -21,7 +21,7 @@ from t3flow.host import disk_space, slots
 from t3flow.host.activity.termination import await_commands, stop_all
 from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, current_host
-from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
+from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course
@@ -101,7 +101,7 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
         return {**_no_backup(former, failure), "at_fault": fault, "ask_again": again}
     if failure.kind == probe.PortTaken.__name__:
         return _deferred(former, "server_stopped", str(failure), 0.0)  # others' doing, which freezes nothing
-    if failure.kind == witnesses.UnpairedBefore.__name__:
+    if failure.kind == causes.BrokenBefore.__name__:
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
     if fault in (blame.USER, blame.HOST):
@@ -258,12 +258,14 @@ def verify_user(user: str, version: str) -> float:
     host = current_host()
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
+        paired_at = verification.verify(
+            host, user, version, timeout_seconds, durations.start_limit(host, user, version)
+        )
     except probe.PortTaken as error:
         last_pairings.note_pairing(host.journal, user, str(error))
         raise
     except probe.NotPaired as error:
-        fault = witnesses.find_other_fault(host, user, version, error)
+        fault = causes.find_other_fault(host, user, version, error)
         last_pairings.note_pairing(host.journal, user, str(error))
         if full := disk_space.problem(host, user):
             raise disk_space.DiskFull(f"{error}; {full}") from error

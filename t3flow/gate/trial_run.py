@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host.cells import cells
 from t3flow.host.cells.cells import Isolation
-from t3flow.host.children import ChildTimeout, Finished
+from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.owner_answers import OwnerProblem, parse_answer
 from t3flow.host.processes.ports import listeners
@@ -102,7 +102,7 @@ def try_version(
             text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version, "in_use": [*in_use]}),
             timeout_seconds=limit_seconds + 30,
         )
-    except ChildTimeout as error:
+    except TookTooLong as error:
         return {**verdict_of(seed, version, given, "fail", f"the trial does not end: {error}"), "slow": True}
     finally:
         remove_tree(folder)

@@ -34,7 +34,7 @@ class ChildError(T3flowError):
     """A program could not be run, failed, or took too long."""
 
 
-class ChildTimeout(ChildError):
+class TookTooLong(ChildError):
     """A program was killed at its timeout."""
 
 
@@ -114,7 +114,7 @@ class Children:
     ) -> Finished:
         """Run a program to its end, with `text` as its input.
 
-        Raise ChildTimeout, OutputTooLarge, ChildError if it cannot be run, Interrupted on a signal.
+        Raise TookTooLong, OutputTooLarge, ChildError if it cannot be run, Interrupted on a signal.
         """
         child = self.start(
             command,
@@ -130,7 +130,7 @@ class Children:
         def check() -> None:
             check_interrupt()
             if time.monotonic() > deadline:
-                raise ChildTimeout(f"{name} did not end within {timeout_seconds:g} s")
+                raise TookTooLong(f"{name} did not end within {timeout_seconds:g} s")
 
         try:
             stdout, stderr = _communicate(child, (text or "").encode(), name, check)

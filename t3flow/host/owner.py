@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from t3flow.host import children
-from t3flow.host.children import ChildTimeout, OutputTooLarge
+from t3flow.host.children import OutputTooLarge, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.owner_answers import MAX_ANSWER_BYTES, OwnerProblem, one_line, parse_answer, require
 
@@ -44,7 +44,7 @@ def run_as_owner(
             stdin=stdin,
             descriptors=descriptors,
         )
-    except (ChildTimeout, OutputTooLarge) as error:
+    except (TookTooLong, OutputTooLarge) as error:
         raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
     if finished.code != 0:
         raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")

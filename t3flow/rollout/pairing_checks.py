@@ -30,7 +30,7 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
     host = current_host()
     if trouble := preflight.problem(host, [version]):
         return {"stops": trouble, "no_pairing": ""}
-    against = witnesses.dispatch_problem(host, version, besides, without, witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, version, besides, without, witnesses.UNSTOPPED_LIMIT_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 
@@ -40,7 +40,7 @@ def pairings_before(users: list[str]) -> list[str]:
 
     A pairing writes to the user's database, so that this comes before the snapshots: one taken after it need not be taken again at the restart.
     """
-    return sorted(witnesses.note_pairings_now(current_host(), users, witnesses.EACH_SECONDS))
+    return sorted(witnesses.note_pairings_now(current_host(), users, witnesses.ALL_LIMIT_SECONDS))
 
 
 @step(interruptible=True, syncs_first=False)
@@ -51,7 +51,7 @@ def pairing_before(user: str) -> Before:
         return {"stops": trouble, "no_pairing": ""}
     if not witnesses.note_pairing_now(host, user):
         return {"stops": "", "no_pairing": ""}
-    against = witnesses.dispatch_problem(host, "", [], (), witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, "", [], (), witnesses.UNSTOPPED_LIMIT_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 

@@ -14,7 +14,7 @@ from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
 from t3flow.host import slots
 from t3flow.host.host import Host, current_host
-from t3flow.host.pairing import last_pairings, own_activity, probe
+from t3flow.host.pairing import last_pairings, own_activity, probe, verification
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0
@@ -64,7 +64,7 @@ def await_server(user: str) -> str:
         if taken := probe.port_blocker(host, user):
             raise probe.PortTaken(probe.port_taken_message(host, user, taken))
         host.services.start(user)
-        probe.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
+        verification.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
         last_pairings.note_pairing(host.journal, user, str(error))
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())

@@ -18,7 +18,7 @@ from t3flow.host.backups import durations, store
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, current_host
 from t3flow.host.owner import OwnerReader
-from t3flow.host.pairing import last_pairings, own_activity, probe, witnesses
+from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
 from t3flow.host.slots import preflight
@@ -89,7 +89,7 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
     """
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        probe.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
+        verification.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
         last_pairings.note_pairing(host.journal, user, "")
         own_activity.note_restart_end(host.journal, user)
     except probe.PortTaken as error:
@@ -102,7 +102,7 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
         own_activity.note_restart_end(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
-        if not (excuse := witnesses.excuse_for(host, user)):
+        if not (excuse := causes.excuse_for(host, user)):
             raise
         last_pairings.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)

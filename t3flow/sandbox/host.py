@@ -18,6 +18,7 @@ from t3flow.engine.journal import Journal
 from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
 from t3flow.host.npm import packages
+from t3flow.host.pairing import verification
 from t3flow.host.slots import creation
 from t3flow.host.slots.launcher import install_launcher
 from t3flow.sandbox.dispatch import MINT_SECONDS
@@ -314,9 +315,8 @@ class Sandbox:
 
     def await_pairing(self, user: str) -> None:
         """Waits until a user whose server was started can pair."""
-        from t3flow.host.pairing import probe as pairing_probe
 
-        pairing_probe.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
+        verification.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""

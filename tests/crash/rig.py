@@ -28,7 +28,7 @@ from t3flow.engine.journal import Journal, Run
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import listing
 from t3flow.host.services.manager import SUPERVISOR_SOCKET
 from t3flow.host.slots import running_version
@@ -254,7 +254,7 @@ class Rig:
         if assigned != version:
             found.wrong.append(f"{user} is assigned {assigned}, not {version}")
         try:
-            probe.verify(self.host, user, version, 5)
+            verification.verify(self.host, user, version, 5)
         except probe.NotPaired as error:
             found.wrong.append(f"{user} cannot pair on {version}: {error}")
         if self.box.level(user) != level:

@@ -18,7 +18,7 @@ from t3flow.host.activity.idle import Idleness
 from t3flow.host.activity.resumption import SUSPENDED, resume_suspended
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.owner import OwnerReader
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import ports, proc, suspension
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -125,7 +125,7 @@ def test_a_server_that_outlived_its_launcher_is_ended_before_a_start(native: Cal
     assert probe.port_blocker(host, "ada") == ""
     box.until(lambda: not proc.is_alive(orphan), "what was left is ended")
     host.services.start("ada")
-    probe.verify(host, "ada", FIRST, 20)
+    verification.verify(host, "ada", FIRST, 20)
     assert probe.own_server(host, "ada") != orphan
     host.services.stop("ada")
     assert host.services.pids("ada") == []
@@ -160,7 +160,7 @@ def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Ma
         file.write_text(json.dumps({**NATIVE, "rules": [{"fault": "no_session_document"}]}))
     host.services.start("ada")
     with pytest.raises(probe.UnknownServer):
-        probe.verify(host, "ada", FIRST, 5)
+        verification.verify(host, "ada", FIRST, 5)
     assert "does not say" in probe.unknown_server_problem(host, "ada")
     with pytest.raises(probe.UnknownServer):
         probe.cookie_name(host, "ada")

@@ -16,7 +16,7 @@ from typing import Any
 import t3flow
 from t3flow import T3flowError
 from t3flow.host.accounts import command_as, is_root
-from t3flow.host.children import ChildError, ChildTimeout
+from t3flow.host.children import ChildError, TookTooLong
 from t3flow.host.host import Host
 
 PACKAGE = Path(t3flow.__file__).parent
@@ -66,7 +66,7 @@ def isolation(host: Host) -> Isolation:
                 timeout_seconds=PROBE_SECONDS,
                 environment=environment(),
             )
-        except ChildTimeout as error:
+        except TookTooLong as error:
             raise CellError(f"this host is too slow now to make a cell: {error}") from error
         except ChildError as error:
             missing = str(error)

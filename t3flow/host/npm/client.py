@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from t3flow import T3flowError
 from t3flow.engine.step import pause
 from t3flow.host.accounts import Account
-from t3flow.host.children import ChildTimeout, Finished
+from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.npm import settings as npm_settings
 from t3flow.host.npm.messages import error_of
@@ -144,7 +144,7 @@ def _run(
             environment={"HOME": os.environ.get("HOME", "/"), **npm_settings.QUIET, **settings},
             timeout_seconds=timeout_seconds,
         )
-    except ChildTimeout as error:
+    except TookTooLong as error:
         raise RegistryUnreachable(f"the registry does not answer in time: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""How each user's last pairing went, for `status` and the doctor."""
+"""The result of each user's last pairing, for `status` and `doctor`."""
 
 import time
 from typing import TypedDict
@@ -8,14 +8,14 @@ from t3flow.host import tables
 
 
 class LastPairing(TypedDict):
-    """Since when (epoch seconds) a user's pairing goes as it does, and why it fails ("": it goes well)."""
+    """The result of a user's last pairing: why it failed ("" for success), and since when that is so (epoch seconds)."""
 
     since: float
     reason: str
 
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
-    """Notes how a user's last pairing went ("" for well); since when it goes so stays. Not synced: the next pairing tells anew."""
+    """Record a pairing: why it failed, or "" for success. `since` changes only between the two. Not synced: the next pairing records it again."""
     with tables.writing(journal, synced=False) as connection:
         connection.execute(
             "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
@@ -25,6 +25,6 @@ def note_pairing(journal: Journal, user: str, reason: str) -> None:
 
 
 def pairings(journal: Journal) -> dict[str, LastPairing]:
-    """How the last pairing of each user went."""
+    """Return the result of each user's last pairing."""
     found = tables.rows(journal, "pairings", "pairing", "select user, since, reason from pairings")
     return {str(user): {"since": float(since), "reason": str(reason)} for user, since, reason in found}

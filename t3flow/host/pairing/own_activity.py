@@ -1,7 +1,6 @@
-"""What t3flow itself does to a user's pairing, and when: its own probes, and the time in which it restarts a server.
+"""Probes and restarts by t3flow itself, recorded per user with begin and end.
 
-Noted as rows of user, begin and end, so that what the dispatch logs meanwhile is blamed on no build. A probe within a restart needs no
-note of its own: the restart ends with it.
+What the dispatch logs during them is blamed on no version. A probe within a restart needs no record: the restart lasts longer.
 """
 
 import sqlite3
@@ -13,17 +12,17 @@ from t3flow.engine.journal import Journal
 from t3flow.host import tables
 
 RETENTION_SECONDS = 3600.0
-"""How long it is remembered; also the longest that a restart which was never finished counts as one."""
+"""How long records are kept; also how long a restart that never finished counts as in flight."""
 AFTERMATH_SECONDS = 10.0
-"""A browser's request that met a restarting server fails when the dispatch's two exchanges, 5 s each, have waited in vain."""
+"""A browser's request to a restarting server fails after the two exchanges of the dispatch, of 5 s each, have timed out."""
 PROBE_SECONDS = 60.0
-"""No probe, and no line that the dispatch logs of it, takes longer."""
+"""Upper bound of a probe and of the delay of its line in the dispatch's log."""
 LAG_SECONDS = 1.0
-"""How much later than the answer its line may be dated."""
+"""How much later than the answer the log line may be dated."""
 
 
 def note_restart(journal: Journal, user: str) -> None:
-    """The user's server is about to be away because of us. Repeating it changes nothing."""
+    """Record that t3flow is about to stop a user's server. Idempotent."""
     with _transaction(journal, user) as connection:
         connection.execute(
             "insert into ours select ?, ?, null where not exists (select 1 from ours where user = ? and until is null)",
@@ -32,7 +31,7 @@ def note_restart(journal: Journal, user: str) -> None:
 
 
 def note_restart_end(journal: Journal, user: str) -> None:
-    """The user's server is back, or was left as it was; who met it while it was away may still hear of it for a moment."""
+    """Record that a user's server is back, or was not stopped. Requests from before may still fail for AFTERMATH_SECONDS."""
     with _transaction(journal, user) as connection:
         over = time.time() + AFTERMATH_SECONDS
         connection.execute("update ours set until = ? where user = ? and until is null", (over, user))
@@ -40,7 +39,7 @@ def note_restart_end(journal: Journal, user: str) -> None:
 
 @contextmanager
 def probing(journal: Journal, user: str) -> Iterator[None]:
-    """Within, the user's pairing is tried by us. After a failure the dispatch may be at it for a moment still; after a kill, for PROBE_SECONDS."""
+    """Record a probe of a user's pairing for the block. After a failure it lasts AFTERMATH_SECONDS longer; after a kill, PROBE_SECONDS in all."""
     begin = time.time()
     with _transaction(journal, user) as connection:
         connection.execute("insert or replace into ours values (?, ?, ?)", (user, begin, begin + PROBE_SECONDS))
@@ -55,13 +54,13 @@ def probing(journal: Journal, user: str) -> Iterator[None]:
 
 
 def is_own(journal: Journal, user: str, earliest: float, latest: float) -> bool:
-    """Whether something at a time from `earliest` to `latest` (epoch seconds) may have been of our doing."""
+    """Return whether an event between `earliest` and `latest` (epoch seconds) may have been caused by t3flow."""
     sql = "select 1 from ours where user = ? and since <= ? and ? <= coalesce(until, since + ?)"
     return bool(tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, latest, earliest, RETENTION_SECONDS))
 
 
 def restart_began(journal: Journal, user: str) -> float | None:
-    """Return when the restart began that is under way (epoch seconds), or None: one that was never finished counts as over after KEPT_SECONDS."""
+    """Return when the restart in flight began (epoch seconds), or None. A restart that never finished counts for RETENTION_SECONDS."""
     sql = "select min(since) from ours where user = ? and until is null and since > ?"
     found = tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, time.time() - RETENTION_SECONDS)
     return found[0][0] if found else None
@@ -69,7 +68,7 @@ def restart_began(journal: Journal, user: str) -> float | None:
 
 @contextmanager
 def _transaction(journal: Journal, user: str) -> Iterator[sqlite3.Connection]:
-    """A transaction, not synced, which also forgets what is long over."""
+    """Open a transaction (not synced) that also deletes old records."""
     with tables.writing(journal, synced=False) as connection:
         yield connection
         oldest = time.time() - RETENTION_SECONDS

@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from t3flow import T3flowError
 from t3flow.engine.step import pause
-from t3flow.host.children import Children, ChildTimeout
+from t3flow.host.children import Children, TookTooLong
 from t3flow.host.processes import cgroups, listing, proc, suspension
 from t3flow.host.services import unit_facts, unit_names
 from t3flow.host.services.unit_facts import UnitFacts
@@ -40,7 +40,7 @@ class ServiceError(T3flowError):
     """A server could not be started, stopped or asked about."""
 
 
-class ManagerUnavailable(ServiceError):
+class ManagerAway(ServiceError):
     """Nobody could be asked."""
 
 
@@ -120,7 +120,7 @@ class Systemd:
         for attempt in Retrying(
             stop=stop_after_delay(UNAVAILABLE_SECONDS),
             wait=wait_fixed(0.5),
-            retry=retry_if_exception_type(ManagerUnavailable),
+            retry=retry_if_exception_type(ManagerAway),
             sleep=pause,
             reraise=True,
         ):
@@ -129,7 +129,7 @@ class Systemd:
                     ["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"}
                 )
                 if finished.code != 0:
-                    kind = ManagerUnavailable if UNAVAILABLE.search(finished.last_line) else ServiceError
+                    kind = ManagerAway if UNAVAILABLE.search(finished.last_line) else ServiceError
                     raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
                 return finished.stdout.decode(errors="replace")
         raise AssertionError("unreachable")
@@ -153,7 +153,7 @@ class Systemd:
         if self._has_unix_time:
             try:
                 text = self._systemctl(*words, "--timestamp=unix")
-            except ManagerUnavailable:
+            except ManagerAway:
                 raise
             except ServiceError as error:
                 if "timestamp" not in str(error).rpartition("failed: ")[2]:
@@ -193,7 +193,7 @@ class Systemd:
         unit = self._unit(user)
         try:
             self._systemctl("reset-failed", unit)
-        except ManagerUnavailable:
+        except ManagerAway:
             raise
         except ServiceError as error:
             logger.debug("{}", error)
@@ -208,7 +208,7 @@ class Systemd:
         unit, group = server.unit, server.group  # systemd forgets the group when the unit has stopped
         try:
             self._systemctl("stop", unit, timeout_seconds=STOP_SECONDS)
-        except ChildTimeout:
+        except TookTooLong:
             self._systemctl("kill", "--signal=KILL", unit)
             self._systemctl("stop", unit)
         folder = cgroups.folder_of(group) if group else None

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from t3flow.host.host import Host
-from t3flow.host.pairing import last_pairings, witnesses
+from t3flow.host.pairing import last_pairings, parallel_probes, witnesses
 from t3flow.host.pairing import probe as pairing_probe
 
 
@@ -79,22 +79,22 @@ def test_one_of_300_who_pairs_is_found(
 ) -> None:
     server = serve({MANY[-1]}, 0.05)
     began = time.monotonic()
-    paired, failed = witnesses.probe_users(bare(), MANY, 60, probe=probing(server))
+    paired, failed = parallel_probes.probe_users(bare(), MANY, 60, probe=probing(server))
     took = time.monotonic() - began
     print(f"300 users, the last pairs: {took:.1f} s, at most {server.most_at_once} at a time")
     assert paired == [MANY[-1]]
-    assert len(failed) > len(MANY) - witnesses.PARALLEL_PROBES, (
+    assert len(failed) > len(MANY) - parallel_probes.PARALLEL_PROBES, (
         "but for those who were under way, all others have failed"
     )
     assert took < 20
-    assert 1 < server.most_at_once <= witnesses.PARALLEL_PROBES
+    assert 1 < server.most_at_once <= parallel_probes.PARALLEL_PROBES
 
 
 def test_whoever_pairs_first_is_the_only_one_asked(
     bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]
 ) -> None:
     server = serve({*MANY}, 0.1)
-    assert witnesses.probe_users(bare(), MANY, 60, probe=probing(server)) == ([MANY[0]], {})
+    assert parallel_probes.probe_users(bare(), MANY, 60, probe=probing(server)) == ([MANY[0]], {})
     assert server.asked == [MANY[0]]
 
 
@@ -103,16 +103,16 @@ def test_a_dispatch_that_hangs_has_an_end(
 ) -> None:
     server = serve(set(), 4)
     began = time.monotonic()
-    assert witnesses.probe_users(bare(), MANY, 2.5, probe=probing(server))[0] == []
+    assert parallel_probes.probe_users(bare(), MANY, 2.5, probe=probing(server))[0] == []
     assert time.monotonic() - began < 3.5
-    assert 1 < len(server.asked) <= witnesses.PARALLEL_PROBES
+    assert 1 < len(server.asked) <= parallel_probes.PARALLEL_PROBES
 
 
 def test_a_few_are_asked_again(bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]) -> None:
     """A minting that met a lock fails once and pairs the next time."""
     server = serve(set(), 0.05)
     threading.Timer(1.0, server.pairs.add, ["user1"]).start()
-    assert witnesses.probe_users(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
+    assert parallel_probes.probe_users(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
     assert server.asked.count("user1") > 1
 
 
