@@ -18,8 +18,8 @@ from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import management, records, slots
 from t3flow.host.host import Host, current_host
-from t3flow.host.pairing import dispatch_log, own_activity, probe
-from t3flow.host.pairing.dispatch_log import Line
+from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
+from t3flow.host.pairing.log_lines import Line
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
@@ -137,7 +137,7 @@ def begin_rollback(users: list[str]) -> str:
     return run
 
 
-def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Cursor, bool, str]:
+def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, log_lines.Cursor, bool, str]:
     """What is to be counted since the last look, the new cursor, whether there is more, and why nothing could be read."""
     try:
         part = dispatch_log.read(host, known["cursor"])

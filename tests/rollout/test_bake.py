@@ -440,9 +440,9 @@ def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], mo
     for _ in range(3):
         assert found.look(run).status == "running"
     logger.remove(sink)
-    assert sum("cannot be read" in line for line in lines) == 1, lines
+    assert sum("cannot read" in line for line in lines) == 1, lines
     [waiting] = [event for event in found.host.journal.events(run) if event.kind == "waiting"]
-    assert "cannot be read" in waiting.data["waiting_for"]
+    assert "cannot read" in waiting.data["waiting_for"]
     found.said(*failures("ada", 1))
     found.look(run)
     assert records.fact(found.host.journal, bake.BAKE)["counted"]

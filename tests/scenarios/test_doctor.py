@@ -185,7 +185,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("node", linked(slot / ".node", "/bin/true"), "is not the one"),
         ("node", linked(slot / ".node", "/nonexistent"), "is gone"),
         ("cells", another_environment(host, PATH="/nonexistent"), "not isolated"),
-        ("dispatch log", moved(top / "log/dispatch.log"), "cannot be read"),
+        ("dispatch log", moved(top / "log/dispatch.log"), "cannot read"),
         ("clock", from_the_future(host, run), "ahead of the clock"),
         ("accounts", replaced(paths.user_map, "ada@example.test=ada\nx=root\n"), "root"),
         ("accounts", moved(env / "ada.env"), "ada.env"),

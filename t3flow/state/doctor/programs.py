@@ -13,7 +13,7 @@ from t3flow.host import management, slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
 from t3flow.host.npm import packages
-from t3flow.host.pairing import dispatch_log, probe
+from t3flow.host.pairing import dispatch_log, log_lines, probe
 from t3flow.host.slots import creation
 from t3flow.settings import schedule, timezones
 from t3flow.state.doctor.finding import Finding, finding
@@ -105,7 +105,7 @@ def dispatch_log_is_read(host: Host) -> Iterator[Finding]:
     if host.settings.dispatch.log and host.settings.bake.minutes:
         try:
             dispatch_log.read(host, dispatch_log.end_of_log(host))
-        except dispatch_log.LogProblem as problem:
+        except log_lines.LogProblem as problem:
             yield finding(str(problem), "set dispatch.log to where the dispatch logs")
 
 
