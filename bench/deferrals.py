@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil
 from sandboxed import LEVEL30, go_inside, sandbox
 
-from t3flow.consumer import open_journal, prepare
 from t3flow.engine.runs import new_run
 from t3flow.host import records, slots
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal, prepare
 
 USERS, WATCH_SECONDS, SPREAD_SECONDS = 1000, 120.0, 3600.0
 DEFAULT, TARGET = "0.0.24", "0.0.25-nightly.1"

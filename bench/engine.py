@@ -19,11 +19,11 @@ from loguru import logger
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.engine import Engine
-from t3flow.engine.flow import Flow
+from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LOCK, Outcome, new_run
-from t3flow.engine.step import current_flow, step
+from t3flow.engine.step import step
 
 USERS, RESTARTED, ROUNDS = 300, 6, 3
 LOOKS, RESTART = 5, 22
@@ -55,7 +55,7 @@ def bench_change(user: str, number: int) -> dict[str, Any]:
 
 def bench_bump(users: int) -> Outcome:
     """Backs up, tries and restarts so many users, one after the other."""
-    flow: Flow = current_flow.get()
+    flow: Flow = current_flow()
     with flow.lock(HOST_LOCK), flow.saga():
         for user in range(users):
             for number in range(LOOKS - 1):

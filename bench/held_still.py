@@ -20,7 +20,7 @@ from common import median_seconds, show
 from sandboxed import go_inside, sandbox
 
 if TYPE_CHECKING:
-    from t3flow.host.services import ServerState
+    from t3flow.host.services.manager import ServerState
 
 TIMES = 30
 JOBS = 'i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i + 1)); done; exec "$@"'
@@ -32,13 +32,13 @@ MOST = 1.5
 
 def reference() -> list[float]:
     """SIGSTOP to one process until it has stopped, and SIGCONT."""
-    from t3flow.host import processes
+    from t3flow.host.processes import proc
 
     child = subprocess.Popen(["sleep", "1000"])
 
     def stop_and_go() -> None:
         os.kill(child.pid, signal.SIGSTOP)
-        while not processes.is_stopped(child.pid):
+        while not proc.is_stopped(child.pid):
             time.sleep(0.0001)
         os.kill(child.pid, signal.SIGCONT)
 
@@ -77,7 +77,7 @@ class Grouped:
 
     def pids_of(self, user: str, server: "ServerState") -> list[int]:
         """What `Systemd.pids_of` does."""
-        from t3flow.host import cgroups
+        from t3flow.host.processes import cgroups
 
         return cgroups.pids(self._folder)
 
@@ -87,10 +87,11 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
 
     Alone is measured before the others are there and after they have gone: a machine that is busy for a while is no difference.
     """
-    from t3flow.consumer import open_journal
-    from t3flow.host import holding, idle
+    from t3flow.host import idle
     from t3flow.host.host import open_host
-    from t3flow.host.owned import OwnerReader
+    from t3flow.host.owner import OwnerReader
+    from t3flow.host.processes import suspension
+    from t3flow.service.consumer import open_journal
 
     with sandbox(["ada"]) as box:
         (box.top / "etc/t3-serve/ada.unit.json").write_text(json.dumps({"wrapper": JOBS.format(count=count)}))
@@ -104,7 +105,7 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
 
         def hold_and_read() -> float:
             with OwnerReader(host, "ada") as reader:
-                with holding.held(lambda: host.services.pids_of("ada", server)) as hold:
+                with suspension.held(lambda: host.services.pids_of("ada", server)) as hold:
                     unit = idle.look_at_unit(host, "ada", server)
                     found = idle.judge(host, "ada", server, unit, reader, canary=False, ignore_processes=False)
                 assert found.waiting_for in ("", "quiet_period", "running_process"), found

@@ -15,8 +15,8 @@ from contextlib import suppress
 from common import show
 from sandboxed import LEVEL30, go_inside, sandbox
 
-from t3flow.host import pairing
 from t3flow.host.host import open_host
+from t3flow.host.pairing import probe as pairing_probe
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
 
@@ -37,9 +37,9 @@ class Probe:
     def once(self) -> None:
         """One try."""
         try:
-            pairing.pair_once(self.host, "ada")
+            pairing_probe.pair_once(self.host, "ada")
             self.good.append(time.monotonic())
-        except pairing.NotPaired:
+        except pairing_probe.NotPaired:
             pass
 
     def longest_gap(self, restart: Callable[[], object]) -> float:
@@ -76,9 +76,9 @@ class Answers(Probe):
     def once(self) -> None:
         """One try."""
         try:
-            pairing.serving_version(self.host, "ada", 1.0)
+            pairing_probe.serving_version(self.host, "ada", 1.0)
             self.good.append(time.monotonic())
-        except pairing.NotPaired:
+        except pairing_probe.NotPaired:
             pass
 
 
@@ -105,8 +105,8 @@ def with_real() -> None:
             box.until(lambda: answers(version), f"the server answers as {version}", 60)
 
         def answers(version: str) -> bool:
-            with suppress(pairing.NotPaired):
-                pairing.check_running(probe.host, "ada", version, 1.0)
+            with suppress(pairing_probe.NotPaired):
+                pairing_probe.check_running(probe.host, "ada", version, 1.0)
                 return True
             return False
 
@@ -154,7 +154,7 @@ def main() -> None:
             box.supervise("stop", "ada")
             box.supervise("reset-failed", "ada")
             box.supervise("start", "ada")
-            pairing.verify(probe.host, "ada", None, 30)
+            pairing_probe.verify(probe.host, "ada", None, 30)
 
         for number in range(TIMES):
             bare.append(probe.longest_gap(plain))

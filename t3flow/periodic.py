@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 from huey import crontab
 from loguru import logger
 
-from t3flow import schedule
-from t3flow.deferring import wake
-from t3flow.drain_recovery import revive_drains
+from t3flow.deferrals.deferral import wake
+from t3flow.deferrals.recovery import revive_drains
+from t3flow.engine import retention
 from t3flow.engine.engine import Engine
+from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
-from t3flow.files import DiskError, remove_tree
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
-from t3flow.housekeeping import trim_journal
-from t3flow.staging import SCRATCH_PREFIX
+from t3flow.host.staging import SCRATCH_PREFIX
+from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
 CLOCK_STEP_SECONDS = 5.0
@@ -211,3 +211,12 @@ def sweep(host: Host) -> None:
                 remove_tree(folder)
             except DiskError as error:
                 logger.warning("{}", error)
+
+
+def trim_journal(host: Host) -> retention.Trimmed:
+    """Delete runs that ended over `journal.keep_days` ago, but those of which something on record tells. Bounded and idempotent."""
+
+    def is_named_in_a_fact(run_id: str) -> bool:
+        return bool(host.journal.query("select 1 from facts where instr(value, ?) limit 1", run_id))
+
+    return retention.tick(host.journal, host.settings.journal.keep_days, is_named_in_a_fact)

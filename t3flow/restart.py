@@ -7,43 +7,31 @@ something was written since the first → assign → start → verify through th
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TypedDict
 
 from loguru import logger
 
-from t3flow import at_fault
-from t3flow.at_fault import Course
+from t3flow import T3flowError
+from t3flow.deferrals import blockers
+from t3flow.deferrals.left_behind import HELD
 from t3flow.engine.errors import StepFailed, UndoFailed
-from t3flow.engine.flow import CRASHED
-from t3flow.engine.step import current_flow, current_run, step
-from t3flow.errors import T3flowError
-from t3flow.files import DiskError
-from t3flow.host import backups, kept, measured, ours, pairing, records, room, slots, troubles, witnesses
-from t3flow.host.away import await_commands, take_away
+from t3flow.engine.files import DiskError
+from t3flow.engine.flow import CRASHED, current_flow
+from t3flow.engine.step import current_run, step
+from t3flow.host import disk_space, own_activity, records, slots
+from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.left_behind import HELD
-from t3flow.stopping import await_port, bring_back, stop_if_idle
+from t3flow.host.pairing import probe, witnesses
+from t3flow.host.termination import await_commands, take_away
+from t3flow.host.users import Result, result_of
+from t3flow.rollout import blame
+from t3flow.rollout.blame import Course
+from t3flow.rollout.stop import await_port, bring_back, stop_if_idle
 from t3flow.tasks import Snapshot, back_up
 
 LAUNCH_SECONDS = LONG_AWAY_SECONDS = 5.0
 LONGEST_WAIT_SECONDS, MOST_DOUBLINGS = 86400.0, 16
 OF_THE_MANAGER = ("ServiceError", "ManagerAway", "ChildError", "TookTooLong")
-"""Kinds of failure of the manager of units, after which the start of the server is owed (`reviving.py`)."""
-
-
-class Result(TypedDict):
-    """How a user fared, as the interface shows it, and when a deferred one is worth asking again.
-
-    `at_fault`: who is to blame for a server that was stopped and taken back, as `at_fault.py` names them; "" for one that was not stopped.
-    """
-
-    result: str
-    version: str
-    downtime_s: float | None
-    reason: str
-    waiting_for: str
-    ask_again: float
-    at_fault: str
+"""Kinds of failure of the manager of units, after which the start of the server is owed (`rollout/revive.py`)."""
 
 
 class StoppedByHand(T3flowError):
@@ -67,7 +55,7 @@ def safe_restart(
     if snapshot["problem"]:
         return result_of("skipped", former, f"no backup: {snapshot['problem']}")
     course = Course()
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         try:
             return _move(user, former, target, snapshot, canary, ignore_processes, insists, course)
         except UndoFailed as failure:
@@ -87,7 +75,7 @@ def _move(
     course: Course,
 ) -> Result:
     """The part that is finished or undone once begun. Raises StepFailed after undoing, UndoFailed when that failed; `course` says how far it came."""
-    with current_flow.get().saga():
+    with current_flow().saga():
         try:
             stopped = stop_if_idle(user, former, canary, ignore_processes, snapshot["fingerprint"], insists)
             if not stopped["stopped"]:
@@ -107,48 +95,35 @@ def _move(
 
 def _undone(user: str, former: str, target: str, course: Course, failure: StepFailed) -> Result:
     """The result of a restart that failed and was undone: rolled back where more users would meet the fault, else this user's trouble alone."""
-    fault = at_fault.who_is_at_fault(course, target, None, bring_back.name)
+    fault = blame.who_is_at_fault(course, target, None, bring_back.name)
     if failure.step == back_up_stopped.name and failure.kind != CRASHED:
         again = note_not_moved(user, target, str(failure))
         return {**_no_backup(former, failure), "at_fault": fault, "ask_again": again}
-    if failure.kind == pairing.PortTaken.__name__:
+    if failure.kind == probe.PortTaken.__name__:
         return _deferred(former, "server_stopped", str(failure), 0.0)  # others' doing, which freezes nothing
     if failure.kind == witnesses.BrokenBefore.__name__:
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**result_of("skipped", former, str(failure)), "waiting_for": HELD}
-    if fault in (at_fault.USER, at_fault.HOST):
-        again = note_not_moved(user, target, str(failure), is_own=fault == at_fault.USER)
+    if fault in (blame.USER, blame.HOST):
+        again = note_not_moved(user, target, str(failure), is_own=fault == blame.USER)
         logger.error("{} is back on {}: {}; {} is not to blame", user, former, failure, target)
         return {**_deferred(former, "unreadable_state", str(failure), again), "at_fault": fault}
     logger.error("rolled back {} to {}: {}", user, former, failure)
-    again = note_not_moved(user, target, str(failure)) if fault in at_fault.ENDS_THE_RUN else 0.0
+    again = note_not_moved(user, target, str(failure)) if fault in blame.ENDS_THE_RUN else 0.0
     return {**result_of("rolled_back", former, str(failure)), "at_fault": fault, "ask_again": again}
 
 
 def _not_undone(user: str, former: str, target: str, course: Course, failure: UndoFailed) -> Result:
     """The result of a restart that failed, and its undo too. Where the manager alone refuses to start the former version again, that is owed."""
-    fault = at_fault.who_is_at_fault(course, target, failure, bring_back.name)
+    fault = blame.who_is_at_fault(course, target, failure, bring_back.name)
     cause = f", after: {course.failure}" if course.failure and str(course.failure) != str(failure) else ""
     reason = f"ROLLBACK FAILED: {failure}{cause}"
     logger.error("ROLLBACK FAILED for {}: {}{}", user, failure, cause)
     is_owed = failure.step == bring_back.name and failure.kind in OF_THE_MANAGER
-    if is_owed and fault in (at_fault.USER, at_fault.HOST):
+    if is_owed and fault in (blame.USER, blame.HOST):
         found = _deferred(former, "server_stopped", reason, note_not_moved(user, target, reason))
-        return {**found, "at_fault": at_fault.MANAGER}
+        return {**found, "at_fault": blame.MANAGER}
     return {**result_of("failed", former, reason), "at_fault": fault}
-
-
-def result_of(result: str, version: str, reason: str) -> Result:
-    """A result without a restart."""
-    return {
-        "result": result,
-        "version": version,
-        "downtime_s": None,
-        "reason": reason,
-        "waiting_for": "",
-        "ask_again": 0.0,
-        "at_fault": "",
-    }
 
 
 def long_away(results: dict[str, Result]) -> list[str]:
@@ -175,8 +150,8 @@ def note_not_moved(user: str, target: str, why: str, *, is_own: bool = False) ->
     later each time, at most after a day. Repeating it counts one more.
     """
     host = this_host()
-    kind = troubles.OWN if is_own else troubles.RESTART
-    times = troubles.note(host.journal, user, kind, f"{user} could not be moved to {target}: {why}")
+    kind = blockers.OWN if is_own else blockers.RESTART
+    times = blockers.note(host.journal, user, kind, f"{user} could not be moved to {target}: {why}")
     wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
     return time.time() + min(LONGEST_WAIT_SECONDS, wait_seconds)
 
@@ -193,7 +168,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, former: str, target: str) -> str:
     """The snapshot that counts when something was written after the first. Repeating it takes another."""
-    return measured.take(this_host(), user, former, target, current_run()).path
+    return durations.take(this_host(), user, former, target, current_run()).path
 
 
 @step()
@@ -206,19 +181,19 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, target, former)
-    backup = backups.on_record(host, user, snapshot)
+    backup = store.on_record(host, user, snapshot)
     is_away = False
     try:
         take_away(host, user)
         is_away = True
-        aside = backups.restore(host, user, backup, kept_name)
+        aside = store.restore(host, user, backup, kept_name)
     except T3flowError:
         if is_away:  # never under a process that has the databases open
             with suppress(T3flowError):
-                backups.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
+                store.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, target)
         raise
-    kept.note(host.journal, user, kept_name, target)
+    replaced.note(host.journal, user, kept_name, target)
     logger.info("the database of {} as {} left it is kept in {}", user, target, aside)
     slots.assign(versions_dir, user, former)
 
@@ -233,7 +208,7 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     if _runs_on(host, user) not in (None, target):
-        ours.restarted(host.journal, user)
+        own_activity.restarted(host.journal, user)
         return False
     if slots.assigned(versions_dir, user) != target:
         slots.assign(versions_dir, user, slots.HOLD)
@@ -244,7 +219,7 @@ def assign_version(user: str, former: str, target: str, snapshot: str, kept_name
         return True
     slots.assign(versions_dir, user, former)  # it was started just before
     slots.forget_starting(versions_dir, user)
-    ours.restarted(host.journal, user)
+    own_activity.restarted(host.journal, user)
     return False
 
 
@@ -252,7 +227,7 @@ def _runs_on(host: Host, user: str) -> str | None:
     """The version that a user's server runs; "" if the launcher has not come to that; None without a server."""
     deadline = time.monotonic() + LAUNCH_SECONDS
     while (pid := host.services.state(user).main_pid) is not None:
-        version = pairing.version_that_runs(host, user, pid)
+        version = probe.version_that_runs(host, user, pid)
         if version is not None or time.monotonic() > deadline:
             return version or ""
         time.sleep(0.02)
@@ -283,20 +258,20 @@ def verify_user(user: str, version: str) -> float:
     host = this_host()
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        paired_at = pairing.verify(host, user, version, timeout_seconds, measured.start_limit(host, user, version))
-    except pairing.PortTaken as error:
+        paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
+    except probe.PortTaken as error:
         records.note_pairing(host.journal, user, str(error))
         raise
-    except pairing.NotPaired as error:
+    except probe.NotPaired as error:
         fault = witnesses.other_fault(host, user, version, error)
         records.note_pairing(host.journal, user, str(error))
-        if full := room.trouble(host, user):
-            raise room.NoRoom(f"{error}; {full}") from error
+        if full := disk_space.trouble(host, user):
+            raise disk_space.NoRoom(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
             raise StoppedByHand(f"{server.unit} was stopped while it was verified ({error})") from error
         if fault is not None:
             raise fault from error
         raise
     records.note_pairing(host.journal, user, "")
-    ours.restarted(host.journal, user)
+    own_activity.restarted(host.journal, user)
     return paired_at

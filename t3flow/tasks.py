@@ -6,34 +6,23 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
-from t3flow import pruning
-from t3flow.deferring import TO_BE_ACCEPTED
+from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.engine.step import current_run, step
-from t3flow.files import DiskError, claim_folder, in_memory, remove_tree, require_space
-from t3flow.host import (
-    backups,
-    everybody,
-    manageable,
-    measured,
-    mounts,
-    npm,
-    origin,
-    pairing,
-    preflight,
-    processes,
-    records,
-    rejections,
-    slots,
-)
 from t3flow.host import freeze as freezing
+from t3flow.host import manageable, mounts, preflight, pruning, records, rejections, slots, t3_accounts
+from t3flow.host.backups import durations, store
 from t3flow.host.host import this_host
-from t3flow.host.owned import OwnerProblem
-from t3flow.host.services import ServiceError
-from t3flow.persons import ANOTHER, Person, ahead, is_behind
-from t3flow.pruning import ACCEPTED as ACCEPTED
-from t3flow.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
-from t3flow.usermap import UserMapError
-from t3flow.versions import parse
+from t3flow.host.npm import packages, provenance
+from t3flow.host.owner import OwnerProblem
+from t3flow.host.pairing import probe
+from t3flow.host.processes import proc
+from t3flow.host.pruning import ACCEPTED as ACCEPTED
+from t3flow.host.pruning import TO_BE_ACCEPTED
+from t3flow.host.services.manager import ServiceError
+from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
+from t3flow.host.users import ANOTHER, Person, ahead, is_behind
+from t3flow.settings.user_map import UserMapError
+from t3flow.t3.versions import parse
 
 NIGHTLY = "nightly"
 """The one tag whose versions carry its name."""
@@ -73,13 +62,13 @@ def resolve(target: str | None) -> Plan:
     exact = target or pin()
     if exact:
         parse(exact)
-        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not npm.published(host, exact):
-            raise npm.PackageError(
+        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not packages.published(host, exact):
+            raise packages.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a version that is published"
             )
         return {"default": default, "target": exact, "exact": True, "notices": []}
     tag = host.settings.track.tag
-    return {"default": default, "target": str(parse(npm.tagged(host, tag))), "exact": False, "notices": []}
+    return {"default": default, "target": str(parse(packages.tagged(host, tag))), "exact": False, "notices": []}
 
 
 def pin() -> str:
@@ -122,7 +111,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if why is not None and not again and not (only and set(only) <= set(without)):
         reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
         return {"outcome": "refused_rejected", "reason": reason}
-    if not plan["exact"] and (reason := origin.too_young(host, target)):
+    if not plan["exact"] and (reason := provenance.too_young(host, target)):
         return {"outcome": "too_young", "reason": reason}
     reason = preflight.trouble(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
@@ -147,8 +136,8 @@ def people(without: list[str]) -> list[Person]:
         if why:
             logger.warning("UNMANAGED {}: {}", user, why)
         pid = server.main_pid
-        runs = pairing.version_that_runs(host, user, pid) if pid is not None else None
-        if pid is not None and runs is None and processes.is_launched(pid):
+        runs = probe.version_that_runs(host, user, pid) if pid is not None else None
+        if pid is not None and runs is None and proc.is_launched(pid):
             runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
@@ -205,7 +194,7 @@ class Staged(TypedDict):
     signatures: str
 
 
-@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(npm.RegistryUnreachable,), undo=unstage)
+@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(packages.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
@@ -216,10 +205,10 @@ def stage(version: str, in_scratch: bool) -> Staged:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
-    notices = origin.notices(host, versions_dir, version)
+    notices = provenance.notices(host, versions_dir, version)
     for notice in notices:
         logger.warning("{}", notice)
-    signatures = origin.noted(versions_dir, version).get("signatures", "not known")
+    signatures = provenance.noted(versions_dir, version).get("signatures", "not known")
     return {"slot": str(slots.slot_path(versions_dir, version)), "notices": notices, "signatures": signatures}
 
 
@@ -251,7 +240,7 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
         made = _take(user, wrote, target, folder)
-    except (OwnerProblem, backups.BackupError) as error:
+    except (OwnerProblem, store.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
             records.note_untried(this_host().journal, target, [user])
@@ -283,12 +272,12 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
     if folder is None and not goes_back:
         pruning.make_room(host, user)
     try:
-        return measured.take(host, user, wrote, target, current_run(), folder)
+        return durations.take(host, user, wrote, target, current_run(), folder)
     except DiskError as error:
         if folder is not None or goes_back or not (gone := pruning.prune(host, target)):
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
-        return measured.take(host, user, wrote, target, current_run(), folder)
+        return durations.take(host, user, wrote, target, current_run(), folder)
 
 
 @step(syncs_first=False)
@@ -320,7 +309,7 @@ def link_everyone(default: str) -> list[str]:
 
     Every account that may have a t3, managed or not: see `everybody.accounts`.
     """
-    return everybody.link(this_host(), default)
+    return t3_accounts.link(this_host(), default)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))

@@ -4,10 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from t3flow import adopting, deferring, giving_back, restoring, tasks
-from t3flow.at_fault import ENDS_THE_RUN
-from t3flow.bake import begin_bake, begin_rollback, end_bake, watch_pairings
-from t3flow.bumping import (
+from t3flow import tasks
+from t3flow.adoption import adopt as adoption
+from t3flow.adoption import undo as adoption_undo
+from t3flow.deferrals import deferral
+from t3flow.deferrals.idleness import await_idle, held_back, would_move
+from t3flow.engine.errors import Interrupted, StepFailed
+from t3flow.engine.flow import YIELD, current_flow
+from t3flow.engine.runs import Abort, Outcome
+from t3flow.engine.step import FORMER_STEPS
+from t3flow.host.users import Result, result_of
+from t3flow.restart import long_away, safe_restart
+from t3flow.rollout import restore as restoring
+from t3flow.rollout.admission import reason_not_to_move
+from t3flow.rollout.bake import begin_bake, begin_rollback, end_bake, watch_pairings
+from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, give_up, spreads
+from t3flow.rollout.bump import (
     back_up_everybody,
     conclude,
     may_restart_without_pairing,
@@ -16,29 +28,12 @@ from t3flow.bumping import (
     whom_to_move,
     whom_to_try,
 )
-from t3flow.engine.errors import Interrupted, StepFailed
-from t3flow.engine.flow import YIELD
-from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import FORMER_STEPS, current_flow
-from t3flow.former_steps import FORMER
-from t3flow.gating import reason_not_to_move
-from t3flow.outcomes import (
-    FAILED,
-    OUTCOME_OF_SIGNAL,
-    ended,
-    exclusive,
-    failed,
-    give_up,
-    inconclusive,
-    spreads,
-    unmanaged,
-    why_held,
-)
-from t3flow.periods import await_idle, held_back, would_move
-from t3flow.restart import Result, long_away, result_of, safe_restart
-from t3flow.retrying import patiently
-from t3flow.reviving import await_server
-from t3flow.rolling_back import (
+from t3flow.rollout.former_steps import FORMER
+from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, ended, exclusive, failed, inconclusive, unmanaged, why_held
+from t3flow.rollout.pairing_checks import pairings_before
+from t3flow.rollout.registry_wait import patiently
+from t3flow.rollout.revive import await_server
+from t3flow.rollout.rollback import (
     cannot_roll_back_to,
     freeze_reason,
     how_it_went,
@@ -47,7 +42,6 @@ from t3flow.rolling_back import (
     roll_back,
     where_all_are,
 )
-from t3flow.witnessing import pairings_before
 
 
 def bump(
@@ -99,21 +93,21 @@ def follow(target: str | None, again: bool, without: list[str], dry_run: bool, d
     candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
     none_pairs = may_restart_without_pairing(plan, snapshots, without, results, target is not None)
     ended_by = restart_idle_users(candidates, version, results, due, none_pairs)
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         tasks.clean_scratch()
         return conclude(plan, results, ended_by, none_pairs)
 
 
 def drain(user: str) -> Outcome:
     """Sees one deferred user through: sleeps until they can be idle, then moves them. Ends when there is nothing left to do."""
-    flow = current_flow.get()
+    flow = current_flow()
     ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
             flow.start_over_if_long(ask_again=ask_again)
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
-                deferring.settle_deferral(user)
+                deferral.settle_deferral(user)
                 return ended("up_to_date", ready["nothing_to_do"])
             try:
                 with exclusive():
@@ -121,13 +115,13 @@ def drain(user: str) -> Outcome:
             except Interrupted as interrupted:
                 if interrupted.signal != YIELD:
                     raise
-                ask_again = deferring.note_yielded(user)
+                ask_again = deferral.note_yielded(user)
                 continue
             if found["result"] == "restarted":
                 return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
             ask_again = found["ask_again"]
     except Interrupted as interrupted:
-        deferring.settle_deferral(user)
+        deferral.settle_deferral(user)
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"the deferral of {user} was dropped")
     except StepFailed as failure:
         return failed(failure)
@@ -140,7 +134,7 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
     results: dict[str, Result] = {}
     try:
         with exclusive():
-            for pending in deferring.pending_deferrals(users):
+            for pending in deferral.pending_deferrals(users):
                 user = pending["user"]
                 if dry_run:
                     results[user] = would_move(user, user in ignore_processes)
@@ -181,17 +175,17 @@ def move_deferred(
     held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target, insists=insists)
     asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
     found = held or safe_restart(user, former, target, canary=False, **asked)
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         if found["result"] == "restarted":
-            if deferring.awaits_acceptance(target):
+            if deferral.awaits_acceptance(target):
                 tasks.accept(target)
-            deferring.settle_deferral(user)
+            deferral.settle_deferral(user)
             begin_bake(target, [user])
         elif found["result"] in FAILED and found["at_fault"] not in ENDS_THE_RUN:
             give_up(target, user, found)
         else:
             why = found["waiting_for"] or "unreadable_state"
-            found["ask_again"] = deferring.note_wait(user, why, found["reason"], found["ask_again"])
+            found["ask_again"] = deferral.note_wait(user, why, found["reason"], found["ask_again"])
     return found
 
 
@@ -202,7 +196,7 @@ def bake(version: str) -> Outcome:
     """
     try:
         found = watch_pairings(version)
-        with current_flow.get().shielded():
+        with current_flow().shielded():
             if found["is_broken"]:
                 tasks.freeze_tracking(found["reason"])
                 tasks.reject(version, found["reason"], [])
@@ -218,7 +212,7 @@ def bake(version: str) -> Outcome:
 
 def end_of_bake(name: str, reason: str) -> Outcome:
     """The outcome of a watch, which is taken down."""
-    with current_flow.get().shielded():
+    with current_flow().shielded():
         end_bake()
     return ended(name, reason)
 
@@ -242,7 +236,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                     found = results[person["user"]] = roll_back(person, to)
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
                         left[person["version"]] = f"left by a rollback of {person['user']}"
-            with current_flow.get().shielded():
+            with current_flow().shielded():
                 reject_left(left)
                 if left and (version := where_all_are()):
                     tasks.return_to(version)
@@ -295,9 +289,9 @@ def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
     try:
         with exclusive():
             if undo:
-                return replace(ended("done", giving_back.give_back(dry_run)), status="succeeded")
-            decision, results = adopting.take_over(dry_run)
-            name, reason = adopting.summary(decision, dry_run)
+                return replace(ended("done", adoption_undo.give_back(dry_run)), status="succeeded")
+            decision, results = adoption.take_over(dry_run)
+            name, reason = adoption.summary(decision, dry_run)
             data = {**ended(name, reason, None, results).data, "notices": decision["notices"]}
             outcome = replace(ended(name, reason), data={**data, "target": decision["default"]})
             if dry_run:

@@ -18,7 +18,9 @@ from hypothesis import settings
 from redis import Redis
 from redis.exceptions import RedisError
 
+from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 DATA = Path(__file__).parent / "data"
 LEVEL30, LEVEL32 = DATA / "state-level30.sqlite", DATA / "state-level32.sqlite"
@@ -203,3 +205,18 @@ def left_behind(box: Sandbox) -> list[str]:
     if not live:
         found += [str(path) for path in (box.top / "opt/t3").rglob(".*partial")]
     return found
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Callable[..., Host]:
+    """Makes a host with users who have databases and no servers."""
+
+    def make(users: tuple[str, ...] = ("ada",), **more: float) -> Host:
+        (tmp_path / "box").mkdir()
+        box = Sandbox(tmp_path / "box", list(users), **more)
+        for user in users:
+            box.database(user).parent.mkdir()
+            box.database(user).write_bytes(LEVEL30.read_bytes())
+        return open_host(box.settings, open_journal(box.settings, create=True))
+
+    return make

@@ -13,10 +13,11 @@ import pytest
 import redis
 from conftest import redis_program
 
-from t3flow import settings
-from t3flow.host import dispatch_log, troubles, waits
-from t3flow.settings_schema import declared
-from t3flow.settings_text import commented
+from t3flow.deferrals import blockers, long_waits
+from t3flow.host.pairing import dispatch_log
+from t3flow.settings import load
+from t3flow.settings.schema import declared
+from t3flow.settings.text import commented
 from t3flow.t3 import unknown
 
 ROOT = Path(__file__).parent.parent
@@ -29,16 +30,16 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
     """As it is it is all defaults; with every # before a key taken away too, and then each key is the file's."""
     file = tmp_path / "config.toml"
     file.write_text(commented())
-    assert settings.check(file) == []
-    assert settings.load(file, {})[:-1] == settings.Settings()[:-1]
+    assert load.check(file) == []
+    assert load.load(file, {})[:-1] == load.Settings()[:-1]
     file.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", commented()))
-    assert settings.check(file) == []
-    read = settings.load(file, {})
-    assert read[:-1] == settings.Settings()[:-1]
+    assert load.check(file) == []
+    read = load.load(file, {})
+    assert read[:-1] == load.Settings()[:-1]
     assert read.sources == dict.fromkeys(declared(), f"file {file}")
     tomllib.loads(commented())
     for key in declared():
-        line = re.search(rf"(?m)^# .+; takes .+\n#{key.partition('.')[2]} = ", commented())
+        line = re.search(rf"(?m)^# .+\n# value: .+\n#{key.partition('.')[2]} = ", commented())
         assert line, f"{key} has no comment"
 
 
@@ -73,7 +74,8 @@ def test_an_alert_matches_what_the_code_logs(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mark"), [("T3Unknown", unknown.MARK), ("T3DeferralOld", waits.MARK), ("T3DeferralStuck", troubles.MARK)]
+    ("name", "mark"),
+    [("T3Unknown", unknown.MARK), ("T3DeferralOld", long_waits.MARK), ("T3DeferralStuck", blockers.MARK)],
 )
 def test_an_alert_matches_the_mark_that_the_code_logs(name: str, mark: str) -> None:
     """The words that the log line begins with are a constant of the code."""
@@ -147,7 +149,7 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
         assert "/etc/t3flow-redis" in text
         assert "/var/lib/t3flow-redis" in text or "StateDirectory=t3flow-redis" in text
     (url,) = re.findall(r'url = "([^"]+)"', recipe)
-    assert settings.load(None, {"T3FLOW_QUEUE__URL": url}).queue.url == url
+    assert load.load(None, {"T3FLOW_QUEUE__URL": url}).queue.url == url
 
 
 @pytest.mark.parametrize(

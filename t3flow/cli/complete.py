@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from t3flow import settings as settings_module
-from t3flow.errors import T3flowError
-from t3flow.settings import Settings
+from t3flow import T3flowError
+from t3flow.settings import load as settings_module
+from t3flow.settings.load import Settings
 
 NEWEST_RUNS = 20
 
 
 def users(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The users of the map that begin so, and are not on the line yet."""
-    from t3flow.usermap import read_user_map
+    from t3flow.settings.user_map import read_user_map
 
     there = context.params.get(parameter.name or "") or ()
     with suppress(T3flowError, OSError):
@@ -26,11 +26,10 @@ def users(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The newest runs that begin so."""
-    from t3flow.cli.base import JOURNAL
-    from t3flow.engine.journal import Journal
+    from t3flow.state.sources import journal
 
     with suppress(T3flowError, OSError):
-        noted = Journal(_settings(context).paths.state_dir / JOURNAL)
+        noted = journal(_settings(context))
         return [run.id for run in noted.runs(limit=NEWEST_RUNS) if run.id.startswith(incomplete)]
     return []
 

@@ -15,9 +15,9 @@ from t3flow.cli.base import (
     known_users,
     open_host,
     require_consumer,
-    say,
     settings,
 )
+from t3flow.cli.output import dump, say
 
 wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
 dry_run = click.option("--dry-run", is_flag=True, help="Try and report; change nothing.")
@@ -130,8 +130,8 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     \b
     Example: t3flow enqueue rollback --to 0.0.24 --wait
     """
-    from t3flow.bake import ROLLBACK_PRIORITY
-    from t3flow.rolling_back import freeze_reason, why_not_to
+    from t3flow.rollout.bake import ROLLBACK_PRIORITY
+    from t3flow.rollout.rollback import freeze_reason, why_not_to
 
     read = settings()
     args = {"users": known_users(read, users), "to": exact_version("--to", to)}
@@ -143,7 +143,7 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
 
 def exact_version(option: str, text: str | None) -> str | None:
     """The version that an option names. Raises UsageError."""
-    from t3flow.versions import InvalidVersion, parse
+    from t3flow.t3.versions import InvalidVersion, parse
 
     try:
         return str(parse(text)) if text is not None else None
@@ -174,8 +174,6 @@ def begin(
     if wait:
         return follow(read, noted, run, as_json)
     if as_json:
-        from t3flow.cli.base import dump
-
         dump({"run": run})
     else:
         click.echo(run)

@@ -1,6 +1,6 @@
 """What can end a step or a run, and what a step may raise to say "again later"."""
 
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 
 
 class NotYet(Exception):

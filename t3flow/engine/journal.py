@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.errors import T3flowError
-from t3flow.files import sync_folder
+from t3flow import T3flowError
+from t3flow.engine.files import sync_folder
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from t3flow import T3flowError
 from t3flow.engine.journal import Event, Journal, Run, append_event
-from t3flow.errors import T3flowError
 
 HOST_LOCK = "host"
 """The one lock: who has it may change the host."""

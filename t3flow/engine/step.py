@@ -5,17 +5,26 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from t3flow.engine.errors import Interrupted
-
-if TYPE_CHECKING:
-    from t3flow.engine.flow import Flow
+from t3flow.engine.journal import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-current_flow: ContextVar["Flow"] = ContextVar("current_flow")
+
+class Executor(Protocol):
+    """What a step needs of the run that calls it. `flow.Flow` is the one implementation."""
+
+    run: Run
+    attempt: int
+
+    def run_step(self, step: "Step[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the step's journaled result, or run it and journal its result. Raises StepFailed."""
+
+
+current_executor: ContextVar[Executor] = ContextVar("current_executor")
 current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrupt", default=None)
 
 STEPS: dict[str, "Step[..., Any]"] = {}
@@ -54,7 +63,7 @@ class Step(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
-        return cast(R, current_flow.get().run_step(self, args, kwargs))
+        return cast(R, current_executor.get().run_step(self, args, kwargs))
 
 
 def step(
@@ -118,9 +127,9 @@ def pause(seconds: float) -> None:
 
 def current_run() -> str:
     """The id of the run that the running step works for."""
-    return current_flow.get().run.id
+    return current_executor.get().run.id
 
 
 def current_attempt() -> int:
     """Which attempt of the running step this is, from 1; above 1 an earlier one may have got half-way."""
-    return current_flow.get().attempt
+    return current_executor.get().attempt

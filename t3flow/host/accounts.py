@@ -5,7 +5,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 
 PRIVILEGE_TOOL = "setpriv"
 """util-linux. Never su or sudo: they put a process between us and the command, which then outlives us."""

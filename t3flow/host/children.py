@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t3flow import T3flowError
 from t3flow.engine.step import check_interrupt
-from t3flow.errors import T3flowError
 from t3flow.host.accounts import Account, command_as
 
 if TYPE_CHECKING:

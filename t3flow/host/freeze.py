@@ -5,10 +5,10 @@ import time
 from contextlib import suppress
 from typing import TypedDict
 
+from t3flow.engine.files import write_atomically
 from t3flow.engine.journal import Journal
-from t3flow.files import write_atomically
 from t3flow.host import records
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
 
 
 class Frozen(TypedDict):

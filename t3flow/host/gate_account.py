@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from loguru import logger
 
-from t3flow.errors import T3flowError
-from t3flow.host import processes
+from t3flow import T3flowError
 from t3flow.host.host import Host, uid_of
+from t3flow.host.processes import proc
 
 END_SECONDS = 10.0
 ROUND_SECONDS = 5.0
@@ -61,8 +61,8 @@ def shared_trouble(host: Host) -> str:
     with suppress(KeyError):
         if who.uid in PEOPLE and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
             return f"gate.user is {who.name}, whom a person may log in as: {mend}"
-    if others := processes.in_containers(processes.of_account(who.uid)):
-        what = f"{processes.described(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
+    if others := proc.in_containers(proc.of_account(who.uid)):
+        what = f"{proc.described(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
         return f"{what}: usermod --uid NUMBER {who.name}, with one that nothing else has"
     return ""
 
@@ -89,7 +89,7 @@ def end_all(host: Host) -> int:
         if ended.code == 0 and not left:
             break
         if time.monotonic() > deadline:
-            what = processes.described(left[:3]) or ended.last_line
+            what = proc.described(left[:3]) or ended.last_line
             raise ProcessesLeft(
                 f"what runs as the account {who.name} does not end ({what}), so nothing is copied: "
                 f"see what it hangs in (ps -o pid,stat,wchan,args -u {who.name})"
@@ -101,4 +101,4 @@ def end_all(host: Host) -> int:
 
 
 def _living(uid: int) -> list[int]:
-    return [pid for pid in processes.of_account(uid) if processes.is_there(pid)]
+    return [pid for pid in proc.of_account(uid) if proc.is_there(pid)]

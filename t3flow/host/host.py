@@ -7,15 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.errors import T3flowError
-from t3flow.host import environment_file, everybody
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
-from t3flow.host.services import ServerState, ServiceError, Services, services_of
-from t3flow.host.unit_facts import UnitFacts
-from t3flow.settings import Settings
-from t3flow.usermap import MappedUser, UserMap, read_user_map
+from t3flow.host.services import environment_files
+from t3flow.host.services.manager import ServerState, ServiceError, Services, services_of
+from t3flow.host.services.unit_facts import UnitFacts
+from t3flow.settings.load import Settings
+from t3flow.settings.user_map import MappedUser, UserMap, read_user_map
 
 CHILDREN_LOCK = "children.lock"
 COMMANDS_LOCK = "commands.lock"
@@ -57,10 +57,6 @@ class Host:
             self._known_map[:] = [(now, mark, found)]
         return found
 
-    def everybody(self) -> list[str]:
-        """Every account that may have a t3 here: those of the map, then those that it leaves out or refuses. Raises UserMapError, ServiceError."""
-        return everybody.accounts(self)
-
     def mapped(self, user: str) -> MappedUser:
         """One user of the map. Raises HostError for one who is not in it."""
         for entry in self.user_map().users:
@@ -93,7 +89,7 @@ class Host:
             value = asked
         else:
             try:
-                known = environment_file.read(files, facts.environment if facts else None)
+                known = environment_files.read(files, facts.environment if facts else None)
             except OSError as error:
                 path = Path(error.filename or path)
                 raise HostError(f"{path} cannot be read ({error.strerror}): it must say T3_PORT=PORT") from error

@@ -13,11 +13,13 @@ from typing import Any
 from loguru import logger
 
 from t3flow.engine.journal import Journal
-from t3flow.host import ports, processes, records, running, slots
+from t3flow.host import records, slots
 from t3flow.host.clock import ServerClock
 from t3flow.host.host import Host
-from t3flow.host.owned import OwnerProblem, OwnerReader
-from t3flow.host.services import ServerState
+from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.processes import ports, proc
+from t3flow.host.services import running_version
+from t3flow.host.services.manager import ServerState
 from t3flow.t3.activity import QUEUED_WORK
 from t3flow.t3.unknown import MARK
 
@@ -60,9 +62,9 @@ def look_at_unit(host: Host, user: str, server: ServerState) -> Unit:
     pids = host.services.pids_of(user, server)
     listener = ports.listener(host.port(user), pids) or server.main_pid
     versions_dir = host.settings.paths.versions_dir
-    version = running.in_slot(running.chain_of(listener), versions_dir)
+    version = running_version.in_slot(running_version.chain_of(listener), versions_dir)
     slot = f"{slots.slot_path(versions_dir, version).resolve()}" if version else ""
-    return Unit(listener, processes.programs_of_server(listener, pids, slot), pids)
+    return Unit(listener, proc.programs_of_server(listener, pids, slot), pids)
 
 
 def read_idleness(
@@ -93,9 +95,7 @@ def judge(
     clock = clock_of(server, unit.server)
     if clock is None:
         return doubt("the server's age cannot be told", deferral.max_check_interval_s)
-    agents, others = processes.at_work(
-        unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes)
-    )
+    agents, others = proc.at_work(unit.server, unit.pids, unit.programs, tuple(host.settings.serve.agent_processes))
     answer = reader.read(list(unit.pids), read_seconds)
     note_unknown(host.journal, user, str(answer.get("unknown") or ""))
     if answer.get("unknown"):
@@ -115,7 +115,7 @@ def clock_of(server: ServerState, pid: int) -> ServerClock | None:
 
     Its manager noted the start of the main process: the server may be younger, by what both say of their age.
     """
-    age, age_of_main = processes.age_seconds(pid), processes.age_seconds(server.main_pid or pid)
+    age, age_of_main = proc.age_seconds(pid), proc.age_seconds(server.main_pid or pid)
     if age is None or age_of_main is None or server.started_wall is None:
         return None
     return ServerClock(time.time(), age, server.started_wall + age_of_main - age)

@@ -5,7 +5,7 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
-from t3flow.files import link_atomically, sync_folder, write_atomically
+from t3flow.engine.files import link_atomically, sync_folder, write_atomically
 from t3flow.t3.commands import MINTING
 from t3flow.t3.processes import PROGRAM
 

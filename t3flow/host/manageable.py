@@ -10,17 +10,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from t3flow.errors import T3flowError
-from t3flow.host import processes, slots
+from t3flow import T3flowError
+from t3flow.host import slots
 from t3flow.host.accounts import is_root
 from t3flow.host.host import Host, uid_of
-from t3flow.host.services import ServerState
-from t3flow.host.unit_facts import UnitFacts
+from t3flow.host.processes import proc
+from t3flow.host.services.manager import ServerState
+from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.t3 import commands, files
 
 SERVE = commands.SERVE[0]
 WALK_SECONDS = 1.0
-_walk = processes.SharedWalk(WALK_SECONDS)
+_walk = proc.SharedWalk(WALK_SECONDS)
 """One walk of /proc serves all users that are looked at within a second: 300 checks one after another do not walk it 300 times."""
 
 
@@ -48,7 +49,7 @@ def why_unmanaged(host: Host, user: str, server: ServerState, serving: list[int]
         return trouble
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
     if serving and (foreign := sorted(set(serving) - {*_of_unit(host, user, server)})):
-        words = " ".join(processes.command_line(foreign[0]))[:80]
+        words = " ".join(proc.command_line(foreign[0]))[:80]
         return (
             f"process {foreign[0]} ({printable(words)}) serves {host.base_dir(user)} beside {server.unit}: "
             f"end it for good (see systemctl --user --machine={user}@ list-units), or take the user out of the user map"
@@ -140,13 +141,13 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for uid, theirs in of_uid.items():
         for pid in there.get(uid, []):
-            words = processes.command_line(pid)
+            words = proc.command_line(pid)
             if SERVE not in words[1:]:
                 continue
             opened: list[str] | None = None
             for base, user in theirs:
                 if not _names(words, base):
-                    opened = list(processes.opened(pid)) if opened is None else opened
+                    opened = list(proc.opened(pid)) if opened is None else opened
                 if _names(words, base) or _has_open(opened or [], base):
                     found.setdefault(user, []).append(pid)
     return found

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from t3flow.files import DiskError, make_folder
+from t3flow.engine.files import DiskError, make_folder
 from t3flow.host.host import Host
 
 TRIAL = ".trial.partial"

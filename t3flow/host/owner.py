@@ -1,78 +1,101 @@
-"""What is done inside a home, as its owner: a program of its own, of the standard library and `t3flow.t3`, that root never runs as itself.
+"""Work inside a home: `owner.py`, run as the home's owner."""
 
-usage: owner.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout; `{"problem": TEXT}` when it cannot be done.
-
-  state BASE_DIR              waits for a line `go PID PID …` on stdin, then reads work, schemas and fingerprint of what these have open
-  schema BASE_DIR [KEPT]      the applied migrations of each database, or of those kept in userdata/KEPT
-  rows BASE_DIR               how many rows each table of each database has
-  backup BASE_DIR BOX MARK    a consistent copy of the whole state into BOX, checked; none if its fingerprint is still MARK (JSON)
-  restore BASE_DIR KEPT JSON  puts `{"files": {NAME: DESCRIPTOR}, "aside": [NAME] | null}` in place, what is there kept in userdata/KEPT
-  put-back BASE_DIR KEPT      moves what is kept in userdata/KEPT back into place, what is there kept in userdata/KEPT-undone
-  schemas BASE_DIR FOLDER NAME...  the applied migrations of snapshots that the owner once wrote into a folder
-  kept BASE_DIR               what is kept in userdata/replaced-*: name, size, time, schema level, files
-  backup-kept BASE_DIR BOX KEPT  a consistent copy of such a one into BOX, checked
-  drop-kept BASE_DIR KEPT     removes such a one
-"""
-
-import json
-import sqlite3
+import os
+import select
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # isolated, Python looks there for nothing
+from t3flow.host import children
+from t3flow.host.children import SaidTooMuch, TookTooLong
+from t3flow.host.host import Host
+from t3flow.host.owner_answers import MAX_ANSWER_BYTES, OwnerProblem, one_line, parse_answer, require
 
-from t3flow.home import aside, copies, database, replacing, work
-from t3flow.home.database import Problem
-from t3flow.t3 import files
+__all__ = ["OwnerProblem", "OwnerReader", "owner_command", "run_as_owner"]
 
-ROWS_SECONDS = 5.0
-
-
-def state(folder: Path) -> dict[str, Any]:
-    """Say that this program has started, and read once it is told to."""
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    asked, *pids = sys.stdin.readline().split() or [""]
-    return work.state(folder, [int(pid) for pid in pids if asked == "go" and pid.isdigit()])
+PROGRAM = Path(__file__).with_name("home") / "program.py"
+START_SECONDS = 10.0
 
 
-def restore(folder: Path, kept: str, asked: str) -> dict[str, Any]:
-    """Restore what JSON asks for."""
-    wanted = json.loads(asked)
-    return replacing.restore(folder, kept, wanted["files"], wanted["aside"])
+def owner_command(command: str, base_dir: Path, *arguments: str) -> list[str]:
+    """The command line of `owner.py`: an isolated interpreter, so that nothing of the user's is imported."""
+    return [sys.executable, "-I", str(PROGRAM), command, str(base_dir), *arguments]
 
 
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "state": state,
-    "schema": lambda folder, *kept: {
-        "schema": database.schemas(aside.kept_folder(folder, kept[0]) if kept else folder)
-    },
-    "rows": lambda folder: {"rows": database.row_counts(folder, ROWS_SECONDS)},
-    "backup": lambda folder, box, known: copies.copy_set(folder, Path(box), json.loads(known)),
-    "restore": restore,
-    "put-back": replacing.put_back,
-    "schemas": lambda folder, top, *names: {name: aside.schema_or_reason(Path(top) / name) for name in names},
-    "kept": aside.list_kept,
-    "backup-kept": lambda folder, box, kept: copies.copy_set(aside.kept_folder(folder, kept), Path(box), None),
-    "drop-kept": aside.drop_kept,
-}
-
-
-def main(arguments: list[str]) -> int:
-    """Run one command; every failure is a `problem` in the answer."""
-    command, base_dir, *more = arguments
+def run_as_owner(
+    host: Host,
+    user: str,
+    command: str,
+    *arguments: str,
+    timeout_seconds: float,
+    stdin: int = subprocess.DEVNULL,
+    descriptors: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Runs one command of `owner.py` for a user, with `descriptors` left open. Raises OwnerProblem with what went wrong."""
     try:
-        answer = COMMANDS[command](files.userdata(Path(base_dir)), *more)
-    except (Problem, sqlite3.Error, OSError, OverflowError) as error:
-        code = getattr(error, "sqlite_errorcode", None), getattr(error, "errno", None)
-        is_full = code[0] == sqlite3.SQLITE_FULL or code[1] in copies.FULL
-        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        answer = {"problem": copies.DISK_IS_FULL if is_full else where}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
+        finished = host.children.run(
+            owner_command(command, host.base_dir(user), *arguments),
+            who=host.account(user),
+            timeout_seconds=timeout_seconds,
+            stdin=stdin,
+            descriptors=descriptors,
+        )
+    except (TookTooLong, SaidTooMuch) as error:
+        raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
+    if finished.code != 0:
+        raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")
+    return parse_answer(finished.stdout)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+class OwnerReader:
+    """A reader of one user's database that has started and waits: so the server is held still for the reading alone."""
+
+    def __init__(self, host: Host, user: str) -> None:
+        self._child = host.children.start(
+            owner_command("state", host.base_dir(user)), who=host.account(user), stdin=subprocess.PIPE
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            if self._line(START_SECONDS) != b"ready\n":
+                raise OwnerProblem("the reader of the database did not start")
+        except BaseException:
+            children.end(self._child)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        children.end(self._child)
+
+    def read(self, pids: Sequence[int], timeout_seconds: float) -> dict[str, Any]:
+        """What `owner.py state` says now of the databases that these processes have open. Raises OwnerProblem, also when it takes too long."""
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(f"go {' '.join(str(pid) for pid in pids)}\n".encode())
+            self._child.stdin.flush()
+        except OSError as error:
+            raise OwnerProblem("the reader of the database is gone") from error
+        answer = parse_answer(self._line(timeout_seconds))
+        require(answer, "live", "schema", "level", "work", "newest", "due", "fingerprint", "unknown")
+        return answer
+
+    def _line(self, timeout_seconds: float) -> bytes:
+        assert self._child.stdout is not None
+        deadline = time.monotonic() + timeout_seconds
+        text = b""
+        waiting = select.poll()  # select() takes no descriptor above 1023
+        waiting.register(self._child.stdout, select.POLLIN)
+        while not text.endswith(b"\n") and len(text) < MAX_ANSWER_BYTES:
+            if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise OwnerProblem(f"reading the database took over {timeout_seconds:g} s")
+            part = os.read(self._child.stdout.fileno(), 65536)
+            if not part:
+                break
+            text += part
+        return text

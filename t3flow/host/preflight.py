@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from t3flow.host import launcher, mounts, slots
 from t3flow.host.host import Host
-from t3flow.settings import Settings
+from t3flow.settings.load import Settings
 
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

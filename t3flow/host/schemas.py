@@ -7,9 +7,9 @@ the version's own, and a state when it knows each of its databases.
 from collections.abc import Mapping
 
 from t3flow.host import records
-from t3flow.host.answers import require
 from t3flow.host.host import Host
-from t3flow.host.owned import run_as_owner
+from t3flow.host.owner import run_as_owner
+from t3flow.host.owner_answers import require
 from t3flow.host.records import Schemas
 from t3flow.t3 import files, ledger
 

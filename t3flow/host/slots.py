@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from t3flow.errors import T3flowError
-from t3flow.files import (
+from t3flow import T3flowError
+from t3flow.engine.files import (
     link_atomically,
     make_folder,
     one_component,
@@ -23,7 +23,7 @@ from t3flow.files import (
     sync_folder,
     write_atomically,
 )
-from t3flow.host import processes
+from t3flow.host.processes import proc
 from t3flow.t3.processes import PROGRAM as PROGRAM
 
 MANIFEST = ".t3flow.json"
@@ -269,8 +269,8 @@ def running_versions(versions_dir: Path) -> dict[str, int]:
     """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
     prefix = f"{versions(versions_dir).resolve()}/"
     found: dict[str, int] = {}
-    for pid in processes.all_others():
-        for word in (*processes.command_line(pid), processes.executable(pid)):
+    for pid in proc.all_others():
+        for word in (*proc.command_line(pid), proc.executable(pid)):
             if word.startswith(prefix):
                 found.setdefault(word[len(prefix) :].partition("/")[0], pid)
     return found
@@ -298,7 +298,7 @@ def remove_partials(versions_dir: Path) -> None:
 def running_version(main_pid: int, versions_dir: Path) -> str | None:
     """The version whose slot a server was started from, by its command line."""
     prefix = f"{versions(versions_dir).resolve()}/"
-    for word in processes.command_line(main_pid):
+    for word in proc.command_line(main_pid):
         if word.startswith(prefix):
             return word[len(prefix) :].partition("/")[0]
     return None

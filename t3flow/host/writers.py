@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from t3flow.host import processes
 from t3flow.host.host import Host
-from t3flow.host.services import ServerState
+from t3flow.host.processes import proc
+from t3flow.host.services.manager import ServerState
 from t3flow.t3 import files
 
 MOST_NAMED = 3
@@ -30,7 +30,7 @@ def _writers(host: Host, user: str, server: ServerState, database: str) -> str:
     """Return the processes of a user that have a database or its log open for writing."""
     unit = host.services.pids_of(user, server)
     wanted = {f"{database}{suffix}" for suffix in ("", *files.LOG_SUFFIXES)}
-    others = [pid for pid in processes.of_account(host.account(user).uid) if pid not in unit]
+    others = [pid for pid in proc.of_account(host.account(user).uid) if pid not in unit]
     inside = [pid for pid in unit if _writes(pid, wanted)]
     outside = [pid for pid in others if _writes(pid, wanted, str(host.base_dir(user)))]
     found = [f"{_named(pid)} of {server.unit}" for pid in inside]
@@ -42,7 +42,7 @@ def _writers(host: Host, user: str, server: ServerState, database: str) -> str:
 
 def _named(pid: int) -> str:
     """A process by its program: threads of Node rename it."""
-    return f"{Path(processes.executable(pid)).name or processes.name_of(pid)} (pid {pid})"
+    return f"{Path(proc.executable(pid)).name or proc.name_of(pid)} (pid {pid})"
 
 
 def _writes(pid: int, names: Collection[str], below: str = "") -> bool:

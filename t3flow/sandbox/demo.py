@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.errors import T3flowError
-from t3flow.files import in_memory
+from t3flow import T3flowError
+from t3flow.engine.files import in_memory
 from t3flow.sandbox import real
 from t3flow.sandbox.enter import enter, has_own_network, is_inside
 from t3flow.sandbox.host import Sandbox

@@ -10,22 +10,22 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from t3flow import settings as settings_module
-from t3flow.consumer import open_journal, prepare
 from t3flow.engine.journal import Journal
-from t3flow.host import npm, slots
+from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
+from t3flow.host.npm import packages
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
-from t3flow.settings import Settings
+from t3flow.service.consumer import open_journal, prepare
+from t3flow.settings import load as settings_module
+from t3flow.settings.load import Settings
 
 PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
@@ -165,7 +165,7 @@ class Sandbox:
     def start_registry(self) -> None:
         """Starts the registry and points npm at it."""
         self.registry_port = free_port()
-        self._python("registry", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
+        self._python("registry_server", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
         self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
         self.until(lambda: self._listens(self.registry_port), "the registry listens")
 
@@ -207,8 +207,8 @@ class Sandbox:
         staging = self.top / "scratch" / "first"
         staging.mkdir()
         with environment_of(self.environment):
-            note = {"origin": npm.install(host, version, staging)}
-            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", npm.node_path(), note)
+            note = {"origin": packages.install(host, version, staging)}
+            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", packages.node_path(), note)
         shutil.rmtree(staging)
 
     def lead(self, user: str, version: str) -> None:
@@ -293,29 +293,29 @@ class Sandbox:
 
     def control(self, user: str, path: str, **body: Any) -> dict[str, Any]:
         """Makes a user's stand-in server do what a person would: `turn/start`, `turn/end`, `terminal`."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[user]}/__standin/{path}", json.dumps(body).encode(), method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=5) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+        url = f"http://127.0.0.1:{self.ports[user]}/__standin/{path}"
+        answer = http_client.request(url, method="POST", body=json.dumps(body).encode(), timeout_seconds=5)
+        found = answer.json_object()
+        if answer.status != 200 or found is None:
+            raise AssertionError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
+        return found
 
     def pairs(self, user: str, tries: int = 3) -> bool:
         """Whether the user can pair through the dispatch now, and the session is good. A person tries again: t3's mint waits for no lock."""
-        from t3flow.host import pairing
+        from t3flow.host.pairing import probe as pairing_probe
 
         for _ in range(tries):
-            with suppress(pairing.NotPaired):
-                pairing.pair_once(open_host(self.settings, self.journal), user)
+            with suppress(pairing_probe.NotPaired):
+                pairing_probe.pair_once(open_host(self.settings, self.journal), user)
                 return True
             time.sleep(AGAIN_SECONDS)
         return False
 
     def await_pairing(self, user: str) -> None:
         """Waits until a user whose server was started can pair."""
-        from t3flow.host import pairing
+        from t3flow.host.pairing import probe as pairing_probe
 
-        pairing.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
+        pairing_probe.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""
@@ -365,7 +365,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends all that the sandbox started."""
-        for name in ("consumer", "dispatch", "registry", "supervisor"):
+        for name in ("consumer", "dispatch", "registry_server", "supervisor"):
             if name in self.processes:
                 group = self.processes[name].pid
                 self.end(name)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from t3flow.versions import parse
+from t3flow.t3.versions import parse
 
 TEMPLATE = Path(__file__).parent / "standin"
 PACKAGE = "t3"

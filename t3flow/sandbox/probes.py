@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from t3flow.engine.journal import Event
-from t3flow.host import pairing
 from t3flow.host.host import HostError, open_host
+from t3flow.host.pairing import probe
 from t3flow.sandbox.host import Sandbox
 
 PAUSE_SECONDS = 0.1
@@ -63,8 +63,8 @@ def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUS
             mark, server_mark = (path.stat().st_size if path.exists() else 0 for path in (log, server_log))
             began, cause = time.time(), ""
             try:
-                pairing.pair_once(host, user)
-            except (pairing.NotPaired, HostError) as error:
+                probe.pair_once(host, user)
+            except (probe.NotPaired, HostError) as error:
                 with log.open(errors="replace") as lines:
                     lines.seek(mark)
                     logged = [line.strip() for line in lines if f" {user} " in line and "paired" not in line]

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import t3flow
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
 

@@ -1,12 +1,11 @@
-"""usage: python -m t3flow.sandbox.registry --folder DIR [--port PORT]: a local npm registry with a few packages.
+"""A local npm registry with a few packages. `registry_server.py` serves it.
 
 Its client is the real npm. Its state is files, read at each request, so that any process can publish or break it while
 it runs: `DIR/tarballs/PACKAGE/VERSION.tgz` (a scope's slash is written %2f), and `DIR/registry.json` = {"packages": {PACKAGE:
 {"tags": {TAG: VERSION}, "times": {VERSION: TIME}, "attested": {VERSION: true}}}, "faults": [{FAULT: VALUE}], "token":
-{"sha256": OF_THE_TOKEN}}; what it signed is below `DIR/signing`. `registry_server.py` serves it.
+{"sha256": OF_THE_TOKEN}}; what it signed is below `DIR/signing`.
 """
 
-import argparse
 import base64
 import fcntl
 import hashlib
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from t3flow.sandbox import signing
-from t3flow.sandbox.serving import serve_until_terminated
 
 PACKAGE = "t3"
 IN_ABBREVIATED = {
@@ -322,18 +320,3 @@ def _read_tarball(path: Path, changed_ns: int, size_bytes: int) -> tuple[dict[st
 
 def _time_text(epoch_seconds: float) -> str:
     return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def main() -> None:
-    """Serves until it is ended."""
-    from t3flow.sandbox.registry_server import RegistryServer
-
-    parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.registry")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    serve_until_terminated(RegistryServer(Registry(arguments.folder), arguments.port))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,16 @@
-"""The HTTP side of the local npm registry: answers what its folder says, and breaks as its faults say."""
+"""usage: python -m t3flow.sandbox.registry_server --folder DIR [--port PORT]: serves the local npm registry and its faults."""
 
+import argparse
 import hashlib
 import json
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
-from t3flow.sandbox.serving import LocalServer
-
-if TYPE_CHECKING:
-    from t3flow.sandbox.registry import Registry
+from t3flow.sandbox.registry import Registry
+from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 
 ABBREVIATED = "application/vnd.npm.install-v1+json"
 ATTESTATIONS = "/-/npm/v1/attestations/"
@@ -25,7 +24,7 @@ KEY_REPOSITORY = {
 class RegistryServer(LocalServer):
     """Serves a Registry on 127.0.0.1; port 0 takes a free one."""
 
-    def __init__(self, registry: "Registry", port: int = 0) -> None:
+    def __init__(self, registry: Registry, port: int = 0) -> None:
         self.registry = registry
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -131,3 +130,16 @@ def package_of(path: str) -> str:
         return path.removeprefix("/-/package/").removesuffix(DIST_TAGS)
     name = path[1:].partition("/-/")[0]
     return "" if name.startswith(("-/", "tuf/")) else name
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.registry_server")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--folder", type=Path, required=True)
+    arguments = parser.parse_args()
+    serve_until_terminated(RegistryServer(Registry(arguments.folder), arguments.port))
+
+
+if __name__ == "__main__":
+    main()

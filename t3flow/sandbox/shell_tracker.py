@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from t3flow.consumer import open_journal, prepare
-from t3flow.host.old_tracker import TIMERS
+from t3flow.adoption.shell_tracker import TIMERS
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal, prepare
 
 
 def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dict[str, Any] | None = None) -> None:

@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 from t3flow.sandbox.tree import living
 from t3flow.sandbox.unit import Options, Refused, Unit
 from t3flow.sandbox.users import is_name

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t3flow.errors import T3flowError
+from t3flow import T3flowError
 from t3flow.sandbox.tree import Process, members
 from t3flow.sandbox.unit_file import UnitFile, read_unit_file
 from t3flow.sandbox.users import base_dir_of, environment_of, port_of

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from t3flow.errors import T3flowError
-from t3flow.host import environment_file
-from t3flow.usermap import USER_NAME
+from t3flow import T3flowError
+from t3flow.host.services import environment_files
+from t3flow.settings.user_map import USER_NAME
 
 SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 """The variable that tells the launcher, in a sandbox, whose version to run."""
@@ -21,7 +21,7 @@ def port_of(serve_env_dir: Path, user: str) -> int:
         raise UserError(f"{user!a} cannot name a user")
     path = serve_env_dir / f"{user}.env"
     try:
-        found = environment_file.parse(path.read_text()).get("T3_PORT", "")
+        found = environment_files.parse(path.read_text()).get("T3_PORT", "")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not (found.isascii() and found.isdigit() and 0 < int(found) < 65536):

@@ -56,7 +56,7 @@ UNITS = {
         """,
     "lab-registry.service": f"""
         [Service]
-        ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.registry --port {REGISTRY_PORT} --folder /srv/registry
+        ExecStart=/usr/bin/env {" ".join(LAB)} python3 -m t3flow.sandbox.registry_server --port {REGISTRY_PORT} --folder /srv/registry
         [Install]
         WantedBy=multi-user.target
         """,

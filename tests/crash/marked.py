@@ -16,12 +16,12 @@ from typing import Any
 
 from tracer import MARK_DESCRIPTOR
 
-from t3flow import consumer
 from t3flow.cli import main
+from t3flow.engine.files import write_atomically
 from t3flow.engine.flow import Flow
 from t3flow.engine.runs import send_signal
 from t3flow.engine.step import STEPS
-from t3flow.files import write_atomically
+from t3flow.service import consumer
 
 counted: Counter[str] = Counter()
 perform = Flow._perform

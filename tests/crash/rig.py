@@ -24,14 +24,16 @@ import psutil
 from tracer import Point
 
 from t3flow.cli.base import hint
-from t3flow.consumer import JOURNAL, open_journal
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.runs import new_run
-from t3flow.host import freeze, pairing, processes, slots
+from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
-from t3flow.host.services import SUPERVISOR_SOCKET
+from t3flow.host.pairing import probe
+from t3flow.host.processes import proc
+from t3flow.host.services.manager import SUPERVISOR_SOCKET
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import PACKAGE
+from t3flow.service.consumer import JOURNAL, open_journal
 
 HERE = Path(__file__).parent
 LEVEL30 = HERE.parent / "data" / "state-level30.sqlite"
@@ -200,7 +202,7 @@ class Rig:
             self.box.kill(name)
         prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
         self.box.until(
-            lambda: not processes.using(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
+            lambda: not proc.using(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
         )
         self.journal.let_go()
         still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]
@@ -250,8 +252,8 @@ class Rig:
         if assigned != version:
             found.wrong.append(f"{user} is assigned {assigned}, not {version}")
         try:
-            pairing.verify(self.host, user, version, 5)
-        except pairing.NotPaired as error:
+            probe.verify(self.host, user, version, 5)
+        except probe.NotPaired as error:
             found.wrong.append(f"{user} cannot pair on {version}: {error}")
         if self.box.level(user) != level:
             found.wrong.append(f"the database of {user} is at level {self.box.level(user)}, not {level}")

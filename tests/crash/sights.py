@@ -10,8 +10,9 @@ from typing import Any
 
 from rig import Attempt, Rig
 
-from t3flow.home.replacing import MANIFEST
-from t3flow.host import freeze, kept, records, slots
+from t3flow.host import freeze, records, slots
+from t3flow.host.backups import replaced
+from t3flow.host.home.replace import MANIFEST
 from t3flow.t3.files import IDENTITY_FILES
 
 STATE_FILES = {*("state.sqlite", "state.sqlite-wal", "state.sqlite-shm"), *IDENTITY_FILES, MANIFEST}
@@ -40,12 +41,12 @@ def rows(database: Path) -> Rows:
 
 def kept_names(rig: Rig, user: str) -> set[str]:
     """The names under which databases of a user are kept aside."""
-    return {path.name for path in rig.box.database(user).parent.glob(f"{kept.PREFIX}*")}
+    return {path.name for path in rig.box.database(user).parent.glob(f"{replaced.PREFIX}*")}
 
 
 def noted_versions(rig: Rig, user: str, besides: set[str]) -> list[str]:
     """The versions that are noted to have written databases kept of a user, but those that were kept before."""
-    noted = kept.wrote(rig.journal)
+    noted = replaced.wrote(rig.journal)
     return [version for (of, name), version in noted.items() if of == user and name not in besides]
 
 

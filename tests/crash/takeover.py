@@ -14,11 +14,12 @@ from rig import FIRST, Attempt, Rig
 from scenes import NEXT
 from sights import accepted_is, expect, unrecorded
 
-from t3flow.adopting import ADOPTED
-from t3flow.consumer import open_journal
+from t3flow.adoption.adopt import ADOPTED
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, launcher, records, running, slots
+from t3flow.host import freeze, launcher, records, slots
+from t3flow.host.services import running_version
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 from t3flow.tasks import ACCEPTED
 
 LED_TO = {"ada": NEXT, "grace": NEXT, "linus": FIRST}
@@ -117,7 +118,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(found, "levels", levels(rig), LEVELS)
     if not remembered(rig).exists():
         shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
-    noted = records.fact(rig.journal, running.OLD_SERVERS) or {}
+    noted = records.fact(rig.journal, running_version.OLD_SERVERS) or {}
     expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
     expect(
         found,
@@ -140,7 +141,7 @@ def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: st
     expect(found, "levels", levels(rig), before["levels"])
     expect(found, "deferrals", records.deferrals(rig.journal), [])
     rig.wait(lambda: not under_way(rig), "no drain is left")
-    for fact in (ADOPTED, running.OLD_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
+    for fact in (ADOPTED, running_version.OLD_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
         expect(found, f"the fact {fact}", records.fact(rig.journal, fact), None)
     expect(found, "whether ada pairs", rig.box.pairs("ada"), True)
     is_at_rest(rig, found, ended)

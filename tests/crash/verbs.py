@@ -10,11 +10,12 @@ from rig import BUSY, Attempt, Rig
 from scenes import write
 from sights import Rows, accepted_is, expect, frozen_for, kept_names, noted_versions, one_is_kept, rows, unrecorded
 
-from t3flow.consumer import open_journal
 from t3flow.engine.journal import Run
-from t3flow.host import kept, records, slots
+from t3flow.host import records, slots
+from t3flow.host.backups import replaced
 from t3flow.host.host import open_host
 from t3flow.sandbox.packages import PACKAGE
+from t3flow.service.consumer import open_journal
 
 ADA = "ada"
 FAILS = [{"fault": "pairing_500", "when": {"not_scratch": True}}]
@@ -201,4 +202,4 @@ def go_on(rig: Rig) -> None:
     journal = open_journal(rig.settings)
     for user in rig.box.users:
         for name in kept_names(rig, user):
-            kept.drop(open_host(rig.settings, journal), kept.Kept(user, name, 0, 0, None, {}, ""), force=True)
+            replaced.drop(open_host(rig.settings, journal), replaced.Kept(user, name, 0, 0, None, {}, ""), force=True)

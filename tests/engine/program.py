@@ -11,11 +11,11 @@ from huey.consumer import Consumer
 from t3flow.engine import flow as flows
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import NotYet
-from t3flow.engine.flow import Flow
+from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
-from t3flow.engine.step import current_flow, pause, step
+from t3flow.engine.step import pause, step
 
 TRACE = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(os.devnull)
 
@@ -71,7 +71,7 @@ def program_long() -> None:
 
 def chain(length: int, fail: bool = False) -> Outcome:
     """Puts numbers one after the other, polls in the middle; fails at the end if told to."""
-    flow: Flow = current_flow.get()
+    flow: Flow = current_flow()
     with flow.lock(HOST_LOCK), flow.saga():
         for number in range(length):
             program_put(number)
@@ -84,7 +84,7 @@ def chain(length: int, fail: bool = False) -> Outcome:
 
 def deadly() -> Outcome:
     """Has a step that kills its consumer."""
-    with current_flow.get().saga():
+    with current_flow().saga():
         program_put(1)
         program_die()
     return Outcome("done")
@@ -98,7 +98,7 @@ def long() -> Outcome:
 
 def laps(count: int) -> Outcome:
     """Puts numbers in a loop, each in a saga of its own, and starts over with an empty history again and again."""
-    flow: Flow = current_flow.get()
+    flow: Flow = current_flow()
     number = int(flow.carried.get("number", 0))
     while number < count:
         flow.start_over_if_long(number=number)

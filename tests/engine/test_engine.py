@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from support import begin, deliver, kinds, open_engine, queue_of, settle, take, watching
 
+from t3flow import T3flowError
 from t3flow.engine import engine as engines
 from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
+from t3flow.engine.flow import current_flow
 from t3flow.engine.journal import Journal, JournalError, append_event
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
-from t3flow.engine.step import STEPS, current_flow, pause, step
-from t3flow.errors import T3flowError
+from t3flow.engine.step import STEPS, pause, step
 
 EFFECTS: list[str] = []
 
@@ -113,7 +114,7 @@ def polling(times: int) -> Outcome:
 
 def saga(fail: str) -> Outcome:
     """A change of three parts."""
-    flow = current_flow.get()
+    flow = current_flow()
     try:
         with flow.saga():
             add("1")
@@ -134,7 +135,7 @@ def saga(fail: str) -> Outcome:
 
 def settled_then_failing() -> Outcome:
     """The first saga is settled before the outer fails."""
-    flow = current_flow.get()
+    flow = current_flow()
     with flow.saga():
         add("outer")
         with flow.saga():
@@ -144,7 +145,7 @@ def settled_then_failing() -> Outcome:
 
 def bug() -> Outcome:
     """A step with a mistake."""
-    with current_flow.get().saga():
+    with current_flow().saga():
         add("1")
         buggy()
     return Outcome("done")
@@ -152,7 +153,7 @@ def bug() -> Outcome:
 
 def exclusive(name: str) -> Outcome:
     """Works alone."""
-    with current_flow.get().lock(HOST_LOCK):
+    with current_flow().lock(HOST_LOCK):
         add(name)
         poll(1)
         add(f"{name}'")
@@ -172,7 +173,7 @@ def poll_twice() -> None:
 def interruptible() -> Outcome:
     """Can be stopped half-way, and says by what."""
     try:
-        with current_flow.get().saga():
+        with current_flow().saga():
             add("1")
             long_work()
     except Interrupted as interrupted:
@@ -182,7 +183,7 @@ def interruptible() -> Outcome:
 
 def shielded() -> Outcome:
     """Holds signals back for a while."""
-    flow = current_flow.get()
+    flow = current_flow()
     try:
         with flow.shielded():
             add("1")

@@ -9,10 +9,10 @@ from support import begin, deliver, open_engine, settle
 from t3flow.cli.follow import event_line
 from t3flow.engine import flow as flows
 from t3flow.engine.errors import Interrupted, NotYet, UndoFailed
-from t3flow.engine.flow import LONG_HISTORY
+from t3flow.engine.flow import LONG_HISTORY, current_flow
 from t3flow.engine.history import CONTINUED
 from t3flow.engine.runs import HOST_LOCK, Outcome, send_signal
-from t3flow.engine.step import current_flow, step
+from t3flow.engine.step import step
 
 EFFECTS: list[str] = []
 
@@ -51,7 +51,7 @@ def think(number: int) -> int:
 
 def laps(count: int) -> Outcome:
     """A loop as a drain's: waits, then works alone; what it counts goes along."""
-    flow = current_flow.get()
+    flow = current_flow()
     number = int(flow.carried.get("number", 0))
     try:
         while number < count:
@@ -66,7 +66,7 @@ def laps(count: int) -> Outcome:
 
 def where_it_may_not(how: str) -> Outcome:
     """Offers to start over where something is not settled, or the host is held."""
-    flow = current_flow.get()
+    flow = current_flow()
     for number in range(LONG_HISTORY):
         think(number)
     try:
@@ -91,7 +91,7 @@ def many(count: int) -> Outcome:
 
 def many_undoable(count: int) -> Outcome:
     """Steps of one saga."""
-    with current_flow.get().saga():
+    with current_flow().saga():
         for number in range(count):
             lap(number)
     return Outcome("done")

@@ -11,10 +11,11 @@ from support import begin, kinds, open_engine, settle
 from t3flow import workflows
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import UndoFailed
+from t3flow.engine.flow import current_flow
 from t3flow.engine.history import History, digest
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import FORMER_STEPS, STEPS, current_flow, step
+from t3flow.engine.step import FORMER_STEPS, STEPS, step
 
 EFFECTS: list[str] = []
 LOST: list[str] = []
@@ -49,7 +50,7 @@ def look_at_it(what: str) -> str:
 def two(*names: str, end: str = "") -> Outcome:
     """Mounts, and fails if told to."""
     try:
-        with current_flow.get().saga():
+        with current_flow().saga():
             for name in names or ("a", "b"):
                 mount(name)
             look_at_it("all")

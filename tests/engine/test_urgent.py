@@ -16,10 +16,10 @@ from support import begin, deliver, kinds, open_engine, settle, watching
 
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import Interrupted, NotYet
-from t3flow.engine.flow import YIELD
+from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.journal import Run
 from t3flow.engine.runs import HOST_LOCK, Outcome, new_run, send_signal
-from t3flow.engine.step import current_flow, pause, step
+from t3flow.engine.step import pause, step
 from t3flow.engine.storages import CALL_SECONDS
 
 EFFECTS: list[str] = []
@@ -68,7 +68,7 @@ def patient() -> Outcome:
     yielded = 0
     while True:
         try:
-            with current_flow.get().lock(HOST_LOCK), current_flow.get().saga():
+            with current_flow().lock(HOST_LOCK), current_flow().saga():
                 make_ready("a")
                 long_trial()
             return Outcome("done", f"yielded {yielded} times")
@@ -78,7 +78,7 @@ def patient() -> Outcome:
 
 def urgent() -> Outcome:
     """Needs the host."""
-    with current_flow.get().lock(HOST_LOCK):
+    with current_flow().lock(HOST_LOCK):
         first_aid()
     return Outcome("done")
 

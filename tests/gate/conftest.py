@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from t3flow.consumer import open_journal
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 GONE_WITHIN_SECONDS = 2.0
 

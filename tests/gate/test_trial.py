@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from t3flow.host import cells
+from t3flow.host.cells import cells
 
 
 @pytest.mark.parametrize(("open_files", "key"), [(6, "problem"), (64, "checks")])
@@ -31,7 +31,7 @@ def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, k
         "bounds": cells.bounds([], 10**9),
     }
     finished = subprocess.run(
-        ["prlimit", f"--nofile={open_files}", *cells.python("t3flow.cell.trial")],
+        ["prlimit", f"--nofile={open_files}", *cells.python("t3flow.gate.cell.trial")],
         env=cells.environment(PATH="/usr/bin:/bin"),
         input=json.dumps(request).encode(),
         capture_output=True,

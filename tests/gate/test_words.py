@@ -2,7 +2,7 @@
 
 import pytest
 
-from t3flow.cell.words import clean, last_line
+from t3flow.gate.cell.output import clean, last_line
 
 NODE = """node:internal/modules/cjs/loader:1228
   throw err;

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from t3flow import workflows
-from t3flow.consumer import make_engine
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import RECORDED
 from t3flow.engine.history import digest, identity
@@ -17,7 +16,8 @@ from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import FORMER_STEPS, STEPS
 from t3flow.host import freeze, records
-from t3flow.settings import load
+from t3flow.service.consumer import make_engine
+from t3flow.settings.load import load
 
 History = dict[str, Any]
 HISTORIES = {

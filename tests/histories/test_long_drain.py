@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from t3flow import workflows
+from t3flow.deferrals.idleness import waiting_result
 from t3flow.engine.engine import Engine
 from t3flow.engine.flow import LONG_HISTORY
 from t3flow.engine.history import CONTINUED
@@ -13,7 +14,6 @@ from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import STEPS
-from t3flow.periods import waiting_result
 
 TRIES = 100
 

@@ -13,11 +13,12 @@ import psutil
 import pytest
 from scenes import write
 
-from t3flow.host import backups, idle
+from t3flow.host import idle
+from t3flow.host.backups import store
 from t3flow.host.host import Host
 from t3flow.host.idle import Idleness, Unit
-from t3flow.host.owned import OwnerProblem, OwnerReader
-from t3flow.host.services import ServerState
+from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.services.manager import ServerState
 
 QUIET = 900
 SERVER = """
@@ -85,7 +86,7 @@ def host(bare: Callable[..., Host]) -> Host:
 
 
 def database(host: Host) -> Path:
-    return backups.database_path(host, "ada")
+    return store.database_path(host, "ada")
 
 
 def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | None = None) -> None:

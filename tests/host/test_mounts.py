@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from t3flow import settings as settings_module
-from t3flow.consumer import open_journal, prepare
-from t3flow.doctor.versions import slots_are_whole
-from t3flow.files import DiskError
+from t3flow.engine.files import DiskError
 from t3flow.host import mounts
 from t3flow.host.host import open_host
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal, prepare
+from t3flow.settings import load as settings_module
+from t3flow.state.doctor.versions import slots_are_whole
 
 LOOK = "import sys; from pathlib import Path; from t3flow.host import mounts; print(mounts.trouble(Path(sys.argv[1])))"
 

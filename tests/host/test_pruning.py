@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 from scenes import write
 
-from t3flow import pruning, tasks
-from t3flow.doctor import history
+from t3flow import tasks
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import StepFailed
+from t3flow.engine.files import DiskError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.files import DiskError
-from t3flow.host import backups, kept, measured, records, reserve, slots
+from t3flow.host import journal_reserve, pruning, records, slots
+from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, take_charge
-from t3flow.host.owned import OwnerProblem
-from t3flow.host.services import Supervised
+from t3flow.host.owner import OwnerProblem
+from t3flow.host.services.manager import Supervised
+from t3flow.state.doctor import history
 
 
 class Managed(Supervised):
@@ -51,8 +52,8 @@ def lead(host: Host, user: str, version: str) -> None:
 
 def snapshot(host: Host, user: str, wrote: str, target: str) -> records.Backup:
     """A snapshot of a database that was written to since the last."""
-    write(backups.database_path(host, user), f"create table t{time.monotonic_ns()} (x)")
-    return backups.take(host, user, wrote=wrote, target=target, run="bump-1")
+    write(store.database_path(host, user), f"create table t{time.monotonic_ns()} (x)")
+    return store.take(host, user, wrote=wrote, target=target, run="bump-1")
 
 
 def names(host: Host) -> set[str]:
@@ -135,7 +136,7 @@ def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
     lead(host, "ada", VERSIONS[0])
     monkeypatch.setattr(tasks, "current_run", lambda: "bump-1")
     for target in VERSIONS[1:]:
-        write(backups.database_path(host, "ada"), f"create table t{time.monotonic_ns()} (x)")
+        write(store.database_path(host, "ada"), f"create table t{time.monotonic_ns()} (x)")
         assert tasks.back_up.function("ada", VERSIONS[0], target, False)["path"]
     assert len(names(host)) <= host.settings.backup.keep + 1
     assert on_disk(host) == names(host)
@@ -184,7 +185,7 @@ def test_records_that_cannot_be_dropped_are_dropped_later(
     for former, target in pairwise(VERSIONS[:10]):
         snapshot(host, "ada", former, target)
     records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
-    reserve.hold(host.settings.paths.state_dir)
+    journal_reserve.hold(host.settings.paths.state_dir)
     pages = host.journal.query("pragma page_count")[0][0]
     host.journal._connection("FULL").execute(f"pragma max_page_count = {pages}")
     fill(host)
@@ -224,9 +225,9 @@ test_pruning.on_a_small_disk(Path({config!r}), {what!r})
 
 def on_a_small_disk(config: Path, what: str) -> None:
     """What a process does that sees backups on a disk of 40 MB."""
-    from t3flow.consumer import open_journal
     from t3flow.host.host import open_host
-    from t3flow.settings import load
+    from t3flow.service.consumer import open_journal
+    from t3flow.settings.load import load
 
     settings = load(config, {})
     host = open_host(settings, open_journal(settings))
@@ -279,7 +280,7 @@ def test_pruning_works_on_a_disk_without_a_free_byte(bare: Callable[..., Host]) 
 def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> None:
     """40 MB, of which 32 stay free, and a database of 6 MB that is needed twice for a moment: refused with figures, and nothing is left of it."""
     host = bare()
-    database = backups.database_path(host, "ada")
+    database = store.database_path(host, "ada")
     write(database, "create table large as select randomblob(6000000) as bytes")
     said = small(host, "take")
     assert said.startswith("there is no room for the backup: it needs"), said
@@ -299,7 +300,7 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
     def take(*words: object) -> None:
         raise DiskError("the disk is full")
 
-    monkeypatch.setattr(measured, "take", take)
+    monkeypatch.setattr(durations, "take", take)
     monkeypatch.setattr(pruning, "make_room", lambda host, user: None)
     queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
     engine = Engine(host.journal, queue, {"copied": copied})
@@ -322,23 +323,23 @@ def copied(in_scratch: bool) -> Outcome:
 def test_a_large_claim_is_its_users_own_trouble(bare: Callable[..., Host]) -> None:
     """A database of more than any disk has, by a header and a hole: where there is room for what states take, the host is not at fault."""
     host = bare()
-    database = backups.database_path(host, "ada")
+    database = store.database_path(host, "ada")
     with open(database, "r+b") as file:
         file.seek(28)
         file.write((2**30).to_bytes(4, "big"))
         file.truncate(2**30 * 4096)
-    with pytest.raises((OwnerProblem, backups.BackupError), match=r"room|malformed|full"):
-        backups.take(host, "ada", wrote="1.0.0", target="2.0.0", run="bump-1")
+    with pytest.raises((OwnerProblem, store.BackupError), match=r"room|malformed|full"):
+        store.take(host, "ada", wrote="1.0.0", target="2.0.0", run="bump-1")
     assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
 
 
 def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = reserve.watch(tmp_path)
-    monkeypatch.setattr(reserve, "LOOK_SECONDS", 0.0)
+    look = journal_reserve.watch(tmp_path)
+    monkeypatch.setattr(journal_reserve, "LOOK_SECONDS", 0.0)
     look()
-    made = tmp_path / reserve.NAME
-    assert made.stat().st_blocks * 512 >= reserve.RESERVE_BYTES
-    monkeypatch.setattr(reserve, "LOW_BYTES", 2**62)
+    made = tmp_path / journal_reserve.NAME
+    assert made.stat().st_blocks * 512 >= journal_reserve.RESERVE_BYTES
+    monkeypatch.setattr(journal_reserve, "LOW_BYTES", 2**62)
     look()
     assert not made.exists()
 
@@ -346,12 +347,12 @@ def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pyt
 def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted: Callable[..., Host]) -> None:
     """A person alone drops them. Young ones are never named."""
     host = hosted()
-    userdata = backups.database_path(host, "ada").parent
+    userdata = store.database_path(host, "ada").parent
     for number in range(12):
         made = userdata / f"replaced-20260{number % 6 + 1}01T0{number // 6}0000Z"
         made.mkdir()
-        shutil.copy(backups.database_path(host, "ada"), made / "state.sqlite")
-        kept.note(host.journal, "ada", made.name, VERSIONS[0])
+        shutil.copy(store.database_path(host, "ada"), made / "state.sqlite")
+        replaced.note(host.journal, "ada", made.name, VERSIONS[0])
     [found] = list(history.kept_databases_are_there(host))
     assert found.what.startswith("12 kept databases of ada are older than 14 days and take "), found
     assert "t3flow backups drop ada replaced-20260101T000000Z" in found.mend

@@ -107,7 +107,7 @@ def test_nobody_is_led_to_a_slot_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", "-x", "a\0b"])
 def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
-    from t3flow.files import DiskError
+    from t3flow.engine.files import DiskError
 
     with pytest.raises((DiskError, SlotError)):
         slots.assign(tmp_path, name, "1.0.0")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from t3flow.engine.journal import Journal
-from t3flow.host import kept, ours, records, rejections, tables
+from t3flow.host import own_activity, records, rejections, tables
+from t3flow.host.backups import replaced
 
 NOW = time.time()
 FORMER: dict[str, Any] = {
@@ -47,14 +48,14 @@ def look(journal: Journal) -> dict[str, Any]:
     """Everything that the tables are asked for."""
     return {
         "pairings": records.pairings(journal),
-        "kept": kept.wrote(journal),
-        "needed": kept.versions_needed(journal),
-        "noted": kept.is_noted(journal, "grace", "replaced-20000101T000000Z"),
+        "kept": replaced.wrote(journal),
+        "needed": replaced.versions_needed(journal),
+        "noted": replaced.is_noted(journal, "grace", "replaced-20000101T000000Z"),
         "levels": [records.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
         "untried": [rejections.is_untried(journal, user, "0.0.25") for user in ("ada", "grace")],
         "rejected_for": [records.rejected_for(journal, version) for version in ("0.0.25", "0.0.26", "0.0.27")],
-        "ours": [ours.was_ours(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
-        "of others": ours.was_ours(journal, "grace", NOW, NOW),
+        "ours": [own_activity.was_ours(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
+        "of others": own_activity.was_ours(journal, "grace", NOW, NOW),
     }
 
 
@@ -89,11 +90,11 @@ def test_they_are_taken_over_once(journal: Journal) -> None:
     "write",
     [
         lambda journal: records.note_pairing(journal, "linus", ""),
-        lambda journal: kept.note(journal, "linus", "replaced-20990101T000000Z", "0.0.24"),
+        lambda journal: replaced.note(journal, "linus", "replaced-20990101T000000Z", "0.0.24"),
         lambda journal: records.note_level(journal, "0.0.27", 33),
         lambda journal: records.note_untried(journal, "0.0.27", ["linus"]),
         lambda journal: records.reject(journal, "0.0.27", "bad", ["linus"]),
-        lambda journal: ours.restarting(journal, "linus"),
+        lambda journal: own_activity.restarting(journal, "linus"),
     ],
     ids=["pairing", "kept", "level", "untried", "rejection", "ours"],
 )
@@ -138,7 +139,7 @@ def test_a_fact_that_is_damaged_stops_nothing(journal: Journal) -> None:
     tables.take_over(journal)
     assert keys(journal) == {"pin"}
     assert records.pairings(journal) == {}
-    assert kept.versions_needed(journal) == {"0.0.24"}
+    assert replaced.versions_needed(journal) == {"0.0.24"}
 
 
 @pytest.mark.parametrize(

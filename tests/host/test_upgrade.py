@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import DATA
 
-from t3flow import pruning
-from t3flow.consumer import open_journal
 from t3flow.engine.journal import Journal
-from t3flow.host import backups, kept, records
+from t3flow.gate.trials import files_of
+from t3flow.host import pruning, records
+from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, open_host
-from t3flow.trials import files_of
+from t3flow.service.consumer import open_journal
 
 FIRST, NEXT, LATER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
 FORMER_COLUMNS = "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -35,7 +35,7 @@ def host(bare: Callable[..., Host]) -> Host:
     (top / "ada").mkdir(parents=True)
     found = open_host(fresh.settings, open_journal(fresh.settings, create=True))
     for entry in records.backups(found.journal):
-        Path(entry.path).write_bytes(backups.database_path(found, "ada").read_bytes())
+        Path(entry.path).write_bytes(store.database_path(found, "ada").read_bytes())
     return found
 
 
@@ -52,23 +52,23 @@ def test_all_that_was_noted_is_read(host: Host) -> None:
     assert (second.wrote, second.is_whole, second.schema, second.rows) == (NEXT, False, {}, {})
     assert list(first.paths) == ["state.sqlite"]
     assert records.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
-    assert kept.versions_needed(host.journal) <= {NEXT}
+    assert replaced.versions_needed(host.journal) <= {NEXT}
     assert records.level_of_version(host.journal, NEXT) == 32
     assert records.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
 
 
 def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
     """Also where it was killed over a file that it had noted in the former way."""
-    left = Path(records.fact(host.journal, backups.TAKING + "ada"))
+    left = Path(records.fact(host.journal, store.TAKING + "ada"))
     left.write_text("half")
-    made = backups.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    made = store.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
     assert not left.exists()
     assert [entry.is_whole for entry in records.backups(host.journal, "ada")] == [False, False, True]
     assert records.backup_at(host.journal, made.path) == made
     for entry in records.backups(host.journal, "ada"):
         assert entry.is_there
-    backups.restore(host, "ada", records.backups(host.journal, "ada")[0], "replaced-1")
-    backups.drop(host, made)
+    store.restore(host, "ada", records.backups(host.journal, "ada")[0], "replaced-1")
+    store.drop(host, made)
     assert len(records.backups(host.journal, "ada")) == 2
     pruning.prune(host)
     assert records.deferral(host.journal, "grace") is not None
@@ -76,7 +76,7 @@ def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
 
 def test_the_earlier_t3flow_could_take_it_up_again(host: Host) -> None:
     """Its statements fit the tables that it knows: whoever puts it back finds a journal that it can read and write."""
-    backups.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    store.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
     with host.journal.transaction() as connection:
         connection.execute(
             FORMER_COLUMNS, ("/x/y.sqlite", "ada", LATER, "0.0.27", 32, json.dumps([[1, 2, 3], None]), 2e9, "r")

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from scenes import write
 
-from t3flow.host import pairing
+from t3flow.host.pairing import probe
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.probes import LOCKED, pairing_browsers, restarts
@@ -89,7 +89,7 @@ def end_turn(box: Sandbox, user: str, thread: str) -> None:
 @contextmanager
 def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
     """Let a browser for each user pair all the time; each pairing must succeed but during a restart of the user's own."""
-    with patch.object(pairing, "PAIR_SECONDS", PAIR_SECONDS), pairing_browsers(box, users, PAUSE_SECONDS) as browsers:
+    with patch.object(probe, "PAIR_SECONDS", PAIR_SECONDS), pairing_browsers(box, users, PAUSE_SECONDS) as browsers:
         yield
     outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
     assert not outside, outside

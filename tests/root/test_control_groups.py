@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host import cgroups
 from t3flow.host.children import Children
-from t3flow.host.services import ServiceError, Systemd
+from t3flow.host.processes import cgroups
+from t3flow.host.services.manager import ServiceError, Systemd
 
 SAYS = """#!/bin/sh
 case $1 in show) cat {shown};; stop) echo stopped >> {calls};; esac

@@ -8,8 +8,9 @@ import psutil
 import pytest
 from world import World, in_one_line
 
-from t3flow.host import answers, backups, owned
-from t3flow.host.owned import OwnerReader
+from t3flow.host import owner, owner_answers
+from t3flow.host.backups import store
+from t3flow.host.owner import OwnerReader
 
 
 def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) -> None:
@@ -31,7 +32,7 @@ def test_an_answer_without_end_is_ended(world: World) -> None:
     world.begins("flood", "state")
     before = processes_memory()
     silent, writer = os.pipe()
-    said = in_one_line(lambda: owned.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
+    said = in_one_line(lambda: owner.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
     os.close(silent)
     os.close(writer)
     assert "prints more than" in said
@@ -56,7 +57,7 @@ def processes_memory() -> int:
 )  # fmt: skip
 def test_a_forged_answer_is_refused(text: bytes) -> None:
     """In one line, whatever it is."""
-    said = in_one_line(lambda: answers.require(answers.parse_answer(text), "level"))
+    said = in_one_line(lambda: owner_answers.require(owner_answers.parse_answer(text), "level"))
     assert said.isprintable()
     assert said
 
@@ -65,7 +66,7 @@ def test_a_forged_answer_is_refused(text: bytes) -> None:
 def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """He stops each helper as soon as it runs: it is ended when its time is over, he is named, and nobody waits for him."""
     snapshot = world.snapshot()
-    monkeypatch.setattr(owned, "START_SECONDS", 1.5)
+    monkeypatch.setattr(owner, "START_SECONDS", 1.5)
     world.says("hold", command)
     began = time.monotonic()
     if command == "state":
@@ -79,7 +80,7 @@ def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeyp
         limit, words, deed = 6.0, "the home of mallory failed", lambda: world.take()
     else:
         limit, words = 6.0, "the home of mallory failed"
-        deed = lambda: backups.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
+        deed = lambda: store.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
     said = in_one_line(deed)
     assert words in said
     assert time.monotonic() - began < limit

@@ -14,9 +14,11 @@ from origins import installed, of
 from test_releases import HARMFUL, NATIVE, PART, VERSION, package
 from world import HOSTILE, World
 
-from t3flow.host import cells, gate_account, processes, slots
+from t3flow.host import gate_account, slots
 from t3flow.host.accounts import Account
+from t3flow.host.cells import cells
 from t3flow.host.host import Host
+from t3flow.host.processes import proc
 
 TOKEN = "only-root-may-know-this"
 
@@ -125,7 +127,7 @@ def test_nothing_of_the_gates_account_outlives_an_install(
         began = time.monotonic()
         gate_account.end_all(host)
         assert time.monotonic() - began < gate_account.END_SECONDS
-        assert [pid for pid in processes.of_account(world.uids["mallory"]) if processes.is_there(pid)] == []
+        assert [pid for pid in proc.of_account(world.uids["mallory"]) if proc.is_there(pid)] == []
         size = line.stat().st_size
         time.sleep(0.1)
         assert line.stat().st_size == size
@@ -158,14 +160,14 @@ def test_a_container_with_processes_of_the_same_number_is_left_alone(world: Worl
         deadline = time.monotonic() + 10
         while not there and time.monotonic() < deadline:
             time.sleep(0.02)
-            there = processes.in_containers(processes.of_account(uid))
+            there = proc.in_containers(proc.of_account(uid))
         assert "in a container runs under the number" in gate_account.shared_trouble(host)
         assert gate_account.end_all(host) == 0
-        assert [processes.is_there(pid) for pid in there] == [True]
+        assert [proc.is_there(pid) for pid in there] == [True]
     finally:
         for pid in there:
             os.kill(pid, 9)
-        while any(processes.is_there(pid) for pid in there):
+        while any(proc.is_there(pid) for pid in there):
             time.sleep(0.01)
 
 
@@ -194,14 +196,14 @@ def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
         assert isinstance(found, dict), found
         assert found["in_reach_of_scripts"] == "no cells in this test"
         line = box.top / "scratch/one/prefix/node_modules/helper/line"
-        left = [pid for pid in processes.of_account(world.uids["t3flow"]) if processes.is_there(pid)]
+        left = [pid for pid in proc.of_account(world.uids["t3flow"]) if proc.is_there(pid)]
         assert left == []
         size = line.stat().st_size if line.exists() else 0
         time.sleep(0.2)
         assert (line.stat().st_size if line.exists() else 0) == size
     finally:
         os.umask(umask)
-        for pid in processes.of_account(world.uids["t3flow"]):
+        for pid in proc.of_account(world.uids["t3flow"]):
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
         shutil.rmtree(box.top / "scratch/one", ignore_errors=True)

@@ -11,12 +11,14 @@ import pytest
 from conftest import redis_program
 from world import HOSTILE, World
 
-from t3flow.consumer import prepare
+from t3flow.engine.files import claim_folder
 from t3flow.engine.queue import open_queue, queue_key
-from t3flow.files import claim_folder
-from t3flow.host import pairing, ports, slots
+from t3flow.host import slots
 from t3flow.host.launcher import install_launcher
-from t3flow.host.owned import OwnerProblem, OwnerReader
+from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.pairing import probe
+from t3flow.host.processes import ports
+from t3flow.service.consumer import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,8 +65,8 @@ def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
     world.says("listen", world.box.ports["ada"], "127.0.0.1")
     world.box.start_supervisor()
     try:
-        with pytest.raises(pairing.PortTaken, match=r"of ada is held by mallory \(pid \d+, python"):
-            pairing.pair_once(world.host, "ada")
+        with pytest.raises(probe.PortTaken, match=r"of ada is held by mallory \(pid \d+, python"):
+            probe.pair_once(world.host, "ada")
     finally:
         world.box.close()
     world.nothing_happened()

@@ -21,7 +21,7 @@ from t3flow.sandbox.registry import Registry
 @pytest.fixture
 def npm(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """npm, pointed at a registry that serves `tmp_path/registry`."""
-    words = [sys.executable, "-m", "t3flow.sandbox.registry", "--folder", str(tmp_path / "registry")]
+    words = [sys.executable, "-m", "t3flow.sandbox.registry_server", "--folder", str(tmp_path / "registry")]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]

@@ -6,7 +6,7 @@ from typing import Any
 
 from scenes import FIRST, NEXT, is_busy
 
-from t3flow.host.old_tracker import TIMERS
+from t3flow.adoption.shell_tracker import TIMERS
 from t3flow.sandbox import shell_tracker
 from t3flow.sandbox.host import Sandbox
 

@@ -8,15 +8,15 @@ from typing import Any
 from scenes import NEXT
 
 from t3flow import workflows
-from t3flow.consumer import open_journal
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, records
 from t3flow.host.host import Host, open_host, take_charge
-from t3flow.host.services import ServiceError
+from t3flow.host.services.manager import ServiceError
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 
 class Refusing:

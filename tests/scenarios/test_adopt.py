@@ -7,11 +7,11 @@ from old_host import in_the_middle, pids, rooms, timers
 from scenes import ALL, FIRST, NEXT, bump, deferrals, results, write
 
 from t3flow.cli.base import hint
-from t3flow.consumer import open_journal, prepare
 from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.sandbox import shell_tracker
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal, prepare
 
 
 def started(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:

@@ -14,8 +14,9 @@ from scenes import FIRST, NEXT, write
 from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import new_run
-from t3flow.host import measured, records, room
-from t3flow.host.answers import OwnerProblem
+from t3flow.host import disk_space, records
+from t3flow.host.backups import durations
+from t3flow.host.owner_answers import OwnerProblem
 from t3flow.sandbox.host import Sandbox
 
 NOT_SCRATCH = {"not_scratch": True}
@@ -139,7 +140,7 @@ def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., 
 
 def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot write does not pair. Any disk counts as full here; the version is that of the control."""
-    monkeypatch.setattr(room, "LEAST_BYTES", 2**60)
+    monkeypatch.setattr(disk_space, "LEAST_BYTES", 2**60)
     made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
     made.drain()
     assert made.verdict == (False, False)
@@ -162,7 +163,7 @@ def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
 ) -> None:
     """The server was stopped for it, and is back: each try comes later, and `status` says so."""
     made = rig()
-    take = measured.take
+    take = durations.take
 
     def take_or_fail(host: Any, user: str, *more: Any) -> Any:
         if made.manager.state(user).main_pid is None:
@@ -171,7 +172,7 @@ def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
         write(made.box.database(user), f"create table written_{time.monotonic_ns()} (x)")
         return taken
 
-    monkeypatch.setattr(measured, "take", take_or_fail)
+    monkeypatch.setattr(durations, "take", take_or_fail)
     made.drain()
     made.drain()
     waits = [event.data["result"] - event.at for event in noted(made)]

@@ -291,7 +291,7 @@ def test_a_registry_that_does_not_answer_as_it_should(make_box: Callable[..., Sa
     box.kill("registry")
     down = bump(box)
     assert (down["outcome"], down["status"]) == ("registry_unreachable", "failed")
-    box._python("registry", "--port", str(box.registry_port), "--folder", str(box.top / "registry"))
+    box._python("registry_server", "--port", str(box.registry_port), "--folder", str(box.top / "registry"))
     box.until(lambda: box._listens(box.registry_port), "it listens")
     registry = Registry(box.top / "registry")
     for fault in ({"html": True}, {"status": 503}, {"hang": True}):

@@ -9,7 +9,7 @@ import pytest
 from scenes import FIRST, NEXT, bump
 
 from t3flow.sandbox.host import Sandbox
-from t3flow.settings_text import commented
+from t3flow.settings.text import commented
 
 COMMANDS = [
     "consumer",
@@ -217,7 +217,7 @@ def test_outcomes_have_their_exit_codes(make_box: Callable[..., Sandbox]) -> Non
 def test_the_readme_names_every_command_and_outcome() -> None:
     """Docs cannot drift from the program."""
     from t3flow.cli.root import root
-    from t3flow.outcomes import SUCCEEDED
+    from t3flow.rollout.outcomes import SUCCEEDED
 
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
     for command in root.commands.keys() - {"consumer", "demo"}:

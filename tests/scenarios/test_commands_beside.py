@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from t3flow import consumer
 from t3flow.cli.base import open_host
-from t3flow.doctor import examine
 from t3flow.host.children import Children
 from t3flow.host.host import CHILDREN_LOCK
 from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.service import consumer
+from t3flow.state.doctor import examine
 
 SLOW = "#!/bin/sh\ntouch {begun}\nsleep {seconds}\necho 11.0.0\n"
 

@@ -15,15 +15,17 @@ from conftest import RedisServer
 from redis import Redis
 from scenes import FIRST, NEXT, bump, write
 
-from t3flow.consumer import open_journal
-from t3flow.doctor import CHECKS, Finding, examine
 from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
 from t3flow.engine.storages import CONSUMERS
-from t3flow.host import freeze, kept, processes, records, slots
+from t3flow.host import freeze, records, slots
+from t3flow.host.backups import replaced as replaced_databases
 from t3flow.host.host import Host, open_host
+from t3flow.host.processes import proc
 from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.service.consumer import open_journal
+from t3flow.state.doctor import CHECKS, Finding, examine
 
 USERS = ["ada", "grace"]
 
@@ -93,7 +95,7 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
     """A server that somebody holds still."""
     pid = box.supervise("status", user)["main_pid"]
     os.kill(pid, signal.SIGSTOP)
-    box.until(lambda: processes.is_stopped(pid), "it is still")
+    box.until(lambda: proc.is_stopped(pid), "it is still")
     yield
     os.kill(pid, signal.SIGCONT)
 
@@ -109,9 +111,9 @@ def not_paired(host: Host, user: str) -> Iterator[None]:
 @contextmanager
 def noted_as_kept(host: Host, user: str, name: str) -> Iterator[None]:
     """A kept database on record."""
-    kept.note(host.journal, user, name, FIRST)
+    replaced_databases.note(host.journal, user, name, FIRST)
     yield
-    kept.forget(host.journal, user, name)
+    replaced_databases.forget(host.journal, user, name)
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
         ("modes", mode(box.config, 0o666), "config.toml can be written"),
         ("disk", moved(paths.scratch_dir), "is not there"),
-        ("schedule", time_zone("Mars"), "TZ=Mars is no time zone"),
+        ("schedule", time_zone("Mars"), "TZ=Mars is not a time zone"),
         ("leftovers", there(paths.scratch_dir / "t3flow-bump-20260101T000000-abcdef/x"), "left over"),
         ("launcher", replaced(paths.launcher, "#!/usr/bin/env node\n"), "overwritten"),
         ("launcher", moved(paths.launcher), "is not there"),
@@ -276,9 +278,9 @@ def test_one_cause_is_said_once(bare_box: Sandbox) -> None:
 def seen_by_root(box: Sandbox) -> None:
     """In a namespace in which this account is root, the users' servers are root's."""
     code = (
-        "from t3flow.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
-        "from t3flow import settings; from t3flow.consumer import open_journal;"
-        "read = settings.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
+        "from t3flow.state.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
+        "from t3flow.settings import load; from t3flow.service.consumer import open_journal;"
+        "read = load.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
         "print(*(each.what for each in examine(host, ['root'])), sep='\\n')"
     )
     for words, findings in ((["unshare", "--user", "--map-root-user"], 2), ([], 0)):

@@ -189,7 +189,7 @@ def test_a_child_is_held_still(make_box: Callable[..., Sandbox]) -> None:
     stopped: list[psutil.Process] = []
     deadline = time.monotonic() + 90
     while box.document("show", run)["status"] == "running":
-        for process in under(box, "owner.py") if not stopped else []:
+        for process in under(box, "home/program.py") if not stopped else []:
             if any(part == "backup" for part in process.cmdline()):
                 os.kill(process.pid, signal.SIGSTOP)
                 stopped.append(process)

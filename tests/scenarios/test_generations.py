@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 from scenes import LATER, NEXT, bump, results
 
-from t3flow.consumer import open_journal
-from t3flow.host import pairing, processes
 from t3flow.host.host import open_host
+from t3flow.host.pairing import probe
+from t3flow.host.processes import proc
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 NATIVE = {"generation": "C", "boot_window_ms": 0, "stop_ms": 20}
 
@@ -21,10 +22,10 @@ def test_from_node_to_native_to_another_database(make_box: Callable[..., Sandbox
         document = bump(box, "--target", version)
         assert results(document) == {"ada": "restarted"}, document
         host = open_host(box.settings, open_journal(box.settings))
-        pid = pairing.own_server(host, "ada")
+        pid = probe.own_server(host, "ada")
         assert pid != host.services.state("ada").main_pid
-        assert pairing.cookie_name(host, "ada").startswith("t3_session_")
-        pairing.verify(host, "ada", version, 10)
+        assert probe.cookie_name(host, "ada").startswith("t3_session_")
+        probe.verify(host, "ada", version, 10)
 
 
 @pytest.mark.parametrize("fault", ["exits", "session_not_authenticated"])
@@ -36,8 +37,8 @@ def test_a_native_build_that_fails_in_place_is_undone(make_box: Callable[..., Sa
     document = bump(box, "--target", NEXT)
     assert results(document) == {"ada": "rolled_back"}, document
     host = open_host(box.settings, open_journal(box.settings))
-    pairing.verify(host, "ada", "0.0.24", 10)
-    assert not any(NEXT in word for pid in host.services.pids("ada") for word in processes.command_line(pid))
+    probe.verify(host, "ada", "0.0.24", 10)
+    assert not any(NEXT in word for pid in host.services.pids("ada") for word in proc.command_line(pid))
 
 
 def test_a_server_may_take_as_long_to_start_as_the_gate_gave_it(make_box: Callable[..., Sandbox]) -> None:

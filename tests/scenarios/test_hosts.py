@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from scenes import FIRST, NEXT, bump, deferrals, drained, everybody_is_well, is_busy, results, write
 
-from t3flow.host import records, slots, waits
+from t3flow.deferrals import long_waits
+from t3flow.host import records, slots
 from t3flow.sandbox.host import Sandbox
 
 
@@ -144,8 +145,8 @@ def test_a_wait_that_never_ends_is_said(box: Sandbox) -> None:
     box.publish(NEXT, {"schema_level": 32})
     is_busy(box, "ada")
     bump(box)
-    for _ in range(waits.OLD_CHECKS):
-        waits.note(box.journal, "ada", "active_turn", "a turn is running")
+    for _ in range(long_waits.OLD_CHECKS):
+        long_waits.note(box.journal, "ada", "active_turn", "a turn is running")
     lines = lines_of_status(box)
     assert any(line.startswith("ada has waited") and line.endswith("t3flow enqueue drain ada") for line in lines), lines
     assert records.deferral(box.journal, "ada") is not None

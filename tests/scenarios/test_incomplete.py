@@ -9,10 +9,10 @@ from origins import host_of, of
 from scenes import FIRST, NEXT, bump, everybody_is_well, results
 from test_releases import package
 
-from t3flow import retrying
 from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.host.host import take_charge
+from t3flow.rollout import registry_wait
 from t3flow.sandbox.host import Sandbox
 
 PART = "@t3code/t3-part"
@@ -130,22 +130,23 @@ def test_a_scheduled_run_tries_again_until_the_latest_hour(make_box: Callable[..
     with host_of(box, schedule__retry_s="300", schedule__latest="07:00", schedule__timezone="UTC") as host:
         take_charge(host)
         now = time.time()
-        again = retrying.plan_retry.function("no part", 0, 0, now)
+        again = registry_wait.plan_retry.function("no part", 0, 0, now)
         assert 299 < again["at"] - now < 301
         assert again["until"] > now
         waits = [
-            retrying.plan_retry.function("no part", tries, now + 9e9, now)["at"] - time.time() for tries in range(5)
+            registry_wait.plan_retry.function("no part", tries, now + 9e9, now)["at"] - time.time()
+            for tries in range(5)
         ]
         assert [round(wait / 300) for wait in waits] == [1, 2, 4, 4, 4]
-        assert retrying.plan_retry.function("no part", 1, now + 500, now)["at"] == 0
-        assert round(retrying.plan_retry.function("no part", 0, 0, None)["until"] - now, -1) == 3600
+        assert registry_wait.plan_retry.function("no part", 1, now + 500, now)["at"] == 0
+        assert round(registry_wait.plan_retry.function("no part", 0, 0, None)["until"] - now, -1) == 3600
         with pytest.raises(NotYet):
-            retrying.await_registry.function(now + 100, "no part")
-        retrying.await_registry.function(now - 1, "no part")
-        retrying.await_registry.function(now + 99999, "the clock was set back")
+            registry_wait.await_registry.function(now + 100, "no part")
+        registry_wait.await_registry.function(now - 1, "no part")
+        registry_wait.await_registry.function(now + 99999, "the clock was set back")
     with host_of(box, schedule__retry_s="0") as host:
         take_charge(host)
-        assert retrying.plan_retry.function("no part", 0, 0, None)["at"] == 0
+        assert registry_wait.plan_retry.function("no part", 0, 0, None)["at"] == 0
 
 
 def test_a_scheduled_run_that_is_late(make_box: Callable[..., Sandbox]) -> None:

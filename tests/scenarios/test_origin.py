@@ -12,7 +12,7 @@ import pytest
 from origins import host_of, installed, of
 from scenes import FIRST, NEXT, bump
 
-from t3flow.host import origin
+from t3flow.host.npm import provenance
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import pack
 
@@ -59,7 +59,7 @@ def test_an_age_that_nobody_knows_is_no_age(bare: Sandbox) -> None:
 
     def why(hours: str = "1") -> str:
         with host_of(bare, track__min_age_hours=hours) as host:
-            return origin.too_young(host, NEXT)
+            return provenance.too_young(host, NEXT)
 
     assert "0.0 h old" in why()
     assert why("0") == ""
@@ -76,14 +76,14 @@ def test_an_age_that_nobody_knows_is_no_age(bare: Sandbox) -> None:
         if isinstance(odd, str):
             (bare.top / "registry/registry.json").write_text(json.dumps(state))
             assert "gives it the time" in why()
-        assert origin._moment(odd) is None
+        assert provenance._moment(odd) is None
 
 
 # Signatures and integrity -------------------------------------------------------------------------------------------
 
 
 def test_a_registry_without_keys(bare: Sandbox) -> None:
-    for wanted, signatures in (("auto", origin.NO_KEYS), ("off", origin.OFF)):
+    for wanted, signatures in (("auto", provenance.NO_KEYS), ("off", provenance.OFF)):
         found = installed(bare, npm__verify_signatures=wanted)
         assert isinstance(found, dict), found
         assert found["signatures"] == signatures
@@ -100,7 +100,7 @@ def test_a_registry_that_signs(bare: Sandbox, wanted: str) -> None:
     found = installed(bare, npm__verify_signatures=wanted)
     assert isinstance(found, dict), found
     assert found["provenance"]
-    assert found["signatures"] == (origin.OFF if wanted == "off" else origin.VERIFIED)
+    assert found["signatures"] == (provenance.OFF if wanted == "off" else provenance.VERIFIED)
     for fault, reason in (
         ("unsigned", f"no signature of t3@{NEXT}"),
         ("bad_signature", f"the signature of t3@{NEXT} is invalid"),
@@ -156,7 +156,7 @@ def test_a_new_install_script_and_a_lost_provenance_are_reported(make_box: Calla
     ended = box.document("show", run)["events"][-1]
     assert ended["data"]["notices"] == notices
     kept = json.loads((box.top / "opt/t3/versions" / NEXT / ".t3flow.json").read_text())["origin"]
-    assert (kept["install_scripts"], kept["provenance"], kept["signatures"]) == (["t3"], False, origin.NO_KEYS)
+    assert (kept["install_scripts"], kept["provenance"], kept["signatures"]) == (["t3"], False, provenance.NO_KEYS)
     later = f"{NEXT}2"
     box.publish(later, {"schema_level": 32}, manifest=SCRIPT)
     said = bump(box, "--dry-run")

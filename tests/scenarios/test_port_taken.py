@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from scenes import FIRST, NEXT, bump, deferrals, drained, everybody_is_well, results
 
-from t3flow.consumer import open_journal
-from t3flow.host import ports
+from t3flow.host.processes import ports
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 INTRUDER = """
 import os, socket, sys, time

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from origins import host_of, installed, of
 
-from t3flow.host import npm, npm_parts, npm_scripts, origin
+from t3flow.host.npm import packages as npm_packages
+from t3flow.host.npm import parts, provenance, scripts
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import platform_package
 
@@ -52,8 +53,8 @@ def tree_of(box: Sandbox) -> Path:
 # Parts that are not there -------------------------------------------------------------------------------------------
 
 NOT_THERE = [
-    ({"status": 404, "package": PART}, f"its part for {npm_parts.here()}, {PART}@{VERSION}, is not there"),
-    ({"without": VERSION, "package": PART}, f"its part for {npm_parts.here()}, {PART}@{VERSION}, is not there"),
+    ({"status": 404, "package": PART}, f"its part for {parts.here()}, {PART}@{VERSION}, is not there"),
+    ({"without": VERSION, "package": PART}, f"its part for {parts.here()}, {PART}@{VERSION}, is not there"),
     ({"status": 404, "only": "tarball", "package": PART}, "E404"),
     ({"status": 404, "only": "tarball", "package": "t3"}, "E404"),
     ({"lagging": VERSION, "package": "t3"}, f"ETARGET No matching version found for t3@{VERSION}"),
@@ -79,10 +80,12 @@ def test_a_tag_that_names_what_is_not_there_yet(bare: Sandbox) -> None:
     """The version is not in the registry's document; a tag that nobody has is another matter."""
     of(bare).set_faults(without=VERSION, package="t3")
     with host_of(bare) as host:
-        with pytest.raises(npm.IncompleteRelease, match=rf"the tag nightly names t3@{VERSION}, which is not in"):
-            npm.tagged(host, "nightly")
-        with pytest.raises(npm.PackageError, match="no dist-tag nosuch"):
-            npm.tagged(host, "nosuch")
+        with pytest.raises(
+            npm_packages.IncompleteRelease, match=rf"the tag nightly names t3@{VERSION}, which is not in"
+        ):
+            npm_packages.tagged(host, "nightly")
+        with pytest.raises(npm_packages.PackageError, match="no dist-tag nosuch"):
+            npm_packages.tagged(host, "nosuch")
 
 
 def test_a_part_that_is_broken_is_not_a_part_that_is_missing(bare: Sandbox) -> None:
@@ -117,7 +120,7 @@ def test_other_platforms_parts_need_not_be_there(bare: Sandbox) -> None:
     ],
 )
 def test_what_is_for_this_platform(described: dict[str, Any], taken: bool) -> None:
-    assert npm_parts.Platform("linux", "x64", "glibc").takes(described) is taken
+    assert parts.Platform("linux", "x64", "glibc").takes(described) is taken
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_what_is_for_this_platform(described: dict[str, Any], taken: bool) -> No
     ],
 )
 def test_what_a_name_alone_says_of_a_platform(name: str, may_be: bool) -> None:
-    assert npm_parts.Platform("linux", "x64", "glibc").may_be(name) is may_be
+    assert parts.Platform("linux", "x64", "glibc").may_be(name) is may_be
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ def test_which_packages_scripts_npm_runs(tmp_path: Path) -> None:
     there("node_modules/broken")
     (tmp_path / "node_modules/broken/package.json").write_text("[")
     noted = {"hasInstallScript": True}
-    packages: npm_parts.Packages = {
+    packages: parts.Packages = {
         "node_modules/a": noted,
         "node_modules/a/node_modules/bundled": {**noted, "inBundle": True},
         "node_modules/gyp": {"optional": True},
@@ -269,7 +272,7 @@ def test_which_packages_scripts_npm_runs(tmp_path: Path) -> None:
         "node_modules/gone": noted,
         "node_modules/linked": {**noted, "link": True},
     }
-    found = npm_scripts.scripted(tmp_path, packages)
+    found = scripts.scripted(tmp_path, packages)
     assert [(each.place, each.target, each.optional) for each in found] == [
         ("node_modules/a", "a@1.0.0", False),
         ("node_modules/gyp", "gyp@1.0.0", True),
@@ -286,7 +289,7 @@ def test_origin_covers_the_parts(bare: Sandbox) -> None:
     of(bare).attest(VERSION, PART)
     found = installed(bare, VERSION)
     assert isinstance(found, dict), found
-    assert found["signatures"] == origin.VERIFIED
+    assert found["signatures"] == provenance.VERIFIED
     assert found["parts"][PART]["provenance"]
     assert found["parts"][PART]["integrity"].startswith("sha512-")
     for faults, reason in (
@@ -306,7 +309,7 @@ def test_a_release_is_as_old_as_its_youngest_part(bare: Sandbox) -> None:
 
     def why() -> str:
         with host_of(bare, track__min_age_hours="1") as host:
-            return origin.too_young(host, VERSION)
+            return provenance.too_young(host, VERSION)
 
     assert why() == ""
     state["packages"][PART]["times"][VERSION] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

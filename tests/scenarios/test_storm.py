@@ -13,15 +13,17 @@ from contextlib import closing, suppress
 
 import pytest
 
-from t3flow.consumer import open_journal
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import idle, pairing, processes
+from t3flow.host import idle
 from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.pairing import probe
+from t3flow.host.processes import proc
 from t3flow.restart import start_server
+from t3flow.rollout.stop import stop_if_idle
 from t3flow.sandbox.host import Sandbox
-from t3flow.stopping import stop_if_idle
+from t3flow.service.consumer import open_journal
 from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE, userdata
 
 ATTEMPTS = 200
@@ -132,9 +134,9 @@ def test_the_storm_would_notice(make_box: Callable[..., Sandbox], generation: st
             storm.rages(box)
             server = host.services.state("ada")
             if server.main_pid and idle.read_idleness(host, "ada", server, canary=True).idle:
-                with suppress(ProcessLookupError, pairing.NotPaired):
-                    os.kill(pairing.own_server(host, "ada"), signal.SIGKILL)
-                box.until(lambda pid=server.main_pid: not processes.command_line(pid), "it is gone")
+                with suppress(ProcessLookupError, probe.NotPaired):
+                    os.kill(probe.own_server(host, "ada"), signal.SIGKILL)
+                box.until(lambda pid=server.main_pid: not proc.command_line(pid), "it is gone")
                 host.services.stop("ada")
                 if cut_off(box, generation):
                     break

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from t3flow.consumer import open_journal
-from t3flow.host import holding, idle, pairing, ports, processes, records
+from t3flow.host import idle, records
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.host.idle import Idleness
-from t3flow.host.owned import OwnerReader
-from t3flow.host.resuming import HELD, resume_paused
+from t3flow.host.owner import OwnerReader
+from t3flow.host.pairing import probe
+from t3flow.host.processes import ports, proc, suspension
+from t3flow.host.resumption import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
+from t3flow.service.consumer import open_journal
 
 FIRST = "0.0.24"
 NATIVE = {"generation": "C", "boot_window_ms": 0, "stop_ms": 20}
@@ -53,22 +55,22 @@ def test_the_server_is_found_behind_what_started_it(native: Callable[..., Made],
     """It has the port; launcher, wrapper and monitor are no work; the version is known by each of them."""
     box, host = native(**unit)
     server = host.services.state("ada")
-    pid = pairing.own_server(host, "ada")
+    pid = probe.own_server(host, "ada")
     assert server.main_pid is not None
     assert server.main_pid != pid
-    assert server.main_pid in processes.ancestors(pid, host.services.pids("ada"))
-    assert "/node_modules/@t3code/" in processes.program_of(pid) or "@t3code" in " ".join(processes.command_line(pid))
-    assert [pairing.version_that_runs(host, "ada", each) for each in (pid, server.main_pid)] == [FIRST, FIRST]
-    assert pairing.port_trouble(host, "ada", server) == ""
+    assert server.main_pid in proc.ancestors(pid, host.services.pids("ada"))
+    assert "/node_modules/@t3code/" in proc.program_of(pid) or "@t3code" in " ".join(proc.command_line(pid))
+    assert [probe.version_that_runs(host, "ada", each) for each in (pid, server.main_pid)] == [FIRST, FIRST]
+    assert probe.port_trouble(host, "ada", server) == ""
     box.until(lambda: len(host.services.pids("ada")) >= 3, "the monitor runs")
     assert look(host).idle, look(host)
-    pairing.pair_once(host, "ada")
+    probe.pair_once(host, "ada")
 
 
 def test_the_cookie_is_named_by_the_server(native: Callable[..., Made]) -> None:
     """Of these builds the name depends on the user; a setting may pin another."""
     _, host = native()
-    assert pairing.cookie_name(host, "ada").startswith("t3_session_")
+    assert probe.cookie_name(host, "ada").startswith("t3_session_")
 
 
 def test_a_job_in_the_unit_is_work_and_holds_still_with_it(native: Callable[..., Made]) -> None:
@@ -79,12 +81,12 @@ def test_a_job_in_the_unit_is_work_and_holds_still_with_it(native: Callable[...,
     pids = host.services.pids("ada")
     assert len(pids) >= 52
     server = host.services.state("ada")
-    with holding.held(lambda: host.services.pids_of("ada", server)) as hold:
+    with suspension.held(lambda: host.services.pids_of("ada", server)) as hold:
         assert set(pids) <= set(hold.pids)
-        assert all(processes.is_stopped(pid) for pid in hold.pids)
+        assert all(proc.is_stopped(pid) for pid in hold.pids)
         assert time.monotonic() - hold.since < 1
-    assert not any(processes.is_stopped(pid) for pid in pids)
-    pairing.pair_once(host, "ada")
+    assert not any(proc.is_stopped(pid) for pid in pids)
+    probe.pair_once(host, "ada")
 
 
 def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None:
@@ -93,8 +95,8 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     pids = host.services.pids("ada")
     records.set_fact(host.journal, HELD, "ada")
     program = (
-        "import sys, time; from t3flow.host import holding\n"
-        "with holding.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
+        "import sys, time; from t3flow.host.processes import suspension\n"
+        "with suspension.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", program, *map(str, pids)], stdout=subprocess.PIPE)
@@ -103,9 +105,9 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     child.kill()
     child.wait()
     child.stdout.close()
-    assert all(processes.is_stopped(pid) for pid in pids)
+    assert all(proc.is_stopped(pid) for pid in pids)
     resume_paused(host)
-    box.until(lambda: not any(processes.is_stopped(pid) for pid in pids), "all go on")
+    box.until(lambda: not any(proc.is_stopped(pid) for pid in pids), "all go on")
     assert records.fact(host.journal, HELD) is None
     resume_paused(host)
 
@@ -113,24 +115,24 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
 def test_a_server_that_outlived_its_launcher_is_ended_before_a_start(native: Callable[..., Made]) -> None:
     """`KillMode=process`: it keeps the port and the database, and no stranger's is the fault."""
     box, host = native(kill_mode="process")
-    orphan = pairing.own_server(host, "ada")
+    orphan = probe.own_server(host, "ada")
     launcher = host.services.state("ada").main_pid
     assert launcher is not None
     os.kill(launcher, signal.SIGKILL)
     box.until(lambda: host.services.state("ada").main_pid != launcher, "the launcher is gone")
     host.services.stop("ada")
-    assert pairing.shut_out(host, "ada") == ""
-    box.until(lambda: not processes.is_there(orphan), "what was left is ended")
+    assert probe.shut_out(host, "ada") == ""
+    box.until(lambda: not proc.is_there(orphan), "what was left is ended")
     host.services.start("ada")
-    pairing.verify(host, "ada", FIRST, 20)
-    assert pairing.own_server(host, "ada") != orphan
+    probe.verify(host, "ada", FIRST, 20)
+    assert probe.own_server(host, "ada") != orphan
     host.services.stop("ada")
     assert host.services.pids("ada") == []
 
 
 def test_a_child_that_inherited_the_socket_is_not_the_server(native: Callable[..., Made]) -> None:
     _, host = native()
-    pid = pairing.own_server(host, "ada")
+    pid = probe.own_server(host, "ada")
     pids = [*host.services.pids("ada"), os.getpid()]
     assert ports.listener(host.port("ada"), pids) == pid
     assert ports.listener(host.port("ada"), [os.getpid()]) is None
@@ -156,11 +158,11 @@ def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Ma
     for file in (box.top / "opt/t3/versions").rglob("behaviour.json"):
         file.write_text(json.dumps({**NATIVE, "rules": [{"fault": "no_session_document"}]}))
     host.services.start("ada")
-    with pytest.raises(pairing.UnknownServer):
-        pairing.verify(host, "ada", FIRST, 5)
-    assert "does not say" in pairing.unknown_trouble(host, "ada")
-    with pytest.raises(pairing.UnknownServer):
-        pairing.cookie_name(host, "ada")
+    with pytest.raises(probe.UnknownServer):
+        probe.verify(host, "ada", FIRST, 5)
+    assert "does not say" in probe.unknown_trouble(host, "ada")
+    with pytest.raises(probe.UnknownServer):
+        probe.cookie_name(host, "ada")
 
 
 listed: list[str] | None = None
@@ -188,7 +190,7 @@ def test_strangers_cost_nothing_while_the_unit_is_held(native: Callable[..., Mad
     _, host = native()
     server = host.services.state("ada")
     with noting_folders() as folders, OwnerReader(host, "ada") as reader:
-        with holding.held(lambda: host.services.pids_of("ada", server)):
+        with suspension.held(lambda: host.services.pids_of("ada", server)):
             unit = idle.look_at_unit(host, "ada", server)
             assert idle.judge(host, "ada", server, unit, reader, canary=True, ignore_processes=False).idle
         os.listdir("/proc/self")

@@ -10,8 +10,8 @@ import pytest
 from conftest import RedisServer
 from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well, is_busy
 
-from t3flow.bake import ROLLBACK_PRIORITY
 from t3flow.host import records
+from t3flow.rollout.bake import ROLLBACK_PRIORITY
 from t3flow.sandbox.host import Sandbox
 
 GATE_SECONDS = 13.0

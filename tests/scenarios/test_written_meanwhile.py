@@ -10,11 +10,12 @@ from loguru import logger
 from rigged import Rig
 from scenes import FIRST, NEXT, write
 
-from t3flow import stopping
-from t3flow.host import measured, troubles
+from t3flow.deferrals import blockers
+from t3flow.host.backups import durations
+from t3flow.rollout import stop
 from t3flow.sandbox.host import Sandbox
 
-STOP = stopping.stop_if_idle.name
+STOP = stop.stop_if_idle.name
 WRITER = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
@@ -33,8 +34,8 @@ def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Ri
     box = make_box(["ada"], consumer=False)
     monkeypatch.setenv("PATH", box.environment["PATH"])
     write(box.database("ada"), "create table large as select randomblob(40000000) as bytes")
-    monkeypatch.setattr(stopping, "SECOND_SNAPSHOT_SECONDS", 0.05)
-    monkeypatch.setattr(stopping, "AGAIN_SECONDS", 1.2)
+    monkeypatch.setattr(stop, "SECOND_SNAPSHOT_SECONDS", 0.05)
+    monkeypatch.setattr(stop, "AGAIN_SECONDS", 1.2)
     return Rig(box, {"schema_level": 32})
 
 
@@ -63,8 +64,8 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
     """Three tries without a moment of outage, each later than the last; then the alert and `status` say which file, by what, and the command."""
     server = rig.box.supervise("status", "ada")
     waits = []
-    for _ in range(troubles.MANY[troubles.WRITTEN]):
-        assert troubles.lines(rig.host.journal) == {}
+    for _ in range(blockers.MANY[blockers.WRITTEN]):
+        assert blockers.lines(rig.host.journal) == {}
         run = rig.drain()
         [asked] = [each for each in rig.host.journal.events(run.id) if (each.kind, each.step) == ("completed", STOP)]
         waits.append(asked.data["result"]["ask_again"] - asked.at)
@@ -77,7 +78,7 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
     assert rig.box.pairs("ada")
     for text in ("state.sqlite-wal", f"(pid {writer.pid}), not of t3-serve@ada", "; t3flow enqueue drain ada"):
         assert text in rig.status(), text
-        assert any(troubles.MARK in line and text in line for line in log), text
+        assert any(blockers.MARK in line and text in line for line in log), text
     assert rig.verdict == (False, False)
 
 
@@ -92,14 +93,14 @@ def test_a_person_may_insist_and_is_told_the_outage(
     ended = rig.now("ada")
     assert (ended.outcome, rig.box.assigned("ada"), rig.box.level("ada")) == ("updated", NEXT, 32), ended.result
     assert "ada was away for " in ended.result["reason"]
-    assert troubles.lines(rig.host.journal) == {}
+    assert blockers.lines(rig.host.journal) == {}
 
 
 def test_a_snapshot_that_takes_longer_than_expected_is_used(
     rig: Rig, writer: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outage is paid for by then: the user is moved with it, and not started again on the former version."""
-    monkeypatch.setattr(measured, "snapshot_seconds", lambda journal, user: 0.01)
+    monkeypatch.setattr(durations, "snapshot_seconds", lambda journal, user: 0.01)
     began = rig.box.supervise("status", "ada")["starts"]
     rig.drain()
     assert (rig.box.assigned("ada"), rig.box.level("ada")) == (NEXT, 32)
@@ -110,4 +111,4 @@ def test_a_quiet_database_is_moved_however_long_its_snapshot_takes(rig: Rig) -> 
     """What was not written to needs no second snapshot. The newest snapshot's duration is noted; one that served again leaves it as it is."""
     rig.drain()
     assert (rig.box.assigned("ada"), rig.box.level("ada")) == (NEXT, 32)
-    assert measured.snapshot_seconds(rig.host.journal, "ada") > 0.05
+    assert durations.snapshot_seconds(rig.host.journal, "ada") > 0.05

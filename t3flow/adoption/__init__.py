@@ -1,0 +1,1 @@
+"""Taking over a host from the earlier shell tracker, and giving it back."""

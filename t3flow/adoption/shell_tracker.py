@@ -1,0 +1,142 @@
+"""What the earlier shell tracker has left on a host: a global install of t3, deferral markers, timers, servers that run from the old place.
+
+Where it is: the install behind `paths.launcher`, else npm's own global folder; the markers beside `paths.last_good_file`.
+"""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from t3flow import T3flowError
+from t3flow.engine.files import make_folder, sync_folder
+from t3flow.host import records, slots
+from t3flow.host.children import ChildError
+from t3flow.host.host import Host, HostError
+from t3flow.host.npm.client import run_npm
+from t3flow.host.pairing import probe
+from t3flow.host.processes import proc
+from t3flow.host.services import running_version
+from t3flow.settings.user_map import USER_NAME
+from t3flow.t3.versions import InvalidVersion, parse
+
+TIMERS = ("t3-autoupdate.timer", "t3-migrate-idle.timer")
+AT_WORK = ("t3-autoupdate.service", "t3-migrate-idle.service")
+NPM_SECONDS = 30.0
+
+
+class OldTrackerError(T3flowError):
+    """The host is not as the shell tracker leaves it, so that it cannot be taken over. The text says what to do."""
+
+
+@dataclass(frozen=True)
+class GlobalInstall:
+    """A t3 installed with `npm install -g`: its folder, its version, the path in the folder of its program."""
+
+    tree: Path
+    version: str
+    program: str
+
+
+def find_global(host: Host, behind: Path | None = None) -> GlobalInstall | None:
+    """The global install `behind` a launcher (by default what is in its place now), else npm's, or None.
+
+    Raises OldTrackerError for one that is unreadable, or that a user of the host could write to.
+    """
+    package, launcher = host.settings.track.package, behind or host.settings.paths.launcher
+    real = Path(os.path.realpath(launcher))
+    tree = next((above for above in real.parents if _is_package(above, package)), None)
+    if tree is None:
+        tree = _npm_root(host)
+        tree = tree / package if tree is not None and _is_package(tree / package, package) else None
+    if tree is None:
+        return None
+    described = json.loads((tree / "package.json").read_text())
+    named = described.get("bin")
+    program = named.get("t3", "") if isinstance(named, dict) else named
+    try:
+        version = str(parse(str(described.get("version"))))
+    except InvalidVersion as error:
+        raise OldTrackerError(f"{tree}/package.json: {error}; install t3 again") from error
+    if not isinstance(program, str) or not (tree / program).is_file():
+        raise OldTrackerError(f"{tree} has no program t3: install t3 again")
+    if (owner := tree.stat().st_uid) not in (0, os.geteuid()):
+        raise OldTrackerError(f"{tree} belongs to user {owner}, who could change what all others run: give it to root")
+    return GlobalInstall(tree, version, os.path.normpath(program))
+
+
+def _is_package(folder: Path, name: str) -> bool:
+    with suppress(OSError, ValueError, AttributeError):
+        return bool(json.loads((folder / "package.json").read_text()).get("name") == name)
+    return False
+
+
+def _npm_root(host: Host) -> Path | None:
+    """npm's global folder. It is asked as the unprivileged account."""
+    with suppress(ChildError):
+        asked = run_npm(host, ["root", "-g"], timeout_seconds=NPM_SECONDS, who=host.gate_account())
+        text = asked.stdout.decode(errors="replace").strip()
+        if asked.code == 0 and text.startswith("/"):
+            return Path(text)
+    return None
+
+
+# Markers ------------------------------------------------------------------------------------------------------------
+
+
+def markers_dir(host: Host) -> Path:
+    """Where the shell tracker marks who is deferred: one file a user, with the version in it."""
+    return host.settings.paths.last_good_file.parent / "deferred"
+
+
+def markers_aside(host: Host) -> Path:
+    """Where the markers are kept once they are deferrals."""
+    return markers_dir(host).with_name("deferred-before-t3flow")
+
+
+def read_markers(host: Host) -> dict[str, str]:
+    """The markers: user → the text in it. What is no plain file with a user's name is no marker."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for path in sorted(markers_dir(host).iterdir()):
+            if USER_NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                with path.open(errors="replace") as file:
+                    found[path.name] = file.read(300).strip()
+    return found
+
+
+def move_markers(source: Path, target: Path, users: list[str]) -> None:
+    """Moves users' markers from one folder to the other. Repeating it finds them moved."""
+    make_folder(target)
+    for user in users:
+        with suppress(FileNotFoundError):
+            (source / user).rename(target / user)
+    sync_folder(target)
+    if source.is_dir():
+        sync_folder(source)
+
+
+# Servers ------------------------------------------------------------------------------------------------------------
+
+
+def is_from_old_place(host: Host, pid: int) -> bool:
+    """Whether a process was started by the former launcher: an interpreter runs what is, or was, at `paths.launcher`; and no shell that runs ours."""
+    words = proc.command_line(pid)
+    return (
+        slots.running_version(pid, host.settings.paths.versions_dir) is None
+        and str(host.settings.paths.launcher) in words
+        and Path(words[0]).name not in proc.SHELLS
+    )
+
+
+def note_servers(host: Host) -> list[str]:
+    """Notes which servers run from the old place, and which version each says it is. Returns their users."""
+    found: dict[str, tuple[int, str]] = {}
+    for entry in host.user_map().users:
+        with suppress(probe.NotPaired, HostError):
+            pid = host.services.state(entry.name).main_pid
+            if pid is not None and is_from_old_place(host, pid):
+                found[entry.name] = (pid, probe.serving_version(host, entry.name))
+    records.set_fact(host.journal, running_version.OLD_SERVERS, found or None)
+    return list(found)

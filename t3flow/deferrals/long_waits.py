@@ -1,0 +1,77 @@
+"""Deferrals that wait for one and the same cause for very long: nothing ends such a wait by itself, so it is said."""
+
+import time
+from typing import Any, TypedDict
+
+from loguru import logger
+
+from t3flow.deferrals import blockers
+from t3flow.engine.journal import Journal
+from t3flow.host import records
+
+MARK = "DEFERRAL OLD"
+"""The words that the alert T3DeferralOld looks for in the log."""
+OLD_SECONDS = 3 * 86400.0
+OLD_CHECKS = 100
+SAY_AGAIN_SECONDS = 86400.0
+MEANT = ("window", "frozen", "revoked", "held", "host_busy", "server_stopped")
+"""Causes that a setting or a person has chosen, or that end with another run."""
+CAUSES = "deferral_causes"
+"""Fact: deferred user → how long they have waited for what they wait for now."""
+
+
+class Cause(TypedDict):
+    """Since when (epoch seconds) and through how many checks a user has waited for a cause, and when that was last said (0: never)."""
+
+    waiting_for: str
+    since: float
+    checks: int
+    said: float
+
+
+def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
+    """Count one more check that found a user not ready; once it is many for the same cause, say so in the log, once a day.
+
+    A window that is closed says nothing about the cause, and leaves it as it is. Repeating it counts one check more.
+    """
+    if waiting_for in MEANT:
+        return
+    now = time.time()
+
+    def change(facts: Any) -> dict[str, Any]:
+        known: Cause | None = (facts or {}).get(user)
+        if known is None or known["waiting_for"] != waiting_for:
+            known = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
+        known["checks"] += 1
+        if is_old(known, now) and now - known["said"] > SAY_AGAIN_SECONDS:
+            known["said"] = now
+        return {**(facts or {}), user: known}
+
+    cause: Cause = records.change_fact(journal, CAUSES, change)[user]
+    if cause["said"] == now:
+        days = (now - cause["since"]) / 86400
+        logger.warning(
+            "{}: {} has waited for {} through {} checks in {:.1f} days: {}; look at it with them, or: t3flow enqueue drain {} "
+            "--ignore-processes {}",
+            *(MARK, user, waiting_for, cause["checks"], days, detail, user, user),
+        )
+
+
+def forget(journal: Journal, user: str) -> None:
+    """A user waits no more. Idempotent."""
+    blockers.forget(journal, user)
+    if user in (records.fact(journal, CAUSES) or {}):
+        records.change_fact(
+            journal, CAUSES, lambda facts: {name: each for name, each in (facts or {}).items() if name != user} or None
+        )
+
+
+def old(journal: Journal) -> dict[str, Cause]:
+    """Return the deferred users who have waited for one cause for very long."""
+    now = time.time()
+    return {user: cause for user, cause in (records.fact(journal, CAUSES) or {}).items() if is_old(cause, now)}
+
+
+def is_old(cause: Cause, now: float) -> bool:
+    """Return whether a wait is long enough to be said."""
+    return cause["checks"] >= OLD_CHECKS or now - cause["since"] > OLD_SECONDS

@@ -1,0 +1,1 @@
+"""Snapshots of users' databases, and databases that were replaced."""

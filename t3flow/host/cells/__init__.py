@@ -1,0 +1,1 @@
+"""Cells: isolated namespaces for code from the registry."""

@@ -1,0 +1,1 @@
+"""The npm client, and everything that comes from the registry."""

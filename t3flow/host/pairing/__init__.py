@@ -1,0 +1,1 @@
+"""Pairing through the dispatch: probes, witnesses, results, and the dispatch's log."""

@@ -1,0 +1,1 @@
+"""Processes, ports and control groups, as the kernel describes them."""

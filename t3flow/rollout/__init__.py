@@ -1,0 +1,1 @@
+"""How a version reaches users and is taken back: stop, blame, bake, rollback, restore."""

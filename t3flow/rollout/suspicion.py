@@ -1,0 +1,164 @@
+"""When failed pairings speak against a version: the rule by which it is suspected, and the checks before it is blamed.
+
+A version is suspected when, within any ten minutes, users *on it* failed more than `bake.max_failures` times, and they are at least two users and
+at least 5 % of those on it, or all of those on it where these are fewer. What one user meets, such as an expired link, is that user's trouble.
+
+It is blamed only if the dispatch pairs a user who is not on it now (where there is one), and two of these users, or the only one,
+cannot pair now either. Where no user pairs, the dispatch or the host is at fault.
+"""
+
+import contextvars
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from loguru import logger
+
+from t3flow import T3flowError
+from t3flow.host import manageable, records, slots
+from t3flow.host.host import Host
+from t3flow.host.pairing import probe
+from t3flow.host.services.manager import ServerState
+
+SPAN_SECONDS = 600.0
+"""`bake.max_failures` is borne in any time of this length."""
+LEAST_USERS, SHARE = 2, 0.05
+MOST_ASKED = 8
+"""So many witnesses, and so many of the users concerned, are asked at a time."""
+TRIES = 3
+"""A user who fails at two of so many pairings cannot pair: t3's minting waits for no lock, so that one may fail on any version."""
+DISPATCH_SECONDS = 5.0
+WORDS = {"failure": "failed pairings", "fallback": "pairings by an old endpoint"}
+
+Counted = list[list[Any]]
+"""[time, kind, user, how many]."""
+
+
+class Suspicion(NamedTuple):
+    """Users on a version who failed more often than is borne: kind, user → how often, and how many users are on it in all."""
+
+    kind: str
+    users: Counter[str]
+    on_it: int
+
+    @property
+    def words(self) -> str:
+        """What was counted, for people."""
+        return WORDS[self.kind]
+
+
+class Finding(NamedTuple):
+    """What the checks of a suspicion found. `is_broken`: the version is to blame; else `reason` says why not. `dispatch_at_fault`: no user pairs."""
+
+    is_broken: bool
+    reason: str
+    dispatch_at_fault: bool = False
+
+
+def least_users(on_it: int) -> int:
+    """Return how many users on a version must fail before it is suspected."""
+    return min(on_it, max(LEAST_USERS, math.ceil(SHARE * on_it)))
+
+
+def suspect(host: Host, version: str, counted: Counted) -> Suspicion | None:
+    """Return the first ten minutes in which a version is suspected, or None."""
+    on_it: int | None = None
+    for kind in WORDS:
+        entries = sorted(entry for entry in counted if entry[1] == kind)
+        users: Counter[str] = Counter()
+        first = total = 0
+        for number, (at, _, user, times) in enumerate(entries, 1):
+            users[user] += times
+            total += times
+            while entries[first][0] <= at - SPAN_SECONDS:
+                total -= entries[first][3]
+                users[entries[first][2]] -= entries[first][3]
+                first += 1
+            is_whole = number == len(entries) or entries[number][0] > at  # all of one second count together
+            if not is_whole or total <= host.settings.bake.max_failures:
+                continue
+            if on_it is None:
+                on_it = max(1, len(running_users(host, version)[0]))
+            users = +users  # without those who failed only before
+            if len(users) >= least_users(on_it):
+                return Suspicion(kind, users, on_it)
+    return None
+
+
+def check(host: Host, version: str, suspicion: Suspicion) -> Finding:
+    """Ask whether a suspected version is to blame, by pairing users now. Only reads, but for how pairing went."""
+    try:
+        probe.get(f"{host.settings.dispatch.url.rstrip('/')}/", {}, DISPATCH_SECONDS)
+    except probe.NotPaired as error:
+        return Finding(False, f"the dispatch is at fault: {error}", dispatch_at_fault=True)
+    witnesses = [user for user in running_users(host, version)[1] if user not in suspicion.users]
+    told = ""
+    for start in range(0, len(witnesses), MOST_ASKED):
+        failed = cannot_pair(host, witnesses[start : start + MOST_ASKED], tries=2)
+        told = told or next((f"{user} ({why})" for user, why in failed.items()), "")
+        if len(failed) < len(witnesses[start : start + MOST_ASKED]):
+            told = ""
+            break
+    if told:
+        return Finding(
+            False, f"no user who is not on {version} pairs either, such as {told}: the dispatch is at fault", True
+        )
+    if suspicion.kind == "fallback":
+        return Finding(True, "")
+    concerned = [user for user, _ in suspicion.users.most_common(MOST_ASKED)]
+    failed = cannot_pair(host, concerned, tries=TRIES)
+    for user, why in failed.items():
+        records.note_pairing(host.journal, user, why)
+    if len(failed) >= min(LEAST_USERS, suspicion.on_it):
+        return Finding(True, "")
+    named = f"{next(iter(failed))} alone cannot pair now" if failed else "they pair now"
+    return Finding(False, f"{suspicion.users.total()} {suspicion.words} of {', '.join(concerned)}, but {named}")
+
+
+def cannot_pair(host: Host, users: list[str], *, tries: int) -> dict[str, str]:
+    """Return the users who cannot pair now, and why: those for whom all but one of so many tries fail. Users who cannot be asked are none."""
+
+    def ask(user: str) -> str:
+        reason, failures = "", 0
+        for left in reversed(range(tries)):
+            try:
+                probe.probe(host, user)
+            except probe.PortTaken:
+                return ""
+            except probe.NotPaired as error:
+                reason, failures = str(error), failures + 1
+            except T3flowError as error:
+                logger.debug("{}", error)
+                return ""
+            if failures >= max(1, tries - 1) or failures + left < max(1, tries - 1):
+                break
+        return reason if failures >= max(1, tries - 1) else ""
+
+    with ThreadPoolExecutor(MOST_ASKED) as pool:
+        asked = {user: pool.submit(contextvars.copy_context().run, ask, user) for user in users}
+        found = {user: each.result() for user, each in asked.items()}
+    return {user: why for user, why in found.items() if why}
+
+
+def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
+    """Return the managed users with a running server: those who are on a version, and those whose server runs another one that they are led to."""
+    on_it, others = [], []
+    names = [entry.name for entry in host.user_map().users]
+    try:
+        surveyed: dict[str, tuple[ServerState, str]] = {
+            user: (each.server, each.why) for user, each in manageable.survey(host, names).items()
+        }
+    except T3flowError as error:
+        logger.debug("{}", error)
+        surveyed = {}
+    for user, (server, why) in surveyed.items():
+        if why or not server.active or server.main_pid is None:
+            continue
+        led_to = slots.effective(host.settings.paths.versions_dir, user)
+        runs = probe.version_that_runs(host, user, server.main_pid)
+        if led_to == version:
+            on_it.append(user)
+        elif runs in (None, led_to):
+            others.append(user)
+    return on_it, others

@@ -1,0 +1,45 @@
+"""Logs go to stderr: lines for people, or one JSON document a line."""
+
+import logging
+import sqlite3
+import sys
+import time
+from types import FrameType
+
+from loguru import logger
+from redis import RedisError
+
+from t3flow.settings.load import Settings
+
+AGAIN_SECONDS = 60.0
+REPEATED = (RedisError, sqlite3.DatabaseError, OSError)
+LINE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {message}"
+
+
+class _ToLoguru(logging.Handler):
+    """Hands what libraries log to loguru. A queue that is away fails many times a second: one line says so, and again every AGAIN_SECONDS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, REPEATED):
+            now = time.monotonic()
+            if now - self._said.get(record.msg, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                return
+            self._said[record.msg] = now
+            record.msg, record.args, record.exc_info = f"{record.getMessage()} {error}", None, None
+        frame: FrameType | None = sys._getframe(6)
+        depth = 6
+        while frame is not None and frame.f_code.co_filename == logging.__file__:
+            frame, depth = frame.f_back, depth + 1
+        logger.opt(depth=depth, exception=record.exc_info).log(record.levelname, record.getMessage())
+
+
+def set_up(settings: Settings) -> None:
+    """Logs as the settings say. Huey's own lines, several a task, only from warnings up."""
+    logger.remove()
+    logger.add(sys.stderr, level=settings.log.level, format=LINE, serialize=settings.log.json, diagnose=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)

@@ -1,0 +1,1 @@
+"""What the owner decided: the settings file, the user map, the schedule."""

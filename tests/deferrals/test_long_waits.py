@@ -1,0 +1,57 @@
+"""A wait that never ends is said: after a number of checks or days for one and the same cause, once a day."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from loguru import logger
+
+from t3flow.deferrals import long_waits
+from t3flow.host.host import Host
+
+
+@pytest.fixture
+def host(bare: Callable[..., Host]) -> Host:
+    return bare()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING")
+    yield lines
+    logger.remove(sink)
+
+
+def said(log: list[str]) -> int:
+    """How often the alert's words are in the log."""
+    return "".join(log).count(long_waits.MARK)
+
+
+def test_many_checks_for_one_cause_are_said_once(host: Host, log: list[str]) -> None:
+    for _ in range(long_waits.OLD_CHECKS - 1):
+        long_waits.note(host.journal, "ada", "running_process", "below the server runs vim (pid 7)")
+    assert (said(log), long_waits.old(host.journal)) == (0, {})
+    for _ in range(50):
+        long_waits.note(host.journal, "ada", "running_process", "below the server runs vim (pid 7)")
+    assert said(log) == 1
+    assert list(long_waits.old(host.journal)) == ["ada"]
+    long_waits.forget(host.journal, "ada")
+    long_waits.forget(host.journal, "ada")
+    assert long_waits.old(host.journal) == {}
+
+
+def test_days_for_one_cause_are_said(host: Host, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few checks in a short window are long as well; the closed window between them is no cause."""
+    now = 1_000_000.0
+    monkeypatch.setattr(long_waits.time, "time", lambda: now)
+    for day in range(9):
+        long_waits.note(host.journal, "ada", "running_process", "vim")
+        long_waits.note(host.journal, "ada", "window", "the window is 01:00-05:40")
+        assert said(log) == max(0, day - 2), day
+        now += 86401
+
+
+def test_another_cause_begins_anew(host: Host) -> None:
+    for number in range(3 * long_waits.OLD_CHECKS):
+        long_waits.note(host.journal, "ada", ("active_turn", "quiet_period")[number % 2], "")
+    assert long_waits.old(host.journal) == {}

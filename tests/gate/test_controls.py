@@ -1,0 +1,123 @@
+"""The controls of failed seeds: side by side, and within the gate's time as a whole."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from t3flow.engine.engine import Engine
+from t3flow.engine.files import make_folder
+from t3flow.engine.queue import open_queue
+from t3flow.engine.runs import Outcome, new_run
+from t3flow.gate import trial_run, trials
+from t3flow.gate import verdicts as gate_verdicts
+from t3flow.gate.trial_run import Verdict
+from t3flow.gate.trials import Seed, empty_seed
+from t3flow.host import slots
+from t3flow.host.cells import cells
+from t3flow.host.host import Host, take_charge
+
+FIRST = "0.0.24"
+TRIAL_SECONDS = 0.3
+
+
+class Trials:
+    """Trials that take a while and pass, and how many of them were held at a time."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at_a_time: list[int] = []
+        self.under_way = 0
+        self.slow_at_first: set[str] = set()
+        self.fails: set[tuple[str, str]] = set()
+        self.host = host
+        take_charge(host)
+        folder = slots.slot_path(host.settings.paths.versions_dir, FIRST)
+        make_folder(folder)
+        (folder / slots.MANIFEST).write_text(json.dumps({"version": FIRST}))
+        monkeypatch.setattr(trials, "_try_one", self.hold)
+
+    def hold(self, slot: str, version: str, seed: Seed, **more: Any) -> Verdict:
+        self.under_way += 1
+        self.at_a_time.append(self.under_way)
+        time.sleep(TRIAL_SECONDS)
+        self.under_way -= 1
+        if seed["user"] in self.slow_at_first:
+            self.slow_at_first.remove(seed["user"])
+            return {**trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "no answer"), "slow": True}
+        if (seed["user"], version) in self.fails:
+            return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "it crashes")
+        return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "pass", "")
+
+
+@pytest.fixture
+def held(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> Trials:
+    return Trials(bare(), monkeypatch)
+
+
+def seeds(count: int) -> list[Seed]:
+    return [{**empty_seed(FIRST), "user": f"user{number}"} for number in range(count)]
+
+
+def verdicts(asked: list[Seed], width: int, until: float) -> list[str]:
+    return [each["verdict"] for each in trials.try_controls.function(asked, width, until)]
+
+
+def test_they_are_held_side_by_side(held: Trials) -> None:
+    """Six take the time of two, and no more run at a time than trials of the candidate do."""
+    began = time.monotonic()
+    assert verdicts(seeds(6), 3, time.time() + 60) == ["pass"] * 6
+    assert time.monotonic() - began < 4 * TRIAL_SECONDS
+    assert max(held.at_a_time) == 3
+
+
+def test_what_would_begin_too_late_is_inconclusive(held: Trials) -> None:
+    """All of them end one trial after the gate's time at the latest, whatever their number."""
+    began = time.monotonic()
+    found = verdicts(seeds(40), 2, time.time() + 2.5 * TRIAL_SECONDS)
+    assert time.monotonic() - began < 6 * TRIAL_SECONDS
+    assert 4 <= found.count("pass") <= 8
+    assert found.count("inconclusive") == 40 - found.count("pass")
+    assert verdicts(seeds(2), 2, time.time() - 1) == ["inconclusive"] * 2
+
+
+def test_what_is_slow_beside_others_is_tried_alone(held: Trials) -> None:
+    """A control that fails for want of time would clear a bad build."""
+    held.slow_at_first = {"user1"}
+    assert verdicts(seeds(3), 3, time.time() + 60) == ["pass"] * 3
+    assert held.at_a_time[-1] == 1
+
+
+def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
+    asked: list[Seed] = [{**seed, "version": "0.0.1"} for seed in seeds(1)]
+    [found] = trials.try_controls.function(asked, 1, time.time() + 60)
+    assert (found["verdict"], "there is no slot of 0.0.1" in found["failed"]) == ("inconclusive", True)
+
+
+def judged(plan: Any, users: Any, snapshots: Any) -> Outcome:
+    """A workflow of nothing but the gate's judgement; its reason is who is not to be restarted."""
+    return Outcome("passed", ", ".join(gate_verdicts.pass_gate("slot", plan, users, snapshots)), "succeeded")
+
+
+@pytest.mark.parametrize(("fails_on", "outcome"), [(1, "passed"), (2, "gate_inconclusive"), (3, "gate_inconclusive")])
+def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_control(
+    held: Trials, monkeypatch: pytest.MonkeyPatch, fails_on: int, outcome: str
+) -> None:
+    """As where the slot of the version in use is gone, or the time is over."""
+    monkeypatch.setattr(trials, "_width", lambda host, size: 1)
+    held.fails = {(f"user{number}", "0.0.25") for number in range(fails_on)}
+    names = [f"user{number}" for number in range(3)]
+    snapshot = {"path": "/none", "bytes": 1, "level": 30, "fingerprint": None, "problem": "", "missing": False}
+    args = {
+        "plan": {"default": FIRST, "target": "0.0.25", "exact": False, "notices": []},
+        "users": [{"user": name, "version": "0.0.1", "running": True} for name in names],
+        "snapshots": [{**snapshot, "user": name, "files": {"state.sqlite": "/none"}, "schema": {}} for name in names],
+    }
+    queue = open_queue(f"sqlite://{held.host.settings.paths.state_dir}/queue.db", b"k" * 32)
+    engine = Engine(held.host.journal, queue, {"judged": judged})
+    run = new_run(held.host.journal, "judged", args) or ""
+    engine.advance(run)
+    ended = held.host.journal.run(run)
+    assert ended.outcome == outcome, ended.result
+    assert outcome != "passed" or ended.result["reason"] == "user0"

@@ -1,0 +1,47 @@
+"""How long things took decides how long they may take: a start in place by what its gate measured, a stop by the last snapshot."""
+
+from collections.abc import Callable
+
+from t3flow.host import records
+from t3flow.host.backups import durations
+from t3flow.host.host import Host
+
+NEXT, LATER = "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
+
+
+def test_what_the_gate_measured_decides_in_place(bare: Callable[..., Host]) -> None:
+    """With a margin, for each user by their own databases; where the version was not tried on these, by the slowest of all; never less than is set."""
+    host = bare(("ada", "grace"))
+    least = max(host.settings.dispatch.verify_timeout_s, host.settings.gate.start_timeout_s)
+    assert durations.start_limit(host, "ada", NEXT) == least, "a journal that has no such table yet"
+    assert not records.has_table(host.journal, "measured")
+    durations.note_start(host.journal, "ada", NEXT, 40.0)
+    durations.note_start(host.journal, "grace", NEXT, 1.0)
+    assert durations.start_limit(host, "ada", NEXT) == 40 * durations.UNDER_LOAD
+    assert durations.start_limit(host, "grace", NEXT) == least
+    assert durations.start_limit(host, "ken", NEXT) == 40 * durations.UNDER_LOAD
+    assert durations.start_limit(host, "ada", LATER) == least
+    durations.note_start(host.journal, "ada", NEXT, 20.0)
+    assert durations.start_limit(host, "ada", NEXT) == 20 * durations.UNDER_LOAD, "the newest counts"
+
+
+def test_old_measurements_are_removed(bare: Callable[..., Host]) -> None:
+    host = bare()
+    for number in range(50):
+        durations.note_start(host.journal, "ada", f"0.0.{number}", 1.0)
+    with host.journal.transaction() as connection:
+        connection.execute("update measured set at = at - ?", (2 * durations.KEPT_SECONDS,))
+    durations.note_start(host.journal, "ada", NEXT, 1.0)
+    assert host.journal.query("select count(*) from measured") == [(1,)]
+
+
+def test_the_duration_of_a_snapshot_is_noted(bare: Callable[..., Host]) -> None:
+    """Of one that was taken. One that serves again, as itself or under another target, says nothing about how long a new one takes."""
+    host = bare()
+    assert durations.snapshot_seconds(host.journal, "ada") == 0.0
+    first = durations.take(host, "ada", "0.0.24", NEXT, "bump-1")
+    seconds = durations.snapshot_seconds(host.journal, "ada")
+    assert seconds > 0
+    assert durations.take(host, "ada", "0.0.24", NEXT, "bump-2").path == first.path
+    assert durations.take(host, "ada", "0.0.24", LATER, "bump-3").path != first.path
+    assert durations.snapshot_seconds(host.journal, "ada") == seconds

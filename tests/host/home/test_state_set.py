@@ -1,0 +1,592 @@
+"""The state is a set: all of its files are of one moment, replaced and put back together wherever it is cut off, and nothing of them is lost."""
+
+import json
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DATA
+from scenes import content, write
+
+from t3flow.engine.files import DiskError
+from t3flow.host import records, schemas
+from t3flow.host.backups import replaced, store
+from t3flow.host.home import copies, replace
+from t3flow.host.host import Host, open_host
+from t3flow.host.owner import OwnerProblem
+from t3flow.service.consumer import open_journal
+
+C, D = DATA / "state-level52.sqlite", DATA / "statev2-level56.sqlite"
+GOOD, BAD = "11111111-good", "22222222-bad"
+
+
+def fill(folder: Path, *, second: bool, identity: str = GOOD) -> None:
+    """Makes the state of a user of t3 as it is since 0.0.42, or with the second database as well."""
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    shutil.copyfile(C, folder / "state.sqlite")
+    if second:
+        shutil.copyfile(D, folder / "statev2.sqlite")
+    (folder / "environment-id").write_text(identity)
+
+
+@pytest.fixture
+def host(bare: Callable[..., Host]) -> Host:
+    found = bare()
+    fill(userdata(found), second=False)
+    return found
+
+
+def userdata(host: Host) -> Path:
+    return host.base_dir("ada") / "userdata"
+
+
+def take(host: Host, target: str = "2.0.0", wrote: str = "1.0.0") -> records.Backup:
+    return store.take(host, "ada", wrote=wrote, target=target, run="run-1")
+
+
+def names(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+# Taking it ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_has_all_databases_and_identity_files_under_one_time(host: Host) -> None:
+    fill(userdata(host), second=True)
+    write(userdata(host) / "cache.sqlite", "create table cached as select 1 as one")
+    (userdata(host) / "settings.json").write_text("{}")
+    (userdata(host) / "server-runtime.json").write_text("{}")
+    (userdata(host) / "logs").mkdir()
+    made = take(host)
+    assert [*made.files] == [
+        *("state.sqlite", "cache.sqlite", "statev2.sqlite", "environment-id", "settings.json"),
+    ]
+    moment = Path(made.path).stem.rpartition("-")[2]
+    assert set(made.files.values()) == {
+        *(f"{stem}-prebump-2.0.0-{moment}.sqlite" for stem in ("state", "cache", "statev2")),
+        *(f"environment-id-prebump-2.0.0-{moment}", f"settings-prebump-2.0.0-{moment}.json"),
+    }
+    assert {path.name for path in made.paths.values()} == names(host.settings.paths.backup_dir / "ada")
+    for name in ("state.sqlite", "statev2.sqlite", "cache.sqlite"):
+        assert content(made.paths[name]) == content(userdata(host) / name)
+    assert made.paths["environment-id"].read_text() == GOOD
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in made.paths.values())
+    assert made.level == 56
+    assert made.schema["cache.sqlite"] is None
+    assert made.schema["statev2.sqlite"] is not None
+    assert (56, made.schema["statev2.sqlite"][-1][1]) == made.schema["statev2.sqlite"][-1]
+    assert made.rows["cache.sqlite"] == {"cached": 1}
+    assert made.rows["state.sqlite"]["projection_threads"] >= 1
+    assert not any(table.startswith("auth_") for table in made.rows["state.sqlite"])
+    assert records.backup_at(host.journal, made.path) == made
+
+
+def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host: Host) -> None:
+    first = take(host)
+    assert take(host).path == first.path
+    other = take(host, "3.0.0")
+    assert other.path != first.path
+    assert {name: os.stat(path).st_ino for name, path in other.paths.items()} == {
+        name: os.stat(path).st_ino for name, path in first.paths.items()
+    }
+    assert (other.schema, other.rows, other.target) == (first.schema, first.rows, "3.0.0")
+    (userdata(host) / "environment-id").write_text(BAD)
+    assert take(host, "3.0.0").path != other.path
+    Path(take(host, "3.0.0").paths["environment-id"]).unlink()
+    assert take(host, "3.0.0").is_there, "one that has lost a file serves nobody"
+
+
+def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(userdata(host), second=True)
+    first = take(host)
+    write(userdata(host) / "statev2.sqlite", "create table more (x)")
+    real = store.take_copy
+
+    def die(*arguments: Any) -> None:
+        real(*arguments)
+        if arguments[1] == "statev2.sqlite":
+            raise SystemExit
+
+    with monkeypatch.context() as killed:
+        killed.setattr(store, "take_copy", die)
+        with pytest.raises(SystemExit):
+            take(host)
+    top = host.settings.paths.backup_dir / "ada"
+    assert len(names(top)) == len(first.files) + 2
+    second = take(host)
+    assert names(top) == {*first.files.values(), *second.files.values()}
+
+
+def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(userdata(host), second=True)
+    real = store.take_copy
+
+    def fail(*arguments: Any) -> None:
+        if arguments[1] == "environment-id":
+            raise DiskError("no room")
+        real(*arguments)
+
+    monkeypatch.setattr(store, "take_copy", fail)
+    with pytest.raises(DiskError):
+        take(host)
+    assert not any((host.settings.paths.backup_dir / "ada").iterdir())
+    assert records.backups(host.journal) == []
+
+
+def _make_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _make_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda path: path.write_bytes(b""), "statev2.sqlite is an empty file"),
+        (lambda path: path.write_bytes(b"garbage" * 999), "statev2.sqlite: file is not a database"),
+        (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "statev2.sqlite: .*malformed"),
+        (_make_fifo, "statev2.sqlite is not a plain file"),
+        (_make_link, "statev2.sqlite is not a plain file"),
+        (lambda path: path.rename(path.with_name("state (copy).sqlite")), "rename it"),
+    ],
+    ids=["empty", "garbage", "truncated", "fifo", "link", "odd name"],
+)
+def test_one_bad_database_is_no_set_and_one_line(host: Host, spoil: Callable[[Path], object], word: str) -> None:
+    fill(userdata(host), second=True)
+    spoil(userdata(host) / "statev2.sqlite")
+    with pytest.raises(OwnerProblem, match=word) as raised:
+        take(host)
+    assert len(str(raised.value).splitlines()) == 1
+    assert records.backups(host.journal) == []
+    assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
+
+
+def test_a_locked_database_is_named(host: Host) -> None:
+    fill(userdata(host), second=True)
+    with closing(sqlite3.connect(userdata(host) / "statev2.sqlite", isolation_level=None)) as other:
+        other.execute("pragma journal_mode = delete")
+        other.execute("begin exclusive")
+        with pytest.raises(OwnerProblem, match=r"statev2.sqlite: database is locked"):
+            take(host)
+
+
+@pytest.fixture
+def writing() -> Iterator[Callable[[Path], None]]:
+    """Writes to databases all the time."""
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work(database: Path) -> None:
+        with closing(sqlite3.connect(database, timeout=10)) as connection:
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("create table if not exists counted (n)")
+            while not stop.wait(0.001):
+                with connection:
+                    connection.execute("insert into counted values (?)", (time.monotonic(),))
+
+    def begin(database: Path) -> None:
+        threads.append(threading.Thread(target=work, args=(database,)))
+        threads[-1].start()
+        time.sleep(0.1)
+
+    yield begin
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_live_database_beside_one_that_lies_still_is_of_one_moment(host: Host, writing: Callable[..., None]) -> None:
+    fill(userdata(host), second=True)
+    writing(userdata(host) / "statev2.sqlite")
+    made = take(host)
+    assert made.fingerprint is None, "the next one is taken anew"
+    assert "counted" in made.rows["statev2.sqlite"]
+
+
+def test_two_that_change_at_once_are_no_set(host: Host, writing: Callable[..., None]) -> None:
+    """A copy of one from before and of the other from after a change is no state that ever was."""
+    fill(userdata(host), second=True)
+    for name in ("state.sqlite", "statev2.sqlite"):
+        writing(userdata(host) / name)
+    with pytest.raises(OwnerProblem, match=r"no copy of one moment .*state.sqlite, statev2.sqlite keep changing"):
+        take(host)
+
+
+def test_a_change_that_ends_is_waited_out(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(userdata(host), second=True)
+    real, times = copies._copy_once, 0
+
+    def copy(folder: Path, box: Path) -> dict[str, Any]:
+        nonlocal times
+        times += 1
+        found = real(folder, box)
+        if times == 1:
+            for name in ("state.sqlite", "statev2.sqlite"):
+                write(folder / name, "create table meanwhile (x)")
+        return found
+
+    monkeypatch.setattr(copies, "_copy_once", copy)
+    (tmp_path / "a").mkdir()
+    answer = copies.copy_set(userdata(host), tmp_path / "a", None)
+    assert times == 2
+    assert all("meanwhile" in answer["rows"][name] for name in ("state.sqlite", "statev2.sqlite"))
+    assert answer["fingerprint"]
+
+
+# Putting it in place, and back --------------------------------------------------------------------------------------
+
+
+def test_going_back_from_the_second_database_moves_it_aside(host: Host) -> None:
+    """A newer t3 makes its database of the first one when it has none: so what is written in between shows after the next bump."""
+    made = take(host)
+    fill(userdata(host), second=True, identity=BAD)
+    write(userdata(host) / "statev2.sqlite", "create table by_the_newer as select 1 as one")
+    aside = Path(store.restore(host, "ada", made, "replaced-20260101T000000Z"))
+    assert not any(name.startswith("statev2") for name in names(userdata(host)))
+    assert (userdata(host) / "environment-id").read_text() == GOOD
+    assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
+    assert "by_the_newer" in "".join(content(aside / "statev2.sqlite"))
+    assert (aside / "environment-id").read_text() == BAD
+    assert stat_mode(userdata(host) / "state.sqlite") == 0o600
+    [listed] = replaced.listing(host, "ada")
+    assert (listed.level, set(listed.files)) == (56, {"state.sqlite", "statev2.sqlite", "environment-id"})
+    back = store.take(host, "ada", wrote="2.0.0", target="2.0.0", run="r", kept=listed.name)
+    assert set(back.files) == set(listed.files)
+    store.restore(host, "ada", back, "replaced-20260101T000001Z")
+    assert "by_the_newer" in "".join(content(userdata(host) / "statev2.sqlite"))
+    assert (userdata(host) / "environment-id").read_text() == BAD
+
+
+def stat_mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_files_that_a_snapshot_does_not_know_stay(host: Host) -> None:
+    made = take(host)
+    (userdata(host) / "keybindings.json").write_text("mine")
+    (userdata(host) / "attachments").mkdir()
+    store.restore(host, "ada", made, "replaced-1")
+    assert (userdata(host) / "keybindings.json").read_text() == "mine"
+    assert (userdata(host) / "attachments").is_dir()
+
+
+def plain(folder: Path) -> dict[str, list[str] | str]:
+    """What a state says: its databases' content, with what is in their logs alone, and its identity files."""
+    found: dict[str, list[str] | str] = {}
+    for each in sorted(folder.iterdir()):
+        if each.name.endswith(".sqlite"):
+            found[each.name] = content(each)
+        elif each.name == "environment-id":
+            found[each.name] = each.read_text()
+    return found
+
+
+class Scene:
+    """A state of which much is in the logs of its databases alone, as a killed server leaves it, and a snapshot to be put in place."""
+
+    def __init__(self, top: Path, *, old_has_second: bool, new_has_second: bool) -> None:
+        self.folder, self.old, self.new = top / "userdata", top / "old", top / "new"
+        for folder in (self.folder, self.old, self.new):
+            folder.mkdir()
+        fill(self.old, second=old_has_second, identity=BAD)
+        for database in self.old.glob("*.sqlite"):
+            with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+                connection.execute("pragma journal_mode = wal")
+                connection.execute("pragma wal_autocheckpoint = 0")
+                connection.execute(f"create table precious as select '{database.name}' as word")
+                for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
+                    shutil.copyfile(self.old / name, self.old / f"{name}.copy")
+            for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
+                os.replace(self.old / f"{name}.copy", self.old / name)
+        fill(self.new, second=new_has_second)
+        self.descriptors = {each.name: os.open(each, os.O_RDONLY) for each in self.new.iterdir()}
+        self.reset()
+        self.was, self.given = plain(self.folder), plain(self.new)
+        self.reset()
+
+    def reset(self) -> None:
+        shutil.rmtree(self.folder)
+        shutil.copytree(self.old, self.folder)
+
+    def close(self) -> None:
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+
+    def restore(self) -> None:
+        replace.restore(self.folder, "replaced-1", self.descriptors, None)
+
+    def put_back(self) -> None:
+        replace.put_back(self.folder, "replaced-1")
+
+
+CHANGES = ("link", "rename", "unlink", "fsync", "rmdir", "mkdir", "open")
+
+
+def killed_at(number: int, action: Callable[[], None]) -> bool:
+    """Does something in a process of its own that ends before its change of the file system of that number; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **more: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    os._exit(9)
+                return real(*arguments, **more)
+
+            return call
+
+        try:
+            for name in CHANGES:
+                setattr(os, name, counted(getattr(os, name)))
+            action()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9), f"it failed before change {number}"
+    return code == 9
+
+
+@pytest.fixture(params=[(True, False), (False, True), (True, True), (False, False)], ids=["D→C", "C→D", "D→D", "C→C"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, old_has_second=request.param[0], new_has_second=request.param[1])
+    yield made
+    made.close()
+
+
+def nothing_half(folder: Path) -> bool:
+    return not [each.name for each in folder.iterdir() if each.name.endswith(".t3flow")]
+
+
+def test_a_restore_that_is_killed_anywhere_is_repeated_to_the_same_end(scene: Scene) -> None:
+    for number in range(1, 100):
+        scene.reset()
+        died = killed_at(number, scene.restore)
+        scene.restore()
+        assert not list(scene.folder.glob("*-wal")), number
+        assert plain(scene.folder) == scene.given, number
+        assert nothing_half(scene.folder), number
+        assert plain(scene.folder / "replaced-1") == scene.was, number
+        if not died:
+            break
+    assert 20 < number < 99, "it was killed before each of its changes, and once not at all"
+
+
+@pytest.mark.parametrize("cut", ["restore", "put_back"])
+def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: Scene) -> None:
+    for number in range(1, 100):
+        scene.reset()
+        if cut == "restore":
+            died = killed_at(number, scene.restore)
+        else:
+            scene.restore()
+            died = killed_at(number, scene.put_back)
+        scene.put_back()
+        assert plain(scene.folder) == scene.was, number
+        assert nothing_half(scene.folder), number
+        assert not (scene.folder / "replaced-1").exists(), number
+        if cut == "put_back":
+            assert plain(scene.folder / "replaced-1-undone") == scene.given, number
+        if not died:
+            break
+    assert 12 < number < 99, "it was killed before each of its changes, and once not at all"
+
+
+def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests look for: a log that is not put back takes with it all that the killed server wrote last."""
+    real = replace._move
+    monkeypatch.setattr(replace, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
+    scene.restore()
+    scene.put_back()
+    assert plain(scene.folder) != scene.was
+
+
+def test_what_an_earlier_t3flow_kept_is_put_back(scene: Scene) -> None:
+    """It kept the first database alone, without a manifest, and replaced nothing else: a run in flight over an upgrade is undone by this code."""
+    aside = scene.folder / "replaced-1"
+    aside.mkdir()
+    for suffix in ("", "-wal", "-shm"):
+        os.link(scene.folder / f"state.sqlite{suffix}", aside / f"state.sqlite{suffix}")
+        (scene.folder / f"state.sqlite{suffix}").unlink()
+    shutil.copyfile(scene.new / "state.sqlite", scene.folder / "state.sqlite")
+    scene.put_back()
+    assert plain(scene.folder) == scene.was
+    assert not aside.exists()
+
+
+def test_a_full_disk_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, writes = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == 5:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        scene.restore()
+    monkeypatch.setattr(os, "fsync", real)
+    assert plain(scene.folder) == scene.was
+    assert nothing_half(scene.folder)
+
+
+def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Host) -> None:
+    made = take(host)
+    fill(userdata(host), second=True, identity=BAD)
+    before = plain(userdata(host))
+    made.paths["state.sqlite"].write_bytes(b"no database" * 1000)
+    with pytest.raises(OwnerProblem, match=r"state.sqlite: file is not a database"):
+        store.restore(host, "ada", made, "replaced-1")
+    assert plain(userdata(host)) == before
+    made.paths["environment-id"].unlink()
+    with pytest.raises(store.BackupError, match=r"environment-id-prebump.* cannot be read"):
+        store.restore(host, "ada", made, "replaced-1")
+
+
+@pytest.mark.parametrize("unchanged", [False, True])
+def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Host, unchanged: bool) -> None:
+    """The next one removes what it finds; a set that is on record is there as a whole."""
+    fill(userdata(host), second=True)
+    take(host)
+    top = host.settings.paths.backup_dir / "ada"
+
+    def take_anew() -> None:
+        store.take(
+            open_host(host.settings, open_journal(host.settings)), "ada", wrote="1.0.0", target=f"3.0.{number}", run="r"
+        )
+
+    for number in range(1, 60):
+        if not unchanged:
+            write(userdata(host) / "statev2.sqlite", f"create table more{number} (x)")
+        died = killed_at(number, take_anew)
+        take(host, f"4.0.{number}")
+        on_record = records.backups(host.journal, "ada")
+        assert names(top) == {name for entry in on_record for name in entry.files.values()}, number
+        assert all(entry.is_there for entry in on_record), number
+        if not died:
+            break
+    assert 5 < number < 59, "it was killed before each of its changes, and once not at all"
+
+
+# What a server lost --------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_missing_after_a_restore_are_named(host: Host) -> None:
+    made = take(host)
+    store.restore(host, "ada", made, "replaced-1")
+    store.check_restored(host, "ada")
+    write(userdata(host) / "state.sqlite", "insert into auth_sessions (session_id) select 'x' where false")
+    write(userdata(host) / "state.sqlite", "delete from projection_threads")
+    with pytest.raises(
+        store.BackupError, match=r"rows are missing in state.sqlite of ada .*projection_threads: 0, \d+"
+    ):
+        store.check_restored(host, "ada")
+    store.put_back(host, "ada", "replaced-1")
+    store.check_restored(host, "ada")
+
+
+# Snapshots of earlier times ------------------------------------------------------------------------------------------
+
+
+def old_snapshot(host: Host, wrote: str) -> records.Backup:
+    """A snapshot as an earlier t3flow took and recorded it: the first database, and its level."""
+    path = host.settings.paths.backup_dir / "ada" / "state-prebump-2.0.0-20260601T000000000000Z.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(C, path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("pragma journal_mode = delete")
+    with host.journal.transaction() as connection:
+        connection.execute(
+            "insert into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
+            (str(path), "ada", wrote, "2.0.0", 52, json.dumps([[1, 2, 3], None]), time.time(), "run-0"),
+        )
+    found = records.backup_at(host.journal, str(path))
+    assert found is not None
+    return found
+
+
+def test_a_snapshot_of_one_file_still_restores(host: Host) -> None:
+    made = old_snapshot(host, "1.0.0")
+    assert (made.is_whole, made.fingerprint, made.is_there) == (False, None, True)
+    fill(userdata(host), second=True, identity=BAD)
+    write(userdata(host) / "state.sqlite", "create table since (x)")
+    aside = Path(store.restore(host, "ada", made, "replaced-1"))
+    assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
+    assert not (userdata(host) / "statev2.sqlite").exists(), "it is of another moment"
+    assert (aside / "statev2.sqlite").exists()
+    assert (userdata(host) / "environment-id").read_text() == BAD, "of this it says nothing"
+    store.check_restored(host, "ada")
+    store.put_back(host, "ada", "replaced-1")
+    assert (userdata(host) / "statev2.sqlite").exists()
+
+
+def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
+    records.note_schema(host.journal, "1.0.0", {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]]})
+    made = old_snapshot(host, "1.0.0")
+    fill(userdata(host), second=True)
+    before = plain(userdata(host))
+    with pytest.raises(store.BackupError, match=r"1.0.0 keeps its work in statev2.sqlite: .*t3flow backups ada"):
+        store.restore(host, "ada", made, "replaced-1")
+    assert plain(userdata(host)) == before
+
+
+# What versions know --------------------------------------------------------------------------------------------------
+
+
+def test_a_reused_number_is_another_schema(host: Host) -> None:
+    first = [[number, f"m{number}"] for number in range(1, 47)]
+    records.note_schema(host.journal, "1.0.0", {"state.sqlite": first})
+    known = records.schema_of_version(host.journal, "1.0.0")
+    mine: records.Schemas = {"state.sqlite": [(number, f"m{number}") for number in range(1, 47)]}
+    assert schemas.knows(known, mine) == ""
+    assert mine["state.sqlite"] is not None
+    mine["state.sqlite"][-1] = (46, "of a preview")
+    assert schemas.knows(known, mine) == (
+        "state.sqlite went through migration 46 of a preview, not m46, which it does not know"
+    )
+    assert schemas.knows(None, mine)
+    assert schemas.knows(known, {**mine, "state.sqlite": None, "cache.sqlite": None}) == ""
+    assert schemas.knows(known, {"statev2.sqlite": []}) == "it does not know statev2.sqlite"
+
+
+def test_a_database_that_lay_there_says_nothing_about_a_version(host: Host) -> None:
+    lists = {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]], "cache.sqlite": None}
+    records.note_schema(host.journal, "older", lists, ["state.sqlite"])
+    records.note_schema(host.journal, "newer", lists, ["statev2.sqlite"])
+    assert records.schema_of_version(host.journal, "older") == {"state.sqlite": [(1, "a")]}
+    newer = records.schema_of_version(host.journal, "newer")
+    assert newer == {"state.sqlite": [(1, "a")], "statev2.sqlite": [(1, "a"), (2, "b")]}
+    assert schemas.knows(newer, {"state.sqlite": [(1, "a"), (2, "b")]}) == "", "it makes the second of the first"
+
+
+def test_snapshots_say_what_a_version_knows_where_no_trial_did(host: Host) -> None:
+    assert records.schema_of_version(host.journal, "1.0.0") is None
+    made = take(host)
+    assert records.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
+    old_snapshot(host, "0.9.0")
+    assert records.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
+    assert records.schema_of_version(host.journal, "") is None
+
+
+def test_a_box_without_room_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(userdata(host), second=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(DiskError, match="make room"):
+        take(host)
