@@ -26,9 +26,11 @@ def show(key: str | None, commented: bool, as_json: bool) -> None:
         return
     described = settings_text.describe(settings())
     if key is not None:
+        known = [entry.key for entry in described]
+        if key not in known:
+            hint = settings_module.guess(key, known) or "; t3flow config show lists all keys"
+            raise UsageError(f"there is no setting {key!r}{hint}")
         described = [entry for entry in described if entry.key == key]
-        if not described:
-            raise UsageError(f"there is no setting {key!r}; t3flow config show lists them all")
     if as_json:
         dump({entry.key: {"value": entry.value, "source": entry.source} for entry in described})
     elif key is not None:
