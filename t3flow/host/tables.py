@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loguru import logger
-
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.facts import fact, has_table
 
 SCHEMA = """

@@ -41,6 +41,8 @@ SECRET_KEYS = ("queue.url", "dispatch.url")
 class SettingsError(T3flowError):
     """Settings that cannot be used. One line for each problem: where, key, what is wrong, what it takes."""
 
+    exit_code = 2
+
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
