@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import secrets
 import shutil
 import stat
 import subprocess
@@ -148,7 +147,7 @@ def claim_folder(folder: Path, mode: int) -> None:
 
     A folder of ours takes the place of theirs by one exchange of names: between a removal and a mkdir they would be first.
     """
-    ours = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
+    ours = folder.with_name(f"{folder.name}-{os.urandom(8).hex()}")
     ours.mkdir(mode=0o700)
     os.chmod(ours, mode)
     names = (AT_FDCWD, os.fsencode(ours), AT_FDCWD, os.fsencode(folder))

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from support import begin, deliver, open_engine, settle
 
-from t3flow.cli.follow import event_line
 from t3flow.engine import flow as flows
 from t3flow.engine.errors import Interrupted, NotYet, UndoFailed
 from t3flow.engine.flow import LONG_HISTORY, current_flow
 from t3flow.engine.history import CONTINUED
 from t3flow.engine.runs import HOST_LOCK, Outcome, send_signal
 from t3flow.engine.step import step
+from t3flow.state.runs import Narrator
 
 EFFECTS: list[str] = []
 
@@ -122,7 +122,9 @@ def test_a_long_run_starts_over_and_loses_nothing(tmp_path: Path, queue_url: str
     [continued] = [event for event in events if event.kind == CONTINUED]
     assert continued.data["times"] >= 3
     assert continued.data["events"] > 600, "those of all histories that were given up"
-    assert "began anew" in event_line(continued)
+    line = Narrator(run).line(continued)
+    assert line is not None
+    assert "starts over" in line.text
 
 
 @pytest.mark.parametrize("how", ["locked", "unsettled"])
