@@ -153,7 +153,15 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["deploy/install.sh", "deploy/uninstall.sh", "tests/box/prepare.sh", "tools/setup.sh"]
+    "script",
+    [
+        "deploy/install.sh",
+        "deploy/uninstall.sh",
+        "tests/box/prepare.sh",
+        "tools/setup.sh",
+        "tools/hooks.sh",
+        "tools/pre-commit",
+    ],
 )
 def test_the_scripts_are_plain_sh(script: str) -> None:
     """They parse; and install and uninstall refuse what they do not know with their usage, changing nothing."""
