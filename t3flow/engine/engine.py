@@ -21,7 +21,7 @@ from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
-from t3flow.engine.step import STEPS, current_executor
+from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_name
 from t3flow.engine.storages import QueueAway
 
 WATCH_SECONDS = 0.5
@@ -70,7 +70,7 @@ class Engine:
         self._roused: dict[str, float] = {}  # sleeping runs that were told of a signal, and when
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
-        queue.register(self.advance, list(STEPS))
+        queue.register(self.advance, [*STEPS, *FORMER_NAMES])
         queue.on_failure = self._note_away
 
     # Advancing one run ----------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Engine:
     def _sleeps_in(self, run_id: str) -> str | None:
         """The step in which a run waits, if it does."""
         rows = self.journal.query(LAST_EVENT, run_id)
-        return rows[0][0] if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
+        return present_name(rows[0][0]) if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
         """Add a hint for every pending run that has neither a worker nor a message that comes in time. Return how many. Adding twice is harmless."""

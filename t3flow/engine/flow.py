@@ -144,8 +144,8 @@ class Flow:
     def _wait(self, step: str, attempt: int, checks: int, later: NotYet) -> None:
         """A polling step keeps one event, updated in place, however often it asks."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
-        scope = "run = ? and seq > ? and step = ? and kind"
-        where = (self.run.id, self.history.position, step)
+        scope = "run = ? and seq in (select value from json_each(?)) and kind"
+        where = (self.run.id, json.dumps([event.seq for event in self.history.notes_of(step)]))
         with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(
