@@ -210,7 +210,8 @@ def _under_present_names(event: Event) -> Event:
 def _former_undo(step: str) -> str | None:
     """Return the name of the undo of a start that names none, as an earlier t3flow wrote it; None for no undo.
 
-    FORMER_STEPS decides, which lists the steps of that t3flow, else today's code. A step that neither knows counts as one to be undone: that it had nothing to undo cannot be told.
+    FORMER_STEPS, which lists the steps of that t3flow, decides; else today's code. A step that neither knows counts as one to be undone: that it had
+    nothing to undo cannot be told.
     """
     if step in FORMER_STEPS:
         return FORMER_STEPS[step]

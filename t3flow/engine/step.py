@@ -69,6 +69,10 @@ class Step(Generic[P, R]):
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
         return cast(R, current_executor.get().run_step(self, args, kwargs))
 
+    def unjournaled(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function as a part of the step that is running: nothing is journaled, retried or undone on its own."""
+        return self.function(*args, **kwargs)
+
 
 def step(
     *,
