@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
-from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
+from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
 from t3flow.host import manageable, mounts, preflight, pruning, records, rejections, slots, t3_accounts
@@ -161,7 +161,7 @@ def open_scratch() -> None:
         claim_folder(folder, 0o711)
     except OSError as error:
         raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
-    if in_memory(folder):
+    if is_on_tmpfs(folder):
         raise DiskError(
             f"{folder} would be kept in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp"
         )
