@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from t3flow import T3flowError
+from t3flow.engine.log import logger
 from t3flow.engine.step import check_interrupt
 from t3flow.host.accounts import Account, command_as
-from t3flow.host.orphans import log, open_lock, share_lock
+from t3flow.host.orphans import open_lock, share_lock
 
 POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -147,7 +148,7 @@ def _spawn(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
         except OSError as error:
             if error.errno not in TRANSIENT_ERRORS:
                 raise
-            log().warning("cannot start {} ({}): attempt {} of {}", words[0], error, attempt, ATTEMPTS)
+            logger.warning("cannot start {} ({}): attempt {} of {}", words[0], error, attempt, ATTEMPTS)
             time.sleep(0.1 * 2**attempt)
     return subprocess.Popen(words, **options)
 
@@ -200,7 +201,9 @@ def end(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        log().error("process {} was killed but hangs in the kernel; see which file systems it uses: findmnt", child.pid)
+        logger.error(
+            "process {} was killed but hangs in the kernel; see which file systems it uses: findmnt", child.pid
+        )
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:
             with suppress(OSError):

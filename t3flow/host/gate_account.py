@@ -10,9 +10,8 @@ import sys
 import time
 from contextlib import suppress
 
-from loguru import logger
-
 from t3flow import T3flowError
+from t3flow.engine.log import logger
 from t3flow.host.host import Host, uid_of
 from t3flow.host.processes import listing, proc
 

@@ -14,10 +14,8 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from loguru import Logger
+from t3flow.engine.log import logger
 
 POLL_SECONDS = 0.1
 MAX_ROUNDS = 3
@@ -59,25 +57,18 @@ def end_orphans(lock_path: Path, patience_seconds: float) -> int:
             holders = _holders(lock_path)
             rounds += 1
             if rounds >= MAX_ROUNDS and all(_is_killed(pid) for pid in before & set(holders)):
-                log().error("{} stays locked by a hidden or hanging process; t3flow replaces the file", lock_path)
+                logger.error("{} stays locked by a hidden or hanging process; t3flow replaces the file", lock_path)
                 lock_path.unlink()
                 break
             before = set(holders)
             for pid in holders:
-                log().warning("ending process {}, left over from a consumer that died", pid)
+                logger.warning("ending process {}, left over from a consumer that died", pid)
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
                 ended += 1
             deadline = time.monotonic() + patience_seconds
         time.sleep(POLL_SECONDS)
     return ended
-
-
-def log() -> "Logger":
-    """Return the log. Loading it takes longer than everything `t3flow status` reads, so it is loaded on first use."""
-    from loguru import logger
-
-    return logger
 
 
 def _holders(lock_path: Path) -> list[int]:

@@ -23,6 +23,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
         read, cast(Journal, journal), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
     pairing = last_pairings.pairings(journal) if journal else {}
+    seen = last_pairings.last_seen(journal) if journal else {}
     unknown = (records.fact(journal, records.UNKNOWN) or {}) if journal else {}
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
@@ -58,6 +59,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
             "assigned_version": version_or_none(lambda user=user: slots.effective(read.paths.versions_dir, user)),
             "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
             "pairing_since": rfc3339(last["since"]) if last else None,
+            "pairing_seen": rfc3339(max(last["since"], seen.get(user, 0.0))) if last else None,
             "pairing_reason": last["reason"] if last else "",
             "unknown": unknown[user][1] if user in unknown else "",
             "deferred": waiting.get(user),

@@ -10,9 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from loguru import logger
-
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host import records, slots
 from t3flow.host.activity.clock import ServerClock
 from t3flow.host.host import Host

@@ -1,9 +1,8 @@
 """Resumption of a unit that a consumer had suspended when it died. The journal records which unit, and the next consumer resumes it."""
 
-from loguru import logger
-
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host import records
 from t3flow.host.host import Host
 from t3flow.host.processes import suspension

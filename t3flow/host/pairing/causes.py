@@ -35,7 +35,7 @@ def find_other_fault(host: Host, user: str, version: str, error: pairing_probe.N
     """Return the cause other than `version` that a restarted user cannot pair, or None if no other is known."""
     before = failure_before_restart(host, user)
     if problem := dispatch_problem(host, version, [user], began=own_activity.restart_began(host.journal, user)):
-        return DispatchAtFault(f"{error}; {problem} without a restart, so the dispatch is at fault")
+        return DispatchAtFault(f"{error}; {problem}, and they were not restarted: the dispatch is at fault")
     with suppress(T3flowError):
         if before:
             pairing_probe.check_running(host, user, version)

@@ -7,7 +7,7 @@ from t3flow.host.host import Host
 from t3flow.host.pairing.log_file import end_of_file, read_file
 from t3flow.host.pairing.log_journald import read_journal
 from t3flow.host.pairing.log_lines import Cursor, Part
-from t3flow.settings.values import JOURNAL_PREFIX
+from t3flow.settings.checks import JOURNAL_PREFIX
 
 
 def end_of_log(host: Host) -> Cursor:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from loguru import logger
-
 from t3flow import T3flowError
+from t3flow.engine.log import logger
 from t3flow.host import http_client, slots
 from t3flow.host.host import Host
 from t3flow.host.pairing import own_activity
@@ -189,7 +188,9 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
     """Check that the user's own server has the port and runs a version. Raise NotPaired, PortTaken, HostError, ServiceError."""
     running = running_version_of(host, user, own_server(host, user))
     if running != version:
-        raise NotPaired(f"the server of {user} was started from {running or 'an unknown version'}, not from {version}")
+        raise NotPaired(
+            f"the server of {user} runs {running or 'a program that is no installed version'}, not {version}"
+        )
     reported = serving_version(host, user, timeout_seconds)
     if reported != version:
         raise NotPaired(f"the server of {user} reports version {reported}, not {version}")
