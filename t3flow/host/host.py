@@ -12,7 +12,9 @@ from t3flow.engine.journal import Journal
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
 from t3flow.host.services import environment_files
-from t3flow.host.services.manager import ServerState, ServiceError, Services, services_of
+from t3flow.host.services.manager import ServerState, ServiceError, Services
+from t3flow.host.services.supervisor import SUPERVISOR_SOCKET, Supervised
+from t3flow.host.services.systemd import Systemd
 from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.settings.load import Settings
 from t3flow.settings.user_map import MappedUser, UserMap, read_user_map
@@ -148,6 +150,13 @@ def uid_of(name: str) -> int | None:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         return None
+
+
+def services_of(settings: Settings, children: Children) -> Services:
+    """Return the service manager that `serve.backend` names."""
+    if settings.serve.backend == "systemd":
+        return Systemd(children, settings.serve.unit)
+    return Supervised(settings.paths.serve_env_dir / SUPERVISOR_SOCKET)
 
 
 def open_host(

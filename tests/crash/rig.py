@@ -30,7 +30,7 @@ from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
 from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import listing
-from t3flow.host.services.manager import SUPERVISOR_SOCKET
+from t3flow.host.services.supervisor import SUPERVISOR_SOCKET
 from t3flow.host.slots import running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import PACKAGE

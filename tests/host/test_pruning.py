@@ -25,7 +25,7 @@ from t3flow.host import journal_reserve, pruning, records, slots
 from t3flow.host.backups import durations, replaced, store
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.owner import OwnerProblem
-from t3flow.host.services.manager import Supervised
+from t3flow.host.services.supervisor import Supervised
 from t3flow.state.doctor import history
 
 

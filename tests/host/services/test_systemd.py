@@ -7,7 +7,8 @@ import pytest
 
 from t3flow.host.children import Children
 from t3flow.host.services import manager
-from t3flow.host.services.manager import ServiceError, Systemd
+from t3flow.host.services.manager import ServiceError
+from t3flow.host.services.systemd import Systemd
 
 FAILS = """#!/bin/sh
 echo x >> {calls}
