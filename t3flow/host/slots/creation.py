@@ -1,4 +1,4 @@
-"""Creation of a slot: copy an installed tree that its makers may still be changing."""
+"""Creation of a slot: a copy of an installed tree that is not trusted and may change during the copy."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def create_slot(
     versions_dir: Path, version: str, tree: Path, node: Path, note: dict[str, Any], package: str = "", program: str = ""
 ) -> Path:
-    """Copies an installed tree into a slot of its own: never the tree itself, whose makers may still hold parts of it open.
+    """Copy an installed tree into a new slot, and return its path.
 
-    Regular files with one link, folders, and symlinks that stay inside; modes 0755 and 0644; anything else raises SlotError.
-    `tree` is npm's prefix; with a `package`, that package's folder alone, as a global install has it, and `program` the path in it of t3.
-    Repeating it is harmless: a complete slot is kept, a half-made one has another name and is thrown away.
+    The tree itself is not moved, since its makers may still have files open. Copied are regular files with one link, folders, and symlinks that stay
+    inside, with modes 0755 and 0644; anything else raises SlotError. `tree` is npm's prefix or, with `package`, that package's folder in a global
+    install, which contains `program`. Idempotent: a complete slot is kept; a partial one has another name and is discarded.
     """
     final = slot_path(versions_dir, version)
     if has_slot(versions_dir, version):
@@ -54,13 +54,13 @@ def create_slot(
 
 
 def node_mark(node: Path) -> list[int]:
-    """What changes when another Node is put in a Node's place: size and time of change."""
+    """Return values that change when Node is replaced: its size and modification time."""
     status = node.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def _copy_tree(tree: Path, place: Path, top: Path, digest: Any, owner: int | None) -> None:
-    """Copy a tree whose makers may still be at work on it: its own name is followed no further than to a folder, nothing below it by path."""
+    """Copy a tree that may be changing: its own path must be a folder, and everything below is opened relative to a descriptor."""
     descriptor = os.open(tree, FOLDER)
     try:
         _copy(descriptor, place, top, digest, owner)
@@ -69,7 +69,7 @@ def _copy_tree(tree: Path, place: Path, top: Path, digest: Any, owner: int | Non
 
 
 def _copy(folder: int, target: Path, top: Path, digest: Any, owner: int | None, depth: int = 0) -> None:
-    """Copy an open folder. Each entry is opened in it without following links, and is what its descriptor says: names may be swapped meanwhile."""
+    """Copy an open folder. Entries are opened without following links and judged by their descriptors, since names may be swapped meanwhile."""
     if depth > 64:
         raise SlotError(f"{target.name} is nested too deeply for a package")
     target.mkdir(mode=0o755)
@@ -77,21 +77,21 @@ def _copy(folder: int, target: Path, top: Path, digest: Any, owner: int | None, 
         relative = (target / name).relative_to(top)
         try:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            goal = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
-            if goal is None:
+            link_target = os.readlink(name, dir_fd=folder) if stat.S_ISLNK(status.st_mode) else None
+            if link_target is None:
                 descriptor = os.open(name, FOLDER if stat.S_ISDIR(status.st_mode) else FILE, dir_fd=folder)
         except OSError as error:
             raise SlotError(f"the package changes while it is copied: {relative} ({error.strerror})") from error
-        if goal is not None:
-            if goal.startswith("/") or not Path(os.path.normpath(target / goal)).is_relative_to(top):
-                raise SlotError(f"the package has a link that leads out of it: {relative} → {goal}")
-            (target / name).symlink_to(goal)
-            digest.update(f"{relative}\0link\0{goal}\0".encode())
+        if link_target is not None:
+            if link_target.startswith("/") or not Path(os.path.normpath(target / link_target)).is_relative_to(top):
+                raise SlotError(f"the package has a link that leads out of it: {relative} → {link_target}")
+            (target / name).symlink_to(link_target)
+            digest.update(f"{relative}\0link\0{link_target}\0".encode())
             continue
         try:
             opened = os.fstat(descriptor)
             if owner is not None and opened.st_uid != owner:
-                raise SlotError(f"the package has something in it that is not its installer's: {relative}")
+                raise SlotError(f"the package contains a file that is not its installer's: {relative}")
             if stat.S_ISDIR(opened.st_mode):
                 _copy(descriptor, target / name, top, digest, owner, depth + 1)
             elif stat.S_ISREG(opened.st_mode) and opened.st_nlink == 1:
@@ -99,13 +99,13 @@ def _copy(folder: int, target: Path, top: Path, digest: Any, owner: int | None, 
                 content = _copy_file(descriptor, opened.st_size, target / name, 0o755 if executable else 0o644)
                 digest.update(f"{relative}\0{executable}\0{content}\0".encode())
             else:
-                raise SlotError(f"the package has something that is no plain file: {relative}")
+                raise SlotError(f"the package contains something that is not a regular file: {relative}")
         finally:
             os.close(descriptor)
 
 
 def _copy_file(source: int, size: int, target: Path, mode: int) -> str:
-    """Copy no more of an open file than it had when it was looked at; return the checksum of what was copied."""
+    """Copy at most `size` bytes of an open file and return the SHA-256 of the copy."""
     content = hashlib.sha256()
     with open(target, "xb") as copy:
         while size > 0 and (part := os.read(source, min(size, 1024 * 1024))):

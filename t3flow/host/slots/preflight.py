@@ -1,6 +1,6 @@
-"""What must be so before anything is stopped: the launcher leads people to their versions, and programs in slots can be started.
+"""Checks before the first stop: the launcher starts the assigned versions, and programs in slots can be executed.
 
-Found here, it ends a run before it touches anybody: no build is to blame for it, so that nothing is rejected or frozen.
+A problem found here ends a run before it changes anything. No version is at fault, so nothing is rejected or frozen.
 """
 
 import os
@@ -17,52 +17,56 @@ HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Problem(NamedTuple):
-    """What is wrong, and how to mend it."""
+    """What is wrong, and the remedy."""
 
     text: str
     remedy: str
 
 
 def problem(host: Host, versions: list[str] | None = None) -> str:
-    """The first thing that speaks against stopping any server, in one line with its remedy, or "". `versions`: those to be started now."""
+    """Return the first reason not to stop any server, with its remedy, or "". `versions` are those to be started now."""
     found = [*launcher_problems(host.settings), *slots_problems(host.settings, versions or [])]
-    return f"nothing was stopped: {found[0].text}; {found[0].remedy}" if found else ""
+    return f"no server was stopped: {found[0].text}; {found[0].remedy}" if found else ""
 
 
 def launcher_problems(settings: Settings) -> list[Problem]:
-    """What is wrong with the launcher of a host that was adopted: a minting or a start would lead its user to another version."""
+    """Return what is wrong with the launcher of an adopted host: a minting or a start would run another version than the assigned one."""
     path, versions_dir = settings.paths.launcher, settings.paths.versions_dir
     if slots.default_version(versions_dir) is None and not launcher.is_launcher(path):
-        return []  # as before the first `t3flow adopt`
-    mend = "t3flow doctor --fix puts it back, stopping nobody"
+        return []  # not adopted yet
+    remedy = "t3flow doctor --fix (stops no server)"
     if not launcher.is_launcher(path):
-        was = "is not there" if not os.path.lexists(path) else "was overwritten, as `npm install -g` does"
-        return [Problem(f"{path} {was}: nobody is led to their version", mend)]
+        state = "is missing" if not os.path.lexists(path) else "was overwritten, as `npm install -g` does"
+        return [Problem(f"{path} {state}: users do not get their assigned versions", remedy)]
     wanted = launcher.launcher_text(versions_dir, sandbox=settings.serve.backend == "process")
     found = []
     if path.read_text() != wanted or stat.S_IMODE(path.stat().st_mode) != launcher.MODE:
-        found.append(Problem(f"{path} was changed, or is of another t3flow", mend))
+        found.append(Problem(f"{path} was changed, or is from another version of t3flow", remedy))
     first = shutil.which(path.name, path=HOST_PATH)
     if settings.serve.backend == "systemd" and first and os.path.realpath(first) != os.path.realpath(path):
-        found.append(Problem(f"{first} comes before {path} on PATH: the dispatch may mint with it", f"remove {first}"))
+        found.append(
+            Problem(f"{first} comes before {path} on PATH, so the dispatch may mint with it", f"remove {first}")
+        )
     return found
 
 
 def slots_problems(settings: Settings, versions: list[str]) -> list[Problem]:
-    """What keeps programs in slots from being started, or new slots from being made."""
+    """Return what prevents the start of programs in slots, or the creation of new slots."""
     versions_dir = settings.paths.versions_dir
     found = mounts_problems(settings)
     for version in versions:
         gated = slots.slot_path(versions_dir, version) / ".node"
         if slots.has_slot(versions_dir, version) and not os.access(gated, os.X_OK):
-            noted = slots.manifest(versions_dir, version).get("node", "")
-            found.append(Problem(f"the Node of {version} is gone: {noted}", "install it there again; t3 cannot start"))
+            node = slots.manifest(versions_dir, version).get("node", "")
+            found.append(
+                Problem(f"the Node of {version} is gone, so t3 cannot start: {node}", "install it there again")
+            )
     return found
 
 
 def mounts_problems(settings: Settings) -> list[Problem]:
-    """Whether slots, or the scratch folder that candidates are staged in, are on a mount that runs no programs or takes no files."""
+    """Return whether the slots, or the scratch folder for staging, are on a mount that is noexec or read-only."""
     paths = settings.paths
     folders = {slots.versions(paths.versions_dir): mounts.SETTING, paths.scratch_dir: "paths.scratch_dir"}
-    said = [mounts.problem(folder, setting).partition(": ") for folder, setting in folders.items()]
-    return [Problem(what, mend) for what, _, mend in said if what]
+    problems = [mounts.problem(folder, setting).partition(": ") for folder, setting in folders.items()]
+    return [Problem(text, remedy) for text, _, remedy in problems if text]

@@ -1,4 +1,4 @@
-"""Removal of slots that nothing needs."""
+"""Removal of slots that nothing needs, and of partial ones."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from t3flow.host.slots import default_version, links, running_version, slot_path
 
 
 def needed_by(versions_dir: Path, version: str, running: dict[str, int] | None = None) -> str | None:
-    """Return what needs a slot: a link or a running process; None when nothing does. `running` is what `running_versions` just said."""
+    """Return what needs a slot (a link or a process), or None. `running` is a fresh result of `running_version.all_running`."""
     for user, linked in links(versions_dir).items():
         if linked == version:
             return f"the link of {user}"
@@ -20,7 +20,7 @@ def needed_by(versions_dir: Path, version: str, running: dict[str, int] | None =
 
 
 def remove_slot(versions_dir: Path, version: str, running: dict[str, int] | None = None) -> str | None:
-    """Remove a slot that nothing needs; otherwise return what needs it. Idempotent."""
+    """Remove a slot, or return what needs it. Idempotent."""
     reason = needed_by(versions_dir, version, running)
     if reason is None:
         path = slot_path(versions_dir, version)
@@ -33,6 +33,6 @@ def remove_slot(versions_dir: Path, version: str, running: dict[str, int] | None
 
 
 def remove_partials(versions_dir: Path) -> None:
-    """Removes what a making or removing that was cut off has left. Only for who has the host to himself."""
+    """Remove what interrupted creations and removals have left. Only for a run with the host lock."""
     for path in versions(versions_dir).glob(".*.partial"):
         remove_tree(path)

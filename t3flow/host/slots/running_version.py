@@ -1,4 +1,4 @@
-"""Which version a user's server runs: by the slot that it was started from, or as was noted when its host was taken over."""
+"""The version that a process runs: by the slot that it was started from, or as recorded by the adoption of the host."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,16 +9,16 @@ from t3flow.host.processes import listing, proc
 from t3flow.t3.commands import SERVE
 
 TRACKER_SERVERS = "old_servers"
-"""Servers that still run from where the shell tracker installed: user → [pid, version]."""
+"""Fact: servers that still run from where the shell tracker installed: user → [pid, version]."""
 MAX_ANCESTORS = 16
-"""Launchers and wrappers above a server are looked at so far."""
+"""How many launchers and wrappers above a server are read."""
 
 
 def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: Collection[int] = ()) -> str | None:
-    """Return the version that a user's server runs; None when that cannot be told (yet).
+    """Return the version that a user's server runs, or None if it is not known (yet).
 
-    `pid` is the process that listens, or the unit's main one; `pids` are the others of the unit, of which one may be the server that does not
-    listen yet. A launcher or a wrapper above the server counts like the server itself.
+    `pid` is the process that listens, or the main process of the unit; `pids` are the others of the unit, one of which may be a server that does not
+    listen yet. A launcher or wrapper above the server counts like the server.
     """
     chain = chain_of(pid)
     version = in_slot(chain, versions_dir)
@@ -32,14 +32,14 @@ def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: C
 
 
 def is_from_shell_tracker(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
-    """Whether a user's server has run since before the host was taken over, so that only its next restart brings it to a slot."""
+    """Return whether a user's server has run since before the adoption: its next restart moves it to a slot."""
     noted = (records.fact(journal, TRACKER_SERVERS) or {}).get(user)
     chain = chain_of(pid)
     return noted is not None and noted[0] in chain and in_slot(chain, versions_dir) is None
 
 
 def chain_of(pid: int) -> list[int]:
-    """Return a process and its parents, nearest first."""
+    """Return a process and its ancestors, nearest first."""
     found = [pid]
     while len(found) < MAX_ANCESTORS and (stat := proc.stat_of(found[-1])) is not None and stat.parent > 1:
         found.append(stat.parent)
@@ -47,7 +47,7 @@ def chain_of(pid: int) -> list[int]:
 
 
 def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
-    """Return the version whose slot the first of these processes runs from, by its command line or its executable."""
+    """Return the version whose slot one of these processes runs from, by command line or executable; the first match counts."""
     prefix = f"{slots.versions(versions_dir).resolve()}/"
     for pid in pids:
         for word in (*proc.command_line(pid), proc.executable(pid)):
@@ -57,7 +57,7 @@ def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
 
 
 def all_running(versions_dir: Path) -> dict[str, int]:
-    """Return the versions that processes run from their slots, by command line or executable: version → one such process. Walks /proc once."""
+    """Return the versions that processes run from slots, by command line or executable: version → one such pid. Walks /proc once."""
     prefix = f"{slots.versions(versions_dir).resolve()}/"
     found: dict[str, int] = {}
     for pid in listing.other_pids():
@@ -68,7 +68,7 @@ def all_running(versions_dir: Path) -> dict[str, int]:
 
 
 def of_process(main_pid: int, versions_dir: Path) -> str | None:
-    """The version whose slot a server was started from, by its command line."""
+    """Return the version whose slot a process was started from, by its command line, or None."""
     prefix = f"{slots.versions(versions_dir).resolve()}/"
     for word in proc.command_line(main_pid):
         if word.startswith(prefix):

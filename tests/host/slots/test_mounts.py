@@ -21,7 +21,10 @@ LOOK = "import sys; from pathlib import Path; from t3flow.host.slots import moun
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("noexec", "is mounted noexec, no t3 can run from it: mount -o remount,exec {top}, or set paths.versions_dir"),
+        (
+            "noexec",
+            "is mounted noexec, so t3 cannot run from it: mount -o remount,exec {top}, or set paths.versions_dir",
+        ),
         ("ro", "is mounted read-only: mount -o remount,rw {top}, or set paths.versions_dir"),
         ("rw", ""),
     ],
@@ -49,6 +52,6 @@ def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
     assert list(folder.iterdir()) == []
     assert list(slots_are_whole(host)) == []
     (folder / mounts.TRIAL_NAME).mkdir()
-    with pytest.raises(DiskError, match=r"versions cannot be written .*: mend paths.versions_dir"):
+    with pytest.raises(DiskError, match=r"versions cannot be written .*: fix paths.versions_dir"):
         mounts.require_executable(host, folder)
     (folder / mounts.TRIAL_NAME).rmdir()
