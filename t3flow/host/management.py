@@ -1,7 +1,7 @@
-"""Whether t3flow can manage a user's server: it has to be started through the launcher, as its user, on the base dir that the settings name.
+"""Which users t3flow can manage: their server starts through the launcher, as the user, on the base dir of the settings.
 
-A user for whom that is not so keeps what they have: they have a link of their own before the default moves, every workflow leaves them out
-with the reason, and no trouble of theirs fails, freezes or rejects anything for others. The facts are systemd's and the kernel's.
+An unmanaged user keeps their version: they get their own link before the default moves, every workflow skips them with the reason, and their problems
+fail, freeze or reject nothing for others. The decision uses only facts of systemd and the kernel.
 """
 
 import os
@@ -22,18 +22,18 @@ from t3flow.t3 import commands, files
 SERVE = commands.SERVE[0]
 WALK_SECONDS = 1.0
 _walk = listing.SharedWalk(WALK_SECONDS)
-"""One walk of /proc serves all users that are looked at within a second: 300 checks one after another do not walk it 300 times."""
+"""One walk of /proc serves all checks within a second: 300 users in sequence do not cause 300 walks."""
 
 
 class SurveyedServer(NamedTuple):
-    """A user's server, and why t3flow cannot manage it ("" where it can)."""
+    """A user's server, and why t3flow cannot manage it ("" if it can)."""
 
     server: ServerState
     reason: str
 
 
 def survey(host: Host, users: Iterable[str]) -> dict[str, SurveyedServer]:
-    """The servers of these users, by one question to their manager, and who of them cannot be managed. Raises ServiceError."""
+    """Return the servers of these users, by one query to the service manager. Raise ServiceError."""
     names = list(users)
     states = host.services.states(names)
     host.note_facts(states)
@@ -45,66 +45,67 @@ def survey(host: Host, users: Iterable[str]) -> dict[str, SurveyedServer]:
 
 
 def unmanaged_reason(host: Host, user: str, server: ServerState, serving: list[int] | None = None) -> str:
-    """Why t3flow cannot manage a user, in one line, or "". `serving`: the user's processes that serve their base dir, if they are known."""
+    """Return why t3flow cannot manage a user, as `REASON: REMEDY`, or "".
+
+    `serving` are the processes that serve the user's base dir, if they are already known.
+    """
     if is_root() and uid_of(user) is None:
-        return f"there is no account {user} on this host: create it, or remove the line from the user map"
-    if server.facts is not None and (trouble := _unit_problem(host, user, server, server.facts)):
-        return trouble
+        return f"account {user} does not exist on this host: create it, or remove the line from the user map"
+    if server.facts is not None and (problem := _unit_problem(host, user, server, server.facts)):
+        return problem
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
     if serving and (foreign := sorted(set(serving) - {*_unit_pids(host, user, server)})):
         words = " ".join(proc.command_line(foreign[0]))[:80]
         return (
-            f"process {foreign[0]} ({printable(words)}) serves {host.base_dir(user)} beside {server.unit}: "
-            f"end it for good (see systemctl --user --machine={user}@ list-units), or take the user out of the user map"
+            f"process {foreign[0]} ({printable(words)}) also serves {host.base_dir(user)}, outside {server.unit}: "
+            f"end it for good (see systemctl --user --machine={user}@ list-units), or remove the user from the user map"
         )
     return ""
 
 
 def missing_state_reason(host: Host, user: str) -> str:
-    """That a user's base dir is not there (yet, or while their home is away), or "". Only whether it exists is looked at."""
+    """Return that a user's base dir does not exist (yet, or because the home is not mounted), or ""."""
     with suppress(T3flowError):
         base_dir = host.base_dir(user)
         try:
             os.stat(base_dir)
         except (FileNotFoundError, NotADirectoryError):
-            return f"there is no {base_dir}: the first start of the server makes it, or the home is away"
+            return f"{base_dir} does not exist: the first start of the server creates it, or the home is not mounted"
         except OSError:
             return ""
     return ""
 
 
 def identity_problem(facts: UnitFacts, user: str) -> str:
-    """Why a unit is not one that runs as its user, or ""."""
+    """Return why a unit does not run as its user, as `REASON: REMEDY`, or ""."""
     if facts.load_state != "loaded":
-        mend = f"systemctl unmask {facts.unit}" if facts.load_state == "masked" else f"install the unit of {user}"
-        return f"{facts.unit} is {facts.load_state or 'not known'}: {mend}"
+        remedy = f"systemctl unmask {facts.unit}" if facts.load_state == "masked" else f"install the unit of {user}"
+        return f"{facts.unit} is {facts.load_state or 'unknown'}: {remedy}"
     if facts.user != user and (not facts.user.isdigit() or int(facts.user) != uid_of(user)):
         return f"{facts.unit} runs as {facts.user or 'root'}: set User={user} in it"
     return ""
 
 
 def _unit_problem(host: Host, user: str, server: ServerState, facts: UnitFacts) -> str:
-    if trouble := identity_problem(facts, user):
-        return trouble
+    if problem := identity_problem(facts, user):
+        return problem
     if not _starts_launcher(host, user, server, facts):
-        what = printable(facts.commands[0])[:120] if facts.commands else "nothing"
+        command = printable(facts.commands[0])[:120] if facts.commands else "nothing"
         where = f" ({', '.join(facts.drop_ins)})" if facts.drop_ins else ""
-        return (
-            f"{facts.unit} starts {what}{where}, not {host.settings.paths.launcher}: see systemctl cat '{facts.unit}'"
-        )
+        return f"{facts.unit} starts {command}{where}, not {host.settings.paths.launcher}: see systemctl cat '{facts.unit}'"
     base_dir = facts.option("--base-dir")
     if base_dir and "$" not in base_dir and os.path.normpath(base_dir) != os.path.normpath(host.base_dir(user)):
         return (
-            f"{facts.unit} serves {printable(base_dir)}, and serve.base_dir says {host.base_dir(user)}: "
+            f"{facts.unit} serves {printable(base_dir)}, but serve.base_dir is {host.base_dir(user)}: "
             f"see systemctl cat '{facts.unit}'"
         )
     return ""
 
 
 def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFacts) -> bool:
-    """Whether a unit's command names the launcher, by its path or as the t3 on PATH, itself or within a shell's words.
+    """Return whether a unit's command contains the launcher, by its path or as the t3 on PATH, possibly within a shell command.
 
-    A wrapper says nothing of what it starts: its server does, while it runs.
+    For a wrapper, the running processes decide.
     """
     launcher = host.settings.paths.launcher
     names = (
@@ -122,16 +123,16 @@ def _starts_launcher(host: Host, user: str, server: ServerState, facts: UnitFact
 
 
 def _unit_pids(host: Host, user: str, server: ServerState) -> list[int]:
-    """The processes of a user's unit. A main process counts as one whatever its manager says at that moment."""
+    """Return the processes of a user's unit, always including the main process."""
     with suppress(T3flowError):
         return [*host.services.pids_of(user, server), *([server.main_pid] if server.main_pid is not None else [])]
     return [server.main_pid] if server.main_pid is not None else []
 
 
 def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
-    """The processes, of whatever unit, that serve the base dir of one of these users: by their words, or by a database that they have open.
+    """Return the processes of any unit that serve these users' base dirs, by command line or by an open database: user → pids.
 
-    A command such as a minting has the database open for a moment, and serves nothing: it counts only where `serve` is one of its words.
+    Only a command line with `serve` counts: other commands, such as a minting, have the database open for a moment and serve nothing.
     """
     bases = {}
     for user in users:
@@ -140,15 +141,15 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
     of_uid: dict[int, list[tuple[str, str]]] = {}
     for base, (user, uid) in bases.items():
         of_uid.setdefault(uid, []).append((base, user))
-    there = _walk.by_account()
+    processes = _walk.by_account()
     found: dict[str, list[int]] = {}
-    for uid, theirs in of_uid.items():
-        for pid in there.get(uid, []):
+    for uid, base_dirs in of_uid.items():
+        for pid in processes.get(uid, []):
             words = proc.command_line(pid)
             if SERVE not in words[1:]:
                 continue
             opened: list[str] | None = None
-            for base, user in theirs:
+            for base, user in base_dirs:
                 if not _names_base_dir(words, base):
                     opened = list(proc.open_files(pid)) if opened is None else opened
                 if _names_base_dir(words, base) or _has_open(opened or [], base):
@@ -161,10 +162,10 @@ def _names_base_dir(words: list[str], base_dir: str) -> bool:
 
 
 def _has_open(opened: list[str], base_dir: str) -> bool:
-    """Whether a database of a base dir is among the paths that a process has open."""
+    """Return whether a database of a base dir is among these open files."""
     return any(path.startswith(f"{base_dir}/") and path.endswith(files.OPEN_SUFFIXES) for path in opened)
 
 
 def printable(text: str) -> str:
-    """A text of a unit's or a process's, on one line."""
+    """Return a text of a unit or process on one line, without control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
