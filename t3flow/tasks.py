@@ -20,7 +20,7 @@ from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
-from t3flow.host.users import ANOTHER, Person, ahead, is_behind
+from t3flow.host.users import ANOTHER, User, ahead, is_behind
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3.versions import parse
 
@@ -98,7 +98,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
         found = people.function(without)
-        if not any(is_behind(person, target) for person in found):
+        if not any(is_behind(user, target) for user in found):
             return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
         reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
@@ -118,7 +118,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
 
 
 @step()
-def people(without: list[str]) -> list[Person]:
+def people(without: list[str]) -> list[User]:
     """The users of the map and how they are, in its order; those that t3flow cannot manage with the reason. Only reads."""
     host = this_host()
     mapped = host.user_map()
@@ -129,7 +129,7 @@ def people(without: list[str]) -> list[Person]:
         raise UserMapError(
             f"{host.settings.paths.user_map} names nobody, but {linked[0]} has a t3 here: nothing is done until it names them"
         )
-    found: list[Person] = []
+    found: list[User] = []
     for user, (server, why) in manageable.survey(
         host, [entry.name for entry in mapped.users if entry.name not in without]
     ).items():
@@ -292,7 +292,7 @@ def tried_on(version: str) -> list[str]:
 
 
 @step()
-def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]:
+def canary_order(users: list[User], snapshots: list[Snapshot]) -> list[User]:
     """The users in the order of restarts. Only reads."""
     if this_host().settings.canary.order == "map_order":
         return users

@@ -13,25 +13,17 @@ from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import FORMER_STEPS
-from t3flow.host.users import Result, result_of
+from t3flow.host.users import Result
 from t3flow.restart import long_away, safe_restart
 from t3flow.rollout import restore as restoring
 from t3flow.rollout.admission import reason_not_to_move
 from t3flow.rollout.bake import begin_bake, begin_rollback, end_bake, watch_pairings
-from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, give_up, spreads
-from t3flow.rollout.bump import (
-    back_up_everybody,
-    conclude,
-    may_restart_without_pairing,
-    restart_idle_users,
-    through_gate,
-    whom_to_move,
-    whom_to_try,
-)
+from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, escalate_shared_fault, give_up
+from t3flow.rollout.bump import Bump
 from t3flow.rollout.former_steps import FORMER
-from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, ended, exclusive, failed, inconclusive, unmanaged, why_held
+from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, ended, exclusive, failed, frozen_reason, unmanaged
 from t3flow.rollout.pairing_checks import pairings_before
-from t3flow.rollout.registry_wait import patiently
+from t3flow.rollout.registry_wait import RegistryWait
 from t3flow.rollout.revive import await_server
 from t3flow.rollout.rollback import (
     cannot_roll_back_to,
@@ -51,51 +43,54 @@ def bump(
     dry_run: bool = False,
     due: float | None = None,
 ) -> Outcome:
-    """Moves everybody to a newer version, or nobody. `due`: when the schedule asked for it; None for a person's run."""
+    """Move all users to a newer version, or none; retry while the registry is unreachable. `due`: when the schedule started it, else None."""
+    registry_wait = RegistryWait(due)
     try:
-        return patiently(lambda: follow(target, again, without or [], dry_run, due), dry_run, due)
+        while True:
+            if not dry_run and (reason := frozen_reason()):
+                return ended("frozen", reason)
+            try:
+                with exclusive():
+                    return move_all(target, again, without or [], dry_run, due)
+            except StepFailed as failure:
+                if dry_run:
+                    raise
+                registry_wait.sleep_after(failure)
     except Interrupted as interrupted:
         return ended(OUTCOME_OF_SIGNAL[interrupted.signal], f"stopped by {interrupted.signal}; nothing was changed")
     except StepFailed as failure:
         return failed(failure)
 
 
-def follow(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
-    """The bump itself, with the host to itself: stage, back up, gate, restart, accept."""
+def move_all(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
+    """The bump itself, alone on the host: stage, back up, gate, restart, accept. Raises Abort if the version goes no further."""
     plan = tasks.resolve(target)
-    refusal = tasks.guard(plan, again, without)
-    if refusal["outcome"] == "gate_inconclusive":
-        raise Abort(inconclusive(refusal["reason"], plan, {}))
-    if refusal["outcome"]:
-        raise Abort(ended(refusal["outcome"], refusal["reason"], plan))
-    version = plan["target"]
+    bump = Bump(plan, without, is_named=target is not None, dry_run=dry_run)
+    bump.refuse(tasks.guard(plan, again, without))
     if not dry_run:
-        tasks.link_everyone(plan["default"])
-        tasks.prune(version)
+        tasks.link_everyone(bump.default)
+        tasks.prune(bump.version)
 
     tasks.open_scratch()
-    staged = tasks.stage(version, dry_run)
-    slot, plan = staged["slot"], {**plan, "notices": staged["notices"]}
-    found = tasks.people([])
-    managed = [person for person in found if not person.get("why")]
-    users, left = whom_to_move(plan, managed, without, target is not None)
-    if not dry_run:
-        pairings_before([user["user"] for user in users if user["running"]])
-    untried = whom_to_try(plan, users)
-    snapshots = back_up_everybody(plan, untried, dry_run)
-    results = {**left, **through_gate(slot, plan, untried, snapshots, dry_run), **unmanaged(found)}
-    if dry_run:
-        raise Abort(ended("dry_run_passed", f"{version} passes the gate", plan, results))
+    staged = tasks.stage(bump.version, dry_run)
+    bump.notices = staged["notices"]
 
-    for user, snapshot in zip(untried, snapshots, strict=True):
-        if snapshot["problem"] and not snapshot["missing"]:
-            results[user["user"]] = result_of("skipped", user["version"], f"no backup: {snapshot['problem']}")
-    candidates = tasks.canary_order([user for user in users if user["user"] not in results], snapshots)
-    none_pairs = may_restart_without_pairing(plan, snapshots, without, results, target is not None)
-    ended_by = restart_idle_users(candidates, version, results, due, none_pairs)
+    users = bump.select_users(tasks.people([]))
+    if not dry_run:
+        pairings_before([user for user in users if bump.users[user]["running"]])
+    untried = bump.untried_users(users)
+    snapshots = bump.back_up(untried)
+    bump.pass_gate(staged["slot"], untried, snapshots)
+    if dry_run:
+        raise Abort(bump.ended("dry_run_passed", f"{bump.version} passes the gate", bump.results))
+
+    admitted = [bump.users[user] for user in users if user not in bump.results]
+    in_order = [user["user"] for user in tasks.canary_order(admitted, snapshots)]
+    pairing_is_broken = bump.pairing_is_broken(snapshots)
+    ended_by = bump.restart_idle_users(in_order, due, pairing_is_broken=pairing_is_broken)
     with current_flow().shielded():
         tasks.clean_scratch()
-        return conclude(plan, results, ended_by, none_pairs)
+        return bump.conclude(ended_by, pairing_is_broken=pairing_is_broken)
 
 
 def drain(user: str) -> Outcome:
@@ -118,7 +113,7 @@ def drain(user: str) -> Outcome:
                 ask_again = deferral.note_yielded(user)
                 continue
             if found["result"] == "restarted":
-                return ended("updated", f"{user} is on {ready['target']}", None, {user: found})
+                return ended("updated", f"{user} is on {ready['target']}", {user: found})
             ask_again = found["ask_again"]
     except Interrupted as interrupted:
         deferral.settle_deferral(user)
@@ -129,7 +124,7 @@ def drain(user: str) -> Outcome:
 
 def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = False) -> Outcome:
     """Tries pending deferrals now, whatever the window; still only idle users. Users who are named may be away for as long as a snapshot takes."""
-    if not dry_run and (reason := why_held()):
+    if not dry_run and (reason := frozen_reason()):
         return ended("frozen", reason)
     results: dict[str, Result] = {}
     try:
@@ -147,22 +142,22 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
                         ignore_processes=user in ignore_processes,
                         insists=user in users,
                     )
-                if spreads(results):
+                if escalate_shared_fault(results):
                     reason = give_up(pending["target"], user, results[user])
-                    return ended("rolled_back", reason, None, results)
+                    return ended("rolled_back", reason, results)
                 if results[user]["result"] in FAILED:
                     name = "gate_inconclusive" if results[user]["at_fault"] in ENDS_THE_RUN else "rolled_back"
-                    return ended(name, results[user]["reason"], None, results)
+                    return ended(name, results[user]["reason"], results)
     except Interrupted as interrupted:
-        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was restarted", None, results)
+        return ended(OUTCOME_OF_SIGNAL[interrupted.signal], "nobody further was restarted", results)
     except StepFailed as failure:
         return failed(failure, results)
     moved = sum(found["result"] == "restarted" for found in results.values())
     if dry_run:
-        return ended("dry_run_passed", f"{len(results)} looked at", None, results)
+        return ended("dry_run_passed", f"{len(results)} looked at", results)
     done = f"{moved} of {len(results)} pending deferrals migrated" if results else "no deferral is pending"
     done += "".join(f"; {line}" for line in long_away(results))
-    return ended("updated" if moved else "up_to_date", done, None, results)
+    return ended("updated" if moved else "up_to_date", done, results)
 
 
 def move_deferred(
@@ -244,13 +239,12 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
         return ended(
             OUTCOME_OF_SIGNAL[interrupted.signal],
             "nobody further was rolled back; tracking is frozen: t3flow unfreeze",
-            None,
             results,
         )
     except StepFailed as failure:
         return failed(failure, results)
     name, reason = how_it_went(results)
-    return ended(name, reason, None, results)
+    return ended(name, reason, results)
 
 
 def restore(user: str, backup: str) -> Outcome:
@@ -281,7 +275,7 @@ def restore(user: str, backup: str) -> Outcome:
     except StepFailed as failure:
         return failed(failure, results)
     name, reason = how_it_went(results, "restored")
-    return ended(name, reason, None, results)
+    return ended(name, reason, results)
 
 
 def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
@@ -292,7 +286,7 @@ def adopt(dry_run: bool = False, undo: bool = False) -> Outcome:
                 return replace(ended("done", adoption_undo.give_back(dry_run)), status="succeeded")
             decision, results = adoption.take_over(dry_run)
             name, reason = adoption.summary(decision, dry_run)
-            data = {**ended(name, reason, None, results).data, "notices": decision["notices"]}
+            data = {**ended(name, reason, results).data, "notices": decision["notices"]}
             outcome = replace(ended(name, reason), data={**data, "target": decision["default"]})
             if dry_run:
                 raise Abort(outcome)  # which undoes what it looked at

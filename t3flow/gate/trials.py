@@ -20,7 +20,7 @@ from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
 from t3flow.host.staging import scratch_folder
-from t3flow.host.users import Person
+from t3flow.host.users import User
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
 from t3flow.tasks import Snapshot
@@ -64,7 +64,7 @@ def files_of(kept: Snapshot | Seed) -> dict[str, str]:
 
 
 @step()
-def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -> Seeds:
+def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> Seeds:
     """The snapshots that `gate.seeds` asks a candidate to be tried on; an empty base dir where there is none. Only reads."""
     host = this_host()
     wanted = host.settings.gate.seeds

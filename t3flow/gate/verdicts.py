@@ -5,9 +5,9 @@ from t3flow.gate import trials
 from t3flow.gate.trial_run import Verdict
 from t3flow.gate.trials import Seed, Seeds
 from t3flow.host import schemas
-from t3flow.host.users import Person
+from t3flow.host.users import User
 from t3flow.t3.versions import parse
-from t3flow.tasks import Plan, Snapshot
+from t3flow.tasks import Snapshot
 
 
 class Refused(Abort):
@@ -19,7 +19,9 @@ class Refused(Abort):
         self.users = users or []
 
 
-def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot]) -> dict[str, tuple[str, str]]:
+def pass_gate(
+    slot: str, version: str, default: str, users: list[User], snapshots: list[Snapshot]
+) -> dict[str, tuple[str, str]]:
     """Tries the candidate on every seed. Returns who is not to be restarted: user → ("skipped" or "deferred", reason). Raises Refused.
 
     1. It passes everywhere: good. 2. It fails on a database on which the version in use passes: the build is bad. 3. Both fail: the trouble is
@@ -28,10 +30,10 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
     comparing. 5. What was not tried is tried before its user is moved. 6. A candidate of a kind that is not known is neither good nor bad: it is
     tried again in the next run, and before its users are moved.
     """
-    seeds = trials.choose_seeds(users, snapshots, plan["default"])
-    version, every = plan["target"], [seed for batch in seeds["batches"] for seed in batch]
-    if parse(version) < parse(plan["default"]):
-        refuse_older_schema(slot, plan, seeds["until"], snapshots)
+    seeds = trials.choose_seeds(users, snapshots, default)
+    every = [seed for batch in seeds["batches"] for seed in batch]
+    if parse(version) < parse(default):
+        refuse_older_schema(slot, version, default, seeds["until"], snapshots)
     passed = 0
     held: dict[str, str] = {}
     at_fault: dict[str, str] = {}
@@ -41,7 +43,7 @@ def pass_gate(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapsh
         failed = [
             (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
         ]
-        theirs, not_told = blame(plan, failed, seeds, seeds_known_bad=bool(at_fault))
+        theirs, not_told = blame(version, default, failed, seeds, seeds_known_bad=bool(at_fault))
         at_fault.update(theirs)
         not_compared.update(not_told)
         passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
@@ -70,13 +72,12 @@ def why_held(verdict: Verdict) -> str:
 
 
 def blame(
-    plan: Plan, failed: list[tuple[Seed, Verdict]], seeds: Seeds, *, seeds_known_bad: bool
+    version: str, default: str, failed: list[tuple[Seed, Verdict]], seeds: Seeds, *, seeds_known_bad: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Given seeds on which the candidate failed, tries the version in use on each, within the gate's time. Raises Refused.
 
     Returns the users whose database is at fault, and those for whom nothing could be told, each with the reason.
     """
-    version, default = plan["target"], plan["default"]
     at_fault, held, guilty = {}, {}, {}
     controls = trials.try_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
     for (seed, verdict), control in zip(failed, controls, strict=True):
@@ -114,32 +115,33 @@ def check_gate_itself(default: str, control: Verdict, until: float) -> None:
         raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
 
 
-def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Snapshot]) -> None:
+def refuse_older_schema(slot: str, version: str, default: str, until: float, snapshots: list[Snapshot]) -> None:
     """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
-    tried = trials.try_on(slot, plan["target"], [trials.empty_seed(plan["default"])], 1, until)[0]
+    tried = trials.try_on(slot, version, [trials.empty_seed(default)], 1, until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
-    back = f"to go back: t3flow enqueue rollback --to {plan['target']}"
+    back = f"to go back: t3flow enqueue rollback --to {version}"
     if tried["verdict"] != "pass":
         reason = (
-            f"{plan['target']} did not pass on an empty base dir, so that its schema is not known: {tried['failed']}"
+            f"{version} did not pass on an empty base dir, so that its schema is not known: {tried['failed']}"
         )
         raise Refused("gate_inconclusive", reason)
     if tried["level"] < highest:
-        reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
+        reason = f"{version} knows schema level {tried['level']}, databases are at {highest}; {back}"
         raise Refused("refused_downgrade", reason)
     for snapshot in snapshots:
         if not snapshot["problem"] and (unknown := schemas.knows(tried["schema"], snapshot.get("schema") or {})):
-            reason = f"{plan['target']} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
+            reason = f"{version} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
             raise Refused("refused_downgrade", reason)
 
 
-def judge_each(slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot]) -> dict[str, tuple[str, str]]:
+def judge_each(
+    slot: str, version: str, default: str, users: list[User], snapshots: list[Snapshot]
+) -> dict[str, tuple[str, str]]:
     """Tries a version on the databases of users for whom alone it is judged: it is accepted, or their trial is late. Returns as `pass_gate`.
 
     What fails there is that user's trouble. Raises Refused where nothing passes, and the version fails on an empty base dir as well.
     """
-    version = plan["target"]
-    seeds = trials.choose_seeds(users, snapshots, plan["default"])
+    seeds = trials.choose_seeds(users, snapshots, default)
     held: dict[str, tuple[str, str]] = {}
     passed = False
     for batch in seeds["batches"]:

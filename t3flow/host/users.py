@@ -8,7 +8,7 @@ ANOTHER = "another program"
 """What a server runs that is of no version that is known here."""
 
 
-class Person(TypedDict):
+class User(TypedDict):
     """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
 
     `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
@@ -21,21 +21,21 @@ class Person(TypedDict):
     why: NotRequired[str]
 
 
-def is_behind(person: Person, version: str) -> bool:
+def is_behind(user: User, version: str) -> bool:
     """Whether a managed user does not run a version: is led to an older one, or to none, or has a server that was started from another."""
-    if person.get("why") or is_ahead(person, version):
+    if user.get("why") or is_ahead(user, version):
         return False
-    return person["version"] != version or person.get("runs", "") not in ("", version)
+    return user["version"] != version or user.get("runs", "") not in ("", version)
 
 
-def is_ahead(person: Person, version: str) -> bool:
+def is_ahead(user: User, version: str) -> bool:
     """Whether a user is led to a version newer than this one: only a rollback takes their databases back."""
-    return is_older(version, person["version"])
+    return is_older(version, user["version"])
 
 
-def ahead(found: list[Person], version: str) -> str:
+def ahead(found: list[User], version: str) -> str:
     """Which managed users are on a newer version, as the end of a line, with the command to run; "" for none."""
-    names = [person["user"] for person in found if not person.get("why") and is_ahead(person, version)]
+    names = [user["user"] for user in found if not user.get("why") and is_ahead(user, version)]
     if not names:
         return ""
     options = " ".join(f"--user {name}" for name in names)

@@ -5,18 +5,17 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED
 from t3flow.gate import trials
 from t3flow.gate.verdicts import Refused, judge_each
-from t3flow.host.users import Person, Result, result_of
+from t3flow.host.users import Result, User, result_of
 from t3flow.rollout.pairing_checks import pairing_before
-from t3flow.tasks import Plan, Snapshot
+from t3flow.tasks import Snapshot
 
 
-def pass_alone(slot: str, user: Person, target: str, snapshot: Snapshot) -> str:
+def pass_alone(slot: str, user: User, target: str, snapshot: Snapshot) -> str:
     """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
-    plan: Plan = {"default": user["version"], "target": target, "exact": True, "notices": []}
     try:
-        held = judge_each(slot, plan, [user], [snapshot])
+        held = judge_each(slot, target, user["version"], [user], [snapshot])
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")

@@ -84,7 +84,7 @@ def give_up(version: str, user: str, found: Result) -> str:
 
     A failure that is the user's alone, as others prove, does neither.
     """
-    if is_theirs(version, user, found):
+    if concerns_user_alone(version, user, found):
         found["ask_again"] = deferral.note_wait(user, found["waiting_for"], found["reason"], 0.0)
         return found["reason"]
     if found["at_fault"] == TARGET:
@@ -96,7 +96,7 @@ def give_up(version: str, user: str, found: Result) -> str:
     return reason
 
 
-def is_theirs(version: str, user: str, found: Result) -> bool:
+def concerns_user_alone(version: str, user: str, found: Result) -> bool:
     """Whether a restart that failed and was undone is that user's trouble: others run the version, which is accepted, and pair.
 
     Then the result becomes `skipped`, and only a person or a later bump tries it again.
@@ -114,7 +114,7 @@ def is_theirs(version: str, user: str, found: Result) -> bool:
     return True
 
 
-def spreads(results: dict[str, Result]) -> bool:
+def escalate_shared_fault(results: dict[str, Result]) -> bool:
     """Whether the last restarts show a fault that is no one user's: MOST_IN_A_ROW failed in a row, or the manager starts no server any more.
 
     Then they become results of FAILED, which end the run. Before that, a restart that failed for no fault of the version is that user's deferral;

@@ -5,26 +5,23 @@ journal. So a freeze, a cancel, another run or a kill finds it asleep, and the n
 """
 
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
 from t3flow.engine.errors import NotYet, StepFailed
-from t3flow.engine.runs import Outcome
 from t3flow.engine.step import step
 from t3flow.host.host import this_host
-from t3flow.rollout.outcomes import ended, exclusive, why_held
 from t3flow.settings import schedule
 
-LATER = {"RegistryUnreachable", "IncompleteRelease"}
-"""What a step's failure must be for its run to be tried again later: the registry's, and of a kind that passes."""
+TRANSIENT = {"RegistryUnreachable", "IncompleteRelease"}
+"""Kinds of failure of the registry after which a run is retried later."""
 LONGEST = 4
 """The waits double up to so many times the first."""
 WITHIN = 12
 """For so many times the first wait a run without a latest hour is tried again: an hour of the default."""
 
 
-class Again(TypedDict):
+class Retry(TypedDict):
     """When a run is tried again (epoch seconds; 0: not any more), until when it may be, and why, in one line for people."""
 
     at: float
@@ -32,30 +29,27 @@ class Again(TypedDict):
     problem: str
 
 
-def patiently(attempt: Callable[[], Outcome], dry_run: bool, due: float | None) -> Outcome:
-    """A run's work, alone on the host; done again later while the registry is what stops it, unless it is a dry run.
+class RegistryWait:
+    """The retries of one run: how many there were, and until when they go on. A replay builds the same from the journal."""
 
-    Raises StepFailed, Interrupted.
-    """
-    tries, until = 0, 0.0
-    while True:
-        if not dry_run and (reason := why_held()):
-            return ended("frozen", reason)
-        try:
-            with exclusive():
-                return attempt()
-        except StepFailed as failure:
-            if dry_run or failure.kind not in LATER:
-                raise
-            again = plan_retry(failure.reason, tries, until, due)
-            if not again["at"]:
-                raise
-            await_registry(again["at"], again["problem"])
-            tries, until = tries + 1, again["until"]
+    def __init__(self, due: float | None) -> None:
+        self.due = due
+        self.retries = 0
+        self.until = 0.0
+
+    def sleep_after(self, failure: StepFailed) -> None:
+        """Sleep until the next attempt is due. Raises the failure if it is not the registry's, is permanent, or the time is up."""
+        if failure.kind not in TRANSIENT:
+            raise failure
+        retry = plan_retry(failure.reason, self.retries, self.until, self.due)
+        if not retry["at"]:
+            raise failure
+        await_registry(retry["at"], retry["problem"])
+        self.retries, self.until = self.retries + 1, retry["until"]
 
 
 @step()
-def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Again:
+def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retry:
     """When a run that the registry has stopped `tries` + 1 times is tried again. Only reads the clock: a repeat gives a later time."""
     settings = this_host().settings
     first, now = float(settings.schedule.retry_s), time.time()

@@ -16,7 +16,7 @@ from t3flow.host import records, schemas, slots
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Schemas
-from t3flow.host.users import Person, Result, result_of
+from t3flow.host.users import Result, User, result_of
 from t3flow.rollout.rollback import state_for_the_record, take_there
 from t3flow.t3 import ledger
 from t3flow.t3.versions import parse
@@ -130,7 +130,7 @@ def seed_of(wanted: Wanted, version: str) -> Seed:
     return {**empty_seed(version), "user": "backup", "path": wanted["path"], "bytes": 0, "level": wanted["level"]}
 
 
-def restore_one(person: Person, wanted: Wanted, name: str, version: str) -> Result:
+def restore_one(person: User, wanted: Wanted, name: str, version: str) -> Result:
     """Puts a backup in place for a user, with the version; or leaves them as they are, with the reason."""
     user = person["user"]
     try:

@@ -21,7 +21,7 @@ from t3flow.host import manageable, own_activity, preflight, records, schemas, s
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, this_host
 from t3flow.host.termination import take_away
-from t3flow.host.users import Person, Result, result_of
+from t3flow.host.users import Result, User, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
 from t3flow.rollout.stop import verify_again
@@ -110,7 +110,7 @@ def _stays(kind: str, reason: str) -> Way:
     return {"target": "", "snapshot": "", "level": 0, "stays": kind, "reason": reason}
 
 
-def roll_back(person: Person, to: str | None) -> Result:
+def roll_back(person: User, to: str | None) -> Result:
     """Takes one user back, or leaves them as they are: rolled_back, untouched, skipped or failed, with the reason."""
     user, present = person["user"], person["version"]
     try:
@@ -183,7 +183,7 @@ def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: 
     return {**fit, "reason": "", "aside": aside}
 
 
-def take_there(person: Person, target: str, snapshot: str, level: int, what: str, aside: Sequence[str] = ()) -> Result:
+def take_there(person: User, target: str, snapshot: str, level: int, what: str, aside: Sequence[str] = ()) -> Result:
     """Takes a user to a version with a snapshot ("": with the state as it is, but for the databases `aside`).
 
     The result is rolled_back, or failed and as they were.
