@@ -97,7 +97,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        found = people.function(without)
+        found = people.unjournaled(without)
         if not any(is_behind(user, target) for user in found):
             return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
@@ -340,7 +340,7 @@ def _lead_to(version: str) -> None:
     """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
-        link_everyone.function(default)
+        link_everyone.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
     records.unreject(host.journal, version)

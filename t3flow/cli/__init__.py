@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shlex
 import sys
 import traceback
 
@@ -37,7 +38,10 @@ def main() -> None:
         if os.geteuid() == 0:
             internal(error)
         else:
-            click.echo(f"t3flow: {error.filename or 'something of root'} is not yours to use: run it as root", err=True)
+            words = shlex.join(["t3flow", *sys.argv[1:]])
+            click.echo(
+                f"t3flow: only root may use {error.filename or 'this part of the host'}; run: sudo {words}", err=True
+            )
         sys.exit(1)
     except OSError as error:  # a full disk, a limit: the host's trouble, and none of this program's
         if os.environ.get("T3FLOW_DEBUG"):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
-from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
+from t3flow.cli.base import Commands, UsageError, as_json, settings
+from t3flow.cli.output import dump, table
 from t3flow.settings import load as settings_module
+from t3flow.settings import text as settings_text
 
 
 @click.group(cls=Commands)
@@ -20,11 +22,9 @@ def config() -> None:
 def show(key: str | None, commented: bool, as_json: bool) -> None:
     """The settings in force and where each came from; of one KEY the value alone. Example: t3flow config show paths.launcher"""
     if commented:
-        from t3flow.settings.text import commented as text
-
-        click.echo(text(), nl=False)
+        click.echo(settings_text.commented(), nl=False)
         return
-    described = settings_module.describe(settings())
+    described = settings_text.describe(settings())
     if key is not None:
         described = [entry for entry in described if entry.key == key]
         if not described:

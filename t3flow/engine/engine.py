@@ -21,8 +21,9 @@ from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
 from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
-from t3flow.engine.step import STEPS, current_executor
+from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_name
 from t3flow.engine.storages import QueueAway
+from t3flow.engine.words import Words
 
 WATCH_SECONDS = 0.5
 PROBE_SECONDS = 2.0
@@ -42,7 +43,8 @@ class Engine:
     """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table.
 
     `on_lost` hears, before a run ends, why something that it changed could not be undone because another version of t3flow had begun it. It is to
-    see that nothing else is changed until a person has looked. Idempotent, as it may be called again after a crash.
+    see that nothing else is changed until a person has looked. Idempotent, as it may be called again after a crash. `words`: how the log and reasons
+    tell what a run does.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Engine:
         *,
         standing_signal: Callable[[Run], str | None] = lambda run: None,
         on_lost: Callable[[Run, str], None] = lambda run, reason: None,
+        words: Words | None = None,
     ) -> None:
         self.journal = journal
         self.queue = queue
@@ -64,13 +67,14 @@ class Engine:
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
         self._on_lost = on_lost
+        self._words = words or Words()
         self._active: dict[str, Flow] = {}
         # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
         self._busy: dict[str, bool] = {}
         self._roused: dict[str, float] = {}  # sleeping runs that were told of a signal, and when
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
-        queue.register(self.advance, list(STEPS))
+        queue.register(self.advance, [*STEPS, *FORMER_NAMES])
         queue.on_failure = self._note_away
 
     # Advancing one run ----------------------------------------------------------------------------------------
@@ -103,7 +107,7 @@ class Engine:
             raise
 
     def _advance(self, run: Run) -> None:
-        flow = Flow(self.journal, run, self._pending_signal, self._progress)
+        flow = Flow(self.journal, run, self._pending_signal, self._progress, self._words)
         self._active[run.id] = flow
         token = current_executor.set(flow)
         try:
@@ -230,7 +234,7 @@ class Engine:
     def _sleeps_in(self, run_id: str) -> str | None:
         """The step in which a run waits, if it does."""
         rows = self.journal.query(LAST_EVENT, run_id)
-        return rows[0][0] if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
+        return present_name(rows[0][0]) if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
         """Add a hint for every pending run that has neither a worker nor a message that comes in time. Return how many. Adding twice is harmless."""
@@ -373,9 +377,7 @@ class Engine:
         if event.kind in ("released", "ended"):
             with suppress(JournalError):  # `recover` does it, too
                 self._hint_next_for_lock()
-        if event.kind in ("failed", "undo_failed"):
-            logger.warning("{}: {} failed: {}", run.id, event.step, event.data["reason"])
-        elif event.kind == "ended":
-            logger.info("{} ended: {} {}", run.id, event.data["outcome"], event.data["reason"])
-        elif event.kind in ("completed", "undone", "signal", "retrying"):
-            logger.info("{}: {} {}", run.id, event.kind, event.step)
+        if event.kind == "ended":
+            logger.info("{} ended: {}: {}", run.id, event.data["outcome"], event.data["reason"])
+        if told := self._words.happened(run, event):
+            logger.log("WARNING" if event.kind in ("failed", "undo_failed") else "INFO", "{}: {}", run.id, told)

@@ -19,6 +19,7 @@ from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspe
 from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
 from t3flow.engine.step import Interrupt, Step, current_executor, current_interrupt
+from t3flow.engine.words import Words
 
 __all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
 
@@ -48,6 +49,7 @@ class Flow:
         run: Run,
         pending_signal: Callable[[Run], str | None],
         on_progress: Callable[[Run, Event], None],
+        words: Words | None = None,
     ) -> None:
         self.journal = journal
         self.run = run
@@ -59,6 +61,7 @@ class Flow:
         self.delivered = {str(event.step) for event in self.events if event.kind == "signal"} - {YIELD}
         self._pending_signal = pending_signal
         self._on_progress = on_progress
+        self._words = words or Words()
         self._shields = 0
         self._number = 0  # of the commit of the last recorded event
 
@@ -98,11 +101,14 @@ class Flow:
         polled = next((int(event.data["checks"]) for event in mine if event.kind == "waiting"), 0)
         attempt = self.attempt = polled + started + 1
 
+        def doing() -> str:
+            return self._words.doing(step.name, args, kwargs)
+
         def give_up(kind: str, reason: str) -> Event:
             return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": reason})
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
-            return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
+            return give_up(CRASHED, f"{doing()}: the consumer died {crashes} times; it is not tried again")
         # To be undone, a start must be known, and a step that changes something must not be the only thing that knows of those before it.
         self._record(
             *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)}),
@@ -131,7 +137,7 @@ class Flow:
                 raise Stalled(str(error)) from error
             if not isinstance(error, T3flowError):
                 logger.opt(exception=True).error("internal error in step {} of run {}", step.name, self.run.id)
-                return give_up(type(error).__name__, f"internal error in step {step.name}: {_last_line(error)}")
+                return give_up(type(error).__name__, f"{doing()}: internal error: {_last_line(error)}")
             if not isinstance(error, step.retry_on) or retried >= step.retries:
                 return give_up(type(error).__name__, str(error))
             at = time.time() + step.retry_delay_seconds * 2**retried
@@ -144,8 +150,8 @@ class Flow:
     def _wait(self, step: str, attempt: int, checks: int, later: NotYet) -> None:
         """A polling step keeps one event, updated in place, however often it asks."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
-        scope = "run = ? and seq > ? and step = ? and kind"
-        where = (self.run.id, self.history.position, step)
+        scope = "run = ? and seq in (select value from json_each(?)) and kind"
+        where = (self.run.id, json.dumps([event.seq for event in self.history.notes_of(step)]))
         with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(

@@ -5,16 +5,19 @@ while the replay passes them.
 
 Identity of an undo: a `started` event names the undo of its step and the parameters that this undo took. The journal decides what is undone, not
 the code of the day: an upgrade may have renamed the step, renamed or removed its undo, or changed the arguments of either.
+
+Steps and undos that were renamed with `@step(former_names=...)` are read under their present names, here and nowhere else.
 """
 
 import hashlib
 import json
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from t3flow.engine.errors import HistoryMismatch
 from t3flow.engine.journal import Event
-from t3flow.engine.step import FORMER_STEPS, STEPS, Step
+from t3flow.engine.step import FORMER_STEPS, STEPS, Step, present_name
 
 RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
 """Kinds of events that a replay consumes in order. All others are notes for people and for retries."""
@@ -34,9 +37,9 @@ class History:
 
     def __init__(self, run_id: str, events: list[Event]) -> None:
         self.run_id = run_id
-        self.events = events
+        self.events = [_under_present_names(event) for event in events]
         self.position = 0
-        self._recorded = deque(event for event in events if event.kind in RECORDED)
+        self._recorded = deque(event for event in self.events if event.kind in RECORDED)
         self._open: dict[str, Event] = {}
         self._read = 0  # how many events `_open` reflects
 
@@ -176,20 +179,13 @@ def identity(step: Step[..., Any]) -> dict[str, Any]:
 
 
 def needs_undo(begun: Event) -> bool:
-    """Whether a start is one that must be undone when its saga fails.
-
-    An earlier t3flow named no undo. Then FORMER_STEPS decides, which lists the steps of that t3flow, else today's code. A step that neither
-    knows counts as one to be undone: that it had nothing to undo cannot be told.
-    """
-    if "undo" in begun.data:
-        return begun.data["undo"] is not None
-    return _former_undo(str(begun.step)) is not None
+    """Whether a start is one that must be undone when its saga fails."""
+    return begun.data["undo"] is not None
 
 
 def undo_name(begun: Event) -> str:
-    """The name under which the undo of a start is journaled."""
-    named = begun.data["undo"] if "undo" in begun.data else _former_undo(str(begun.step))
-    return str(named)
+    """Return the name under which the undo of a start is journaled."""
+    return str(begun.data["undo"])
 
 
 def undo_of(begun: Event) -> Step[..., Any] | None:
@@ -200,10 +196,26 @@ def undo_of(begun: Event) -> Step[..., Any] | None:
     return undo
 
 
+def _under_present_names(event: Event) -> Event:
+    """Return an event with the present names of its step and its undo. A start that names no undo gets the one that its step had."""
+    if event.step is None or event.kind in ("signal", "acquired", "released", "settled"):
+        return event
+    data = event.data
+    if event.kind == "started":
+        undo = data["undo"] if "undo" in data else _former_undo(event.step)
+        data = {**data, "undo": undo and present_name(undo)}
+    return replace(event, step=present_name(event.step), data=data)
+
+
 def _former_undo(step: str) -> str | None:
+    """Return the name of the undo of a start that names none, as an earlier t3flow wrote it; None for no undo.
+
+    FORMER_STEPS, which lists the steps of that t3flow, decides; else today's code. A step that neither knows counts as one to be undone: that it had
+    nothing to undo cannot be told.
+    """
     if step in FORMER_STEPS:
         return FORMER_STEPS[step]
-    if (known := STEPS.get(step)) is not None:
+    if (known := STEPS.get(present_name(step))) is not None:
         return None if known.undo is None else known.undo.name
     return f"undo of {step}"
 
@@ -211,4 +223,5 @@ def _former_undo(step: str) -> str | None:
 def _takes(undo: Step[..., Any], parameters: list[str]) -> bool:
     """Whether an undo takes these parameters still: the same in the same order, and those added since are optional."""
     ours = list(undo.parameters)
+    parameters = [undo.former_parameters.get(name, name) for name in parameters]
     return ours[: len(parameters)] == parameters and all(undo.parameters[name] for name in ours[len(parameters) :])

@@ -26,6 +26,7 @@ from t3flow.service.heartbeat import Pulse, feed_watchdog
 from t3flow.service.systemd import notify, status_watch
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
+from t3flow.state.runs import RunWords
 from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
@@ -172,7 +173,7 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
         freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
         logger.error("FROZEN: ROLLBACK FAILED in {}: {}", run.id, reason)
 
-    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost)
+    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost, words=RunWords())
 
 
 def consume(settings: Settings) -> None:

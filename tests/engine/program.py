@@ -4,7 +4,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huey.consumer import Consumer
 
@@ -18,6 +20,8 @@ from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
 from t3flow.engine.step import pause, step
 
 TRACE = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(os.devnull)
+IS_EARLIER = "PROGRAM_IS_EARLIER" in os.environ
+"""Play the version of the program from before its steps were renamed."""
 
 
 def trace(text: str) -> None:
@@ -26,14 +30,26 @@ def trace(text: str) -> None:
         file.write(text + "\n")
 
 
-@step()
+def renamed_from(former: str, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that makes a step which had a former name; the earlier program knows it by that name alone."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if IS_EARLIER:
+            function.__name__ = former
+            return step(**more)(function)
+        return step(**more, former_names=(former,))(function)
+
+    return decorate
+
+
+@renamed_from("program_take_away")
 def program_unput(number: int) -> None:
     """Undo of a put."""
     time.sleep(0.005)
     trace(f"unput {number}")
 
 
-@step(undo=program_unput)
+@renamed_from("program_add", undo=program_unput)
 def program_put(number: int) -> int:
     """Writes a line; a crash may make it write it again."""
     time.sleep(0.005)
@@ -41,7 +57,7 @@ def program_put(number: int) -> int:
     return number
 
 
-@step()
+@renamed_from("program_ask")
 def program_poll(until: float) -> float:
     """Polls until a moment."""
     if time.time() < until:

@@ -1,7 +1,5 @@
 """What a browser and the dispatch do with a candidate's server: a credential, the cookie that it becomes, the session that this opens."""
 
-import http.client
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from t3flow.gate.cell.server import Candidate, Failed
@@ -29,12 +27,15 @@ def session(candidate: Candidate, cookie: str = "") -> dict[str, Any]:
 def exchange(candidate: Candidate, endpoints: list[str], credential: str, name: str) -> tuple[str, str]:
     """Return the endpoint that takes a credential, and the cookie of that name as it is sent back. Raises Failed."""
     for endpoint in endpoints:
-        status, headers, _ = candidate.http("POST", endpoint, t3_http.exchange_body(credential))
-        if status == 404:
+        answer = candidate.http("POST", endpoint, t3_http.exchange_body(credential))
+        if answer.status == 404:
             continue
-        if status != 200:
-            raise Failed(f"POST {endpoint} answers {status}")
-        return endpoint, _cookie(headers, name, endpoint)
+        if answer.status != 200:
+            raise Failed(f"POST {endpoint} answers {answer.status}")
+        cookies = answer.cookies()
+        if not cookies.get(name):
+            raise Failed(f"POST {endpoint} sets no cookie {name}, but {', '.join(cookies) or 'none'}")
+        return endpoint, f"{name}={cookies[name]}"
     raise Failed(f"no pairing endpoint answers ({', '.join(endpoints)}: all 404); see dispatch.pair_endpoints")
 
 
@@ -42,15 +43,3 @@ def check(candidate: Candidate, cookie: str) -> None:
     """Check that the session which a cookie opens is a good one. Raises Failed, Unknown."""
     if not t3_http.is_authenticated(session(candidate, cookie)):
         raise Failed("the session that the cookie opens is not authenticated")
-
-
-def _cookie(headers: http.client.HTTPMessage, wanted: str, endpoint: str) -> str:
-    jar: SimpleCookie = SimpleCookie()
-    for header in headers.get_all("Set-Cookie", []):
-        try:
-            jar.load(header)
-        except CookieError:
-            continue
-    if wanted not in jar or not jar[wanted].value:
-        raise Failed(f"POST {endpoint} sets no cookie {wanted}, but {', '.join(jar) or 'none'}")
-    return f"{wanted}={jar[wanted].value}"
