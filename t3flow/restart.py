@@ -25,7 +25,7 @@ from t3flow.host.termination import await_commands, take_away
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course
-from t3flow.rollout.stop import await_port, bring_back, stop_if_idle
+from t3flow.rollout.stop import await_port, stop_if_idle, undo_stop
 from t3flow.tasks import Snapshot, back_up
 
 LAUNCH_SECONDS = LONG_AWAY_SECONDS = 5.0
@@ -95,7 +95,7 @@ def _move(
 
 def _undone(user: str, former: str, target: str, course: Course, failure: StepFailed) -> Result:
     """The result of a restart that failed and was undone: rolled back where more users would meet the fault, else this user's trouble alone."""
-    fault = blame.who_is_at_fault(course, target, None, bring_back.name)
+    fault = blame.who_is_at_fault(course, target, None, undo_stop.name)
     if failure.step == back_up_stopped.name and failure.kind != CRASHED:
         again = note_not_moved(user, target, str(failure))
         return {**_no_backup(former, failure), "at_fault": fault, "ask_again": again}
@@ -115,11 +115,11 @@ def _undone(user: str, former: str, target: str, course: Course, failure: StepFa
 
 def _not_undone(user: str, former: str, target: str, course: Course, failure: UndoFailed) -> Result:
     """The result of a restart that failed, and its undo too. Where the manager alone refuses to start the former version again, that is owed."""
-    fault = blame.who_is_at_fault(course, target, failure, bring_back.name)
+    fault = blame.who_is_at_fault(course, target, failure, undo_stop.name)
     cause = f", after: {course.failure}" if course.failure and str(course.failure) != str(failure) else ""
     reason = f"ROLLBACK FAILED: {failure}{cause}"
     logger.error("ROLLBACK FAILED for {}: {}{}", user, failure, cause)
-    is_owed = failure.step == bring_back.name and failure.kind in OF_THE_MANAGER
+    is_owed = failure.step == undo_stop.name and failure.kind in OF_THE_MANAGER
     if is_owed and fault in (blame.USER, blame.HOST):
         found = _deferred(former, "server_stopped", reason, note_not_moved(user, target, reason))
         return {**found, "at_fault": blame.MANAGER}
@@ -171,8 +171,8 @@ def back_up_stopped(user: str, former: str, target: str) -> str:
     return durations.take(this_host(), user, former, target, current_run()).path
 
 
-@step()
-def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
+@step(former_names=("take_back",))
+def undo_assignment(user: str, former: str, target: str, snapshot: str, kept_name: str) -> None:
     """Undo of an assignment: what the target may have done to the database is undone, and the user is led to the former version.
 
     Repeating it is harmless: each part is skipped or done again with the same end. If the server does not go or the snapshot cannot be put in
@@ -198,7 +198,7 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     slots.assign(versions_dir, user, former)
 
 
-@step(undo=take_back)
+@step(undo=undo_assignment)
 def assign_version(user: str, former: str, target: str, snapshot: str, kept_name: str) -> bool:
     """Leads the user to the target by a rename; repeating it is harmless. False: the user's server runs again, and they stay where they are.
 

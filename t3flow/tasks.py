@@ -42,8 +42,8 @@ class Plan(TypedDict):
 # Looking ------------------------------------------------------------------------------------------------------------
 
 
-@step()
-def held() -> str:
+@step(former_names=("held",))
+def frozen_reason() -> str:
     """Why tracking is frozen, or "". Only reads."""
     found = freezing.frozen(this_host().settings, this_host().journal)
     if found is None:
@@ -97,7 +97,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        found = people.unjournaled(without)
+        found = survey_users.unjournaled(without)
         if not any(is_behind(user, target) for user in found):
             return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
@@ -117,8 +117,8 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
 
 
-@step()
-def people(without: list[str]) -> list[User]:
+@step(former_names=("people",))
+def survey_users(without: list[str]) -> list[User]:
     """The users of the map and how they are, in its order; those that t3flow cannot manage with the reason. Only reads."""
     host = this_host()
     mapped = host.user_map()
@@ -280,8 +280,8 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
         return durations.take(host, user, wrote, target, current_run(), folder)
 
 
-@step(syncs_first=False)
-def tried_on(version: str) -> list[str]:
+@step(syncs_first=False, former_names=("tried_on",))
+def passed_users(version: str) -> list[str]:
     """The users who are deferred to a version that has passed on their databases. Only reads."""
     journal = this_host().journal
     return [
@@ -303,8 +303,8 @@ def canary_order(users: list[User], snapshots: list[Snapshot]) -> list[User]:
 # Changing the host --------------------------------------------------------------------------------------------------
 
 
-@step()
-def link_everyone(default: str) -> list[str]:
+@step(former_names=("link_everyone",))
+def assign_explicitly(default: str) -> list[str]:
     """Gives every account that has no link one to the version it has now, so that the default can move. Repeating it finds nothing to do.
 
     Every account that may have a t3, managed or not: see `everybody.accounts`.
@@ -323,8 +323,8 @@ def accept(version: str) -> None:
     pruning.prune(host)
 
 
-@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
-def return_to(version: str) -> None:
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError), former_names=("return_to",))
+def restore_default(version: str) -> None:
     """Moves default and last-good, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left.
 
     Idempotent. What is old by now is removed.
@@ -340,7 +340,7 @@ def _lead_to(version: str) -> None:
     """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
-        link_everyone.unjournaled(default)
+        assign_explicitly.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
     records.unreject(host.journal, version)

@@ -8,7 +8,7 @@ from t3flow import tasks
 from t3flow.adoption import adopt as adoption
 from t3flow.adoption import undo as adoption_undo
 from t3flow.deferrals import deferral
-from t3flow.deferrals.idleness import await_idle, held_back, would_move
+from t3flow.deferrals.idleness import await_idle, preview_drain, recheck_deferral
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
@@ -22,17 +22,17 @@ from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, escalate_shared_fault, gi
 from t3flow.rollout.bump import Bump
 from t3flow.rollout.former_steps import FORMER
 from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, ended, exclusive, failed, frozen_reason, unmanaged
-from t3flow.rollout.pairing_checks import pairings_before
+from t3flow.rollout.pairing_checks import check_pairings
 from t3flow.rollout.registry_wait import RegistryWait
 from t3flow.rollout.revive import await_server
 from t3flow.rollout.rollback import (
     cannot_roll_back_to,
+    common_version,
     freeze_reason,
     how_it_went,
     is_older,
-    reject_left,
+    reject_abandoned,
     roll_back,
-    where_all_are,
 )
 
 
@@ -68,16 +68,16 @@ def move_all(target: str | None, again: bool, without: list[str], dry_run: bool,
     bump = Bump(plan, without, is_named=target is not None, dry_run=dry_run)
     bump.refuse(tasks.guard(plan, again, without))
     if not dry_run:
-        tasks.link_everyone(bump.default)
+        tasks.assign_explicitly(bump.default)
         tasks.prune(bump.version)
 
     tasks.open_scratch()
     staged = tasks.stage(bump.version, dry_run)
     bump.notices = staged["notices"]
 
-    users = bump.select_users(tasks.people([]))
+    users = bump.select_users(tasks.survey_users([]))
     if not dry_run:
-        pairings_before([user for user in users if bump.users[user]["running"]])
+        check_pairings([user for user in users if bump.users[user]["running"]])
     untried = bump.untried_users(users)
     snapshots = bump.back_up(untried)
     bump.pass_gate(staged["slot"], untried, snapshots)
@@ -132,7 +132,7 @@ def drain_now(users: list[str], ignore_processes: list[str], dry_run: bool = Fal
             for pending in deferral.pending_deferrals(users):
                 user = pending["user"]
                 if dry_run:
-                    results[user] = would_move(user, user in ignore_processes)
+                    results[user] = preview_drain(user, user in ignore_processes)
                 else:
                     results[user] = move_deferred(
                         user,
@@ -167,7 +167,9 @@ def move_deferred(
 
     `insists`: a person named this user, who is then moved though no user pairs.
     """
-    held = held_back(user, former, target, in_window) or reason_not_to_move(user, former, target, insists=insists)
+    held = recheck_deferral(user, former, target, in_window) or reason_not_to_move(
+        user, former, target, insists=insists
+    )
     asked: Any = {"ignore_processes": ignore_processes, "insists": insists}
     found = held or safe_restart(user, former, target, canary=False, **asked)
     with current_flow().shielded():
@@ -224,7 +226,7 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
             return ended("error", why)
         tasks.freeze_tracking(freeze_reason(users, to))
         with exclusive():
-            for person in tasks.people([]):
+            for person in tasks.survey_users([]):
                 if person.get("why") and (not users or person["user"] in users):
                     results.update(unmanaged([person]))
                 elif not users or person["user"] in users:
@@ -232,9 +234,9 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                     if found["result"] == "rolled_back" and is_older(found["version"], person["version"]):
                         left[person["version"]] = f"left by a rollback of {person['user']}"
             with current_flow().shielded():
-                reject_left(left)
-                if left and (version := where_all_are()):
-                    tasks.return_to(version)
+                reject_abandoned(left)
+                if left and (version := common_version()):
+                    tasks.restore_default(version)
     except Interrupted as interrupted:
         return ended(
             OUTCOME_OF_SIGNAL[interrupted.signal],
@@ -251,7 +253,7 @@ def restore(user: str, backup: str) -> Outcome:
     """Puts one backup of one user in place, with a version that knows it. Frozen first, as a rollback; whoever it fails for stays as they are."""
     results: dict[str, Result] = {}
     try:
-        wanted = restoring.look_up(user, backup)
+        wanted = restoring.resolve_backup(user, backup)
         tasks.freeze_tracking(restoring.freeze_reason(user, backup))
         with exclusive():
             tasks.open_scratch()
@@ -265,7 +267,7 @@ def restore(user: str, backup: str) -> Outcome:
                 raise Abort(
                     ended("error", f"{backup} was not restored: {knows}: {mend}; tracking is frozen: t3flow unfreeze")
                 )
-            person = next((person for person in tasks.people([]) if person["user"] == user), None)
+            person = next((person for person in tasks.survey_users([]) if person["user"] == user), None)
             if person is None or (why := person.get("why")):
                 why = why if person is not None else f"{user} is not in the user map"
                 raise Abort(ended("error", f"{backup} was not restored: {why}; tracking is frozen: t3flow unfreeze"))

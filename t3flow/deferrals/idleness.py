@@ -80,8 +80,8 @@ def await_idle(user: str, not_before: float) -> Ready:
     return {"nothing_to_do": "", "version": version, "target": pending.target}
 
 
-@step(syncs_first=False)
-def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
+@step(syncs_first=False, former_names=("held_back",))
+def recheck_deferral(user: str, former: str, target: str, in_window: bool) -> Result | None:
     """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
     host = this_host()
     pending = records.deferral(host.journal, user)
@@ -117,8 +117,8 @@ def runs_another(host: Host, user: str, version: str) -> bool:
     return runs != version
 
 
-@step()
-def would_move(user: str, ignore_processes: bool) -> Result:
+@step(former_names=("would_move",))
+def preview_drain(user: str, ignore_processes: bool) -> Result:
     """What a drain would do with a user now. Only reads."""
     host = this_host()
     pending = records.deferral(host.journal, user)

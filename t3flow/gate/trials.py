@@ -106,8 +106,8 @@ def _width(host: Host, disk_bytes: int) -> int:
     return max(1, min(os.cpu_count() or 1, cells.WIDEST, by_memory, by_disk))
 
 
-@step(interruptible=True)
-def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+@step(interruptible=True, former_names=("try_on",))
+def run_trials(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
     """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
 
     What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The migrations that
@@ -132,8 +132,8 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     return found
 
 
-@step(interruptible=True)
-def try_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+@step(interruptible=True, former_names=("try_controls",))
+def run_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
     """The same with the version in use on each: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless.
 
     Side by side as the candidate's trials; what would begin after `until` is inconclusive.

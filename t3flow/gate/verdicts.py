@@ -39,7 +39,7 @@ def pass_gate(
     at_fault: dict[str, str] = {}
     not_compared: dict[str, str] = {}
     for batch in seeds["batches"]:
-        verdicts = trials.try_on(slot, version, batch, seeds["width"], seeds["until"])
+        verdicts = trials.run_trials(slot, version, batch, seeds["width"], seeds["until"])
         failed = [
             (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
         ]
@@ -79,7 +79,7 @@ def blame(
     Returns the users whose database is at fault, and those for whom nothing could be told, each with the reason.
     """
     at_fault, held, guilty = {}, {}, {}
-    controls = trials.try_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
+    controls = trials.run_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
     for (seed, verdict), control in zip(failed, controls, strict=True):
         if control["verdict"] == "pass":
             guilty[seed["user"]] = verdict["failed"]
@@ -108,7 +108,7 @@ def blame(
 def check_gate_itself(default: str, control: Verdict, until: float) -> None:
     """Once the version in use has failed: does it on an empty base dir too? Raises Refused, also where that cannot be told in time."""
     if control["seed"] != trials.NOBODY:
-        control = trials.try_controls([trials.empty_seed(default)], 1, until)[0]
+        control = trials.run_controls([trials.empty_seed(default)], 1, until)[0]
     if control["verdict"] != "pass":
         what = "fails on" if control["verdict"] == "fail" else "could not be tried on"
         reason = f"{default}, which is in use, {what} an empty base dir too: {control['failed']}"
@@ -117,13 +117,11 @@ def check_gate_itself(default: str, control: Verdict, until: float) -> None:
 
 def refuse_older_schema(slot: str, version: str, default: str, until: float, snapshots: list[Snapshot]) -> None:
     """A person may go back within a schema level, by a bump; across one only by a rollback. Raises Refused."""
-    tried = trials.try_on(slot, version, [trials.empty_seed(default)], 1, until)[0]
+    tried = trials.run_trials(slot, version, [trials.empty_seed(default)], 1, until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
     back = f"to go back: t3flow enqueue rollback --to {version}"
     if tried["verdict"] != "pass":
-        reason = (
-            f"{version} did not pass on an empty base dir, so that its schema is not known: {tried['failed']}"
-        )
+        reason = f"{version} did not pass on an empty base dir, so that its schema is not known: {tried['failed']}"
         raise Refused("gate_inconclusive", reason)
     if tried["level"] < highest:
         reason = f"{version} knows schema level {tried['level']}, databases are at {highest}; {back}"
@@ -145,7 +143,7 @@ def judge_each(
     held: dict[str, tuple[str, str]] = {}
     passed = False
     for batch in seeds["batches"]:
-        for verdict in trials.try_on(slot, version, batch, seeds["width"], seeds["until"]):
+        for verdict in trials.run_trials(slot, version, batch, seeds["width"], seeds["until"]):
             passed = passed or verdict["verdict"] == "pass"
             if verdict["verdict"] == "fail":
                 held[verdict["seed"]] = ("skipped", f"{version} fails on their databases: {verdict['failed']}")
@@ -153,7 +151,7 @@ def judge_each(
                 held[verdict["seed"]] = ("deferred", why_held(verdict))
     failed = any(kind == "skipped" for kind, _ in held.values())
     if failed and not passed:
-        empty = trials.try_on(slot, version, [trials.empty_seed(version)], 1, seeds["until"])[0]
+        empty = trials.run_trials(slot, version, [trials.empty_seed(version)], 1, seeds["until"])[0]
         if empty["verdict"] == "fail":
             reason = f"{version} fails on an empty base dir too: {empty['failed']}"
             raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")

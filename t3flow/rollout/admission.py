@@ -6,7 +6,7 @@ from t3flow.engine.flow import CRASHED
 from t3flow.gate import trials
 from t3flow.gate.verdicts import Refused, judge_each
 from t3flow.host.users import Result, User, result_of
-from t3flow.rollout.pairing_checks import pairing_before
+from t3flow.rollout.pairing_checks import check_pairing
 from t3flow.tasks import Snapshot
 
 
@@ -26,7 +26,7 @@ def reason_not_to_move(user: str, former: str, target: str, *, insists: bool = F
 
     `insists`: a person named this user, so that only what would fail in any case counts.
     """
-    before = pairing_before(user)
+    before = check_pairing(user)
     if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
         return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
     if not trials.is_untried(user, target):

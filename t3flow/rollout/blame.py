@@ -104,11 +104,11 @@ def concerns_user_alone(version: str, user: str, found: Result) -> bool:
     if found["result"] != "rolled_back" or found["at_fault"] != TARGET:
         return False
     with current_flow().shielded():
-        others = pairing_checks.proven_by(version, user)
+        others = pairing_checks.other_users_pairing(version, user)
         if len(others) < pairing_checks.ENOUGH:
             return False
         reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {found['reason']}"
-        pairing_checks.note_alone(user, version, reason)
+        pairing_checks.note_fails_alone(user, version, reason)
         tasks.alert(f"{user} was taken back: {reason}; to try again: t3flow enqueue drain {user}")
     found["result"], found["reason"], found["waiting_for"] = "skipped", reason, HELD
     return True

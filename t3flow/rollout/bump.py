@@ -16,7 +16,7 @@ from t3flow.restart import safe_restart
 from t3flow.rollout.bake import begin_bake
 from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
 from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
-from t3flow.rollout.pairing_checks import dispatch_before
+from t3flow.rollout.pairing_checks import check_dispatch
 from t3flow.tasks import Plan, Refusal, Snapshot
 
 CURRENT = "is already on this version"
@@ -88,7 +88,7 @@ class Bump:
         """Return the users on whose databases the version is to be tried: in a catch-up, not again where it has passed already."""
         if not self.is_catch_up:
             return users
-        tried = tasks.tried_on(self.version)
+        tried = tasks.passed_users(self.version)
         return [user for user in users if user not in tried]
 
     # Back up and gate -------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Bump:
     def pairing_is_broken(self, snapshots: list[Snapshot]) -> bool:
         """Return whether no user pairs through the dispatch, although a person named this version exactly. Raises Abort if none named it."""
         broken = [snapshot["user"] for snapshot in snapshots if snapshot["problem"]]
-        before = dispatch_before(self.version, broken, self.without)
+        before = check_dispatch(self.version, broken, self.without)
         if before["stops"]:
             raise Abort(self.inconclusive(f"No user was restarted: {before['stops']}", self.results))
         if not before["no_pairing"]:

@@ -36,7 +36,7 @@ def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Out
 def frozen_reason() -> str:
     """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
     with current_flow().shielded():
-        return tasks.held()
+        return tasks.frozen_reason()
 
 
 @contextmanager

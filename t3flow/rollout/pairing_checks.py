@@ -20,8 +20,8 @@ class Before(TypedDict):
     no_pairing: str
 
 
-@step(interruptible=True, syncs_first=False)
-def dispatch_before(version: str, besides: list[str], without: list[str]) -> Before:
+@step(interruptible=True, syncs_first=False, former_names=("dispatch_before",))
+def check_dispatch(version: str, besides: list[str], without: list[str]) -> Before:
     """Ask whether the dispatch pairs some user, before a bump restarts the first. Only reads, but for how pairing went.
 
     Users `besides` are not asked; those `without`, whom a person left out, never speak against the dispatch.
@@ -33,8 +33,8 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
     return {"stops": "", "no_pairing": _before(against)}
 
 
-@step(interruptible=True, syncs_first=False)
-def pairings_before(users: list[str]) -> list[str]:
+@step(interruptible=True, syncs_first=False, former_names=("pairings_before",))
+def check_pairings(users: list[str]) -> list[str]:
     """Ask each of the users whom a bump may restart whether they pair, and return those who do not. Only reads, but for how it went.
 
     A pairing writes to the user's database, so that this comes before the snapshots: one taken after it need not be taken again at the restart.
@@ -42,8 +42,8 @@ def pairings_before(users: list[str]) -> list[str]:
     return sorted(witnesses.note_now(this_host(), users, witnesses.EACH_SECONDS))
 
 
-@step(interruptible=True, syncs_first=False)
-def pairing_before(user: str) -> Before:
+@step(interruptible=True, syncs_first=False, former_names=("pairing_before",))
+def check_pairing(user: str) -> Before:
     """Ask whether a deferred user pairs before their restart; if not, whether another does. Only reads, but for how it went."""
     host = this_host()
     if trouble := preflight.trouble(host, []):
@@ -58,8 +58,8 @@ def _before(against: str) -> str:
     return f"{against} before anything was done: mend the dispatch or their servers (t3flow verify)" if against else ""
 
 
-@step(syncs_first=False)
-def proven_by(version: str, user: str) -> list[str]:
+@step(syncs_first=False, former_names=("proven_by",))
+def other_users_pairing(version: str, user: str) -> list[str]:
     """Return users beside this one who run a version and pair, if it is the accepted default; [] for any other version. Only reads.
 
     Also [] where it was taken back from so many others, each alone as it seemed, that the watch after a bump would suspect it.
@@ -74,7 +74,7 @@ def proven_by(version: str, user: str) -> list[str]:
     return witnesses.some_who_pair(host, running, ENOUGH)
 
 
-@step()
-def note_alone(user: str, version: str, reason: str) -> None:
+@step(former_names=("note_alone",))
+def note_fails_alone(user: str, version: str, reason: str) -> None:
     """Note that a version fails for a user alone, as it seems, so that the next such user counts. Repeating it writes the same."""
     left_behind.note(this_host().journal, user, version, left_behind.HELD, reason)

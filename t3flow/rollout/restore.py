@@ -72,14 +72,14 @@ def freeze_reason(user: str, backup: str) -> str:
     return f"restoring {backup} of {user}"
 
 
-@step()
-def look_up(user: str, name: str) -> Wanted:
+@step(former_names=("look_up",))
+def resolve_backup(user: str, name: str) -> Wanted:
     """The backup that was asked for. Only reads."""
     return find_backup(this_host(), user, name)
 
 
-@step()
-def candidates(wrote: str) -> list[Candidate]:
+@step(former_names=("candidates",))
+def candidate_versions(wrote: str) -> list[Candidate]:
     """The versions that may come with a backup, the best first: the one that wrote it, else the lowest. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
@@ -94,8 +94,8 @@ def candidates(wrote: str) -> list[Candidate]:
     ]
 
 
-@step()
-def snapshot_of_kept(user: str, name: str, wrote: str, target: str) -> str:
+@step(former_names=("snapshot_of_kept",))
+def snapshot_replaced(user: str, name: str, wrote: str, target: str) -> str:
     """Makes a snapshot of a kept database, checked; returns its path. Repeating it makes another."""
     return store.take(this_host(), user, wrote=wrote, target=target, run=current_run(), kept=name).path
 
@@ -106,19 +106,19 @@ def version_for(wanted: Wanted) -> str:
     What a version knows is seen on an empty base dir, where it was not seen before. Where no migrations were noted of the backup, a version is
     tried on a copy of it.
     """
-    for candidate in candidates(wanted["wrote"]):
+    for candidate in candidate_versions(wanted["wrote"]):
         version, slot = candidate["version"], candidate["slot"]
         if version == wanted["wrote"]:
             return version
         schema = wanted.get("schema") or {}
         if not schema:
             seed = seed_of(wanted, version)
-            if trials.try_on(slot, version, [seed], 1, NO_END)[0]["verdict"] == "pass":
+            if trials.run_trials(slot, version, [seed], 1, NO_END)[0]["verdict"] == "pass":
                 return version
             continue
         known = candidate["schema"]
         if known is None:
-            verdict = trials.try_on(slot, version, [empty_seed(version)], 1, NO_END)[0]
+            verdict = trials.run_trials(slot, version, [empty_seed(version)], 1, NO_END)[0]
             known = verdict["schema"] if verdict["verdict"] == "pass" else None
         if not schemas.knows(known, schema):
             return version
@@ -134,7 +134,7 @@ def restore_one(person: User, wanted: Wanted, name: str, version: str) -> Result
     """Puts a backup in place for a user, with the version; or leaves them as they are, with the reason."""
     user = person["user"]
     try:
-        path = wanted["path"] or snapshot_of_kept(user, name, wanted["wrote"], version)
+        path = wanted["path"] or snapshot_replaced(user, name, wanted["wrote"], version)
     except StepFailed as failure:
         return result_of("skipped", person["version"], f"{name} cannot be copied: {failure.reason}")
     state_for_the_record(user, person["version"], version)

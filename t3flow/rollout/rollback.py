@@ -62,8 +62,8 @@ def freeze_reason(users: list[str], to: str | None) -> str:
     return f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}"
 
 
-@step()
-def find_way_back(user: str, present: str, to: str | None) -> Way:
+@step(former_names=("find_way_back",))
+def plan_rollback(user: str, present: str, to: str | None) -> Way:
     """Where a user goes back to: as asked, else the version before the last accepted bump, by what was noted of their snapshots. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
@@ -114,14 +114,14 @@ def roll_back(person: User, to: str | None) -> Result:
     """Takes one user back, or leaves them as they are: rolled_back, untouched, skipped or failed, with the reason."""
     user, present = person["user"], person["version"]
     try:
-        way = find_way_back(user, present, to)
+        way = plan_rollback(user, present, to)
     except StepFailed as failure:
         return result_of("failed", present, failure.reason)
     if way["stays"]:
         return result_of(way["stays"], present, way["reason"])
     target, snapshot = way["target"], way["snapshot"]
     state = state_for_the_record(user, present, target)
-    fit = fits_as_it_is(target, way["level"], state)
+    fit = check_schema_fit(target, way["level"], state)
     aside: list[str] = []
     if state is not None and fit["reason"] and (fit["is_open"] or not snapshot):
         fit = serves_as_it_is(user, present, target, state, fit)
@@ -148,8 +148,8 @@ class Fit(TypedDict):
     aside: list[str]
 
 
-@step()
-def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
+@step(former_names=("fits_as_it_is",))
+def check_schema_fit(target: str, level: int, state: Snapshot | None) -> Fit:
     """Whether a version knows all migrations that a user's databases have been through. Only reads.
 
     Where nothing but levels was noted, the same level is no proof: numbers were reused.
@@ -174,7 +174,7 @@ def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: 
         "level": state["level"],
         "files": state["files"],
     }
-    verdict = trials.try_on(fit["slot"], target, [seed], 1, trials.NO_END)[0]
+    verdict = trials.run_trials(fit["slot"], target, [seed], 1, trials.NO_END)[0]
     tasks.clean_scratch()
     if verdict["verdict"] != "pass":
         return {**fit, "reason": f"{fit['reason']}; tried on a copy: {verdict['failed']}"}
@@ -194,9 +194,9 @@ def take_there(person: User, target: str, snapshot: str, level: int, what: str, 
             with current_flow().saga():
                 began = time_now()
                 kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
-                found = server_was(user)
+                found = server_state(user)
                 was = RUNNING if found == STOPPED and person["running"] else found
-                go_back(user, present, target, snapshot, level, kept_name, was, list(aside))
+                roll_back_user(user, present, target, snapshot, level, kept_name, was, list(aside))
                 if was != STOPPED:
                     start_server(user)
                     paired_at = verify_user(user, target)
@@ -231,15 +231,15 @@ def compare_rows(user: str) -> None:
     store.check_restored(this_host(), user)
 
 
-@step()
-def server_was(user: str) -> str:
+@step(former_names=("server_was",))
+def server_state(user: str) -> str:
     """How a server was before it was touched: RUNNING, FAILING (which a rollback is often asked for) or STOPPED. Only reads."""
     server = this_host().services.state(user)
     return RUNNING if server.active else FAILING if server.is_failing else STOPPED
 
 
-@step()
-def stay(
+@step(former_names=("stay",))
+def undo_roll_back(
     user: str,
     former: str,
     target: str,
@@ -276,8 +276,8 @@ def stay(
         own_activity.restarted(host.journal, user)
 
 
-@step(undo=stay)
-def go_back(
+@step(undo=undo_roll_back, former_names=("go_back",))
+def roll_back_user(
     user: str,
     former: str,
     target: str,
@@ -306,8 +306,8 @@ def go_back(
         own_activity.restarted(host.journal, user)
 
 
-@step()
-def reject_left(reasons: dict[str, str]) -> None:
+@step(former_names=("reject_left",))
+def reject_abandoned(reasons: dict[str, str]) -> None:
     """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
     journal = this_host().journal
     known = records.rejected(journal)
@@ -316,8 +316,8 @@ def reject_left(reasons: dict[str, str]) -> None:
             records.reject(journal, version, reason, [])
 
 
-@step()
-def where_all_are() -> str:
+@step(former_names=("where_all_are",))
+def common_version() -> str:
     """The version that every user is led to whom t3flow can manage, if it is one and not the default; else "". Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir

@@ -47,8 +47,8 @@ class Stopped(TypedDict):
     changed: bool
 
 
-@step()
-def bring_back(
+@step(former_names=("bring_back",))
+def undo_stop(
     user: str,
     former: str,
     canary: bool,
@@ -107,7 +107,7 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
         own_activity.restarted(host.journal, user)
 
 
-@step(undo=bring_back)
+@step(undo=undo_stop)
 def stop_if_idle(
     user: str,
     former: str,

@@ -206,7 +206,7 @@ def pending(given: Args, found: list[dict[str, Any]]) -> str:
     return f"{count(len(found), 'deferral')} pending: {names(each['user'] for each in found)}"
 
 
-def would_move(given: Args, found: dict[str, Any]) -> str:
+def preview_drain(given: Args, found: dict[str, Any]) -> str:
     """What a drain would do with a user."""
     if found["result"] == "untouched":
         return f"{given['user']} is idle and would be restarted"
