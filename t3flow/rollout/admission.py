@@ -10,39 +10,39 @@ from t3flow.rollout.pairing_checks import check_pairing
 from t3flow.tasks import Snapshot
 
 
-def pass_alone(slot: str, user: User, target: str, snapshot: Snapshot) -> str:
+def pass_alone(slot: str, user: User, version: str, snapshot: Snapshot) -> str:
     """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
     try:
-        held = judge_each(slot, target, user["version"], [user], [snapshot])
+        held = judge_each(slot, version, user["version"], [user], [snapshot])
     except Refused as refusal:
         return refusal.reason
     return next((reason for _, reason in held.values()), "")
 
 
-def reason_not_to_move(user: str, former: str, target: str, *, insists: bool = False) -> Result | None:
+def reason_not_admitted(user: str, previous: str, version: str, *, insists: bool = False) -> Result | None:
     """Why a deferred user who is idle is left alone all the same: no user pairs, or the target was not tried on their database.
 
     `insists`: a person named this user, so that only what would fail in any case counts.
     """
     before = check_pairing(user)
     if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
-        return {**result_of("deferred", former, trouble), "waiting_for": "host_busy"}
-    if not trials.is_untried(user, target):
+        return {**result_of("deferred", previous, trouble), "waiting_for": "host_busy"}
+    if not trials.is_untried(user, version):
         return None
     tasks.open_scratch()
-    slot = tasks.stage(target, False)["slot"]
+    slot = tasks.stage(version, False)["slot"]
     try:
-        snapshot = tasks.back_up(user, former, target, False)
+        snapshot = tasks.back_up(user, previous, version, False)
     except StepFailed as failure:
         if failure.kind == CRASHED:
             raise
         tasks.clean_scratch()
-        return {**result_of("deferred", former, f"no backup: {failure.reason}"), "waiting_for": "host_busy"}
-    reason = pass_alone(slot, {"user": user, "version": former, "running": True}, target, snapshot)
+        return {**result_of("deferred", previous, f"no backup: {failure.reason}"), "waiting_for": "host_busy"}
+    reason = pass_alone(slot, {"user": user, "version": previous, "running": True}, version, snapshot)
     tasks.clean_scratch()
     if reason:
-        return {**result_of("deferred", former, reason), "waiting_for": "unreadable_state"}
+        return {**result_of("deferred", previous, reason), "waiting_for": "unreadable_state"}
     trials.note_tried(user)
     return None

@@ -15,7 +15,7 @@ from t3flow.host.users import Result, User, is_ahead, is_behind, result_of
 from t3flow.restart import safe_restart
 from t3flow.rollout.bake import begin_bake
 from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
-from t3flow.rollout.outcomes import OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
+from t3flow.rollout.outcomes import CAUSE_OF_SIGNAL, OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
 from t3flow.rollout.pairing_checks import check_dispatch
 from t3flow.tasks import Plan, Refusal, Snapshot
 
@@ -231,7 +231,7 @@ class Bump:
             return self.ended("rolled_back", reason, not_deferred(results))
         deferral.defer(self.version, causes_of(self.version, results), self.is_catch_up)
         if ended_by:
-            reason = f"stopped by {ended_by}: no further user was restarted"
+            reason = f"{CAUSE_OF_SIGNAL[ended_by]}: no further user was restarted"
             return self.ended(OUTCOME_OF_SIGNAL[ended_by], reason, results)
         verified = any(
             result["version"] == self.version and result["result"] != "skipped" for result in results.values()

@@ -16,8 +16,9 @@ from t3flow.host import records, schemas, slots
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import Schemas
-from t3flow.host.users import Result, User, result_of
-from t3flow.rollout.rollback import state_for_the_record, take_there
+from t3flow.host.users import Result, result_of
+from t3flow.rollout.outcomes import STILL_FROZEN
+from t3flow.rollout.rollback import move_back, state_for_the_record
 from t3flow.t3 import ledger
 from t3flow.t3.versions import parse
 
@@ -130,12 +131,21 @@ def seed_of(wanted: Wanted, version: str) -> Seed:
     return {**empty_seed(version), "user": "backup", "path": wanted["path"], "bytes": 0, "level": wanted["level"]}
 
 
-def restore_one(person: User, wanted: Wanted, name: str, version: str) -> Result:
-    """Puts a backup in place for a user, with the version; or leaves them as they are, with the reason."""
-    user = person["user"]
+def no_version_reason(backup: str, wanted: Wanted) -> str:
+    """Return why a backup that no installed version knows was not restored, and what to run."""
+    fix = "install a version that does"
+    if wanted["wrote"]:
+        fix = f"t3flow enqueue bump --target {wanted['wrote']} installs it"
+    level = wanted["level"]
+    return f"{backup} was not restored: no installed version knows its migrations (schema level {level}): {fix}; {STILL_FROZEN}"
+
+
+def restore_user(user: str, previous: str, wanted: Wanted, backup: str, version: str, *, was_running: bool) -> Result:
+    """Restore a backup of a user together with a version; on failure leave the user as they are, with the reason."""
     try:
-        path = wanted["path"] or snapshot_replaced(user, name, wanted["wrote"], version)
+        path = wanted["path"] or snapshot_replaced(user, backup, wanted["wrote"], version)
     except StepFailed as failure:
-        return result_of("skipped", person["version"], f"{name} cannot be copied: {failure.reason}")
-    state_for_the_record(user, person["version"], version)
-    return take_there(person, version, path, wanted["level"], f"{name} is in place")
+        return result_of("skipped", previous, f"{backup} cannot be copied: {failure.reason}")
+    state_for_the_record(user, previous, version)
+    how = f"restored {backup}"
+    return move_back(user, previous, version, path, wanted["level"], how, was_running=was_running)
