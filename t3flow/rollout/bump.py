@@ -116,7 +116,7 @@ class Bump:
                 seeds = [self.users[user] for user in users]
                 withheld = admits(slot, self.version, self.default, seeds, snapshots)
         except Refused as refusal:
-            name = refusal.outcome.name
+            name = refusal.outcome
             if name == "gate_inconclusive":
                 raise Abort(self.inconclusive(refusal.reason)) from refusal
             if name == "gate_failed" and not self.dry_run:

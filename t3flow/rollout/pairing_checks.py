@@ -68,7 +68,7 @@ def other_users_pairing(version: str, user: str) -> list[str]:
     if slots.default_version(host.settings.paths.versions_dir) != version:
         return []
     running = witnesses.running(host, version, [user])
-    failed = [each for each in left_behind.taken_back(host.journal, version) if each != user]
+    failed = [each for each in left_behind.failing_alone(host.journal, version) if each != user]
     if len(failed) + 1 >= least_users(len(running) + len(failed) + 1):
         return []
     return witnesses.some_who_pair(host, running, ENOUGH)
