@@ -1,4 +1,4 @@
-"""The gate's judgment, a part of the bump: a verdict for each database, and a control that tells a bad version from a bad gate. No I/O outside steps."""
+"""The gate's judgment of a bump: a verdict for each database, and controls that tell a bad version from a bad gate. No I/O outside steps."""
 
 from t3flow import T3flowError
 from t3flow.gate import trials
@@ -26,9 +26,9 @@ def pass_gate(
     """Try the version on every seed. Return the users who are withheld: user → ("skipped" or "deferred", reason). Raises Refused.
 
     1. It passes everywhere: good. 2. It fails where the version in use passes: the version is bad. 3. Both fail: the database is at fault, and its
-    user is skipped. 4. The version in use fails on an empty base dir too or on more than half of the seeds, or nothing passed: the gate or the host is
-    at fault, and nothing is rejected. The same if the version fails on more than half and there was no control. 5. A seed that was not tried is tried
-    before its user is moved. 6. A version of an unknown kind is neither good nor bad: the next run retries it, and so does the drain of each user.
+    user is skipped. 4. The version in use fails on an empty base dir too or on more than half of the seeds, or nothing passed: the gate or the host
+    is at fault, and nothing is rejected. The same if the version fails on more than half and there was no control. 5. A seed that was not tried is
+    tried before its user is moved. 6. A version of an unknown kind is neither good nor bad: the next run and each user's drain try it again.
     """
     seeds = trials.choose_seeds(users, snapshots, default)
     every = [seed for batch in seeds["batches"] for seed in batch]

@@ -1,4 +1,4 @@
-"""Whether a deferred user may be restarted now: users pair, and the target has passed on this user's databases."""
+"""Decide whether a deferred user may be restarted now: users pair, and the version passed on this user's databases."""
 
 from t3flow import tasks
 from t3flow.engine.errors import StepFailed
@@ -10,21 +10,22 @@ from t3flow.rollout.pairing_checks import check_pairing
 from t3flow.tasks import Snapshot
 
 
-def pass_alone(slot: str, user: User, version: str, snapshot: Snapshot) -> str:
-    """For a user whose database the target was not tried on: tries it now. Returns why the user is not to be moved, or "" when they may."""
+def pass_alone(slot: str, user: str, previous: str, version: str, snapshot: Snapshot) -> str:
+    """Try a version on the databases of one user. Return why the user is not to be moved, or "" if they may be."""
     if snapshot["problem"]:
         return f"no backup: {snapshot['problem']}"
     try:
-        held = judge_each(slot, version, user["version"], [user], [snapshot])
+        present: User = {"user": user, "version": previous, "running": True}
+        withheld = judge_each(slot, version, previous, [present], [snapshot])
     except Refused as refusal:
         return refusal.reason
-    return next((reason for _, reason in held.values()), "")
+    return next((reason for _, reason in withheld.values()), "")
 
 
 def reason_not_admitted(user: str, previous: str, version: str, *, insists: bool = False) -> Result | None:
-    """Why a deferred user who is idle is left alone all the same: no user pairs, or the target was not tried on their database.
+    """Return why a deferred, idle user is not restarted: no user pairs, or the version does not pass on their databases.
 
-    `insists`: a person named this user, so that only what would fail in any case counts.
+    `insists`: an operator named this user, so that only what would fail in any case counts.
     """
     before = check_pairing(user)
     if trouble := before["stops"] or ("" if insists else before["no_pairing"]):
@@ -40,7 +41,7 @@ def reason_not_admitted(user: str, previous: str, version: str, *, insists: bool
             raise
         tasks.clean_scratch()
         return {**result_of("deferred", previous, f"no backup: {failure.reason}"), "waiting_for": "host_busy"}
-    reason = pass_alone(slot, {"user": user, "version": previous, "running": True}, version, snapshot)
+    reason = pass_alone(slot, user, previous, version, snapshot)
     tasks.clean_scratch()
     if reason:
         return {**result_of("deferred", previous, reason), "waiting_for": "unreadable_state"}

@@ -21,6 +21,12 @@ from t3flow.tasks import Plan, Refusal, Snapshot
 
 CURRENT = "is already on this version"
 LEFT_OUT = "left out as requested"
+REASONS = {
+    "server_stopped": "the server is not running",
+    "window": "the run is past schedule.latest",
+    "frozen": "tracking is frozen",
+}
+"""What users who are deferred without being asked wait for → the reason."""
 
 
 class Bump:
@@ -202,7 +208,8 @@ class Bump:
     def defer(self, users: list[str], waiting_for: str, detail: str = "") -> None:
         """Note users as deferred who were not asked whether they are idle."""
         for user in users:
-            deferred = result_of("deferred", self.users[user]["version"], detail or waiting_for)
+            reason = detail or REASONS[waiting_for]
+            deferred = result_of("deferred", self.users[user]["version"], reason)
             self.results[user] = {**deferred, "waiting_for": waiting_for}
 
     # Conclude ---------------------------------------------------------------------------------------------------------
@@ -264,7 +271,7 @@ def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Ca
                 detail = f"left out of {version} as requested: t3flow enqueue drain {user}"
             causes[user] = {"waiting_for": waiting_for or "unreadable_state", "detail": detail, "is_behind": True}
         elif result["result"] == "deferred":
-            detail = "" if detail == waiting_for else detail
+            detail = "" if detail == REASONS.get(waiting_for) else detail
             causes[user] = {"waiting_for": waiting_for, "detail": detail, "is_behind": False}
     return causes
 

@@ -1,7 +1,7 @@
-"""Waiting for the registry: a run that it has stopped tries again within the hour, as a delayed task of the same run.
+"""Retry a run that the registry stopped, within the hour, as a delayed task of the same run.
 
-Between two attempts the run has nothing: what it staged was undone, the host's lock is free, and the only thing that is left of it is its
-journal. So a freeze, a cancel, another run or a kill finds it asleep, and the next attempt begins from the tag.
+Between two attempts the run holds nothing: what it staged was undone, the host's lock is free, and only its journal is left. A freeze, a cancel,
+another run or a crash finds it asleep, and the next attempt begins again from the tag.
 """
 
 import time
@@ -15,14 +15,14 @@ from t3flow.settings import schedule
 
 TRANSIENT = {"RegistryUnreachable", "IncompleteRelease"}
 """Kinds of failure of the registry after which a run is retried later."""
-LONGEST = 4
-"""The waits double up to so many times the first."""
-WITHIN = 12
-"""For so many times the first wait a run without a latest hour is tried again: an hour of the default."""
+MOST_WAIT_FACTOR = 4
+"""The waits double up to this many times the first."""
+TOTAL_WAIT_FACTOR = 12
+"""A run without a latest hour is retried for this many times the first wait: an hour by default."""
 
 
 class Retry(TypedDict):
-    """When a run is tried again (epoch seconds; 0: not any more), until when it may be, and why, in one line for people."""
+    """When a run is retried (epoch seconds; 0: no more), until when retries go on, and why, in one line for people."""
 
     at: float
     until: float
@@ -50,23 +50,23 @@ class RegistryWait:
 
 @step()
 def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retry:
-    """When a run that the registry has stopped `tries` + 1 times is tried again. Only reads the clock: a repeat gives a later time."""
+    """Return when a run that the registry has stopped `tries` + 1 times is retried. Only reads the clock: a repeat gives a later time."""
     settings = this_host().settings
     first, now = float(settings.schedule.retry_s), time.time()
     if not first:
         return {"at": 0, "until": 0, "problem": ""}
     latest = schedule.deadline(settings, due) if due is not None else None
-    until = until or latest or now + WITHIN * first
-    at = now + first * min(2**tries, LONGEST)
+    until = until or latest or now + TOTAL_WAIT_FACTOR * first
+    at = now + first * min(2**tries, MOST_WAIT_FACTOR)
     if at > until:
         return {"at": 0, "until": until, "problem": ""}
     clock = f"{datetime.fromtimestamp(at, schedule.zone(settings)):%H:%M:%S}"
-    return {"at": at, "until": until, "problem": f"{reason}; tried again at {clock}"}
+    return {"at": at, "until": until, "problem": f"{reason}; next attempt at {clock}"}
 
 
 @step()
 def await_registry(at: float, problem: str) -> None:
-    """Sleeps until then as a delayed task. Repeating it sleeps for what is left; a clock that was set back does not make it longer."""
-    longest = float(this_host().settings.schedule.retry_s) * LONGEST
+    """Sleep until `at` as a delayed task. A repeat sleeps for the rest; a clock that was set back does not prolong it."""
+    longest = float(this_host().settings.schedule.retry_s) * MOST_WAIT_FACTOR
     if 0 < at - time.time() <= longest:
         raise NotYet(at, problem)

@@ -60,9 +60,9 @@ def _given(sentence: Sentence, args: Iterable[Any], kwargs: Args | None) -> Args
 
 
 USER, VERSION = "user", "version"
-RESTART = "user former target snapshot kept_name"
-WAY_BACK = "user former target snapshot level kept_name was aside"
-STOP = "user former canary ignore_processes fingerprint insists"
+RESTART = "user previous version snapshot replaced_name"
+WAY_BACK = "user previous version snapshot level replaced_name state_before aside"
+STOP = "user previous canary ignore_processes fingerprint insists"
 MARKERS = "markers deferrals first broken"
 
 SENTENCES: dict[str, Sentence] = {
@@ -91,7 +91,7 @@ SENTENCES: dict[str, Sentence] = {
     "stage": Sentence("version in_scratch", "Installing {version}", say.installed),
     "unstage": Sentence("version in_scratch", "Cleaning up {version}", "Cleaned up {version}"),
     "prune": Sentence(
-        "spare",
+        "version",
         "Removing old snapshots and versions",
         say.listed(
             "Removed {number}", "No snapshot or version is old", "old snapshot or version", "old snapshots and versions"
@@ -118,9 +118,9 @@ SENTENCES: dict[str, Sentence] = {
     "freeze_tracking": Sentence("reason", "Freezing tracking", say.problem("Froze tracking")),
     "alert": Sentence("line", "Writing to the log", "Wrote to the log: {line}", True),
     # Backups and the gate
-    "back_up": Sentence("user wrote target in_scratch", "Backing up {user}", say.backed_up),
+    "back_up": Sentence("user previous version in_scratch", "Backing up {user}", say.backed_up),
     "back_up_stopped": Sentence(
-        "user former target",
+        "user previous version",
         "Backing up {user} again, now that the server is stopped",
         "Backed up {user} again with the server stopped, as the database had changed",
     ),
@@ -163,11 +163,13 @@ SENTENCES: dict[str, Sentence] = {
     "undo_stop": Sentence(STOP, "Starting the server of {user} again", "Started the server of {user} again"),
     "assign_version": Sentence(
         RESTART,
-        "Assigning {target} to {user}",
-        say.either("Assigned {target} to {user}", "{user} stays on {former}: the server was started again meanwhile"),
+        "Assigning {version} to {user}",
+        say.either(
+            "Assigned {version} to {user}", "{user} stays on {previous}: the server was started again meanwhile"
+        ),
     ),
     "undo_assignment": Sentence(
-        RESTART, "Returning {user} to {former}", "Returned {user} to {former}, database and program"
+        RESTART, "Returning {user} to {previous}", "Returned {user} to {previous}, database and program"
     ),
     "start_server": Sentence(USER, "Starting the server of {user}", "Started the server of {user}"),
     "verify_user": Sentence(
@@ -187,16 +189,16 @@ SENTENCES: dict[str, Sentence] = {
         "user version reason", "Noting that {version} fails for {user} alone", "{version} fails for {user} alone", True
     ),
     "note_not_moved": Sentence(
-        "user target why is_own", "Noting why {user} was not moved", "{user} was not moved to {target}: {why}", True
+        "user version why is_own", "Noting why {user} was not moved", "{user} was not moved to {version}: {why}", True
     ),
     # Deferrals
     "defer": Sentence(
-        "target causes is_accepted", "Deferring users", say.how_many("Deferred {names} to {target}", "causes")
+        "version causes is_accepted", "Deferring users", say.how_many("Deferred {names} to {version}", "causes")
     ),
     "await_idle": Sentence("user not_before", "Waiting until {user} is idle", say.idle),
     "pending_deferrals": Sentence("users", "Looking up pending deferrals", say.pending),
     "recheck_deferral": Sentence(
-        "user former target in_window",
+        "user previous version in_window",
         "Checking whether {user} may be moved",
         say.reason("{user} may be moved", "{user} waits: {reason}"),
     ),
@@ -214,15 +216,15 @@ SENTENCES: dict[str, Sentence] = {
     "cannot_roll_back_to": Sentence(
         "version", "Checking whether {version} is there to go back to", say.reason("{version} is there to go back to")
     ),
-    "plan_rollback": Sentence("user present to", "Finding the version that {user} goes back to", say.way_back),
+    "plan_rollback": Sentence("user previous to", "Finding the version that {user} goes back to", say.way_back),
     "check_schema_fit": Sentence(
-        "target level state",
-        "Checking whether {target} knows the present databases",
-        say.either_reason("{target} knows the present databases", "{target} needs its own snapshot: {reason}"),
+        "version level state",
+        "Checking whether {version} knows the present databases",
+        say.either_reason("{version} knows the present databases", "{version} needs its own snapshot: {reason}"),
     ),
     "server_state": Sentence(USER, "Looking at the server of {user}", "The server of {user} was {result}", True),
-    "roll_back_user": Sentence(WAY_BACK, "Moving {user} to {target}", say.moved_back),
-    "undo_roll_back": Sentence(WAY_BACK, "Returning {user} to {former}", "Returned {user} to {former}"),
+    "roll_back_user": Sentence(WAY_BACK, "Moving {user} to {version}", say.moved_back),
+    "undo_roll_back": Sentence(WAY_BACK, "Returning {user} to {previous}", "Returned {user} to {previous}"),
     "compare_rows": Sentence(
         USER, "Comparing the data of {user} with the backup", "The data of {user} is that of the backup"
     ),
@@ -238,7 +240,7 @@ SENTENCES: dict[str, Sentence] = {
     "candidate_versions": Sentence(
         "wrote", "Finding a version that knows the backup", "Found the versions that may know the backup", True
     ),
-    "snapshot_replaced": Sentence("user name wrote target", "Copying {name} of {user}", "Copied {name} of {user}"),
+    "snapshot_replaced": Sentence("user name wrote version", "Copying {name} of {user}", "Copied {name} of {user}"),
     # Adoption, and its undo
     "survey_host": Sentence("", "Inspecting what the shell tracker left", say.inspected),
     "known_schemas": Sentence(

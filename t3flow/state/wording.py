@@ -246,7 +246,7 @@ def way_back(given: Args, found: dict[str, Any]) -> str:
 def moved_back(given: Args, found: Any) -> str:
     """A user who was moved back, with or without the database."""
     what = "database and program" if given["snapshot"] else "program only"
-    return f"Moved {given['user']} to {given['target']}: {what}"
+    return f"Moved {given['user']} to {given['version']}: {what}"
 
 
 def inspected(given: Args, found: dict[str, Any]) -> str:
