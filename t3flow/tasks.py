@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
-from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
+from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
 from t3flow.host import manageable, mounts, preflight, pruning, records, rejections, slots, t3_accounts
@@ -27,6 +27,8 @@ from t3flow.t3.versions import parse
 NIGHTLY = "nightly"
 """The only tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
+LONGEST_CAUSE = 140
+"""Characters of an earlier rejection that a refusal repeats, so that the command to run stays in sight."""
 NO_DATABASE = "there is no database"
 
 
@@ -169,7 +171,7 @@ def open_scratch() -> None:
         claim_folder(folder, 0o711)
     except OSError as error:
         raise DiskError(f"{folder} cannot be created ({error.strerror}): check paths.scratch_dir") from error
-    if in_memory(folder):
+    if is_on_tmpfs(folder):
         raise DiskError(f"{folder} is in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp")
     require_space(folder, slot_bytes(), "a candidate")
 

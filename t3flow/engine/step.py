@@ -30,7 +30,7 @@ current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrup
 STEPS: dict[str, "Step[..., Any]"] = {}
 FORMER_NAMES: dict[str, str] = {}
 """Each former name of a step → its present name. The journal of a run in flight over an upgrade has the former one."""
-FORMER_STEPS: dict[str, str | None] = {}
+LEGACY_UNDOS: dict[str, str | None] = {}
 """Steps of the t3flow whose histories name no undo → the undo that each had then, None for none. A run in flight may have begun one of them."""
 
 

@@ -21,18 +21,12 @@ from t3flow.tasks import Plan, Refusal, Snapshot
 
 CURRENT = "is already on this version"
 LEFT_OUT = "left out as requested"
-REASONS = {
-    "server_stopped": "the server is not running",
-    "window": "the run is past schedule.latest",
-    "frozen": "tracking is frozen",
-}
-"""What users who are deferred without being asked wait for → the reason."""
 
 
 class Bump:
     """What the parts of one bump share: the version, the options, and how each user fared. A replay builds the same from the journal.
 
-    `is_named`: a person named this version exactly. `is_catch_up`: the version is the accepted default already, and the bump moves only users whom
+    `is_named`: an operator named this version exactly. `is_catch_up`: the version is the accepted default already, and the bump moves only users whom
     an earlier bump left behind; each of them is judged alone.
     """
 
@@ -69,7 +63,7 @@ class Bump:
     def select_users(self, found: list[User]) -> list[str]:
         """Return the users to move, and note the results of those who stay.
 
-        Users stay who are left out, who are on a newer version (unless a person named this one exactly) and, in a catch-up, who run the version.
+        Users stay who are left out, who are on a newer version (unless an operator named this one exactly) and, in a catch-up, who run the version.
         """
         self.users = {user["user"]: user for user in found}
         selected = []
@@ -129,7 +123,10 @@ class Bump:
                 tasks.reject(self.version, refusal.reason, refusal.users)
             elif name == "gate_failed":
                 name = "dry_run_failed"
-            raise Abort(self.ended(name, refusal.reason)) from refusal
+            reason = refusal.reason
+            if set(refusal.users) >= set(users):  # leaving all of them out would leave no user to move
+                reason = reason.partition("; to leave them out: ")[0]
+            raise Abort(self.ended(name, reason)) from refusal
         for user in users:
             if user in withheld:
                 kind, reason = withheld[user]
@@ -149,7 +146,7 @@ class Bump:
     # Restart ----------------------------------------------------------------------------------------------------------
 
     def pairing_is_broken(self, snapshots: list[Snapshot]) -> bool:
-        """Return whether no user pairs through the dispatch, although a person named this version exactly. Raises Abort if none named it."""
+        """Return whether no user pairs through the dispatch, although an operator named this version exactly. Raises Abort if none named it."""
         broken = [snapshot["user"] for snapshot in snapshots if snapshot["problem"]]
         before = check_dispatch(self.version, broken, self.without)
         if before["stops"]:
@@ -208,8 +205,7 @@ class Bump:
     def defer(self, users: list[str], waiting_for: str, detail: str = "") -> None:
         """Note users as deferred who were not asked whether they are idle."""
         for user in users:
-            reason = detail or REASONS[waiting_for]
-            deferred = result_of("deferred", self.users[user]["version"], reason)
+            deferred = result_of("deferred", self.users[user]["version"], detail or waiting_for)
             self.results[user] = {**deferred, "waiting_for": waiting_for}
 
     # Conclude ---------------------------------------------------------------------------------------------------------
@@ -271,7 +267,7 @@ def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Ca
                 detail = f"left out of {version} as requested: t3flow enqueue drain {user}"
             causes[user] = {"waiting_for": waiting_for or "unreadable_state", "detail": detail, "is_behind": True}
         elif result["result"] == "deferred":
-            detail = "" if detail == REASONS.get(waiting_for) else detail
+            detail = "" if detail == waiting_for else detail
             causes[user] = {"waiting_for": waiting_for, "detail": detail, "is_behind": False}
     return causes
 
@@ -290,5 +286,8 @@ def summary(results: dict[str, Result]) -> str:
     skipped = [
         user for user, result in results.items() if result["result"] == "skipped" and result["waiting_for"] != UNMANAGED
     ]
-    behind = f", {len(skipped)} left behind: {', '.join(skipped)} (t3flow status)" if skipped else ""
-    return f"{kinds.count('restarted')} restarted, {kinds.count('deferred')} deferred{behind}"
+    restarted, deferred = kinds.count("restarted"), kinds.count("deferred")
+    parts = [f"{restarted} restarted" if restarted else "no user was restarted" + (" yet" if deferred else "")]
+    parts += [f"{deferred} deferred until idle"] if deferred else []
+    parts += [f"{len(skipped)} left behind: {', '.join(skipped)} (t3flow status)"] if skipped else []
+    return ", ".join(parts)

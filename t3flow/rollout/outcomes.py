@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from t3flow import tasks
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
-from t3flow.engine.runs import HOST_LOCK, Outcome
+from t3flow.engine.runs import HOST_LEASE, Outcome
 from t3flow.host.users import Result, User, result_of
 
 UNMANAGED = "unmanaged"
@@ -43,7 +44,7 @@ def ended(
             "result": result["result"],
             "version": result["version"],
             "downtime_s": result["downtime_s"],
-            "reason": result["reason"],
+            "reason": waits_for(result["reason"]) if result["reason"] == result["waiting_for"] else result["reason"],
         }
         for user, result in sorted((results or {}).items())
     }
@@ -72,9 +73,9 @@ def reason_to_refuse() -> str:
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold the host's lock for one all-or-nothing change: an error that leaves the block is undone before the next run begins."""
+    """Hold the host's lease for one all-or-nothing change: an error that leaves the block is undone before the next run begins."""
     with ExitStack() as stack:
-        stack.enter_context(current_flow().lock(HOST_LOCK))
+        stack.enter_context(current_flow().lease(HOST_LEASE))
         stack.enter_context(current_flow().saga())
         yield
 

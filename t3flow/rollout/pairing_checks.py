@@ -56,7 +56,9 @@ def check_pairing(user: str) -> Before:
 
 def _before(against: str) -> str:
     """Return why users do not pair, with the command to run."""
-    return f"{against} before the first restart; check the dispatch and the servers: t3flow verify" if against else ""
+    if not against:
+        return ""
+    return f"no user could pair before the restart: {against}; repair the dispatch or the servers, then check: t3flow verify"
 
 
 @step(syncs_first=False, former_names=("proven_by",))

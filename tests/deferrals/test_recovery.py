@@ -13,7 +13,7 @@ from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
 from t3flow.host import records
 from t3flow.host.host import Host, take_charge
-from t3flow.state import deferrals as shown_deferrals
+from t3flow.state import deferrals
 
 NEXT = "0.0.25-nightly.20260609.501"
 NEWER = "0.0.25-nightly.20260610.502"
@@ -81,7 +81,7 @@ def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list
     said = [line for line in log if blockers.MARK in line]
     assert len(said) == 1, "once a day"
     assert CAUSE in said[0]
-    [shown] = shown_deferrals.deferrals(minutes.host.journal)
+    [shown] = deferrals.deferrals(minutes.host.journal)
     assert shown["old"].endswith("; t3flow enqueue drain ada")
     assert CAUSE in shown["old"]
     assert minutes.host.journal.run(minutes.deferral().run).status == "running", "there is always one delayed task"

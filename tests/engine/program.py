@@ -16,7 +16,7 @@ from t3flow.engine.errors import NotYet
 from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
-from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome
 from t3flow.engine.step import pause, step
 
 TRACE = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(os.devnull)
@@ -88,7 +88,7 @@ def program_long() -> None:
 def chain(length: int, fail: bool = False) -> Outcome:
     """Puts numbers one after the other, polls in the middle; fails at the end if told to."""
     flow: Flow = current_flow()
-    with flow.lock(HOST_LOCK), flow.saga():
+    with flow.lease(HOST_LEASE), flow.saga():
         for number in range(length):
             program_put(number)
             if number == length // 2:
@@ -117,8 +117,8 @@ def laps(count: int) -> Outcome:
     flow: Flow = current_flow()
     number = int(flow.carried.get("number", 0))
     while number < count:
-        flow.start_over_if_long(number=number)
-        with flow.lock(HOST_LOCK), flow.saga():
+        flow.continue_as_new_if_long(number=number)
+        with flow.lease(HOST_LEASE), flow.saga():
             number = program_put(number) + 1
     return Outcome("done", str(number))
 
@@ -128,10 +128,10 @@ WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long, "laps": laps}
 
 def main() -> None:
     """Consumes until it is killed."""
-    flows.LONG_HISTORY = 12
+    flows.LONG_HISTORY_EVENTS = 12
     engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
     threading.Thread(target=engine.watch, daemon=True).start()
-    threading.Thread(target=engine.keep_queue, daemon=True).start()
+    threading.Thread(target=engine.watch_queue, daemon=True).start()
 
     class Worker(Consumer):
         def stop(self, graceful: bool = False) -> None:

@@ -187,7 +187,7 @@ from t3flow.engine.journal import Journal
 retention.BATCH_EVENTS, retention.PAUSE_SECONDS = 7, 0.0
 journal = Journal(Path(sys.argv[1]))
 print("ready", flush=True)
-while not retention.tick(journal, 90, lambda run: run == "needed").is_all:
+while not retention.delete_expired_runs(journal, 90, lambda run: run == "needed").is_complete:
     pass
 """
 

@@ -16,7 +16,7 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.history import History, digest
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import Abort, Outcome, new_run
-from t3flow.engine.step import FORMER_STEPS, STEPS, current_attempt, present_name, step
+from t3flow.engine.step import LEGACY_UNDOS, STEPS, current_attempt, present_name, step
 
 EFFECTS: list[str] = []
 LOST: list[str] = []
@@ -104,7 +104,7 @@ WORKFLOWS = {"two": two, "drawing": drawing, "one_that_ends": one_that_ends}
 
 
 def engine_in(top: Path) -> Engine:
-    return open_engine(top, WORKFLOWS, on_lost=lambda run, reason: LOST.append(reason))
+    return open_engine(top, WORKFLOWS, on_not_undone=lambda run, reason: LOST.append(reason))
 
 
 def started(step_name: str, *args: Any, **identity: Any) -> tuple[str, str, dict[str, Any]]:
@@ -140,8 +140,8 @@ def test_a_history_under_former_names_goes_on_wherever_it_was_cut(
 ) -> None:
     """Killed after each event of the earlier program, the run goes on in the later one as it would have in the earlier."""
     if not names_undos:
-        monkeypatch.setitem(FORMER_STEPS, "scribble", "rub_out")
-        monkeypatch.setitem(FORMER_STEPS, "sleep_on_it", None)
+        monkeypatch.setitem(LEGACY_UNDOS, "scribble", "rub_out")
+        monkeypatch.setitem(LEGACY_UNDOS, "sleep_on_it", None)
     engine = engine_in(tmp_path)
     whole = settle(engine, begin(engine, "drawing", end=end))
     effects, EFFECTS[:] = [*EFFECTS], []
@@ -315,8 +315,8 @@ def test_a_death_after_a_failed_undo_does_not_make_it_forgotten(tmp_path: Path) 
 
 def test_former_steps_tell_what_a_history_without_names_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that is gone, of which the list says that it had nothing to undo, is no false alarm; one that had is undone by that name."""
-    monkeypatch.setitem(FORMER_STEPS, "peek", None)
-    monkeypatch.setitem(FORMER_STEPS, "attach", "unmount")
+    monkeypatch.setitem(LEGACY_UNDOS, "peek", None)
+    monkeypatch.setitem(LEGACY_UNDOS, "attach", "unmount")
     engine = engine_in(tmp_path)
     events = [started("attach", "a"), completed("attach"), started("peek", "b"), completed("peek")]
     run = play(engine, "two", events)
@@ -394,11 +394,11 @@ def test_the_open_steps_are_those_of_a_search_of_the_whole_history() -> None:
         while history.next() is not None:
             pass
         expected = [each for each in open_starts if each <= history.position]
-        assert [event.seq for event in history.begun_since(0)] == expected[::-1]
+        assert [event.seq for event in history.unsettled_since(0)] == expected[::-1]
 
 
 def test_a_former_undo_is_a_step_of_ours() -> None:
     """The list names the undoes of an earlier t3flow: those that are gone by now end in UndoFailed, which is to be meant."""
     assert workflows.WORKFLOWS
-    gone = {undo for undo in FORMER_STEPS.values() if undo is not None and present_name(undo) not in STEPS}
+    gone = {undo for undo in LEGACY_UNDOS.values() if undo is not None and present_name(undo) not in STEPS}
     assert gone == set()
