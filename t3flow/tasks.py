@@ -109,9 +109,9 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     cause = records.rejected(host.journal).get(version)
     only = records.rejected_for(host.journal, version)
     if cause is not None and not again and not (only and set(only) <= set(without)):
-        reason = (
-            f"{version} was rejected before; to retry: t3flow enqueue bump --target {version} --again; cause: {cause}"
-        )
+        cause = cause.removeprefix(f"{version} ").partition("; to ")[0]
+        cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
+        reason = f"{version} was rejected before: {cause}; to retry: t3flow enqueue bump --target {version} --again"
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := provenance.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}
