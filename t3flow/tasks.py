@@ -27,6 +27,8 @@ from t3flow.t3.versions import parse
 NIGHTLY = "nightly"
 """The one tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
+LONGEST_CAUSE = 140
+"""Characters of an earlier rejection that a refusal repeats, so that the command to run stays in sight."""
 NO_DATABASE = "there is no database"
 
 
@@ -109,7 +111,11 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     why = records.rejected(host.journal).get(target)
     only = records.rejected_for(host.journal, target)
     if why is not None and not again and not (only and set(only) <= set(without)):
-        reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
+        cause = why.removeprefix(f"{target} ").partition("; to ")[0]
+        cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
+        reason = (
+            f"{target} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {target} --again"
+        )
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := provenance.too_young(host, target)):
         return {"outcome": "too_young", "reason": reason}

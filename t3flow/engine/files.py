@@ -6,7 +6,6 @@ Part of the engine because the journal needs it; knows nothing of runs.
 import ctypes
 import os
 import re
-import secrets
 import shutil
 import stat
 import subprocess
@@ -151,7 +150,7 @@ def claim_folder(folder: Path, mode: int) -> None:
 
     A fresh folder takes the place of theirs by one exchange of names. Between a removal and a mkdir they could win the race.
     """
-    replacement = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
+    replacement = folder.with_name(f"{folder.name}-{os.urandom(8).hex()}")
     replacement.mkdir(mode=0o700)
     os.chmod(replacement, mode)
     names = (AT_FDCWD, os.fsencode(replacement), AT_FDCWD, os.fsencode(folder))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.host import freeze, records
@@ -14,7 +15,6 @@ from t3flow.host.host import Host
 from t3flow.periodic import NEXT_BUMP
 from t3flow.settings import schedule
 from t3flow.state.runs import activity
-from t3flow.state.wording import waits_for
 
 VARIABLE = "NOTIFY_SOCKET"
 EVERY_SECONDS = 2.0

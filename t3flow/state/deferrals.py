@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from t3flow.deferrals import blockers, left_behind, long_waits
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Journal
 from t3flow.host import records
 from t3flow.state.times import duration, rfc3339
-from t3flow.state.wording import waits_for
 
 
 def deferrals(journal: Journal) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def test_a_long_run_starts_over_and_loses_nothing(tmp_path: Path, queue_url: str
     assert continued.data["events"] > 600, "those of all histories that were given up"
     line = Narrator(run).line(continued)
     assert line is not None
-    assert "starts over after" in line.text
+    assert "starts over" in line.text
 
 
 @pytest.mark.parametrize("how", ["locked", "unsettled"])

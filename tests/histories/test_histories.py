@@ -87,7 +87,14 @@ def test_a_whole_history_is_replayed_without_a_step(
     run = put(engine, history, history["events"][:-1])
     engine.advance(run)
     ended = engine.journal.run(run)
-    assert (ended.outcome, ended.result) == (history["outcome"], history["result"])
+    assert ended.outcome == history["outcome"]
+    assert without_texts(ended.result) == without_texts(history["result"])
+
+
+def without_texts(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as scripts read it: the wording of a reason may change from version to version."""
+    users = {user: {**each, "reason": ""} for user, each in result["users"].items()}
+    return {**result, "reason": "", "users": users}
 
 
 def test_each_beginning_goes_on_with_the_step_that_came_next(
