@@ -16,7 +16,6 @@ def main() -> None:
 
     from t3flow import T3flowError
     from t3flow.cli.root import root
-    from t3flow.settings.load import SettingsError
 
     gc.enable()
     try:
@@ -33,7 +32,7 @@ def main() -> None:
     except T3flowError as error:
         for line in str(error).splitlines():
             click.echo(f"t3flow: {line}", err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, SettingsError) else getattr(error, "exit_code", 1))
+        sys.exit(getattr(error, "exit_code", 1))
     except PermissionError as error:
         if os.geteuid() == 0:
             internal(error)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loguru import logger
-
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.facts import fact, has_table
 
 SCHEMA = """
 create table if not exists pairings (user text primary key, since real not null, reason text not null) without rowid;
+create table if not exists pairing_checks (user text primary key, at real not null) without rowid;
 create table if not exists kept (user text not null, name text not null, wrote text not null, primary key (user, name)) without rowid;
 create table if not exists levels (version text primary key, level integer not null) without rowid;
 create table if not exists untried (user text primary key, version text not null) without rowid;

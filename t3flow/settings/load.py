@@ -25,6 +25,8 @@ OLD_VARIABLES = {
 class SettingsError(T3flowError):
     """The settings cannot be used. Has one line per problem: file or variable, key, what is wrong, what the key expects."""
 
+    exit_code = 2
+
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems

@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 from t3flow.deferrals import blockers, left_behind, long_waits
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Journal
 from t3flow.host import records
 from t3flow.state.times import duration, rfc3339
-from t3flow.state.wording import waits_for
 
 
 def deferrals(journal: Journal) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def deferrals(journal: Journal) -> list[dict[str, Any]]:
         run = next(iter(journal.runs("id = ?", entry.run)), None)
         cause = entry.waiting_for
         if run is not None and run.status == "running":
-            cause = run.held or ("host_busy" if run.wake_at is None else cause)
+            cause = run.revoked or ("host_busy" if run.wake_at is None else cause)
         old = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         found.append(
             {

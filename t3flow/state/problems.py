@@ -59,17 +59,13 @@ def of_user(user: str, each: dict[str, Any], found: dict[str, Any]) -> list[str]
             f"to schedule the restart: t3flow adopt, or, once {user} is idle: systemctl restart {unit}"
         )
     if each["pairing"] == "failing":
+        seen = ago(epoch(each["pairing_seen"]))
         lines.append(
-            f"{user} could not pair when last tried ({seen(each)}): {each['pairing_reason']}; try again with: t3flow verify {user}"
+            f"{user} could not pair when last tried ({seen}): {each['pairing_reason']}; try again with: t3flow verify {user}"
         )
     elif not each["active"] and runs is None and deferred is None:
         lines.append(f"The server of {user} is not running; start it with: systemctl start {each['unit']}")
     return lines
-
-
-def seen(each: dict[str, Any]) -> str:
-    """Return when a user's failing pairing was seen last."""
-    return ago(epoch(each.get("pairing_seen") or each["pairing_since"]))
 
 
 def capitalized(lines: list[str]) -> list[str]:

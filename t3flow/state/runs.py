@@ -5,11 +5,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Event, Journal, Run
 from t3flow.engine.words import Words
 from t3flow.state import sentences
 from t3flow.state.times import ahead, clock, duration
-from t3flow.state.wording import WAITS_FOR, Detail, Problem, names
+from t3flow.state.wording import Detail, Problem, names
 
 SHORTEST_SECONDS = 0.05
 """Steps that took less are told without a duration."""
@@ -84,7 +85,7 @@ class Narrator:
         cause = str(event.data["waiting_for"])
         given = {**self._run.args, "problem": cause}
         doing = sentences.doing(str(event.step), (), given)
-        return doing if cause in doing else f"{doing}: {WAITS_FOR.get(cause, cause)}"
+        return doing if cause in doing else f"{doing}: {waits_for(cause)}"
 
 
 def _call(begun: Event | None) -> tuple[list[object], dict[str, object]]:
@@ -96,8 +97,8 @@ def activity(journal: Journal, run: Run) -> str:
     """Return what a run does or waits for now, in a sentence; "" for one that has ended."""
     if run.status != "running":
         return ""
-    if run.held:
-        return f"On hold: {WAITS_FOR.get(run.held, run.held)}"
+    if run.revoked:
+        return f"Waiting: {waits_for(run.revoked)}"
     if run.wake_at is None:
         return f"Waiting for {holder(journal)} to release the host"
     for event in last_events(journal, run.id):

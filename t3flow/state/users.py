@@ -7,7 +7,7 @@ from typing import Any, cast
 from t3flow import T3flowError
 from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
-from t3flow.host import manageable, records, slots, t3_accounts
+from t3flow.host import manageable, pairing_results, records, slots, t3_accounts
 from t3flow.host.host import COMMANDS_LOCK, open_host
 from t3flow.host.services import running_version
 from t3flow.settings.load import Settings
@@ -22,6 +22,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
         read, cast(Journal, journal), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
     pairing = records.pairings(journal) if journal else {}
+    seen = pairing_results.last_seen(journal) if journal else {}
     unknown = (records.fact(journal, records.UNKNOWN) or {}) if journal else {}
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
@@ -59,6 +60,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
             "assigned_version": version_or_none(lambda user=user: slots.effective(read.paths.versions_dir, user)),
             "pairing": "unknown" if last is None else "failing" if last["reason"] else "ok",
             "pairing_since": rfc3339(last["since"]) if last else None,
+            "pairing_seen": rfc3339(max(last["since"], seen.get(user, 0.0))) if last else None,
             "pairing_reason": last["reason"] if last else "",
             "unknown": unknown[user][1] if user in unknown else "",
             "deferred": waiting.get(user),

@@ -6,6 +6,7 @@ A function here takes the arguments of a step, by name, and its result, both as 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from t3flow.deferrals.causes import waits_for
 from t3flow.state.times import clock
 
 Args = dict[str, Any]
@@ -24,26 +25,7 @@ class Detail(str):
     __slots__ = ()
 
 
-WAITS_FOR = {
-    "active_turn": "a turn is running",
-    "queued_work": "work is queued",
-    "quiet_period": "the last turn ended only just now",
-    "running_process": "a process is still running",
-    "window": "the window for restarts is closed",
-    "server_stopped": "the server is not running",
-    "unreadable_state": "idleness cannot be read",
-    "frozen": "tracking is frozen",
-    "revoked": "the deferral was revoked",
-    "held": "left behind by a bump",
-    "host_busy": "the host is busy with another run",
-}
-"""What a user waits for, as JSON has it → in words."""
 VERDICTS = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
-
-
-def waits_for(cause: str, detail: str = "") -> str:
-    """Return why a user waits: the detail where there is one, else the words for the cause."""
-    return detail if detail and detail != cause else WAITS_FOR.get(cause, cause.replace("_", " "))
 
 
 def count(number: int, what: str, many: str = "") -> str:

@@ -141,7 +141,7 @@ def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
     said = box.t3flow("enqueue", "bump", "--wait")
     assert said.returncode == 0
     assert "updated: 1 restarted" in said.stdout
-    assert "✓ stage" in said.stderr
+    assert "✓ Installed" in said.stderr
     for words in (("status",), ("runs",), ("deferrals",), ("backups",), ("verify",), ("config", "show")):
         plain = box.t3flow(*words)
         assert plain.returncode == 0, words
@@ -150,7 +150,7 @@ def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
             shown = box.t3flow(*words, "--json")
             json.loads(shown.stdout)
     run = box.document("runs")[0]["run"]
-    assert "stage" in box.t3flow("show", run).stdout
+    assert f"Installed {NEXT}" in box.t3flow("show", run).stdout
     moments = [
         box.document("show", run)["created"],
         box.document("backups")[0]["created"],

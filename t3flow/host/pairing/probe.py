@@ -191,7 +191,8 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
     """The user's own server has the port, and what runs is the version. Raises NotPaired, PortTaken, HostError, ServiceError."""
     runs = version_that_runs(host, user, own_server(host, user))
     if runs != version:
-        raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")
+        started = runs or "a program that is no installed version"
+        raise NotPaired(f"the server of {user} runs {started}, not {version}")
     said = serving_version(host, user, timeout_seconds)
     if said != version:
         raise NotPaired(f"the server of {user} says it is {said}, not {version}")
