@@ -15,6 +15,7 @@ def main() -> None:
     import click
 
     from t3flow import T3flowError
+    from t3flow.cli.output import wrapped
     from t3flow.cli.root import root
 
     gc.enable()
@@ -31,7 +32,7 @@ def main() -> None:
         sys.exit(0)
     except T3flowError as error:
         for line in str(error).splitlines():
-            click.echo(f"t3flow: {line}", err=True)
+            click.echo(wrapped(line, first="t3flow: ", stream=sys.stderr), err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except PermissionError as error:
         if os.geteuid() == 0:

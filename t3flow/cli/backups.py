@@ -1,6 +1,5 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,12 @@ from t3flow import T3flowError
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
-from t3flow.cli.output import dump, say, table
-from t3flow.state.short_versions import shortener
+from t3flow.cli.output import dump, say, table, tell
+from t3flow.state.short import short_backup, shortener
 from t3flow.state.times import ago, rfc3339
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host
-
-
-SNAPSHOT = re.compile(r"state-prebump-.+-(\d{8}T\d{6,}Z)\.sqlite")
 
 
 class ListedOrDropped(Commands):
@@ -67,7 +63,7 @@ def list_backups(user: str | None, as_json: bool) -> None:
     rows = [
         [
             *(() if user else (each["user"],)),
-            _short_name(each["backup"]),
+            short_backup(each["backup"]),
             short.get(each["version"], "-"),
             ago(each["created"]),
             _in_megabytes(each["bytes"]),
@@ -81,15 +77,9 @@ def list_backups(user: str | None, as_json: bool) -> None:
         click.echo(f"missing: {line}")
 
 
-def _short_name(backup: str) -> str:
-    """The part of a backup's name that tells it from the user's others: the time of a snapshot, the whole of another."""
-    found = SNAPSHOT.fullmatch(backup)
-    return found[1] if found else backup
-
-
 def full_name(found: list[str], backup: str) -> str:
     """The name of the backup that a person means by its name or its short form. Raises nothing: one that is not there stays as it is."""
-    return next((name for name in found if backup in (name, _short_name(name))), backup)
+    return next((name for name in found if backup in (name, short_backup(name))), backup)
 
 
 def _databases(files: dict[str, int | None]) -> str:
@@ -188,7 +178,7 @@ def drop(user: str, backup: str, force: bool) -> None:
         replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
-    click.echo(f"{backup} of {user} is gone")
+    tell(f"Removed the backup {backup} of {user}")
 
 
 @click.command()

@@ -6,7 +6,7 @@ import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users, open_host, settings
-from t3flow.cli.output import cut, dump, styled, table, wrapped
+from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
 from t3flow.state.times import ago, ahead, epoch, soon
 
 LABEL = 12
@@ -28,7 +28,7 @@ def status(as_json: bool) -> None:
     if as_json:
         dump(found)
         return
-    for problem in problems.capitalized(problems.problems(found)):
+    for problem in problems.problems(found):
         click.echo(styled(wrapped(problem), fg="red"))
     for label, text in summary(found):
         click.echo(wrapped(text, " " * LABEL, f"{label:<{LABEL}}"))
@@ -62,7 +62,7 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
 def users_table(found: dict[str, Any]) -> None:
     """Print each user's server, version, pairing and deferral."""
     from t3flow.state.deferrals import in_words
-    from t3flow.state.short_versions import shortener
+    from t3flow.state.short import shortened, shortener
 
     users = found["users"].values()
     targets = [each["deferred"]["target"] for each in users if each["deferred"]]
@@ -75,7 +75,7 @@ def users_table(found: dict[str, Any]) -> None:
         version = short.get(led_to, "-")
         if runs and runs != led_to:
             version = f"{short[runs]}, assigned {version}"
-        waits = f"to {short[deferred['target']]}: {in_words(deferred)}" if deferred else ""
+        waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
@@ -105,7 +105,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
         return
     from t3flow.state.deferrals import deferrals as pending
     from t3flow.state.deferrals import in_words
-    from t3flow.state.short_versions import shortener
+    from t3flow.state.short import shortener
 
     found = pending(journal(settings()))
     if as_json:
@@ -137,7 +137,7 @@ def revoke(user: str) -> None:
     They keep their version: no drain moves them. A later bump may.
     """
     _set_revoked(user, True)
-    click.echo(f"the deferral of {user} is revoked; put it back with: t3flow deferrals restore {user}")
+    tell(f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {user}")
 
 
 @deferrals.command()
@@ -145,7 +145,7 @@ def revoke(user: str) -> None:
 def restore(user: str) -> None:
     """Put USER's task back into the queue. Example: t3flow deferrals restore ada"""
     _set_revoked(user, False)
-    click.echo(f"the deferral of {user} is back in the queue")
+    tell(f"The deferral of {user} is back in the queue")
 
 
 def _set_revoked(user: str, revoked: bool) -> None:

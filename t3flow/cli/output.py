@@ -29,6 +29,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def tell(text: str) -> None:
+    """Print a sentence on stdout."""
+    click.echo(wrapped(text))
+
+
 def columns(stream: TextIO | None = None) -> int | None:
     """Return the width to fit; None where lines may be of any length."""
     given = os.environ.get("COLUMNS", "")

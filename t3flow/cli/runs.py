@@ -8,10 +8,10 @@ import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, hint, journal, settings
-from t3flow.cli.output import GAP, dump, styled, table, wrapped
+from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal, Run
-from t3flow.state.runs import SHORT_ID, activity, asked_for, short_id
-from t3flow.state.short_versions import shortened
+from t3flow.state.runs import activity, asked_for
+from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.times import ago, duration, rfc3339, when
 
 
@@ -109,11 +109,11 @@ def cancel(run: str) -> int:
     noted = journal(read)
     found = noted.run(_full_id(noted, run))
     if found.status != "running":
-        click.echo(f"{found.id} has ended: {found.outcome}", err=True)
+        say(f"{found.id} has ended already: {found.outcome}")
         return 1
     send_signal(noted, found.id, "cancel")
     hint(read, found.id)
-    click.echo(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
+    tell(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
     return 0
 
 

@@ -4,7 +4,7 @@ import click
 
 from t3flow import T3flowError
 from t3flow.cli.base import UsageError, journal, open_host, settings
-from t3flow.cli.output import say, wrapped
+from t3flow.cli.output import say, tell
 from t3flow.settings.load import Settings
 from t3flow.state.times import ago
 
@@ -35,7 +35,7 @@ def freeze(reason: str) -> None:
     freezing.freeze(read, noted, reason)
     held = freezing.frozen(read, noted)
     assert held is not None
-    click.echo(wrapped(f"Frozen {ago(held['since'])} by {held['by']}: {held['reason']}; resume with: t3flow unfreeze"))
+    tell(f"Frozen {ago(held['since'])} by {held['by']}: {held['reason']}; resume with: t3flow unfreeze")
 
 
 @click.command()
@@ -49,7 +49,7 @@ def unfreeze() -> None:
     read = settings()
     was = freezing.is_frozen(read)
     freezing.unfreeze(read, journal(read))
-    click.echo("No longer frozen; deferred users are checked at once" if was else "Was not frozen")
+    tell("No longer frozen; deferred users are checked at once" if was else "Was not frozen")
 
 
 @click.command()
@@ -74,7 +74,7 @@ def pin(version: str, unchecked: bool) -> None:
     if not unchecked:
         _require_published(read, version)
     records.set_fact(noted, "pin", version)
-    click.echo(f"Pinned to {version}: the next bump goes there, and none goes elsewhere until t3flow unpin")
+    tell(f"Pinned to {version}: the next bump goes there, and none goes elsewhere until t3flow unpin")
     source = _environment_source(records.fact(noted, "consumer"))
     if source:
         say(f"t3flow: but the consumer's {source} is stronger; take it out of its environment")
@@ -119,7 +119,7 @@ def unpin() -> None:
     if read.track.pin:
         say(f"t3flow: the settings still pin to {read.track.pin} ({read.sources['track.pin']})")
         return
-    click.echo(f"{'No longer' if was else 'Was not'} pinned; t3flow follows the tag {read.track.tag}")
+    tell(f"{'No longer' if was else 'Was not'} pinned; t3flow follows the tag {read.track.tag}")
 
 
 def _environment_source(consumer: dict[str, str] | None) -> str:
