@@ -39,9 +39,8 @@ def main() -> None:
             internal(error)
         else:
             words = shlex.join(["t3flow", *sys.argv[1:]])
-            click.echo(
-                f"t3flow: only root may use {error.filename or 'this part of the host'}; run: sudo {words}", err=True
-            )
+            text = f"only root may use {error.filename or 'this part of the host'}; run: sudo {words}"
+            click.echo(wrapped(text, first="t3flow: ", stream=sys.stderr), err=True)
         sys.exit(1)
     except OSError as error:  # a full disk, a limit: the host's trouble, and none of this program's
         if os.environ.get("T3FLOW_DEBUG"):

@@ -51,9 +51,7 @@ def require_consumer(read: Settings) -> int:
     """The consumer's pid. Raises NoConsumer."""
     pid = consumer_pid(read.paths.state_dir)
     if pid is None:
-        raise NoConsumer(
-            "no consumer runs, so nothing was enqueued; start it: systemctl start t3flow (or: t3flow consumer)"
-        )
+        raise NoConsumer("no consumer is running, so nothing was enqueued; start it with: systemctl start t3flow")
     return pid
 
 

@@ -16,7 +16,7 @@ import click
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 LEAST_COLUMNS = 16
 GAP = "  "
-COMMAND = re.compile(r"^(.*[:;,] )((?:run |see )?(?:t3flow|systemctl) .*)$", re.DOTALL)
+COMMAND = re.compile(r"^(.*[:;,] )((?:run |see )?(?:sudo |)(?:t3flow|systemctl) .*)$", re.DOTALL)
 
 
 def dump(document: Any) -> None:
