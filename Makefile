@@ -28,6 +28,7 @@ box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it 
 
 real: $(VENV)/.ready  ## with the real t3, in the sandbox and on a real systemd; where npm cannot fetch it, it says that it was skipped
 	@$(BIN)/python -m t3flow.sandbox.real $(REAL_LATER) || [ $$? = 2 ]
+	@$(BIN)/python tests/real/verdaccio.py $(REAL_LATER) || [ $$? = 2 ]
 	@$(FIRST) $(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
 	@sh tests/box/prepare.sh $(REAL_LATER)
 	@$(FIRST) $(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)

@@ -17,7 +17,7 @@ def consumer() -> None:
     from t3flow.service.consumer import consume
 
     read = settings()
-    logs.set_up(read)
+    logs.configure(read)
     consume(read)
 
 

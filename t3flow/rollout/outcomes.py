@@ -9,7 +9,7 @@ from t3flow.deferrals import deferral
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
-from t3flow.engine.runs import HOST_LOCK, Outcome
+from t3flow.engine.runs import HOST_LEASE, Outcome
 from t3flow.host.users import Person, Result, result_of
 from t3flow.tasks import Plan
 
@@ -48,7 +48,7 @@ def why_held() -> str:
 def exclusive() -> Iterator[None]:
     """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
     with ExitStack() as stack:
-        stack.enter_context(current_flow().lock(HOST_LOCK))
+        stack.enter_context(current_flow().lease(HOST_LEASE))
         stack.enter_context(current_flow().saga())
         yield
 

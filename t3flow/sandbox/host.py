@@ -28,6 +28,9 @@ from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
 PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
+FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
+"""Variables that do not reach the sandbox begin so. The last two are set in each worker of pytest-xdist."""
+
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 CONFIG = """\
 [track]
@@ -111,7 +114,7 @@ class Sandbox:
             (top / "etc" / "t3-serve" / f"{user}.env").write_text(f"T3_PORT={self.ports[user]}\n")
             self.base_dir(user).mkdir(parents=True)
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("T3", "npm_config"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             "HOME": str(top / "home"),
             "T3FLOW_CONFIG": str(self.config),
             "PATH": f"{bring_node(top / 'tools')}:{os.environ['PATH']}",

@@ -32,7 +32,7 @@ def notify(*words: str) -> None:
         channel.send("\n".join(words).encode())
 
 
-def status_watch(engine: Engine, host: Host) -> Callable[[], None]:
+def status_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     """Return a watcher that says what the consumer waits for. That it lives, `service/heartbeat.py` says."""
     looked = [-EVERY_SECONDS]
 
@@ -46,7 +46,7 @@ def status_watch(engine: Engine, host: Host) -> Callable[[], None]:
 
 def status_text(engine: Engine, host: Host) -> str:
     """In one line: what is being done, what holds it, who waits for what, and when the next bump is."""
-    said = ["waiting for the queue to answer"] if engine.queue_away.is_set() else []
+    said = ["waiting for the queue to answer"] if engine.queue_unavailable.is_set() else []
     said += [f"{run.id}: {activity(host.journal, run)}" for run in at_work(engine, host)]
     if frozen := freeze.frozen(host.settings, host.journal):
         said.append(f"FROZEN: {frozen['reason']}")

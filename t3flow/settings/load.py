@@ -99,7 +99,7 @@ def _accept(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
     problems = []
     for section, table in content.items():
         if section not in sections():
-            problems.append(f"{where}: {shown_name(section)}: unknown section{_guess(section, sections())}")
+            problems.append(f"{where}: {shown_name(section)}: unknown section{guess(section, sections())}")
         elif not isinstance(table, dict):
             problems.append(
                 f"{where}: {section}: {shown_value(section, table)} is not a table; expected [{section}] and keys below it"
@@ -132,7 +132,7 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[tupl
         if variable in known:
             yield variable, known[variable]
         elif variable.startswith(PREFIX) and "__" in variable.removeprefix(PREFIX):
-            problems.append(f"{shown_name(variable)}: unknown setting{_guess(variable.upper(), known)}")
+            problems.append(f"{shown_name(variable)}: unknown setting{guess(variable.upper(), known)}")
 
 
 def _toml(key: str, text: str) -> Any:
@@ -149,12 +149,12 @@ def _toml(key: str, text: str) -> Any:
 
 def _guess_key(section: str, name: str) -> str:
     """Return a hint at the key that may be meant: one of the section with a similar name, else one of another section with this name."""
-    near = _guess(name, sections()[section]._fields)
+    near = guess(name, sections()[section]._fields)
     elsewhere = (f"; did you mean {known}?" for known in declared() if known.endswith(f".{name}"))
     return near or next(elsewhere, "")
 
 
-def _guess(name: str, known: Iterable[str]) -> str:
+def guess(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known name that is most similar, "" if none is."""
     import difflib  # loaded by a wrong name alone: each command reads settings
 

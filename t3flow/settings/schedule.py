@@ -9,7 +9,6 @@ from t3flow import T3flowError
 from t3flow.settings import timezones
 from t3flow.settings.schema import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.settings.values import window_times
 
 LATE_SECONDS = 120.0
 """A due time noticed later than this is skipped: a missed bump is not made up for."""
@@ -64,6 +63,12 @@ def window_opens(settings: Settings, now: float) -> float:
     if times is None or _within(moment.time(), *times):
         return now
     return _next_at(moment, times[0]).timestamp()
+
+
+def window_times(text: str) -> tuple[time, time] | None:
+    """Return start and end of a window `HH:MM-HH:MM`, or None for "" (any time). An end before the start is on the next day."""
+    start, _, end = text.partition("-")
+    return (time.fromisoformat(start), time.fromisoformat(end)) if text else None
 
 
 def _within(moment: time, start: time, end: time) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from t3flow.settings import values
+from t3flow.settings import checks, values
 from t3flow.settings.values import Expected
 
 
@@ -216,7 +216,7 @@ class Declared(NamedTuple):
     def read(self, value: object) -> Any:
         """Return the value in force for a value of TOML. Raise ValueError with what is wrong with it."""
         if type(value) not in self.types:
-            raise ValueError(f"is {values.type_of(value)}")
+            raise ValueError(f"is {checks.type_of(value)}")
         return self.check(value)
 
 
@@ -243,7 +243,7 @@ def _declared(hint: Any, default: Any) -> Declared:
         expected = Expected("true or false", bool)
     elif expected is None:
         words = get_args(kind)
-        expected = Expected(f"{', '.join(words[:-1])} or {words[-1]}", values.one_of(words))
+        expected = Expected(f"{', '.join(words[:-1])} or {words[-1]}", checks.one_of(words))
     return Declared(meaning, _toml_types(kind), *expected, default)
 
 

@@ -19,7 +19,7 @@ def deferrals(journal: Journal) -> list[dict[str, Any]]:
         run = next(iter(journal.runs("id = ?", entry.run)), None)
         cause = entry.waiting_for
         if run is not None and run.status == "running":
-            cause = run.held or ("host_busy" if run.wake_at is None else cause)
+            cause = run.revoked or ("host_busy" if run.wake_at is None else cause)
         old = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         found.append(
             {

@@ -96,8 +96,8 @@ def activity(journal: Journal, run: Run) -> str:
     """Return what a run does or waits for now, in a sentence; "" for one that has ended."""
     if run.status != "running":
         return ""
-    if run.held:
-        return f"On hold: {waits_for(run.held)}"
+    if run.revoked:
+        return f"Waiting: {waits_for(run.revoked)}"
     if run.wake_at is None:
         return f"Waiting for {holder(journal)} to release the host"
     for event in last_events(journal, run.id):

@@ -108,7 +108,7 @@ def test_config_show_and_check(idle_box: Sandbox, tmp_path: Path) -> None:
     assert (said.returncode, said.stdout) == (0, "4567\n")
     assert idle_box.document("config", "show", "gate.port")["gate.port"]["value"] == 4567
     said = idle_box.t3flow("config", "show", "gate.prot")
-    assert (said.returncode, "gate.prot" in one_line(said.stderr)) == (2, True)
+    assert (said.returncode, "did you mean gate.port?" in one_line(said.stderr)) == (2, True)
     assert idle_box.t3flow("config", "show", "--commented").stdout == commented()
     del idle_box.environment["T3FLOW_GATE__PORT"]
     assert idle_box.t3flow("config", "check", str(idle_box.config)).returncode == 0

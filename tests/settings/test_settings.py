@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import t3flow.settings.load
 from t3flow.settings.load import Settings, SettingsError, check, load
+from t3flow.settings.schedule import window_times
 from t3flow.settings.schema import declared
 from t3flow.settings.text import describe, mask
-from t3flow.settings.values import window_times
 
 PROMISED = """
 [track]

@@ -15,7 +15,7 @@ import pytest
 from t3flow import workflows  # which registers every step
 from t3flow.engine import step
 from t3flow.engine.journal import Event, Run
-from t3flow.engine.step import FORMER_STEPS
+from t3flow.engine.step import LEGACY_UNDOS
 from t3flow.state import sentences
 from t3flow.state.runs import Narrator
 
@@ -86,9 +86,9 @@ def is_for_people(text: str) -> None:
 
 def test_every_step_has_its_sentences_and_no_other_thing_has() -> None:
     assert STEPS.keys() <= sentences.SENTENCES.keys(), "t3flow/state/sentences.py needs the words of a new step"
-    known = STEPS.keys() | FORMER_STEPS.keys()
+    known = STEPS.keys() | LEGACY_UNDOS.keys()
     assert sentences.SENTENCES.keys() <= known, "the sentence of a step that is gone"
-    assert [name for name in FORMER_STEPS if sentences.find(name) is None] == []
+    assert [name for name in LEGACY_UNDOS if sentences.find(name) is None] == []
     assert set(sentences.FORMER.values()) <= sentences.SENTENCES.keys()
 
 

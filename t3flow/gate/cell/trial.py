@@ -26,6 +26,7 @@ from t3flow.gate.cell.database import Unreadable
 from t3flow.gate.cell.output import clean, last_line
 from t3flow.gate.cell.server import MAX_SNAPSHOT_BYTES, Candidate, Failed, busy_cores, listening_ports
 from t3flow.gate.cell.state import State
+from t3flow.host import http_client
 from t3flow.host.cells import watch
 from t3flow.t3 import commands, rows
 from t3flow.t3 import http as t3_http
@@ -277,7 +278,8 @@ class Trial:
     def _evidence(self, error: Exception) -> str:
         if isinstance(error, Failed | Unknown):
             return str(error)
-        return self.candidate.ended() or f"no answer ({type(error).__name__}: {error})"
+        why = http_client.reason(error) if isinstance(error, OSError) else str(error)
+        return self.candidate.ended() or f"no answer ({why})"
 
 
 def main() -> int:
