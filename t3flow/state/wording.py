@@ -150,7 +150,7 @@ def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
         text = f"Gate: {judged_on(found[0])}"
     else:
         first = f", {bad[0]['seed']} {judged(bad[0])}" if bad else ""
-        others = f"; and so on for {names(each['seed'] for each in bad[1:])}" if bad[1:] else ""
+        others = f"; not passing either: {names(each['seed'] for each in bad[1:])}" if bad[1:] else ""
         text = f"Gate: {len(found) - len(bad)} of {len(found)} databases pass{first}{others}"
     return Problem(text) if bad else text
 
