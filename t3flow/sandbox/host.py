@@ -318,7 +318,6 @@ class Sandbox:
 
     def await_pairing(self, user: str) -> None:
         """Waits until a user whose server was started can pair."""
-
         verification.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:

@@ -53,7 +53,7 @@ def _hierarchies(mounts: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _unescaped(text: str) -> str:
-    """Return a path of mountinfo without its octal escapes (a blank is `\\040`)."""
+    r"""Return a path of mountinfo without its octal escapes (a blank is `\040`)."""
     for digits in ("040", "011", "012", "134"):
         text = text.replace(f"\\{digits}", chr(int(digits, 8)))
     return text
