@@ -146,7 +146,7 @@ def test_an_account_that_others_share_is_left_alone(world: World) -> None:
     child = world.begins("breed", 5)
     assert child.stdout is not None
     child.stdout.readline()
-    assert "is in the user map" in gate_account.sharing_problem(host)
+    assert "an account in the user map" in gate_account.sharing_problem(host)
     assert gate_account.end_processes(host) == 0
 
 
@@ -177,7 +177,7 @@ def test_a_person_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -
     host = gates_account_is(world, "mallory")
     assert gate_account.sharing_problem(host) == ""
     monkeypatch.setattr(gate_account, "LOGIN_UIDS", range(world.uids["mallory"], world.uids["mallory"] + 1))
-    assert "a person may log in as" in gate_account.sharing_problem(host)
+    assert "an account with a login shell" in gate_account.sharing_problem(host)
 
 
 def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(

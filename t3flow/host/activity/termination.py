@@ -58,7 +58,7 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
 
     Other files in the folder do not count: an editor or a `tail` on a log there is left alone.
     """
-    who, base_dir = host.account(user), str(host.base_dir(user))
+    account, base_dir = host.account(user), str(host.base_dir(user))
     programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
     folder = ""
     with suppress(OSError):
@@ -69,9 +69,9 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
 
     def is_at_work(pid: int) -> bool:
         words = proc.command_line(pid)
-        if any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words):
+        if any(word.startswith(programs) for word in words) and (account.is_other or base_dir in words):
             return True
-        if who.is_other and proc.executable(pid).startswith(programs):
+        if account.is_other and proc.executable(pid).startswith(programs):
             return True
         return with_files and bool(folder) and proc.can_access(pid, is_state)
 
