@@ -216,9 +216,9 @@ def _end_if_idle(
     resumption.note(host.journal, user)
     with suspension.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
-        left = min(idle.READ_SECONDS, max(0.01, SUSPENDED_SECONDS - (time.monotonic() - hold.since)))
+        read_seconds = min(idle.READ_SECONDS, max(0.01, SUSPENDED_SECONDS - (time.monotonic() - hold.since)))
         options: Any = {"canary": conditions.canary, "ignore_processes": conditions.ignore_processes}
-        found = idle.judge(host, user, server, unit, reader, **options, read_seconds=left)
+        found = idle.judge(host, user, server, unit, reader, **options, read_seconds=read_seconds)
         if found.idle and time.monotonic() - hold.since > SUSPENDED_SECONDS:
             return idle.doubt("the read took over a second", 60)
         if found.idle and not _is_outdated(conditions, found):
@@ -227,8 +227,8 @@ def _end_if_idle(
 
 
 def _not_stopped(found: idle.Idleness) -> Stopped:
-    told: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
-    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **told}
+    cause: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
+    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **cause}
 
 
 def _was_stopped(*, changed: bool) -> Stopped:
