@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from t3flow.state import wording as say
-from t3flow.state.wording import Args, Detail, Problem
+from t3flow.state.wording import Args, Detail, DetailedProblem, Problem
 
 UNKNOWN_DOING, UNKNOWN_DONE = "Working on a part unknown to this t3flow", "Finished a part unknown to this t3flow"
 
@@ -74,8 +74,7 @@ SENTENCES: dict[str, Sentence] = {
     "guard": Sentence(
         "plan again without",
         "Checking whether the version may be given out",
-        say.reason("The version may be given out", "Not given out: {reason}"),
-        True,
+        say.guarded,
     ),
     "plan_retry": Sentence("reason tries until due", "Planning another attempt", say.next_attempt),
     "await_registry": Sentence("at problem", "Waiting for the registry: {problem}", "Waited for the registry"),
@@ -113,7 +112,7 @@ SENTENCES: dict[str, Sentence] = {
     "reject_abandoned": Sentence(
         "reasons",
         "Rejecting the versions left behind",
-        say.how_many("Rejected {names}, left behind by this", "reasons", "version"),
+        say.how_many("Rejected {names}, which users left by a rollback", "reasons", "version"),
     ),
     "freeze_tracking": Sentence("reason", "Freezing tracking", say.problem("Froze tracking")),
     "alert": Sentence("line", "Writing to the log", "Wrote to the log: {line}", True),
@@ -214,7 +213,9 @@ SENTENCES: dict[str, Sentence] = {
     "begin_rollback": Sentence("users", "Starting a rollback", say.how_many("Started a rollback of {names}", "users")),
     # Rollback and restore
     "cannot_roll_back_to": Sentence(
-        "version", "Checking whether {version} is there to go back to", say.reason("{version} is there to go back to")
+        "version",
+        "Checking whether {version} is there to go back to",
+        say.reason("{version} is there to go back to", kind=DetailedProblem),
     ),
     "plan_rollback": Sentence("user previous to", "Finding the version that {user} goes back to", say.way_back),
     "check_schema_fit": Sentence(
@@ -234,9 +235,7 @@ SENTENCES: dict[str, Sentence] = {
         say.either("All users are on {result}", "The default stays as it is"),
         True,
     ),
-    "resolve_backup": Sentence(
-        "user name", "Looking up the backup {name} of {user}", "Found the backup {name} of {user}"
-    ),
+    "resolve_backup": Sentence("user name", "Looking up the backup of {user}", say.found_backup),
     "candidate_versions": Sentence(
         "wrote", "Finding a version that knows the backup", "Found the versions that may know the backup", True
     ),

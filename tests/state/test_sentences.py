@@ -89,6 +89,8 @@ def test_every_step_has_its_sentences_and_no_other_thing_has() -> None:
     known = STEPS.keys() | LEGACY_UNDOS.keys()
     assert sentences.SENTENCES.keys() <= known, "the sentence of a step that is gone"
     assert [name for name in LEGACY_UNDOS if sentences.find(name) is None] == []
+    renamed = {former: name for former, name in step.FORMER_NAMES.items() if name in STEPS}
+    assert renamed.items() <= sentences.FORMER.items(), "FORMER needs the former name of a step: journals have it"
     assert set(sentences.FORMER.values()) <= sentences.SENTENCES.keys()
 
 
