@@ -110,7 +110,7 @@ def quiet(box: Sandbox) -> None:
 def bump_in_gate(box: Sandbox) -> None:
     """A bump tries a slow candidate."""
     unfreeze(box)
-    begun = in_hand(box, "bump", "try_on")
+    begun = in_hand(box, "bump", "run_trials")
     box.document("enqueue", "bump", "--target", SLOW, "--again")
     box.until(begun, "the gate is at work", 120)
     time.sleep(1)
@@ -127,7 +127,7 @@ def drain_in(step: str) -> Callable[[Sandbox], None]:
         for pending in records.deferrals(box.journal):
             box.t3flow("cancel", pending.run)
         box.until(lambda: not records.deferrals(box.journal), "no deferral is left", 60)
-        defer(box, "grace", untried=step == "try_on")
+        defer(box, "grace", untried=step == "run_trials")
         unfreeze(box)
         box.until(begun, f"the drain is in {step}", 180)
         time.sleep(0.5)
@@ -195,7 +195,7 @@ def main() -> None:
     states: dict[str, tuple[list[str], Any, Any]] = {
         "idle host": (few, quiet, quiet),
         "bump in gate": (few, quiet, bump_in_gate),
-        "drain in gate": (few, slot_of_slow, drain_in("try_on")),
+        "drain in gate": (few, slot_of_slow, drain_in("run_trials")),
         "drain in backup": (few, large, drain_in("back_up")),
         "300 due drains": (many, busy_half, all_due),
     }
