@@ -211,7 +211,7 @@ def pending(given: Args, found: list[dict[str, Any]]) -> str:
     return f"{count(len(found), 'deferral')} pending: {names(each['user'] for each in found)}"
 
 
-def would_move(given: Args, found: dict[str, Any]) -> str:
+def preview_drain(given: Args, found: dict[str, Any]) -> str:
     """What a drain would do with a user."""
     if found["result"] == "untouched":
         return f"{given['user']} is idle and would be restarted"
@@ -256,7 +256,7 @@ def found_backup(given: Args, found: Any) -> str:
 def moved_back(given: Args, found: Any) -> str:
     """A user who was moved back, with or without the database."""
     what = "database and program" if given["snapshot"] else "program only"
-    return f"Moved {given['user']} to {given['target']}: {what}"
+    return f"Moved {given['user']} to {given['version']}: {what}"
 
 
 def inspected(given: Args, found: dict[str, Any]) -> str:
