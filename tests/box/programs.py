@@ -10,11 +10,11 @@ fs.writeFileSync('seen.json', JSON.stringify(found))
 LIMITS = """
 import os, sys, time
 from pathlib import Path
-from t3flow import settings
-from t3flow.service.consumer import open_journal
 from t3flow.host.cells import cells
 from t3flow.host.host import open_host
-read = settings.load(None, {})
+from t3flow.service.consumer import open_journal
+from t3flow.settings.load import load
+read = load(None, {})
 host = open_host(read, open_journal(read))
 given = cells.isolation(host)
 assert given.is_whole and not given.missing, given
