@@ -1,4 +1,4 @@
-"""usage: python -m t3flow.sandbox.loopback [--memory] COMMAND [ARGUMENT...]: makes the namespaces that it is started in ready, then becomes the command.
+"""usage: python -m t3flow.sandbox.loopback [--memory] COMMAND [ARGUMENT...]: makes its namespaces ready, then becomes the command.
 
 The loopback device is brought up; with --memory, /tmp becomes a file system in memory.
 """
