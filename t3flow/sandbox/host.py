@@ -24,8 +24,12 @@ from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
+<<<<<<< HEAD
 from t3flow.sandbox.registry import Registry
 from t3flow.service.consumer import open_journal, prepare
+=======
+from t3flow.service.consumer import create_state_dir, open_journal
+>>>>>>> engine
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
@@ -202,7 +206,7 @@ class Sandbox:
     def install_slot(self, version: str) -> None:
         """Makes a slot of a version; nobody is led to it."""
         settings = self.settings
-        prepare(settings.paths.state_dir)
+        create_state_dir(settings.paths.state_dir)
         host = open_host(settings, open_journal(settings, create=True))
         versions_dir = settings.paths.versions_dir
 
