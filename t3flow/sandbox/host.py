@@ -17,19 +17,17 @@ from typing import Any
 from t3flow.engine.journal import Journal
 from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
-from t3flow.host.launcher import install_launcher
 from t3flow.host.npm import packages
+from t3flow.host.pairing import verification
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import install_launcher
 from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
-<<<<<<< HEAD
 from t3flow.sandbox.registry import Registry
-from t3flow.service.consumer import open_journal, prepare
-=======
 from t3flow.service.consumer import create_state_dir, open_journal
->>>>>>> engine
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
@@ -215,7 +213,7 @@ class Sandbox:
             staging.mkdir()
             with environment_of(self.environment):
                 note = {"origin": packages.install(host, version, staging)}
-                slots.make_slot(versions_dir, version, staging / "prefix", packages.node_path(), note)
+                creation.create_slot(versions_dir, version, staging / "prefix", packages.node_path(), note)
             shutil.rmtree(staging)
 
         prepared.make_slot(versions_dir, version, Registry(self.top / "registry"), self.environment, install)
@@ -322,9 +320,7 @@ class Sandbox:
 
     def await_pairing(self, user: str) -> None:
         """Waits until a user whose server was started can pair."""
-        from t3flow.host.pairing import probe as pairing_probe
-
-        pairing_probe.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
+        verification.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""

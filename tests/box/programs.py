@@ -71,8 +71,8 @@ done
 STOPS = """
 import sys
 from pathlib import Path
-from t3flow.host.services import manager
+from t3flow.host.services import systemd
 from t3flow.host.children import Children
-manager.STOP_SECONDS = 1.0
-manager.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
+systemd.STOP_SECONDS = 1.0
+systemd.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
 """

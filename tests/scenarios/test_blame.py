@@ -141,7 +141,7 @@ def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., 
 
 def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot write does not pair. Any disk counts as full here; the version is that of the control."""
-    monkeypatch.setattr(disk_space, "LEAST_BYTES", 2**60)
+    monkeypatch.setattr(disk_space, "MIN_BYTES", 2**60)
     made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
     made.drain()
     assert made.verdict == (False, False)
