@@ -190,7 +190,7 @@ def undo_assignment(user: str, previous: str, version: str, snapshot: str, repla
 def assign_version(user: str, previous: str, version: str, snapshot: str, replaced_name: str) -> bool:
     """Assign the version to the user by a rename. Return False if the server runs again; then the assignment stays as it was.
 
-    An operator or a reboot may have started the server since the stop, and its user may be at work. Until the server answers, the launcher refuses
+    An operator or a reboot may have started the server since the stop, and its user may be working. Until the server answers, the launcher refuses
     to mint sessions; a mint in flight is allowed to end. Idempotent.
     """
     host = current_host()

@@ -16,8 +16,9 @@ RETRY_AFTER_YIELD_SECONDS = 10.0
 
 
 class Cause(TypedDict):
-    """Why a user is deferred. `is_behind`: a bump left the user out or could not move them; `status` shows that until they are moved, and the version
-    is tried on their databases first.
+    """Why a user is deferred. `is_behind`: a bump left the user out or could not move them.
+
+    `status` shows that until they are moved, and the version is tried on their databases first.
     """
 
     waiting_for: str

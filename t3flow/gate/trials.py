@@ -30,7 +30,7 @@ MEMORY_PER_TRIAL = 800 * 1024 * 1024
 BATCH_OF_WIDTHS = 4
 NO_END = 1e11
 """`until` of a trial that an operator asked for."""
-NOBODY = "nobody"
+NO_USER = "nobody"
 
 
 class Seed(TypedDict):
@@ -55,7 +55,7 @@ class Seeds(TypedDict):
 
 def empty_seed(version: str) -> Seed:
     """Return an empty base dir, as a new user has it."""
-    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
+    return {"user": NO_USER, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
 
 
 def files_of(snapshot: Snapshot | Seed) -> dict[str, str]:

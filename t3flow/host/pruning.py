@@ -33,13 +33,13 @@ GOING_BACK = ("rollback-", "restore-")
 """What the runs that go back to a snapshot are called."""
 
 
-def prune(host: Host, spare: str = "") -> list[str]:
-    """Remove all that nothing needs; return the names of what went. `spare` is a version whose slot stays in any case."""
+def prune(host: Host, version: str = "") -> list[str]:
+    """Remove all that nothing needs; return the names of what went. The slot of `version` is kept in any case."""
     gone: list[str] = []
     parts: list[Callable[[], list[str]]] = [
         lambda: prune_snapshots(host),
         lambda: _prune_links(host),
-        lambda: _prune_slots(host, spare),
+        lambda: _prune_slots(host, version),
     ]
     for part in parts:
         try:
@@ -119,7 +119,7 @@ def versions_to_come(journal: Journal) -> set[str]:
     return {entry.target for entry in records.deferrals(journal)}
 
 
-def _prune_slots(host: Host, spare: str) -> list[str]:
+def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, one walk of /proc for all, and what was half made or half removed."""
     paths, journal = host.settings.paths, host.journal
     going_back = _going_back(journal)
@@ -127,7 +127,7 @@ def _prune_slots(host: Host, spare: str) -> list[str]:
     if any(run.workflow == "restore" for run in going_back):
         return []  # it looks for any version that knows its snapshot
     accepted: list[str] = records.fact(journal, ACCEPTED) or []
-    needed = {spare, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
+    needed = {version, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
     needed |= versions_that_wrote(journal) | versions_to_come(journal)
     needed |= {str(run.args.get("to") or "") for run in going_back}
     idle = [version for version in slots.installed(paths.versions_dir) if version not in needed]

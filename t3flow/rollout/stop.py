@@ -229,8 +229,8 @@ def _end_if_idle(
 
 
 def _not_stopped(found: idle.Idleness) -> Stopped:
-    told: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
-    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **told}
+    cause: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
+    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **cause}
 
 
 def _was_stopped(*, changed: bool) -> Stopped:

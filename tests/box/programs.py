@@ -10,11 +10,11 @@ fs.writeFileSync('seen.json', JSON.stringify(found))
 LIMITS = """
 import os, sys, time
 from pathlib import Path
-from t3flow.settings import load
-from t3flow.service.consumer import open_journal
 from t3flow.host.cells import cells
 from t3flow.host.host import open_host
-read = load.load(None, {})
+from t3flow.service.consumer import open_journal
+from t3flow.settings.load import load
+read = load(None, {})
 host = open_host(read, open_journal(read))
 given = cells.isolation(host)
 assert given.is_whole and not given.missing, given

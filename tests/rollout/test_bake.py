@@ -32,7 +32,7 @@ USERS = ("ada", "grace", "ken", "lise", "linus")
 
 
 class Watch:
-    """A host whose users were moved to NEW, while linus still waits; and an engine that is advanced by hand. `broken`: who cannot pair now."""
+    """A host whose users were moved to NEW, except linus, who is deferred; and an engine advanced by hand. `broken`: users who cannot pair now."""
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         self.broken = {"ada", "grace", "ken", "lise"}
@@ -51,7 +51,7 @@ class Watch:
         self.restart()
 
     def restart(self) -> None:
-        """Another engine, as of a consumer that takes over from one that died."""
+        """Return another engine, as a consumer that takes over from one that died."""
         queue = open_queue(f"sqlite://{self.host.settings.paths.state_dir}/queue.db", b"k" * 32)
         workflows_known = {**workflows.WORKFLOWS, "begin": begin}
         self.engine = Engine(self.host.journal, queue, workflows_known)
@@ -67,7 +67,7 @@ class Watch:
         return {user: "the dispatch answers 500" for user in users if user in self.broken}
 
     def begin(self, version: str, *users: str) -> str:
-        """Has a bump or a drain that moved these users begin, or extend, the watch; the watching run."""
+        """Begin or extend the watch as a bump or drain that moved these users; return the watching run."""
         for user in users:
             slots.assign(self.host.settings.paths.versions_dir, user, version)
         run = new_run(self.host.journal, "begin", {"version": version, "users": list(users)})
@@ -80,7 +80,7 @@ class Watch:
             file.writelines(f"{line}\n" for line in lines)
 
     def look(self, run: str) -> Run:
-        """One look, as if its time had come."""
+        """Poll once, as if its time had come."""
         with self.host.journal.transaction() as connection:
             connection.execute("update runs set wake_at = ? where id = ?", (time.time(), run))
         self.engine.advance(run)
@@ -93,7 +93,7 @@ class Watch:
 
 
 def begin(version: str, users: list[str]) -> Any:
-    """A workflow of nothing but the step."""
+    """Run nothing but the step."""
     return outcomes.ended("done", bake.begin_bake(version, users))
 
 
@@ -112,7 +112,7 @@ def fallbacks(user: str, count: int) -> list[str]:
 
 
 class Page(BaseHTTPRequestHandler):
-    """A dispatch that is up."""
+    """Serve a dispatch that is up."""
 
     def do_GET(self) -> None:
         self.send_response(403)
@@ -139,7 +139,7 @@ def watch(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> None:
-    """Three are borne, the fourth is not; the reason names users, counts and what to type; the version is remembered."""
+    """Three failures are allowed, the fourth is not; the reason names users, counts and the command; the version is rejected."""
     found = watch()
     run = found.begin(NEW, "ada", "grace")
     found.said(*failures("ada", 2), "mint for grace failed: exit 1: no such table")
@@ -163,11 +163,13 @@ def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> Non
         assert part in ended.result["reason"]
     assert found.frozen == ended.result["reason"] == records.rejected(found.host.journal)[NEW]
     assert records.fact(found.host.journal, bake.BAKE) is None
-    assert [each.workflow for each in found.host.journal.runs()] == ["begin", "bake"], "nobody is rolled back unasked"
+    assert [each.workflow for each in found.host.journal.runs()] == ["begin", "bake"], (
+        "no user is rolled back without the setting"
+    )
 
 
 def test_those_concerned_are_rolled_back_if_asked_for(watch: Callable[..., Watch]) -> None:
-    """Ahead of others, once, and only who is on the version."""
+    """The rollback goes before other runs, once, and only for users on the version."""
     found = watch(rollback=True, max_failures=1)
     run = found.begin(NEW, "ada", "grace")
     found.said(*failures("ada", 1), *failures("grace", 1), *failures("linus", 1))
@@ -206,7 +208,7 @@ def test_how_many_users_must_fail(on_it: int, least: int) -> None:
 
 
 def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four failures in ten minutes at 300 users, of one or of four; the control are 15 users."""
+    """Four failures in ten minutes among 300 users, of one user or of four; 15 users are the control."""
     found = watch()
     everybody = [f"user{number}" for number in range(300)]
     monkeypatch.setattr(suspicion, "running_users", lambda host, version: (everybody, []))
@@ -219,7 +221,7 @@ def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], mon
     flood = [[float(second), "failure", user, 1] for second in range(600) for user in everybody[:14]]
     began = time.process_time()
     assert suspicion.suspect(found.host, NEW, flood) is None
-    assert time.process_time() - began < 1, "a look is every five seconds"
+    assert time.process_time() - began < 1, "it polls every five seconds"
     assert not suspected(everybody[:4], 1)
     assert not suspected(everybody[:14], 3)
     assert suspected(everybody[:15], 1)
@@ -237,7 +239,7 @@ def test_one_user_of_several_is_that_users_trouble(watch: Callable[..., Watch]) 
 
 
 def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> None:
-    """Users who failed and can pair now, such as with expired links: what was counted is dropped, and the watch goes on."""
+    """Users who failed and can pair now, as with expired links: their counts are dropped, and the watch continues."""
     found = watch()
     run = found.begin(NEW, "ada", "grace")
     found.broken = {"ada"}
@@ -255,7 +257,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
 
 
 def test_a_dispatch_that_pairs_no_user_is_at_fault(watch: Callable[..., Watch]) -> None:
-    """Nothing is frozen or rejected; the alert is in the log, the cause in the watch; once it pairs others again, a version is blamed."""
+    """Nothing is frozen or rejected; the log has the alert, the watch the cause; once others pair again, a version can be blamed."""
     found = watch()
     lines: list[str] = []
     sink = logger.add(lines.append, level="ERROR")
@@ -323,7 +325,7 @@ def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pyte
 
 
 def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
-    """Not before their move: linus' old way of pairing is forgiven until they are on the version themselves."""
+    """Only after their move: linus may pair in the old way until linus is on the version."""
     found = watch(max_failures=2)
     run = found.begin(NEW, "ada")
     found.look(run)
@@ -339,7 +341,7 @@ def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
 
 
 def test_ten_minutes_are_the_measure(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failures further apart do not add up; those that lie together do, though others came before."""
+    """Failures far apart do not add up; failures close together do, even after earlier ones."""
     found = watch()
     run = found.begin(NEW, "ada")
     real, later = time.time, 0
@@ -373,7 +375,7 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     ended = found.look(second)
     assert (ended.status, ended.outcome) == ("succeeded", "done")
     assert NEWER in ended.result["reason"]
-    assert found.begin(NEWER, "grace") not in (run, second), "after its end a new one is begun"
+    assert found.begin(NEWER, "grace") not in (run, second), "after its end a new one begins"
     third = found.host.journal.runs("workflow = 'bake'")[-1].id
     send_signal(found.host.journal, third, "cancel")
     assert found.look(third).outcome == "cancelled"
@@ -400,13 +402,13 @@ def test_it_can_be_switched_off(watch: Callable[..., Watch]) -> None:
 
 @pytest.mark.parametrize("at", ["before the commit", "after the commit", "with a verdict"])
 def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """The lines of a look are counted once, wherever it was cut off; a verdict that was reached is found again."""
+    """The lines of one poll are counted once, wherever a crash cut it off; a verdict that was reached is found again."""
     found = watch(max_failures=3)
     run = found.begin(NEW, "ada")
     found.said(*failures("ada", 3 if at == "with a verdict" else 2), *failures("grace", 1))
 
     class Killed(BaseException):
-        """As far as the journal goes, a kill -9: nothing more is written."""
+        """Write nothing more to the journal, as after a kill -9."""
 
     def die(*arguments: Any, **more: Any) -> None:
         raise Killed
@@ -431,7 +433,7 @@ def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.Monke
 
 
 def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said once, noted in the run and its end; once it can be read, it is."""
+    """An unreadable log is reported once, and in the run and its end; once it is readable, it is read."""
     found = watch()
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING")

@@ -64,7 +64,7 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
     """Three tries without a moment of outage, each later than the last; then the alert and `status` say which file, by what, and the command."""
     server = rig.box.supervise("status", "ada")
     waits = []
-    for _ in range(blockers.MANY[blockers.WRITTEN]):
+    for _ in range(blockers.LOG_FROM[blockers.WRITTEN]):
         assert blockers.lines(rig.host.journal) == {}
         run = rig.drain()
         [asked] = [each for each in rig.host.journal.events(run.id) if (each.kind, each.step) == ("completed", STOP)]

@@ -11,7 +11,7 @@ from t3flow.engine.files import DiskError
 from t3flow.host.host import open_host
 from t3flow.host.slots import mounts
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 from t3flow.state.doctor.versions import slots_are_whole
 
@@ -45,7 +45,7 @@ def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
     """It runs and leaves nothing; where its folder cannot be entered or its name is taken, the path and the setting are named."""
     box = make_box(["ada"], start=False)
     read = settings_module.load(box.config, {})
-    prepare(read.paths.state_dir)
+    create_state_dir(read.paths.state_dir)
     host = open_host(read, open_journal(read, create=True))
     folder = box.top / "opt/t3/versions"
     mounts.require_executable(host, folder)
