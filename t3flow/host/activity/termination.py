@@ -1,5 +1,6 @@
 """End of a user's server and of every process that may write to the databases."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,6 +74,11 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
             return True
         if account.is_other and proc.executable(pid).startswith(programs):
             return True
-        return with_files and bool(folder) and proc.can_access(pid, is_state)
+        # a descriptor of the mere name (O_PATH) allows neither reading nor writing
+        return (
+            with_files
+            and bool(folder)
+            and any(not flags & os.O_PATH for flags in proc.flags_of_open_files(pid, is_state))
+        )
 
     return is_at_work
