@@ -16,12 +16,13 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
-from t3flow.host import launcher, mounts, records, slots
-from t3flow.host.host import this_host
+from t3flow.host import records, slots
+from t3flow.host.host import current_host
 from t3flow.host.npm import packages
+from t3flow.host.npm.staging import slot_bytes, versions_dir_for
+from t3flow.host.pairing import last_pairings
 from t3flow.host.records import Schemas
-from t3flow.host.services import running_version
-from t3flow.host.staging import slot_bytes, versions_dir_for
+from t3flow.host.slots import creation, launcher, mounts, running_version
 from t3flow.host.users import Result, result_of
 from t3flow.t3.versions import parse
 
@@ -120,14 +121,14 @@ def remembered(found: Found) -> dict[str, Any]:
 def switch_back(timers: list[str], on: bool) -> None:
     """Undo switching the timers. Idempotent."""
     for timer in timers:
-        this_host().services.switch(timer, not on)
+        current_host().services.set_enabled(timer, not on)
 
 
 @step(undo=switch_back)
 def switch_timers(timers: list[str], on: bool) -> None:
     """Turn the shell tracker's timers on or off. Idempotent."""
     for timer in timers:
-        this_host().services.switch(timer, on)
+        current_host().services.set_enabled(timer, on)
 
 
 @step(former_names=("leave_out",))
@@ -139,15 +140,15 @@ def undo_import(version: str, in_scratch: bool, tree: str, program: str) -> None
 @step(interruptible=True, undo=undo_import, former_names=("take_in",))
 def import_install(version: str, in_scratch: bool, tree: str, program: str) -> str:
     """Copy the global install into a slot; return its path. Idempotent: a complete slot is kept, a partial one is discarded."""
-    host = this_host()
+    host = current_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")
         note = {"run": current_run(), "taken_from": tree}
         package = host.settings.track.package
-        path = slots.make_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
+        path = creation.create_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
     except OSError as error:
         raise DiskError(
             f"the slot of {version} cannot be written ({error.strerror}): check paths.versions_dir"
@@ -158,7 +159,7 @@ def import_install(version: str, in_scratch: bool, tree: str, program: str) -> s
 @step()
 def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
     """Undo making links: restore or remove them, unless the launcher is in place. Idempotent."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     if launcher.is_launcher(host.settings.paths.launcher):
         return
@@ -166,15 +167,15 @@ def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) ->
         if slots.assigned(versions_dir, user) == version and former[user]:
             slots.assign(versions_dir, user, former[user])
         elif slots.assigned(versions_dir, user) == version:
-            slots.unlink(slots.user_link(versions_dir, user))
+            slots.remove_link(slots.user_link(versions_dir, user))
     if default and slots.default_version(versions_dir) == default:
-        slots.unlink(versions_dir / "current")
+        slots.remove_link(versions_dir / "current")
 
 
 @step(undo=unmake_links)
 def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
     """Assign these versions to these users, and the default to all others. Idempotent."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     for user, version in links.items():
         slots.assign(versions_dir, user, version)
@@ -187,7 +188,7 @@ def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> N
 @step()
 def release_backups(folders: dict[str, list[int]], default: str) -> None:
     """Undo taking over backups: return their folders to the former owners, and drop the records. Idempotent."""
-    host = this_host()
+    host = current_host()
     tracker_backups.give_back(host, folders)
     for entry in records.backups(host.journal):
         if entry.run == current_run():
@@ -197,7 +198,7 @@ def release_backups(folders: dict[str, list[int]], default: str) -> None:
 @step(undo=release_backups)
 def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
     """Record the shell tracker's snapshots and take them out of their owners' reach; return notices about skipped ones. Idempotent."""
-    host = this_host()
+    host = current_host()
     notices = tracker_backups.take_over(host, current_run())
     before = {entry.target for entry in records.backups(host.journal) if is_version(entry.target)}
     accepted = records.fact(host.journal, tasks.ACCEPTED)
@@ -212,10 +213,10 @@ def return_markers(
     markers: dict[str, str], deferrals: dict[str, str], first: list[str], broken: dict[str, str]
 ) -> None:
     """Undo taking over markers: put them back and remove their deferrals. Idempotent."""
-    host = this_host()
+    host = current_host()
     for user in deferrals:
         deferral.settle_deferral.unjournaled(user)
-    records.set_fact(host.journal, running_version.OLD_SERVERS, None)
+    records.set_fact(host.journal, running_version.TRACKER_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 
 
@@ -225,14 +226,14 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 
     A marker is moved once its deferral is journaled.
     """
-    host = this_host()
+    host = current_host()
     shell_tracker.note_servers(host)  # before a drain could count their users as moved
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
         if user not in first and user not in markers:  # on an older version, and nothing was tried on their databases
             records.note_untried(host.journal, deferrals[user], [user])
         deferral.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
-        records.note_pairing(host.journal, user, reason)
+        last_pairings.note_pairing(host.journal, user, reason)
     if markers:
         shell_tracker.move_markers(shell_tracker.markers_dir(host), shell_tracker.markers_aside(host), list(markers))
 
@@ -240,23 +241,23 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 @step(former_names=("what_was_adopted",))
 def adoption_record() -> dict[str, Any]:
     """Return what an earlier adoption recorded; empty for none. Only reads."""
-    return dict(records.fact(this_host().journal, ADOPTED) or {})
+    return dict(records.fact(current_host().journal, ADOPTED) or {})
 
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Undo the record: restore the earlier one, and without one drop the former launcher that was kept. Idempotent."""
-    host = this_host()
+    host = current_host()
     records.set_fact(host.journal, ADOPTED, former or None)
     if not former:
-        launcher.forget_former(host.settings.paths.launcher)
+        launcher.drop_former_launcher(host.settings.paths.launcher)
 
 
 @step(undo=forget_adoption)
 def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Record the state of the host for `--undo`, and keep the former launcher. What was recorded first stays. Idempotent."""
-    host = this_host()
-    launcher.keep_former(host.settings.paths.launcher)
+    host = current_host()
+    launcher.keep_former_launcher(host.settings.paths.launcher)
     merged = {
         "at": former.get("at", time.time()),
         "installed": new["installed"] or former.get("installed", ""),
@@ -273,7 +274,7 @@ def put_launcher() -> None:
 
     The last step: nothing may fail after it.
     """
-    host = this_host()
+    host = current_host()
     paths = host.settings.paths
     sandbox = host.settings.serve.backend == "process"
     launcher.install_launcher(paths.launcher, paths.versions_dir, sandbox=sandbox)

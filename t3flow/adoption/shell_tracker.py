@@ -11,13 +11,13 @@ from pathlib import Path
 
 from t3flow import T3flowError
 from t3flow.engine.files import make_folder, sync_folder
-from t3flow.host import records, slots
+from t3flow.host import records
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, HostError
 from t3flow.host.npm.client import run_npm
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
-from t3flow.host.services import running_version
+from t3flow.host.slots import running_version
 from t3flow.settings.user_map import USER_NAME
 from t3flow.t3.versions import InvalidVersion, parse
 
@@ -124,7 +124,7 @@ def is_from_old_place(host: Host, pid: int) -> bool:
     """Return whether the former launcher started a process: an interpreter runs `paths.launcher`, but not a shell that runs t3flow's."""
     words = proc.command_line(pid)
     return (
-        slots.running_version(pid, host.settings.paths.versions_dir) is None
+        running_version.of_process(pid, host.settings.paths.versions_dir) is None
         and str(host.settings.paths.launcher) in words
         and Path(words[0]).name not in proc.SHELLS
     )
@@ -138,5 +138,5 @@ def note_servers(host: Host) -> list[str]:
             pid = host.services.state(entry.name).main_pid
             if pid is not None and is_from_old_place(host, pid):
                 found[entry.name] = (pid, probe.serving_version(host, entry.name))
-    records.set_fact(host.journal, running_version.OLD_SERVERS, found or None)
+    records.set_fact(host.journal, running_version.TRACKER_SERVERS, found or None)
     return list(found)

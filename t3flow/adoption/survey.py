@@ -7,12 +7,13 @@ from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
-from t3flow.host import launcher, manageable, records, schemas, slots, t3_accounts
-from t3flow.host.host import HostError, this_host
+from t3flow.host import management, records, schemas, slots, t3_accounts
+from t3flow.host.host import HostError, current_host
 from t3flow.host.npm import packages
 from t3flow.host.owner import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.records import Schemas
+from t3flow.host.slots import launcher
 from t3flow.t3.versions import InvalidVersion, is_older, parse
 
 LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
@@ -66,17 +67,17 @@ def versions_wanted(found: Found) -> list[str]:
     there = [found["default"]] if found["default"] else [found["installed"], found["last_good"]]
     if found.get("overwritten"):
         there.append(found["installed"])
-    wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.HOLD}
+    wanted = {*there, *found["links"].values(), *found["servers"].values()} - {"", slots.RESTORING}
     return sorted(wanted or {found["tag"]}, key=parse)
 
 
 @step(interruptible=True, former_names=("look_around",))
 def survey_host() -> Found:
     """Return what the shell tracker left. Only reads."""
-    host = this_host()
+    host = current_host()
     paths = host.settings.paths
     for unit in shell_tracker.SERVICES:
-        if host.services.is_on(unit):
+        if host.services.is_enabled(unit):
             raise OldTrackerError(f"the shell tracker is running ({unit}): retry when it has ended")
     install = shell_tracker.find_global(host)
     mapped = [entry.name for entry in host.user_map().users]
@@ -90,13 +91,13 @@ def survey_host() -> Found:
         "default": default or "",
         "last_good": last_good if last_good and is_version(last_good) else "",
         "tag": packages.tagged(host, host.settings.track.tag) if is_empty else "",
-        "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_on(timer)],
+        "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_enabled(timer)],
         "markers": shell_tracker.read_markers(host),
         "servers": {user: said_version(user) for user in mapped},
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
         "folders": tracker_backups.folders(host, mapped),
         "is_frozen": bool(tasks.frozen_reason.unjournaled()),
-        "unmanaged": {user: reason for user, (_, reason) in manageable.survey(host, mapped).items() if reason},
+        "unmanaged": {user: reason for user, (_, reason) in management.survey(host, mapped).items() if reason},
         "others": unlinked,
         "overwritten": bool(default) and not launcher.is_launcher(paths.launcher),
     }
@@ -105,14 +106,14 @@ def survey_host() -> Found:
 def _linked(user: str) -> bool:
     """Return whether an account has a link, or something unexpected in its place."""
     try:
-        return slots.assigned(this_host().settings.paths.versions_dir, user) is not None
+        return slots.assigned(current_host().settings.paths.versions_dir, user) is not None
     except slots.SlotError:
         return True
 
 
 def said_version(user: str) -> str:
     """Return the version that a user's server reports; "" if it does not run or answer."""
-    host = this_host()
+    host = current_host()
     with suppress(probe.NotPaired, HostError):
         if host.services.state(user).active:
             said = probe.serving_version(host, user)
@@ -130,7 +131,7 @@ def is_version(text: str) -> bool:
 @step()
 def known_schemas(versions: list[str]) -> dict[str, Schemas]:
     """Return the migrations of those versions that were tried before. Only reads."""
-    journal = this_host().journal
+    journal = current_host().journal
     known = {version: records.schema_of_version(journal, version) for version in versions}
     return {version: dict(schema) for version, schema in known.items() if schema is not None}
 
@@ -151,7 +152,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         "deferrals": {},
         "first": [],
         "broken": {},
-        "notices": [*notices, *this_host().user_map().problems],
+        "notices": [*notices, *current_host().user_map().problems],
     }
     if not found["default"] and found["installed"] not in ("", default):
         decision["notices"].append(
@@ -161,7 +162,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         decision["notices"].append("tracking stays frozen; resume with: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
     decision["others"] = dict.fromkeys(found.get("others", []), stays)
-    pending = {entry.user for entry in records.deferrals(this_host().journal)}
+    pending = {entry.user for entry in records.deferrals(current_host().journal)}
     for user, reason in found.get("unmanaged", {}).items():
         decision["notices"].append(f"{user} is not managed and keeps what they have: {reason}")
         decision["links"][user] = found["links"][user] or stays
@@ -177,12 +178,12 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
                 decision["notices"].append(f"the databases of {user} cannot be read: {problem}")
         linked = found["links"][user]
         fits = schema is None or linked not in known or not schemas.knows(known[linked], schema)
-        keeps = linked and (linked == slots.HOLD or fits)
+        keeps = linked and (linked == slots.RESTORING or fits)
         assigned = linked if keeps else choose(user, runs, schema, default, known)
         if not keeps:
             decision["fresh"].append(user)
         decision["links"][user] = assigned
-        if assigned == slots.HOLD:
+        if assigned == slots.RESTORING:
             continue
         marked = [found["markers"][user], default] if user in found["markers"] else []
         wanted = max((each for each in (assigned, *marked) if each in known), key=parse, default=assigned)
@@ -203,7 +204,7 @@ def schemas_read(user: str) -> Schemas:
     """Return the migrations of a user's databases, read as its owner; retries while the server writes. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            return schemas.schemas_of(this_host(), user)
+            return schemas.schemas_of(current_host(), user)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise

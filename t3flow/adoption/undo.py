@@ -14,9 +14,9 @@ from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
-from t3flow.host import launcher, records, schemas, slots
-from t3flow.host.host import this_host
-from t3flow.host.services import running_version
+from t3flow.host import records, schemas, slots
+from t3flow.host.host import current_host
+from t3flow.host.slots import launcher, removal, running_version
 
 
 def give_back(dry_run: bool) -> str:
@@ -38,10 +38,10 @@ def give_back(dry_run: bool) -> str:
 @step(former_names=("check_giving_back",))
 def check_undo(noted: dict[str, Any]) -> str:
     """Return the version that all users would run again. Raises OldTrackerError if a user could not pair then. Only reads."""
-    host = this_host()
+    host = current_host()
     if not noted:
         raise OldTrackerError("this host was not adopted, so there is nothing to undo")
-    former = launcher.kept_former(host.settings.paths.launcher)
+    former = launcher.former_path(host.settings.paths.launcher)
     install = shell_tracker.find_global(host, behind=former)
     if install is None and not os.path.lexists(former):
         raise OldTrackerError(
@@ -71,27 +71,27 @@ def check_undo(noted: dict[str, Any]) -> str:
 @step(former_names=("bring_back_launcher",))
 def restore_launcher() -> None:
     """Restore the former launcher by one rename. Idempotent."""
-    launcher.bring_back_former(this_host().settings.paths.launcher)
+    launcher.restore_former_launcher(current_host().settings.paths.launcher)
 
 
 @step()
 def end_deferrals() -> None:
     """Remove every deferral. Idempotent."""
-    for pending in records.deferrals(this_host().journal):
+    for pending in records.deferrals(current_host().journal):
         deferral.settle_deferral.unjournaled(pending.user)
 
 
 @step()
 def drop_links() -> None:
     """Remove all links, and the slots that no server runs from. Idempotent."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
-    slots.unlink(versions_dir / "current")
+    slots.remove_link(versions_dir / "current")
     for user in slots.links(versions_dir):
-        slots.unlink(slots.user_link(versions_dir, user))
+        slots.remove_link(slots.user_link(versions_dir, user))
     for version in slots.installed(versions_dir):
-        slots.remove_slot(versions_dir, version)
-    slots.remove_partials(versions_dir)
+        removal.remove_slot(versions_dir, version)
+    removal.remove_partials(versions_dir)
 
 
 @step(former_names=("bring_back_markers",))
@@ -100,7 +100,7 @@ def restore_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 
     Users who were moved since get theirs too: the shell tracker drops a marker whose user was restarted.
     """
-    host = this_host()
+    host = current_host()
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), users)
     tracker_backups.give_back(host, folders)
 
@@ -108,5 +108,5 @@ def restore_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 @step(former_names=("forget",))
 def clear_adoption() -> None:
     """Remove the record that the host was adopted. Idempotent."""
-    for key in (ADOPTED, running_version.OLD_SERVERS, tasks.ACCEPTED):
-        records.set_fact(this_host().journal, key, None)
+    for key in (ADOPTED, running_version.TRACKER_SERVERS, tasks.ACCEPTED):
+        records.set_fact(current_host().journal, key, None)

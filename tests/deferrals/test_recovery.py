@@ -12,7 +12,7 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
 from t3flow.host import records
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 from t3flow.state import deferrals
 
 NEXT = "0.0.25-nightly.20260609.501"
@@ -31,7 +31,7 @@ class Minutes:
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.real, self.later = host, time.time, 0.0
         monkeypatch.setattr(time, "time", lambda: self.real() + self.later)
-        take_charge(host)
+        set_current_host(host)
         queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
         self.engine = Engine(host.journal, queue, {"drain": drain})
         deferral.put_off(NEXT, {"ada": "active_turn"})

@@ -17,7 +17,7 @@ from t3flow.gate.trial_run import Verdict
 from t3flow.gate.trials import Seed, empty_seed
 from t3flow.host import slots
 from t3flow.host.cells import cells
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 
 FIRST = "0.0.24"
 TRIAL_SECONDS = 0.3
@@ -32,7 +32,7 @@ class Trials:
         self.slow_at_first: set[str] = set()
         self.fails: set[tuple[str, str]] = set()
         self.host = host
-        take_charge(host)
+        set_current_host(host)
         folder = slots.slot_path(host.settings.paths.versions_dir, FIRST)
         make_folder(folder)
         (folder / slots.MANIFEST).write_text(json.dumps({"version": FIRST}))

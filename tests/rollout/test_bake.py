@@ -22,8 +22,9 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.host import freeze, own_activity, records, slots
-from t3flow.host.host import Host, take_charge
+from t3flow.host import freeze, records, slots
+from t3flow.host.host import Host, set_current_host
+from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -54,7 +55,7 @@ class Watch:
         queue = open_queue(f"sqlite://{self.host.settings.paths.state_dir}/queue.db", b"k" * 32)
         workflows_known = {**workflows.WORKFLOWS, "begin": begin}
         self.engine = Engine(self.host.journal, queue, workflows_known)
-        take_charge(self.host)
+        set_current_host(self.host)
 
     def running_users(self, host: Host, version: str) -> tuple[list[str], list[str]]:
         led_to = {user: slots.effective(host.settings.paths.versions_dir, user) for user in USERS}
@@ -189,9 +190,9 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     found.said(*fallbacks("linus", 9), "x" * 100_000, "\x00\x1b[2J")
     with own_activity.probing(found.host.journal, "grace"):
         found.said(*failures("grace", 9))
-    own_activity.restarting(found.host.journal, "ada")
+    own_activity.note_restart(found.host.journal, "ada")
     found.said(*failures("ada", 9))
-    own_activity.restarted(found.host.journal, "ada")
+    own_activity.note_restart_end(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
     found.said(*failures("linus", 9))
@@ -246,7 +247,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
     assert found.look(run).status == "running"
     assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
     assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
-    assert records.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
+    assert last_pairings.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
     found.said(*failures("ada", 1))
     found.look(run)
     assert found.asked == ["linus", "ada", "grace"], "asked again only for what is new"
@@ -297,30 +298,30 @@ def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Wa
 def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart's aftermath and a probe's lag are over after a while; a restart that was never finished counts for an hour."""
     journal, now = watch().host.journal, time.time()
-    own_activity.restarting(journal, "ada")
-    own_activity.restarting(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 600, now + 600)
-    assert not own_activity.was_ours(journal, "ada", now + 3700, now + 3700)
-    assert not own_activity.was_ours(journal, "ada", now - 9, now - 1)
-    assert not own_activity.was_ours(journal, "grace", now, now)
-    own_activity.restarted(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 9)
-    assert not own_activity.was_ours(journal, "ada", now + 12, now + 12)
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 12), "the time of a line is not known exactly"
+    own_activity.note_restart(journal, "ada")
+    own_activity.note_restart(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 600, now + 600)
+    assert not own_activity.is_own(journal, "ada", now + 3700, now + 3700)
+    assert not own_activity.is_own(journal, "ada", now - 9, now - 1)
+    assert not own_activity.is_own(journal, "grace", now, now)
+    own_activity.note_restart_end(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 9, now + 9)
+    assert not own_activity.is_own(journal, "ada", now + 12, now + 12)
+    assert own_activity.is_own(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
     with pytest.raises(OSError), own_activity.probing(journal, "grace"):  # noqa: PT011
         raise OSError
-    assert own_activity.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may still be pairing"
-    assert not own_activity.was_ours(journal, "grace", now + 15, now + 15)
+    assert own_activity.is_own(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
+    assert not own_activity.is_own(journal, "grace", now + 15, now + 15)
     killed = own_activity.probing(journal, "ken")
     killed.__enter__()
-    assert own_activity.was_ours(journal, "ken", now + 50, now + 50)
+    assert own_activity.is_own(journal, "ken", now + 50, now + 50)
     with own_activity.probing(journal, "linus"):
         pass
-    assert not own_activity.was_ours(journal, "linus", now + 5, now + 5)
+    assert not own_activity.is_own(journal, "linus", now + 5, now + 5)
     real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.KEPT_SECONDS)
-    own_activity.restarted(journal, "ada")
-    assert records.fact(journal, "ours:ada") is None, "an activity that is over is dropped"
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.RETENTION_SECONDS)
+    own_activity.note_restart_end(journal, "ada")
+    assert records.fact(journal, "ours:ada") is None, "what is over is forgotten"
 
 
 def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
@@ -385,8 +386,8 @@ def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Wat
     found = watch()
     run = found.begin(NEW, "ada")
     for user in USERS:
-        slots.assign(found.host.settings.paths.versions_dir, user, slots.HOLD if user == "ada" else OLD)
-    assert found.look(run).status == "running", "her database is being restored, so she may be on it again"
+        slots.assign(found.host.settings.paths.versions_dir, user, slots.RESTORING if user == "ada" else OLD)
+    assert found.look(run).status == "running", "her database is being restored: she may be on it again"
     slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
     ended = found.look(run)
     assert (ended.outcome, ended.result["reason"]) == ("done", f"no user is on {NEW} any more")
@@ -441,9 +442,9 @@ def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], mo
     for _ in range(3):
         assert found.look(run).status == "running"
     logger.remove(sink)
-    assert sum("cannot be read" in line for line in lines) == 1, lines
+    assert sum("cannot read" in line for line in lines) == 1, lines
     [waiting] = [event for event in found.host.journal.events(run) if event.kind == "waiting"]
-    assert "cannot be read" in waiting.data["waiting_for"]
+    assert "cannot read" in waiting.data["waiting_for"]
     found.said(*failures("ada", 1))
     found.look(run)
     assert records.fact(found.host.journal, bake.BAKE)["counted"]

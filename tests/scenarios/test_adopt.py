@@ -11,7 +11,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.sandbox import shell_tracker
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 
 
 def started(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
@@ -126,7 +126,7 @@ def test_a_fresh_host(make_box: Callable[..., Sandbox]) -> None:
     box = make_box(["ada"], start=False)
     box.start_registry()
     box.publish(FIRST, {"schema_level": 30})
-    prepare(box.settings.paths.state_dir)
+    create_state_dir(box.settings.paths.state_dir)
     open_journal(box.settings, create=True)
     box.start_supervisor()
     box.start_dispatch()
