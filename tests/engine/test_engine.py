@@ -5,7 +5,7 @@ import random
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.flow import current_flow
 from t3flow.engine.journal import Journal, JournalError, append_event
-from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, new_run, send_signal
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, new_run, send_signal, wake_run
 from t3flow.engine.step import STEPS, pause, step
 
 EFFECTS: list[str] = []
@@ -547,6 +547,33 @@ def test_an_early_copy_of_a_hint_does_nothing(tmp_path: Path) -> None:
         engine.hint(run_id)
         deliver(engine)
     assert engine.journal.events(run_id) == before
+
+
+@pytest.mark.parametrize("with_lease", [False, True])
+def test_a_wake_in_the_middle_of_a_poll_is_kept(
+    tmp_path: Path, with_lease: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step has read the state before the wake, and asks to sleep for an hour after it."""
+
+    def poll_hourly(times: int) -> int:
+        EFFECTS.append("polled")
+        if len(EFFECTS) == 1:
+            wake_run(engine.journal, run_id)
+            engine.hint(run_id)
+        raise NotYet(time.time() + 3600, "an hour")
+
+    def hourly() -> Outcome:
+        with current_flow().lease(HOST_LEASE) if with_lease else nullcontext():
+            return Outcome("done", str(poll(2)))
+
+    monkeypatch.setattr(poll, "function", poll_hourly)
+    engine = open_engine(tmp_path, {"hourly": hourly})
+    run_id = begin(engine, "hourly")
+    deliver(engine)
+    assert EFFECTS == ["polled", "polled"]
+    run = engine.journal.run(run_id)
+    assert run.wake_at is not None
+    assert run.wake_at > time.time() + 3000
 
 
 def test_a_hint_that_comes_before_the_release_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
