@@ -92,7 +92,7 @@ def test_a_whole_history_is_replayed_without_a_step(
 
 
 def without_texts(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as scripts read it: the wording of a reason may change from version to version."""
+    """Return a result without wording, which may change from version to version."""
     users = {user: {**each, "reason": ""} for user, each in result["users"].items()}
     return {**result, "reason": "", "users": users}
 
