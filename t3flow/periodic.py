@@ -21,7 +21,7 @@ from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, records
 from t3flow.host.host import Host
-from t3flow.host.staging import SCRATCH_PREFIX
+from t3flow.host.npm.staging import SCRATCH_PREFIX
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"

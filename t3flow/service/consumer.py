@@ -23,8 +23,10 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, journal_reserve, launcher, records, resumption, tables
-from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host import freeze, journal_reserve, orphans, records, tables
+from t3flow.host.activity import resumption
+from t3flow.host.host import Host, open_host, set_current_host
+from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
@@ -139,7 +141,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.
     queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), consumer=consumer)
     engine = make_engine(settings, journal, queue)
     host = open_host(settings, journal, hint=engine.hint)
-    take_charge(host)
+    set_current_host(host)
     minute = periodic.register(engine, host)
     engine.watchers += [
         queue_watcher(engine, host),
@@ -195,10 +197,10 @@ def consume(settings: Settings) -> None:
         worker = Worker(engine, heartbeats)
         publish_settings(host, engine.queue.name)
         notify("STATUS=ending processes that a killed consumer left")
-        ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
+        ended = orphans.end_orphans(host.children.lock_path, ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a killed consumer left", ended)
-        resumption.resume_paused(host)
+        resumption.resume_suspended(host)
         periodic.remove_stale_scratch(host)
         update_launcher(host)
         with suppress(Exception):  # the queue thread waits for an unavailable queue
