@@ -42,7 +42,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "user_map_problems": problems,
         "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
         "run": active[0].id if active else None,
-        "run_doing": activity(noted, active[0]) if noted and active else None,
+        "run_doing": activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         "run_waits": run_waits(noted, [run.id for run in active]) if noted else None,
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,

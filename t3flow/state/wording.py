@@ -96,8 +96,7 @@ def guarded(given: Args, found: dict[str, str]) -> str:
 
 def next_attempt(given: Args, found: dict[str, Any]) -> str:
     """When a run that the registry stopped tries again."""
-    when = f"the next attempt is at {clock(found['at'])}" if found["at"] else "there is no further attempt"
-    return Problem(f"{sentence_case(given['reason'])}; {when}")
+    return Detail(f"Planned the next attempt for {clock(found['at'])}" if found["at"] else "No further attempt is due")
 
 
 def people(given: Args, found: list[dict[str, Any]]) -> str:
@@ -300,12 +299,12 @@ def listed(some: str, none: str, what: str = "user", many: str = "") -> Callable
     return told
 
 
-def how_many(text: str, key: str, what: str = "user") -> Callable[..., str]:
-    """Return the words for an argument that is a list or a table, with its `{number}` and `{names}`; a detail where it is empty."""
+def how_many(some: str, none: str, key: str, what: str = "user") -> Callable[..., str]:
+    """Return the words for an argument that is a list or a table: `some` with its `{number}` and `{names}`, `none` (a detail) for an empty one."""
 
     def told(given: Args, found: Any = None) -> str:
-        said = {**given, "number": count(len(given[key]), what), "names": names(given[key]) or f"no {what}"}
-        return text.format_map(said) if given[key] else Detail(text.format_map(said))
+        said = {**given, "number": count(len(given[key]), what), "names": names(given[key])}
+        return some.format_map(said) if given[key] else Detail(none.format_map(given))
 
     return told
 
