@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from t3flow.host import children
-from t3flow.host.children import SaidTooMuch, TookTooLong
+from t3flow.host.children import OutputTooLarge, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.owner_answers import MAX_ANSWER_BYTES, OwnerProblem, one_line, parse_answer, require
 
@@ -39,12 +39,12 @@ def run_as_owner(
     try:
         finished = host.children.run(
             owner_command(command, host.base_dir(user), *arguments),
-            who=host.account(user),
+            account=host.account(user),
             timeout_seconds=timeout_seconds,
             stdin=stdin,
             descriptors=descriptors,
         )
-    except (TookTooLong, SaidTooMuch) as error:
+    except (TookTooLong, OutputTooLarge) as error:
         raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
     if finished.code != 0:
         raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")
@@ -56,7 +56,7 @@ class OwnerReader:
 
     def __init__(self, host: Host, user: str) -> None:
         self._child = host.children.start(
-            owner_command("state", host.base_dir(user)), who=host.account(user), stdin=subprocess.PIPE
+            owner_command("state", host.base_dir(user)), account=host.account(user), stdin=subprocess.PIPE
         )
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ from t3flow.host.accounts import is_root
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host
 from t3flow.host.records import Backup
+from t3flow.host.slots import removal, running_version
 
 ACCEPTED = "accepted"
 """The fact that lists the accepted versions, oldest first."""
@@ -32,13 +33,13 @@ GOING_BACK = ("rollback-", "restore-")
 """What the runs that go back to a snapshot are called."""
 
 
-def prune(host: Host, spare: str = "") -> list[str]:
-    """Remove all that nothing needs; return the names of what went. `spare` is a version whose slot stays in any case."""
+def prune(host: Host, version: str = "") -> list[str]:
+    """Remove all that nothing needs; return the names of what went. The slot of `version` is kept in any case."""
     gone: list[str] = []
     parts: list[Callable[[], list[str]]] = [
         lambda: prune_snapshots(host),
         lambda: _prune_links(host),
-        lambda: _prune_slots(host, spare),
+        lambda: _prune_slots(host, version),
     ]
     for part in parts:
         try:
@@ -118,20 +119,20 @@ def versions_to_come(journal: Journal) -> set[str]:
     return {entry.target for entry in records.deferrals(journal)}
 
 
-def _prune_slots(host: Host, spare: str) -> list[str]:
+def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, one walk of /proc for all, and what was half made or half removed."""
     paths, journal = host.settings.paths, host.journal
     going_back = _going_back(journal)
-    slots.remove_partials(paths.versions_dir)
+    removal.remove_partials(paths.versions_dir)
     if any(run.workflow == "restore" for run in going_back):
         return []  # it looks for any version that knows its snapshot
     accepted: list[str] = records.fact(journal, ACCEPTED) or []
-    needed = {spare, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
+    needed = {version, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
     needed |= versions_that_wrote(journal) | versions_to_come(journal)
     needed |= {str(run.args.get("to") or "") for run in going_back}
     idle = [version for version in slots.installed(paths.versions_dir) if version not in needed]
-    running = slots.running_versions(paths.versions_dir) if idle else {}
-    return [version for version in idle if slots.remove_slot(paths.versions_dir, version, running) is None]
+    running = running_version.all_running(paths.versions_dir) if idle else {}
+    return [version for version in idle if removal.remove_slot(paths.versions_dir, version, running) is None]
 
 
 def _prune_links(host: Host) -> list[str]:
@@ -145,8 +146,8 @@ def _prune_links(host: Host) -> list[str]:
     gone = {user: min(noted.get(user, now), now) for user in missing if user not in there}
     old = [user for user, since in gone.items() if now - since > GONE_SECONDS]
     for user in old:
-        slots.forget_starting(versions_dir, user)
-        slots.unlink(slots.user_link(versions_dir, user))
+        slots.remove_starting(versions_dir, user)
+        slots.remove_link(slots.user_link(versions_dir, user))
         logger.info("the link of {} is removed: there has been no such account for 14 days", user)
     if (left := {user: since for user, since in gone.items() if user not in old}) != noted:
         records.set_fact(host.journal, GONE, left or None)

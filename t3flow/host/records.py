@@ -13,8 +13,6 @@ from t3flow.host.facts import change_fact as change_fact
 from t3flow.host.facts import fact as fact
 from t3flow.host.facts import has_table as has_table
 from t3flow.host.facts import set_fact as set_fact
-from t3flow.host.pairing_results import note_pairing as note_pairing
-from t3flow.host.pairing_results import pairings as pairings
 from t3flow.host.rejections import note_untried as note_untried
 from t3flow.host.rejections import reject as reject
 from t3flow.host.rejections import rejected as rejected

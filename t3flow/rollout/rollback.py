@@ -17,10 +17,12 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import manageable, own_activity, preflight, records, schemas, slots
+from t3flow.host import management, records, schemas, slots
+from t3flow.host.activity.termination import stop_all
 from t3flow.host.backups import replaced, store
-from t3flow.host.host import Host, this_host
-from t3flow.host.termination import take_away
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import own_activity
+from t3flow.host.slots import preflight
 from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
@@ -45,14 +47,14 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Return why no user can go back to a version, or "". Only reads."""
-    return why_not_to(this_host(), version)
+    return why_not_to(current_host(), version)
 
 
 def why_not_to(host: Host, version: str) -> str:
     """Return the same as `cannot_roll_back_to`, for the command line, which asks before it freezes tracking."""
     versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
-        return preflight.trouble(host, [version])
+        return preflight.problem(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so no user was rolled back and tracking was not frozen; installed: {there}"
 
@@ -65,7 +67,7 @@ def freeze_reason(users: list[str], to: str | None) -> str:
 @step(former_names=("find_way_back",))
 def plan_rollback(user: str, previous: str, to: str | None) -> Way:
     """Return where a user goes back to: `to`, else the version before the last accepted bump, as recorded with their snapshots. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = records.backups(host.journal, user)
     forward = [
@@ -82,7 +84,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
         )
     if version == previous:
         return _stays("untouched", f"already on {previous}")
-    if trouble := preflight.trouble(host, [version] if version else []):
+    if trouble := preflight.problem(host, [version] if version else []):
         return _stays("skipped", trouble)
     if not version:
         return _stays("skipped", f"no snapshot records the version before {previous}: name one with --to VERSION")
@@ -104,7 +106,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
 
 def is_older(version: str, other: str) -> bool:
     """Return whether a version is older than another. A user without a version, or left at `hold` by a failed rollback, is on none."""
-    return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
+    return {"", slots.RESTORING}.isdisjoint((version, other)) and parse(version) < parse(other)
 
 
 def _stays(kind: str, reason: str) -> Way:
@@ -154,7 +156,7 @@ def check_schema_fit(version: str, level: int, state: Snapshot | None) -> Fit:
 
     If only levels were recorded, an equal level is no proof: numbers were reused.
     """
-    host = this_host()
+    host = current_host()
     slot = str(slots.slot_path(host.settings.paths.versions_dir, version))
     if state is None:
         return {"slot": slot, "reason": "the present databases cannot be copied", "is_open": False, "aside": []}
@@ -237,13 +239,13 @@ def state_for_the_record(user: str, previous: str, version: str) -> Snapshot | N
 @step()
 def compare_rows(user: str) -> None:
     """Compare the rows of the restored databases with the snapshot's: a server that hides earlier data has not gone back. Only reads."""
-    store.check_restored(this_host(), user)
+    store.check_restored(current_host(), user)
 
 
 @step(former_names=("server_was",))
 def server_state(user: str) -> str:
     """Return the state of a server before the rollback: RUNNING, FAILING (a common reason for a rollback) or STOPPED. Only reads."""
-    server = this_host().services.state(user)
+    server = current_host().services.state(user)
     return RUNNING if server.active else FAILING if server.is_failing else STOPPED
 
 
@@ -265,11 +267,11 @@ def undo_roll_back(
 
     Idempotent: each part is skipped or ends the same. A server that was failing before need not pair.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("{} could not be moved back to {}: returning to {}", user, version, previous)
     try:
-        take_away(host, user)
+        stop_all(host, user)
         if snapshot or aside:
             store.put_back(host, user, replaced_name)
             replaced.forget(host.journal, user, replaced_name)
@@ -285,7 +287,7 @@ def undo_roll_back(
     if state_before == RUNNING:
         verify_again(host, user, previous)
     else:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(undo=undo_roll_back, former_names=("go_back",))
@@ -303,10 +305,10 @@ def roll_back_user(
 
     Idempotent: at `hold` no program opens the databases meanwhile, and what was kept first stays kept.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.warning("rolling back {} from {} to {}, as requested", user, previous, version)
-    take_away(host, user)
+    stop_all(host, user)
     if snapshot:
         store.restore(host, user, store.on_record(host, user, snapshot), replaced_name)
     elif aside:
@@ -315,13 +317,13 @@ def roll_back_user(
         replaced.note(host.journal, user, replaced_name, previous)
     slots.assign(versions_dir, user, version)
     if state_before == STOPPED:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(former_names=("reject_left",))
 def reject_abandoned(reasons: dict[str, str]) -> None:
     """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
-    journal = this_host().journal
+    journal = current_host().journal
     known = records.rejected(journal)
     for version, reason in reasons.items():
         if version not in known:
@@ -331,9 +333,9 @@ def reject_abandoned(reasons: dict[str, str]) -> None:
 @step(former_names=("where_all_are",))
 def common_version() -> str:
     """Return the version that every managed user is assigned, if it is one and not the default; else "". Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
-    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    found = management.survey(host, [entry.name for entry in host.user_map().users])
     led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}
     version = led_to.pop() if len(led_to) == 1 else ""
     return "" if version == slots.default_version(versions_dir) else version

@@ -16,8 +16,8 @@ from sights import accepted_is, expect, unrecorded
 
 from t3flow.adoption.adopt import ADOPTED
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, launcher, records, slots
-from t3flow.host.services import running_version
+from t3flow.host import freeze, records, slots
+from t3flow.host.slots import launcher, running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 from t3flow.tasks import ACCEPTED
@@ -99,7 +99,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(
         found,
         "the former launcher",
-        str(launcher.kept_former(paths.launcher).readlink()),
+        str(launcher.former_path(paths.launcher).readlink()),
         "../usr/lib/node_modules/t3/bin/t3.js",
     )
     deferred = records.deferrals(rig.journal)
@@ -118,7 +118,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(found, "levels", levels(rig), LEVELS)
     if not remembered(rig).exists():
         shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
-    noted = records.fact(rig.journal, running_version.OLD_SERVERS) or {}
+    noted = records.fact(rig.journal, running_version.TRACKER_SERVERS) or {}
     expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
     expect(
         found,
@@ -141,7 +141,7 @@ def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: st
     expect(found, "levels", levels(rig), before["levels"])
     expect(found, "deferrals", records.deferrals(rig.journal), [])
     rig.wait(lambda: not under_way(rig), "no drain is left")
-    for fact in (ADOPTED, running_version.OLD_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
+    for fact in (ADOPTED, running_version.TRACKER_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
         expect(found, f"the fact {fact}", records.fact(rig.journal, fact), None)
     expect(found, "whether ada pairs", rig.box.pairs("ada"), True)
     is_at_rest(rig, found, ended)

@@ -137,8 +137,10 @@ PACKAGES = [
     ),
     Package("no-program", "no t3", "no program", manifest={"bin": {}}),
     Package("link-out", "a file of the host's in the slot", "leads out of it", script="ln -s /etc/passwd passwd"),
-    Package("fifo-inside", "whoever reads the slot hangs", "no plain file", script="mkfifo fifo"),
-    Package("hard-link", "a file that is changed from outside", "no plain file", script="echo 1 > one; ln one two"),
+    Package("fifo-inside", "whoever reads the slot hangs", "not a regular file", script="mkfifo fifo"),
+    Package(
+        "hard-link", "a file that is changed from outside", "not a regular file", script="echo 1 > one; ln one two"
+    ),
 ]
 
 GOOD += GOOD_GENERATIONS

@@ -19,6 +19,7 @@ from t3flow.host import slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
 from t3flow.host.npm import packages
+from t3flow.host.slots import creation
 from t3flow.sandbox.host import Sandbox
 from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE
 
@@ -112,7 +113,7 @@ def test_package(package: Package, registry: Sandbox, record_property: Callable[
     with staged(registry, version) as (host, tree):
         try:
             packages.install(host, version, tree.parent)
-            slots.make_slot(host.settings.paths.versions_dir, version, tree, packages.node_path(), {})
+            creation.create_slot(host.settings.paths.versions_dir, version, tree, packages.node_path(), {})
             said = ""
         except T3flowError as error:
             said = str(error)

@@ -97,6 +97,6 @@ def test_what_he_planted_there_stops_no_consumer(world: World) -> None:
     world.does("put", "symlink", shared / f"{name}link", world.home("ada"))
     world.does("put", "fifo", shared / f"{name}fifo", "")
     world.does("deep", shared / f"{name}deep")
-    periodic.sweep(world.host)
+    periodic.remove_stale_scratch(world.host)
     assert list(shared.iterdir()) == []
     world.nothing_happened()

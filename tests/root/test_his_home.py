@@ -12,6 +12,7 @@ import pytest
 from mounting import mount
 from world import HOSTILE, World, in_one_line, whose
 
+from t3flow.host import orphans
 from t3flow.host.backups import store
 from t3flow.host.owner import OwnerProblem, OwnerReader
 
@@ -126,7 +127,9 @@ def test_a_filesystem_of_his_that_never_answers(world: World, place: str) -> Non
         if place == "userdata":
             assert "took over" in in_one_line(lambda: read(world))
             assert time.monotonic() - began < 20
-            world.host.children.end_orphans(0.1)  # a consumer that starts now is not kept waiting by them either
+            orphans.end_orphans(
+                world.host.children.lock_path, 0.1
+            )  # a consumer that starts now is not kept waiting by them either
             assert time.monotonic() - began < 25
             assert world.host.children.run(["true"], timeout_seconds=5).code == 0
         assert whose(world.take("ada")) == "ada"

@@ -140,7 +140,7 @@ def _run(
     try:
         return host.children.run(
             [host.settings.npm.command, *words],
-            who=who,
+            account=who,
             environment={"HOME": os.environ.get("HOME", "/"), **npm_settings.QUIET, **settings},
             timeout_seconds=timeout_seconds,
         )

@@ -101,7 +101,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
     """Runs the scripts of some packages, in a private folder that is new each time."""
     who = host.gate_account()
     prefix, private = folder / "prefix", folder / "private"
-    gate_account.end_all(host)  # without a cell, what the scripts before these have left
+    gate_account.end_processes(host)  # without a cell, what the scripts before these have left
     remove_tree(private)
     private.mkdir(mode=0o700)
     if who.is_other:
@@ -136,7 +136,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
 def _remove(host: Host, package: Path) -> None:
     """Removes a package as the account whose scripts may have put anything in the place of the folders above it."""
     words = ["rm", "-rf", "--one-file-system", "--", str(package)]
-    host.children.run(words, who=host.gate_account(), timeout_seconds=REMOVE_SECONDS)
+    host.children.run(words, account=host.gate_account(), timeout_seconds=REMOVE_SECONDS)
 
 
 def _check_ran(target: str, finished: Finished, group: list[Scripted]) -> None:
