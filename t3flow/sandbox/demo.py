@@ -211,7 +211,7 @@ class Story:
         return all(self.sandbox.assigned(user) == self.cast.good for user in USERS if user != BUSY)
 
     def nightly_that_breaks_data(self) -> None:
-        """The gate tries a copy of every database, so the data of one user is enough to stop a version."""
+        """Show that the gate stops a version that fails on the data of one user."""
         box, version = self.sandbox, self.cast.breaks_data
         self.scene(
             f"A nightly that breaks one user's data: {version}",
@@ -226,7 +226,7 @@ class Story:
         self.summary.append(f"{version}: stopped by the gate on a copy of the database of linus; no user noticed")
 
     def nightly_that_breaks_later(self) -> None:
-        """A failure that no gate can see is undone at the first user."""
+        """Show that a failure which no gate can see is undone at the first user."""
         box, version = self.sandbox, self.cast.breaks_later
         self.scene(
             f"A nightly that only fails in place: {version}",

@@ -66,7 +66,7 @@ class Narrator:
         return self._ended(event, step)
 
     def _ended(self, event: Event, step: str) -> Line | None:
-        """The end of an attempt at a step."""
+        """Tell how an attempt at a step ended."""
         if event.kind not in ("completed", "undone", "failed", "undo_failed", "retrying"):
             return None
         doing, begun = self._doing(step), self._begun.pop(step, None)
@@ -97,7 +97,7 @@ class Narrator:
 
 
 def _call(begun: Event | None) -> tuple[list[object], dict[str, object]]:
-    """The arguments that a step began with; none where the journal has lost its start."""
+    """Return the arguments that a step began with; none if the journal no longer has its start."""
     return (begun.data.get("args") or [], begun.data.get("kwargs") or {}) if begun is not None else ([], {})
 
 
