@@ -19,8 +19,9 @@ from t3flow.engine import retention
 from t3flow.engine.engine import Engine
 from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.records import deferral_records, facts
 from t3flow.host.staging import SCRATCH_PREFIX
 from t3flow.settings import schedule
 
@@ -119,7 +120,7 @@ def put_back(engine: Engine, host: Host) -> None:
 
 def due_bump(host: Host, now: float) -> str | None:
     """Begins the scheduled bump if its time has come, at most LATE_SECONDS ago, and draws the next time. Returns the run's id or None."""
-    planned = records.fact(host.journal, NEXT_BUMP)
+    planned = facts.read(host.journal, NEXT_BUMP)
     rules: list[str | int | float] = [
         host.settings.schedule.bump,
         host.settings.schedule.jitter_s,
@@ -147,7 +148,7 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     """Draws the next bump's time: the schedule's next one and some of the jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
-    records.set_fact(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
+    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
 
 
 def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
@@ -158,8 +159,8 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
 
     def watch() -> None:
         is_frozen = freeze.is_frozen(host.settings)
-        if not is_frozen and records.fact(host.journal, "freeze") is not None:
-            records.set_fact(host.journal, "freeze", None)  # the file was removed by hand
+        if not is_frozen and facts.read(host.journal, "freeze") is not None:
+            facts.write(host.journal, "freeze", None)  # the file was removed by hand
         wrong = host.journal.query(HELD_WRONGLY, is_frozen)
         if held := [(run, wanted) for run, wanted in wrong if wanted is not None]:
             engine.hold_all(held)
@@ -186,16 +187,16 @@ def clock_watch(host: Host) -> Callable[[], None]:
         )
         for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
             wake(run.id)
-        planned = records.fact(host.journal, NEXT_BUMP)
+        planned = facts.read(host.journal, NEXT_BUMP)
         if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
-            records.set_fact(host.journal, NEXT_BUMP, None)  # it is days ahead by now
+            facts.write(host.journal, NEXT_BUMP, None)  # it is days ahead by now
 
     return watch
 
 
 def ask_all(host: Host) -> None:
     """Makes every deferral due: what they wait for was told by other settings, or another clock."""
-    for pending in records.deferrals(host.journal):
+    for pending in deferral_records.deferrals(host.journal):
         wake(pending.run)
 
 

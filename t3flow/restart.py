@@ -17,8 +17,8 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.files import DiskError
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
-from t3flow.host import disk_space, own_activity, records, slots
-from t3flow.host.backups import durations, replaced, store
+from t3flow.host import disk_space, own_activity, pairing_results, slots
+from t3flow.host.backups import durations, replaced, restoring, store
 from t3flow.host.host import Host, this_host
 from t3flow.host.pairing import probe, witnesses
 from t3flow.host.termination import await_commands, take_away
@@ -168,7 +168,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, former: str, target: str) -> str:
     """The snapshot that counts when something was written after the first. Repeating it takes another."""
-    return durations.take(this_host(), user, former, target, current_run()).path
+    return store.take(this_host(), user, written_by=former, version=target, run=current_run()).path
 
 
 @step()
@@ -186,11 +186,11 @@ def take_back(user: str, former: str, target: str, snapshot: str, kept_name: str
     try:
         take_away(host, user)
         is_away = True
-        aside = store.restore(host, user, backup, kept_name)
+        aside = restoring.restore(host, user, backup, kept_name)
     except T3flowError:
         if is_away:  # never under a process that has the databases open
             with suppress(T3flowError):
-                store.put_back(host, user, kept_name)  # what a restore that failed half-way has replaced
+                restoring.undo_restore(host, user, kept_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, target)
         raise
     replaced.note(host.journal, user, kept_name, target)
@@ -260,11 +260,11 @@ def verify_user(user: str, version: str) -> float:
     try:
         paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
     except probe.PortTaken as error:
-        records.note_pairing(host.journal, user, str(error))
+        pairing_results.note_pairing(host.journal, user, str(error))
         raise
     except probe.NotPaired as error:
         fault = witnesses.other_fault(host, user, version, error)
-        records.note_pairing(host.journal, user, str(error))
+        pairing_results.note_pairing(host.journal, user, str(error))
         if full := disk_space.trouble(host, user):
             raise disk_space.NoRoom(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
@@ -272,6 +272,6 @@ def verify_user(user: str, version: str) -> float:
         if fault is not None:
             raise fault from error
         raise
-    records.note_pairing(host.journal, user, "")
+    pairing_results.note_pairing(host.journal, user, "")
     own_activity.restarted(host.journal, user)
     return paired_at

@@ -9,15 +9,16 @@ from loguru import logger
 from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
-from t3flow.host import manageable, mounts, preflight, pruning, records, rejections, slots, t3_accounts
-from t3flow.host.backups import durations, store
+from t3flow.host import manageable, mounts, preflight, pruning, slots, t3_accounts
+from t3flow.host.backups import drop_box, store
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages, provenance
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
+from t3flow.host.records import catalog, deferral_records, facts, known_schemas, rejections
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.host.users import ANOTHER, Person, ahead, is_behind
@@ -75,7 +76,7 @@ def pin() -> str:
     """The version to hold, or "": the consumer's environment, then `t3flow pin`, then the settings file."""
     host = this_host()
     from_environment = host.settings.sources["track.pin"].startswith("environment")
-    noted = records.fact(host.journal, "pin")
+    noted = facts.read(host.journal, "pin")
     return host.settings.track.pin if from_environment or not noted else str(noted)
 
 
@@ -106,8 +107,8 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if not plan["exact"] and parse(target) < parse(default):
         reason = f"{target} is older than {default}; to go back: t3flow enqueue rollback --to {target}"
         return {"outcome": "refused_downgrade", "reason": reason}
-    why = records.rejected(host.journal).get(target)
-    only = records.rejected_for(host.journal, target)
+    why = rejections.rejected(host.journal).get(target)
+    only = rejections.rejected_for(host.journal, target)
     if why is not None and not again and not (only and set(only) <= set(without)):
         reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
         return {"outcome": "refused_rejected", "reason": reason}
@@ -226,7 +227,7 @@ class Snapshot(TypedDict):
     problem: str
     missing: bool
     files: dict[str, str]
-    schema: records.Schemas
+    schema: known_schemas.Schemas
 
 
 @step(interruptible=True, syncs_first=False)
@@ -240,10 +241,10 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
         made = _take(user, wrote, target, folder)
-    except (OwnerProblem, store.BackupError) as error:
+    except (OwnerProblem, drop_box.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
-            records.note_untried(this_host().journal, target, [user])
+            rejections.note_untried(this_host().journal, target, [user])
         return {
             "user": user,
             "path": "",
@@ -256,13 +257,13 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
             "schema": {},
         }
     return {
-        "user": user, "path": made.path, "bytes": made.bytes, "level": made.level,
+        "user": user, "path": made.path, "bytes": made.size_bytes, "level": made.level,
         "fingerprint": made.fingerprint, "problem": "", "missing": False,
         "files": {name: str(path) for name, path in made.paths.items()}, "schema": made.schema,
     }  # fmt: skip
 
 
-def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Backup:
+def _take(user: str, wrote: str, target: str, folder: Path | None) -> catalog.Backup:
     """Take a snapshot after the user's old ones are removed; on a disk without room for it, once more after everything old is.
 
     A dry run removes nothing, and neither does a run that goes back: it has chosen a snapshot already.
@@ -272,12 +273,12 @@ def _take(user: str, wrote: str, target: str, folder: Path | None) -> records.Ba
     if folder is None and not goes_back:
         pruning.make_room(host, user)
     try:
-        return durations.take(host, user, wrote, target, current_run(), folder)
+        return store.take(host, user, written_by=wrote, version=target, run=current_run(), folder=folder)
     except DiskError as error:
         if folder is not None or goes_back or not (gone := pruning.prune(host, target)):
             raise
         logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
-        return durations.take(host, user, wrote, target, current_run(), folder)
+        return store.take(host, user, written_by=wrote, version=target, run=current_run(), folder=folder)
 
 
 @step(syncs_first=False)
@@ -286,8 +287,8 @@ def tried_on(version: str) -> list[str]:
     journal = this_host().journal
     return [
         entry.user
-        for entry in records.deferrals(journal)
-        if entry.target == version and not rejections.is_untried(journal, entry.user, version)
+        for entry in deferral_records.deferrals(journal)
+        if entry.version == version and not rejections.is_untried(journal, entry.user, version)
     ]
 
 
@@ -317,9 +318,9 @@ def accept(version: str) -> None:
     """Make a version the default and the last good one, and remove what is old by now. Idempotent: two renames, and pruning finds less to do."""
     host = this_host()
     _lead_to(version)
-    accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
-    records.set_fact(host.journal, ACCEPTED, [*accepted, version])
-    records.set_fact(host.journal, TO_BE_ACCEPTED, None)
+    accepted = [entry for entry in facts.read(host.journal, ACCEPTED) or [] if entry != version]
+    facts.write(host.journal, ACCEPTED, [*accepted, version])
+    facts.write(host.journal, TO_BE_ACCEPTED, None)
     pruning.prune(host)
 
 
@@ -343,7 +344,7 @@ def _lead_to(version: str) -> None:
         link_everyone.function(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
-    records.unreject(host.journal, version)
+    rejections.unreject(host.journal, version)
 
 
 @step()
@@ -363,7 +364,7 @@ def alert(line: str) -> None:
 @step()
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Remembers that a version failed, and on whose databases alone ([]: that is not known). Repeating it writes the same."""
-    records.reject(this_host().journal, version, reason, users)
+    rejections.reject(this_host().journal, version, reason, users)
 
 
 @step()

@@ -16,10 +16,11 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
-from t3flow.host import launcher, mounts, records, slots
+from t3flow.host import launcher, mounts, pairing_results, slots
 from t3flow.host.host import this_host
 from t3flow.host.npm import packages
-from t3flow.host.records import Schemas
+from t3flow.host.records import catalog, facts, rejections
+from t3flow.host.records.known_schemas import Schemas
 from t3flow.host.services import running_version
 from t3flow.host.staging import slot_bytes, versions_dir_for
 from t3flow.host.users import Result, result_of
@@ -187,9 +188,9 @@ def release_backups(folders: dict[str, list[int]], default: str) -> None:
     """Undo of taking backups over: their folders belong to whom they did, and they are off the record. Repeating it is harmless."""
     host = this_host()
     tracker_backups.give_back(host, folders)
-    for entry in records.backups(host.journal):
+    for entry in catalog.backups(host.journal):
         if entry.run == current_run():
-            records.drop_backup(host.journal, entry.path)
+            catalog.drop_backups(host.journal, entry.path)
 
 
 @step(undo=release_backups)
@@ -197,11 +198,11 @@ def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
     """Puts the shell tracker's snapshots on record and out of their owners' reach; returns what was left out. Repeating it finds them there."""
     host = this_host()
     notices = tracker_backups.take_over(host, current_run())
-    before = {entry.target for entry in records.backups(host.journal) if is_version(entry.target)}
-    accepted = records.fact(host.journal, tasks.ACCEPTED)
+    before = {entry.version for entry in catalog.backups(host.journal) if is_version(entry.version)}
+    accepted = facts.read(host.journal, tasks.ACCEPTED)
     if accepted is None:  # whatever it gave to people counts, so that it is kept as long as it would have been
         earlier = sorted((version for version in before if parse(version) < parse(default)), key=parse)
-        records.set_fact(host.journal, tasks.ACCEPTED, [*earlier, default])
+        facts.write(host.journal, tasks.ACCEPTED, [*earlier, default])
     return notices
 
 
@@ -213,7 +214,7 @@ def return_markers(
     host = this_host()
     for user in deferrals:
         deferral.settle_deferral.function(user)
-    records.set_fact(host.journal, running_version.OLD_SERVERS, None)
+    facts.write(host.journal, running_version.OLD_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 
 
@@ -227,10 +228,10 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
     shell_tracker.note_servers(host)  # before a drain could take their users for migrated
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
         if user not in first and user not in markers:  # left on an older version, whose databases nothing was tried on
-            records.note_untried(host.journal, deferrals[user], [user])
+            rejections.note_untried(host.journal, deferrals[user], [user])
         deferral.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
-        records.note_pairing(host.journal, user, reason)
+        pairing_results.note_pairing(host.journal, user, reason)
     if markers:
         shell_tracker.move_markers(shell_tracker.markers_dir(host), shell_tracker.markers_aside(host), list(markers))
 
@@ -238,14 +239,14 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 @step()
 def what_was_adopted() -> dict[str, Any]:
     """What an earlier adoption noted; empty for none. Only reads."""
-    return dict(records.fact(this_host().journal, ADOPTED) or {})
+    return dict(facts.read(this_host().journal, ADOPTED) or {})
 
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Undo of the note: what was noted before, and without an adoption before it no former launcher is kept aside. Repeating it is harmless."""
     host = this_host()
-    records.set_fact(host.journal, ADOPTED, former or None)
+    facts.write(host.journal, ADOPTED, former or None)
     if not former:
         launcher.forget_former(host.settings.paths.launcher)
 
@@ -262,7 +263,7 @@ def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
         "markers": {**new["markers"], **former.get("markers", {})},
         "folders": {**new["folders"], **former.get("folders", {})},
     }
-    records.set_fact(host.journal, ADOPTED, merged)
+    facts.write(host.journal, ADOPTED, merged)
 
 
 @step()

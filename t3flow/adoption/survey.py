@@ -7,12 +7,14 @@ from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
-from t3flow.host import launcher, manageable, records, schemas, slots, t3_accounts
+from t3flow.host import launcher, manageable, slots, t3_accounts
+from t3flow.host.backups import compatibility
 from t3flow.host.host import HostError, this_host
 from t3flow.host.npm import packages
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
-from t3flow.host.records import Schemas
+from t3flow.host.records import deferral_records
+from t3flow.host.records.known_schemas import Schemas, schema_of_version
 from t3flow.t3.versions import InvalidVersion, is_older, parse
 
 LEVEL_TRIES, LEVEL_PAUSE_SECONDS = 4, 0.3
@@ -129,7 +131,7 @@ def is_version(text: str) -> bool:
 def known_schemas(versions: list[str]) -> dict[str, Schemas]:
     """The migrations that those versions know which were tried before. Only reads."""
     journal = this_host().journal
-    known = {version: records.schema_of_version(journal, version) for version in versions}
+    known = {version: schema_of_version(journal, version) for version in versions}
     return {version: dict(schema) for version, schema in known.items() if schema is not None}
 
 
@@ -157,7 +159,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         made["notices"].append("tracking is frozen, and stays so: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
     made["others"] = dict.fromkeys(found.get("others", []), stays)
-    pending = {entry.user for entry in records.deferrals(this_host().journal)}
+    pending = {entry.user for entry in deferral_records.deferrals(this_host().journal)}
     for user, why in found.get("unmanaged", {}).items():
         made["notices"].append(f"{user} is not managed, and keeps what they have: {why}")
         made["links"][user] = found["links"][user] or stays
@@ -172,7 +174,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
             if str(problem) != tasks.NO_DATABASE:
                 made["notices"].append(f"the database of {user} cannot be read: {problem}")
         has = found["links"][user]
-        fits = theirs is None or has not in known or not schemas.knows(known[has], theirs)
+        fits = theirs is None or has not in known or not compatibility.unknown_migration(known[has], theirs)
         keeps = has and (has == slots.HOLD or fits)
         led_to = has if keeps else choose(user, runs, theirs, default, known)
         if not keeps:
@@ -184,7 +186,11 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         wanted = max((each for each in (led_to, *marked) if each in known), key=parse, default=led_to)
         if runs and runs != led_to:
             made["first"].append(user)
-            if runs in known and theirs is not None and (unknown := schemas.knows(known[runs], theirs)):
+            if (
+                runs in known
+                and theirs is not None
+                and (unknown := compatibility.unknown_migration(known[runs], theirs))
+            ):
                 made["broken"][user] = (
                     f"cannot pair: its server runs {runs}, and {unknown}; t3flow enqueue drain {user}"
                 )
@@ -199,7 +205,7 @@ def schemas_read(user: str) -> Schemas:
     """The migrations of a user's databases, read as its owner; one at work may need to be asked again. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            return schemas.schemas_of(this_host(), user)
+            return compatibility.read_schemas(this_host(), user)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise
@@ -211,10 +217,12 @@ def choose(user: str, runs: str, theirs: Schemas | None, default: str, known: di
     """The version for a user's link. Raises OldTrackerError when no version knows the databases."""
     if theirs is None:
         return runs if runs in known else default
-    fitting = sorted((version for version in known if not schemas.knows(known[version], theirs)), key=parse)
+    fitting = sorted(
+        (version for version in known if not compatibility.unknown_migration(known[version], theirs)), key=parse
+    )
     if not fitting:
         newest = max(known, key=parse)
-        closest = f"of {newest}: {schemas.knows(known[newest], theirs)}"
+        closest = f"of {newest}: {compatibility.unknown_migration(known[newest], theirs)}"
         mend = "see that npm reaches the registry, or take the user out of the user map; then run this again"
         raise OldTrackerError(f"no version that can be had knows the databases of {user}: {closest}; {mend}")
     if runs in fitting:

@@ -14,8 +14,10 @@ from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
-from t3flow.host import launcher, records, schemas, slots
+from t3flow.host import launcher, slots
+from t3flow.host.backups import compatibility
 from t3flow.host.host import this_host
+from t3flow.host.records import deferral_records, facts, known_schemas
 from t3flow.host.services import running_version
 
 
@@ -50,7 +52,7 @@ def check_giving_back(noted: dict[str, Any]) -> str:
         )
     if there is None:
         return ""
-    known = records.schema_of_version(host.journal, there.version)
+    known = known_schemas.schema_of_version(host.journal, there.version)
     for entry in host.user_map().users:
         try:
             theirs = schemas_read(entry.name)
@@ -60,7 +62,7 @@ def check_giving_back(noted: dict[str, Any]) -> str:
             raise OldTrackerError(
                 f"the database of {entry.name} cannot be read, so nothing is undone: {problem}"
             ) from problem
-        if unknown := schemas.knows(known, theirs):
+        if unknown := compatibility.unknown_migration(known, theirs):
             raise OldTrackerError(
                 f"{entry.name} could not pair any more: the global install is {there.version}, and {unknown}; "
                 f"first: t3flow enqueue rollback --user {entry.name}; or take t3flow off and leave a plain t3: deploy/uninstall.sh"
@@ -77,7 +79,7 @@ def bring_back_launcher() -> None:
 @step()
 def end_deferrals() -> None:
     """Takes every deferral off the record. Repeating it finds none."""
-    for pending in records.deferrals(this_host().journal):
+    for pending in deferral_records.deferrals(this_host().journal):
         deferral.settle_deferral.function(pending.user)
 
 
@@ -109,4 +111,4 @@ def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 def forget() -> None:
     """Forgets that the host was adopted. Repeating it is harmless."""
     for key in (ADOPTED, running_version.OLD_SERVERS, tasks.ACCEPTED):
-        records.set_fact(this_host().journal, key, None)
+        facts.write(this_host().journal, key, None)

@@ -97,18 +97,18 @@ def _databases(sizes: dict[str, int | None]) -> list[str]:
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
     """What there is of these users, by user and time; who cannot be asked is told of on stderr."""
-    from t3flow.host import records
     from t3flow.host.backups import replaced
+    from t3flow.host.records import catalog
     from t3flow.t3.files import userdata
 
     found: list[dict[str, Any]] = []
-    for entry in records.backups(host.journal):
+    for entry in catalog.backups(host.journal):
         if entry.user in users:
             path = Path(entry.path)
             shown: dict[str, Any] = {"user": entry.user, "backup": path.name, "kind": "snapshot", "path": entry.path}
             shown |= {
-                "version": entry.wrote or None,
-                "before": entry.target,
+                "version": entry.written_by or None,
+                "before": entry.version,
                 "level": entry.level,
                 "created": entry.created,
             }
@@ -116,9 +116,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
             whole = [size for size in sizes.values() if size is not None]
             found.append({**shown, "bytes": sum(whole) if len(whole) == len(sizes) else None, "files": sizes})
 
-    def aside(user: str) -> list[replaced.Kept]:
+    def aside(user: str) -> list[replaced.ReplacedSet]:
         try:
-            return replaced.listing(host, user)
+            return replaced.list_replaced(host, user)
         except T3flowError as error:
             say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
             return []
@@ -133,9 +133,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
                 "backup": each.name,
                 "kind": "kept",
                 "path": str(path),
-                "version": each.wrote or None,
+                "version": each.written_by or None,
             }
-            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.bytes}
+            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.size_bytes}
             found.append({**shown, "files": each.files})
     return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
 
@@ -146,23 +146,23 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 @click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
     """Remove one BACKUP of USER for good. Example: t3flow backups drop ada replaced-20260609T041500Z"""
-    from t3flow.host import records
     from t3flow.host.backups import replaced
     from t3flow.host.backups import store as snapshots
+    from t3flow.host.records import catalog
 
     read = settings()
     known_users(read, (user,))
     host = open_host(read)
     if busy := host.journal.query("select run from locks"):
         raise T3flowError(f"{busy[0][0]} is changing the host and may need it: wait until it has ended (t3flow show)")
-    theirs = records.backups(host.journal, user)
+    theirs = catalog.backups(host.journal, user)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
     aside = replaced.find(host, user, backup) if snapshot is None and backup.startswith(replaced.PREFIX) else None
     if snapshot is not None:
-        others = [entry for entry in theirs if entry.path != snapshot.path and entry.wrote == snapshot.wrote]
-        if not force and not any(entry.is_there for entry in others):
+        others = [entry for entry in theirs if entry.path != snapshot.path and entry.written_by == snapshot.written_by]
+        if not force and not any(entry.exists for entry in others):
             raise T3flowError(
-                f"{backup} is the last snapshot of {user} by {snapshot.wrote or 'an earlier version'}: without it there is no way "
+                f"{backup} is the last snapshot of {user} by {snapshot.written_by or 'an earlier version'}: without it there is no way "
                 "back there; to drop it all the same add --force"
             )
         snapshots.drop(host, snapshot)

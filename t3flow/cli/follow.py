@@ -10,7 +10,7 @@ import click
 
 from t3flow.cli.base import NoConsumer, colour, consumer_pid, dump, say, span, styled, table
 from t3flow.engine.journal import Event, Journal, Run
-from t3flow.host import records
+from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 
 POLL_SECONDS = 0.1
@@ -48,7 +48,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
                 raise NoConsumer(
                     f"the consumer is gone; {run_id} is journaled and goes on when it is back: systemctl start t3flow"
                 )
-            waits_for = records.fact(journal, "waiting_for")
+            waits_for = facts.read(journal, "waiting_for")
             if waits_for and waits_for != waited_for:
                 say(f"the consumer waits for {waits_for}; {run_id} is journaled and goes on with it: t3flow doctor")
             waited_for = waits_for

@@ -132,13 +132,13 @@ def restore(user: str) -> None:
 
 def _set_revoked(user: str, revoked: bool) -> None:
     """The consumer enacts it within a second: the journal is what counts."""
-    from t3flow.host import records
+    from t3flow.host.records import deferral_records
 
     noted = journal(settings())
-    pending = [entry.user for entry in records.deferrals(noted)]
+    pending = [entry.user for entry in deferral_records.deferrals(noted)]
     if user not in pending:
         raise UsageError(f"{user!r} has no pending deferral; pending: {', '.join(pending) or 'none'}")
-    records.set_revoked(noted, user, revoked)
+    deferral_records.set_revoked(noted, user, revoked)
 
 
 @click.command()
@@ -152,7 +152,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from t3flow.host import records
+    from t3flow.host import pairing_results
     from t3flow.host.pairing import probe as pairing_probe
 
     read = settings()
@@ -169,7 +169,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probe, names))
     for each in found:
-        records.note_pairing(host.journal, each["user"], each["reason"])
+        pairing_results.note_pairing(host.journal, each["user"], each["reason"])
     if as_json:
         dump(found)
     else:

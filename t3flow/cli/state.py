@@ -10,7 +10,8 @@ from t3flow import T3flowError
 from t3flow.cli.base import consumer_pid, journal, rfc3339
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.journal import Journal, JournalError
-from t3flow.host import freeze, records
+from t3flow.host import freeze, pairing_results
+from t3flow.host.records import deferral_records, facts, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.settings.user_map import UserMap, UserMapError
@@ -30,8 +31,8 @@ def collect(read: Settings) -> dict[str, Any]:
     except JournalError:
         noted = None
     held = freeze.frozen(read, noted)
-    planned = (records.fact(noted, "next_bump") or {}) if noted else {}
-    consumer = (records.fact(noted, "consumer") or {}) if noted else {}
+    planned = (facts.read(noted, "next_bump") or {}) if noted else {}
+    consumer = (facts.read(noted, "consumer") or {}) if noted else {}
     pid = consumer_pid(read.paths.state_dir)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     try:
@@ -50,9 +51,9 @@ def collect(read: Settings) -> dict[str, Any]:
         "default_version": _version(lambda: slots.default_version(read.paths.versions_dir)),
         "last_good": slots.read_last_good(read.paths.last_good_file),
         "tracked_tag": read.track.tag,
-        "pin": pinned or (records.fact(noted, "pin") if noted else None) or read.track.pin or None,
+        "pin": pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
         "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
-        "rejected": records.rejected(noted) if noted else {},
+        "rejected": rejections.rejected(noted) if noted else {},
         "users": users(read, noted, mapped),
         "user_map_problems": problems,
         "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
@@ -65,7 +66,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "consumer": {
             "alive": pid is not None,
             "pid": pid,
-            "waiting_for": records.fact(noted, "waiting_for") if noted else None,
+            "waiting_for": facts.read(noted, "waiting_for") if noted else None,
         },
     }
 
@@ -135,7 +136,7 @@ def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
 
 def bake(noted: Journal) -> dict[str, Any] | None:
     """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
-    known = records.fact(noted, "bake")
+    known = facts.read(noted, "bake")
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
     return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}
@@ -152,8 +153,8 @@ def users(read: Settings, noted: Journal | None, mapped: UserMap) -> dict[str, A
     host = open_host(
         read, cast(Journal, noted), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
-    pairing = records.pairings(noted) if noted else {}
-    unknown = (records.fact(noted, records.UNKNOWN) or {}) if noted else {}
+    pairing = pairing_results.pairings(noted) if noted else {}
+    unknown = (facts.read(noted, facts.UNKNOWN_T3) or {}) if noted else {}
     waiting = {each["user"]: each for each in deferrals(noted)} if noted else {}
     behind = left_behind.causes(noted) if noted else {}
     names = [entry.name for entry in mapped.users]
@@ -217,14 +218,14 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
     """The pending deferrals as the interface names their parts."""
     found = []
     old_waits, stuck = long_waits.old(noted), blockers.lines(noted)
-    for entry in records.deferrals(noted):
+    for entry in deferral_records.deferrals(noted):
         run = next(iter(noted.runs("id = ?", entry.run)), None)
         waiting_for = entry.waiting_for
         if run is not None and run.status == "running":
             waiting_for = run.held or ("host_busy" if run.wake_at is None else waiting_for)
         shown: dict[str, Any] = {
             "user": entry.user,
-            "target": entry.target,
+            "target": entry.version,
             "since": rfc3339(entry.since),
             "checks": entry.checks,
             "next_check": rfc3339(entry.next_check),
@@ -240,12 +241,10 @@ def deferrals(noted: Journal, *, for_people: bool = False) -> list[dict[str, Any
     return found
 
 
-def _old_wait(entry: records.Deferral, cause: long_waits.Cause) -> str:
+def _old_wait(entry: deferral_records.Deferral, cause: long_waits.Cause) -> str:
     """That a deferral has waited for one cause for long, with the command to run."""
     user, days = shlex.quote(entry.user), (time.time() - cause["since"]) / 86400
-    what = (
-        f"{entry.user} has waited {days:.1f} days ({cause['checks']} checks) for {entry.target}: {cause['waiting_for']}"
-    )
+    what = f"{entry.user} has waited {days:.1f} days ({cause['checks']} checks) for {entry.version}: {cause['waiting_for']}"
     what += f", {entry.detail}" if entry.detail else ""
     if cause["waiting_for"] == "unreadable_state":
         return f"{what}; t3flow doctor"

@@ -49,7 +49,7 @@ def pin(version: str) -> None:
     The next bump goes there, and none goes elsewhere until unpin. It may be an older version within the same schema level. T3_PIN or
     T3FLOW_TRACK__PIN in the consumer's environment is stronger, track.pin in the settings file weaker.
     """
-    from t3flow.host import records
+    from t3flow.host.records import facts
     from t3flow.t3.versions import InvalidVersion, parse
 
     read = settings()
@@ -58,9 +58,9 @@ def pin(version: str) -> None:
     except InvalidVersion as error:
         raise UsageError(str(error)) from error
     noted = journal(read)
-    records.set_fact(noted, "pin", version)
+    facts.write(noted, "pin", version)
     click.echo(f"pinned to {version}: the next bump goes there and nowhere else")
-    source = _environment_source(records.fact(noted, "consumer"))
+    source = _environment_source(facts.read(noted, "consumer"))
     if source:
         say(f"t3flow: but the consumer's {source} is stronger; take it out of its environment")
 
@@ -71,13 +71,13 @@ def unpin() -> None:
 
     Exits 2 and names it if the consumer's environment still pins; says so if the settings file does.
     """
-    from t3flow.host import records
+    from t3flow.host.records import facts
 
     read = settings()
     noted = journal(read)
-    was = records.fact(noted, "pin")
-    source = _environment_source(records.fact(noted, "consumer"))
-    records.set_fact(noted, "pin", None)
+    was = facts.read(noted, "pin")
+    source = _environment_source(facts.read(noted, "consumer"))
+    facts.write(noted, "pin", None)
     if source:
         raise UsageError(f"the consumer's {source} still pins; take it out of its environment and restart it")
     if read.track.pin:

@@ -7,9 +7,10 @@ from typing import TypedDict
 from t3flow.deferrals import left_behind, long_waits
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
+from t3flow.host.records import deferral_records, facts, rejections
 from t3flow.settings import schedule
 
 YIELDED_SECONDS = 10.0
@@ -34,12 +35,12 @@ def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> N
     """
     journal = this_host().journal
     if causes and not is_accepted:
-        records.unreject(journal, target)
-        records.set_fact(journal, TO_BE_ACCEPTED, target)
+        rejections.unreject(journal, target)
+        facts.write(journal, TO_BE_ACCEPTED, target)
     for user, cause in causes.items():
         if cause["is_behind"]:
             left_behind.note(journal, user, target, cause["waiting_for"], cause["detail"])
-            records.note_untried(journal, target, [user])
+            rejections.note_untried(journal, target, [user])
         else:
             left_behind.forget(journal, user)
     put_off(target, {user: cause["waiting_for"] for user, cause in causes.items()})
@@ -55,10 +56,10 @@ def put_off(target: str, waiting: dict[str, str]) -> None:
     """As `defer`, to a version that is accepted."""
     host = this_host()
     for user, waiting_for in waiting.items():
-        pending = records.deferral(host.journal, user)
+        pending = deferral_records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
         run = run or drain_of(host, user)
-        records.put_deferral(
+        deferral_records.put_deferral(
             host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
         )
         wake(run)
@@ -100,8 +101,8 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     return [
-        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
-        for entry in records.deferrals(host.journal)
+        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.version}
+        for entry in deferral_records.deferrals(host.journal)
         if (not users or entry.user in users) and not entry.revoked
     ]
 
@@ -112,9 +113,9 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     host = this_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
-    if waiting_for == left_behind.HELD and (pending := records.deferral(host.journal, user)) is not None:
-        left_behind.note(host.journal, user, pending.target, waiting_for, detail)
-    records.note_check(host.journal, user, waiting_for, detail, at)
+    if waiting_for == left_behind.HELD and (pending := deferral_records.deferral(host.journal, user)) is not None:
+        left_behind.note(host.journal, user, pending.version, waiting_for, detail)
+    deferral_records.note_check(host.journal, user, waiting_for, detail, at)
     long_waits.note(host.journal, user, waiting_for, detail)
     return at
 
@@ -124,7 +125,7 @@ def note_yielded(user: str) -> float:
     """Record that a drain freed the host for a more urgent run. Return when to ask again: soon. Repeating it counts one more check."""
     host, at = this_host(), time.time() + YIELDED_SECONDS
     detail = "a more urgent run, such as a rollback, went first"
-    records.note_check(host.journal, user, "host_busy", detail, at)
+    deferral_records.note_check(host.journal, user, "host_busy", detail, at)
     long_waits.note(host.journal, user, "host_busy", detail)
     return at
 
@@ -134,9 +135,9 @@ def settle_deferral(user: str) -> None:
     """Ends a user's deferral and wakes its drain, held back or not, which then finds nothing to do. Repeating it is harmless."""
     host = this_host()
     left_behind.forget(host.journal, user)
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     if pending is not None:
-        records.drop_deferral(host.journal, user)
+        deferral_records.drop_deferral(host.journal, user)
         long_waits.forget(host.journal, user)
         if pending.run != current_run():
             with host.journal.transaction() as connection:
@@ -147,4 +148,4 @@ def settle_deferral(user: str) -> None:
 @step()
 def awaits_acceptance(version: str) -> bool:
     """Whether a version was the last to be given to people, and nobody could be moved to it yet. Only reads."""
-    return bool(records.fact(this_host().journal, TO_BE_ACCEPTED) == version)
+    return bool(facts.read(this_host().journal, TO_BE_ACCEPTED) == version)

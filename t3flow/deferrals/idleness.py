@@ -7,11 +7,12 @@ from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
-from t3flow.host import freeze, idle, manageable, own_activity, records, slots
+from t3flow.host import freeze, idle, manageable, own_activity, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
-from t3flow.host.records import Deferral
+from t3flow.host.records import deferral_records, rejections
+from t3flow.host.records.deferral_records import Deferral
 from t3flow.host.users import Result, result_of
 from t3flow.settings import schedule
 from t3flow.settings.user_map import UserMapError
@@ -51,16 +52,16 @@ def may_still_restart(due: float) -> bool:
 def await_idle(user: str, not_before: float) -> Ready:
     """Asks whether a deferred user is idle, again and again as a delayed task. Only reads; each check is noted in the deferral."""
     host = this_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     if pending is None:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        is_there = version == pending.target and not runs_another(host, user, version)
+        is_there = version == pending.version and not runs_another(host, user, version)
         if is_there and own_activity.begun(host.journal, user) is not None:  # not verified yet, and may be taken back
             raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
         if is_there:
-            return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.target}
+            return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.version}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
@@ -74,20 +75,20 @@ def await_idle(user: str, not_before: float) -> Ready:
             "at": time.time() + host.settings.deferral.max_check_interval_s,
         }
     if wait is not None:
-        records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
+        deferral_records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         long_waits.note(host.journal, user, wait["waiting_for"], wait["detail"])
         raise NotYet(wait["at"], wait["waiting_for"])
-    return {"nothing_to_do": "", "version": version, "target": pending.target}
+    return {"nothing_to_do": "", "version": version, "target": pending.version}
 
 
 @step(syncs_first=False)
 def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
     """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
     host = this_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     soon = time.time() + 2
-    if pending is None or pending.target != target:
-        goes = f"{user} is to go to {pending.target} by now" if pending else f"the deferral of {user} was dropped"
+    if pending is None or pending.version != target:
+        goes = f"{user} is to go to {pending.version} by now" if pending else f"the deferral of {user} was dropped"
         return waiting_result(former, {"waiting_for": "host_busy", "detail": goes, "at": soon})
     if not slots.has_slot(host.settings.paths.versions_dir, target):
         gone = f"the slot of {target} is gone: t3flow enqueue bump --target {target} makes it anew"
@@ -121,7 +122,7 @@ def runs_another(host: Host, user: str, version: str) -> bool:
 def would_move(user: str, ignore_processes: bool) -> Result:
     """What a drain would do with a user now. Only reads."""
     host = this_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     version = slots.effective(host.settings.paths.versions_dir, user) or ""
     wait = (
         reason_to_wait(host, pending, 0, any_time=True, ignore_processes=ignore_processes)
@@ -160,16 +161,16 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
-    if not any_time and (why := left_behind.why_held(host.journal, pending.user, pending.target)):
+    if not any_time and (why := left_behind.why_held(host.journal, pending.user, pending.version)):
         return {"waiting_for": left_behind.HELD, "detail": why, "at": now + interval}
     if pending.revoked:
         return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
-    if pending.target in records.rejected(host.journal):
+    if pending.version in rejections.rejected(host.journal):
         return {
             "waiting_for": "frozen",
-            "detail": f"{pending.target} was rejected: waits for a newer version",
+            "detail": f"{pending.version} was rejected: waits for a newer version",
             "at": now + interval,
         }
     if opens > now:

@@ -14,11 +14,12 @@ from loguru import logger
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trial_run
 from t3flow.gate.trial_run import Verdict
-from t3flow.host import records, rejections, slots
+from t3flow.host import slots
 from t3flow.host.backups import durations
 from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
+from t3flow.host.records import known_schemas, rejections
 from t3flow.host.staging import scratch_folder
 from t3flow.host.users import Person
 from t3flow.t3.files import FIRST_DATABASE
@@ -99,11 +100,11 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
 
 def _width(host: Host, disk_bytes: int) -> int:
     """How many trials cores, memory and disk allow at a time; one where they would share the host's network."""
-    if not cells.isolation(host).is_whole:
+    if not cells.isolation(host).is_available:
         return 1
     by_memory = psutil.virtual_memory().available // MEMORY_PER_TRIAL
     by_disk = psutil.disk_usage(str(scratch_folder(current_run()))).free // disk_bytes
-    return max(1, min(os.cpu_count() or 1, cells.WIDEST, by_memory, by_disk))
+    return max(1, min(os.cpu_count() or 1, cells.MAX_PARALLEL, by_memory, by_disk))
 
 
 @step(interruptible=True)
@@ -123,8 +124,8 @@ def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float)
     found = _side_by_side(hold, seeds, width)
     for verdict in found:
         if verdict["verdict"] == "pass":
-            records.note_level(this_host().journal, version, verdict["level"])
-            records.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
+            known_schemas.note_level(this_host().journal, version, verdict["level"])
+            known_schemas.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
             durations.note_start(this_host().journal, verdict["seed"], version, verdict["started_s"])
     unknown = {verdict["unknown"]: verdict["seed"] for verdict in found if verdict["unknown"]}
     for what, user in unknown.items():
@@ -171,7 +172,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return trial_run.try_version(
+        return trial_run.run_trial(
             host,
             cells.isolation(host),
             Path(slot),
@@ -180,7 +181,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
             seed["user"],
             files,
             asks_version=asks_version,
-            in_use=[*(records.schema_of_version(host.journal, seed["version"]) or {})],
+            in_use=[*(known_schemas.schema_of_version(host.journal, seed["version"]) or {})],
         )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
@@ -193,7 +194,7 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
-    records.note_untried(this_host().journal, version, users)
+    rejections.note_untried(this_host().journal, version, users)
 
 
 @step()

@@ -4,7 +4,7 @@ from t3flow.engine.runs import Abort, Outcome
 from t3flow.gate import trials
 from t3flow.gate.trial_run import Verdict
 from t3flow.gate.trials import Seed, Seeds
-from t3flow.host import schemas
+from t3flow.host.backups import compatibility
 from t3flow.host.users import Person
 from t3flow.t3.versions import parse
 from t3flow.tasks import Plan, Snapshot
@@ -128,7 +128,9 @@ def refuse_older_schema(slot: str, plan: Plan, until: float, snapshots: list[Sna
         reason = f"{plan['target']} knows schema level {tried['level']}, databases are at {highest}; {back}"
         raise Refused("refused_downgrade", reason)
     for snapshot in snapshots:
-        if not snapshot["problem"] and (unknown := schemas.knows(tried["schema"], snapshot.get("schema") or {})):
+        if not snapshot["problem"] and (
+            unknown := compatibility.unknown_migration(tried["schema"], snapshot.get("schema") or {})
+        ):
             reason = f"{plan['target']} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
             raise Refused("refused_downgrade", reason)
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from t3flow.engine.files import write_atomically
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 
 
@@ -34,7 +34,7 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
     """What holds tracking, or None. A file made by plain `touch` has its text as the reason and its time as since."""
     if not is_frozen(settings):
         return None
-    noted: Frozen | None = records.fact(journal, "freeze") if journal is not None else None
+    noted: Frozen | None = facts.read(journal, "freeze") if journal is not None else None
     if noted is not None:
         return noted
     path = settings.paths.freeze_file
@@ -52,12 +52,12 @@ def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | N
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
         if journal is not None:
-            records.set_fact(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
+            facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
 
 
 def unfreeze(settings: Settings, journal: Journal) -> None:
     """Removes the note, then the file. Repeating it is harmless."""
-    records.set_fact(journal, "freeze", None)
+    facts.write(journal, "freeze", None)
     with suppress(FileNotFoundError):
         settings.paths.freeze_file.unlink()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t3flow.engine.journal import Journal
-from t3flow.host import tables
+from t3flow.host.records import tables
 
 KEPT_SECONDS = 3600.0
 """How long it is remembered; also the longest that a restart which was never finished counts as one."""
@@ -57,20 +57,20 @@ def probing(journal: Journal, user: str) -> Iterator[None]:
 def was_ours(journal: Journal, user: str, earliest: float, latest: float) -> bool:
     """Whether something at a time from `earliest` to `latest` (epoch seconds) may have been of our doing."""
     sql = "select 1 from ours where user = ? and since <= ? and ? <= coalesce(until, since + ?)"
-    return bool(tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, latest, earliest, KEPT_SECONDS))
+    return bool(tables.rows(journal, "ours", f"{tables.OWN_ACTIVITY}{user}", sql, user, latest, earliest, KEPT_SECONDS))
 
 
 def begun(journal: Journal, user: str) -> float | None:
     """Return when the restart began that is under way (epoch seconds), or None: one that was never finished counts as over after KEPT_SECONDS."""
     sql = "select min(since) from ours where user = ? and until is null and since > ?"
-    found = tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, time.time() - KEPT_SECONDS)
+    found = tables.rows(journal, "ours", f"{tables.OWN_ACTIVITY}{user}", sql, user, time.time() - KEPT_SECONDS)
     return found[0][0] if found else None
 
 
 @contextmanager
 def _writing(journal: Journal, user: str) -> Iterator[sqlite3.Connection]:
     """A transaction, not synced, which also forgets what is long over."""
-    with tables.writing(journal, synced=False) as connection:
+    with tables.transaction(journal, synced=False) as connection:
         yield connection
         oldest = time.time() - KEPT_SECONDS
         connection.execute("delete from ours where user = ? and coalesce(until, since) <= ?", (user, oldest))

@@ -4,7 +4,7 @@ import time
 from typing import TypedDict
 
 from t3flow.engine.journal import Journal
-from t3flow.host import tables
+from t3flow.host.records import tables
 
 
 class LastPairing(TypedDict):
@@ -16,7 +16,7 @@ class LastPairing(TypedDict):
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
     """Notes how a user's last pairing went ("" for well); since when it goes so stays. Not synced: the next pairing tells anew."""
-    with tables.writing(journal, synced=False) as connection:
+    with tables.transaction(journal, synced=False) as connection:
         connection.execute(
             "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
             "since = case when (pairings.reason = '') = (excluded.reason = '') then pairings.since else excluded.since end",

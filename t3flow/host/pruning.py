@@ -14,11 +14,12 @@ from loguru import logger
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal, Run
-from t3flow.host import journal_reserve, records, slots, t3_accounts
+from t3flow.host import slots, t3_accounts
 from t3flow.host.accounts import is_root
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host
-from t3flow.host.records import Backup
+from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
+from t3flow.host.records.catalog import Backup
 
 ACCEPTED = "accepted"
 """The fact that lists the accepted versions, oldest first."""
@@ -45,13 +46,13 @@ def prune(host: Host, spare: str = "") -> list[str]:
             gone += part()
         except (T3flowError, OSError) as error:
             logger.warning("not everything old was removed: {}", error)
-    journal_reserve.hold(host.settings.paths.state_dir)
+    journal_reserve.allocate(host.settings.paths.state_dir)
     return gone
 
 
 def prune_snapshots(host: Host, user: str | None = None) -> list[str]:
     """Remove the snapshots, of all users or of one, that neither a rollback nor a deferral needs; return their paths."""
-    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
+    accepted: list[str] = facts.read(host.journal, ACCEPTED) or []
     doomed = [entry for entry in superseded(host, accepted, user) if not _is_asked_for(host.journal, entry)]
     return store.drop_all(host, doomed)
 
@@ -64,24 +65,24 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
     accepted, unless they are older than the oldest version kept.
     """
     keep = int(host.settings.backup.keep)
-    there = records.backups(host.journal, user)
+    there = catalog.backups(host.journal, user)
     newest: dict[tuple[str, str, str], float] = {}
     newest_of_target: dict[str, float] = {}
     for entry in there:
-        way = (entry.user, entry.target, entry.wrote)
+        way = (entry.user, entry.version, entry.written_by)
         newest[way] = max(entry.created, newest.get(way, 0.0))
-        newest_of_target[entry.target] = max(entry.created, newest_of_target.get(entry.target, 0.0))
-    needed = {*accepted[-keep:], *(entry.target for entry in records.deferrals(host.journal))}
-    oldest = min((entry.created for entry in there if entry.target in accepted[-keep:]), default=0.0)
+        newest_of_target[entry.version] = max(entry.created, newest_of_target.get(entry.version, 0.0))
+    needed = {*accepted[-keep:], *(entry.version for entry in deferral_records.deferrals(host.journal))}
+    oldest = min((entry.created for entry in there if entry.version in accepted[-keep:]), default=0.0)
     others = sorted(set(newest_of_target) - set(accepted), key=lambda target: newest_of_target[target])
     needed_if_young = set(others[-keep:])
     on = slots.links(host.settings.paths.versions_dir)
 
     def is_kept(entry: Backup) -> bool:
-        if entry.created < newest[entry.user, entry.target, entry.wrote]:
+        if entry.created < newest[entry.user, entry.version, entry.written_by]:
             return False
-        is_young = entry.target in needed_if_young and entry.created >= oldest
-        return entry.target in needed or entry.target == on.get(entry.user) or is_young
+        is_young = entry.version in needed_if_young and entry.created >= oldest
+        return entry.version in needed or entry.version == on.get(entry.user) or is_young
 
     return [entry for entry in there if not is_kept(entry)]
 
@@ -97,7 +98,7 @@ def make_room(host: Host, user: str) -> None:
 def _is_asked_for(journal: Journal, entry: Backup) -> bool:
     """Return whether a rollback or a restore that was asked for, and may still wait for the host, goes back to this snapshot."""
     for run in _going_back(journal):
-        if run.workflow == "rollback" and run.args.get("to") == entry.wrote:
+        if run.workflow == "rollback" and run.args.get("to") == entry.written_by:
             return True
         if run.workflow == "restore" and run.args.get("backup") == Path(entry.path).name:
             return True
@@ -110,12 +111,12 @@ def _going_back(journal: Journal) -> list[Run]:
 
 def versions_that_wrote(journal: Journal) -> set[str]:
     """Return the versions that people may go back to: those that wrote snapshots and kept databases."""
-    return {entry.wrote for entry in records.backups(journal)} | replaced.versions_needed(journal)
+    return {entry.written_by for entry in catalog.backups(journal)} | replaced.versions_needed(journal)
 
 
 def versions_to_come(journal: Journal) -> set[str]:
     """Return the versions that deferred users are to be moved to."""
-    return {entry.target for entry in records.deferrals(journal)}
+    return {entry.version for entry in deferral_records.deferrals(journal)}
 
 
 def _prune_slots(host: Host, spare: str) -> list[str]:
@@ -125,7 +126,7 @@ def _prune_slots(host: Host, spare: str) -> list[str]:
     slots.remove_partials(paths.versions_dir)
     if any(run.workflow == "restore" for run in going_back):
         return []  # it looks for any version that knows its snapshot
-    accepted: list[str] = records.fact(journal, ACCEPTED) or []
+    accepted: list[str] = facts.read(journal, ACCEPTED) or []
     needed = {spare, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
     needed |= versions_that_wrote(journal) | versions_to_come(journal)
     needed |= {str(run.args.get("to") or "") for run in going_back}
@@ -137,7 +138,7 @@ def _prune_slots(host: Host, spare: str) -> list[str]:
 def _prune_links(host: Host) -> list[str]:
     """Remove the links of accounts that have not been there for GONE_SECONDS: each would keep its slot for ever."""
     versions_dir = host.settings.paths.versions_dir
-    noted: dict[str, float] = records.fact(host.journal, GONE) or {}
+    noted: dict[str, float] = facts.read(host.journal, GONE) or {}
     linked = slots.links(versions_dir)
     missing = [user for user in linked if not _has_account(user)]
     there = set(t3_accounts.accounts(host)) if missing else set()
@@ -149,7 +150,7 @@ def _prune_links(host: Host) -> list[str]:
         slots.unlink(slots.user_link(versions_dir, user))
         logger.info("the link of {} is removed: there has been no such account for 14 days", user)
     if (left := {user: since for user, since in gone.items() if user not in old}) != noted:
-        records.set_fact(host.journal, GONE, left or None)
+        facts.write(host.journal, GONE, left or None)
     return [f"users/{user}" for user in old]
 
 

@@ -12,10 +12,11 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
 from t3flow.gate.trials import NO_END, Seed, empty_seed
-from t3flow.host import records, schemas, slots
-from t3flow.host.backups import replaced, store
+from t3flow.host import slots
+from t3flow.host.backups import compatibility, replaced, store
 from t3flow.host.host import Host, this_host
-from t3flow.host.records import Schemas
+from t3flow.host.records import catalog, known_schemas
+from t3flow.host.records.known_schemas import Schemas
 from t3flow.host.users import Person, Result, result_of
 from t3flow.rollout.rollback import state_for_the_record, take_there
 from t3flow.t3 import ledger
@@ -48,14 +49,14 @@ class Candidate(TypedDict):
 
 def find_backup(host: Host, user: str, name: str) -> Wanted:
     """The backup of that name. Raises RestoreError when there is none, or it cannot be read; OwnerProblem."""
-    snapshot = next((entry for entry in records.backups(host.journal, user) if Path(entry.path).name == name), None)
+    snapshot = next((entry for entry in catalog.backups(host.journal, user) if Path(entry.path).name == name), None)
     if snapshot is not None:
         if gone := next((path for path in snapshot.paths.values() if not path.is_file()), None):
             raise RestoreError(f"{gone} is gone, so nothing was restored: see t3flow backups {user}")
         return {
             "path": snapshot.path,
             "level": snapshot.level,
-            "wrote": snapshot.wrote,
+            "wrote": snapshot.written_by,
             "schema": snapshot.schema,
         }
     aside = replaced.find(host, user, name) if name.startswith(replaced.PREFIX) else None
@@ -63,8 +64,8 @@ def find_backup(host: Host, user: str, name: str) -> Wanted:
         raise RestoreError(f"{user} has no backup {name!r}: t3flow backups {user} lists them")
     if aside.level is None:
         raise RestoreError(f"{name} of {user} is no database that can be read, so nothing was restored")
-    schema = schemas.schemas_of(host, user, kept=name)
-    return {"path": "", "level": aside.level, "wrote": aside.wrote, "schema": schema}
+    schema = compatibility.read_schemas(host, user, replaced=name)
+    return {"path": "", "level": aside.level, "wrote": aside.written_by, "schema": schema}
 
 
 def freeze_reason(user: str, backup: str) -> str:
@@ -88,7 +89,7 @@ def candidates(wrote: str) -> list[Candidate]:
         {
             "version": version,
             "slot": str(slots.slot_path(versions_dir, version)),
-            "schema": records.schema_of_version(host.journal, version),
+            "schema": known_schemas.schema_of_version(host.journal, version),
         }
         for version in sorted(there, key=lambda version: (version != wrote, parse(version)))
     ]
@@ -97,7 +98,7 @@ def candidates(wrote: str) -> list[Candidate]:
 @step()
 def snapshot_of_kept(user: str, name: str, wrote: str, target: str) -> str:
     """Makes a snapshot of a kept database, checked; returns its path. Repeating it makes another."""
-    return store.take(this_host(), user, wrote=wrote, target=target, run=current_run(), kept=name).path
+    return store.take(this_host(), user, written_by=wrote, version=target, run=current_run(), replaced=name).path
 
 
 def version_for(wanted: Wanted) -> str:
@@ -120,7 +121,7 @@ def version_for(wanted: Wanted) -> str:
         if known is None:
             verdict = trials.try_on(slot, version, [empty_seed(version)], 1, NO_END)[0]
             known = verdict["schema"] if verdict["verdict"] == "pass" else None
-        if not schemas.knows(known, schema):
+        if not compatibility.unknown_migration(known, schema):
             return version
     return ""
 

@@ -12,7 +12,7 @@ from t3flow import T3flowError
 from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
-from t3flow.host import own_activity, records, slots
+from t3flow.host import own_activity, pairing_results, slots
 from t3flow.host.host import Host, this_host
 from t3flow.host.pairing import probe
 
@@ -40,7 +40,7 @@ def start_or_owe(host: Host, user: str) -> None:
 
 def owe(host: Host, user: str, why: str) -> str:
     """Has a run of its own start a user's server; returns its id. Repeating it finds the run there, unless that has ended meanwhile."""
-    records.note_pairing(host.journal, user, why)
+    pairing_results.note_pairing(host.journal, user, why)
     run = f"revive-of-{current_run()}-{user}"
     if not new_run(host.journal, "revive", {"user": user}, run_id=run) and host.journal.run(run).status != "running":
         run = new_run(host.journal, "revive", {"user": user}) or run
@@ -66,9 +66,9 @@ def await_server(user: str) -> str:
         host.services.start(user)
         probe.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
-        records.note_pairing(host.journal, user, str(error))
+        pairing_results.note_pairing(host.journal, user, str(error))
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())
         raise NotYet(time.time() + wait_seconds, str(error)) from error
-    records.note_pairing(host.journal, user, "")
+    pairing_results.note_pairing(host.journal, user, "")
     own_activity.restarted(host.journal, user)
     return f"the server of {user} has its port again, and they pair"

@@ -17,9 +17,10 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import manageable, own_activity, preflight, records, schemas, slots
-from t3flow.host.backups import replaced, store
+from t3flow.host import manageable, own_activity, preflight, slots
+from t3flow.host.backups import compatibility, replaced, restoring, store
 from t3flow.host.host import Host, this_host
+from t3flow.host.records import catalog, facts, known_schemas, rejections
 from t3flow.host.termination import take_away
 from t3flow.host.users import Person, Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
@@ -67,14 +68,14 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
     """Where a user goes back to: as asked, else the version before the last accepted bump, by what was noted of their snapshots. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    of_user = records.backups(host.journal, user)
+    of_user = catalog.backups(host.journal, user)
     forward = [
         entry
         for entry in of_user
-        if entry.wrote not in ("", entry.target) and not entry.run.startswith(("rollback-", "restore-"))
+        if entry.written_by not in ("", entry.version) and not entry.run.startswith(("rollback-", "restore-"))
     ]
-    target = to or next((entry.wrote for entry in reversed(forward) if entry.target == present), "")
-    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
+    target = to or next((entry.written_by for entry in reversed(forward) if entry.version == present), "")
+    accepted: list[str] = facts.read(host.journal, ACCEPTED) or []
     if not to and accepted and is_older(present, accepted[-1]):
         return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
     if target == present:
@@ -87,8 +88,8 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
         return _stays(
             "skipped", f"there is no slot of {target} any more: t3flow enqueue bump --target {target} makes one"
         )
-    theirs = [entry for entry in of_user if entry.wrote == target]
-    there = [entry for entry in theirs if entry.is_there]
+    theirs = [entry for entry in of_user if entry.written_by == target]
+    there = [entry for entry in theirs if entry.exists]
     if not theirs:
         return _stays("skipped", f"no snapshot of {user} belongs to {target}: see t3flow backups {user}")
     chosen = there[-1] if there else theirs[-1]
@@ -158,9 +159,14 @@ def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
     slot = str(slots.slot_path(host.settings.paths.versions_dir, target))
     if state is None:
         return {"slot": slot, "reason": "the databases as they are cannot be copied", "is_open": False, "aside": []}
-    known = records.schema_of_version(host.journal, target)
+    known = known_schemas.schema_of_version(host.journal, target)
     is_open = known is None and level == state["level"]
-    return {"slot": slot, "reason": schemas.knows(known, state["schema"]), "is_open": is_open, "aside": []}
+    return {
+        "slot": slot,
+        "reason": compatibility.unknown_migration(known, state["schema"]),
+        "is_open": is_open,
+        "aside": [],
+    }
 
 
 def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: Fit) -> Fit:
@@ -228,7 +234,7 @@ def state_for_the_record(user: str, present: str, target: str) -> Snapshot | Non
 @step()
 def compare_rows(user: str) -> None:
     """Compares the rows of what was put in place with its snapshot's: a server that hides what was there has not gone back. Only reads."""
-    store.check_restored(this_host(), user)
+    restoring.check_restored(this_host(), user)
 
 
 @step()
@@ -259,11 +265,11 @@ def stay(
     try:
         take_away(host, user)
         if snapshot or aside:
-            store.put_back(host, user, kept_name)
+            restoring.undo_restore(host, user, kept_name)
             replaced.forget(host.journal, user, kept_name)
     except T3flowError:
         # The version that fits the database as it is: nobody is left on `hold`.
-        slots.assign(versions_dir, user, target if replaced.is_noted(host.journal, user, kept_name) else former)
+        slots.assign(versions_dir, user, target if replaced.is_recorded(host.journal, user, kept_name) else former)
         if was != STOPPED:
             start_or_owe(host, user)
         raise
@@ -296,9 +302,9 @@ def go_back(
     logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
     take_away(host, user)
     if snapshot:
-        store.restore(host, user, store.on_record(host, user, snapshot), kept_name)
+        restoring.restore(host, user, store.on_record(host, user, snapshot), kept_name)
     elif aside:
-        store.set_aside(host, user, list(aside), kept_name)
+        restoring.set_aside(host, user, list(aside), kept_name)
     if snapshot or aside:
         replaced.note(host.journal, user, kept_name, former)
     slots.assign(versions_dir, user, target)
@@ -310,10 +316,10 @@ def go_back(
 def reject_left(reasons: dict[str, str]) -> None:
     """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
     journal = this_host().journal
-    known = records.rejected(journal)
+    known = rejections.rejected(journal)
     for version, reason in reasons.items():
         if version not in known:
-            records.reject(journal, version, reason, [])
+            rejections.reject(journal, version, reason, [])
 
 
 @step()

@@ -12,11 +12,11 @@ from loguru import logger
 from t3flow import T3flowError
 from t3flow.deferrals import blockers
 from t3flow.engine.step import current_attempt, step
-from t3flow.host import freeze, idle, manageable, own_activity, preflight, records, resumption, slots, writers
-from t3flow.host.backups import durations, store
+from t3flow.host import freeze, idle, manageable, own_activity, pairing_results, preflight, resumption, slots, writers
+from t3flow.host.backups import durations, restoring
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
-from t3flow.host.owner import OwnerReader
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import probe, witnesses
 from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
@@ -77,7 +77,7 @@ def bring_back(
         raise
     if assigned != former:
         raise RestartError(f"{user} is on {assigned}, not back on {former}")
-    store.check_restored(host, user)
+    restoring.check_restored(host, user)
 
 
 def verify_again(host: Host, user: str, assigned: str | None) -> None:
@@ -88,21 +88,21 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
         probe.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
-        records.note_pairing(host.journal, user, "")
+        pairing_results.note_pairing(host.journal, user, "")
         own_activity.restarted(host.journal, user)
     except probe.PortTaken as error:
         owe_start(host, user, str(error))
     except probe.UnknownServer as error:
         if probe.version_that_runs(host, user, probe.own_server(host, user)) != assigned:
             raise
-        records.note_pairing(host.journal, user, str(error))
+        pairing_results.note_pairing(host.journal, user, str(error))
         idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
         own_activity.restarted(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
         if not (excuse := witnesses.excuse(host, user)):
             raise
-        records.note_pairing(host.journal, user, str(error))
+        pairing_results.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
         own_activity.restarted(host.journal, user)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from t3flow import T3flowError
-from t3flow.host import manageable, records, slots
+from t3flow.host import manageable, pairing_results, slots
 from t3flow.host.host import Host
 from t3flow.host.pairing import probe
 from t3flow.host.services.manager import ServerState
@@ -109,7 +109,7 @@ def check(host: Host, version: str, suspicion: Suspicion) -> Finding:
     concerned = [user for user, _ in suspicion.users.most_common(MOST_ASKED)]
     failed = cannot_pair(host, concerned, tries=TRIES)
     for user, why in failed.items():
-        records.note_pairing(host.journal, user, why)
+        pairing_results.note_pairing(host.journal, user, why)
     if len(failed) >= min(LEAST_USERS, suspicion.on_it):
         return Finding(True, "")
     named = f"{next(iter(failed))} alone cannot pair now" if failed else "they pair now"

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from t3flow.host.cells.world import raise_loopback
+from t3flow.host.cells.build import raise_loopback
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, journal_reserve, launcher, records, resumption, tables
+from t3flow.host import freeze, launcher, resumption
 from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.records import facts, journal_reserve, tables
 from t3flow.service.heartbeat import Pulse, feed_watchdog
 from t3flow.service.systemd import notify, status_watch
 from t3flow.settings import schedule
@@ -67,7 +68,7 @@ def only_consumer(state_dir: Path) -> Iterator[None]:
 
 def open_journal(settings: Settings, *, create: bool = False) -> Journal:
     """The journal in the settings' state folder. Raises JournalError."""
-    return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=records.SCHEMA)
+    return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=tables.SCHEMA)
 
 
 class Worker(Consumer):  # type: ignore[misc]
@@ -181,7 +182,7 @@ def consume(settings: Settings) -> None:
     prepare(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
-        tables.take_over(journal)
+        tables.migrate_facts(journal)
         engine, host, minute = build(settings, journal)
         pulse = Pulse()
         worker = Worker(engine, pulse)
@@ -230,7 +231,7 @@ def queue_watch(engine: Engine, host: Host) -> Callable[[], None]:
         found = {"waiting_for": "the queue" if engine.queue_away.is_set() else None, SHARED: shared or None}
         for key, value in found.items():
             if value != noted[key]:
-                records.set_fact(host.journal, key, value)
+                facts.write(host.journal, key, value)
                 noted[key] = value
                 if key == SHARED and value:
                     logger.error(
@@ -254,7 +255,7 @@ def prepare(state_dir: Path) -> None:
 def introduce(host: Host, queue_name: str) -> None:
     """Notes for other commands which settings act: those of this process."""
     settings = host.settings
-    records.set_fact(
+    facts.write(
         host.journal,
         "consumer",
         {
@@ -266,9 +267,9 @@ def introduce(host: Host, queue_name: str) -> None:
             "pin": settings.track.pin,
         },
     )
-    records.set_fact(host.journal, "waiting_for", None)
-    records.set_fact(host.journal, SHARED, None)
+    facts.write(host.journal, "waiting_for", None)
+    facts.write(host.journal, SHARED, None)
     rules = settings.deferral._asdict()
-    if records.fact(host.journal, "deferral_rules") != rules:
-        records.set_fact(host.journal, "deferral_rules", rules)
+    if facts.read(host.journal, "deferral_rules") != rules:
+        facts.write(host.journal, "deferral_rules", rules)
         periodic.ask_all(host)

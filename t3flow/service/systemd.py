@@ -8,8 +8,9 @@ from contextlib import suppress
 from datetime import datetime
 
 from t3flow.engine.engine import Engine
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.records import deferral_records, facts
 from t3flow.periodic import NEXT_BUMP
 from t3flow.settings import schedule
 
@@ -47,11 +48,11 @@ def status_text(engine: Engine, host: Host) -> str:
     said += [f"{run}: {step}" for run, step in at_work(engine, host)]
     if frozen := freeze.frozen(host.settings, host.journal):
         said.append(f"FROZEN: {frozen['reason']}")
-    pending = records.deferrals(host.journal)
+    pending = deferral_records.deferrals(host.journal)
     said += [f"{entry.user} waits: {entry.waiting_for}" for entry in pending[:3]]
     if len(pending) > 3:
         said.append(f"{len(pending) - 3} more wait")
-    if planned := records.fact(host.journal, NEXT_BUMP):
+    if planned := facts.read(host.journal, NEXT_BUMP):
         said.append(f"next bump {datetime.fromtimestamp(planned['at'], schedule.zone(host.settings)):%a %H:%M}")
     return "; ".join(said) or "ready"
 

@@ -17,7 +17,8 @@ from t3flow.host import idle
 from t3flow.host.backups import store
 from t3flow.host.host import Host
 from t3flow.host.idle import Idleness, Unit
-from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.services.manager import ServerState
 
 QUIET = 900

@@ -9,7 +9,7 @@ from world import World, in_one_line
 
 from t3flow import periodic
 from t3flow.engine.files import claim_folder
-from t3flow.host.backups import store
+from t3flow.host.backups import drop_box
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> No
     elif kind != "nothing":
         goal = {"symlink": world.secret, "hardlink": world.box.database("mallory")}.get(kind, "")
         world.does("put", kind, box / "state.sqlite", goal)
-    assert words in in_one_line(lambda: store.take_copy(box, "state.sqlite", world.host.account("mallory"), kept))
+    assert words in in_one_line(lambda: drop_box.take_copy(box, "state.sqlite", world.host.account("mallory"), kept))
     assert not kept.exists()
 
 

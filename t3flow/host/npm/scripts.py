@@ -107,7 +107,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
     if who.is_other:
         os.chown(private, who.uid, who.gid)
     command = cells.find_program(host.settings.npm.command)
-    cell = cells.words(
+    cell = cells.cell_command(
         host,
         given,
         own_network=False,
@@ -115,7 +115,7 @@ def _rebuild(host: Host, given: cells.Isolation, folder: Path, group: list[Scrip
         writable=[prefix, private],
         disk_bytes=SCRIPTS_BYTES,
         files=SCRIPTS_FILES,
-        keeper=True,
+        init=True,
     )
     places = [str(prefix / each.place) for each in group]
     return host.children.run(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from t3flow import T3flowError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.step import check_interrupt, pause
-from t3flow.host import manageable, own_activity, records, slots
+from t3flow.host import manageable, own_activity, pairing_results, slots
 from t3flow.host.host import Host
 from t3flow.host.pairing import probe as pairing_probe
 
@@ -73,7 +73,7 @@ def against_dispatch(
 def witnesses(host: Host, version: str, besides: Collection[str], without: Collection[str]) -> list[Witness]:
     """Return the managed users with a running server: first those whose failure counts, and of these first those who paired when last seen."""
     names = [entry.name for entry in host.user_map().users if entry.name not in besides]
-    known = records.pairings(host.journal)
+    known = pairing_results.pairings(host.journal)
     found: list[tuple[bool, bool, Witness]] = []
     for user, (server, why) in manageable.survey(host, names).items():
         if why or not server.active:
@@ -90,7 +90,7 @@ def _broken_at(host: Host, began: float | None) -> list[str]:
     """Return the users who could not pair at a time, and not since; none for None."""
     if began is None:
         return []
-    known = records.pairings(host.journal)
+    known = pairing_results.pairings(host.journal)
     return [user for user, last in known.items() if last["reason"] and last["since"] < began]
 
 
@@ -191,17 +191,17 @@ def note_now(
         again, _ = ask(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
         failed = {user: why for user, why in failed.items() if user not in again}
-    known = records.pairings(host.journal)
+    known = pairing_results.pairings(host.journal)
     for user in users:
         is_noted_bad = user in known and bool(known[user]["reason"])
         if user in failed or (user in paired and is_noted_bad):
-            records.note_pairing(host.journal, user, failed.get(user, ""))
+            pairing_results.note_pairing(host.journal, user, failed.get(user, ""))
     return failed
 
 
 def broken_before(host: Host, user: str) -> str:
     """Return why a user whose server is being restarted could not pair before it was stopped either; "" if they could, or it is not known."""
-    known = records.pairings(host.journal).get(user)
+    known = pairing_results.pairings(host.journal).get(user)
     begun = own_activity.begun(host.journal, user)
     return str(known["reason"]) if known and known["reason"] and begun is not None and known["since"] < begun else ""
 

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.processes import proc
+from t3flow.host.records import facts
 from t3flow.t3.commands import SERVE
 
 OLD_SERVERS = "old_servers"
@@ -26,7 +27,7 @@ def running_version(
     version = in_slot(chain, versions_dir)
     if version is not None:
         return version
-    noted = (records.fact(journal, OLD_SERVERS) or {}).get(user)
+    noted = (facts.read(journal, OLD_SERVERS) or {}).get(user)
     if noted and noted[0] in chain:
         return str(noted[1])
     found = {in_slot([each], versions_dir) for each in pids if SERVE[0] in proc.command_line(each)} - {None}
@@ -35,7 +36,7 @@ def running_version(
 
 def is_from_old_place(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
     """Whether a user's server has run since before the host was taken over, so that only its next restart brings it to a slot."""
-    noted = (records.fact(journal, OLD_SERVERS) or {}).get(user)
+    noted = (facts.read(journal, OLD_SERVERS) or {}).get(user)
     chain = chain_of(pid)
     return noted is not None and noted[0] in chain and in_slot(chain, versions_dir) is None
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from t3flow.host import records
+from t3flow.host import pairing_results
 from t3flow.host.host import Host
 from t3flow.host.pairing import probe as pairing_probe
 from t3flow.host.pairing import witnesses
@@ -123,4 +123,4 @@ def test_one_failure_among_many_users_is_not_noted_as_theirs(
     server = serve({*users} - {"user1", "user2"}, 0.7)
     threading.Timer(2.0, server.pairs.add, ["user1"]).start()
     assert list(witnesses.note_now(host, users, 60, probe=probing(server))) == ["user2"]
-    assert {user for user, last in records.pairings(host.journal).items() if last["reason"]} == {"user2"}
+    assert {user for user, last in pairing_results.pairings(host.journal).items() if last["reason"]} == {"user2"}
