@@ -248,7 +248,7 @@ def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
     with closing(sqlite3.connect(database(host), isolation_level=None)) as other:
         other.execute("pragma journal_mode = wal")
         other.execute("begin immediate")
-        _is_doubt(ask(host, server), "being written")
+        _is_doubt(ask(host, server), "is writing to")
         other.execute("rollback")
         assert ask(host, server).idle, "an open connection alone is none"
 

@@ -22,7 +22,7 @@ from t3flow.engine.journal import JournalError
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
 from t3flow.host import pruning, slots
-from t3flow.host.backups import drop_box, durations, replaced, store
+from t3flow.host.backups import drop_box, replaced, store
 from t3flow.host.host import Host, take_charge
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
@@ -298,10 +298,10 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
         snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
     there = names(host)
 
-    def take(*words: object) -> None:
+    def take(*words: object, **named: object) -> None:
         raise DiskError("the disk is full")
 
-    monkeypatch.setattr(durations, "take", take)
+    monkeypatch.setattr(store, "take", take)
     monkeypatch.setattr(pruning, "make_room", lambda host, user: None)
     queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
     engine = Engine(host.journal, queue, {"copied": copied})

@@ -44,7 +44,7 @@ class Isolation:
     missing: str = ""
 
     @property
-    def is_whole(self) -> bool:
+    def is_available(self) -> bool:
         """Whether this host supports cells."""
         return bool(self.prefix)
 
