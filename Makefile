@@ -7,7 +7,7 @@ FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real 
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite box real box-and-real lint format bench requirements release clean
+.PHONY: demo test suite box real box-and-real lint format bench requirements hooks release clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
@@ -28,6 +28,7 @@ box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it 
 
 real: $(VENV)/.ready  ## with the real t3, in the sandbox and on a real systemd; where npm cannot fetch it, it says that it was skipped
 	@$(BIN)/python -m t3flow.sandbox.real $(REAL_LATER) || [ $$? = 2 ]
+	@$(BIN)/python tests/real/verdaccio.py $(REAL_LATER) || [ $$? = 2 ]
 	@$(FIRST) $(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -s tests/real $(REAL_LATER)
 	@sh tests/box/prepare.sh $(REAL_LATER)
 	@$(FIRST) $(BIN)/python -m pytest -p no:cacheprovider -s tests/box/test_real.py $(REAL_LATER)
@@ -52,6 +53,9 @@ requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash: f
 	@$(BIN)/python -m pip install -q uv
 	@$(COMPILE) --upgrade --extra test pyproject.toml -o requirements.txt
 	@echo hatchling | $(COMPILE) -c requirements.txt pyproject.toml - -o deploy/requirements.txt
+
+hooks: $(VENV)/.ready  ## check each commit in about two seconds
+	@sh tools/hooks.sh
 
 release: $(VENV)/.ready  ## make release VERSION=1.2.3, or make release 1.2.3: commit, tag and dist/1.2.3
 	@$(BIN)/python tools/release.py "$(VERSION)"

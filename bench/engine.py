@@ -22,7 +22,7 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
-from t3flow.engine.runs import HOST_LOCK, Outcome, new_run
+from t3flow.engine.runs import HOST_LEASE, Outcome, new_run
 from t3flow.engine.step import step
 
 USERS, RESTARTED, ROUNDS = 300, 6, 3
@@ -56,7 +56,7 @@ def bench_change(user: str, number: int) -> dict[str, Any]:
 def bench_bump(users: int) -> Outcome:
     """Backs up, tries and restarts so many users, one after the other."""
     flow: Flow = current_flow()
-    with flow.lock(HOST_LOCK), flow.saga():
+    with flow.lease(HOST_LEASE), flow.saga():
         for user in range(users):
             for number in range(LOOKS - 1):
                 bench_look(f"user{user}", number)
@@ -104,7 +104,7 @@ def of_the_engine(top: Path) -> None:
             with engine.journal.transaction() as connection:
                 connection.execute("delete from events where run = ? and kind in ('ended', 'released')", (run_id,))
                 connection.execute("update runs set status = 'running', wake_at = 0 where id = ?", (run_id,))
-                connection.execute("insert or ignore into locks values (?, ?, 0)", (HOST_LOCK, run_id))
+                connection.execute("insert or ignore into locks values (?, ?, 0)", (HOST_LEASE, run_id))
             engine.advance(run_id)
             assert engine.journal.run(run_id).outcome == "done"
 

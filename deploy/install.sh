@@ -1,10 +1,10 @@
 #!/bin/sh
 # usage: install.sh
 #
-# Installs t3flow on a host with systemd (Debian 12, Ubuntu 24.04), or upgrades it in place, a run in flight included. As root.
-# The program goes into a virtual environment of its own below /opt/t3flow. The tarball of a release contains every package and needs no
-# network. From a checkout, pip downloads the packages, or takes them from a folder: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER install.sh.
-# Killed anywhere, the program that was there goes on; run it again.
+# Installs t3flow on a host with systemd (Debian 12, Ubuntu 24.04) or upgrades it in place; a run in flight resumes. Run it as root.
+# The program goes into a virtual environment below /opt/t3flow. The tarball of a release contains every package and needs no network.
+# From a checkout, pip downloads the packages or takes them from a folder: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER install.sh.
+# If it is killed, the installed program keeps running; run the script again.
 set -eu
 umask 022
 fail() { echo "install: $*" >&2; exit 1; }
@@ -15,18 +15,18 @@ source=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 top=/opt/t3flow
 settings=/etc/t3flow/config.toml
 
-# What the host must have, all that is missing at once -------------------------------------------------------------------------------------
-[ "$(id -u)" = 0 ] || fail "it changes accounts and units: run it as root"
-[ -d /run/systemd/system ] || fail "systemd does not run here: t3flow needs it to restart servers"
+# Requirements; names everything that is missing at once -------------------------------------------------------------------------------------
+[ "$(id -u)" = 0 ] || fail "it must change accounts and units; run it as root"
+[ -d /run/systemd/system ] || fail "systemd is not running; t3flow needs it to restart servers"
 missing=
 for tool in python3 node npm setpriv unshare runuser systemd-sysusers systemd-tmpfiles; do
   command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 [ -z "$missing" ] || fail "not on PATH:$missing; install them first (apt install python3-venv util-linux, and Node.js 24)"
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(command -v python3) is older than Python 3.11: install a newer one"
-python3 -c 'import ensurepip, venv' 2>/dev/null || fail "Python has no venv: apt install python3-venv"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$(command -v python3) is older than Python 3.11; install a newer one"
+python3 -c 'import ensurepip, venv' 2>/dev/null || fail "Python has no venv module; run: apt install python3-venv"
 exec 9>/run/t3flow-install.lock
-flock -n 9 || fail "another installation is under way: wait for it"
+flock -n 9 || fail "another installation is in progress; wait for it"
 
 # The program, beside the one that may be running ------------------------------------------------------------------------------------------
 before=$(readlink "$top/current" || true)
@@ -34,13 +34,13 @@ mkdir -p "$top"
 fresh=$(mktemp -d "$top/program-XXXXXX")
 chmod 755 "$fresh"
 make_program "$fresh" || {
-  rm -rf "$fresh"; fail "the program cannot be installed (see above); nothing was changed.$remedy"; }
+  rm -rf "$fresh"; fail "the program could not be installed (see above) and nothing was changed.$remedy"; }
 sync -f "$fresh"
 
-# Settings: what is there stays, and must be readable to the new program -------------------------------------------------------------------
+# Settings: existing ones stay and the new program must accept them -------------------------------------------------------------------
 if [ -e "$settings" ]; then
   problems=$("$fresh/bin/t3flow" config check "$settings") || {
-    rm -rf "$fresh"; fail "the new program cannot use the settings, nothing was changed; mend them, then run this again: $problems"; }
+    rm -rf "$fresh"; fail "the new program does not accept the settings and nothing was changed; fix them and run this again: $problems"; }
 else
   mkdir -p /etc/t3flow
   "$fresh/bin/t3flow" config show --commented > "$settings.new"
@@ -56,7 +56,7 @@ put t3-serve.conf "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf
 systemd-sysusers /usr/local/lib/sysusers.d/t3flow.conf
 systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/t3flow.conf
 
-# The change: one rename. The old consumer comes to a safe point, the new one goes on from there --------------------------------------------
+# The switch is one rename. The old consumer stops at a safe point and the new one resumes there --------------------------------------------
 lead() { ln -sfn "$1" "$top/.current" && mv -T "$top/.current" "$top/current"; }
 lead "$fresh"
 mkdir -p /usr/local/bin
@@ -64,13 +64,13 @@ ln -sfn "$top/current/bin/t3flow" /usr/local/bin/t3flow
 systemctl daemon-reload
 systemctl enable --quiet t3flow
 if ! systemctl restart t3flow; then
-  [ -n "$before" ] || fail "the consumer does not start: journalctl -u t3flow says why"
+  [ -n "$before" ] || fail "the consumer does not start; see: journalctl -u t3flow"
   lead "$before"
   systemctl restart t3flow || true
-  fail "the new consumer does not start (journalctl -u t3flow says why): the former program is back"
+  fail "the new consumer does not start, so the former program was restored; see: journalctl -u t3flow"
 fi
-for old in "$top"/program-*; do  # only now: a consumer may have run from any of them
+for old in "$top"/program-*; do  # only now, because a consumer may have run from any of them
   [ "$old" = "$before" ] || [ "$old" = "$fresh" ] || rm -rf "$old"
 done
 echo "t3flow $(t3flow --version | sed 's/.* //') runs; settings: $settings"
-[ -n "$before" ] || echo "next: look at the settings, then: t3flow adopt --dry-run; t3flow adopt"
+[ -n "$before" ] || echo "next: check the settings, then run: t3flow adopt --dry-run; t3flow adopt"

@@ -1,7 +1,7 @@
 # Sourced by install.sh, which sets `source` to the folder above this one. Defines make_program.
 
-# make_program FOLDER: creates a virtual environment with t3flow and its packages, each compared with its hash in requirements.txt.
-# Sets `remedy` for the case that it fails.
+# make_program FOLDER: create a virtual environment with t3flow and its packages, each checked against its hash in requirements.txt.
+# Sets `remedy`, the advice to print on failure.
 make_program() {
   remedy=
   python3 -m venv "$1" || return
@@ -18,5 +18,5 @@ make_program() {
 
 pip_install() { venv=$1; shift; "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir "$@"; }
 
-# Settings of pip in files and in the environment may name an index: neither counts here.
+# pip's settings in files and in the environment may name an index, so both are ignored.
 pip_offline() { (export PIP_CONFIG_FILE=/dev/null; pip_install "$@" --isolated --no-index --find-links "$source/wheels"); }

@@ -29,7 +29,7 @@ NEXT_BUMP = "next_bump"
 CLOCK_STEP_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 30.0
-HELD_WRONGLY = """
+WRONGLY_REVOKED = """
 select id, wanted from (
   select runs.id, held, claim,
     case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as wanted
@@ -50,8 +50,8 @@ def register(engine: Engine, host: Host) -> "Minute":
         minute()
 
     engine.queue.periodic_task(crontab(minute="*"), name="every_minute")(every_minute)
-    engine.watchers.append(freeze_watch(engine, host))
-    engine.watchers.append(clock_watch(host))
+    engine.watchers.append(freeze_watcher(engine, host))
+    engine.watchers.append(clock_watcher(host))
     return minute
 
 
@@ -92,7 +92,7 @@ class Minute:
 
 def tick(engine: Engine, host: Host) -> None:
     """One minute's work: a bump that is due is begun, and what is pending has its message. What fails keeps nothing else from being done."""
-    for work in (begin_due_bump, revive_drains, put_back, trim):
+    for work in (start_and_hint_due_bump, revive_drains, requeue_lost_messages, delete_expired_runs):
         try:
             work(engine, host)
         except Exception:
@@ -101,24 +101,28 @@ def tick(engine: Engine, host: Host) -> None:
             )
 
 
-def begin_due_bump(engine: Engine, host: Host) -> None:
+def start_and_hint_due_bump(engine: Engine, host: Host) -> None:
     """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
-    if (run := due_bump(host, time.time())) is not None:
+    if (run := start_due_bump(host, time.time())) is not None:
         engine.hint(run)
 
 
-def trim(engine: Engine, host: Host) -> None:
-    """Delete runs that ended long ago."""
-    trim_journal(host)
+def delete_expired_runs(engine: Engine, host: Host) -> None:
+    """Delete runs that ended over `journal.keep_days` ago, except those that a fact names."""
+
+    def is_named_in_a_fact(run_id: str) -> bool:
+        return bool(host.journal.query("select 1 from facts where instr(value, ?) limit 1", run_id))
+
+    retention.delete_expired_runs(host.journal, host.settings.journal.keep_days, is_named_in_a_fact)
 
 
-def put_back(engine: Engine, host: Host) -> None:
+def requeue_lost_messages(engine: Engine, host: Host) -> None:
     """Put lost messages back into the queue."""
     if added := engine.recover():
         logger.warning("put {} lost messages back into the queue", added)
 
 
-def due_bump(host: Host, now: float) -> str | None:
+def start_due_bump(host: Host, now: float) -> str | None:
     """Begins the scheduled bump if its time has come, at most LATE_SECONDS ago, and draws the next time. Returns the run's id or None."""
     planned = facts.read(host.journal, NEXT_BUMP)
     rules: list[str | int | float] = [
@@ -151,7 +155,7 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
 
 
-def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
+def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     """A watcher that takes the drains' messages out of the queue while tracking is frozen, and puts them back after it.
 
     It compares with what the journal says of each drain, so that a freeze file which came or went while nobody looked counts all the same.
@@ -161,11 +165,11 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and facts.read(host.journal, "freeze") is not None:
             facts.write(host.journal, "freeze", None)  # the file was removed by hand
-        wrong = host.journal.query(HELD_WRONGLY, is_frozen)
-        if held := [(run, wanted) for run, wanted in wrong if wanted is not None]:
-            engine.hold_all(held)
-        if free := [run for run, wanted in wrong if wanted is None]:
-            engine.release_all(free, time.time())
+        wrong = host.journal.query(WRONGLY_REVOKED, is_frozen)
+        if reasons := {run: reason for run, reason in wrong if reason is not None}:
+            engine.revoke(reasons)
+        if free := [run for run, reason in wrong if reason is None]:
+            engine.restore(free, time.time())
         if is_frozen:  # a bump that waits for the registry ends now, and not when it would have asked again
             for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
                 wake(sleeping.id)
@@ -173,7 +177,7 @@ def freeze_watch(engine: Engine, host: Host) -> Callable[[], None]:
     return watch
 
 
-def clock_watch(host: Host) -> Callable[[], None]:
+def clock_watcher(host: Host) -> Callable[[], None]:
     """A watcher that has every run that sleeps ask anew once the wall clock was set, or the host slept: their times were told by another clock."""
     ahead = [time.time() - time.monotonic()]
 
@@ -194,7 +198,7 @@ def clock_watch(host: Host) -> Callable[[], None]:
     return watch
 
 
-def ask_all(host: Host) -> None:
+def wake_all_drains(host: Host) -> None:
     """Makes every deferral due: what they wait for was told by other settings, or another clock."""
     for pending in deferral_records.deferrals(host.journal):
         wake(pending.run)
@@ -212,12 +216,3 @@ def sweep(host: Host) -> None:
                 remove_tree(folder)
             except DiskError as error:
                 logger.warning("{}", error)
-
-
-def trim_journal(host: Host) -> retention.Trimmed:
-    """Delete runs that ended over `journal.keep_days` ago, but those of which something on record tells. Bounded and idempotent."""
-
-    def is_named_in_a_fact(run_id: str) -> bool:
-        return bool(host.journal.query("select 1 from facts where instr(value, ?) limit 1", run_id))
-
-    return retention.tick(host.journal, host.settings.journal.keep_days, is_named_in_a_fact)

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from loguru import logger
 
-from t3flow.engine.files import DiskError, claim_folder, in_memory, remove_tree, require_space
+from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
 from t3flow.host import manageable, mounts, preflight, pruning, slots, t3_accounts
@@ -28,6 +28,8 @@ from t3flow.t3.versions import parse
 NIGHTLY = "nightly"
 """The one tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
+LONGEST_CAUSE = 140
+"""Characters of an earlier rejection that a refusal repeats, so that the command to run stays in sight."""
 NO_DATABASE = "there is no database"
 
 
@@ -98,7 +100,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     host = this_host()
     target, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        found = people.function(without)
+        found = people.unjournaled(without)
         if not any(is_behind(person, target) for person in found):
             return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
@@ -110,7 +112,11 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     why = rejections.rejected(host.journal).get(target)
     only = rejections.rejected_for(host.journal, target)
     if why is not None and not again and not (only and set(only) <= set(without)):
-        reason = f"{target} was rejected: {why}; to try it all the same: t3flow enqueue bump --target {target} --again"
+        cause = why.removeprefix(f"{target} ").partition("; to ")[0]
+        cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
+        reason = (
+            f"{target} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {target} --again"
+        )
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := provenance.too_young(host, target)):
         return {"outcome": "too_young", "reason": reason}
@@ -162,7 +168,7 @@ def open_scratch() -> None:
         claim_folder(folder, 0o711)
     except OSError as error:
         raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
-    if in_memory(folder):
+    if is_on_tmpfs(folder):
         raise DiskError(
             f"{folder} would be kept in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp"
         )
@@ -341,7 +347,7 @@ def _lead_to(version: str) -> None:
     """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
-        link_everyone.function(default)
+        link_everyone.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
     rejections.unreject(host.journal, version)

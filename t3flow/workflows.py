@@ -12,7 +12,7 @@ from t3flow.deferrals.idleness import await_idle, held_back, would_move
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import FORMER_STEPS
+from t3flow.engine.step import LEGACY_UNDOS
 from t3flow.host.users import Result, result_of
 from t3flow.restart import long_away, safe_restart
 from t3flow.rollout import restore as restoring
@@ -104,7 +104,7 @@ def drain(user: str) -> Outcome:
     ask_again = float(flow.carried.get("ask_again", 0.0))
     try:
         while True:
-            flow.start_over_if_long(ask_again=ask_again)
+            flow.continue_as_new_if_long(ask_again=ask_again)
             ready = await_idle(user, ask_again)
             if ready["nothing_to_do"]:
                 deferral.settle_deferral(user)
@@ -323,7 +323,7 @@ WORKFLOWS: dict[str, Callable[..., Outcome]] = {
     "adopt": adopt,
     "revive": revive,
 }
-FORMER_STEPS.update(FORMER)
+LEGACY_UNDOS.update(FORMER)
 HELD_BY_FREEZE = {"bump", "drain_now"}
 """Workflows that a freeze interrupts; a drain asks before each restart."""
 YIELDING = {"adopt"}

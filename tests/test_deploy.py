@@ -39,7 +39,7 @@ def test_a_fresh_settings_file_sets_nothing_and_knows_every_key(tmp_path: Path) 
     assert read.sources == dict.fromkeys(declared(), f"file {file}")
     tomllib.loads(commented())
     for key in declared():
-        line = re.search(rf"(?m)^# .+; takes .+\n#{key.partition('.')[2]} = ", commented())
+        line = re.search(rf"(?m)^# .+\n# value: .+\n#{key.partition('.')[2]} = ", commented())
         assert line, f"{key} has no comment"
 
 
@@ -153,7 +153,15 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["deploy/install.sh", "deploy/uninstall.sh", "tests/box/prepare.sh", "tools/setup.sh"]
+    "script",
+    [
+        "deploy/install.sh",
+        "deploy/uninstall.sh",
+        "tests/box/prepare.sh",
+        "tools/setup.sh",
+        "tools/hooks.sh",
+        "tools/pre-commit",
+    ],
 )
 def test_the_scripts_are_plain_sh(script: str) -> None:
     """They parse; and install and uninstall refuse what they do not know with their usage, changing nothing."""

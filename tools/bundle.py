@@ -80,7 +80,7 @@ TARGETS = [Target(python, machine) for machine in MACHINES for python in PYTHONS
 def run(
     *words: str, text: str = "", folder: Path | None = None, environment: dict[str, str] | None = None, umask: int = -1
 ) -> str:
-    """Return what a program prints. Raise Refused with the last line that it wrote to stderr if it fails."""
+    """Return what a program prints. Raise Refused with its first error, or else its last line, if it fails."""
     finished = subprocess.run(
         words,
         input=text,
@@ -93,7 +93,13 @@ def run(
     )
     if finished.returncode != 0:
         lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
-        raise Refused(f"{' '.join(words[:4])} failed: {lines[-1] if lines else f'exit status {finished.returncode}'}")
+        reasons = (
+            [line for line in lines if line.startswith("ERROR: ")]
+            or lines[-1:]
+            or [f"exit status {finished.returncode}"]
+        )
+        name = " ".join(words[2:4] if words[0] == sys.executable else words[:2])
+        raise Refused(f"{name} failed: {reasons[0]}")
     return finished.stdout
 
 

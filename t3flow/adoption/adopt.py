@@ -132,7 +132,7 @@ def switch_timers(timers: list[str], on: bool) -> None:
 @step()
 def leave_out(version: str, in_scratch: bool, tree: str, program: str) -> None:
     """Undo of taking a version in: its slot goes unless somebody was led to it. A second time finds nothing to do."""
-    tasks.unstage.function(version, in_scratch)
+    tasks.unstage.unjournaled(version, in_scratch)
 
 
 @step(interruptible=True, undo=leave_out)
@@ -213,7 +213,7 @@ def return_markers(
     """Undo of taking markers: they are back where they were, and their deferrals gone. Repeating it is harmless."""
     host = this_host()
     for user in deferrals:
-        deferral.settle_deferral.function(user)
+        deferral.settle_deferral.unjournaled(user)
     facts.write(host.journal, running_version.OLD_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 

@@ -95,7 +95,7 @@ def look_around() -> Found:
         "servers": {user: said_version(user) for user in mapped},
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
         "folders": tracker_backups.folders(host, mapped),
-        "is_frozen": bool(tasks.held.function()),
+        "is_frozen": bool(tasks.held.unjournaled()),
         "unmanaged": {user: why for user, (_, why) in manageable.survey(host, mapped).items() if why},
         "others": unlinked,
         "overwritten": bool(default) and not launcher.is_launcher(paths.launcher),

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shlex
 import sys
 import traceback
 
@@ -15,7 +16,6 @@ def main() -> None:
 
     from t3flow import T3flowError
     from t3flow.cli.root import root
-    from t3flow.settings.load import SettingsError
 
     gc.enable()
     try:
@@ -32,12 +32,15 @@ def main() -> None:
     except T3flowError as error:
         for line in str(error).splitlines():
             click.echo(f"t3flow: {line}", err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, SettingsError) else getattr(error, "exit_code", 1))
+        sys.exit(getattr(error, "exit_code", 1))
     except PermissionError as error:
         if os.geteuid() == 0:
             internal(error)
         else:
-            click.echo(f"t3flow: {error.filename or 'something of root'} is not yours to use: run it as root", err=True)
+            words = shlex.join(["t3flow", *sys.argv[1:]])
+            click.echo(
+                f"t3flow: only root may use {error.filename or 'this part of the host'}; run: sudo {words}", err=True
+            )
         sys.exit(1)
     except OSError as error:  # a full disk, a limit: the host's trouble, and none of this program's
         if os.environ.get("T3FLOW_DEBUG"):

@@ -1,5 +1,6 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,23 +8,17 @@ import click
 
 from t3flow import T3flowError
 from t3flow.cli import complete
-from t3flow.cli.base import (
-    Commands,
-    UsageError,
-    as_json,
-    dump,
-    known_users,
-    open_host,
-    rfc3339,
-    say,
-    settings,
-    table,
-    when,
-)
+from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
+from t3flow.cli.output import dump, say, table
+from t3flow.state.short_versions import shortener
+from t3flow.state.times import ago, rfc3339
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host
+
+
+SNAPSHOT = re.compile(r"state-prebump-.+-(\d{8}T\d{6,}Z)\.sqlite")
 
 
 class ListedOrDropped(Commands):
@@ -53,7 +48,10 @@ def backups() -> None:
 @click.argument("user", required=False, shell_complete=complete.users)
 @as_json
 def list_backups(user: str | None, as_json: bool) -> None:
-    """The snapshots, and what was kept when it was replaced: one line a set of databases. Example: t3flow backups ada"""
+    """The snapshots, and what was kept when it was replaced: one line for each set of databases. Example: t3flow backups ada
+
+    A snapshot is listed by the time in its name, by which drop and restore know it too; --json has the whole name.
+    """
     read = settings()
     host = open_host(read)
     users = known_users(read, (user,)) if user else [entry.name for entry in host.user_map().users]
@@ -61,19 +59,49 @@ def list_backups(user: str | None, as_json: bool) -> None:
     if as_json:
         dump([{**each, "created": rfc3339(each["created"])} for each in found])
         return
+    if not found:
+        click.echo(f"No backup of {user}" if user else "No backup yet")
+        return
+    short = shortener(each["version"] for each in found)
+    headings = [*(() if user else ("user",)), "backup", "version", "taken", "size", *(("databases",) if user else ())]
     rows = [
         [
-            each["user"],
-            each["backup"],
-            each["version"] or "-",
-            "?" if each["level"] is None else str(each["level"]),
-            when(each["created"]),
-            "MISSING" if each["bytes"] is None else f"{each['bytes'] / 1e6:.1f} MB",
-            ", ".join(_databases(each["files"])) or "-",
+            *(() if user else (each["user"],)),
+            _short_name(each["backup"]),
+            short.get(each["version"], "-"),
+            ago(each["created"]),
+            _in_megabytes(each["bytes"]),
+            *((_databases(each["files"]),) if user else ()),
         ]
         for each in found
     ]
-    table(["user", "backup", "of version", "level", "taken", "size", "databases"], rows)
+    table(headings, rows)
+    missing = [f"{each['backup']}: {name}" for each in found for name, size in each["files"].items() if size is None]
+    for line in missing:
+        click.echo(f"missing: {line}")
+
+
+def _short_name(backup: str) -> str:
+    """The part of a backup's name that tells it from the user's others: the time of a snapshot, the whole of another."""
+    found = SNAPSHOT.fullmatch(backup)
+    return found[1] if found else backup
+
+
+def full_name(found: list[str], backup: str) -> str:
+    """The name of the backup that a person means by its name or its short form. Raises nothing: one that is not there stays as it is."""
+    return next((name for name in found if backup in (name, _short_name(name))), backup)
+
+
+def _databases(files: dict[str, int | None]) -> str:
+    """The databases of a set."""
+    from t3flow.t3.files import IDENTITY_FILES
+
+    return ", ".join(name for name in files if name not in IDENTITY_FILES) or "-"
+
+
+def _in_megabytes(size: int | None) -> str:
+    """A size for people."""
+    return "MISSING" if size is None else f"{size / 1e6:.1f} MB"
 
 
 def _size(path: Path) -> int | None:
@@ -82,17 +110,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _databases(sizes: dict[str, int | None]) -> list[str]:
-    """The databases of a set with their sizes, for people."""
-    from t3flow.t3.files import IDENTITY_FILES
-
-    return [
-        f"{name} MISSING" if size is None else f"{name} {size / 1e6:.1f} MB"
-        for name, size in sizes.items()
-        if name not in IDENTITY_FILES
-    ]
 
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
@@ -156,6 +173,7 @@ def drop(user: str, backup: str, force: bool) -> None:
     if busy := host.journal.query("select run from locks"):
         raise T3flowError(f"{busy[0][0]} is changing the host and may need it: wait until it has ended (t3flow show)")
     theirs = catalog.backups(host.journal, user)
+    backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
     aside = replaced.find(host, user, backup) if snapshot is None and backup.startswith(replaced.PREFIX) else None
     if snapshot is not None:
@@ -183,13 +201,16 @@ def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
 
     Freezes first, as a rollback does, and asks nobody whether they are at work. `t3flow backups USER` has the names.
     """
+    from t3flow.host.records import catalog
     from t3flow.rollout.bake import ROLLBACK_PRIORITY
     from t3flow.rollout.restore import RestoreError, find_backup, freeze_reason
 
     read = settings()
     known_users(read, (user,))
+    host = open_host(read)
+    backup = full_name([Path(entry.path).name for entry in catalog.backups(host.journal, user)], backup)
     try:
-        find_backup(open_host(read), user, backup)
+        find_backup(host, user, backup)
     except RestoreError as error:
         raise UsageError(str(error)) from error
     args = {"user": user, "backup": backup}

@@ -26,11 +26,10 @@ def users(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The newest runs that begin so."""
-    from t3flow.cli.base import JOURNAL
-    from t3flow.engine.journal import Journal
+    from t3flow.state.sources import journal
 
     with suppress(T3flowError, OSError):
-        noted = Journal(_settings(context).paths.state_dir / JOURNAL)
+        noted = journal(_settings(context))
         return [run.id for run in noted.runs(limit=NEWEST_RUNS) if run.id.startswith(incomplete)]
     return []
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
-from t3flow.cli.base import Commands, UsageError, as_json, dump, settings, table
+from t3flow.cli.base import Commands, UsageError, as_json, settings
+from t3flow.cli.output import dump, table
 from t3flow.settings import load as settings_module
+from t3flow.settings import text as settings_text
 
 
 @click.group(cls=Commands)
@@ -15,20 +17,20 @@ def config() -> None:
 
 @config.command()
 @click.argument("key", required=False)
-@click.option("--commented", is_flag=True, help="A settings file with every key and its default, commented out.")
+@click.option("--commented", is_flag=True, help="Print a settings file with every key and its default, commented out.")
 @as_json
 def show(key: str | None, commented: bool, as_json: bool) -> None:
-    """The settings in force and where each came from; of one KEY the value alone. Example: t3flow config show paths.launcher"""
+    """Show the settings in force and the source of each, or the value of one KEY. Example: t3flow config show paths.launcher"""
     if commented:
-        from t3flow.settings.text import commented as text
-
-        click.echo(text(), nl=False)
+        click.echo(settings_text.commented(), nl=False)
         return
-    described = settings_module.describe(settings())
+    described = settings_text.describe(settings())
     if key is not None:
+        known = [entry.key for entry in described]
+        if key not in known:
+            hint = settings_module.guess(key, known) or "; t3flow config show lists all keys"
+            raise UsageError(f"there is no setting {key!r}{hint}")
         described = [entry for entry in described if entry.key == key]
-        if not described:
-            raise UsageError(f"there is no setting {key!r}; t3flow config show lists them all")
     if as_json:
         dump({entry.key: {"value": entry.value, "source": entry.source} for entry in described})
     elif key is not None:
@@ -39,7 +41,7 @@ def show(key: str | None, commented: bool, as_json: bool) -> None:
 
 
 def _next_bump() -> str:
-    """What the schedule comes to by this process's clock: the consumer may have another TZ, which `t3flow status` shows."""
+    """Return the next bump in this process's time zone. The consumer may have another TZ: `t3flow status` shows that."""
     import time
 
     from t3flow import T3flowError
@@ -55,10 +57,10 @@ def _next_bump() -> str:
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> int:
-    """Everything that is wrong in FILE, at once. Example: t3flow config check /etc/t3flow/config.toml"""
+    """Check FILE and report all of its problems. Example: t3flow config check /etc/t3flow/config.toml"""
     problems = settings_module.check(file)
     for problem in problems:
         click.echo(problem)
     if not problems:
-        click.echo(f"{file}: no problem")
+        click.echo(f"{file}: no problems")
     return 2 if problems else 0

@@ -2,7 +2,8 @@
 
 import click
 
-from t3flow.cli.base import as_json, dump, open_host, say, settings, styled
+from t3flow.cli.base import as_json, open_host, settings
+from t3flow.cli.output import dump, say, styled, with_remedy
 from t3flow.engine.journal import JournalError
 
 
@@ -33,7 +34,8 @@ def doctor(fix: bool, as_json: bool) -> int:
         dump([finding._asdict() for finding in found])
     else:
         for finding in found:
-            click.echo(f"{styled(finding.check, fg='red')}: {finding.what}; {finding.mend}")
+            text = with_remedy(f"{finding.check}: {finding.what}", finding.mend)
+            click.echo(styled(finding.check, fg="red") + text[len(finding.check) :])
         if not found:
             click.echo(f"{len(CHECKS)} checks, no finding")
     return 1 if found else 0

@@ -15,9 +15,9 @@ from t3flow.cli.base import (
     known_users,
     open_host,
     require_consumer,
-    say,
     settings,
 )
+from t3flow.cli.output import dump, say
 
 wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
 dry_run = click.option("--dry-run", is_flag=True, help="Try and report; change nothing.")
@@ -174,8 +174,6 @@ def begin(
     if wait:
         return follow(read, noted, run, as_json)
     if as_json:
-        from t3flow.cli.base import dump
-
         dump({"run": run})
     else:
         click.echo(run)

@@ -4,20 +4,12 @@ from typing import Any
 
 import click
 
-from t3flow.cli import complete, state
-from t3flow.cli.base import (
-    Commands,
-    UsageError,
-    as_json,
-    dump,
-    journal,
-    known_users,
-    open_host,
-    settings,
-    styled,
-    table,
-    when,
-)
+from t3flow.cli import complete
+from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users, open_host, settings
+from t3flow.cli.output import cut, dump, styled, table, wrapped
+from t3flow.state.times import ago, ahead, epoch, soon
+
+LABEL = 12
 
 
 @click.command()
@@ -25,47 +17,69 @@ from t3flow.cli.base import (
 def status(as_json: bool) -> None:
     """What is wrong, then who runs what. Example: t3flow status --json
 
-    First a line for each thing that is wrong, ending with what to type. Then default version and last good, what is followed, the next bump,
-    the run in progress, rejected versions; and of each user the server, the version it runs, the version assigned, whether pairing
-    worked when it was last tried, and the deferral. It changes nothing, and exits 0 whatever it finds: for alarms see verify and doctor.
+    First a line for each problem, which ends with the command to run. Then what is followed, the run in progress with what it does at this moment,
+    and rejected versions; then each user: whether the server runs, the version (where the server still runs another than the assigned one: both),
+    how pairing went when last tried, and the deferral. A nightly is shortened to its end, such as …20260609.501; --json has it in full.
+    It changes nothing, and exits 0 whatever it finds: for alarms see verify and doctor.
     """
-    read = settings()
-    found = state.collect(read)
+    from t3flow.state import host, problems
+
+    found = host.collect(settings())
     if as_json:
         dump(found)
         return
-    for problem in state.problems(found):
-        click.echo(styled(problem, fg="red"))
-    consumer = found["consumer"]
-    click.echo(f"consumer    {'pid ' + str(consumer['pid']) if consumer['alive'] else 'not running'}")
-    click.echo(f"default     {found['default_version'] or '-'}   last good {found['last_good'] or '-'}")
-    click.echo(
-        f"follows     {'pinned to ' + found['pin'] if found['pin'] else 'tag ' + found['tracked_tag']}   next bump {state.next_bump(found)}"
-    )
-    click.echo(f"run         {found['run'] or 'none in progress'}")
+    for problem in problems.capitalized(problems.problems(found)):
+        click.echo(styled(wrapped(problem), fg="red"))
+    for label, text in summary(found):
+        click.echo(wrapped(text, " " * LABEL, f"{label:<{LABEL}}"))
+    if found["users"]:
+        click.echo()
+        users_table(found)
+
+
+def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The state of the host beside its users, line by line."""
+    from t3flow.state.host import next_bump
+
+    consumer, default, good = found["consumer"], found["default_version"], found["last_good"]
+    lines = [
+        ("Consumer", f"running (pid {consumer['pid']})" if consumer["alive"] else "not running"),
+        ("Default", f"{default or 'none yet'}{'' if good in (None, default) else f'; last good: {good}'}"),
+        ("Follows", f"{found['pin']} (pinned)" if found["pin"] else f"the tag {found['tracked_tag']}"),
+        ("Next bump", next_bump(found)),
+        ("Run", found["run"] or "none in progress"),
+    ]
+    if found["run_doing"]:
+        lines.append(("", found["run_doing"]))
     if bake := found["bake"]:
-        click.echo(f"watched     pairings on {bake['version']} until {bake['until']}  {bake['problem']}".rstrip())
+        trouble = f"; nothing is seen: {bake['problem']}" if bake["problem"] else ""
+        lines.append(("Watching", f"pairings on {bake['version']}, ends {ahead(epoch(bake['until']))}{trouble}"))
     for version, reason in found["rejected"].items():
-        click.echo(f"rejected    {version}: {reason.removeprefix(f'{version} ')}")
+        lines.append(("Rejected", cut(f"{version}: {reason.removeprefix(f'{version} ')}", LABEL)))
+    return lines
+
+
+def users_table(found: dict[str, Any]) -> None:
+    """Print each user's server, version, pairing and deferral."""
+    from t3flow.state.deferrals import in_words
+    from t3flow.state.short_versions import shortener
+
+    users = found["users"].values()
+    targets = [each["deferred"]["target"] for each in users if each["deferred"]]
+    short = shortener(
+        [*(each["running_version"] for each in users), *(each["assigned_version"] for each in users), *targets]
+    )
     rows = []
     for user, each in found["users"].items():
-        deferred = each["deferred"]
-        waits = f"→ {deferred['target']}, waits: {deferred['waiting_for']}" if deferred else ""
-        if deferred and deferred["waiting_for"] == "frozen" and not found["frozen"]:
-            waits += f" ({deferred['detail']})"
+        runs, led_to, deferred = each["running_version"], each["assigned_version"], each["deferred"]
+        version = short.get(led_to, "-")
+        if runs and runs != led_to:
+            version = f"{short[runs]}, assigned {version}"
+        waits = f"to {short[deferred['target']]}: {in_words(deferred)}" if deferred else ""
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
-        rows.append(
-            [
-                user,
-                "up" if each["active"] else "down",
-                each["running_version"] or "-",
-                each["assigned_version"] or "-",
-                each["pairing"],
-                waits,
-            ]
-        )
-    table(["user", "server", "runs", "assigned", "pairing", "deferred"], rows)
+        rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
+    table(["user", "server", "version", "pairing", "deferred"], rows)
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -89,26 +103,30 @@ def deferrals(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    found = state.deferrals(journal(settings()))
+    from t3flow.state.deferrals import deferrals as pending
+    from t3flow.state.deferrals import in_words
+    from t3flow.state.short_versions import shortener
+
+    found = pending(journal(settings()))
     if as_json:
         dump(found)
         return
     if not found:
-        click.echo("nobody waits")
+        click.echo("No deferral is pending")
         return
+    short = shortener(each["target"] for each in found)
     rows = [
         [
             each["user"],
-            each["target"],
-            when(each["since_s"]),
+            short[each["target"]],
+            ago(epoch(each["since"])),
             str(each["checks"]),
-            each["waiting_for"],
-            when(each["next_check_s"]),
-            each["detail"],
+            soon(epoch(each["next_check"])),
+            in_words(each),
         ]
-        for each in state.deferrals(journal(settings()), for_people=True)
+        for each in found
     ]
-    table(["user", "target", "since", "checks", "waits for", "next check", "detail"], rows)
+    table(["user", "target", "since", "checks", "next check", "waits for"], rows)
 
 
 @deferrals.command()
@@ -173,7 +191,11 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         dump(found)
     else:
+        longest = max((len(each["user"]) for each in found), default=0) + 2
         for each in found:
-            mark = styled("pairs", fg="green") if each["ok"] else styled("CANNOT PAIR", fg="red")
-            click.echo(f"{each['user']:<20} {mark} {each['reason']}")
+            word, color = ("pairs", "green") if each["ok"] else ("CANNOT PAIR", "red")
+            text = wrapped(
+                f"{word}{': ' if each['reason'] else ''}{each['reason']}", " " * longest, f"{each['user']:<{longest}}"
+            )
+            click.echo(text[:longest] + styled(word, fg=color) + text[longest + len(word) :])
     return 0 if all(each["ok"] for each in found) else 1

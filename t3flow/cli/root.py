@@ -1,10 +1,34 @@
-"""The root of the command line."""
+"""The root of the command line. A command's module is imported when the command is asked for."""
+
+from importlib import import_module
+from typing import Any
 
 import click
 
 from t3flow import __version__
-from t3flow.cli import adopt, backups, config, doctor, enqueue, look, runs, switch
-from t3flow.cli.base import Commands, settings
+from t3flow.cli.commands import Commands
+
+MODULES = {
+    "status": "look",
+    "enqueue": "enqueue",
+    "deferrals": "look",
+    "freeze": "switch",
+    "unfreeze": "switch",
+    "pin": "switch",
+    "unpin": "switch",
+    "runs": "runs",
+    "show": "runs",
+    "cancel": "runs",
+    "verify": "look",
+    "backups": "backups",
+    "restore": "backups",
+    "doctor": "doctor",
+    "adopt": "adopt",
+    "config": "config",
+    "consumer": "programs",
+    "demo": "programs",
+}
+"""Command → the module of this package that has it, in the order of `--help`."""
 
 HELP = """Follows a nightly build of t3 for everybody on this host, without an outage.
 
@@ -48,7 +72,7 @@ Environment:
   T3FLOW_SECTION__KEY           any setting, such as T3FLOW_GATE__PORT
   T3_TRACK, T3_PIN, T3_MIGRATE_QUIET_SECONDS   as the shell tracker took them
   T3FLOW_DEBUG                  a traceback for an internal error
-  NO_COLOR                      no colour
+  NO_COLOR                      no color
 
 \b
 Completion, for bash 4.4 or newer (zsh_source and fish_source for the others):
@@ -56,63 +80,31 @@ Completion, for bash 4.4 or newer (zsh_source and fish_source for the others):
 """
 
 
-@click.group(cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+class Lazy(dict[str, click.Command]):
+    """The commands by name; each is imported when it is looked up."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(MODULES))  # type: ignore[arg-type]  # a command stands for itself once it is looked up
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"t3flow.cli.{MODULES[name]}"), name)
+        return command
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The command of that name."""
+        return self[name] if name in MODULES else default
+
+    def items(self) -> Any:
+        """All commands, imported."""
+        return {name: self[name] for name in self}.items()
+
+    def values(self) -> Any:
+        """All commands, imported."""
+        return {name: self[name] for name in self}.values()
+
+
+@click.group(cls=Commands, commands=Lazy(), help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="t3flow")
 @click.option("--config", metavar="FILE", help="Settings file instead of T3FLOW_CONFIG or /etc/t3flow/config.toml.")
 def root(config: str | None) -> None:
     """The options of every command."""
-
-
-@click.command()
-def consumer() -> None:
-    """Run the consumer in the foreground: what the systemd service starts. Example: t3flow consumer
-
-    It takes up every run that is journaled, and begins one by itself when the schedule says so. A second one refuses with the first
-    one's pid. SIGTERM, Ctrl-C or a closed terminal ends it at a safe point, which may take as long as one user's restart; a second one
-    changes nothing. A run under way goes on with the next consumer.
-    """
-    from t3flow.service import logs
-    from t3flow.service.consumer import consume
-
-    read = settings()
-    logs.set_up(read)
-    consume(read)
-
-
-@click.command()
-@click.option("--keep", is_flag=True, help="Leave the folder for a look.")
-@click.option("--plain", is_flag=True, help="No colour.")
-@click.option("--real", "with_real", is_flag=True, help="The good nightly is the real t3, which npm fetches first.")
-def demo(keep: bool, plain: bool, with_real: bool) -> int:
-    """Play the main job on real parts in a temporary folder: a whole devvm. Example: t3flow demo --keep
-
-    A registry, servers with databases, the dispatch, a supervisor and a consumer; nothing outside the folder is touched. It takes about
-    a minute and exits 1 if anything was not as announced. It needs the packages of t3flow[sandbox].
-    With --real it takes some minutes, and exits 2 where the package (64 MB) cannot be fetched.
-    """
-    from t3flow.sandbox.demo import main
-
-    return main(keep=keep, plain=plain, with_real=with_real)
-
-
-for command in (
-    look.status,
-    enqueue.enqueue,
-    look.deferrals,
-    switch.freeze,
-    switch.unfreeze,
-    switch.pin,
-    switch.unpin,
-    runs.runs,
-    runs.show,
-    runs.cancel,
-    look.verify,
-    backups.backups,
-    backups.restore,
-    doctor.doctor,
-    adopt.adopt,
-    config.config,
-    consumer,
-    demo,
-):
-    root.add_command(command)

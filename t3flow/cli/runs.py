@@ -1,11 +1,18 @@
 """Past and present runs: runs, show, cancel."""
 
+import sys
+from datetime import datetime
 from typing import Any
 
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import UsageError, as_json, dump, hint, journal, rfc3339, settings, span, styled, table, when
+from t3flow.cli.base import UsageError, as_json, hint, journal, settings
+from t3flow.cli.output import GAP, dump, styled, table, wrapped
+from t3flow.engine.journal import Journal, Run
+from t3flow.state.runs import SHORT_ID, activity, asked_for, short_id
+from t3flow.state.short_versions import shortened
+from t3flow.state.times import ago, duration, rfc3339, when
 
 
 @click.command()
@@ -14,19 +21,31 @@ from t3flow.cli.base import UsageError, as_json, dump, hint, journal, rfc3339, s
 def runs(as_json: bool, limit: int) -> None:
     """Past and present runs, oldest first. Example: t3flow runs --limit 5
 
-    Each with its outcome, or what it waits for, when it began, how long it took, and the reason in one line.
+    Each with its outcome, when it started, how long it took, and the reason, or what it does or waits for at this moment. Ids are shortened;
+    show, cancel and --json take or give them in full.
     """
-    found = journal(settings()).runs(limit=limit)
+    noted = journal(settings())
+    found = noted.runs(limit=limit)
     if as_json:
         dump([_document(run) for run in found])
         return
+    if not found:
+        click.echo("No run yet; start one with: t3flow enqueue bump --wait")
+        return
+    ids = [short_id(run.id) for run in found]
     rows = []
-    for run in found:
-        took = span(run.updated - run.created)
-        rows.append(
-            [run.id, run.outcome or _state(run), when(run.created), took, shorten(str(run.result.get("reason", "")))]
-        )
-    table(["run", "outcome", "begun", "took", "reason"], rows)
+    for run, short in zip(found, ids, strict=True):
+        reason = str(run.result.get("reason", "")) or sentence_of(noted, run)
+        is_running = run.status == "running"
+        took = "-" if is_running else duration(run.updated - run.created)
+        shown = short if ids.count(short) == 1 else run.id
+        rows.append([shown, run.outcome or "running", ago(run.created), took, shortened(reason)])
+    table(["run", "outcome", "started", "took", "reason"], rows, is_cut=True)
+
+
+def sentence_of(noted: Journal, run: Run) -> str:
+    """What a run does now."""
+    return activity(noted, run) if run.status == "running" else ""
 
 
 @click.command()
@@ -35,8 +54,8 @@ def runs(as_json: bool, limit: int) -> None:
 def show(run: str, as_json: bool) -> None:
     """One RUN's whole history, step by step. Example: t3flow show bump-20260609T0412
 
-    The start of an id will do, if only one run has it. Each step with its result, each trial of the gate with its checks and their evidence,
-    then the outcome, with a line for each user.
+    RUN is an id, the start of one, or its short form, such as bump-1fb35f, if only one run has it. Each step in a sentence, each trial of the gate
+    with its checks and their evidence, then the outcome, with a line for each user.
     """
     noted = journal(settings())
     found = noted.run(_full_id(noted, run))
@@ -48,19 +67,30 @@ def show(run: str, as_json: bool) -> None:
         ]
         dump({**_document(found), "events": shown})
         return
-    from t3flow.cli.follow import conclude, event_line, judged, verdicts_of
+    from t3flow.cli.follow import conclude, in_line
+    from t3flow.state.runs import Narrator, verdicts_of
+    from t3flow.state.wording import judged_on
 
-    click.echo(f"{styled(found.id, bold=True)}  begun {when(found.created)}  {found.args}")
+    head = wrapped(f"started {when(found.created)}{asked_for(found)}", GAP, f"{found.id}, ")
+    click.echo(styled(found.id, bold=True) + head[len(found.id) :])
+    narrator, day = Narrator(found), datetime.fromtimestamp(found.created).date()
     for event in events:
-        line = event_line(event) or (f"… waits: {event.data['waiting_for']}" if event.kind == "waiting" else "")
-        if line:
-            click.echo(f"  {event.at - found.created:8.2f} s  {line}")
+        at = datetime.fromtimestamp(event.at)
+        line = narrator.line(event)
+        if line is None:
+            continue
+        if at.date() != day:
+            click.echo(f"{GAP}{at:%A %Y-%m-%d}")
+            day = at.date()
+        click.echo(in_line(line, f"{GAP}{at:%H:%M:%S} ", sys.stdout))
         for verdict in verdicts_of(event):
-            click.echo(f"              {verdict['version']} on {verdict['seed']}: {judged(verdict)}")
+            click.echo(wrapped(judged_on(verdict), " " * 15, " " * 13))
             for check in verdict["checks"]:
-                click.echo(f"                {'ok ' if check['ok'] else 'BAD'} {check['name']}: {check['evidence']}")
+                mark = styled("✓", fg="green") if check["ok"] else styled("✗", fg="red")
+                text = wrapped(f"{check['name']}: {check['evidence']}", " " * 17, " " * 15 + "✓ ")
+                click.echo(text.replace("✓", mark, 1))
     if found.status == "running":
-        click.echo(_state(found))
+        click.echo(wrapped(activity(noted, found)))
     else:
         conclude(found)
 
@@ -87,30 +117,23 @@ def cancel(run: str) -> int:
     return 0
 
 
-def shorten(text: str) -> str:
-    """At most 80 characters of a text; `t3flow show` has the rest."""
-    return text if len(text) <= 80 else f"{text[:79]}…"
+def _full_id(noted: Journal, text: str) -> str:
+    """The id of the one run that a text means: the id, its start, or its short form. Raises UsageError."""
+    rows = noted.query("select id from runs where id = ? or substr(id, 1, ?) = ?", text, len(text), text)
+    found = [str(row[0]) for row in rows]
+    if text in found:
+        return text
+    if not found and (parts := SHORT_ID.fullmatch(text)):
+        rows = noted.query(
+            "select id from runs where id like ? escape '!'", f"{parts[1].replace('_', '!_')}-%-{parts[2]}"
+        )
+        found = [str(row[0]) for row in rows]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(f"{len(found) or 'no'} runs match {text}: t3flow runs lists them")
 
 
-def _state(run: Any) -> str:
-    if run.held:
-        return f"held: {run.held}"
-    if run.wake_at is None:
-        return "waits for the host"
-    return "running" if run.claim else f"sleeps until {when(run.wake_at)}"
-
-
-def _full_id(noted: Any, start: str) -> str:
-    found = [
-        row[0]
-        for row in noted.query("select id from runs where id = ? or substr(id, 1, ?) = ?", start, len(start), start)
-    ]
-    if start in found or len(found) == 1:
-        return start if start in found else str(found[0])
-    raise UsageError(f"{len(found) or 'no'} runs begin with {start}: t3flow runs lists them")
-
-
-def _document(run: Any) -> dict[str, Any]:
+def _document(run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "workflow": run.workflow,

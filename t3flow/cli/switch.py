@@ -2,7 +2,18 @@
 
 import click
 
-from t3flow.cli.base import UsageError, journal, rfc3339, say, settings
+from t3flow import T3flowError
+from t3flow.cli.base import UsageError, journal, open_host, settings
+from t3flow.cli.output import say, wrapped
+from t3flow.settings.load import Settings
+from t3flow.state.times import ago
+
+ASK_SECONDS = 10.0
+"""For so long `pin` asks a registry that does not answer."""
+
+
+class NotKnown(T3flowError):
+    """The registry cannot tell whether a version is published."""
 
 
 @click.command()
@@ -24,7 +35,7 @@ def freeze(reason: str) -> None:
     freezing.freeze(read, noted, reason)
     held = freezing.frozen(read, noted)
     assert held is not None
-    click.echo(f"FROZEN since {rfc3339(held['since'])} by {held['by']}: {held['reason']}")
+    click.echo(wrapped(f"Frozen {ago(held['since'])} by {held['by']}: {held['reason']}; resume with: t3flow unfreeze"))
 
 
 @click.command()
@@ -38,15 +49,17 @@ def unfreeze() -> None:
     read = settings()
     was = freezing.is_frozen(read)
     freezing.unfreeze(read, journal(read))
-    click.echo("no longer frozen: deferred users are checked again at once" if was else "was not frozen")
+    click.echo("No longer frozen; deferred users are checked at once" if was else "Was not frozen")
 
 
 @click.command()
 @click.argument("version")
-def pin(version: str) -> None:
+@click.option("--unchecked", is_flag=True, help="Do not ask the registry whether the version is published.")
+def pin(version: str, unchecked: bool) -> None:
     """Hold at an exact VERSION. Example: t3flow pin 0.0.25-nightly.20260609.501
 
-    The next bump goes there, and none goes elsewhere until unpin. It may be an older version within the same schema level. T3_PIN or
+    The next bump goes there, and none goes elsewhere until unpin. It may be an older version within the same schema level. A version that is neither
+    installed nor published is refused, and so is one of which the registry cannot be asked, unless --unchecked is given. T3_PIN or
     T3FLOW_TRACK__PIN in the consumer's environment is stronger, track.pin in the settings file weaker.
     """
     from t3flow.host.records import facts
@@ -58,11 +71,34 @@ def pin(version: str) -> None:
     except InvalidVersion as error:
         raise UsageError(str(error)) from error
     noted = journal(read)
+    if not unchecked:
+        _require_published(read, version)
     facts.write(noted, "pin", version)
-    click.echo(f"pinned to {version}: the next bump goes there and nowhere else")
+    click.echo(f"Pinned to {version}: the next bump goes there, and none goes elsewhere until t3flow unpin")
     source = _environment_source(facts.read(noted, "consumer"))
     if source:
         say(f"t3flow: but the consumer's {source} is stronger; take it out of its environment")
+
+
+def _require_published(read: Settings, version: str) -> None:
+    """Raise UsageError for a version that is neither installed nor published, NotKnown where the registry cannot be asked."""
+    from t3flow.host import slots
+    from t3flow.host.npm import packages
+
+    if slots.has_slot(read.paths.versions_dir, version):
+        return
+    host = open_host(read._replace(npm=read.npm._replace(retry_for_s=min(read.npm.retry_for_s, ASK_SECONDS))))
+    package = f"{read.track.package}@{version}"
+    try:
+        is_there = packages.published(host, version)
+    except T3flowError as error:
+        raise NotKnown(
+            f"not pinned: whether {package} is published is not known ({error}); to pin it all the same: t3flow pin {version} --unchecked"
+        ) from error
+    if not is_there:
+        raise UsageError(
+            f"not pinned: {package} is neither installed nor in the registry; npm view {read.track.package} versions lists what is published"
+        )
 
 
 @click.command()
@@ -83,7 +119,7 @@ def unpin() -> None:
     if read.track.pin:
         say(f"t3flow: the settings still pin to {read.track.pin} ({read.sources['track.pin']})")
         return
-    click.echo(f"{'no longer' if was else 'was not'} pinned: follows the tag {read.track.tag}")
+    click.echo(f"{'No longer' if was else 'Was not'} pinned; t3flow follows the tag {read.track.tag}")
 
 
 def _environment_source(consumer: dict[str, str] | None) -> str:

@@ -7,9 +7,8 @@ import shlex
 import time
 from typing import NamedTuple
 
-from loguru import logger
-
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.records import tables
 
 MARK = "DEFERRAL STUCK"

@@ -3,10 +3,9 @@
 import time
 from typing import Any, TypedDict
 
-from loguru import logger
-
 from t3flow.deferrals import blockers
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.records import facts
 
 MARK = "DEFERRAL OLD"

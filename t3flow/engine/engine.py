@@ -17,12 +17,13 @@ from loguru import logger
 
 from t3flow import T3flowError
 from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
-from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lock
+from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lease
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
-from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, end_run
-from t3flow.engine.step import STEPS, current_executor
-from t3flow.engine.storages import QueueAway
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, end_run
+from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_name
+from t3flow.engine.storages import QueueUnavailable
+from t3flow.engine.words import Words
 
 WATCH_SECONDS = 0.5
 PROBE_SECONDS = 2.0
@@ -41,8 +42,9 @@ ROUSE_SECONDS = 10.0
 class Engine:
     """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table.
 
-    `on_lost` hears, before a run ends, why something that it changed could not be undone because another version of t3flow had begun it. It is to
-    see that nothing else is changed until a person has looked. Idempotent, as it may be called again after a crash.
+    `on_not_undone` is called before a run ends whose changes could not all be undone, because another version of t3flow had begun it. It must see to
+    it that nothing else changes until an operator has looked. Idempotent: it may be called again after a crash. `words` is how the log and reasons
+    tell what a run does.
     """
 
     def __init__(
@@ -52,26 +54,28 @@ class Engine:
         workflows: Mapping[str, Callable[..., Outcome]],
         *,
         standing_signal: Callable[[Run], str | None] = lambda run: None,
-        on_lost: Callable[[Run, str], None] = lambda run, reason: None,
+        on_not_undone: Callable[[Run, str], None] = lambda run, reason: None,
+        words: Words | None = None,
     ) -> None:
         self.journal = journal
         self.queue = queue
         self.workflows = workflows
         self.incarnation = secrets.token_hex(8)
         self.stopping = threading.Event()
-        self.queue_away = queue.away
-        self.shares_queue_with: list[dict[str, Any]] = []  # consumers that take messages from this one's queue
+        self.queue_unavailable = queue.unavailable
+        self.other_consumers: list[dict[str, Any]] = []  # consumers that take messages from this one's queue
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
-        self._on_lost = on_lost
+        self._on_lost = on_not_undone
+        self._words = words or Words()
         self._active: dict[str, Flow] = {}
         # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
         self._busy: dict[str, bool] = {}
         self._roused: dict[str, float] = {}  # sleeping runs that were told of a signal, and when
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
-        queue.register(self.advance, list(STEPS))
-        queue.on_failure = self._note_away
+        queue.register(self.advance, [*STEPS, *FORMER_NAMES])
+        queue.on_failure = self._note_unavailable
 
     # Advancing one run ----------------------------------------------------------------------------------------
 
@@ -103,7 +107,7 @@ class Engine:
             raise
 
     def _advance(self, run: Run) -> None:
-        flow = Flow(self.journal, run, self._pending_signal, self._progress)
+        flow = Flow(self.journal, run, self._pending_signal, self._progress, self._words)
         self._active[run.id] = flow
         token = current_executor.set(flow)
         try:
@@ -134,7 +138,7 @@ class Engine:
         try:
             outcome = self._call(flow)
             flow.history.check_end()
-            if lost := flow.history.lost():
+            if lost := flow.history.unknown_undos():
                 self._on_lost(flow.run, lost[-1].data["reason"])
             return outcome
         except HistoryMismatch as mismatch:
@@ -164,7 +168,7 @@ class Engine:
             return Outcome("error", f"internal error: {type(error).__name__}: {error}", "failed")
 
     def _unwind(self, flow: Flow, mismatch: HistoryMismatch) -> Outcome:
-        """Undoes what a run of other code has begun. What cannot be undone is told to `on_lost`."""
+        """Undoes what a run of other code has begun. What cannot be undone is told to `on_not_undone`."""
         try:
             flow.unwind()
         except UndoFailed as failure:
@@ -205,7 +209,7 @@ class Engine:
 
         A message that it replaces is revoked. A queue that is away is no harm: `recover` adds the hint when it is back.
         """
-        if self.stopping.is_set() or self.queue_away.is_set():
+        if self.stopping.is_set() or self.queue_unavailable.is_set():
             return
         for run in self.journal.runs("id = ? and status = 'running'", run_id):
             step = step or self._sleeps_in(run_id)
@@ -215,27 +219,27 @@ class Engine:
                     run_id, at, step, priority=run.priority, user=user if isinstance(user, str) else None
                 )
             except Exception as error:
-                if not self.queue_away.is_set():
-                    self._note_away(error)
+                if not self.queue_unavailable.is_set():
+                    self._note_unavailable(error)
                 return
             with self.journal.transaction(synced=False) as connection:
                 connection.execute("update runs set message = ? where id = ? and status = 'running'", (message, run_id))
             if run.message is not None:
-                self.queue.withdraw(run.message)
+                self.queue.revoke_message(run.message)
 
-    def _note_away(self, error: Exception) -> None:
-        self.queue_away.set()
+    def _note_unavailable(self, error: Exception) -> None:
+        self.queue_unavailable.set()
         logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
 
     def _sleeps_in(self, run_id: str) -> str | None:
         """The step in which a run waits, if it does."""
         rows = self.journal.query(LAST_EVENT, run_id)
-        return rows[0][0] if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
+        return present_name(rows[0][0]) if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
         """Add a hint for every pending run that has neither a worker nor a message that comes in time. Return how many. Adding twice is harmless."""
         due: dict[str, float] = {}
-        with suppress(QueueAway):
+        with suppress(QueueUnavailable):
             due = self.queue.due_times()
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
@@ -245,33 +249,33 @@ class Engine:
                 continue
             if run.claim is not None and run.claim.startswith(self.incarnation):
                 self._drop_claim(run)
-            if run.wake_at is not None and not self.queue_away.is_set():
+            if run.wake_at is not None and not self.queue_unavailable.is_set():
                 self.hint(run.id, run.wake_at)
                 added += 1
-        self._hint_next_for_lock()
+        self._hint_next_for_lease()
         return added
 
-    def keep_queue(self) -> None:
+    def watch_queue(self) -> None:
         """Until the engine stops: ask the queue whether it answers, by one call at a time, and put back what one that was away has lost.
 
         For a thread of its own: a queue may take as long to answer as it likes.
         """
         while not self.stopping.wait(PROBE_SECONDS):
-            self.try_queue()
+            self.probe_queue()
 
-    def try_queue(self) -> None:
+    def probe_queue(self) -> None:
         """One probe of the queue."""
-        was_away = self.queue_away.is_set()
+        was_away = self.queue_unavailable.is_set()
         try:
-            self.shares_queue_with = self.queue.storage.probe()
+            self.other_consumers = self.queue.storage.probe()
             if was_away:
                 self.recover()
         except Exception as error:
             if not was_away:
-                self._note_away(error)
-            self.queue_away.set()
+                self._note_unavailable(error)
+            self.queue_unavailable.set()
             return
-        if was_away and not self.queue_away.is_set():
+        if was_away and not self.queue_unavailable.is_set():
             logger.info("the queue answers again")
 
     def advance_urgent(self) -> None:
@@ -291,35 +295,27 @@ class Engine:
         with self.journal.transaction() as connection:
             connection.execute("update runs set claim = null where id = ? and claim = ?", (run.id, run.claim))
 
-    def _hint_next_for_lock(self) -> None:
+    def _hint_next_for_lease(self) -> None:
         with self.journal.transaction(synced=False) as connection:
-            run_id = next_for_lock(connection, HOST_LOCK)
+            run_id = next_for_lease(connection, HOST_LEASE)
         if run_id is not None:
             self.hint(run_id)
 
-    def hold(self, run_id: str, reason: str) -> None:
-        """Takes a sleeping run's message out of the queue until `release`. Twice is harmless."""
-        self.hold_all([(run_id, reason)])
-
-    def hold_all(self, reasons: list[tuple[str, str]]) -> None:
-        """As `hold`, for any number of runs and their reasons in one commit: an urgent run may be waiting to write."""
+    def revoke(self, reasons: Mapping[str, str]) -> None:
+        """Revoke the messages of sleeping runs (run → reason) until `restore`. Idempotent. One commit: an urgent run may be waiting to write."""
         messages = []
         with self.journal.transaction() as connection:
-            for run_id, why in reasons:
+            for run_id, reason in reasons.items():
                 found = connection.execute("select message from runs where id = ? and message is not null", (run_id,))
                 messages += [str(message) for (message,) in found]
                 connection.execute(
-                    "update runs set held = ?, message = null where id = ? and status = 'running'", (why, run_id)
+                    "update runs set held = ?, message = null where id = ? and status = 'running'", (reason, run_id)
                 )
         for message in messages:
-            self.queue.withdraw(message)
+            self.queue.revoke_message(message)
 
-    def release(self, run_id: str) -> None:
-        """Puts a held run's message back. Twice is harmless."""
-        self.release_all([run_id])
-
-    def release_all(self, run_ids: list[str], wake_at: float | None = None) -> None:
-        """As `release`, for any number of runs in one commit; those that sleep are due at `wake_at`, if given."""
+    def restore(self, run_ids: list[str], wake_at: float | None = None) -> None:
+        """Queue the messages of revoked runs again; those that sleep are due at `wake_at`, if given. Idempotent. One commit."""
         with self.journal.transaction() as connection:
             connection.executemany(
                 "update runs set held = null, wake_at = case when wake_at is null then null else coalesce(?, wake_at) end where id = ?",
@@ -343,13 +339,13 @@ class Engine:
         One that fails keeps none of the others from its work.
         """
         while not self.stopping.wait(WATCH_SECONDS):
-            for look in (self.deliver, *self.watchers):
+            for look in (self.deliver_signals, *self.watchers):
                 try:
                     look()
                 except Exception:
                     logger.opt(exception=True).error("the watcher failed; it goes on")
 
-    def deliver(self) -> None:
+    def deliver_signals(self) -> None:
         """One round of `watch`: interrupts steps for which a signal waits, wakes sleeping runs that have one."""
         for flow in list(self._active.values()):
             signal = self._pending_signal(flow.run)
@@ -372,10 +368,8 @@ class Engine:
     def _progress(self, run: Run, event: Event) -> None:
         if event.kind in ("released", "ended"):
             with suppress(JournalError):  # `recover` does it, too
-                self._hint_next_for_lock()
-        if event.kind in ("failed", "undo_failed"):
-            logger.warning("{}: {} failed: {}", run.id, event.step, event.data["reason"])
-        elif event.kind == "ended":
-            logger.info("{} ended: {} {}", run.id, event.data["outcome"], event.data["reason"])
-        elif event.kind in ("completed", "undone", "signal", "retrying"):
-            logger.info("{}: {} {}", run.id, event.kind, event.step)
+                self._hint_next_for_lease()
+        if event.kind == "ended":
+            logger.info("{} ended: {}: {}", run.id, event.data["outcome"], event.data["reason"])
+        if told := self._words.happened(run, event):
+            logger.log("WARNING" if event.kind in ("failed", "undo_failed") else "INFO", "{}: {}", run.id, told)

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import secrets
 import shutil
 import stat
 import subprocess
@@ -12,13 +11,13 @@ from pathlib import Path
 
 from t3flow import T3flowError
 
-LONGEST_NAME_BYTES = 240
+MAX_NAME_BYTES = 240
 """A file name takes 255 bytes, and a name is replaced by way of a temporary file whose name is a little longer."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@$\\-]{0,239}")
-REMOVE_SECONDS = 60.0
+REMOVE_TIMEOUT_SECONDS = 60.0
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
-CLAIMS = 1000
-PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+CLAIM_ATTEMPTS = 1000
+REGULAR_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,17 +32,15 @@ def safe_name(text: str) -> str:
     return text
 
 
-def one_component(text: str) -> str:
+def path_component(text: str) -> str:
     """Return the text, if it is one component of a path, whatever its letters are. Raise DiskError for any other.
 
     For names that the host has given already: an account whose name t3flow would not take elsewhere still needs its link.
     A leading dot is what temporary files begin with.
     """
     size = len(text.encode(errors="surrogateescape"))
-    if not 0 < size <= LONGEST_NAME_BYTES or text.startswith(".") or any(letter in text for letter in "/\0\n"):
-        raise DiskError(
-            f"{text[:80]!a} cannot be a file name: 1 to {LONGEST_NAME_BYTES} bytes, no slash, no leading dot"
-        )
+    if not 0 < size <= MAX_NAME_BYTES or text.startswith(".") or any(letter in text for letter in "/\0\n"):
+        raise DiskError(f"{text[:80]!a} cannot be a file name: 1 to {MAX_NAME_BYTES} bytes, no slash, no leading dot")
     return text
 
 
@@ -97,21 +94,21 @@ def link_atomically(link: Path, target: str) -> None:
     sync_folder(link.parent)
 
 
-def read_plain(path: Path, most_bytes: int = 1024 * 1024) -> str:
+def read_regular_file(path: Path, max_bytes: int = 1024 * 1024) -> str:
     """The text of a plain file that somebody may have put anything in the place of. Raises OSError, ValueError."""
-    return _read_plain(os.open(path, PLAIN), str(path), most_bytes)
+    return _read_regular_file(os.open(path, REGULAR_FILE_FLAGS), str(path), max_bytes)
 
 
-def _read_plain(descriptor: int, name: str, most_bytes: int) -> str:
+def _read_regular_file(descriptor: int, name: str, max_bytes: int) -> str:
     """The text of an open file, which is closed."""
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most_bytes:
-            raise ValueError(f"{name} is no plain file of at most {most_bytes} bytes")
-        return file.read(most_bytes).decode()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+            raise ValueError(f"{name} is no plain file of at most {max_bytes} bytes")
+        return file.read(max_bytes).decode()
 
 
-def read_plain_below(top: Path, relative: str, most_bytes: int = 1024 * 1024) -> str:
+def read_regular_file_below(top: Path, relative: str, max_bytes: int = 1024 * 1024) -> str:
     """Return the text of a plain file below a folder, opened name by name without following links. Raises OSError, ValueError."""
     *folders, name = relative.split("/")
     descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -122,7 +119,7 @@ def read_plain_below(top: Path, relative: str, most_bytes: int = 1024 * 1024) ->
             below = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below
-        return _read_plain(os.open(name, PLAIN, dir_fd=descriptor), relative, most_bytes)
+        return _read_regular_file(os.open(name, REGULAR_FILE_FLAGS, dir_fd=descriptor), relative, max_bytes)
     finally:
         os.close(descriptor)
 
@@ -138,7 +135,9 @@ def remove_tree(path: Path) -> None:
             return
         words = ["setpriv", "--pdeathsig=KILL", "--", "rm", "-rf", "--one-file-system", "--", str(path)]
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(words, capture_output=True, timeout=REMOVE_SECONDS, check=False, start_new_session=True)
+            subprocess.run(
+                words, capture_output=True, timeout=REMOVE_TIMEOUT_SECONDS, check=False, start_new_session=True
+            )
     if os.path.lexists(path):
         raise DiskError(f"{path} cannot be removed: see who uses it (fuser -vm {path}), then remove it")
 
@@ -148,23 +147,23 @@ def claim_folder(folder: Path, mode: int) -> None:
 
     A folder of ours takes the place of theirs by one exchange of names: between a removal and a mkdir they would be first.
     """
-    ours = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
-    ours.mkdir(mode=0o700)
-    os.chmod(ours, mode)
-    names = (AT_FDCWD, os.fsencode(ours), AT_FDCWD, os.fsencode(folder))
-    for _ in range(CLAIMS):
+    replacement = folder.with_name(f"{folder.name}-{os.urandom(8).hex()}")
+    replacement.mkdir(mode=0o700)
+    os.chmod(replacement, mode)
+    names = (AT_FDCWD, os.fsencode(replacement), AT_FDCWD, os.fsencode(folder))
+    for _ in range(CLAIM_ATTEMPTS):
         if _libc.renameat2(*names, RENAME_NOREPLACE) == 0:
             return
         if _libc.renameat2(*names, RENAME_EXCHANGE) == 0:
             with suppress(DiskError):  # it has another name now, and is swept later
-                remove_tree(ours)
+                remove_tree(replacement)
             return
     code = ctypes.get_errno()
-    os.rmdir(ours)
+    os.rmdir(replacement)
     raise OSError(code, os.strerror(code))
 
 
-def in_memory(folder: Path) -> bool:
+def is_on_tmpfs(folder: Path) -> bool:
     """Whether a folder's file system is kept in memory (tmpfs). Raises OSError."""
     device = os.stat(folder).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -16,11 +16,10 @@ from loguru import logger
 
 from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet, Stalled, StepFailed, Suspended, UndoFailed
-from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, identity, undo_name, undo_of
+from t3flow.engine.history import CONTINUED, RECORDED, UNKNOWN_UNDO, History, digest, undo_name, undo_of, undo_reference
 from t3flow.engine.journal import Event, Journal, JournalError, NoSuchRun, Run, append_event
 from t3flow.engine.step import Interrupt, Step, current_executor, current_interrupt
-
-__all__ = ["CRASHED", "MAX_CRASHES", "RECORDED", "SHUTDOWN", "Flow", "next_for_lock"]
+from t3flow.engine.words import Words
 
 SHUTDOWN = "shutdown"
 """The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
@@ -30,7 +29,7 @@ MAX_CRASHES = 3
 """A step that was under way at this many deaths of the consumer is given up."""
 MAX_UNSYNCED_SECONDS = 10.0
 """So much finished work a power cut may take back at most, and the step under way."""
-LONG_HISTORY = 200
+LONG_HISTORY_EVENTS = 200
 """A run whose history has more events than this starts over with an empty one where its workflow offers to."""
 CRASHED = "Crashed"
 """The kind of failure of such a step."""
@@ -39,7 +38,7 @@ CRASHED = "Crashed"
 class Flow:
     """The state of one run while a worker has it.
 
-    `pending_signal` tells the name of a signal that waits for the run; `on_progress` hears of each event as it is journaled.
+    `pending_signal` tells the name of a signal that waits for the run; `on_event` hears of each event as it is journaled.
     """
 
     def __init__(
@@ -47,7 +46,8 @@ class Flow:
         journal: Journal,
         run: Run,
         pending_signal: Callable[[Run], str | None],
-        on_progress: Callable[[Run, Event], None],
+        on_event: Callable[[Run, Event], None],
+        words: Words | None = None,
     ) -> None:
         self.journal = journal
         self.run = run
@@ -58,9 +58,10 @@ class Flow:
         self.under_way: tuple[str, int] | None = None
         self.delivered = {str(event.step) for event in self.events if event.kind == "signal"} - {YIELD}
         self._pending_signal = pending_signal
-        self._on_progress = on_progress
+        self._on_event = on_event
+        self._words = words or Words()
         self._shields = 0
-        self._number = 0  # of the commit of the last recorded event
+        self._last_commit = 0  # of the commit of the last recorded event
 
     @property
     def events(self) -> list[Event]:
@@ -91,21 +92,24 @@ class Flow:
         note: dict[str, Any],
     ) -> Event:
         """Runs a step now and journals how it ended, as kind `done` or `failed` with `note` beside the result."""
-        mine = self.history.notes_of(step.name)
-        started = sum(event.kind == "started" for event in mine)
-        stopped = sum(event.kind == "stopped" for event in mine)
-        retried = sum(event.kind == "retrying" for event in mine)
-        polled = next((int(event.data["checks"]) for event in mine if event.kind == "waiting"), 0)
+        notes = self.history.notes_of(step.name)
+        started = sum(event.kind == "started" for event in notes)
+        stopped = sum(event.kind == "stopped" for event in notes)
+        retried = sum(event.kind == "retrying" for event in notes)
+        polled = next((int(event.data["checks"]) for event in notes if event.kind == "waiting"), 0)
         attempt = self.attempt = polled + started + 1
+
+        def doing() -> str:
+            return self._words.doing(step.name, args, kwargs)
 
         def give_up(kind: str, reason: str) -> Event:
             return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": reason})
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
-            return give_up(CRASHED, f"the consumer died {crashes} times in step {step.name}; it is not tried again")
+            return give_up(CRASHED, f"{doing()}: the consumer died {crashes} times; it is not tried again")
         # To be undone, a start must be known, and a step that changes something must not be the only thing that knows of those before it.
         self._record(
-            *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **identity(step)}),
+            *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **undo_reference(step)}),
             synced=step.undo is not None or (step.syncs_first and not self.is_synced),
         )
         self.under_way = (step.name, attempt)
@@ -124,14 +128,14 @@ class Flow:
             if interrupted.signal == SHUTDOWN:
                 self._record("stopped", step.name, attempt, {})
                 raise Suspended(time.time(), step.name, SHUTDOWN) from None
-            self._take_signal(interrupted.signal)
+            self._consume_signal(interrupted.signal)
             raise
         except Exception as error:
             if isinstance(error, JournalError) and not isinstance(error, NoSuchRun):
                 raise Stalled(str(error)) from error
             if not isinstance(error, T3flowError):
                 logger.opt(exception=True).error("internal error in step {} of run {}", step.name, self.run.id)
-                return give_up(type(error).__name__, f"internal error in step {step.name}: {_last_line(error)}")
+                return give_up(type(error).__name__, f"{doing()}: internal error: {_last_line(error)}")
             if not isinstance(error, step.retry_on) or retried >= step.retries:
                 return give_up(type(error).__name__, str(error))
             at = time.time() + step.retry_delay_seconds * 2**retried
@@ -144,8 +148,8 @@ class Flow:
     def _wait(self, step: str, attempt: int, checks: int, later: NotYet) -> None:
         """A polling step keeps one event, updated in place, however often it asks."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
-        scope = "run = ? and seq > ? and step = ? and kind"
-        where = (self.run.id, self.history.position, step)
+        scope = "run = ? and seq in (select value from json_each(?)) and kind"
+        where = (self.run.id, json.dumps([event.seq for event in self.history.notes_of(step)]))
         with self._writing() as connection:
             connection.execute(f"delete from events where {scope} = 'started'", where)
             changed = connection.execute(
@@ -169,13 +173,13 @@ class Flow:
         except Exception:
             self.undo(since)
             raise
-        if self.history.begun_since(since) and self._replay("saga", "settled") is None:
+        if self.history.unsettled_since(since) and self._replay("saga", "settled") is None:
             self.history.check_under_way()
             self._record("settled", "saga", None, {"since": since})
 
     def undo(self, since: int = 0) -> None:
         """Undoes each step begun after event `since` that is neither settled nor undone, last first. Raises UndoFailed."""
-        if failed := self._undo_all(self.history.begun_since(since)):
+        if failed := self._undo_all(self.history.unsettled_since(since)):
             raise _undo_failed(failed[-1])
 
     def unwind(self) -> None:
@@ -183,25 +187,25 @@ class Flow:
 
         An undo of this run that failed before counts too: the consumer may have died between that and the run's end.
         """
-        self._undo_all(self.history.give_up())
+        self._undo_all(self.history.end_replay())
         if failed := self.history.failed_undos():
             raise _undo_failed(failed[-1])
 
     def _undo_all(self, steps: list[Event]) -> list[Event]:
         """Undoes each, and returns the events of those that failed."""
         with self.shielded():
-            events = [self._undo_one(begun) for begun in steps]
+            events = [self._undo_one(start) for start in steps]
         return [event for event in events if event.kind == "undo_failed"]
 
-    def _undo_one(self, begun: Event) -> Event:
-        name = undo_name(begun)
-        event = self._replay(name, "undone", "undo_failed", of=begun.seq)
+    def _undo_one(self, start: Event) -> Event:
+        name = undo_name(start)
+        event = self._replay(name, "undone", "undo_failed", start_seq=start.seq)
         if event is not None:
             return event
-        note = {"of": begun.seq}
-        if (undo := undo_of(begun)) is not None:
-            return self._perform(undo, tuple(begun.data["args"]), begun.data["kwargs"], "undone", "undo_failed", note)
-        reason = _unknown_undo(self.run, begun, name)
+        note = {"of": start.seq}
+        if (undo := undo_of(start)) is not None:
+            return self._perform(undo, tuple(start.data["args"]), start.data["kwargs"], "undone", "undo_failed", note)
+        reason = _unknown_undo(self.run, start, name)
         logger.error("ROLLBACK FAILED: {}", reason)
         return self._record("undo_failed", name, None, {**note, "kind": UNKNOWN_UNDO, "reason": reason})
 
@@ -212,7 +216,7 @@ class Flow:
         """What the workflow took along when its history started over last; empty before that."""
         return self.history.carried
 
-    def start_over_if_long(self, **carried: Any) -> None:
+    def continue_as_new_if_long(self, **carried: Any) -> None:
         """Continue as new: give a run that loops an empty history, so that its replay stays short. `carried` is for `Flow.carried` of the new one.
 
         For the top of a workflow's loop. A no-op while the history is short or replayed, something is not settled, or a lock is held. One commit
@@ -220,17 +224,17 @@ class Flow:
         Suspended, to be called from the top at once.
         """
         history = self.history
-        if not history.is_used_up or len(history.events) <= LONG_HISTORY or history.begun_since(0):
+        if not history.is_exhausted or len(history.events) <= LONG_HISTORY_EVENTS or history.unsettled_since(0):
             return
         if self.journal.query("select 1 from locks where run = ?", self.run.id):
             return
-        data = {"events": history.length, "times": history.times + 1, "carried": carried}
+        data = {"events": history.length, "times": history.continuations + 1, "carried": carried}
         with self._writing(synced=True) as connection:
             event = append_event(connection, self.run.id, CONTINUED, None, None, data)
             connection.execute(
                 "delete from events where run = ? and seq < ? and kind != 'created'", (self.run.id, event.seq)
             )
-        self._passed(event)
+        self._note_event(event)
         raise Suspended(time.time(), None, "a new history")
 
     # Signals --------------------------------------------------------------------------------------------------
@@ -251,20 +255,20 @@ class Flow:
         if signal == SHUTDOWN:
             raise Suspended(time.time(), None, SHUTDOWN)
         if signal is not None and signal not in self.delivered:
-            self._take_signal(signal)
+            self._consume_signal(signal)
             raise Interrupted(signal)
 
-    def _take_signal(self, signal: str) -> None:
+    def _consume_signal(self, signal: str) -> None:
         self.delivered |= {signal} - {YIELD}
         with self._writing() as connection:
             connection.execute("delete from signals where run = ? and name = ?", (self.run.id, signal))
             event = append_event(connection, self.run.id, "signal", signal)
-        self._passed(event)
+        self._note_event(event)
 
     # The lock -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lease(self, name: str) -> Iterator[None]:
         """Holds what one run at a time can have, across crashes. Raises Suspended while another has it."""
         if self._replay(name, "acquired") is None:
             self.history.check_under_way()
@@ -281,31 +285,31 @@ class Flow:
         event = None
         with self._writing() as connection:
             connection.execute("update runs set wake_at = null where id = ?", (self.run.id,))
-            if next_for_lock(connection, name) == self.run.id:
+            if next_for_lease(connection, name) == self.run.id:
                 connection.execute("insert into locks values (?, ?, ?)", (name, self.run.id, time.time()))
                 connection.execute("update runs set wake_at = ? where id = ?", (time.time(), self.run.id))
                 event = append_event(connection, self.run.id, "acquired", name)
         if event is None:
             raise Suspended(None, None, "host_busy")
-        self._passed(event)
+        self._note_event(event)
 
     def _release(self, name: str) -> None:
         if self._replay(name, "released") is None:
             with self._writing() as connection:
                 connection.execute("delete from locks where name = ? and run = ?", (name, self.run.id))
                 event = append_event(connection, self.run.id, "released", name)
-            self._passed(event)
+            self._note_event(event)
 
     # The journal ----------------------------------------------------------------------------------------------
 
-    def _replay(self, name: str, *kinds: str, call: str | None = None, of: int | None = None) -> Event | None:
+    def _replay(self, name: str, *kinds: str, call: str | None = None, start_seq: int | None = None) -> Event | None:
         """The next recorded event, which must be this call's; None when the history is used up. Raises HistoryMismatch."""
         event = self.history.next()
         if event is None:
             return None
         if event.kind == "signal" and not self._shields:
             raise Interrupted(str(event.step))
-        self.history.check(event, name, kinds, call, of)
+        self.history.check(event, name, kinds, call, start_seq)
         return event
 
     def _record(
@@ -320,12 +324,12 @@ class Flow:
         late = time.monotonic() - self.journal.synced_at > MAX_UNSYNCED_SECONDS
         with self._writing(synced=synced or (late and kind in RECORDED)) as connection:
             event = append_event(connection, self.run.id, kind, step, attempt, data)
-        return self._passed(event)
+        return self._note_event(event)
 
     @property
     def is_synced(self) -> bool:
         """Whether a power cut would take nothing back of what this flow has recorded."""
-        return 0 < self.journal.last_synced >= self._number
+        return 0 < self.journal.last_synced >= self._last_commit
 
     @contextmanager
     def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
@@ -336,15 +340,15 @@ class Flow:
         except JournalError as error:
             raise Stalled(str(error)) from error
 
-    def _passed(self, event: Event) -> Event:
+    def _note_event(self, event: Event) -> Event:
         self.history.add(event)
         if event.kind in RECORDED:
-            self._number = self.journal.number
-        self._on_progress(self.run, event)
+            self._last_commit = self.journal.last_commit
+        self._on_event(self.run, event)
         return event
 
 
-def next_for_lock(connection: Any, name: str) -> str | None:
+def next_for_lease(connection: Any, name: str) -> str | None:
     """The run that may take a lock: of those that wait the most urgent, then the oldest; None while it is held or nobody waits."""
     row = connection.execute(
         "select id from runs where status = 'running' and wake_at is null and held is null "
@@ -358,12 +362,12 @@ def _undo_failed(event: Event) -> UndoFailed:
     return UndoFailed(str(event.step), event.data["kind"], event.data["reason"])
 
 
-def _unknown_undo(run: Run, begun: Event, name: str) -> str:
+def _unknown_undo(run: Run, start: Event, name: str) -> str:
     """One line: what cannot be undone, why, what to do."""
-    values = [*begun.data["args"], *begun.data["kwargs"].values()]
+    values = [*start.data["args"], *start.data["kwargs"].values()]
     shown = ", ".join(json.dumps(value) for value in values if isinstance(value, str | int | float))
     return (
-        f"step {begun.step}({shown[:200]}) was begun by another version of t3flow and cannot be undone: "
+        f"step {start.step}({shown[:200]}) was begun by another version of t3flow and cannot be undone: "
         f"this version has no undo {name} that fits; what it changed is as it was left (t3flow show {run.id}, "
         "t3flow doctor): put it right by hand, then t3flow unfreeze"
     )

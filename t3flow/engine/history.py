@@ -5,16 +5,19 @@ while the replay passes them.
 
 Identity of an undo: a `started` event names the undo of its step and the parameters that this undo took. The journal decides what is undone, not
 the code of the day: an upgrade may have renamed the step, renamed or removed its undo, or changed the arguments of either.
+
+Steps and undos that were renamed with `@step(former_names=...)` are read under their present names, here and nowhere else.
 """
 
 import hashlib
 import json
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from t3flow.engine.errors import HistoryMismatch
 from t3flow.engine.journal import Event
-from t3flow.engine.step import FORMER_STEPS, STEPS, Step
+from t3flow.engine.step import LEGACY_UNDOS, STEPS, Step, present_name
 
 RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
 """Kinds of events that a replay consumes in order. All others are notes for people and for retries."""
@@ -34,14 +37,14 @@ class History:
 
     def __init__(self, run_id: str, events: list[Event]) -> None:
         self.run_id = run_id
-        self.events = events
+        self.events = [_under_present_names(event) for event in events]
         self.position = 0
-        self._recorded = deque(event for event in events if event.kind in RECORDED)
-        self._open: dict[str, Event] = {}
-        self._read = 0  # how many events `_open` reflects
+        self._recorded = deque(event for event in self.events if event.kind in RECORDED)
+        self._unsettled: dict[str, Event] = {}
+        self._tracked = 0  # how many events `_open` reflects
 
     @property
-    def is_used_up(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether the replay has passed all recorded events, so that the next step is run."""
         return not self._recorded
 
@@ -51,7 +54,7 @@ class History:
         return dict(self._continued["carried"])
 
     @property
-    def times(self) -> int:
+    def continuations(self) -> int:
         """How often the run has started over."""
         return int(self._continued["times"])
 
@@ -81,15 +84,15 @@ class History:
         self.position = event.seq
         return event
 
-    def check(self, event: Event, name: str, kinds: tuple[str, ...], call: str | None, of: int | None) -> None:
+    def check(self, event: Event, name: str, kinds: tuple[str, ...], call: str | None, start_seq: int | None) -> None:
         """Raise HistoryMismatch unless a recorded event is that of this call: kind, step, arguments, and (of an undo) what it undid."""
-        begun = f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}`"
+        start = f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}`"
         if event.step != name or event.kind not in kinds:
-            raise HistoryMismatch(f"{begun} where this one does `{name}`")
+            raise HistoryMismatch(f"{start} where this one does `{name}`")
         if call is not None and event.data.get("call", call) != call:
-            raise HistoryMismatch(f"{begun} with other arguments than this one gives it")
-        if of is not None and event.data["of"] != of:
-            raise HistoryMismatch(f"{begun} of another start than this one undoes")
+            raise HistoryMismatch(f"{start} with other arguments than this one gives it")
+        if start_seq is not None and event.data["of"] != start_seq:
+            raise HistoryMismatch(f"{start} of another start than this one undoes")
 
     def check_under_way(self, step: str = "", call: str = "") -> None:
         """Raise HistoryMismatch when another undoable call than this one was under way as the consumer ended.
@@ -129,19 +132,19 @@ class History:
 
     # What is to be undone ------------------------------------------------------------------------------------------
 
-    def give_up(self) -> list[Event]:
+    def end_replay(self) -> list[Event]:
         """End the replay; return all that is begun and neither settled nor undone, last first, a step under way included."""
         self._recorded.clear()
-        self._read_until(max((event.seq for event in self.events), default=0))
+        self._track_until(max((event.seq for event in self.events), default=0))
         self.position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
-        return list(reversed(self._open.values()))
+        return list(reversed(self._unsettled.values()))
 
-    def begun_since(self, since: int) -> list[Event]:
+    def unsettled_since(self, since: int) -> list[Event]:
         """The first start after event `since` of each undoable call that is neither settled nor undone, last first."""
-        self._read_until(self.position)
-        return [event for event in reversed(self._open.values()) if event.seq > since]
+        self._track_until(self.position)
+        return [event for event in reversed(self._unsettled.values()) if event.seq > since]
 
-    def lost(self) -> list[Event]:
+    def unknown_undos(self) -> list[Event]:
         """The events of undos that failed because this version of t3flow does not know them."""
         return [event for event in self.failed_undos() if event.data["kind"] == UNKNOWN_UNDO]
 
@@ -149,61 +152,72 @@ class History:
         """The events of all undos that failed."""
         return [event for event in self.events if event.kind == "undo_failed"]
 
-    def _read_until(self, seq: int) -> None:
-        while self._read < len(self.events) and self.events[self._read].seq <= seq:
-            event = self.events[self._read]
-            self._read += 1
+    def _track_until(self, seq: int) -> None:
+        while self._tracked < len(self.events) and self.events[self._tracked].seq <= seq:
+            event = self.events[self._tracked]
+            self._tracked += 1
             if event.kind == "started":
                 if needs_undo(event):
                     # Attempts of one call are one start: an earlier t3flow's event of it may have no identity.
-                    self._open.setdefault(json.dumps([event.step, event.data["args"], event.data["kwargs"]]), event)
+                    self._unsettled.setdefault(
+                        json.dumps([event.step, event.data["args"], event.data["kwargs"]]), event
+                    )
             elif event.kind == "settled":
                 since = event.data["since"]
-                self._open = {key: begun for key, begun in self._open.items() if begun.seq <= since}
+                self._unsettled = {key: start for key, start in self._unsettled.items() if start.seq <= since}
             elif event.kind in ("undone", "undo_failed"):
-                of = event.data["of"]
-                self._open = {key: begun for key, begun in self._open.items() if begun.seq != of}
+                start_seq = event.data["of"]
+                self._unsettled = {key: start for key, start in self._unsettled.items() if start.seq != start_seq}
 
 
 # The identity of an undo ------------------------------------------------------------------------------------------------
 
 
-def identity(step: Step[..., Any]) -> dict[str, Any]:
+def undo_reference(step: Step[..., Any]) -> dict[str, Any]:
     """What a `started` event of a step says of its undo: its name (None: there is nothing to undo) and the parameters that it takes."""
     if step.undo is None:
         return {"undo": None}
     return {"undo": step.undo.name, "takes": list(step.undo.parameters)}
 
 
-def needs_undo(begun: Event) -> bool:
-    """Whether a start is one that must be undone when its saga fails.
-
-    An earlier t3flow named no undo. Then FORMER_STEPS decides, which lists the steps of that t3flow, else today's code. A step that neither
-    knows counts as one to be undone: that it had nothing to undo cannot be told.
-    """
-    if "undo" in begun.data:
-        return begun.data["undo"] is not None
-    return _former_undo(str(begun.step)) is not None
+def needs_undo(start: Event) -> bool:
+    """Whether a start is one that must be undone when its saga fails."""
+    return start.data["undo"] is not None
 
 
-def undo_name(begun: Event) -> str:
-    """The name under which the undo of a start is journaled."""
-    named = begun.data["undo"] if "undo" in begun.data else _former_undo(str(begun.step))
-    return str(named)
+def undo_name(start: Event) -> str:
+    """Return the name under which the undo of a start is journaled."""
+    return str(start.data["undo"])
 
 
-def undo_of(begun: Event) -> Step[..., Any] | None:
+def undo_of(start: Event) -> Step[..., Any] | None:
     """The undo of a start; None where this version has none of that name, or one that takes other arguments."""
-    undo = STEPS.get(undo_name(begun))
-    if undo is None or ("takes" in begun.data and not _takes(undo, begun.data["takes"])):
+    undo = STEPS.get(undo_name(start))
+    if undo is None or ("takes" in start.data and not _takes(undo, start.data["takes"])):
         return None
     return undo
 
 
-def _former_undo(step: str) -> str | None:
-    if step in FORMER_STEPS:
-        return FORMER_STEPS[step]
-    if (known := STEPS.get(step)) is not None:
+def _under_present_names(event: Event) -> Event:
+    """Return an event with the present names of its step and its undo. A start that names no undo gets the one that its step had."""
+    if event.step is None or event.kind in ("signal", "acquired", "released", "settled"):
+        return event
+    data = event.data
+    if event.kind == "started":
+        undo = data["undo"] if "undo" in data else legacy_undo(event.step)
+        data = {**data, "undo": undo and present_name(undo)}
+    return replace(event, step=present_name(event.step), data=data)
+
+
+def legacy_undo(step: str) -> str | None:
+    """Return the name of the undo of a start that names none, as an earlier t3flow wrote it; None for no undo.
+
+    FORMER_STEPS, which lists the steps of that t3flow, decides; else today's code. A step that neither knows counts as one to be undone: that it had
+    nothing to undo cannot be told.
+    """
+    if step in LEGACY_UNDOS:
+        return LEGACY_UNDOS[step]
+    if (known := STEPS.get(present_name(step))) is not None:
         return None if known.undo is None else known.undo.name
     return f"undo of {step}"
 
@@ -211,4 +225,5 @@ def _former_undo(step: str) -> str | None:
 def _takes(undo: Step[..., Any], parameters: list[str]) -> bool:
     """Whether an undo takes these parameters still: the same in the same order, and those added since are optional."""
     ours = list(undo.parameters)
+    parameters = [undo.former_parameters.get(name, name) for name in parameters]
     return ours[: len(parameters)] == parameters and all(undo.parameters[name] for name in ours[len(parameters) :])

@@ -75,7 +75,7 @@ class Run:
     wake_at: float | None
     message: str | None
     claim: str | None
-    held: str | None
+    revoked: str | None
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Journal:
         return connection
 
     @property
-    def number(self) -> int:
+    def last_commit(self) -> int:
         """The number of this thread's last commit. It is safe from a power cut once `last_synced` has reached it."""
         return int(getattr(self._local, "number", 0))
 
@@ -212,7 +212,7 @@ class Journal:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
-    def give_back(self, pages: int) -> int:
+    def free_pages(self, pages: int) -> int:
         """Give so many unused pages back to the file system; return how many. A no-op for the file of an earlier t3flow, which uses them again."""
         try:
             connection = self._connection("NORMAL")

@@ -22,18 +22,18 @@ from huey.api import Task
 from huey.registry import Message
 from loguru import logger
 
-from t3flow.engine.storages import CALL_SECONDS, Guarded, QueueAway, RedisHints, SqliteHints
+from t3flow.engine.storages import CALL_SECONDS, CircuitBreaker, QueueUnavailable, RedisHints, SqliteHints
 
 MACHINE_ID = Path("/etc/machine-id")
-EARLIER_NAME = "t3flow"
+LEGACY_QUEUE_NAME = "t3flow"
 """The one name of every host's queue in earlier versions."""
-SHARED = "queue_shared"
+QUEUE_SHARED = "queue_shared"
 """The fact that names the other consumers which take messages from this host's queue, as long as they do."""
 RETRIES, RETRY_SECONDS = 2, 5
-LOOK = "look_at_run"
+ADVANCE = "look_at_run"
 MAX_MESSAGE_BYTES = 64 * 1024
-LOG_EVERY_SECONDS = 10.0
-LONGEST_LOOK_SECONDS = 5.0
+LOG_INTERVAL_SECONDS = 10.0
+MAX_DEQUEUE_SECONDS = 5.0
 """After so long among bad messages a worker says that it lives, and whether it is to end, before it looks on."""
 
 
@@ -82,7 +82,7 @@ class SignedJson:
 
 
 class HintQueue(Huey):
-    """Huey that drops what it did not sign, at full speed, and counts it in `dropped`. `away` is set while the queue does not answer."""
+    """Huey that drops what it did not sign, at full speed, and counts it in `dropped`. `unavailable` is set while the queue does not answer."""
 
     def __init__(self, name: str, **options: Any) -> None:
         # Told of each call that failed.
@@ -92,15 +92,15 @@ class HintQueue(Huey):
         self._tasks: dict[str, Any] = {}
         self._last_logged = 0.0
 
-    def create_storage(self) -> Guarded:
+    def create_storage(self) -> CircuitBreaker:
         """Huey's storage, behind a circuit breaker."""
-        return Guarded(super().create_storage(), lambda error: self.on_failure(error))
+        return CircuitBreaker(super().create_storage(), lambda error: self.on_failure(error))
 
     @property
-    def away(self) -> threading.Event:
+    def unavailable(self) -> threading.Event:
         """Set after a call that failed, until `storage.probe` succeeds."""
-        away: threading.Event = self.storage.away
-        return away
+        unavailable: threading.Event = self.storage.unavailable
+        return unavailable
 
     def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
         """Make Huey tasks: one that looks at a run, and one of the name of each step, for a run that sleeps in that step.
@@ -111,7 +111,7 @@ class HintQueue(Huey):
         def handle(run_id: str, user: str | None = None) -> None:
             advance(run_id)  # a function of this module, which Huey makes part of the task's name
 
-        for name in (LOOK, *steps):
+        for name in (ADVANCE, *steps):
             self._tasks[name] = self.task(name=name, retries=RETRIES, retry_delay=RETRY_SECONDS)(handle)
 
     def send(
@@ -125,7 +125,7 @@ class HintQueue(Huey):
     ) -> str:
         """Queue a message about a run, to be delivered now or `at` (epoch seconds). Return the message's id."""
         about = {} if user is None else {"user": user}
-        task = self._tasks[step if step in self._tasks else LOOK].s(run_id, priority=priority, **about)
+        task = self._tasks[step if step in self._tasks else ADVANCE].s(run_id, priority=priority, **about)
         if at is None or at <= time.time():
             self.enqueue(task)
         else:
@@ -133,18 +133,18 @@ class HintQueue(Huey):
             self.add_schedule(task)
         return str(task.id)
 
-    def withdraw(self, message: str) -> None:
+    def revoke_message(self, message: str) -> None:
         """Revoke a message: Huey drops it when it comes due. A queue that is away is no harm, the journal decides."""
         try:
             self.revoke_by_id(message, revoke_once=True)
-        except QueueAway:
+        except QueueUnavailable:
             return  # its first failure was logged
         except Exception as error:
             logger.warning("the queue does not answer ({}); the task is held back by the journal all the same", error)
 
     def dequeue(self) -> Task | None:
         """The next message that is ours, or None. A bad one costs no back-off, and a flood of them holds no worker for ever."""
-        until = time.monotonic() + LONGEST_LOOK_SECONDS
+        until = time.monotonic() + MAX_DEQUEUE_SECONDS
         while time.monotonic() < until and (data := self.storage.dequeue()) is not None:
             task = self._task_of(data)
             if task is not None:
@@ -159,7 +159,7 @@ class HintQueue(Huey):
             return self.deserialize_task(data)
         except Exception as error:
             self.dropped += 1
-            if time.monotonic() - self._last_logged > LOG_EVERY_SECONDS:
+            if time.monotonic() - self._last_logged > LOG_INTERVAL_SECONDS:
                 self._last_logged = time.monotonic()
                 logger.warning(
                     "dropped a queue message that t3flow did not write ({}; {} so far): see who can write to the queue",
@@ -178,10 +178,10 @@ class HintQueue(Huey):
         return due | {str(task.id): 0.0 for task in self.pending()}
 
 
-def open_queue(url: str, key: bytes, *, name: str = "", who: dict[str, Any] | None = None) -> HintQueue:
+def open_queue(url: str, key: bytes, *, name: str = "", consumer: dict[str, Any] | None = None) -> HintQueue:
     """The queue that a `queue.url` names: sqlite:///PATH, redis://, rediss:// or unix://. Connects on first use.
 
-    `name` is for a command that talks to a consumer which took another; `who` (JSON: host, boot, pid) is the consumer that takes messages.
+    `name` is for a command that talks to a consumer which took another; `consumer` (JSON: host, boot, pid) is the consumer that takes messages.
     """
     serializer, name = SignedJson(key), name or queue_name(key)
     if url.startswith("sqlite://"):
@@ -189,7 +189,7 @@ def open_queue(url: str, key: bytes, *, name: str = "", who: dict[str, Any] | No
         return HintQueue(
             name, serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=CALL_SECONDS
         )
-    return HintQueue(name, serializer=serializer, storage_class=RedisHints, url=url, who=who)
+    return HintQueue(name, serializer=serializer, storage_class=RedisHints, url=url, consumer=consumer)
 
 
 def queue_name(key: bytes) -> str:

@@ -29,20 +29,20 @@ order by created limit ?"""
 
 
 @dataclass(frozen=True)
-class Trimmed:
+class Deleted:
     """What one call has deleted, and whether there is more to delete."""
 
     runs: int
     events: int
-    is_all: bool
+    is_complete: bool
 
 
-def trim(
+def delete_runs_before(
     journal: Journal,
     before: float,
     is_needed: Callable[[str], bool] = lambda run_id: False,
     max_events: int = MAX_EVENTS,
-) -> Trimmed:
+) -> Deleted:
     """Delete the runs that ended before a time (epoch seconds), their events first. Idempotent.
 
     A run to which another table of the journal refers in a column `run` (a deferral, a backup, a lock, a signal) stays, and so does one of which
@@ -57,14 +57,14 @@ def trim(
             continue
         while True:
             if events >= max_events or time.monotonic() > deadline:
-                return Trimmed(runs, events, is_all=False)
+                return Deleted(runs, events, is_complete=False)
             count = _delete_batch(journal, run_id, unused)
             events += count
             if count < BATCH_EVENTS:
                 runs += 1
                 break
             time.sleep(PAUSE_SECONDS)
-    return Trimmed(runs, events, is_all=len(found) < MAX_RUNS)
+    return Deleted(runs, events, is_complete=len(found) < MAX_RUNS)
 
 
 def _delete_batch(journal: Journal, run_id: str, unused: str) -> int:
@@ -93,11 +93,13 @@ def _tables_with_runs(journal: Journal) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def tick(journal: Journal, keep_days: float, is_needed: Callable[[str], bool] = lambda run_id: False) -> Trimmed:
+def delete_expired_runs(
+    journal: Journal, keep_days: float, is_needed: Callable[[str], bool] = lambda run_id: False
+) -> Deleted:
     """Delete what is older than so many days and give its space back. Bounded and idempotent, for a minute's tick."""
-    trimmed = trim(journal, time.time() - keep_days * 86400, is_needed)
+    trimmed = delete_runs_before(journal, time.time() - keep_days * 86400, is_needed)
     if trimmed.runs or trimmed.events:
-        pages = journal.give_back(FREE_PAGES)
+        pages = journal.free_pages(FREE_PAGES)
         logger.info(
             "the journal has {} runs and {} events less, which ended over {:g} days ago ({} pages given back)",
             trimmed.runs,

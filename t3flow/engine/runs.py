@@ -10,7 +10,7 @@ from typing import Any
 from t3flow import T3flowError
 from t3flow.engine.journal import Event, Journal, Run, append_event
 
-HOST_LOCK = "host"
+HOST_LEASE = "host"
 """The one lock: who has it may change the host."""
 
 

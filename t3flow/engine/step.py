@@ -28,7 +28,9 @@ current_executor: ContextVar[Executor] = ContextVar("current_executor")
 current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrupt", default=None)
 
 STEPS: dict[str, "Step[..., Any]"] = {}
-FORMER_STEPS: dict[str, str | None] = {}
+FORMER_NAMES: dict[str, str] = {}
+"""Each former name of a step → its present name. The journal of a run in flight over an upgrade has the former one."""
+LEGACY_UNDOS: dict[str, str | None] = {}
 """Steps of the t3flow whose histories name no undo → the undo that each had then, None for none. A run in flight may have begun one of them."""
 
 
@@ -41,6 +43,7 @@ class Step(Generic[P, R]):
     `interruptible`: a signal may end it half-way. `undo` takes the same arguments and takes back what the step did, or part of it.
     `syncs_first`: what the journal has of the run is on disk before the step begins. False for a step that only reads, or whose own doing does not
     matter to those before it, should a power cut make them run again.
+    `former_parameters`: a former name of a parameter → its present name, for the undo of a run that began under the former one.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Step(Generic[P, R]):
     interruptible: bool = False
     undo: "Step[..., Any] | None" = None
     syncs_first: bool = True
+    former_parameters: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, bool] = field(default_factory=dict)
     """The function's parameters in their order → whether each is optional."""
 
@@ -65,6 +69,10 @@ class Step(Generic[P, R]):
         """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
         return cast(R, current_executor.get().run_step(self, args, kwargs))
 
+    def unjournaled(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function as a part of the step that is running: nothing is journaled, retried or undone on its own."""
+        return self.function(*args, **kwargs)
+
 
 def step(
     *,
@@ -74,20 +82,41 @@ def step(
     interruptible: bool = False,
     undo: "Step[..., Any] | None" = None,
     syncs_first: bool = True,
+    former_names: tuple[str, ...] = (),
+    former_parameters: dict[str, str] | None = None,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
-    """Given the options of Step, makes a step of a function and registers it under the function's name."""
+    """Make a step of a function and register it under the function's name, with the options of `Step`.
+
+    `former_names`: a run that began when the step had one of these names replays and is undone as if it had the present name. Raises ValueError
+    where a name, present or former, is taken.
+    """
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
         made = Step(
-            function.__name__, function, retries, retry_delay_seconds, retry_on, interruptible, undo, syncs_first
+            function.__name__,
+            function,
+            retries,
+            retry_delay_seconds,
+            retry_on,
+            interruptible,
+            undo,
+            syncs_first,
+            former_parameters or {},
         )
         made.__doc__ = function.__doc__
-        if made.name in STEPS:
-            raise ValueError(f"two steps are named {made.name}")
+        for name in (made.name, *former_names):
+            if name in STEPS or name in FORMER_NAMES:
+                raise ValueError(f"two steps are named {name}")
         STEPS[made.name] = made
+        FORMER_NAMES.update(dict.fromkeys(former_names, made.name))
         return made
 
     return decorate
+
+
+def present_name(name: str) -> str:
+    """Return the name that a journaled step has in this version; the name itself where it was not renamed."""
+    return FORMER_NAMES.get(name, name)
 
 
 @dataclass

@@ -23,22 +23,22 @@ CONNECT_SECONDS = 2.0
 WAIT_SECONDS = 1
 CONSUMERS = "huey.t3flow.consumers"
 """Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), each with the time of its last heartbeat by Redis's clock."""
-LIVES_SECONDS = 30.0
-FORGOTTEN_SECONDS = 86400
+ALIVE_SECONDS = 30.0
+EXPIRY_SECONDS = 86400
 
 
-class QueueAway(ConnectionError):
+class QueueUnavailable(ConnectionError):
     """The queue did not answer a moment ago, and is not asked again until a probe has succeeded."""
 
 
-class Guarded:
-    """A storage behind a circuit breaker: after a failed call `away` is set, and further calls fail at once until `probe` has succeeded.
+class CircuitBreaker:
+    """A storage behind a circuit breaker: after a failed call `unavailable` is set, and further calls fail at once until `probe` has succeeded.
 
     So a queue that hangs costs each thread one wait, however many messages there are to send.
     """
 
     def __init__(self, storage: Any, on_failure: Callable[[Exception], None]) -> None:
-        self.away = threading.Event()
+        self.unavailable = threading.Event()
         self._storage = storage
         self._on_failure = on_failure
 
@@ -48,13 +48,13 @@ class Guarded:
 
     def _limited(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self.away.is_set():
-                raise QueueAway("the queue does not answer")
+            if self.unavailable.is_set():
+                raise QueueUnavailable("the queue does not answer")
             try:
                 return function(*args, **kwargs)
             except (OSError, RedisError, sqlite3.Error) as error:
-                is_first = not self.away.is_set()
-                self.away.set()
+                is_first = not self.unavailable.is_set()
+                self.unavailable.set()
                 if is_first:
                     self._on_failure(error)
                 raise
@@ -63,8 +63,8 @@ class Guarded:
 
     def probe(self) -> list[dict[str, Any]]:
         """Ask the queue whether it answers. Return the other consumers of the same queue. Raises what the queue's client raises."""
-        others: list[dict[str, Any]] = self._storage.beat()
-        self.away.clear()
+        others: list[dict[str, Any]] = self._storage.heartbeat()
+        self.unavailable.clear()
         return others
 
 
@@ -80,12 +80,12 @@ class SqliteHints(SqliteStorage):
     @property
     def conn(self) -> sqlite3.Connection:
         """The connection, to the file that is there now."""
-        if self._conn is not None and self._which_file() != self._file:
+        if self._conn is not None and self._file_identity() != self._file:
             self._conn.close()
             self._conn = None
         if self._conn is None:
             self._conn = self._create_connection()
-            self._file = self._which_file()
+            self._file = self._file_identity()
             for statement in self.ddl:
                 self._conn.execute(statement)
         connection: sqlite3.Connection = self._conn
@@ -113,7 +113,7 @@ class SqliteHints(SqliteStorage):
             for suffix in ("-wal", "-shm"):
                 os.unlink(self.filename + suffix)
 
-    def _which_file(self) -> tuple[int, int] | None:
+    def _file_identity(self) -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
             status = os.stat(self.filename)
             return status.st_dev, status.st_ino
@@ -134,16 +134,16 @@ class SqliteHints(SqliteStorage):
         due: list[bytes] = super().read_schedule(ts.replace(tzinfo=UTC))
         return due
 
-    def beat(self) -> list[dict[str, Any]]:
+    def heartbeat(self) -> list[dict[str, Any]]:
         """See that the file can be read. It is this host's alone: the consumer's lock keeps a second one out."""
         self.queue_size()
         return []
 
-    def keys_of(self, name: str) -> list[str]:
+    def keys_of_queue(self, name: str) -> list[str]:
         """Nothing: what is under other names is removed when the consumer starts."""
         return []
 
-    def forget_others(self) -> None:
+    def delete_other_queues(self) -> None:
         """Remove the messages under other names, such as those of a t3flow that had one name for every host. Repeating it finds none."""
         for table in ("task", "schedule", "kv"):
             self.sql(f"delete from {table} where queue != ?", (self.name,), commit=True)
@@ -152,10 +152,10 @@ class SqliteHints(SqliteStorage):
 class RedisHints(PriorityRedisStorage):
     """Huey's Redis storage, a sorted set by priority, with due times in UTC, whatever the host's zone does.
 
-    `who` says which consumer this is, for its heartbeat; None for a command.
+    `consumer` says which consumer this is, for its heartbeat; None for a command.
     """
 
-    def __init__(self, name: str, url: str, who: dict[str, Any] | None = None) -> None:
+    def __init__(self, name: str, url: str, consumer: dict[str, Any] | None = None) -> None:
         pool = ConnectionPool.from_url(
             url,
             socket_timeout=CALL_SECONDS,
@@ -163,7 +163,7 @@ class RedisHints(PriorityRedisStorage):
             retry=Retry(NoBackoff(), 0),
         )
         super().__init__(name, connection_pool=pool, read_timeout=WAIT_SECONDS)
-        self._who = who
+        self._consumer = consumer
         self._since: float | None = None
 
     def convert_ts(self, ts: datetime) -> float:
@@ -174,23 +174,23 @@ class RedisHints(PriorityRedisStorage):
         found = self.conn.bzpopmin(self.queue_key, timeout=self.read_timeout)
         return None if found is None else bytes(found[1][8:])  # Huey puts eight bytes before a message, for their order
 
-    def beat(self) -> list[dict[str, Any]]:
+    def heartbeat(self) -> list[dict[str, Any]]:
         """Note that this consumer lives. Return the others that have lived since it began and take messages from the same queue."""
-        if self._who is None:
+        if self._consumer is None:
             self.queue_size()
             return []
         try:
             seconds, micros = self.conn.time()
             now = seconds + micros / 1e6
             self._since = self._since or now
-            mine = json.dumps({"queue": self.name, **self._who, "since": self._since}, sort_keys=True)
-            self.conn.zadd(CONSUMERS, {mine: now})
-            self.conn.zremrangebyscore(CONSUMERS, "-inf", now - FORGOTTEN_SECONDS)
-            found = self.consumers(max(self._since, now - LIVES_SECONDS))
+            own = json.dumps({"queue": self.name, **self._consumer, "since": self._since}, sort_keys=True)
+            self.conn.zadd(CONSUMERS, {own: now})
+            self.conn.zremrangebyscore(CONSUMERS, "-inf", now - EXPIRY_SECONDS)
+            found = self.consumers(max(self._since, now - ALIVE_SECONDS))
         except NoPermissionError:  # an account that may use the queue's keys alone, or few commands
             self.queue_size()
             return []
-        return [each for each in found if each["queue"] == self.name and each != json.loads(mine)]
+        return [each for each in found if each["queue"] == self.name and each != json.loads(own)]
 
     def consumers(self, since: float) -> list[dict[str, Any]]:
         """The consumers on this Redis, of any queue, that have lived since then (Redis's clock). What t3flow did not write is left out."""
@@ -204,12 +204,12 @@ class RedisHints(PriorityRedisStorage):
                 )
         return found
 
-    def keys_of(self, name: str) -> list[str]:
+    def keys_of_queue(self, name: str) -> list[str]:
         """The keys that a queue of this name has on this Redis; none for an account that may use this queue's keys alone."""
         keys = [f"huey.{kind}.{name}" for kind in ("redis", "schedule", "results")]
         with contextlib.suppress(NoPermissionError):
             return [key for key in keys if self.conn.exists(key)]
         return []
 
-    def forget_others(self) -> None:
+    def delete_other_queues(self) -> None:
         """Leave other names alone: they may be other hosts'."""

@@ -5,6 +5,7 @@ from typing import TypedDict
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
+from t3flow.host.records.tables import has_table
 
 
 class LastPairing(TypedDict):
@@ -15,16 +16,25 @@ class LastPairing(TypedDict):
 
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
-    """Notes how a user's last pairing went ("" for well); since when it goes so stays. Not synced: the next pairing tells anew."""
+    """Note how a user's last pairing went ("" for well). Since when it goes so is kept. Not synced: the next pairing tells anew."""
+    now = time.time()
     with tables.transaction(journal, synced=False) as connection:
         connection.execute(
             "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
             "since = case when (pairings.reason = '') = (excluded.reason = '') then pairings.since else excluded.since end",
-            (user, time.time(), reason),
+            (user, now, reason),
         )
+        connection.execute("insert or replace into pairing_checks values (?, ?)", (user, now))
 
 
 def pairings(journal: Journal) -> dict[str, LastPairing]:
     """How the last pairing of each user went."""
     found = tables.rows(journal, "pairings", "pairing", "select user, since, reason from pairings")
     return {str(user): {"since": float(since), "reason": str(reason)} for user, since, reason in found}
+
+
+def last_seen(journal: Journal) -> dict[str, float]:
+    """Return when the last pairing of each user was (epoch seconds); those alone that this version or a later one noted."""
+    if not has_table(journal, "pairing_checks"):
+        return {}
+    return {str(user): float(at) for user, at in journal.query("select user, at from pairing_checks")}

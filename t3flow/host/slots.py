@@ -16,7 +16,7 @@ from t3flow import T3flowError
 from t3flow.engine.files import (
     link_atomically,
     make_folder,
-    one_component,
+    path_component,
     remove_tree,
     safe_name,
     sync_file_system,
@@ -188,7 +188,7 @@ def linked_version(link: Path) -> str | None:
 
 def user_link(versions_dir: Path, user: str) -> Path:
     """Where a user's link is: it has the account's name as `id -un` prints it, by which the launcher finds it."""
-    return versions_dir / "users" / one_component(user)
+    return versions_dir / "users" / path_component(user)
 
 
 def assigned(versions_dir: Path, user: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from t3flow.engine.files import DiskError, one_component
+from t3flow.engine.files import DiskError, path_component
 from t3flow.host import slots
 from t3flow.host.accounts import is_root
 from t3flow.host.host import Host
@@ -62,7 +62,7 @@ def configured(host: Host) -> list[str]:
 def _may_be_linked(name: str) -> bool:
     """Whether a name can be a link's, and is an account's (which only root can tell) that is not root's."""
     with suppress(DiskError, ValueError, KeyError):
-        one_component(name)
+        path_component(name)
         return not is_root() or pwd.getpwnam(name).pw_uid != 0
     return False
 

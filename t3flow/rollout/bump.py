@@ -97,7 +97,12 @@ def through_gate(
         if refusal.outcome.name == "gate_inconclusive":
             raise Abort(inconclusive(refusal.reason, plan, {})) from refusal
         name = "dry_run_failed" if dry_run and refusal.outcome.name == "gate_failed" else refusal.outcome.name
-        raise Abort(ended(name, refusal.reason, plan)) from refusal
+        reason = refusal.reason
+        if set(refusal.users) >= {
+            user["user"] for user in users
+        }:  # going on without them would be going on without users
+            reason = reason.partition("; to go on without: ")[0]
+        raise Abort(ended(name, reason, plan)) from refusal
     version = {user["user"]: user["version"] for user in users}
     waits_for = {"skipped": "", "deferred": "host_busy"}
     return {
@@ -208,10 +213,15 @@ def conclude(plan: Plan, results: dict[str, Result], ended_by: str, none_pairs: 
 
 
 def how_many(results: dict[str, Result]) -> str:
-    """How many users were restarted, deferred and skipped, the latter by name: they stay behind until they are moved by hand or a later bump."""
+    """Return how many users were restarted, deferred and left behind, the latter by name: an operator or a later bump moves them."""
     kinds = [found["result"] for found in results.values()]
     skipped = [
         user for user, found in results.items() if found["result"] == "skipped" and found["waiting_for"] != UNMANAGED
     ]
-    behind = f", {len(skipped)} left behind: {', '.join(skipped)} (t3flow status)" if skipped else ""
-    return f"{kinds.count('restarted')} restarted, {kinds.count('deferred')} deferred{behind}"
+    restarted, deferred = kinds.count("restarted"), kinds.count("deferred")
+    told = [
+        f"{restarted} restarted" if restarted else "no user was restarted yet" if deferred else "no user was restarted"
+    ]
+    told += [f"{deferred} deferred until idle"] if deferred else []
+    told += [f"{len(skipped)} left behind: {', '.join(skipped)} (t3flow status)"] if skipped else []
+    return ", ".join(told)

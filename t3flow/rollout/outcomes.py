@@ -6,9 +6,10 @@ from typing import Any
 
 from t3flow import tasks
 from t3flow.deferrals import deferral
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
-from t3flow.engine.runs import HOST_LOCK, Outcome
+from t3flow.engine.runs import HOST_LEASE, Outcome
 from t3flow.host.users import Person, Result, result_of
 from t3flow.tasks import Plan
 
@@ -47,7 +48,7 @@ def why_held() -> str:
 def exclusive() -> Iterator[None]:
     """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
     with ExitStack() as stack:
-        stack.enter_context(current_flow().lock(HOST_LOCK))
+        stack.enter_context(current_flow().lease(HOST_LEASE))
         stack.enter_context(current_flow().saga())
         yield
 
@@ -60,7 +61,7 @@ def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, R
             "result": found["result"],
             "version": found["version"],
             "downtime_s": found["downtime_s"],
-            "reason": found["reason"],
+            "reason": waits_for(found["reason"]) if found["reason"] == found["waiting_for"] else found["reason"],
         }
         for user, found in sorted((results or {}).items())
     }
@@ -91,14 +92,14 @@ def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Ca
     """Why which users are deferred to a version: those who wait, and those who were skipped, whatever the reason. Not those who cannot be managed."""
     causes: dict[str, deferral.Cause] = {}
     for user, found in results.items():
-        waits_for, detail = found["waiting_for"], found["reason"]
-        if found["result"] == "skipped" and waits_for != UNMANAGED:
+        cause, detail = found["waiting_for"], found["reason"]
+        if found["result"] == "skipped" and cause != UNMANAGED:
             if detail == LEFT_OUT:
                 detail = f"left out of {version} as asked: t3flow enqueue drain {user}"
-            causes[user] = {"waiting_for": waits_for or "unreadable_state", "detail": detail, "is_behind": True}
+            causes[user] = {"waiting_for": cause or "unreadable_state", "detail": detail, "is_behind": True}
         elif found["result"] == "deferred":
-            detail = "" if detail == waits_for else detail
-            causes[user] = {"waiting_for": waits_for, "detail": detail, "is_behind": False}
+            detail = "" if detail == cause else detail
+            causes[user] = {"waiting_for": cause, "detail": detail, "is_behind": False}
     return causes
 
 

@@ -55,7 +55,11 @@ def pairing_before(user: str) -> Before:
 
 
 def _before(against: str) -> str:
-    return f"{against} before anything was done: mend the dispatch or their servers (t3flow verify)" if against else ""
+    return (
+        f"no user could pair before the restart: {against}; repair the dispatch or their servers, then check: t3flow verify"
+        if against
+        else ""
+    )
 
 
 @step(syncs_first=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow import T3flowError
-from t3flow.engine.files import in_memory
+from t3flow.engine.files import is_on_tmpfs
 from t3flow.sandbox import real
 from t3flow.sandbox.enter import enter, has_own_network, is_inside
 from t3flow.sandbox.host import Sandbox
@@ -110,7 +110,7 @@ def fetch_real() -> int:
 
 def on_disk() -> str | None:
     """Where a candidate may be tried: not in memory, as /tmp is on some hosts."""
-    return "/var/tmp" if in_memory(Path(tempfile.gettempdir())) else None
+    return "/var/tmp" if is_on_tmpfs(Path(tempfile.gettempdir())) else None
 
 
 class Story:

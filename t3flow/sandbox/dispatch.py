@@ -8,7 +8,6 @@ Its log has a line for each pairing, as alert rules know them: `paired user=… 
 """
 
 import argparse
-import http.client
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from t3flow import T3flowError
+from t3flow.host import http_client
 from t3flow.host.accounts import AccountError, account, command_as, is_root
 from t3flow.sandbox.serving import LocalServer, serve_until_terminated
 from t3flow.sandbox.users import UserError, base_dir_of, environment_of, port_of
@@ -29,6 +29,7 @@ USER_HEADER = "X-authentik-username"
 COOKIE = "t3_session"
 PAIR_ENDPOINTS = ("/api/auth/browser-session", "/api/auth/bootstrap")
 MINT_SECONDS, EXCHANGE_SECONDS, PROXY_SECONDS = 15.0, 5.0, 30.0
+MAX_PROXY_BYTES = 64 * 1024 * 1024
 STDERR = Path("-")
 NOT_HANDED_ON = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "host"}
 
@@ -101,21 +102,22 @@ def exchange(places: Places, user: str, credential: str) -> tuple[list[str], str
     body = json.dumps({"credential": credential}).encode()
     status = 404
     for endpoint in places.pair_endpoints:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=EXCHANGE_SECONDS)
         try:
-            connection.request("POST", endpoint, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            response.read()
-        except (OSError, http.client.HTTPException) as error:
+            answer = http_client.request(
+                f"http://127.0.0.1:{port}{endpoint}",
+                method="POST",
+                body=body,
+                headers={"Content-Type": "application/json"},
+                timeout_seconds=EXCHANGE_SECONDS,
+            )
+        except OSError as error:
             raise PairingError(f"pairing exchange for {user} failed: {type(error).__name__} at port {port}") from error
-        finally:
-            connection.close()
-        status = response.status
+        status = answer.status
         if status != 404:
             break
     if status != 200:
         raise PairingError(f"pairing for {user} returned {status}")
-    cookies = response.headers.get_all("Set-Cookie") or []
+    cookies = answer.headers.get_all("Set-Cookie") or []
     if not cookies:
         raise PairingError(f"pairing exchange for {user} failed: the answer of {endpoint} sets no cookie")
     return cookies, endpoint
@@ -182,19 +184,21 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         body = self.rfile.read(int(length)) if length.isdecimal() else None
         headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_HANDED_ON}
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROXY_SECONDS)
         try:
-            connection.request(self.command, self.path, body, headers)
-            response = connection.getresponse()
-            answer = response.read()
-        except (OSError, http.client.HTTPException) as error:
+            answer = http_client.request(
+                f"http://127.0.0.1:{port}{self.path}",
+                method=self.command,
+                body=body,
+                headers=headers,
+                timeout_seconds=PROXY_SECONDS,
+                max_bytes=MAX_PROXY_BYTES,
+            )
+        except OSError as error:
             self.server.log(f"request for {user} failed: {type(error).__name__} at port {port}")
             self._text(502, "the server does not answer")
             return
-        finally:
-            connection.close()
-        self._begin(response.status, [pair for pair in response.getheaders() if pair[0].lower() not in NOT_HANDED_ON])
-        self._end(answer)
+        self._begin(answer.status, [pair for pair in answer.headers.items() if pair[0].lower() not in NOT_HANDED_ON])
+        self._end(answer.body)
 
     def _text(self, status: int, text: str) -> None:
         self.close_connection = True

@@ -10,13 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from t3flow.engine.journal import Journal
-from t3flow.host import slots
+from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
 from t3flow.host.npm import packages
@@ -29,6 +28,9 @@ from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
 PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
+FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
+"""Variables that do not reach the sandbox begin so. The last two are set in each worker of pytest-xdist."""
+
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 CONFIG = """\
 [track]
@@ -112,7 +114,7 @@ class Sandbox:
             (top / "etc" / "t3-serve" / f"{user}.env").write_text(f"T3_PORT={self.ports[user]}\n")
             self.base_dir(user).mkdir(parents=True)
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("T3", "npm_config"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             "HOME": str(top / "home"),
             "T3FLOW_CONFIG": str(self.config),
             "PATH": f"{bring_node(top / 'tools')}:{os.environ['PATH']}",
@@ -294,12 +296,12 @@ class Sandbox:
 
     def control(self, user: str, path: str, **body: Any) -> dict[str, Any]:
         """Makes a user's stand-in server do what a person would: `turn/start`, `turn/end`, `terminal`."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[user]}/__standin/{path}", json.dumps(body).encode(), method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=5) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+        url = f"http://127.0.0.1:{self.ports[user]}/__standin/{path}"
+        answer = http_client.request(url, method="POST", body=json.dumps(body).encode(), timeout_seconds=5)
+        found = answer.json_object()
+        if answer.status != 200 or found is None:
+            raise AssertionError(f"{url} answered {answer.status}: {answer.body[:200]!r}")
+        return found
 
     def pairs(self, user: str, tries: int = 3) -> bool:
         """Whether the user can pair through the dispatch now, and the session is good. A person tries again: t3's mint waits for no lock."""

@@ -19,14 +19,15 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
-from t3flow.engine.queue import SHARED, HintQueue, open_queue, queue_key
+from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
 from t3flow.host import freeze, launcher, resumption
 from t3flow.host.host import Host, open_host, take_charge
 from t3flow.host.records import facts, journal_reserve, tables
-from t3flow.service.heartbeat import Pulse, feed_watchdog
-from t3flow.service.systemd import notify, status_watch
+from t3flow.service.heartbeat import Heartbeats, feed_watchdog
+from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
+from t3flow.state.runs import RunWords
 from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
@@ -37,7 +38,7 @@ URGENT = "urgent"
 WORKERS = 4
 ORPHAN_PATIENCE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 85.0
-KEEPS_WAITING = """
+BLOCKS_URGENT_RUN = """
 select 1 from locks join runs on runs.status = 'running' and runs.held is null
 where locks.run = ? and runs.id != locks.run and runs.priority > ?
 and (runs.wake_at is null or runs.claim is null and runs.wake_at <= ?)"""
@@ -78,13 +79,13 @@ class Worker(Consumer):  # type: ignore[misc]
     changes nothing: a restart that is cut off leaves its user without a server until the next consumer.
     """
 
-    def __init__(self, engine: Engine, pulse: Pulse) -> None:
+    def __init__(self, engine: Engine, heartbeats: Heartbeats) -> None:
         self.engine = engine
-        self.pulse = pulse
+        self.heartbeats = heartbeats
         self.threads: list[threading.Thread] = []
         self._signum: int | None = None
-        engine.queue.pre_execute("pulse")(lambda task: pulse.work())
-        engine.queue.post_execute("pulse")(lambda task, value, error: pulse.beat())
+        engine.queue.pre_execute("pulse")(lambda task: heartbeats.work())
+        engine.queue.post_execute("pulse")(lambda task, value, error: heartbeats.beat())
         super().__init__(
             engine.queue, workers=WORKERS, initial_delay=0.05, max_delay=0.25, shutdown_timeout=SHUTDOWN_SECONDS
         )
@@ -101,7 +102,7 @@ class Worker(Consumer):  # type: ignore[misc]
         work = process.loop
 
         def loop(now: Any = None) -> None:
-            self.pulse.beat(name)
+            self.heartbeats.beat(name)
             work(now)
 
         process.loop = loop
@@ -110,7 +111,7 @@ class Worker(Consumer):  # type: ignore[misc]
 
     def loop(self, health_check_ts: float | None = None) -> Any:
         """One look at signals and threads."""
-        self.pulse.beat("main")
+        self.heartbeats.beat("main")
         return super().loop(health_check_ts)
 
     def start_thread(self, name: str, work: Callable[[], None]) -> None:
@@ -132,15 +133,15 @@ class Worker(Consumer):  # type: ignore[misc]
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
     """The engine on this host, with its workflows and periodic tasks, and the minute's work."""
-    who = {"host": socket.gethostname(), "boot": boot_id(), "pid": str(os.getpid())}
-    queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), who=who)
+    consumer = {"host": socket.gethostname(), "boot": boot_id(), "pid": str(os.getpid())}
+    queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), consumer=consumer)
     engine = make_engine(settings, journal, queue)
     host = open_host(settings, journal, hint=engine.hint)
     take_charge(host)
     minute = periodic.register(engine, host)
     engine.watchers += [
-        queue_watch(engine, host),
-        status_watch(engine, host),
+        queue_watcher(engine, host),
+        status_watcher(engine, host),
         journal_reserve.watch(settings.paths.state_dir),
     ]
     return engine, host, minute
@@ -165,15 +166,17 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
         is_held = run.workflow in HELD_BY_FREEZE and not changes_nothing
         if is_held and freeze.is_frozen(settings):
             return "freeze"
-        if not journal.query(KEEPS_WAITING, run.id, run.priority, time.time()):
+        if not journal.query(BLOCKS_URGENT_RUN, run.id, run.priority, time.time()):
             return None
         return "freeze" if is_held else "cancel" if changes_nothing else YIELD if run.workflow == "drain" else None
 
-    def on_lost(run: Run, reason: str) -> None:
+    def on_not_undone(run: Run, reason: str) -> None:
         freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
         logger.error("FROZEN: ROLLBACK FAILED in {}: {}", run.id, reason)
 
-    return Engine(journal, queue, WORKFLOWS, standing_signal=standing_signal, on_lost=on_lost)
+    return Engine(
+        journal, queue, WORKFLOWS, standing_signal=standing_signal, on_not_undone=on_not_undone, words=RunWords()
+    )
 
 
 def consume(settings: Settings) -> None:
@@ -184,31 +187,31 @@ def consume(settings: Settings) -> None:
         journal = open_journal(settings, create=True)
         tables.migrate_facts(journal)
         engine, host, minute = build(settings, journal)
-        pulse = Pulse()
-        worker = Worker(engine, pulse)
-        introduce(host, engine.queue.name)
+        heartbeats = Heartbeats()
+        worker = Worker(engine, heartbeats)
+        publish_settings(host, engine.queue.name)
         notify("STATUS=ending what a consumer that died may have left")
         ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
         if ended:
             logger.warning("ended {} processes that a consumer which died had left", ended)
         resumption.resume_paused(host)
         periodic.sweep(host)
-        renew_launcher(host)
+        update_launcher(host)
         with suppress(Exception):  # one that is away is waited for
-            engine.queue.storage.forget_others()
-        engine.watchers.append(lambda: pulse.beat("watch"))
-        worker.start_thread("watchdog", lambda: feed_watchdog(pulse, engine.stopping))
+            engine.queue.storage.delete_other_queues()
+        engine.watchers.append(lambda: heartbeats.beat("watch"))
+        worker.start_thread("watchdog", lambda: feed_watchdog(heartbeats, engine.stopping))
         worker.start_thread("watch", engine.watch)
-        worker.start_thread("queue", engine.keep_queue)
+        worker.start_thread("queue", engine.watch_queue)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
-        worker.start_thread("clock", lambda: minute.keep(lambda: pulse.beat("clock")))
+        worker.start_thread("clock", lambda: minute.keep(lambda: heartbeats.beat("clock")))
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
 
 
-def renew_launcher(host: Host) -> None:
+def update_launcher(host: Host) -> None:
     """Put this t3flow's launcher in place of an earlier one's, by one rename; what another program put there is left alone. Idempotent."""
     paths = host.settings.paths
     try:
@@ -222,18 +225,21 @@ def renew_launcher(host: Host) -> None:
         logger.warning("{} cannot be renewed ({}): t3flow doctor --fix", paths.launcher, error.strerror)
 
 
-def queue_watch(engine: Engine, host: Host) -> Callable[[], None]:
+def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     """Return a watcher that notes for `status` while the queue does not answer, and for `doctor` which other consumers use it."""
-    noted: dict[str, Any] = {"waiting_for": None, SHARED: None}
+    noted: dict[str, Any] = {"waiting_for": None, QUEUE_SHARED: None}
 
     def watch() -> None:
-        shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.shares_queue_with)
-        found = {"waiting_for": "the queue" if engine.queue_away.is_set() else None, SHARED: shared or None}
+        shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.other_consumers)
+        found = {
+            "waiting_for": "the queue" if engine.queue_unavailable.is_set() else None,
+            QUEUE_SHARED: shared or None,
+        }
         for key, value in found.items():
             if value != noted[key]:
                 facts.write(host.journal, key, value)
                 noted[key] = value
-                if key == SHARED and value:
+                if key == QUEUE_SHARED and value:
                     logger.error(
                         "another consumer takes messages from this host's queue: {}: t3flow doctor", ", ".join(value)
                     )
@@ -252,7 +258,7 @@ def prepare(state_dir: Path) -> None:
         ) from error
 
 
-def introduce(host: Host, queue_name: str) -> None:
+def publish_settings(host: Host, queue_name: str) -> None:
     """Notes for other commands which settings act: those of this process."""
     settings = host.settings
     facts.write(
@@ -268,8 +274,8 @@ def introduce(host: Host, queue_name: str) -> None:
         },
     )
     facts.write(host.journal, "waiting_for", None)
-    facts.write(host.journal, SHARED, None)
+    facts.write(host.journal, QUEUE_SHARED, None)
     rules = settings.deferral._asdict()
     if facts.read(host.journal, "deferral_rules") != rules:
         facts.write(host.journal, "deferral_rules", rules)
-        periodic.ask_all(host)
+        periodic.wake_all_drains(host)

@@ -8,11 +8,11 @@ from loguru import logger
 
 from t3flow.service.systemd import notify
 
-SILENT_SECONDS = 60.0
-FEED_SECONDS = 2.0
+MAX_SILENT_SECONDS = 60.0
+FEED_INTERVAL_SECONDS = 2.0
 
 
-class Pulse:
+class Heartbeats:
     """The last sign of life of each thread. A thread that works on a step is silent for as long as the step takes: steps have limits of their own."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,26 +33,26 @@ class Pulse:
         with self._mutex:
             self._at_work.add(threading.current_thread().name)
 
-    def silent(self) -> list[str]:
+    def silent_threads(self) -> list[str]:
         """The threads that should have given a sign of life and have not."""
         with self._mutex:
             now = self._clock()
             return sorted(
-                name for name, at in self._last.items() if name not in self._at_work and now - at > SILENT_SECONDS
+                name for name, at in self._last.items() if name not in self._at_work and now - at > MAX_SILENT_SECONDS
             )
 
 
-def feed_watchdog(pulse: Pulse, stopping: threading.Event) -> None:
+def feed_watchdog(heartbeats: Heartbeats, stopping: threading.Event) -> None:
     """Until the consumer stops: tell systemd that it lives, while every thread does. For a thread of its own, which calls nothing that may hang."""
-    said: list[str] = []
-    while not stopping.wait(FEED_SECONDS):
-        silent = pulse.silent()
-        if not silent:
+    reported: list[str] = []
+    while not stopping.wait(FEED_INTERVAL_SECONDS):
+        silent_threads = heartbeats.silent_threads()
+        if not silent_threads:
             notify("WATCHDOG=1")
-        if silent != said:
-            if silent:
+        if silent_threads != reported:
+            if silent_threads:
                 logger.error(
                     "no sign of life from: {}; the watchdog is not fed until there is one, and systemd restarts t3flow",
-                    ", ".join(silent),
+                    ", ".join(silent_threads),
                 )
-            said = silent
+            reported = silent_threads

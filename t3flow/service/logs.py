@@ -11,12 +11,12 @@ from redis import RedisError
 
 from t3flow.settings.load import Settings
 
-AGAIN_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 REPEATED = (RedisError, sqlite3.DatabaseError, OSError)
 LINE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {message}"
 
 
-class _ToLoguru(logging.Handler):
+class _LoguruHandler(logging.Handler):
     """Hands what libraries log to loguru. A queue that is away fails many times a second: one line says so, and again every AGAIN_SECONDS."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class _ToLoguru(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, REPEATED):
             now = time.monotonic()
-            if now - self._said.get(record.msg, -AGAIN_SECONDS) < AGAIN_SECONDS:
+            if now - self._said.get(record.msg, -REPEAT_SECONDS) < REPEAT_SECONDS:
                 return
             self._said[record.msg] = now
             record.msg, record.args, record.exc_info = f"{record.getMessage()} {error}", None, None
@@ -38,8 +38,8 @@ class _ToLoguru(logging.Handler):
         logger.opt(depth=depth, exception=record.exc_info).log(record.levelname, record.getMessage())
 
 
-def set_up(settings: Settings) -> None:
+def configure(settings: Settings) -> None:
     """Logs as the settings say. Huey's own lines, several a task, only from warnings up."""
     logger.remove()
     logger.add(sys.stderr, level=settings.log.level, format=LINE, serialize=settings.log.json, diagnose=False)
-    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_LoguruHandler()], level=logging.WARNING, force=True)

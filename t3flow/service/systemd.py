@@ -7,12 +7,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from t3flow.deferrals.causes import waits_for
 from t3flow.engine.engine import Engine
+from t3flow.engine.journal import Run
 from t3flow.host import freeze
 from t3flow.host.host import Host
 from t3flow.host.records import deferral_records, facts
 from t3flow.periodic import NEXT_BUMP
 from t3flow.settings import schedule
+from t3flow.state.runs import activity
 
 VARIABLE = "NOTIFY_SOCKET"
 EVERY_SECONDS = 2.0
@@ -30,7 +33,7 @@ def notify(*words: str) -> None:
         channel.send("\n".join(words).encode())
 
 
-def status_watch(engine: Engine, host: Host) -> Callable[[], None]:
+def status_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     """Return a watcher that says what the consumer waits for. That it lives, `service/heartbeat.py` says."""
     looked = [-EVERY_SECONDS]
 
@@ -44,12 +47,12 @@ def status_watch(engine: Engine, host: Host) -> Callable[[], None]:
 
 def status_text(engine: Engine, host: Host) -> str:
     """In one line: what is being done, what holds it, who waits for what, and when the next bump is."""
-    said = ["waiting for the queue to answer"] if engine.queue_away.is_set() else []
-    said += [f"{run}: {step}" for run, step in at_work(engine, host)]
+    said = ["waiting for the queue to answer"] if engine.queue_unavailable.is_set() else []
+    said += [f"{run.id}: {activity(host.journal, run)}" for run in at_work(engine, host)]
     if frozen := freeze.frozen(host.settings, host.journal):
         said.append(f"FROZEN: {frozen['reason']}")
     pending = deferral_records.deferrals(host.journal)
-    said += [f"{entry.user} waits: {entry.waiting_for}" for entry in pending[:3]]
+    said += [f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}" for entry in pending[:3]]
     if len(pending) > 3:
         said.append(f"{len(pending) - 3} more wait")
     if planned := facts.read(host.journal, NEXT_BUMP):
@@ -57,11 +60,6 @@ def status_text(engine: Engine, host: Host) -> str:
     return "; ".join(said) or "ready"
 
 
-def at_work(engine: Engine, host: Host) -> list[tuple[str, str]]:
-    """The runs that a worker of this process has now, each with the step that it came to last."""
-    rows = host.journal.query(
-        "select id, (select step from events where run = runs.id and step is not null order by seq desc limit 1) "
-        "from runs where status = 'running' and claim like ? order by created",
-        f"{engine.incarnation}/%",
-    )
-    return [(str(run), str(step or "begins")) for run, step in rows]
+def at_work(engine: Engine, host: Host) -> list[Run]:
+    """Return the runs that a worker of this process has now."""
+    return host.journal.runs("status = 'running' and claim like ?", f"{engine.incarnation}/%")

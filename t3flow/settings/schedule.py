@@ -1,4 +1,4 @@
-"""When things are due: the bump's schedule, the latest hour of a scheduled run, the window of deferrals. Pure functions of time and settings."""
+"""Due times: the schedule of bumps, the latest hour of a scheduled run, the deferral window. Pure functions of time and settings."""
 
 import os
 from datetime import UTC, datetime, time, timedelta, tzinfo
@@ -7,31 +7,31 @@ from cronsim import CronSim
 
 from t3flow import T3flowError
 from t3flow.settings import timezones
-from t3flow.settings.load import Settings, window_times
+from t3flow.settings.schema import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 
 LATE_SECONDS = 120.0
-"""A due time that is found later than this is skipped: a missed bump is never caught up."""
+"""A due time noticed later than this is skipped: a missed bump is not made up for."""
 
 
 class ScheduleError(T3flowError):
-    """It is not known by which clock things are due."""
+    """The time zone of the schedule is unknown."""
 
 
 def zone(settings: Settings) -> tzinfo:
-    """Return the time zone of the schedule and the window: of the settings, else of TZ, else of the host. Raises ScheduleError."""
+    """Return the time zone of schedule and window: from the settings, else TZ, else the host. Raise ScheduleError."""
     name = settings.schedule.timezone or os.environ.get("TZ")
     try:
         return zone_of(name)
     except UnknownZone as error:
         source = str(timezones.LOCALTIME) if name is None else f"TZ={name}"
         raise ScheduleError(
-            f"{source} {error}: set schedule.timezone to a name such as Europe/Vienna, or mend it"
+            f"{source} {error}: correct it, or set schedule.timezone to a name such as Europe/Vienna"
         ) from error
 
 
 def described(settings: Settings, at: float | None) -> str:
-    """Return a due time for people, by the schedule's own clock: `Thu 2026-11-26 04:00 +0100 (Europe/Vienna)`. Raises ScheduleError."""
+    """Return a due time in the schedule's zone, for people: `Thu 2026-11-26 04:00 +0100 (Europe/Vienna)`. Raise ScheduleError."""
     if at is None:
         return "-"
     where = zone(settings)
@@ -39,9 +39,9 @@ def described(settings: Settings, at: float | None) -> str:
 
 
 def next_due(settings: Settings, after: float) -> float:
-    """The first time (epoch seconds) after `after` at which the schedule names a bump, before any jitter.
+    """Return the first due time of a bump after `after` (epoch seconds), without jitter.
 
-    An hour that a change of the clocks repeats counts once; one that it skips falls on the next minute that exists.
+    A local time that a clock change repeats is due once; one that it skips is due at the next minute that exists.
     """
     moment = datetime.fromtimestamp(after, zone(settings))
     due: datetime = next(CronSim(settings.schedule.bump, moment))
@@ -49,7 +49,7 @@ def next_due(settings: Settings, after: float) -> float:
 
 
 def deadline(settings: Settings, due: float) -> float | None:
-    """Until when (epoch seconds) a scheduled run that was due then may restart users; None without a limit."""
+    """Return until when (epoch seconds) a scheduled run, due at `due`, may restart users; None: no limit."""
     if not settings.schedule.latest:
         return None
     begun = datetime.fromtimestamp(due, zone(settings))
@@ -57,7 +57,7 @@ def deadline(settings: Settings, due: float) -> float | None:
 
 
 def window_opens(settings: Settings, now: float) -> float:
-    """When deferred users may be migrated: `now` itself within the window, else the start of the next one (epoch seconds)."""
+    """Return when deferred users may be restarted (epoch seconds): `now` within the window, else the start of the next window."""
     times = window_times(settings.deferral.window)
     moment = datetime.fromtimestamp(now, zone(settings))
     if times is None or _within(moment.time(), *times):
@@ -65,17 +65,23 @@ def window_opens(settings: Settings, now: float) -> float:
     return _next_at(moment, times[0]).timestamp()
 
 
+def window_times(text: str) -> tuple[time, time] | None:
+    """Return start and end of a window `HH:MM-HH:MM`, or None for "" (any time). An end before the start is on the next day."""
+    start, _, end = text.partition("-")
+    return (time.fromisoformat(start), time.fromisoformat(end)) if text else None
+
+
 def _within(moment: time, start: time, end: time) -> bool:
     return start <= moment < end if start < end else moment >= start or moment < end
 
 
 def _next_at(after: datetime, clock: time) -> datetime:
-    """The first moment after another at which the clock says a time of day."""
+    """Return the first moment after `after` at a time of day."""
     for days in range(3):
         found = datetime.combine(after.date() + timedelta(days=days), clock, after.tzinfo)
         found = found.astimezone(UTC).astimezone(
             after.tzinfo
-        )  # a time that a change of the clocks skips becomes one that exists
+        )  # a local time that a clock change skips becomes one that exists
         if found > after:
             return found
     raise AssertionError("no day has this time")

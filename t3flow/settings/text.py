@@ -1,28 +1,80 @@
-"""The settings file as a new host gets it: every key, what it means and takes, and its default, commented out."""
+"""Settings as text: for messages and `config show`, without passwords, and as a file for a new host."""
 
 import json
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-from t3flow.settings.schema import declared, sections
+from t3flow.settings.schema import Settings, declared, sections
 
 HEAD = """\
-# Settings of t3flow. Take the # away before a key to change it; t3flow config check FILE says what is wrong.
-# They act once the consumer was restarted: systemctl restart t3flow. Any key also as T3FLOW_SECTION__KEY in its environment.
+# Settings of t3flow. To change a key, remove its leading #, run t3flow config check FILE, then: systemctl restart t3flow
+# T3FLOW_SECTION__KEY in the consumer's environment overrides a key of this file.
 """
+
+SECRET_KEYS = ("queue.url", "dispatch.url")
+"""Keys whose values may contain a password, on purpose or by mistake. Always shown masked."""
+
+LONGEST_SHOWN = 80
+
+
+class Setting(NamedTuple):
+    """One setting in force. `value` is what JSON can carry, with passwords masked."""
+
+    key: str
+    value: str | int | float | bool | list[str]
+    source: str
+
+
+def describe(settings: Settings) -> list[Setting]:
+    """Return every setting in force with its source, in the order of the file. Passwords are masked."""
+    described = []
+    for key in declared():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(settings, section), name)
+        value = str(value) if isinstance(value, Path) else value
+        described.append(Setting(key, mask(value) if key in SECRET_KEYS else value, settings.sources[key]))
+    return described
 
 
 def commented() -> str:
-    """The text: valid TOML that sets nothing."""
+    """Return a settings file with every key commented out: meaning, expected value, default. Valid TOML that sets nothing."""
     lines = [HEAD]
     for section, kind in sections().items():
         lines.append(f"[{section}]  # {(kind.__doc__ or '').strip()}")
         for name in kind._fields:
             setting = declared()[f"{section}.{name}"]
-            lines += [f"# {setting.meaning}; takes {setting.takes}", f"#{name} = {literal(setting.default)}"]
-        lines.append("")
+            lines += [f"# {setting.meaning}", f"# value: {setting.expected}"]
+            lines += [f"#{name} = {literal(setting.default)}", ""]
     return "\n".join(lines)
 
 
 def literal(value: str | int | float | bool | list[str] | Path) -> str:
-    """A default as TOML writes it."""
+    """Return a default as TOML."""
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def mask(url: str) -> str:
+    """Return a URL with `***` in place of a password, also of one in the query.
+
+    Masks other texts too: what precedes an `@` may be a misplaced password.
+    """
+    url = re.sub(r"(?is)([?&]password=)[^&#]*", r"\1***", url)
+    return re.sub(
+        r"(?is)\A([a-z][a-z0-9+.-]*://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url
+    )
+
+
+def shown_value(key: str, value: object) -> str:
+    """Return a key's value for a message: one line, truncated, passwords masked."""
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:
+        text = "a number of thousands of digits"
+    text = mask(text) if key in SECRET_KEYS else text
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def shown_name(name: str) -> str:
+    """Return a name of the file or environment for a message: quoted and on one line unless TOML allows it bare."""
+    return name if re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST_SHOWN}}}", name) else json.dumps(name[:LONGEST_SHOWN])

@@ -1,7 +1,7 @@
-"""Time zones by what `TZ` may say: each form means what it means for libc (tzset(3)), or is refused by name. libc takes what it cannot read for UTC.
+"""Time zones from values of `TZ`. Each form means what it means to libc (tzset(3)); one that libc would silently read as UTC is refused.
 
-A file's name below the host's zoneinfo, an absolute path, a POSIX rule such as `CET-1CEST,M3.5.0,M10.5.0/3`; each also after a colon. Unset means
-/etc/localtime, be it a link or a copy; empty means UTC.
+A form is the name of a file below the host's zoneinfo, an absolute path or a POSIX rule such as `CET-1CEST,M3.5.0,M10.5.0/3`, each with or without a
+leading colon. Unset means /etc/localtime, a link or a copy; empty means UTC.
 """
 
 import io
@@ -15,20 +15,20 @@ from zoneinfo import TZPATH, ZoneInfo
 LOCALTIME = Path("/etc/localtime")
 RULE = "a rule such as CET-1CEST,M3.5.0,M10.5.0/3"
 COUNTED_FROM_ZERO = re.compile(r",\d")
-"""A day of the year that is counted from 0, leap days included: zoneinfo takes it for the day before."""
+"""A day of the year counted from 0, leap days included. Refused: zoneinfo reads it as the day before."""
 LONGEST = 200
 
 _known: dict[str | None, tzinfo] = {}
 
 
 class UnknownZone(ValueError):
-    """A text names no time zone. Says what is wrong, to follow the text."""
+    """A text names no time zone. The message says what is wrong; callers put the text before it."""
 
 
 def zone_of(text: str | None) -> tzinfo:
-    """Return the zone that a value of `TZ` means, None for unset. Its `str` names it. Raises UnknownZone.
+    """Return the zone of a value of `TZ` (None: unset). Its `str` is its name. Raise UnknownZone.
 
-    A zone that could be read once stays in force while its file cannot be read: as when packages are being replaced.
+    A zone that was read once stays in force while its file is missing, as during a package upgrade.
     """
     try:
         found = _host_zone() if text is None else _named(text)
@@ -45,7 +45,7 @@ def _named(text: str) -> tzinfo:
     if not name:
         return UTC
     if len(name) > LONGEST or not name.isprintable():
-        raise UnknownZone("is no time zone: it is too long, or not printable")
+        raise UnknownZone("is not a time zone: too long, or not printable")
     if name.startswith("/"):
         return _from_file(Path(name), _short(Path(name)))
     try:
@@ -55,14 +55,14 @@ def _named(text: str) -> tzinfo:
 
 
 def _host_zone() -> tzinfo:
-    """The zone of /etc/localtime; UTC where there is none, as for libc."""
+    """Return the zone of /etc/localtime, or UTC without one, as libc does."""
     if not os.path.lexists(LOCALTIME):
         return UTC
     return _from_file(LOCALTIME, _short(LOCALTIME))
 
 
 def _short(path: Path) -> str:
-    """What a file of rules is called: below a zoneinfo, or as a link into one, by the name that it has there; else by its path."""
+    """Return the name of a zone file: relative to zoneinfo if it is there or links there, else its path."""
     for place in (path, Path(os.path.realpath(path))):
         for top in TZPATH:
             if place.is_relative_to(top):
@@ -72,25 +72,23 @@ def _short(path: Path) -> str:
 
 def _from_file(path: Path, name: str) -> tzinfo:
     try:
-        with path.open("rb") as rules:  # the rules, not only the present offset
+        with path.open("rb") as rules:  # all rules of the zone, not only its present offset
             return ZoneInfo.from_file(rules, key=name)
     except OSError as error:
-        raise UnknownZone(f"is no time zone that this host knows: {path} cannot be read ({error.strerror})") from error
+        raise UnknownZone(f"is not a time zone of this host: {path} cannot be read ({error.strerror})") from error
     except (ValueError, struct.error, EOFError) as error:
-        raise UnknownZone(f"is no time zone that this host knows: {path} has no rules of a zone") from error
+        raise UnknownZone(f"is not a time zone of this host: {path} is not a zone file") from error
 
 
 def _by_rule(rule: str) -> tzinfo:
-    """A zone by a POSIX rule: to zoneinfo it is the last line of a file that has nothing else."""
+    """Return the zone of a POSIX rule, read as a zone file that consists of its last line."""
     header = b"TZif2" + bytes(15) + struct.pack(">6l", 0, 0, 0, 0, 1, 4)
     nothing = struct.pack(">lbb", 0, 0, 0) + b"UTC\0"
     if COUNTED_FROM_ZERO.search(rule):
         raise UnknownZone(
-            f"is no time zone that can be taken: it counts days from 0; name the dates by M or J, as in {RULE}"
+            f"is not a time zone that t3flow supports: it counts days from 0; write dates with M or J, as in {RULE}"
         )
     try:
         return ZoneInfo.from_file(io.BytesIO((header + nothing) * 2 + f"\n{rule}\n".encode()), key=rule)
     except (ValueError, struct.error, UnicodeError) as error:
-        raise UnknownZone(
-            f"is no time zone that this host knows, and no rule such as {RULE.rpartition(' ')[2]}"
-        ) from error
+        raise UnknownZone(f"is not a time zone of this host, nor a rule such as {RULE.rpartition(' ')[2]}") from error

@@ -1,7 +1,7 @@
-"""The user map: which person, as the dispatch knows them, works as which user of the host.
+"""The user map: which person, by the name that the dispatch knows, works as which user of the host.
 
-Lines `authentik_name=os_user`; `#` starts a comment at a line's start or after a space; CRLF is fine.
-A bad line is reported and skipped, the others count: one slip must not keep everybody from their updates.
+Lines are `authentik_name=os_user`. `#` starts a comment at the start of a line or after a space. CRLF is accepted.
+An invalid line is reported and skipped, so that one typo does not block the updates of all users.
 """
 
 import re
@@ -14,7 +14,7 @@ from t3flow import T3flowError
 USER_NAME = re.compile(r"(?![0-9]+\Z)(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.@+\\-]{0,238}\$?", re.DOTALL)
 """Names of local, LDAP and domain accounts: ada, Ada.Lovelace, ada@corp.example, CORP\\ada, host$.
 
-Each is one component of a path as it stands, and no option of a command. A name of digits alone is left out: tools take it for a uid.
+Each is safe as a path component and is never read as a command's option. Digits alone are excluded: tools read them as a uid.
 """
 
 LONGEST_PERSON = 256
@@ -23,12 +23,12 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class UserMapError(T3flowError):
-    """The user map cannot be read at all."""
+    """The user map cannot be read."""
 
 
 @dataclass(frozen=True)
 class MappedUser:
-    """A user of the host, and the first person that the map gives for it, as whom pairing is verified."""
+    """A user of the host and the first person mapped to it; pairing is verified as that person."""
 
     name: str
     person: str
@@ -36,10 +36,10 @@ class MappedUser:
 
 @dataclass(frozen=True)
 class UserMap:
-    """What a user map says.
+    """The content of a user map.
 
-    `users` in the file's order, each once; `problems`, one line for each line that was skipped;
-    `user_of`, every accepted person and the user they work as; `refused`, what may be accounts in the lines that were skipped.
+    `users`: in the order of the file, without duplicates. `problems`: one line per skipped line. `user_of`: the user of every accepted person.
+    `refused`: possible account names in the skipped lines.
     """
 
     users: list[MappedUser] = field(default_factory=list)
@@ -49,10 +49,9 @@ class UserMap:
 
 
 def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = None) -> UserMap:
-    """Given the path of a user map, return its users and what was wrong with it.
+    """Read a user map and return its users and problems.
 
-    `lookup` gives the uid of an account, or None for one that the host does not know;
-    without it only the name `root` is known to be root.
+    `lookup` returns the uid of an account, or None if the host has no such account. Without it, only the name `root` counts as root.
     Raise UserMapError if the file is missing, unreadable or not UTF-8.
     """
     try:
@@ -73,7 +72,7 @@ def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = No
                 refusals[user] = _account_problem(user, lookup)
             problem = refusals[user]
         if problem is None and found.user_of.get(person, user) != user:
-            problem = f"{person} works as {found.user_of[person]} already: keep one of the two lines"
+            problem = f"{person} already works as {found.user_of[person]}: remove one of the two lines"
         if problem is not None:
             found.problems.append(f"{path}: line {number}: {problem}")
             found.refused.extend(_names_in(line))
@@ -86,7 +85,7 @@ def read_user_map(path: Path, *, lookup: Callable[[str], int | None] | None = No
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Each line that says something, with its number from 1."""
+    """Yield each line that is not blank or a comment, with its number from 1."""
     for number, line in enumerate(text.split("\n"), start=1):
         content = _COMMENT.sub("", line.removesuffix("\r")).strip(" \t")
         if content:
@@ -94,38 +93,38 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _line_problem(person: str, user: str, line: str) -> str | None:
-    """What is wrong with the form of a line, or None."""
+    """Return what is wrong with the syntax of a line, or None."""
     if line.count("=") != 1:
         return f"{_shown(line)} has {line.count('=')} equals signs: write PERSON=USER"
     if len(person) > LONGEST_PERSON:
-        return f"{_shown(person)} is longer than {LONGEST_PERSON} characters: no person is named like that"
+        return f"{_shown(person)} is longer than {LONGEST_PERSON} characters: expected the name of a person"
     if not _PERSON.fullmatch(person):
-        return f"{_shown(person)} cannot name a person: it takes printable Latin-1 characters without spaces"
+        return f"{_shown(person)} cannot name a person: expected printable Latin-1 characters without spaces"
     if not USER_NAME.fullmatch(user):
         return (
-            f"{_shown(user)} cannot name a user of the host: it takes letters, digits and _ . - + @ \\, "
-            "begins with a letter, a digit or _, and has at most 239 of them"
+            f"{_shown(user)} cannot name a user of the host: expected at most 239 letters, digits and _ . - + @ \\, "
+            "the first a letter, a digit or _"
         )
     return None
 
 
 def _names_in(line: str) -> list[str]:
-    """Every text of a line that somebody may have meant as an account: what follows an equals sign."""
+    """Return every text of a line that may be meant as an account: what follows an equals sign."""
     parts = line.split("=")
     tails = ["=".join(parts[at:]).strip() for at in range(1, len(parts))]
     return [tail for tail in dict.fromkeys([*tails, *(part.strip() for part in parts[1:])]) if tail]
 
 
 def _account_problem(user: str, lookup: Callable[[str], int | None] | None) -> str | None:
-    """What speaks against serving an account, or None."""
+    """Return why an account cannot be served, or None."""
     uid = 0 if user == "root" else lookup(user) if lookup else -1
     if uid is None:
-        return f"the host has no user {user}: create the account, or remove the line"
+        return f"the host has no user {user}: create the account or remove the line"
     if uid == 0:
-        return f"{user} is root, which is never served: map the person to an account of their own"
+        return f"{user} is root, which is never served: map the person to another account"
     return None
 
 
 def _shown(text: str) -> str:
-    """Text of a file as a message may show it: on one line, cut short, nothing that a terminal obeys."""
+    """Return a text of the file for a message: on one line, truncated, without control characters."""
     return ascii(text) if len(text) <= 60 else f"{text[:60]!a}…"

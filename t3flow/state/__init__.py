@@ -1,1 +1,1 @@
-"""The state of the host as people and scripts see it. Changes nothing."""
+"""The read model of the host: what every view of it shows, and the words for it. Imports no entry point."""

@@ -1,6 +1,6 @@
-"""Is anybody at work: read from the live database, by the tables that are found in it.
+"""Whether an agent is working, read from the tables of the live database.
 
-One function a generation. A database with none of their tables is unknown, and nobody may be called idle by it.
+Each generation has one function. A database with none of their tables is unknown, and t3flow never treats its user as idle.
 """
 
 import json
@@ -16,12 +16,12 @@ from t3flow.t3.unknown import Unknown, keeps_its_work
 AHEAD_SECONDS = 5.0
 MISSED_SECONDS = 60.0
 ACTIVE_TURN, QUEUED_WORK = "active_turn", "queued_work"
-"""Kinds of work, by the interface's names."""
+"""Kinds of work, as `waiting_for` names them."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One piece of work. `since` (seconds since the epoch): dead if older than the running server; None: alive whatever its age."""
+    """One piece of work. It is dead if `since` (epoch seconds) is older than the running server; None means alive at any age."""
 
     kind: str
     detail: str
@@ -30,10 +30,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a database says about work, in seconds since the epoch, or None.
+    """The work that a database shows, with times in epoch seconds or None.
 
-    `newest`: its newest change up to now; `ahead`: the newest of those that are ahead of the present clock, which was set meanwhile; `due`: when
-    the next scheduled task starts. One that was due long ago was missed, and is none.
+    `newest` is the newest change up to now, and `ahead` the newest one in the future (after the clock was set back). `due` is the start of the
+    next scheduled task; a task that was due long ago was missed and does not count.
     """
 
     work: list[Work] = field(default_factory=list)
@@ -43,14 +43,14 @@ class Activity:
 
 
 class UnreadableTime(Unknown):
-    """A time in the database is not one."""
+    """A timestamp in the database cannot be parsed."""
 
 
 def read(connection: sqlite3.Connection, name: str) -> Activity:
-    """Return the activity that a live database shows. `name` is its file's. Raises Unknown, sqlite3.Error.
+    """Return the activity that a live database shows; `name` is the file's name. Raises Unknown, sqlite3.Error.
 
-    All tables that are found count: previews left those of a later generation in databases that an earlier one goes on with, and a later one
-    keeps the earlier one's, in which every turn is older than its server.
+    All known tables count: previews left a later generation's tables in databases that an earlier one still uses, and a later generation keeps
+    the earlier tables, in which every turn is older than the server.
     """
     readers = {RUNS: read_runs, SESSIONS: read_sessions}
     found = [read_table(connection) for table, read_table in readers.items() if has_table(connection, table)]
@@ -64,15 +64,15 @@ def read(connection: sqlite3.Connection, name: str) -> Activity:
     )
 
 
-# Until 0.0.45: a session a thread, whose turn is active or not ------------------------------------------------------
+# Until 0.0.45: one session for each thread, with or without an active turn ------------------------------------------------------
 
 SESSIONS = "projection_thread_sessions"
 
 
 def read_sessions(connection: sqlite3.Connection) -> Activity:
-    """A turn is active while `active_turn_id` is set; `updated_at` moves only when a turn begins or ends.
+    """Return the activity of sessions. A turn is active while `active_turn_id` is set; `updated_at` changes only when a turn begins or ends.
 
-    A server that is stopped in mid-turn leaves the row as it is: the turn is dead once a later server runs.
+    A server that is stopped during a turn leaves the row unchanged; the turn is dead once a later server runs.
     """
     rows = connection.execute(f"select active_turn_id, updated_at from {SESSIONS}").fetchall()
     moments = [(turn is not None, seconds(updated)) for turn, updated in rows]
@@ -93,9 +93,10 @@ QUEUED, HELD_KEY = "queued", "queueHeld"
 
 
 def read_runs(connection: sqlite3.Connection) -> Activity:
-    """A run is live until it has ended, approvals that wait for the user included. A queued one starts by itself unless its queue is held.
+    """Return the activity of runs. A run is live until it ends, also while it waits for approval.
 
-    The server cancels what a killed one has left about a second after its start, so that what is live is alive whatever its age.
+    A queued run starts by itself unless its queue is held. About a second after its start, a server cancels the runs that a killed
+    server left, so a live run counts at any age.
     """
     work: list[Work] = []
     moments: list[float] = []
@@ -126,7 +127,7 @@ def read_runs(connection: sqlite3.Connection) -> Activity:
 
 
 def _newest(moments: list[float]) -> tuple[float | None, float | None]:
-    """Return the newest moment up to now and the newest of those ahead. One ahead hides nothing that was written since."""
+    """Return the newest moment up to now and the newest future one. A future moment does not hide later writes."""
     now = time.time() + AHEAD_SECONDS
     past, ahead = [each for each in moments if each <= now], [each for each in moments if each > now]
     return max(past, default=None), max(ahead, default=None)

@@ -1,4 +1,4 @@
-"""What t3's commands are called and what they print."""
+"""The names and the output of t3's commands."""
 
 import re
 from typing import Any
@@ -7,18 +7,17 @@ VERSION = ("--version",)
 SERVE = ("serve",)
 MINT = ("auth", "pairing", "create", "--ttl", "5m")
 MINTING = ("auth", "pair")
-"""Words of the commands that open the database beside the server, and migrate it first."""
+"""The first words of the commands that open the database beside the server and migrate it first."""
 
 ISSUE = ("auth", "session", "issue")
-"""Prints an owner's bearer token: for trials on scratch base dirs alone."""
+"""Prints an owner's bearer token. Only for trials on scratch base directories."""
 
 BEARER_KEYS = ("token", "sessionToken", "access_token", "accessToken")
 ENDS_OF_A_STOP = (130, 143)
-"""Exit codes of a server that was asked to stop."""
-
+"""Exit statuses of a server that was asked to stop."""
 
 STARTED = re.compile(r"^Token: (\S+)\s*$", re.MULTILINE)
-"""What a server prints once it is ready: a pairing credential, for whoever reads its output."""
+"""A ready server prints a pairing credential to its output."""
 
 
 def startup_credential(output: str) -> str:
@@ -28,7 +27,7 @@ def startup_credential(output: str) -> str:
 
 
 def version_line(version: str) -> str:
-    """Return what `t3 --version` prints. Under a wrong Node it prints nothing and exits 0, so the output is required."""
+    """Return what `t3 --version` prints. With a wrong Node it prints nothing and exits with status 0, so callers must compare the output."""
     return f"t3 v{version}"
 
 

@@ -1,4 +1,4 @@
-"""Which files are a user's state: a set of SQLite databases and small identity files, which belong together."""
+"""The files of a user's state: a set of SQLite databases and small identity files that belong together."""
 
 import os
 import stat
@@ -6,38 +6,38 @@ from collections.abc import Iterable
 from pathlib import Path
 
 USERDATA = "userdata"
-"""The folder of the state, in the base dir."""
+"""The folder of the state in the base directory."""
 
 FIRST_DATABASE = "state.sqlite"
-"""The database of all generations up to 0.0.45, and what later ones make theirs of."""
+"""The database of all generations up to 0.0.45, from which later generations create theirs."""
 
 SECOND_DATABASE = "statev2.sqlite"
-"""The live database of the nightlies from October 2026 on, made once from the first."""
+"""The live database of nightlies since October 2026, created once from the first database."""
 
 LOG_SUFFIXES = ("-wal", "-shm")
-"""What SQLite keeps beside an open database, or one whose server was killed."""
+"""Suffixes of the files beside a database that is open or whose server was killed."""
 
 ENVIRONMENT_ID = "environment-id"
-"""Who the server is: the names of session cookies depend on it."""
+"""The server's identity. The names of session cookies depend on it."""
 
 IDENTITY_FILES = (ENVIRONMENT_ID, "anonymous-id", "settings.json", "keybindings.json")
-"""Small files that a build may change and that an older one reads again."""
+"""Small files that a build may change and an older build reads again."""
 
 DATABASE_SUFFIX = ".sqlite"
 OPEN_SUFFIXES = tuple(f"{DATABASE_SUFFIX}{suffix}" for suffix in ("", *LOG_SUFFIXES))
-"""How the names of the files end that a process has open while it is at work on a database."""
+"""Suffixes of the files that a process has open while it uses a database."""
 SQLITE_MAGIC = b"SQLite format 3\0"
 
 
 def userdata(base_dir: Path) -> Path:
-    """Return the folder of the state of a base dir."""
+    """Return the state folder of a base directory."""
     return base_dir / USERDATA
 
 
 def databases(folder: Path) -> list[str]:
-    """Return the names of the SQLite databases in a folder, sorted: by their suffix, or by their first bytes.
+    """Return the sorted names of the SQLite databases in a folder, recognized by suffix or by their first bytes.
 
-    Call it as the folder's owner. A link or a special file is no database; a missing folder has none.
+    Call it as the folder's owner. Links and special files do not count; a missing folder has no databases.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -67,9 +67,9 @@ def identity_files(folder: Path) -> list[str]:
 
 
 def live_databases(pids: Iterable[int], folder: Path, names: list[str]) -> list[str]:
-    """Return which of the databases `names` in a folder any of the processes has open, by the kernel's word.
+    """Return the databases among `names` in `folder` that any of the processes has open, according to the kernel.
 
-    Needs the right to read the descriptors of the processes: call it as their owner or as root. Processes that are gone have nothing open.
+    Call it as the processes' owner or as root, who may read their descriptors. Processes that ended have nothing open.
     """
     wanted: dict[tuple[int, int], str] = {}
     for name in names:

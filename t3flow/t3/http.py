@@ -1,4 +1,4 @@
-"""What t3's HTTP endpoints are called and what their answers mean. No request is made here: callers bring their own bounded client."""
+"""The names of t3's HTTP endpoints and the meaning of their responses. This module sends no request; callers bring their own bounded client."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from t3flow.t3.unknown import Unknown
 ENVIRONMENT = "/.well-known/t3/environment"
 SESSION = "/api/auth/session"
 EXCHANGES = ["/api/auth/browser-session", "/api/auth/bootstrap"]
-"""Where a pairing credential becomes a cookie; on 404 the next."""
+"""Endpoints that exchange a pairing credential for a cookie. On 404, try the next one."""
 
 
 def served_version(environment: dict[str, Any]) -> str:
-    """Return the version of the code that answers, from the environment document; "" where it says none."""
+    """Return the server's version from the environment document, or "" if it names none."""
     said = environment.get("serverVersion")
     return said if isinstance(said, str) else ""
 
@@ -26,10 +26,10 @@ def cookie_name(session: dict[str, Any]) -> str:
 
 
 def is_authenticated(session: dict[str, Any]) -> bool:
-    """Return whether the session document is that of somebody who has paired."""
+    """Return whether the session document belongs to a paired browser."""
     return session.get("authenticated") is True
 
 
 def exchange_body(credential: str) -> dict[str, str]:
-    """Return the body that an exchange endpoint takes, to be sent as JSON."""
+    """Return the JSON body of a request to an exchange endpoint."""
     return {"credential": credential}

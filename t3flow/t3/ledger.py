@@ -1,6 +1,6 @@
-"""What schema a database is at: the list of its applied migrations, each with its id and its name.
+"""The schema of a database: the list of its applied migrations, each with id and name.
 
-The highest id says too little: nightlies reused numbers, so that the same id can stand for other columns.
+The highest id alone is not enough: nightlies reused ids for other columns.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ Schema = list[tuple[int, str]]
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether a table (not a view) of that name is there."""
+    """Return whether a table (not a view) of that name exists."""
     found = connection.execute("select 1 from sqlite_master where type = 'table' and name = ?", (name,))
     return found.fetchone() is not None
 
@@ -28,17 +28,17 @@ def read(connection: sqlite3.Connection) -> Schema | None:
 
 
 def level(schema: Schema) -> int:
-    """Return the highest id, for people; 0 for none. Two schemas of one level may differ: compare the lists."""
+    """Return the highest id for display, or 0. Schemas of the same level may differ, so compare the lists."""
     return max((number for number, _ in schema), default=0)
 
 
 def is_known_to(schema: Schema, known: Schema) -> bool:
-    """Return whether a version that migrates to `known` knows all that was applied to a database at `schema`."""
+    """Return whether a version that migrates to `known` knows every migration in `schema`."""
     return set(schema) <= set(known)
 
 
 def difference(schema: Schema, known: Schema) -> str:
-    """Return the first migration of `schema` that `known` has not, for people; "" if there is none."""
+    """Return a description of the first migration of `schema` that `known` lacks, or ""."""
     names = dict(known)
     for number, name in schema:
         if (number, name) not in known:

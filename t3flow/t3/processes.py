@@ -1,4 +1,4 @@
-"""Which processes are the server, by what they were started from.
+"""Which processes are the server, by the program that started them.
 
 Up to 0.0.33 the server is one Node process. Since 0.0.42 a launcher blocks in Node, the server is a native executable of the platform package
 below it, and a resource monitor always runs beside it.
@@ -16,7 +16,7 @@ MODULES = "node_modules"
 
 
 def package_of(path: str) -> str:
-    """Return the folder of the npm package that a program lies in, or "" for one in none.
+    """Return the folder of the npm package that contains a program, or "".
 
     Given `/opt/x/node_modules/@t3code/t3-linux-x64/resource-monitor/m`, return `/opt/x/node_modules/@t3code/t3-linux-x64`.
     """

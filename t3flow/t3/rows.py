@@ -1,6 +1,6 @@
-"""Which rows a client must see: as the database holds them, and as the server's own read endpoint shows them.
+"""The rows that a client must see: as the database stores them, and as the server's read endpoint shows them.
 
-A build once passed every cheaper check and could not decode real rows.
+This check exists because a build once passed every cheaper check and could not decode real rows.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from t3flow.t3.unknown import Unknown
 PROJECTS, THREADS = "projects", "threads"
 GONE = ("deleted_at", "archived_at")
 DROPPED = ("cancelled", "interrupted", "rolled_back")
-"""How a queued run ends without having been tried."""
+"""Statuses of a queued run that ended without being tried."""
 EVENTS = "orchestration_events"
 PROJECTS_TABLE, FIRST_THREADS, SECOND_THREADS = (
     "projection_projects",
@@ -24,12 +24,12 @@ PROJECTS_TABLE, FIRST_THREADS, SECOND_THREADS = (
 
 
 def held(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how many projects and threads a database holds that are neither deleted nor archived; what it has no table for is left out."""
+    """Return the numbers of projects and threads that are neither deleted nor archived. Kinds without a table are left out."""
     return {kind: len(ids) for kind, ids in present(connection).items()}
 
 
 def present(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    """Return the ids of the projects and threads that are neither deleted nor archived; what there is no table for is left out."""
+    """Return the ids of the projects and threads that are neither deleted nor archived. Kinds without a table are left out."""
     threads = SECOND_THREADS if _has_rows(connection, SECOND_THREADS) else FIRST_THREADS  # previews had empty ones
     tables = {PROJECTS: (PROJECTS_TABLE, "project_id"), THREADS: (threads, "thread_id")}
     return {kind: _ids(connection, *where) for kind, where in tables.items() if has_table(connection, where[0])}
@@ -42,14 +42,14 @@ def _has_rows(connection: sqlite3.Connection, table: str) -> bool:
 
 
 def newest_event(connection: sqlite3.Connection) -> int:
-    """Return the number of the newest event of the first generations, 0 for none. A database that is made of another has no newer one."""
+    """Return the number of the newest event of the first generations, or 0. A database created from another one has no newer event."""
     if not has_table(connection, EVENTS):
         return 0
     return int(connection.execute(f"select max(sequence) from {EVENTS}").fetchone()[0] or 0)
 
 
 def runs(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the status of each run by its id; none where the generation has no runs."""
+    """Return run id → status; empty for generations without runs."""
     if not has_table(connection, RUNS):
         return {}
     return {str(run): str(status) for run, status in connection.execute(f"select run_id, status from {RUNS}")}
@@ -65,13 +65,13 @@ def _ids(connection: sqlite3.Connection, table: str, key: str) -> set[str]:
 
 
 AUTH_TABLES = "auth_"
-"""How the tables start whose rows come and go with sessions, and are dropped between some levels."""
+"""Prefix of tables whose rows come and go with sessions. Some migrations drop them."""
 
 MOST_COUNTED, LONGEST_NAME = 500, 100
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return table → rows of all tables that must not lose any: no sessions, no indexes for search, at most MOST_COUNTED."""
+    """Return table → row count for tables that must not lose rows: no sessions, no search indexes, at most MOST_COUNTED tables."""
     tables = {
         str(name): str(sql or "")
         for name, sql in connection.execute("select name, sql from sqlite_master where type = 'table' order by name")
@@ -91,7 +91,7 @@ def _count(connection: sqlite3.Connection, table: str) -> int:
 
 
 def lost(before: dict[str, int], after: dict[str, int]) -> str:
-    """Return which tables have fewer rows than before, for people; "" if there are none."""
+    """Return a description of the tables that have fewer rows than before, or ""."""
     fewer = [
         f"{name}: {after.get(name, 'no table')}, {count} rows before"
         for name, count in before.items()
@@ -101,7 +101,7 @@ def lost(before: dict[str, int], after: dict[str, int]) -> str:
 
 
 class Reader(NamedTuple):
-    """A read endpoint: its path, what of its answer holds the rows of each kind, and whether only an owner may read there."""
+    """A read endpoint: its path, the keys that hold the rows of each kind, and whether it requires an owner's token."""
 
     path: str
     keys: dict[str, tuple[str, ...]]
@@ -112,14 +112,14 @@ READERS = (
     Reader("/api/orchestration/shell", {PROJECTS: ("projects",), THREADS: ("threads", "archivedThreads")}, False),
     Reader("/api/orchestration/snapshot", {PROJECTS: ("projects",), THREADS: ("threads",)}, True),
 )
-"""Newest first. A server answers an endpoint that it does not have with 404 or with its page."""
+"""Newest first. A server answers an unknown endpoint with 404 or with its start page."""
 
 
 def shown(get_object: Callable[[Reader], dict[str, Any] | None]) -> tuple[str, dict[str, int]]:
-    """Return the read endpoint that a server offers and how many rows of each kind it shows.
+    """Return the path of the server's read endpoint and the number of rows of each kind that it shows.
 
-    `get_object` returns the JSON object of an endpoint, or None where the server does not have it; for anything else it raises what it likes.
-    Raises Unknown when no endpoint is there, or when one has another shape.
+    `get_object` returns the JSON object of an endpoint, or None if the server does not have it; it may raise any other error. Raises Unknown
+    if no endpoint exists or one has an unknown shape.
     """
     for reader in READERS:
         answer = get_object(reader)

@@ -1,16 +1,16 @@
-"""The third answer beside yes and no: this t3 is of a kind that t3flow does not know."""
+"""The third answer beside yes and no: t3flow does not know this kind of t3."""
 
 MARK = "T3 UNKNOWN"
-"""The words that the alert T3Unknown looks for in the log."""
+"""The alert T3Unknown matches these words in the log."""
 
 
 class Unknown(Exception):
-    """A t3 that t3flow does not understand. The text names what is not known, in one line.
+    """A t3 that t3flow does not understand. The text names the unknown part in one line.
 
-    t3flow then decides nothing by guessing: the gate is inconclusive, users count as not idle, and no version is rejected.
+    t3flow then does not guess: the gate is inconclusive, the user counts as not idle, and no version is rejected.
     """
 
 
 def keeps_its_work(what: str) -> Unknown:
-    """Return the error for activity that cannot be read. `what` names the database and what was found in it."""
+    """Return the error for activity that cannot be read. `what` names the database and what it contains."""
     return Unknown(f"this t3 keeps its work in a way that this t3flow does not know: {what}")

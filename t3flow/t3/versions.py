@@ -1,8 +1,7 @@
-"""Versions of t3, read and ordered as npm does it, whose `semver` is the reference.
+"""Versions of t3, parsed and ordered as npm's `semver` does.
 
-`packaging` reads no SemVer: to it `0.0.25-nightly.20260608.497` is none, and pre-releases sort otherwise.
-What both share is the release, numbers compared as numbers: that part is a `packaging.version.Version` here.
-The identifiers after the hyphen are compared by SemVer 2.0.0, clause 11, with npm's own limits.
+`packaging` does not read SemVer: it rejects `0.0.25-nightly.20260608.497` and orders prereleases differently. Both agree on the release numbers, so
+that part is a `packaging.version.Version`. Identifiers after the hyphen are compared by SemVer 2.0.0, clause 11, with npm's limits.
 """
 
 import re
@@ -25,21 +24,20 @@ _RELEASE_OF_ANY_FORM = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?![0-9])")
 
 
 class InvalidVersion(T3flowError):
-    """A text that is no version. The message names the text, what is wrong with it and what is expected."""
+    """A text that is not a version. The message names the text, the problem, and what is expected."""
 
 
 @total_ordering
 class Version:
-    """One version. It sorts as npm sorts it, and `str()` gives the text that was read.
+    """One version. It sorts as npm sorts it, and `str()` returns the original text.
 
-    Equal means equal to npm: different texts are equal only where they differ in a numeric identifier
-    above `LARGEST_NUMBER`, at which npm loses digits and stops comparing.
+    Equality is npm's: different texts are equal only if they differ in a numeric identifier above `LARGEST_NUMBER`, where npm loses digits.
     """
 
     __slots__ = ("_identifiers", "_release", "_text")
 
     def __init__(self, text: str) -> None:
-        """Read a version. Raise InvalidVersion for what is none."""
+        """Parse a version. Raises InvalidVersion."""
         match = _VERSION.fullmatch(text) if len(text) <= LONGEST_VERSION else None
         if match is None or any(int(number) > LARGEST_NUMBER for number in match[1].split(".")):
             raise InvalidVersion(_refusal(text))
@@ -48,12 +46,12 @@ class Version:
         self._identifiers = tuple(match[2].split(".")) if match[2] else ()
 
     def is_nightly(self, tag: str = "nightly") -> bool:
-        """Whether this is a build of the channel `tag`, which t3 writes as `-nightly.` and what follows."""
+        """Return whether this is a build of the channel `tag`, as in `-nightly.20260608`."""
         return f"-{tag}." in self._text
 
     @property
     def is_prerelease(self) -> bool:
-        """Whether anything follows a hyphen: nightlies, alphas, release candidates."""
+        """Return whether the version has a prerelease part."""
         return bool(self._identifiers)
 
     def __str__(self) -> str:
@@ -79,17 +77,16 @@ class Version:
 
 
 def parse(text: str) -> Version:
-    """Given the exact text of a version, return it as a Version.
+    """Return the exact text of a version as a Version. Raises InvalidVersion.
 
-    Stricter than npm in what npm would rewrite, because the text names a folder and is given back to npm:
-    no leading `v`, no spaces around it, no build metadata (`+…`, which the registry strips).
-    Raise InvalidVersion.
+    Stricter than npm where npm would rewrite the text, because the text names a folder and goes back to npm: no leading `v`, no surrounding
+    spaces, no build metadata (`+…`, which the registry strips).
     """
     return Version(text)
 
 
 def compare(one: Version, other: Version) -> int:
-    """Return -1, 0 or 1 as `one` is older than, equal to or newer than `other` by npm's `semver.compare`."""
+    """Return -1, 0, or 1 if `one` is older than, equal to, or newer than `other`, as npm's `semver.compare` does."""
     if one._release != other._release:
         return -1 if one._release < other._release else 1
     if not one._identifiers or not other._identifiers:
@@ -102,7 +99,7 @@ def compare(one: Version, other: Version) -> int:
 
 
 def is_older(text: str, other: str) -> bool:
-    """Return whether a version is older than another; False where either text is no version, such as that of a link on hold."""
+    """Return whether a version is older than another; False if either text is not a version, such as the name of a reserved link."""
     try:
         return parse(text) < parse(other)
     except InvalidVersion:
@@ -110,7 +107,7 @@ def is_older(text: str, other: str) -> bool:
 
 
 def _comparable(identifier: str) -> tuple[bool, float, str]:
-    """Numbers sort below words and by value, as npm's floats; words by their characters."""
+    """Return the sort key of an identifier: numbers below words and by value, as npm's floats; words by their characters."""
     return (False, float(identifier), "") if identifier.isdigit() else (True, 0.0, identifier)
 
 

@@ -152,7 +152,7 @@ def given_back(box: Box, delay_seconds: float) -> list[str]:
 def off_again(box: Box) -> list[str]:
     """What is left of t3flow after an uninstallation that was killed, and is run again."""
     said = box.try_run(UNINSTALL)
-    if said.returncode != 0 and "there is no t3flow" not in said.stderr:
+    if said.returncode != 0 and "t3flow is not installed" not in said.stderr:
         return [f"uninstalling: {said.stderr}"]
     left = [path for path in OURS if box.try_run("ls", "-d", path).returncode == 0]
     left += ["the account"] if box.try_run("id", "t3flow").returncode == 0 else []

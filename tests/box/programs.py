@@ -11,8 +11,8 @@ LIMITS = """
 import os, sys, time
 from pathlib import Path
 from t3flow import settings
-from t3flow.consumer import open_journal
-from t3flow.host import cells
+from t3flow.service.consumer import open_journal
+from t3flow.host.cells import cells
 from t3flow.host.host import open_host
 read = settings.load(None, {})
 host = open_host(read, open_journal(read))
@@ -71,8 +71,8 @@ done
 STOPS = """
 import sys
 from pathlib import Path
-from t3flow.host import services
+from t3flow.host.services import manager
 from t3flow.host.children import Children
-services.STOP_SECONDS = 1.0
-services.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
+manager.STOP_SECONDS = 1.0
+manager.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
 """

@@ -368,7 +368,7 @@ def test_uninstalling_leaves_plain_t3(box: Box) -> None:
     assert "rmdir" in killed_at(box, line, "rmdir"), "killed half-way, it is run again"
     said = box.run(line)
     assert {user: main_pid(box, f"t3-serve@{user}") for user in ALL} == pids
-    assert f"/usr/bin/t3 is plain t3 {BUSY} now" in said
+    assert f"/usr/bin/t3 is now t3 {BUSY} itself" in said
     assert "kept: /usr/bin/.t3.before-t3flow" in said
     for path in (
         "/opt/t3flow",

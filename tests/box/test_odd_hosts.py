@@ -121,8 +121,8 @@ def users(box: Box) -> dict[str, Any]:
 
 def test_environment_files_are_read_as_systemd_reads_them(box: Box) -> None:
     """Every recorded case, and what this systemd makes of it."""
-    sys.path.insert(0, str(ROOT / "tests/host"))
-    from test_environment_file import CASES
+    sys.path.insert(0, str(ROOT / "tests/host/services"))
+    from test_environment_files import CASES
 
     said = json.loads(
         box.lab(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from loguru import logger
 
-from t3flow.cli import state
 from t3flow.deferrals import blockers, deferral, long_waits, recovery
 from t3flow.deferrals.recovery import revive_drains
 from t3flow.engine.engine import Engine
@@ -14,6 +13,7 @@ from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
 from t3flow.host.host import Host, take_charge
 from t3flow.host.records import deferral_records
+from t3flow.state import deferrals
 
 NEXT = "0.0.25-nightly.20260609.501"
 NEWER = "0.0.25-nightly.20260610.502"
@@ -81,7 +81,7 @@ def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list
     said = [line for line in log if blockers.MARK in line]
     assert len(said) == 1, "once a day"
     assert CAUSE in said[0]
-    [shown] = state.deferrals(minutes.host.journal)
+    [shown] = deferrals.deferrals(minutes.host.journal)
     assert shown["old"].endswith("; t3flow enqueue drain ada")
     assert CAUSE in shown["old"]
     assert minutes.host.journal.run(minutes.deferral().run).status == "running", "there is always one delayed task"

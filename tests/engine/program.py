@@ -4,7 +4,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huey.consumer import Consumer
 
@@ -14,10 +16,12 @@ from t3flow.engine.errors import NotYet
 from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
-from t3flow.engine.runs import HOST_LOCK, Abort, Outcome
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome
 from t3flow.engine.step import pause, step
 
 TRACE = Path(sys.argv[3]) if len(sys.argv) > 3 else Path(os.devnull)
+IS_EARLIER = "PROGRAM_IS_EARLIER" in os.environ
+"""Play the version of the program from before its steps were renamed."""
 
 
 def trace(text: str) -> None:
@@ -26,14 +30,26 @@ def trace(text: str) -> None:
         file.write(text + "\n")
 
 
-@step()
+def renamed_from(former: str, **more: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that makes a step which had a former name; the earlier program knows it by that name alone."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if IS_EARLIER:
+            function.__name__ = former
+            return step(**more)(function)
+        return step(**more, former_names=(former,))(function)
+
+    return decorate
+
+
+@renamed_from("program_take_away")
 def program_unput(number: int) -> None:
     """Undo of a put."""
     time.sleep(0.005)
     trace(f"unput {number}")
 
 
-@step(undo=program_unput)
+@renamed_from("program_add", undo=program_unput)
 def program_put(number: int) -> int:
     """Writes a line; a crash may make it write it again."""
     time.sleep(0.005)
@@ -41,7 +57,7 @@ def program_put(number: int) -> int:
     return number
 
 
-@step()
+@renamed_from("program_ask")
 def program_poll(until: float) -> float:
     """Polls until a moment."""
     if time.time() < until:
@@ -72,7 +88,7 @@ def program_long() -> None:
 def chain(length: int, fail: bool = False) -> Outcome:
     """Puts numbers one after the other, polls in the middle; fails at the end if told to."""
     flow: Flow = current_flow()
-    with flow.lock(HOST_LOCK), flow.saga():
+    with flow.lease(HOST_LEASE), flow.saga():
         for number in range(length):
             program_put(number)
             if number == length // 2:
@@ -101,8 +117,8 @@ def laps(count: int) -> Outcome:
     flow: Flow = current_flow()
     number = int(flow.carried.get("number", 0))
     while number < count:
-        flow.start_over_if_long(number=number)
-        with flow.lock(HOST_LOCK), flow.saga():
+        flow.continue_as_new_if_long(number=number)
+        with flow.lease(HOST_LEASE), flow.saga():
             number = program_put(number) + 1
     return Outcome("done", str(number))
 
@@ -112,10 +128,10 @@ WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long, "laps": laps}
 
 def main() -> None:
     """Consumes until it is killed."""
-    flows.LONG_HISTORY = 12
+    flows.LONG_HISTORY_EVENTS = 12
     engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
     threading.Thread(target=engine.watch, daemon=True).start()
-    threading.Thread(target=engine.keep_queue, daemon=True).start()
+    threading.Thread(target=engine.watch_queue, daemon=True).start()
 
     class Worker(Consumer):
         def stop(self, graceful: bool = False) -> None:

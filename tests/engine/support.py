@@ -67,7 +67,7 @@ def kinds(engine: Engine, run_id: str) -> list[str]:
 @contextmanager
 def watching(engine: Engine) -> Iterator[None]:
     """The engine's watcher, as the consumer runs it."""
-    threads = [threading.Thread(target=work) for work in (engine.watch, engine.keep_queue)]
+    threads = [threading.Thread(target=work) for work in (engine.watch, engine.watch_queue)]
     for thread in threads:
         thread.start()
     try:

@@ -18,7 +18,7 @@ from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.flow import current_flow
 from t3flow.engine.journal import Journal, JournalError, append_event
-from t3flow.engine.runs import HOST_LOCK, Abort, Outcome, new_run, send_signal
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, new_run, send_signal
 from t3flow.engine.step import STEPS, pause, step
 
 EFFECTS: list[str] = []
@@ -153,7 +153,7 @@ def bug() -> Outcome:
 
 def exclusive(name: str) -> Outcome:
     """Works alone."""
-    with current_flow().lock(HOST_LOCK):
+    with current_flow().lease(HOST_LEASE):
         add(name)
         poll(1)
         add(f"{name}'")
@@ -429,7 +429,7 @@ def test_a_signal_wakes_a_sleeper(tmp_path: Path, queue_url: str) -> None:
     deliver(engine)
     assert engine.journal.run(run_id).status == "running"
     send_signal(engine.journal, run_id, "cancel")
-    engine.deliver()
+    engine.deliver_signals()
     deliver(engine)
     assert engine.journal.run(run_id).outcome == "woken"
 
@@ -526,15 +526,15 @@ def test_a_held_run_rests_and_a_released_one_goes_on(tmp_path: Path, queue_url: 
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     run_id = begin(engine, "polling", times=2)
     deliver(engine)
-    engine.hold(run_id, "frozen")
-    engine.hold(run_id, "frozen")
+    engine.revoke({run_id: "frozen"})
+    engine.revoke({run_id: "frozen"})
     time.sleep(0.05)
     deliver(engine)
     engine.recover()
     deliver(engine)
     assert engine.journal.run(run_id).status == "running"
-    engine.release(run_id)
-    engine.release(run_id)
+    engine.restore([run_id])
+    engine.restore([run_id])
     assert settle(engine, run_id).outcome == "done"
 
 
@@ -604,7 +604,7 @@ def test_the_queue_may_be_away(tmp_path: Path, redis_server: Any) -> None:
     run_id = begin(engine, "straight")
     assert engine.recover() == 0, "it is not asked again and again"
     redis_server.start()
-    engine.try_queue()
+    engine.probe_queue()
     assert settle(engine, run_id).outcome == "done"
 
 

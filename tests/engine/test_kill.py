@@ -1,6 +1,7 @@
 """Consumers that are really killed, at moments spread over their whole work: each run ends as it would have."""
 
 import itertools
+import os
 import random
 import signal
 import subprocess
@@ -17,9 +18,11 @@ from t3flow.engine.runs import Outcome, end_run, new_run, send_signal
 PROGRAM = Path(__file__).with_name("program.py")
 
 
-def _start(top: Path, url: str) -> subprocess.Popen[str]:
+def _start(top: Path, url: str, **environment: str) -> subprocess.Popen[str]:
     words = [sys.executable, str(PROGRAM), str(top / "journal.db"), url, str(top / "trace")]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environment}
+    )
     assert child.stdout is not None
     assert child.stdout.readline() in ("ready\n", "")  # a step may have killed it already
     return child
@@ -61,6 +64,36 @@ def test_killed_at_random_moments(tmp_path: Path, queue_url: str, fail: bool) ->
     else:
         assert unput == []
     assert journal.query("select * from locks") == []
+
+
+@pytest.mark.parametrize("last_line", ["put 3", "put 10", "unput 19", "unput 10", "unput 0"])
+def test_killed_before_an_upgrade_that_renames_steps(tmp_path: Path, last_line: str) -> None:
+    """The later program finds results, a step under way and undos under former names: each undo is done, and done once where no kill met it."""
+    journal = Journal(tmp_path / "journal.db", create=True)
+    run = new_run(journal, "chain", {"length": 20, "fail": True})
+    assert run is not None
+    url = f"sqlite://{tmp_path}/queue.db"
+    trace = tmp_path / "trace"
+    earlier = _start(tmp_path, url, PROGRAM_IS_EARLIER="1")
+    deadline = time.monotonic() + 20
+    while not (trace.exists() and f"{last_line}\n" in trace.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    earlier.kill()
+    earlier.wait()
+    former = {event.step for event in journal.events(run) if event.kind in ("completed", "undone")}
+    later = _start(tmp_path, url)
+    while not _ended(journal, run):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    later.kill()
+    later.wait()
+    assert "program_add" in former
+    assert journal.run(run).outcome == "failed_as_asked"
+    lines = trace.read_text().split()[1::2]
+    expected = [str(number) for number in [*range(20), *reversed(range(20))]]
+    assert [number for number, _ in itertools.groupby(lines)] == [number for number, _ in itertools.groupby(expected)]
+    assert len(expected) <= len(lines) <= len(expected) + 1, "what the kill met may be repeated"
 
 
 def test_a_step_that_kills_its_consumer_is_given_up(tmp_path: Path) -> None:
@@ -154,7 +187,7 @@ from t3flow.engine.journal import Journal
 retention.BATCH_EVENTS, retention.PAUSE_SECONDS = 7, 0.0
 journal = Journal(Path(sys.argv[1]))
 print("ready", flush=True)
-while not retention.tick(journal, 90, lambda run: run == "needed").is_all:
+while not retention.delete_expired_runs(journal, 90, lambda run: run == "needed").is_complete:
     pass
 """
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from support import begin, deliver, open_engine, settle
 
-from t3flow.cli.follow import event_line
 from t3flow.engine import flow as flows
 from t3flow.engine.errors import Interrupted, NotYet, UndoFailed
-from t3flow.engine.flow import LONG_HISTORY, current_flow
+from t3flow.engine.flow import LONG_HISTORY_EVENTS, current_flow
 from t3flow.engine.history import CONTINUED
-from t3flow.engine.runs import HOST_LOCK, Outcome, send_signal
+from t3flow.engine.runs import HOST_LEASE, Outcome, send_signal
 from t3flow.engine.step import step
+from t3flow.state.runs import Narrator
 
 EFFECTS: list[str] = []
 
@@ -55,9 +55,9 @@ def laps(count: int) -> Outcome:
     number = int(flow.carried.get("number", 0))
     try:
         while number < count:
-            flow.start_over_if_long(number=number)
+            flow.continue_as_new_if_long(number=number)
             rest(number)
-            with flow.lock(HOST_LOCK), flow.saga():
+            with flow.lease(HOST_LEASE), flow.saga():
                 number = lap(number)
     except Interrupted as interrupted:
         return Outcome("stopped", interrupted.signal, "cancelled")
@@ -67,16 +67,16 @@ def laps(count: int) -> Outcome:
 def where_it_may_not(how: str) -> Outcome:
     """Offers to start over where something is not settled, or the host is held."""
     flow = current_flow()
-    for number in range(LONG_HISTORY):
+    for number in range(LONG_HISTORY_EVENTS):
         think(number)
     try:
         if how == "locked":
-            with flow.lock(HOST_LOCK):
-                flow.start_over_if_long()
+            with flow.lease(HOST_LEASE):
+                flow.continue_as_new_if_long()
         else:
             with flow.saga():
                 lap(1)
-                flow.start_over_if_long()
+                flow.continue_as_new_if_long()
     except UndoFailed:
         return Outcome("wrong")
     return Outcome("done")
@@ -116,13 +116,15 @@ def test_a_long_run_starts_over_and_loses_nothing(tmp_path: Path, queue_url: str
     run = engine.journal.run(run_id)
     assert (run.outcome, run.result["reason"]) == ("done", "120")
     assert [effect for effect in EFFECTS if effect[0] in "+-"] == [f"+{number}" for number in range(120)]
-    assert longest <= LONG_HISTORY + 20
+    assert longest <= LONG_HISTORY_EVENTS + 20
     events = engine.journal.events(run_id)
     assert seen == events[-1].seq > 700
     [continued] = [event for event in events if event.kind == CONTINUED]
     assert continued.data["times"] >= 3
     assert continued.data["events"] > 600, "those of all histories that were given up"
-    assert "began anew" in event_line(continued)
+    line = Narrator(run).line(continued)
+    assert line is not None
+    assert "starts over" in line.text
 
 
 @pytest.mark.parametrize("how", ["locked", "unsettled"])

@@ -46,11 +46,11 @@ def asleep(tmp_path: Path, queue_url: str) -> tuple[Engine, str]:
 def test_a_run_that_was_released_without_a_queue_goes_on_with_it(asleep: tuple[Engine, str]) -> None:
     """Its old message lies in the schedule still, revoked and an hour ahead."""
     engine, run_id = asleep
-    engine.hold(run_id, "frozen")
-    engine.queue_away.set()
-    engine.release_all([run_id], time.time())
-    engine.try_queue()
-    assert not engine.queue_away.is_set()
+    engine.revoke({run_id: "frozen"})
+    engine.queue_unavailable.set()
+    engine.restore([run_id], time.time())
+    engine.probe_queue()
+    assert not engine.queue_unavailable.is_set()
     deliver(engine)
     assert len(LOOKS) == 2
 
@@ -88,11 +88,11 @@ def test_an_account_of_little_power_has_a_queue(redis_server: RedisServer, keys:
     words = ("on", ">secret", *keys.format(queues.queue_name(KEY)).split(), *commands.split())
     Redis.from_url(redis_server.url).execute_command("ACL", "SETUSER", "t3flow", *words)
     url = f"unix://t3flow@{redis_server.socket}?password=secret"
-    queue = open_queue(url, KEY, who={"host": "a", "boot": "b", "pid": "1"})
+    queue = open_queue(url, KEY, consumer={"host": "a", "boot": "b", "pid": "1"})
     queue.register(lambda run_id: None, [])
-    queue.away.set()
+    queue.unavailable.set()
     assert queue.storage.probe() == []
-    assert not queue.away.is_set()
-    assert queue.storage.keys_of("t3flow") == []
+    assert not queue.unavailable.is_set()
+    assert queue.storage.keys_of_queue("t3flow") == []
     message = queue.send("run-1")
     assert queue.message_ids() == {message}

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from t3flow.engine import queue as queues
 from t3flow.engine.queue import BadMessage, HintQueue, SignedJson, open_queue, queue_key
-from t3flow.engine.storages import CALL_SECONDS, CONSUMERS, QueueAway
+from t3flow.engine.storages import CALL_SECONDS, CONSUMERS, QueueUnavailable
 
 KEY = b"k" * 32
 
@@ -113,7 +113,7 @@ def test_a_withdrawn_message_is_not_executed(queue_url: str) -> None:
     seen: list[str] = []
     queue = _queue(queue_url, seen)
     message = queue.send("run-1")
-    queue.withdraw(message)
+    queue.revoke_message(message)
     _drain(queue)
     assert seen == []
 
@@ -256,16 +256,16 @@ def test_the_name_follows_the_key_and_the_machine(tmp_path: Path, monkeypatch: p
 
 def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> None:
     """Two consumers of one queue, as after a copy of a whole machine; a consumer that ended before is no clone."""
-    who = {"host": "devvm1", "boot": "a", "pid": "1"}
-    ended = open_queue(redis_server.url, KEY, who={**who, "pid": "0"})
+    consumer = {"host": "devvm1", "boot": "a", "pid": "1"}
+    ended = open_queue(redis_server.url, KEY, consumer={**consumer, "pid": "0"})
     assert ended.storage.probe() == []
     time.sleep(0.05)
-    mine = open_queue(redis_server.url, KEY, who=who)
-    other = open_queue(redis_server.url, b"z" * 32, who={**who, "host": "devvm2"})
+    mine = open_queue(redis_server.url, KEY, consumer=consumer)
+    other = open_queue(redis_server.url, b"z" * 32, who={**consumer, "host": "devvm2"})
     assert mine.storage.probe() == []
     assert other.storage.probe() == []
     assert mine.storage.probe() == []
-    clone = open_queue(redis_server.url, KEY, who={**who, "boot": "b"})
+    clone = open_queue(redis_server.url, KEY, consumer={**consumer, "boot": "b"})
     assert clone.storage.probe() == [], "nothing has shown yet that the other lives on"
     assert [(each["host"], each["boot"]) for each in mine.storage.probe()] == [("devvm1", "b")]
     assert [(each["host"], each["boot"]) for each in clone.storage.probe()] == [("devvm1", "a")]
@@ -273,7 +273,7 @@ def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> N
 
 def test_what_others_write_among_the_consumers_is_no_harm(redis_server: RedisServer) -> None:
     redis = Redis.from_url(redis_server.url)
-    mine = open_queue(redis_server.url, KEY, who={"host": "a", "boot": "b", "pid": "1"})
+    mine = open_queue(redis_server.url, KEY, consumer={"host": "a", "boot": "b", "pid": "1"})
     mine.storage.probe()
     redis.zadd(CONSUMERS, {b"\xff": 9e12, "{}": 9e12, "[1]": 9e12, "null": 9e12, '{"queue": 1}': 9e12})
     assert mine.storage.probe() == []
@@ -289,7 +289,7 @@ def test_messages_under_an_earlier_name_are_forgotten(tmp_path: Path) -> None:
     queue = _queue(url, [])
     queue.send("run-3")
     assert len(queue.message_ids()) == 1
-    queue.storage.forget_others()
+    queue.storage.delete_other_queues()
     assert len(queue.message_ids()) == 1
     assert earlier.message_ids() == set()
 
@@ -350,19 +350,19 @@ def test_a_queue_that_hangs_costs_one_wait(hanging: tuple[str, Callable[[bool], 
     hang(True)
     began = time.monotonic()
     for number in range(300):
-        with pytest.raises((RedisError, QueueAway)):
+        with pytest.raises((RedisError, QueueUnavailable)):
             queue.send(f"run-{number}", time.time() + 60)
-    with pytest.raises(QueueAway):
+    with pytest.raises(QueueUnavailable):
         queue.message_ids()
-    queue.withdraw("some")
+    queue.revoke_message("some")
     assert time.monotonic() - began < CALL_SECONDS + 1.5
     assert len(failures) == 1
     with pytest.raises(RedisError):
         queue.storage.probe()
-    assert queue.away.is_set()
+    assert queue.unavailable.is_set()
     hang(False)
     queue.storage.probe()
-    assert not queue.away.is_set()
+    assert not queue.unavailable.is_set()
     assert len(queue.message_ids()) in (1, 2), "one that was sent may have arrived without an answer"
 
 
@@ -370,13 +370,13 @@ def test_a_worker_does_not_take_silence_for_an_empty_queue(hanging: tuple[str, C
     url, hang = hanging
     queue = _queue(url, [])
     assert queue.dequeue() is None
-    assert not queue.away.is_set()
+    assert not queue.unavailable.is_set()
     hang(True)
     with pytest.raises(RedisError):
         queue.dequeue()
-    assert queue.away.is_set()
+    assert queue.unavailable.is_set()
     began = time.monotonic()
-    with pytest.raises(QueueAway):
+    with pytest.raises(QueueUnavailable):
         queue.dequeue()
     assert time.monotonic() - began < 0.1
 
@@ -388,7 +388,7 @@ def test_a_locked_queue_file_costs_one_wait(tmp_path: Path) -> None:
         other.execute("begin exclusive")
         began = time.monotonic()
         for _ in range(100):
-            with pytest.raises((sqlite3.OperationalError, QueueAway)):
+            with pytest.raises((sqlite3.OperationalError, QueueUnavailable)):
                 queue.send("run-1")
         assert time.monotonic() - began < CALL_SECONDS + 1.5
     queue.storage.probe()

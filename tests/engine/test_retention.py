@@ -47,12 +47,12 @@ def test_only_what_ended_long_ago_goes(journal: Journal) -> None:
     make(journal, "old-running", days_ago=100, is_ended=False)
     make(journal, "young", days_ago=80)
     make(journal, "last", days_ago=1)
-    trimmed = retention.tick(journal, 90)
-    assert (trimmed.runs, trimmed.events, trimmed.is_all) == (1, 12, True)
+    deleted = retention.delete_expired_runs(journal, 90)
+    assert (deleted.runs, deleted.events, deleted.is_complete) == (1, 12, True)
     assert runs(journal) == ["old-running", "young", "last"]
     assert journal.events("old") == []
     assert len(journal.events("old-running")) == 11
-    assert retention.tick(journal, 90) == retention.Trimmed(0, 0, is_all=True)
+    assert retention.delete_expired_runs(journal, 90) == retention.Deleted(0, 0, is_complete=True)
 
 
 def test_what_something_refers_to_stays(journal: Journal) -> None:
@@ -63,7 +63,7 @@ def test_what_something_refers_to_stays(journal: Journal) -> None:
         connection.execute("insert into deferrals values ('ada', 'of-deferral')")
         connection.execute("create table later (thing text primary key, run text not null) without rowid")
         connection.execute("insert into later values ('x', 'of-later')")
-    retention.tick(journal, 90, lambda run_id: run_id == "of-fact")
+    retention.delete_expired_runs(journal, 90, lambda run_id: run_id == "of-fact")
     assert sorted(runs(journal)) == ["last", "of-deferral", "of-fact", "of-later"]
 
 
@@ -71,7 +71,7 @@ def test_the_newest_of_each_workflow_stays(journal: Journal) -> None:
     """`status` tells of it after months without a bump, too."""
     make(journal, "older", days_ago=300)
     make(journal, "newest", days_ago=200)
-    retention.tick(journal, 90)
+    retention.delete_expired_runs(journal, 90)
     assert runs(journal) == ["newest"]
 
 
@@ -79,8 +79,8 @@ def test_a_call_is_bounded_and_the_next_goes_on(journal: Journal) -> None:
     make(journal, "long", days_ago=100, events=2500)
     make(journal, "last", days_ago=1)
     counts = []
-    while not (trimmed := retention.trim(journal, time.time() - 90 * DAY, max_events=1000)).is_all:
-        counts.append(trimmed.events)
+    while not (deleted := retention.delete_runs_before(journal, time.time() - 90 * DAY, max_events=1000)).is_complete:
+        counts.append(deleted.events)
         assert "long" in runs(journal), "the run goes with its last event"
     assert counts == [1000, 1000]
     assert runs(journal) == ["last"]
@@ -91,7 +91,7 @@ def test_nobody_waits_long_for_it(journal: Journal) -> None:
     for number in range(20):
         make(journal, f"old-{number}", days_ago=100, events=1000)
     make(journal, "last", days_ago=1)
-    trimming = threading.Thread(target=retention.trim, args=(journal, time.time() - 90 * DAY))
+    trimming = threading.Thread(target=retention.delete_runs_before, args=(journal, time.time() - 90 * DAY))
     worst = 0.0
     trimming.start()
     while trimming.is_alive():
@@ -110,12 +110,12 @@ def test_space_is_used_again_and_given_back(journal: Journal) -> None:
         make(journal, f"run-{month}", days_ago=0, events=1000)
         with journal.transaction() as connection:
             connection.execute("update runs set created = created - ?, updated = updated - ?", (30 * DAY, 30 * DAY))
-        retention.tick(journal, 90)
+        retention.delete_expired_runs(journal, 90)
         journal.query("pragma wal_checkpoint(truncate)")
         sizes.append(journal.path.stat().st_size)
     assert sizes[-1] <= sizes[3] * 1.1
     make(journal, "last", days_ago=0)
-    retention.tick(journal, 1)
+    retention.delete_expired_runs(journal, 1)
     journal.query("pragma wal_checkpoint(truncate)")
     assert journal.path.stat().st_size < sizes[-1] / 2
 
@@ -134,7 +134,7 @@ def test_a_journal_of_an_earlier_t3flow_uses_its_space_again(tmp_path: Path, mon
         make(made, f"run-{month}", days_ago=0, events=500)
         with made.transaction() as connection:
             connection.execute("update runs set created = created - ?, updated = updated - ?", (30 * DAY, 30 * DAY))
-        retention.tick(made, 90)
+        retention.delete_expired_runs(made, 90)
         made.query("pragma wal_checkpoint(truncate)")
         sizes.append(made.path.stat().st_size)
     assert sizes[-1] <= sizes[3] * 1.1

@@ -32,7 +32,7 @@ def test_a_commit_that_writes_nothing_syncs_nothing(tmp_path: Path, commit: Call
     log = tmp_path / "journal.db-wal"
     with journal.transaction(synced=False) as connection:
         append_event(connection, "bump-1", "completed", "find_way_back")
-    number, written = journal.number, log.read_bytes()
+    number, written = journal.last_commit, log.read_bytes()
     commit(journal)
     assert log.read_bytes() == written, "the control: SQLite had nothing to sync"
     assert journal.last_synced < number

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from support import begin, kinds, open_engine, settle
 
 from t3flow import workflows
 from t3flow.engine.engine import Engine
-from t3flow.engine.errors import UndoFailed
+from t3flow.engine.errors import NotYet, UndoFailed
 from t3flow.engine.flow import current_flow
 from t3flow.engine.history import History, digest
 from t3flow.engine.journal import Event, append_event
-from t3flow.engine.runs import Abort, Outcome
-from t3flow.engine.step import FORMER_STEPS, STEPS, step
+from t3flow.engine.runs import Abort, Outcome, new_run
+from t3flow.engine.step import LEGACY_UNDOS, STEPS, current_attempt, present_name, step
 
 EFFECTS: list[str] = []
 LOST: list[str] = []
@@ -47,6 +48,39 @@ def look_at_it(what: str) -> str:
     return what
 
 
+@step(former_names=("rub_out",), former_parameters={"what": "name"})
+def erase(name: str) -> None:
+    """Undo of a drawing."""
+    EFFECTS.append(f"-{name}")
+
+
+@step(undo=erase, former_names=("scribble", "paint"))
+def draw(name: str) -> str:
+    """An effect, of a step that had other names."""
+    EFFECTS.append(f"+{name}")
+    return name
+
+
+@step(former_names=("sleep_on_it",))
+def wait_for_it(checks: int) -> int:
+    """Polls, and has no undo."""
+    if current_attempt() <= checks:
+        raise NotYet(time.time(), "time")
+    EFFECTS.append("~")
+    return checks
+
+
+def drawing(end: str = "") -> Outcome:
+    """Draws twice, waits in between, and fails if told to."""
+    with current_flow().saga():
+        draw("a")
+        wait_for_it(2)
+        draw("b")
+        if end == "abort":
+            raise Abort(Outcome("aborted", "as asked", "failed"))
+    return Outcome("done")
+
+
 def two(*names: str, end: str = "") -> Outcome:
     """Mounts, and fails if told to."""
     try:
@@ -66,11 +100,11 @@ def one_that_ends() -> Outcome:
     return Outcome("done")
 
 
-WORKFLOWS = {"two": two, "one_that_ends": one_that_ends}
+WORKFLOWS = {"two": two, "drawing": drawing, "one_that_ends": one_that_ends}
 
 
 def engine_in(top: Path) -> Engine:
-    return open_engine(top, WORKFLOWS, on_lost=lambda run, reason: LOST.append(reason))
+    return open_engine(top, WORKFLOWS, on_not_undone=lambda run, reason: LOST.append(reason))
 
 
 def started(step_name: str, *args: Any, **identity: Any) -> tuple[str, str, dict[str, Any]]:
@@ -82,6 +116,8 @@ def completed(step_name: str, result: Any = None, **more: Any) -> tuple[str, str
     return "completed", step_name, {"result": result, **more}
 
 
+FORMER = {"draw": "scribble", "erase": "rub_out", "wait_for_it": "sleep_on_it"}
+RUB_OUT = {"undo": "rub_out", "takes": ["what"]}
 UNMOUNT = {"undo": "unmount", "takes": ["name", "where"]}
 
 
@@ -92,6 +128,88 @@ def play(engine: Engine, workflow: str, events: list[tuple[str, str, dict[str, A
         for kind, name, data in events:
             append_event(connection, run_id, kind, name, 1, data)
     return settle(engine, run_id)
+
+
+# Steps with former names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names_undos", [True, False], ids=["undos named", "no undo named"])
+@pytest.mark.parametrize("end", ["", "abort"], ids=["to the end", "undone"])
+def test_a_history_under_former_names_goes_on_wherever_it_was_cut(
+    tmp_path: Path, end: str, names_undos: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after each event of the earlier program, the run goes on in the later one as it would have in the earlier."""
+    if not names_undos:
+        monkeypatch.setitem(LEGACY_UNDOS, "scribble", "rub_out")
+        monkeypatch.setitem(LEGACY_UNDOS, "sleep_on_it", None)
+    engine = engine_in(tmp_path)
+    whole = settle(engine, begin(engine, "drawing", end=end))
+    effects, EFFECTS[:] = [*EFFECTS], []
+    history = [(each.kind, each.step, each.attempt, each.data) for each in engine.journal.events(whole.id)]
+    assert effects == ["+a", "~", "+b", *(["-b", "-a"] if end else [])]
+    for count in range(1, len(history)):
+        run_id = begin(engine, "drawing", end=end)
+        with engine.journal.transaction() as connection:
+            for kind, name, attempt, data in history[1:count]:
+                append_event(
+                    connection, run_id, kind, FORMER.get(name or "", name), attempt, formerly(data, names_undos)
+                )
+        EFFECTS.clear()
+        assert settle(engine, run_id).outcome == whole.outcome, count
+        done = sum(kind in ("completed", "undone") for kind, *_ in history[:count])
+        assert EFFECTS == effects[done:], count
+        assert kinds(engine, run_id)[-1] == "ended"
+    assert LOST == []
+
+
+def formerly(data: dict[str, Any], names_undos: bool) -> dict[str, Any]:
+    """What an event says in the earlier program."""
+    if "undo" not in data:
+        return data
+    if not names_undos:
+        return {name: value for name, value in data.items() if name not in ("undo", "takes")}
+    return {**data, **(RUB_OUT if data["undo"] else {})}
+
+
+def test_attempts_under_a_former_name_count(tmp_path: Path) -> None:
+    """A step that killed the consumer under its former name is given up after as many deaths, and undone once."""
+    engine = engine_in(tmp_path)
+    run = play(engine, "drawing", [started("paint", "a", **RUB_OUT)] * 3)
+    assert "died 3 times" in run.result["reason"]
+    assert EFFECTS == ["-a"]
+
+
+def test_a_step_under_a_former_name_waits_in_one_event(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path)
+    waiting = "waiting", "sleep_on_it", {"checks": 1, "waiting_for": "time", "at": 0.0}
+    run = play(engine, "drawing", [started("paint", "a", **RUB_OUT), completed("scribble", "a"), waiting])
+    assert (run.outcome, EFFECTS) == ("done", ["~", "+b"])
+    assert [event.step for event in engine.journal.events(run.id) if event.kind == "waiting"] == ["sleep_on_it"]
+
+
+def test_a_message_under_a_former_name_is_taken(tmp_path: Path) -> None:
+    """The queue keeps what the earlier program sent."""
+    engine = engine_in(tmp_path)
+    run_id = new_run(engine.journal, "drawing", {})
+    assert run_id is not None
+    engine.queue.send(run_id, step="scribble")
+    assert settle(engine, run_id).outcome == "done"
+    assert engine.queue.dropped == 0
+
+
+def test_a_former_name_is_given_to_no_other_step() -> None:
+    for name, former in (("scribble", ()), ("fresh", ("paint",)), ("fresh", ("mount",))):
+
+        def function() -> None:
+            """Does nothing."""
+
+        function.__name__ = name
+        with pytest.raises(ValueError, match="two steps are named"):
+            step(former_names=former)(function)
+    assert "fresh" not in STEPS
+
+
+# Steps that are gone ------------------------------------------------------------------------------------------------------
 
 
 def test_a_start_journals_which_undo_it_has(tmp_path: Path) -> None:
@@ -197,8 +315,8 @@ def test_a_death_after_a_failed_undo_does_not_make_it_forgotten(tmp_path: Path) 
 
 def test_former_steps_tell_what_a_history_without_names_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that is gone, of which the list says that it had nothing to undo, is no false alarm; one that had is undone by that name."""
-    monkeypatch.setitem(FORMER_STEPS, "peek", None)
-    monkeypatch.setitem(FORMER_STEPS, "attach", "unmount")
+    monkeypatch.setitem(LEGACY_UNDOS, "peek", None)
+    monkeypatch.setitem(LEGACY_UNDOS, "attach", "unmount")
     engine = engine_in(tmp_path)
     events = [started("attach", "a"), completed("attach"), started("peek", "b"), completed("peek")]
     run = play(engine, "two", events)
@@ -276,11 +394,11 @@ def test_the_open_steps_are_those_of_a_search_of_the_whole_history() -> None:
         while history.next() is not None:
             pass
         expected = [each for each in open_starts if each <= history.position]
-        assert [event.seq for event in history.begun_since(0)] == expected[::-1]
+        assert [event.seq for event in history.unsettled_since(0)] == expected[::-1]
 
 
 def test_a_former_undo_is_a_step_of_ours() -> None:
     """The list names the undoes of an earlier t3flow: those that are gone by now end in UndoFailed, which is to be meant."""
     assert workflows.WORKFLOWS
-    gone = {undo for undo in FORMER_STEPS.values() if undo is not None and undo not in STEPS}
+    gone = {undo for undo in LEGACY_UNDOS.values() if undo is not None and present_name(undo) not in STEPS}
     assert gone == set()

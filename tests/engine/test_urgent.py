@@ -18,7 +18,7 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.journal import Run
-from t3flow.engine.runs import HOST_LOCK, Outcome, new_run, send_signal
+from t3flow.engine.runs import HOST_LEASE, Outcome, new_run, send_signal
 from t3flow.engine.step import pause, step
 from t3flow.engine.storages import CALL_SECONDS
 
@@ -68,7 +68,7 @@ def patient() -> Outcome:
     yielded = 0
     while True:
         try:
-            with current_flow().lock(HOST_LOCK), current_flow().saga():
+            with current_flow().lease(HOST_LEASE), current_flow().saga():
                 make_ready("a")
                 long_trial()
             return Outcome("done", f"yielded {yielded} times")
@@ -78,7 +78,7 @@ def patient() -> Outcome:
 
 def urgent() -> Outcome:
     """Needs the host."""
-    with current_flow().lock(HOST_LOCK):
+    with current_flow().lease(HOST_LEASE):
         first_aid()
     return Outcome("done")
 
@@ -154,7 +154,7 @@ def test_an_urgent_run_needs_no_queue(tmp_path: Path, redis_server: RedisServer)
     engine = yielding(tmp_path, redis_server.url)
     holder = new_run(engine.journal, "waiting", {"user": "ada"})
     with engine.journal.transaction() as connection:
-        connection.execute("insert into locks values (?, ?, ?)", (HOST_LOCK, holder, time.time()))
+        connection.execute("insert into locks values (?, ?, ?)", (HOST_LEASE, holder, time.time()))
     redis_server.child.send_signal(signal.SIGSTOP)
     thread = threading.Thread(target=engine.advance_urgent)
     thread.start()
@@ -195,12 +195,12 @@ def test_forty_signals_cost_the_watcher_one_wait(tmp_path: Path, redis_server: R
     redis_server.child.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        engine.deliver()
+        engine.deliver_signals()
         assert engine.recover() == 0
         assert time.monotonic() - began < CALL_SECONDS + 1.5
-        assert engine.queue_away.is_set()
+        assert engine.queue_unavailable.is_set()
         began = time.monotonic()
-        engine.deliver()
+        engine.deliver_signals()
         engine.recover()
         assert time.monotonic() - began < 0.5
     finally:

@@ -61,7 +61,7 @@ def seeds(count: int) -> list[Seed]:
 
 
 def verdicts(asked: list[Seed], width: int, until: float) -> list[str]:
-    return [each["verdict"] for each in trials.try_controls.function(asked, width, until)]
+    return [each["verdict"] for each in trials.try_controls.unjournaled(asked, width, until)]
 
 
 def test_they_are_held_side_by_side(held: Trials) -> None:
@@ -91,7 +91,7 @@ def test_what_is_slow_beside_others_is_tried_alone(held: Trials) -> None:
 
 def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
     asked: list[Seed] = [{**seed, "version": "0.0.1"} for seed in seeds(1)]
-    [found] = trials.try_controls.function(asked, 1, time.time() + 60)
+    [found] = trials.try_controls.unjournaled(asked, 1, time.time() + 60)
     assert (found["verdict"], "there is no slot of 0.0.1" in found["failed"]) == ("inconclusive", True)
 
 

@@ -9,12 +9,11 @@ import pytest
 
 from t3flow import workflows
 from t3flow.engine.engine import Engine
-from t3flow.engine.flow import RECORDED
-from t3flow.engine.history import digest, identity
+from t3flow.engine.history import RECORDED, digest, undo_reference
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
-from t3flow.engine.step import FORMER_STEPS, STEPS
+from t3flow.engine.step import LEGACY_UNDOS, STEPS, present_name
 from t3flow.host import freeze
 from t3flow.host.records import tables
 from t3flow.service.consumer import make_engine
@@ -89,7 +88,14 @@ def test_a_whole_history_is_replayed_without_a_step(
     run = put(engine, history, history["events"][:-1])
     engine.advance(run)
     ended = engine.journal.run(run)
-    assert (ended.outcome, ended.result) == (history["outcome"], history["result"])
+    assert ended.outcome == history["outcome"]
+    assert without_texts(ended.result) == without_texts(history["result"])
+
+
+def without_texts(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as scripts read it: the wording of a reason may change from version to version."""
+    users = {user: {**each, "reason": ""} for user, each in result["users"].items()}
+    return {**result, "reason": "", "users": users}
 
 
 def test_each_beginning_goes_on_with_the_step_that_came_next(
@@ -159,7 +165,7 @@ def host_engine(tmp_path: Path) -> Engine:
 def with_identity(events: list[list[Any]]) -> list[list[Any]]:
     """The history as this t3flow journals it: starts name their undo."""
     return [
-        [kind, step, attempt, {**data, **identity(STEPS[step])} if kind == "started" and step in STEPS else data]
+        [kind, step, attempt, {**data, **undo_reference(STEPS[step])} if kind == "started" and step in STEPS else data]
         for kind, step, attempt, data in events
     ]
 
@@ -252,8 +258,8 @@ def test_a_result_of_other_arguments_is_not_taken(host_engine: Engine, history: 
 
 def test_each_former_step_is_known_or_listed() -> None:
     """A step that is gone is listed with the undo that it had, and that undo is still there."""
-    for step, undo in FORMER_STEPS.items():
-        assert undo is None or undo in STEPS, (step, undo)
+    for step, undo in LEGACY_UNDOS.items():
+        assert undo is None or present_name(undo) in STEPS, (step, undo)
 
 
 def settings_of(engine: Engine) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from t3flow import workflows
 from t3flow.deferrals.idleness import waiting_result
 from t3flow.engine.engine import Engine
-from t3flow.engine.flow import LONG_HISTORY
+from t3flow.engine.flow import LONG_HISTORY_EVENTS
 from t3flow.engine.history import CONTINUED
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
@@ -49,5 +49,5 @@ def test_a_drain_that_tries_for_weeks_starts_over(tmp_path: Path, monkeypatch: p
         longest = max(longest, len(engine.journal.events(run)))
     assert engine.journal.run(run).outcome == "up_to_date"
     assert asked == [float(number) for number in range(TRIES + 1)], "when to ask again goes along"
-    assert longest < LONG_HISTORY + 30
+    assert longest < LONG_HISTORY_EVENTS + 30
     assert next(event.data["times"] for event in engine.journal.events(run) if event.kind == CONTINUED) >= 3

@@ -25,10 +25,10 @@ def at(host: Host) -> float:
 def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away: float) -> None:
     """Down or suspended from a minute before the time: skipped, and the next one is drawn."""
     host = bare()
-    periodic.due_bump(host, time.time())
+    periodic.start_due_bump(host, time.time())
     due = at(host)
-    assert periodic.due_bump(host, due - 60) is None
-    assert periodic.due_bump(host, due - 60 + away) is None
+    assert periodic.start_due_bump(host, due - 60) is None
+    assert periodic.start_due_bump(host, due - 60 + away) is None
     assert host.journal.runs() == []
     assert at(host) > due - 60 + away
 
@@ -38,13 +38,13 @@ def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump
     """Minute by minute over two days, with a jump in the middle: at most one bump for each due time, none outside its two minutes."""
     host = bare()
     start = time.time()
-    periodic.due_bump(host, start)
+    periodic.start_due_bump(host, start)
     begun = []
     now = at(host) - 3 * HOUR
     for minute in range(2 * 24 * 60):
         now += 60 + (jump if minute == 60 else 0)
         planned = at(host)
-        run = periodic.due_bump(host, now)
+        run = periodic.start_due_bump(host, now)
         if run is not None:
             begun.append(run)
             assert 0 <= now - planned <= 120
@@ -67,7 +67,7 @@ def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     owed = new_run(host.journal, "revive", {"user": "ada"}, wake_at=time.time() + 60)
     assert owed is not None
     facts.write(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR, "due": time.time() + 800 * DAY})
-    watch = periodic.clock_watch(host)
+    watch = periodic.clock_watcher(host)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2)
     watch()

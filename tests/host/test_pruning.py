@@ -89,7 +89,7 @@ def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted
         for user in ("ada", "grace", "linus"):
             snapshot(host, user, former, target)
             lead(host, user, target)
-            tasks.accept.function(target)
+            tasks.accept.unjournaled(target)
     keep = host.settings.backup.keep
     assert len(names(host)) <= 3 * keep
     assert on_disk(host) == names(host)
@@ -138,7 +138,7 @@ def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
     monkeypatch.setattr(tasks, "current_run", lambda: "bump-1")
     for target in VERSIONS[1:]:
         write(store.database_path(host, "ada"), f"create table t{time.monotonic_ns()} (x)")
-        assert tasks.back_up.function("ada", VERSIONS[0], target, False)["path"]
+        assert tasks.back_up.unjournaled("ada", VERSIONS[0], target, False)["path"]
     assert len(names(host)) <= host.settings.backup.keep + 1
     assert on_disk(host) == names(host)
 
@@ -247,7 +247,7 @@ def on_a_small_disk(config: Path, what: str) -> None:
         print("pruned", len(left))
         return
     try:
-        made = tasks.back_up.function("ada", VERSIONS[20], VERSIONS[21], False)
+        made = tasks.back_up.unjournaled("ada", VERSIONS[20], VERSIONS[21], False)
         print("made" if made["path"] else made["problem"])
     except DiskError as error:
         print("DiskError", error)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import verdaccio
 
 from t3flow.sandbox import real
 
@@ -18,6 +19,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if terminalreporter.stats.get("skipped") and (reason := why_not()):
         terminalreporter.section("NOT TESTED ON THE REAL T3", sep="!", red=True, bold=True)
         terminalreporter.write_line(reason)
+    if terminalreporter.stats.get("skipped") and verdaccio.cached() is None:
+        terminalreporter.section("NOT TESTED ON A REAL REGISTRY", sep="!", red=True, bold=True)
+        terminalreporter.write_line(verdaccio.NOT_FETCHED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

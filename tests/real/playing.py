@@ -42,9 +42,9 @@ if (process.argv[2] === "serve" && isThere(`${{process.argv[after("--base-dir")]
 """A home with the mark gets a server that migrates the database and listens elsewhere; a copy that the gate makes has no mark."""
 
 
-def patient(make_box: Callable[..., Sandbox]) -> Sandbox:
+def patient(make_box: Callable[..., Sandbox], users: list[str] = USERS) -> Sandbox:
     """Return a sandbox that has not started, with times that fit the real program on a busy machine."""
-    box = make_box(USERS, start=False)
+    box = make_box(users, start=False)
     box.environment |= PATIENCE
     box.ready_seconds, box.mint_seconds = READY_SECONDS, PAIR_SECONDS
     return box

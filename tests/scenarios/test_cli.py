@@ -108,7 +108,7 @@ def test_config_show_and_check(idle_box: Sandbox, tmp_path: Path) -> None:
     assert (said.returncode, said.stdout) == (0, "4567\n")
     assert idle_box.document("config", "show", "gate.port")["gate.port"]["value"] == 4567
     said = idle_box.t3flow("config", "show", "gate.prot")
-    assert (said.returncode, "gate.prot" in one_line(said.stderr)) == (2, True)
+    assert (said.returncode, "did you mean gate.port?" in one_line(said.stderr)) == (2, True)
     assert idle_box.t3flow("config", "show", "--commented").stdout == commented()
     del idle_box.environment["T3FLOW_GATE__PORT"]
     assert idle_box.t3flow("config", "check", str(idle_box.config)).returncode == 0
@@ -141,7 +141,7 @@ def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
     said = box.t3flow("enqueue", "bump", "--wait")
     assert said.returncode == 0
     assert "updated: 1 restarted" in said.stdout
-    assert "✓ stage" in said.stderr
+    assert "✓ Installed" in said.stderr
     for words in (("status",), ("runs",), ("deferrals",), ("backups",), ("verify",), ("config", "show")):
         plain = box.t3flow(*words)
         assert plain.returncode == 0, words
@@ -150,7 +150,7 @@ def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
             shown = box.t3flow(*words, "--json")
             json.loads(shown.stdout)
     run = box.document("runs")[0]["run"]
-    assert "stage" in box.t3flow("show", run).stdout
+    assert f"Installed {NEXT}" in box.t3flow("show", run).stdout
     moments = [
         box.document("show", run)["created"],
         box.document("backups")[0]["created"],

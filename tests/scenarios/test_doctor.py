@@ -194,7 +194,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
         ("modes", mode(box.config, 0o666), "config.toml can be written"),
         ("disk", moved(paths.scratch_dir), "is not there"),
-        ("schedule", time_zone("Mars"), "TZ=Mars is no time zone"),
+        ("schedule", time_zone("Mars"), "TZ=Mars is not a time zone"),
         ("leftovers", there(paths.scratch_dir / "t3flow-bump-20260101T000000-abcdef/x"), "left over"),
         ("launcher", replaced(paths.launcher, "#!/usr/bin/env node\n"), "overwritten"),
         ("launcher", moved(paths.launcher), "is not there"),

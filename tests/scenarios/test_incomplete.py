@@ -130,23 +130,23 @@ def test_a_scheduled_run_tries_again_until_the_latest_hour(make_box: Callable[..
     with host_of(box, schedule__retry_s="300", schedule__latest="07:00", schedule__timezone="UTC") as host:
         take_charge(host)
         now = time.time()
-        again = registry_wait.plan_retry.function("no part", 0, 0, now)
+        again = registry_wait.plan_retry.unjournaled("no part", 0, 0, now)
         assert 299 < again["at"] - now < 301
         assert again["until"] > now
         waits = [
-            registry_wait.plan_retry.function("no part", tries, now + 9e9, now)["at"] - time.time()
+            registry_wait.plan_retry.unjournaled("no part", tries, now + 9e9, now)["at"] - time.time()
             for tries in range(5)
         ]
         assert [round(wait / 300) for wait in waits] == [1, 2, 4, 4, 4]
-        assert registry_wait.plan_retry.function("no part", 1, now + 500, now)["at"] == 0
-        assert round(registry_wait.plan_retry.function("no part", 0, 0, None)["until"] - now, -1) == 3600
+        assert registry_wait.plan_retry.unjournaled("no part", 1, now + 500, now)["at"] == 0
+        assert round(registry_wait.plan_retry.unjournaled("no part", 0, 0, None)["until"] - now, -1) == 3600
         with pytest.raises(NotYet):
-            registry_wait.await_registry.function(now + 100, "no part")
-        registry_wait.await_registry.function(now - 1, "no part")
-        registry_wait.await_registry.function(now + 99999, "the clock was set back")
+            registry_wait.await_registry.unjournaled(now + 100, "no part")
+        registry_wait.await_registry.unjournaled(now - 1, "no part")
+        registry_wait.await_registry.unjournaled(now + 99999, "the clock was set back")
     with host_of(box, schedule__retry_s="0") as host:
         take_charge(host)
-        assert registry_wait.plan_retry.function("no part", 0, 0, None)["at"] == 0
+        assert registry_wait.plan_retry.unjournaled("no part", 0, 0, None)["at"] == 0
 
 
 def test_a_scheduled_run_that_is_late(make_box: Callable[..., Sandbox]) -> None:

@@ -15,7 +15,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host.records import deferral_records
 from t3flow.sandbox.host import Sandbox
 from t3flow.service import heartbeat
-from t3flow.service.heartbeat import SILENT_SECONDS, Pulse, feed_watchdog
+from t3flow.service.heartbeat import MAX_SILENT_SECONDS, Heartbeats, feed_watchdog
 
 WATCHED_SECONDS = 25.0
 DEFERRED = 40
@@ -33,17 +33,17 @@ class Clock:
 
 def test_a_thread_that_waits_must_beat_and_one_at_work_need_not() -> None:
     clock = Clock()
-    pulse = Pulse(clock)
-    pulse.beat("clock")
-    pulse.beat()  # this thread
-    pulse.work()
-    clock.now += SILENT_SECONDS + 1
-    assert pulse.silent() == ["clock"]
-    pulse.beat("clock")
-    assert pulse.silent() == []
-    pulse.beat()
-    clock.now += SILENT_SECONDS + 1
-    assert pulse.silent() == sorted(["clock", threading.current_thread().name]), "its work has ended"
+    heartbeats = Heartbeats(clock)
+    heartbeats.beat("clock")
+    heartbeats.beat()  # this thread
+    heartbeats.work()
+    clock.now += MAX_SILENT_SECONDS + 1
+    assert heartbeats.silent_threads() == ["clock"]
+    heartbeats.beat("clock")
+    assert heartbeats.silent_threads() == []
+    heartbeats.beat()
+    clock.now += MAX_SILENT_SECONDS + 1
+    assert heartbeats.silent_threads() == sorted(["clock", threading.current_thread().name]), "its work has ended"
 
 
 @pytest.fixture
@@ -73,16 +73,16 @@ def fed(ear: socket.socket, seconds: float) -> list[float]:
 def test_the_watchdog_starves_with_a_silent_thread(ear: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "FEED_SECONDS", 0.02)
     clock, stopping = Clock(), threading.Event()
-    pulse = Pulse(clock)
-    pulse.beat("clock")
-    thread = threading.Thread(target=feed_watchdog, args=(pulse, stopping))
+    heartbeats = Heartbeats(clock)
+    heartbeats.beat("clock")
+    thread = threading.Thread(target=feed_watchdog, args=(heartbeats, stopping))
     thread.start()
     try:
         assert fed(ear, 1)
-        clock.now += SILENT_SECONDS + 1
+        clock.now += MAX_SILENT_SECONDS + 1
         fed(ear, 0.3)  # one may be on its way
         assert not fed(ear, 1)
-        pulse.beat("clock")
+        heartbeats.beat("clock")
         assert fed(ear, 1)
     finally:
         stopping.set()

@@ -12,7 +12,7 @@ from conftest import RedisServer
 from t3flow import periodic
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
-from t3flow.engine.runs import HOST_LOCK, new_run
+from t3flow.engine.runs import HOST_LEASE, new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
 from t3flow.host.records import deferral_records, facts
@@ -28,13 +28,13 @@ def plan(host: Host) -> dict[str, float]:
 def test_a_due_bump_is_begun_once(bare: Callable[..., Host]) -> None:
     host = bare()
     now = time.time()
-    assert periodic.due_bump(host, now) is None, "the first look only draws the time"
+    assert periodic.start_due_bump(host, now) is None, "the first look only draws the time"
     at = plan(host)["at"]
     assert at > now
-    assert periodic.due_bump(host, at - 1) is None
-    run = periodic.due_bump(host, at + 30)
+    assert periodic.start_due_bump(host, at - 1) is None
+    run = periodic.start_due_bump(host, at + 30)
     assert run is not None
-    assert periodic.due_bump(host, at + 31) is None
+    assert periodic.start_due_bump(host, at + 31) is None
     assert plan(host)["at"] > at + 60
     assert [each.id for each in host.journal.runs()] == [run]
 
@@ -42,19 +42,19 @@ def test_a_due_bump_is_begun_once(bare: Callable[..., Host]) -> None:
 def test_a_crash_between_the_two_notes_begins_it_once(bare: Callable[..., Host]) -> None:
     """The run's id is the due time's, so that a second try makes no second run."""
     host = bare()
-    periodic.due_bump(host, time.time())
+    periodic.start_due_bump(host, time.time())
     drawn = plan(host)
-    assert periodic.due_bump(host, drawn["at"] + 1) is not None
+    assert periodic.start_due_bump(host, drawn["at"] + 1) is not None
     facts.write(host.journal, periodic.NEXT_BUMP, drawn)
-    assert periodic.due_bump(host, drawn["at"] + 2) is None
+    assert periodic.start_due_bump(host, drawn["at"] + 2) is None
     assert len(host.journal.runs()) == 1
 
 
 def test_a_missed_bump_is_skipped(bare: Callable[..., Host]) -> None:
     host = bare()
-    periodic.due_bump(host, time.time())
+    periodic.start_due_bump(host, time.time())
     at = plan(host)["at"]
-    assert periodic.due_bump(host, at + 121) is None
+    assert periodic.start_due_bump(host, at + 121) is None
     assert host.journal.runs() == []
     assert plan(host)["at"] > at
 
@@ -83,7 +83,7 @@ def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redi
     """With Redis away when it was due the night's bump was lost: the minute's work came as a message of the queue alone."""
     host = bare()
     engine = Engine(host.journal, open_queue(redis_server.url, b"k" * 32), WORKFLOWS)
-    periodic.due_bump(host, time.time())
+    periodic.start_due_bump(host, time.time())
     at = time.time() + 1
     facts.write(host.journal, periodic.NEXT_BUMP, {**plan(host), "at": at, "due": at})
     redis_server.child.send_signal(signal.SIGSTOP)
@@ -103,7 +103,7 @@ def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redi
         engine.stopping.set()
         thread.join()
     engine.stopping.clear()
-    engine.try_queue()
+    engine.probe_queue()
     assert host.journal.run(found[0].id).message in engine.queue.message_ids(), (
         "it has its message once the queue is back"
     )
@@ -173,18 +173,18 @@ def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -
     run = new_run(host.journal, "drain", {"user": "ada"}) or ""
     deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "active_turn", time.time())
     with host.journal.transaction() as connection:
-        connection.execute("insert into locks values (?, ?, ?)", (HOST_LOCK, run, time.time()))
-    watch = periodic.freeze_watch(engine, host)
+        connection.execute("insert into locks values (?, ?, ?)", (HOST_LEASE, run, time.time()))
+    watch = periodic.freeze_watcher(engine, host)
     freeze.freeze(host.settings, host.journal, "as asked")
     watch()
-    assert host.journal.run(run).held is None
-    engine.hold(run, "frozen")  # as an earlier t3flow has done
+    assert host.journal.run(run).revoked is None
+    engine.revoke({run: "frozen"})  # as an earlier t3flow has done
     watch()
-    assert host.journal.run(run).held is None
+    assert host.journal.run(run).revoked is None
     with host.journal.transaction() as connection:
         connection.execute("delete from locks")
     watch()
-    assert host.journal.run(run).held == "frozen"
+    assert host.journal.run(run).revoked == "frozen"
 
 
 def test_a_part_that_fails_keeps_no_other_from_its_turn(

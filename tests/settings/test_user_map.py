@@ -51,7 +51,7 @@ def test_a_person_works_as_one_user(tmp_path: Path) -> None:
     found = _read(tmp_path, "anna=anna\nanna=bert\n")
 
     assert ["anna"] == _names(found)
-    assert [f"{tmp_path / 'map'}: line 2: anna works as anna already: keep one of the two lines"] == found.problems
+    assert [f"{tmp_path / 'map'}: line 2: anna already works as anna: remove one of the two lines"] == found.problems
 
 
 @pytest.mark.parametrize(

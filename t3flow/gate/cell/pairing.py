@@ -1,7 +1,5 @@
 """Pair with the server under trial as the dispatch and a browser do: get a credential, exchange it for a cookie, check the session."""
 
-import http.client
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from t3flow.gate.cell.server import Failed, Server
@@ -29,12 +27,15 @@ def session(server: Server, cookie: str = "") -> dict[str, Any]:
 def exchange(server: Server, endpoints: list[str], credential: str, name: str) -> tuple[str, str]:
     """Return the endpoint that accepts a credential, and the cookie `name` in the form in which a browser sends it. Raises Failed."""
     for endpoint in endpoints:
-        status, headers, _ = server.http("POST", endpoint, t3_http.exchange_body(credential))
-        if status == 404:
+        answer = server.http("POST", endpoint, t3_http.exchange_body(credential))
+        if answer.status == 404:
             continue
-        if status != 200:
-            raise Failed(f"POST {endpoint} returns {status}")
-        return endpoint, _cookie(headers, name, endpoint)
+        if answer.status != 200:
+            raise Failed(f"POST {endpoint} returns {answer.status}")
+        cookies = answer.cookies()
+        if not cookies.get(name):
+            raise Failed(f"POST {endpoint} does not set the cookie {name} but {', '.join(cookies) or 'none'}")
+        return endpoint, f"{name}={cookies[name]}"
     raise Failed(f"no pairing endpoint exists ({', '.join(endpoints)}: all return 404); see dispatch.pair_endpoints")
 
 
@@ -42,15 +43,3 @@ def check(server: Server, cookie: str) -> None:
     """Check that the session of a cookie is authenticated. Raises Failed, Unknown."""
     if not t3_http.is_authenticated(session(server, cookie)):
         raise Failed("the session of the cookie is not authenticated")
-
-
-def _cookie(headers: http.client.HTTPMessage, wanted: str, endpoint: str) -> str:
-    jar: SimpleCookie = SimpleCookie()
-    for header in headers.get_all("Set-Cookie", []):
-        try:
-            jar.load(header)
-        except CookieError:
-            continue
-    if wanted not in jar or not jar[wanted].value:
-        raise Failed(f"POST {endpoint} does not set the cookie {wanted} but {', '.join(jar) or 'none'}")
-    return f"{wanted}={jar[wanted].value}"

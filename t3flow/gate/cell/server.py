@@ -1,7 +1,6 @@
 """The t3 under trial: its commands, its server, and its HTTP answers, within limits of time and size. No output is trusted to be well formed."""
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from t3flow.gate.cell.output import LOCKED, has_secret, last_line
+from t3flow.host import http_client
 from t3flow.host.cells import processes
 from t3flow.t3 import commands
 
@@ -118,14 +118,14 @@ class Server:
                 raise Failed(self.ended())
             try:
                 probe_seconds *= PROBE_GROWTH
-                status, _, _ = self.http("GET", "/", timeout_seconds=min(probe_seconds, PROBE_SECONDS))
+                status = self.http("GET", "/", timeout_seconds=min(probe_seconds, PROBE_SECONDS)).status
                 if status == 200:
                     self.answered_at = time.monotonic()
                     self.slowest_start_seconds = max(self.slowest_start_seconds, self.answered_at - began)
                     return f"GET / returns 200 after {self.answered_at - began:.1f} s"
                 problem = f"GET / returns {status}"
-            except (OSError, http.client.HTTPException) as error:
-                problem = "GET / gets no answer" if isinstance(error, TimeoutError) else f"GET / fails ({error})"
+            except OSError as error:
+                problem = f"GET / fails ({http_client.reason(error)})"
             if time.monotonic() - began > self.start_seconds:
                 raise Failed(
                     f"the server does not start within {self.start_seconds:g} s: {problem}; log: {self.last_log_line()}",
@@ -184,18 +184,15 @@ class Server:
         headers: dict[str, str] | None = None,
         timeout_seconds: float | None = None,
         most_bytes: int = MAX_BYTES,
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Send one request; return status, headers, and at most `most_bytes` of the body. Raises OSError, HTTPException."""
+    ) -> http_client.Answer:
+        """Send one request and return its answer, with at most `most_bytes` of the body. Raises OSError."""
         limit = timeout_seconds or (PROBE_SECONDS if method == "GET" else min(POST_SECONDS, self.start_seconds))
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit)
-        try:
-            data = json.dumps(body) if body is not None else None
-            sent = {"Content-Type": "application/json", **(headers or {})} if data else headers or {}
-            connection.request(method, path, data, sent)
-            response = connection.getresponse()
-            return response.status, response.headers, _read(response, most_bytes, limit)
-        finally:
-            connection.close()
+        data = None if body is None else json.dumps(body).encode()
+        sent = {**({} if data is None else {"Content-Type": "application/json"}), **(headers or {})}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return http_client.request(
+            url, method=method, body=data, headers=sent, timeout_seconds=limit, max_bytes=most_bytes
+        )
 
     def get_json(
         self,
@@ -204,25 +201,19 @@ class Server:
         timeout_seconds: float = POST_SECONDS,
         most_bytes: int = MAX_BYTES,
     ) -> dict[str, Any] | None:
-        """Return the JSON object at a path, or None if the server does not have the path. Raises Failed, OSError, HTTPException.
+        """Return the JSON object at a path, or None if the server does not have the path. Raises Failed, OSError.
 
         t3 answers every path that it does not have with the same 404 or page, as it answers a path that cannot exist. Any other answer is a failure
         of a path that it has.
         """
-        status, _, body = self.http("GET", path, None, headers, timeout_seconds, most_bytes)
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
-            answer = None
-        if status == 200 and isinstance(answer, dict):
-            return answer
-        if (status, body) == self._answer_to_nothing(headers):
+        answer = self.http("GET", path, None, headers, timeout_seconds, most_bytes)
+        found = answer.json_object()
+        if answer.status == 200 and found is not None:
+            return found
+        impossible = self.http("GET", NO_PATH, None, headers, POST_SECONDS)
+        if (answer.status, answer.body) == (impossible.status, impossible.body):
             return None
-        raise Failed(f"GET {path} returns {status} without a JSON object")
-
-    def _answer_to_nothing(self, headers: dict[str, str] | None) -> tuple[int, bytes]:
-        status, _, body = self.http("GET", NO_PATH, None, headers, POST_SECONDS)
-        return status, body
+        raise Failed(f"GET {path} returns {answer.status} without a JSON object")
 
     # Its log ----------------------------------------------------------------------------------------------------------
 
@@ -250,16 +241,3 @@ class Server:
 def _beginning(file: BinaryIO) -> str:
     file.seek(0)
     return file.read(MAX_BYTES).decode(errors="replace")
-
-
-def _read(response: http.client.HTTPResponse, most_bytes: int, limit_seconds: float) -> bytes:
-    """Read a body within a time limit: a server may send a byte a second for ever. Raises TimeoutError."""
-    deadline = time.monotonic() + limit_seconds
-    parts: list[bytes] = []
-    size = 0
-    while size < most_bytes and (part := response.read1(min(65536, most_bytes - size))):
-        parts.append(part)
-        size += len(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer does not end in time")
-    return b"".join(parts)

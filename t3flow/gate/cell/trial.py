@@ -13,7 +13,6 @@ says what: a live database with another name or other tables, paths that do not 
 
 import ctypes
 import errno
-import http.client
 import json
 import signal
 import stat
@@ -28,6 +27,7 @@ from t3flow.gate.cell.measure import busy_cores, listening_ports
 from t3flow.gate.cell.output import clean, last_line, migration_error
 from t3flow.gate.cell.server import MAX_SNAPSHOT_BYTES, Failed, Server
 from t3flow.gate.cell.state import State
+from t3flow.host import http_client
 from t3flow.host.cells import bounds, processes
 from t3flow.t3 import commands, rows
 from t3flow.t3 import http as t3_http
@@ -247,7 +247,7 @@ class Trial:
                     if watch.exceeded:
                         raise Failed(watch.exceeded)
                     results.append({"name": check.__name__, "ok": True, "evidence": clean(evidence)})
-                except (Failed, Unknown, OSError, http.client.HTTPException, ValueError) as error:
+                except (Failed, Unknown, OSError, ValueError) as error:
                     watch.stop()
                     if isinstance(error, OSError) and error.errno in HOST_ERRORS and not watch.exceeded:
                         raise Inconclusive(
@@ -275,7 +275,8 @@ class Trial:
     def _evidence(self, error: Exception) -> str:
         if isinstance(error, Failed | Unknown):
             return str(error)
-        return self.server.ended() or f"the server does not answer as expected: {str(error) or type(error).__name__}"
+        reason = http_client.reason(error) if isinstance(error, OSError) else str(error)
+        return self.server.ended() or f"the server does not answer as expected: {reason}"
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from t3flow.engine.files import read_plain_below, remove_tree
+from t3flow.engine.files import read_regular_file_below, remove_tree
 from t3flow.host import gate_account
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
@@ -173,7 +173,7 @@ def check_installed(host: Host, version: str, prefix: Path) -> None:
     """The package says the version that was asked for, and its program is there. Raises PackageError. Its scripts may have left anything."""
     package = host.settings.track.package
     try:
-        said = json.loads(read_plain_below(prefix, f"node_modules/{package}/package.json")).get("version")
+        said = json.loads(read_regular_file_below(prefix, f"node_modules/{package}/package.json")).get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise PackageError(f"{package}@{version} installed no readable package.json: it is not tried") from error
     if said != version:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.engine.files import read_plain_below
+from t3flow.engine.files import read_regular_file_below
 
 LOCK = Path("package-lock.json")
 INSTALLED = Path("node_modules/.package-lock.json")
@@ -160,7 +160,7 @@ def read(prefix: Path) -> Tree | None:
 
 def _packages(prefix: Path, name: Path) -> Packages | None:
     try:
-        packages = json.loads(read_plain_below(prefix, str(name), LIST_BYTES))["packages"]
+        packages = json.loads(read_regular_file_below(prefix, str(name), LIST_BYTES))["packages"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     usable = isinstance(packages, dict) and all(isinstance(entry, dict) for entry in packages.values())

@@ -12,9 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
-import urllib3
-
-from t3flow.host import slots
+from t3flow.host import http_client, slots
 from t3flow.host.children import Finished
 from t3flow.host.host import Host
 from t3flow.host.npm import parts as npm_parts
@@ -160,18 +158,16 @@ def _has_no_keys(host: Host) -> bool:
     answer = _keys(registry)
     if answer is not None and answer.status in (401, 403):
         answer = _keys(registry, {"Authorization": f"Bearer {auth_token(host, registry)}"})
-    with suppress(ValueError, AttributeError):
-        return answer is not None and (
-            answer.status in (400, 404) or (answer.status == 200 and answer.json().get("keys") == [])
-        )
-    return False
+    if answer is None:
+        return False
+    found = answer.json_object() or {}
+    return answer.status in (400, 404) or (answer.status == 200 and found.get("keys") == [])
 
 
-def _keys(registry: str, headers: dict[str, str] | None = None) -> urllib3.BaseHTTPResponse | None:
-    with suppress(urllib3.exceptions.HTTPError, ValueError):
-        return urllib3.PoolManager().request(
-            "GET", registry.rstrip("/") + KEYS_PATH, headers=headers, timeout=KEYS_SECONDS, retries=False
-        )
+def _keys(registry: str, headers: dict[str, str] | None = None) -> http_client.Answer | None:
+    """Return what the registry answers about its keys, or None if it does not answer."""
+    with suppress(OSError):
+        return http_client.request(registry.rstrip("/") + KEYS_PATH, headers=headers, timeout_seconds=KEYS_SECONDS)
     return None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow.engine.files import read_plain_below, remove_tree
+from t3flow.engine.files import read_regular_file_below, remove_tree
 from t3flow.host import gate_account
 from t3flow.host.cells import cells
 from t3flow.host.children import Finished
@@ -65,7 +65,7 @@ def scripted(prefix: Path, packages: Packages) -> list[Scripted]:
 
 def _described(prefix: Path, place: str) -> dict[str, Any]:
     try:
-        described = json.loads(read_plain_below(prefix, f"{place}/package.json"))
+        described = json.loads(read_regular_file_below(prefix, f"{place}/package.json"))
     except (OSError, ValueError):
         return {}
     return described if isinstance(described, dict) else {}

@@ -18,7 +18,7 @@ from typing import Any
 from t3flow import T3flowError
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host
-from t3flow.settings.values import JOURNAL_PREFIX
+from t3flow.settings.checks import JOURNAL_PREFIX
 
 MAX_BYTES = 1024 * 1024
 MAX_LINES = 2000

@@ -1,22 +1,15 @@
 """Pairing through the dispatch, as a browser does it: the only proof that a user can work."""
 
-import http.client
-import json
-import socket
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
 
 from loguru import logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from t3flow import T3flowError
 from t3flow.engine.step import pause
-from t3flow.host import own_activity, slots
+from t3flow.host import http_client, own_activity, slots
 from t3flow.host.host import Host, HostError
 from t3flow.host.processes import ports, proc
 from t3flow.host.services import running_version
@@ -54,69 +47,25 @@ class Misconfigured(NotPaired):
     """What leads to the user's server is not as it must be: their port's file, their line in the map."""
 
 
-def get(url: str, headers: dict[str, str], timeout_seconds: float) -> tuple[int, list[str], bytes]:
-    """One GET without redirects or retries: status, Set-Cookie headers, the first part of the body. Raises NotPaired.
-
-    The time is that of the whole answer: a server of a user's own may send a byte now and then for days.
-    """
-    where = urlsplit(url)
-    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
-    connection = kind(where.hostname or "", where.port, timeout=timeout_seconds)
+def get(url: str, headers: dict[str, str], timeout_seconds: float) -> http_client.Answer:
+    """Return the answer to one GET, within that time as a whole. Raise NotReady without one."""
     try:
-        connection.connect()
-        is_over = threading.Event()
-        cut = threading.Timer(timeout_seconds, _cut_off, [connection.sock, is_over])
-        cut.start()
-        try:
-            connection.request("GET", where.path or "/", headers=headers)
-            response = connection.getresponse()
-            body = b""
-            while len(body) < MAX_BODY_BYTES and (part := response.read1(MAX_BODY_BYTES - len(body))):
-                body += part
-        finally:
-            cut.cancel()
-        if is_over.is_set():
-            raise TimeoutError
-        return response.status, response.headers.get_all("Set-Cookie") or [], body
-    except (http.client.HTTPException, OSError, ValueError) as error:  # a ValueError: a length that is no number
-        raise NotReady(f"{url.partition('?')[0]} does not answer ({type(error).__name__})") from error
-    finally:
-        connection.close()
-
-
-def _cut_off(sock: socket.socket, is_over: threading.Event) -> None:
-    is_over.set()
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+        return http_client.request(url, headers=headers, timeout_seconds=timeout_seconds, max_bytes=MAX_BODY_BYTES)
+    except OSError as error:
+        raise NotReady(f"{url.partition('?')[0]} does not answer ({http_client.reason(error)})") from error
 
 
 def get_json(url: str, headers: dict[str, str], timeout_seconds: float) -> dict[str, Any]:
-    """The JSON object at a URL. Raises NotPaired for any other answer, UnknownServer where the endpoint seems not to be there at all.
+    """Return the JSON object at a URL. Raise UnknownServer where the endpoint does not seem to exist, NotPaired for any other answer.
 
-    t3 answers what it does not know with its page, so that a 200 alone says nothing.
+    A status of 200 alone says nothing: t3 answers unknown paths with its page.
     """
-    status, _, body = get(url, headers, timeout_seconds)
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        answer = None
-    if status != 200 or not isinstance(answer, dict):
-        kind = UnknownServer if status in ABSENT else NotPaired
-        raise kind(f"{url} answers {status} and no JSON object")
-    return answer
-
-
-def cookie_named(headers: list[str], name: str) -> str:
-    """The value of a cookie that an answer sets. Raises NotPaired without it."""
-    for header in headers:
-        jar: SimpleCookie = SimpleCookie()
-        try:
-            jar.load(header)
-        except CookieError:
-            continue
-        if name in jar and jar[name].value:
-            return jar[name].value
-    raise NotPaired(f"the answer sets no cookie {name}")
+    answer = get(url, headers, timeout_seconds)
+    found = answer.json_object()
+    if answer.status != 200 or found is None:
+        kind = UnknownServer if answer.status in ABSENT else NotPaired
+        raise kind(f"{url} answers {answer.status} and no JSON object")
+    return found
 
 
 def own_server(host: Host, user: str) -> int:
@@ -196,10 +145,13 @@ def pair_once(host: Host, user: str) -> None:
     name = cookie_name(host, user)
     dispatch = host.settings.dispatch
     person = host.mapped(user).person
-    status, cookies, _ = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
-    if status != 302:
-        raise NotPaired(f"the dispatch answers {status} instead of 302 for {person}")
-    headers = {"Cookie": f"{name}={cookie_named(cookies, name)}"}
+    answer = get(f"{dispatch.url.rstrip('/')}/", {dispatch.user_header: person}, PAIR_SECONDS)
+    if answer.status != 302:
+        raise NotPaired(f"the dispatch answers {answer.status} instead of 302 for {person}")
+    cookie = answer.cookies().get(name)
+    if not cookie:
+        raise NotPaired(f"the answer sets no cookie {name}")
+    headers = {"Cookie": f"{name}={cookie}"}
     if not t3.is_authenticated(get_json(_own(host, user, t3.SESSION), headers, SESSION_SECONDS)):
         raise NotPaired("the session that the cookie opens is not authenticated")
 
@@ -239,7 +191,8 @@ def check_running(host: Host, user: str, version: str, timeout_seconds: float = 
     """The user's own server has the port, and what runs is the version. Raises NotPaired, PortTaken, HostError, ServiceError."""
     runs = version_that_runs(host, user, own_server(host, user))
     if runs != version:
-        raise NotPaired(f"the server of {user} was started from {runs}, not from {version}")
+        started = runs or "a program that is no installed version"
+        raise NotPaired(f"the server of {user} runs {started}, not {version}")
     said = serving_version(host, user, timeout_seconds)
     if said != version:
         raise NotPaired(f"the server of {user} says it is {said}, not {version}")

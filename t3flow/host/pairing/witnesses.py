@@ -65,9 +65,9 @@ def against_dispatch(
     counted = {each.user: failed[each.user] for each in asked if each.counts and each.user in failed}
     if paired or not counted:
         return ""
-    shown = [f"{user} cannot pair either ({why})" for user, why in list(counted.items())[:SHOWN]]
+    shown = [f"{user} cannot pair ({why})" for user, why in list(counted.items())[:SHOWN]]
     rest = len(asked) - len(shown)
-    return " and ".join(shown) + (f", and neither does any of {rest} more" if rest else "")
+    return " and ".join(shown) + (f", nor can {rest} more" if rest else "")
 
 
 def witnesses(host: Host, version: str, besides: Collection[str], without: Collection[str]) -> list[Witness]:
@@ -215,7 +215,9 @@ def other_fault(host: Host, user: str, version: str, error: pairing_probe.NotPai
     """Return what else than `version` is at fault where a restarted user does not pair; None where nothing else is known to be."""
     before = broken_before(host, user)
     if against := against_dispatch(host, version, [user], began=own_activity.begun(host.journal, user)):
-        return DispatchAtFault(f"{error}; but {against}, whom nobody restarted: the dispatch is at fault")
+        return DispatchAtFault(
+            f"{error}; but users who were not restarted cannot pair either: {against}; the dispatch is at fault"
+        )
     with suppress(T3flowError):
         if before:
             pairing_probe.check_running(host, user, version)

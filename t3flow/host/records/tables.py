@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from loguru import logger
-
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.records import facts
 
 SET_TABLES = """
@@ -33,6 +32,7 @@ create table if not exists levels (version text primary key, level integer not n
 create table if not exists untried (user text primary key, version text not null) without rowid;
 create table if not exists rejected_for (version text not null, user text not null, primary key (version, user)) without rowid;
 create table if not exists ours (user text not null, since real not null, until real, primary key (user, since)) without rowid;
+create table if not exists pairing_checks (user text primary key, at real not null) without rowid;
 """
 SCHEMA = (
     """

@@ -6,17 +6,15 @@ import signal
 import socket
 import time
 from calendar import timegm
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import strptime
 from typing import Any, Protocol
 
-from loguru import logger
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from t3flow import T3flowError
+from t3flow.engine.log import logger
 from t3flow.engine.step import pause
 from t3flow.host.children import Children, TookTooLong
 from t3flow.host.processes import cgroups, proc, suspension
@@ -27,6 +25,7 @@ from t3flow.t3.commands import ENDS_OF_A_STOP
 
 CONTROL_SECONDS = 60.0
 AWAY_SECONDS = 20.0
+AGAIN_SECONDS = 0.5
 STOP_SECONDS = 20.0
 LEFTOVER_SECONDS = 5.0
 AWAY = re.compile(
@@ -117,22 +116,28 @@ class Systemd:
 
     def _systemctl(self, *words: str, timeout_seconds: float = CONTROL_SECONDS) -> str:
         """Asked again for a while where systemd cannot be talked to: every call may be repeated, and a healthy build is not to be blamed for it."""
-        for attempt in Retrying(
+        try:
+            return self._ask(words, timeout_seconds)
+        except ManagerAway:
+            pause(AGAIN_SECONDS)
+        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+        again = Retrying(
             stop=stop_after_delay(AWAY_SECONDS),
-            wait=wait_fixed(0.5),
+            wait=wait_fixed(AGAIN_SECONDS),
             retry=retry_if_exception_type(ManagerAway),
             sleep=pause,
             reraise=True,
-        ):
-            with attempt:
-                finished = self._children.run(
-                    ["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"}
-                )
-                if finished.code != 0:
-                    kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
-                    raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
-                return finished.stdout.decode(errors="replace")
-        raise AssertionError("unreachable")
+        )
+        return again(self._ask, words, timeout_seconds)
+
+    def _ask(self, words: Sequence[str], timeout_seconds: float) -> str:
+        """What systemctl prints. Raises ManagerAway, ServiceError."""
+        finished = self._children.run(["systemctl", *words], timeout_seconds=timeout_seconds, environment={"TZ": "UTC"})
+        if finished.code != 0:
+            kind = ManagerAway if AWAY.search(finished.last_line) else ServiceError
+            raise kind(f"systemctl {' '.join(words)} failed: {finished.last_line}")
+        return finished.stdout.decode(errors="replace")
 
     def state(self, user: str) -> ServerState:
         """One of the states."""

@@ -118,7 +118,7 @@ def deferrals_are_pending(host: Host) -> Iterator[Finding]:
                 f"the deferral of {pending.user} has no drain",
                 "the consumer makes one within a minute: systemctl restart t3flow",
             )
-        elif runs[0].held is None and runs[0].wake_at is not None and runs[0].wake_at < time.time() - LATE_SECONDS:
+        elif runs[0].revoked is None and runs[0].wake_at is not None and runs[0].wake_at < time.time() - LATE_SECONDS:
             yield finding(
                 f"the drain of {pending.user} is {(time.time() - runs[0].wake_at) / 60:.0f} minutes late",
                 "systemctl restart t3flow",

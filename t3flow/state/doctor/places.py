@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from t3flow.engine.files import in_memory
+from t3flow.engine.files import is_on_tmpfs
 from t3flow.host import slots
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
@@ -70,7 +70,7 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
                 f"{folder} has {free / 1e6:.0f} MB free, a bump needs {needed / 1e6:.0f} MB",
                 f"make room, or set paths.{key}",
             )
-    if paths.scratch_dir.is_dir() and in_memory(paths.scratch_dir):
+    if paths.scratch_dir.is_dir() and is_on_tmpfs(paths.scratch_dir):
         yield finding(
             f"{paths.scratch_dir} is kept in memory", "set paths.scratch_dir to a folder on a disk, such as /var/tmp"
         )

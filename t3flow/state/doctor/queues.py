@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from t3flow.engine.queue import EARLIER_NAME, SHARED, HintQueue, open_queue, queue_key
+from t3flow.engine.queue import LEGACY_QUEUE_NAME, QUEUE_SHARED, HintQueue, open_queue, queue_key
 from t3flow.host.host import Host
 from t3flow.host.records import facts
 from t3flow.state.doctor.finding import Finding, finding
@@ -44,13 +44,13 @@ def _is_open(folder: Path) -> bool:
 
 def queue_is_ours(host: Host, queue: HintQueue) -> Iterator[Finding]:
     """No other consumer takes messages from this host's queue, as a copy of a whole machine does; none are left under the one name of earlier."""
-    if others := facts.read(host.journal, SHARED):
+    if others := facts.read(host.journal, QUEUE_SHARED):
         key = host.settings.paths.state_dir / "queue.key"
         yield finding(
             f"another consumer takes messages from this host's queue: {', '.join(others)}",
             f"on the copy: systemctl stop t3flow; rm {key}; systemctl start t3flow (a key, and with it a queue, of its own is made)",
         )
-    if left := queue.storage.keys_of(EARLIER_NAME):
+    if left := queue.storage.keys_of_queue(LEGACY_QUEUE_NAME):
         yield finding(
             f"the queue's Redis has messages of an earlier t3flow, which had one queue for all hosts: {', '.join(left)}",
             f"once every host there has this t3flow: redis-cli del {' '.join(left)}",

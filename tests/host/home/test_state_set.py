@@ -108,7 +108,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
     fill(userdata(host), second=True)
     first = take(host)
     write(userdata(host) / "statev2.sqlite", "create table more (x)")
-    real = store.take_copy
+    real = drop_box.take_copy
 
     def die(*arguments: Any) -> None:
         real(*arguments)
@@ -116,7 +116,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
             raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(store, "take_copy", die)
+        killed.setattr(drop_box, "take_copy", die)
         with pytest.raises(SystemExit):
             take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -127,14 +127,14 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
 
 def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
-    real = store.take_copy
+    real = drop_box.take_copy
 
     def fail(*arguments: Any) -> None:
         if arguments[1] == "environment-id":
             raise DiskError("no room")
         real(*arguments)
 
-    monkeypatch.setattr(store, "take_copy", fail)
+    monkeypatch.setattr(drop_box, "take_copy", fail)
     with pytest.raises(DiskError):
         take(host)
     assert not any((host.settings.paths.backup_dir / "ada").iterdir())

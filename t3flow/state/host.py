@@ -1,0 +1,128 @@
+"""The state of the host: everything that `status` shows, from the journal, the links and /proc."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from t3flow import T3flowError
+from t3flow.engine.journal import Journal
+from t3flow.host import freeze, preflight, slots
+from t3flow.host.host import user_map_of
+from t3flow.host.records import facts, rejections
+from t3flow.settings.load import Settings
+from t3flow.settings.timezones import UnknownZone, zone_of
+from t3flow.settings.user_map import UserMap, UserMapError
+from t3flow.state.runs import activity
+from t3flow.state.sources import consumer_pid, journal_if_any
+from t3flow.state.times import rfc3339, soon
+from t3flow.state.users import users, version_or_none
+
+
+def collect(read: Settings) -> dict[str, Any]:
+    """Return everything that `status --json` prints."""
+    noted = journal_if_any(read)
+    held = freeze.frozen(read, noted)
+    planned = (facts.read(noted, "next_bump") or {}) if noted else {}
+    consumer = (facts.read(noted, "consumer") or {}) if noted else {}
+    pid = consumer_pid(read.paths.state_dir)
+    pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
+    try:
+        mapped = user_map_of(read)
+        problems = mapped.problems
+    except UserMapError as error:
+        mapped, problems = UserMap(), [str(error)]
+    active = noted.runs("status = 'running' and workflow not in ('drain', 'bake', 'revive')") if noted else []
+    return {
+        "default_version": version_or_none(lambda: slots.default_version(read.paths.versions_dir)),
+        "last_good": slots.read_last_good(read.paths.last_good_file),
+        "tracked_tag": read.track.tag,
+        "pin": pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
+        "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
+        "rejected": rejections.rejected(noted) if noted else {},
+        "users": users(read, noted, mapped),
+        "user_map_problems": problems,
+        "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
+        "run": active[0].id if active else None,
+        "run_doing": activity(noted, active[0]) if noted and active else None,
+        "run_waits": run_waits(noted, [run.id for run in active]) if noted else None,
+        "last_bump": last_bump(noted) if noted else None,
+        "bake": bake(noted) if noted else None,
+        "next_bump": rfc3339(planned.get("at")),
+        "schedule": schedule_in_force(read, planned),
+        "consumer": {
+            "alive": pid is not None,
+            "pid": pid,
+            "waiting_for": facts.read(noted, "waiting_for") if noted else None,
+        },
+    }
+
+
+def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
+    """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
+    from t3flow.settings import schedule
+
+    noted = planned.get("rules") or []
+    try:
+        zone = zone_of(noted[2]) if len(noted) > 2 else schedule.zone(read)
+        at = datetime.fromtimestamp(planned["at"], zone) if planned.get("at") else None
+        problem = ""
+    except (T3flowError, UnknownZone) as error:
+        zone, at, problem = None, None, f"{error}; t3flow config show schedule.timezone"
+    return {
+        "bump": noted[0] if noted else read.schedule.bump,
+        "timezone": str(zone) if zone is not None else None,
+        "next": at.isoformat(timespec="seconds") if at else None,
+        "problem": problem,
+    }
+
+
+def next_bump(found: dict[str, Any]) -> str:
+    """Return when the next bump is due, for people: by the schedule's own clock, with its time zone."""
+    planned = found["schedule"]
+    if planned["problem"] or not planned["next"]:
+        return str(planned["problem"] or f"not planned ({planned['bump']}, {planned['timezone']})")
+    due = datetime.fromisoformat(planned["next"])
+    away = soon(due.timestamp())
+    return f"{away} ({due:%a %Y-%m-%d %H:%M} {planned['timezone']}), schedule {planned['bump']}"
+
+
+def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
+    """What is wrong with the launcher and the mount of the slots, each with its remedy."""
+    try:
+        return [*preflight.launcher_trouble(read), *preflight.mounts_trouble(read)]
+    except (T3flowError, OSError) as error:
+        return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
+
+
+def last_bump(noted: Journal) -> dict[str, Any] | None:
+    """How the bump that ended last did end."""
+    found = noted.runs("workflow = 'bump' and status != 'running'", limit=1)
+    return next(
+        (
+            {"run": run.id, "outcome": run.outcome, "reason": run.result.get("reason"), "ended": rfc3339(run.updated)}
+            for run in found
+        ),
+        None,
+    )
+
+
+def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
+    """The first of these runs that sleeps until the registry has what it needs: what that is, and when it asks again; None for none."""
+    for run in runs:
+        rows = noted.query(
+            "select json_extract(data, '$.waiting_for'), wake_at from events join runs on runs.id = run where run = ? and kind = 'waiting' "
+            "and wake_at > ? order by seq desc limit 1",
+            run,
+            time.time(),
+        )
+        for cause, at in rows:
+            return {"run": run, "waiting_for": cause, "next_try": rfc3339(at)}
+    return None
+
+
+def bake(noted: Journal) -> dict[str, Any] | None:
+    """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
+    known = facts.read(noted, "bake")
+    if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
+        return None
+    return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}

@@ -1,0 +1,309 @@
+"""Parts of sentences: numbers with their nouns, lists of names, verdicts, and the words for what a step found.
+
+A function here takes the arguments of a step, by name, and its result, both as the journal has them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from t3flow.deferrals.causes import waits_for
+from t3flow.state.times import clock
+
+Args = dict[str, Any]
+MOST_NAMES = 8
+
+
+class Problem(str):
+    """A sentence that brings bad news."""
+
+    __slots__ = ()
+
+
+class Detail(str):
+    """A sentence for a full history only: following a run, people do without it."""
+
+    __slots__ = ()
+
+
+VERDICTS = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}
+
+
+def count(number: int, what: str, many: str = "") -> str:
+    """Return a number with its noun: "1 user", "3 users"."""
+    return f"{number} {what if number == 1 else many or f'{what}s'}"
+
+
+def names(users: Iterable[str]) -> str:
+    """Return a list of names: "ada, grace and linus"; after MOST_NAMES, how many more."""
+    listed = list(users)
+    if len(listed) > MOST_NAMES:
+        return f"{', '.join(listed[:MOST_NAMES])} and {len(listed) - MOST_NAMES} more"
+    return " and ".join(part for part in (", ".join(listed[:-1]), *listed[-1:]) if part)
+
+
+def sentence_case(text: str) -> str:
+    """Return a reason as a sentence of its own."""
+    return text[:1].upper() + text[1:]
+
+
+def judged(verdict: dict[str, Any]) -> str:
+    """Return a verdict of the gate: "passes", "fails: …", "is inconclusive: …"."""
+    return f"{VERDICTS[verdict['verdict']]}{_why(verdict)}"
+
+
+def judged_on(verdict: dict[str, Any]) -> str:
+    """Return a verdict of the gate with what was tried on which database."""
+    return f"{verdict['version']} {VERDICTS[verdict['verdict']]} on {of_user(verdict['seed'])}{_why(verdict)}"
+
+
+def _why(verdict: dict[str, Any]) -> str:
+    reach = f" (not isolated: {verdict['not_isolated']})" if verdict["not_isolated"] else ""
+    return f"{': ' if verdict['failed'] else ''}{verdict['failed']}{reach}"
+
+
+def of_user(seed: str) -> str:
+    """Return whose database a trial was held on."""
+    return "an empty database" if seed == "nobody" else f"the database of {seed}"
+
+
+def asking(given: Args) -> str:
+    """The search for the version to move to."""
+    return f"Checking that {given['target']} is published" if given["target"] else "Asking for the version to follow"
+
+
+def resolved(given: Args, found: dict[str, Any]) -> str:
+    """The version to move to, and the one to move from."""
+    if found["target"] == found["default"]:
+        return f"The version to follow is {found['target']}, the default already"
+    return f"The version to follow is {found['target']}; the default is {found['default']}"
+
+
+def next_attempt(given: Args, found: dict[str, Any]) -> str:
+    """When a run that the registry stopped tries again."""
+    when = f"the next attempt is at {clock(found['at'])}" if found["at"] else "there is no further attempt"
+    return Problem(f"{sentence_case(given['reason'])}; {when}")
+
+
+def people(given: Args, found: list[dict[str, Any]]) -> str:
+    """The users of the host."""
+    unmanaged = [each["user"] for each in found if each.get("why")]
+    beside = f"; t3flow cannot manage {names(unmanaged)}" if unmanaged else ""
+    return (
+        f"Found {count(len(found), 'user')}, {count(sum(each['running'] for each in found), 'running server')}{beside}"
+    )
+
+
+def installed(given: Args, found: dict[str, Any]) -> str:
+    """A version that was installed, with what is to be told of its origin."""
+    signatures = f"; signatures {found['signatures']}" if found.get("signatures") else ""
+    text = f"Installed {given['version']}{signatures}"
+    return Problem("; ".join([text, *found["notices"]])) if found.get("notices") else text
+
+
+def backed_up(given: Args, found: dict[str, Any]) -> str:
+    """The backup of one user."""
+    if found.get("missing"):
+        return f"Nothing to back up for {given['user']}: there is no database yet"
+    if found["problem"]:
+        return Problem(f"Could not back up {given['user']}: {found['problem']}")
+    return f"Backed up {given['user']}"
+
+
+# The gate -----------------------------------------------------------------------------------------------------------
+
+
+def gate(given: Args, found: dict[str, Any]) -> str:
+    """What the gate tries a version on."""
+    seeds = [seed["user"] for batch in found["batches"] for seed in batch]
+    if seeds == ["nobody"]:
+        return "Gate: an empty database, as there is no other"
+    return f"Gate: {count(len(seeds), 'database')}, {found['width']} in parallel"
+
+
+def trying(given: Args) -> str:
+    """The trials that are under way."""
+    seeds = given["seeds"]
+    on = of_user(seeds[0]["user"]) if len(seeds) == 1 else count(len(seeds), "database")
+    return f"Gate: trying {given['version']} on {on}"
+
+
+def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
+    """The verdicts on a version."""
+    good = sum(each["verdict"] == "pass" for each in found)
+    if len(found) == 1:
+        text = f"Gate: {judged_on(found[0])}"
+        return text if good else Problem(text)
+    bad = [f"{each['seed']} {judged(each)}" for each in found if each["verdict"] != "pass"]
+    text = f"Gate: {good} of {len(found)} databases pass{''.join(f', {line}' for line in bad)}"
+    return Problem(text) if bad else text
+
+
+def controls(given: Args, found: list[dict[str, Any]]) -> str:
+    """The verdicts on the version in use, where the new one failed."""
+    told = "; ".join(judged_on(each) for each in found)
+    return f"Gate, for comparison: {told}" if told else Detail("Gate: nothing to compare")
+
+
+# Restarts and deferrals ---------------------------------------------------------------------------------------------
+
+
+def order(given: Args, found: list[dict[str, Any]]) -> str:
+    """The order of restarts."""
+    users = [each["user"] for each in found]
+    return f"Order of restarts: {names(users)}" if len(users) > 1 else Detail("Chose the order of restarts")
+
+
+def pair_already(given: Args, found: list[str]) -> str:
+    """Which users paired before the first restart."""
+    asked = max(len(given["users"]), len(found))
+    if found:
+        return Problem(
+            f"{asked - len(found)} of {count(asked, 'user')} can pair before the restart; not: {names(found)}"
+        )
+    return f"{asked} of {count(asked, 'user')} can pair before the restart" if asked else Detail("No server is running")
+
+
+def pairing(given: Args, found: dict[str, str]) -> str:
+    """Whether the dispatch pairs users."""
+    trouble = found["stops"] or found["no_pairing"]
+    return Problem(sentence_case(trouble)) if trouble else "The dispatch pairs users"
+
+
+def stopped(given: Args, found: dict[str, Any]) -> str:
+    """A server that was stopped, or why it was left running."""
+    if found["stopped"]:
+        return f"Stopped the idle server of {given['user']}"
+    return f"Left {given['user']} alone: {waits_for(found['waiting_for'], found['detail'])}"
+
+
+def idle(given: Args, found: dict[str, Any]) -> str:
+    """A deferred user who is idle at last, or needs no move."""
+    return sentence_case(found["nothing_to_do"]) or f"{given['user']} is idle"
+
+
+def pending(given: Args, found: list[dict[str, Any]]) -> str:
+    """The deferrals that a drain tries."""
+    if not found:
+        return "No deferral is pending"
+    return f"{count(len(found), 'deferral')} pending: {names(each['user'] for each in found)}"
+
+
+def would_move(given: Args, found: dict[str, Any]) -> str:
+    """What a drain would do with a user."""
+    if found["result"] == "untouched":
+        return f"{given['user']} is idle and would be restarted"
+    return f"{given['user']} would be left alone: {waits_for(found['waiting_for'], found['reason'])}"
+
+
+def waits(given: Args, found: Any) -> str:
+    """A deferred user who goes on waiting."""
+    again = f" until {clock(found)}" if isinstance(found, int | float) and found else ""
+    return f"{given['user']} waits{again}: {waits_for(given['waiting_for'], given['detail'])}"
+
+
+def watch(given: Args, found: str) -> str:
+    """The start of a watch over pairings."""
+    if not found:
+        return Detail("No pairings to watch")
+    return f"Started to watch the pairings of {count(len(given['users']), 'user')} on {given['version']}"
+
+
+def watched(given: Args, found: dict[str, Any]) -> str:
+    """How a watch over pairings ended."""
+    text = f"Watched the pairings: {found['reason']}"
+    return Problem(text) if found["is_broken"] else text
+
+
+# Rollback and adoption ----------------------------------------------------------------------------------------------
+
+
+def way_back(given: Args, found: dict[str, Any]) -> str:
+    """The version that a user goes back to."""
+    if found["stays"]:
+        text = f"{given['user']} stays: {found['reason']}"
+        return Problem(text) if found["stays"] == "skipped" else text
+    return f"{given['user']} goes back to {found['target']}"
+
+
+def moved_back(given: Args, found: Any) -> str:
+    """A user who was moved back, with or without the database."""
+    what = "database and program" if given["snapshot"] else "program only"
+    return f"Moved {given['user']} to {given['target']}: {what}"
+
+
+def inspected(given: Args, found: dict[str, Any]) -> str:
+    """What the shell tracker left."""
+    there = f"t3 {found['installed']}" if found["installed"] else "no global t3"
+    return f"Found {there}, {count(len(found['servers']), 'user')} and {count(len(found['markers']), 'marker')}"
+
+
+def decided(given: Args, found: dict[str, Any]) -> str:
+    """Who gets which version."""
+    later = f"; {names(found['deferrals'])} to be moved later" if found["deferrals"] else ""
+    return f"{count(len(found['links']), 'user')}, default {found['default']}{later}"
+
+
+def taken_over(given: Args, found: list[str]) -> str:
+    """The snapshots of the shell tracker."""
+    return Problem("; ".join(map(sentence_case, found))) if found else "Took over the shell tracker's snapshots"
+
+
+def ended(given: Args, found: str) -> str:
+    """A result that is a sentence."""
+    return sentence_case(str(found))
+
+
+# Builders -----------------------------------------------------------------------------------------------------------
+
+
+def problem(text: str) -> Callable[[Args, Any], str]:
+    """Return the words for a step that is bad news itself."""
+    return lambda given, found: Problem(text.format_map(given))
+
+
+def listed(some: str, none: str, what: str = "user", many: str = "") -> Callable[[Args, Any], str]:
+    """Return the words for a result that is a list: `some` with its `{number}` and `{names}`, `none` (a detail) for an empty one."""
+
+    def told(given: Args, found: Any) -> str:
+        if not found:
+            return Detail(none.format_map(given))
+        return some.format_map({**given, "number": count(len(found), what, many), "names": names(map(str, found))})
+
+    return told
+
+
+def how_many(text: str, key: str, what: str = "user") -> Callable[..., str]:
+    """Return the words for an argument that is a list or a table, with its `{number}` and `{names}`; a detail where it is empty."""
+
+    def told(given: Args, found: Any = None) -> str:
+        said = {**given, "number": count(len(given[key]), what), "names": names(given[key]) or f"no {what}"}
+        return text.format_map(said) if given[key] else Detail(text.format_map(said))
+
+    return told
+
+
+def reason(good: str, bad: str = "{reason}") -> Callable[[Args, Any], str]:
+    """Return the words for a result that is empty when all is well (a detail), and else says why not."""
+
+    def told(given: Args, found: Any) -> str:
+        why = found.get("reason", "") if isinstance(found, dict) else found
+        return (
+            Problem(sentence_case(bad.format_map({**given, "reason": why}))) if why else Detail(good.format_map(given))
+        )
+
+    return told
+
+
+def either(yes: str, no: str) -> Callable[[Args, Any], str]:
+    """Return the words for a result that is true or not, with `{result}` for what it is."""
+    return lambda given, found: (yes if found else no).format_map({**given, "result": found})
+
+
+def either_reason(good: str, bad: str) -> Callable[[Args, Any], str]:
+    """Return the words for a result whose `reason` is empty or says what is missing, neither of them bad news."""
+    return lambda given, found: (bad if found["reason"] else good).format_map({**given, "reason": found["reason"]})
+
+
+def on_off(on: str, off: str) -> Callable[..., str]:
+    """Return the words for a switch."""
+    return lambda given, found=None: on if given["on"] else off
