@@ -12,7 +12,7 @@ from t3flow.host import freeze as freezing
 from t3flow.host import manageable, mounts, preflight, pruning, slots, t3_accounts
 from t3flow.host.backups import drop_box, store
 from t3flow.host.host import this_host
-from t3flow.host.npm import packages, provenance
+from t3flow.host.npm import age, command, origin, registry
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
@@ -65,13 +65,13 @@ def resolve(target: str | None) -> Plan:
     exact = target or pin()
     if exact:
         parse(exact)
-        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not packages.published(host, exact):
-            raise packages.PackageError(
+        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not registry.is_published(host, exact):
+            raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a version that is published"
             )
         return {"default": default, "target": exact, "exact": True, "notices": []}
     tag = host.settings.track.tag
-    return {"default": default, "target": str(parse(packages.tagged(host, tag))), "exact": False, "notices": []}
+    return {"default": default, "target": str(parse(registry.version_of_tag(host, tag))), "exact": False, "notices": []}
 
 
 def pin() -> str:
@@ -118,7 +118,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
             f"{target} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {target} --again"
         )
         return {"outcome": "refused_rejected", "reason": reason}
-    if not plan["exact"] and (reason := provenance.too_young(host, target)):
+    if not plan["exact"] and (reason := age.too_young(host, target)):
         return {"outcome": "too_young", "reason": reason}
     reason = preflight.trouble(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
@@ -201,7 +201,7 @@ class Staged(TypedDict):
     signatures: str
 
 
-@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(packages.RegistryUnreachable,), undo=unstage)
+@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(command.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
     """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
@@ -212,10 +212,10 @@ def stage(version: str, in_scratch: bool) -> Staged:
         mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
-    notices = provenance.notices(host, versions_dir, version)
+    notices = origin.notices(host, versions_dir, version)
     for notice in notices:
         logger.warning("{}", notice)
-    signatures = provenance.noted(versions_dir, version).get("signatures", "not known")
+    signatures = origin.recorded_origin(versions_dir, version).get("signatures", "not known")
     return {"slot": str(slots.slot_path(versions_dir, version)), "notices": notices, "signatures": signatures}
 
 

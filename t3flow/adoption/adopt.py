@@ -18,7 +18,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
 from t3flow.host import launcher, mounts, pairing_results, slots
 from t3flow.host.host import this_host
-from t3flow.host.npm import packages
+from t3flow.host.npm import install
 from t3flow.host.records import catalog, facts, rejections
 from t3flow.host.records.known_schemas import Schemas
 from t3flow.host.services import running_version
@@ -146,7 +146,7 @@ def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")
         note = {"run": current_run(), "taken_from": tree}
         package = host.settings.track.package
-        path = slots.make_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
+        path = slots.make_slot(versions_dir, version, Path(tree), install.node_path(), note, package, program)
     except OSError as error:
         raise DiskError(
             f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"

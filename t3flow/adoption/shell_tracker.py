@@ -14,7 +14,7 @@ from t3flow.engine.files import make_folder, sync_folder
 from t3flow.host import slots
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, HostError
-from t3flow.host.npm.client import run_npm
+from t3flow.host.npm.command import run_npm
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.records import facts

@@ -10,7 +10,7 @@ from t3flow.engine.step import pause, step
 from t3flow.host import launcher, manageable, slots, t3_accounts
 from t3flow.host.backups import compatibility
 from t3flow.host.host import HostError, this_host
-from t3flow.host.npm import packages
+from t3flow.host.npm import registry
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.records import deferral_records
@@ -89,7 +89,7 @@ def look_around() -> Found:
         "program": there.program if there else "",
         "default": default or "",
         "last_good": last_good if last_good and is_version(last_good) else "",
-        "tag": packages.tagged(host, host.settings.track.tag) if nothing else "",
+        "tag": registry.version_of_tag(host, host.settings.track.tag) if nothing else "",
         "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_on(timer)],
         "markers": shell_tracker.read_markers(host),
         "servers": {user: said_version(user) for user in mapped},

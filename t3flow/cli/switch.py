@@ -83,14 +83,14 @@ def pin(version: str, unchecked: bool) -> None:
 def _require_published(read: Settings, version: str) -> None:
     """Raise UsageError for a version that is neither installed nor published, NotKnown where the registry cannot be asked."""
     from t3flow.host import slots
-    from t3flow.host.npm import packages
+    from t3flow.host.npm import registry
 
     if slots.has_slot(read.paths.versions_dir, version):
         return
     host = open_host(read._replace(npm=read.npm._replace(retry_for_s=min(read.npm.retry_for_s, ASK_SECONDS))))
     package = f"{read.track.package}@{version}"
     try:
-        is_there = packages.published(host, version)
+        is_there = registry.is_published(host, version)
     except T3flowError as error:
         raise NotKnown(
             f"not pinned: whether {package} is published is not known ({error}); to pin it all the same: t3flow pin {version} --unchecked"

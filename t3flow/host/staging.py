@@ -6,7 +6,7 @@ from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.engine.step import current_run
 from t3flow.host import gate_account, slots
 from t3flow.host.host import this_host
-from t3flow.host.npm import packages
+from t3flow.host.npm import install
 
 SLOT_BYTES = 400 * 1024 * 1024
 SANDBOX_SLOT_BYTES = 32 * 1024 * 1024
@@ -38,10 +38,10 @@ def make_slot(versions_dir: Path, version: str) -> None:
     versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     require_space(versions_dir, slot_bytes(), f"the slot of {version}")
     gate_account.end_all(host)  # what a trial of earlier has left could reach into what is installed now
-    note = {"origin": packages.install(host, version, folder), "run": current_run()}
+    note = {"origin": install.install(host, version, folder), "run": current_run()}
     gate_account.end_all(host)
     try:
-        slots.make_slot(versions_dir, version, folder / "prefix", packages.node_path(), note)
+        slots.make_slot(versions_dir, version, folder / "prefix", install.node_path(), note)
     except OSError as error:
         raise DiskError(
             f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"

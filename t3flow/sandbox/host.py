@@ -18,7 +18,7 @@ from t3flow.engine.journal import Journal
 from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
 from t3flow.host.launcher import install_launcher
-from t3flow.host.npm import packages
+from t3flow.host.npm import install
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.node import bring_node
@@ -210,8 +210,8 @@ class Sandbox:
         staging = self.top / "scratch" / "first"
         staging.mkdir()
         with environment_of(self.environment):
-            note = {"origin": packages.install(host, version, staging)}
-            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", packages.node_path(), note)
+            note = {"origin": install.install(host, version, staging)}
+            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", install.node_path(), note)
         shutil.rmtree(staging)
 
     def lead(self, user: str, version: str) -> None:

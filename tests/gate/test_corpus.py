@@ -18,7 +18,7 @@ from t3flow.gate import trial_run
 from t3flow.host import slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
-from t3flow.host.npm import packages
+from t3flow.host.npm import install
 from t3flow.sandbox.host import Sandbox
 from t3flow.t3.files import FIRST_DATABASE, SECOND_DATABASE
 
@@ -111,8 +111,8 @@ def test_package(package: Package, registry: Sandbox, record_property: Callable[
     registry.publish(version, manifest={**scripts, **package.manifest})
     with staged(registry, version) as (host, tree):
         try:
-            packages.install(host, version, tree.parent)
-            slots.make_slot(host.settings.paths.versions_dir, version, tree, packages.node_path(), {})
+            install.install(host, version, tree.parent)
+            slots.make_slot(host.settings.paths.versions_dir, version, tree, install.node_path(), {})
             said = ""
         except T3flowError as error:
             said = str(error)
