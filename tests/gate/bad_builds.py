@@ -45,7 +45,7 @@ STARTING = [
     Build("exits-at-once", "no server", [rule("exits", at="start")], "answers"),
     Build("exits-cleanly", "no server, and nothing says why", [rule("exits", at="start", exit_code=0)], "answers"),
     Build("never-listens", "no server, for ever", [rule("hang_at_start")], "answers", start_timeout_s=FIRST_S),
-    Build("other-port", "a server where nobody looks", [rule("listens_elsewhere")], "answers", start_timeout_s=FIRST_S),
+    Build("other-port", "a server on a port that no client uses", [rule("listens_elsewhere")], "answers", start_timeout_s=FIRST_S),
     Build("closes", "every request is cut off", [rule("closes_connections")], "answers", start_timeout_s=FIRST_S),
     Build("root-404", "no page", [answer("/", status=404)], "answers", start_timeout_s=FIRST_S),
     Build("root-500", "no page", [answer("/", status=500)], "answers", start_timeout_s=FIRST_S),
@@ -68,7 +68,7 @@ STARTING = [
         [rule("crash_after", seconds=0.7)],
         "mints exchanges authenticates pairs_another knows_its_state reads_rows rests stops",
     ),
-    Build("environment-404", "nobody can tell what runs", [answer(ENVIRONMENT, status=404)], "runs_its_own_code"),
+    Build("environment-404", "the running version is unknown", [answer(ENVIRONMENT, status=404)], "runs_its_own_code"),
     Build(
         "environment-lies",
         "another version runs than was started",
@@ -78,13 +78,13 @@ STARTING = [
 ]
 
 PAIRING = [
-    Build("mint-fails", "nobody can pair", [rule("mint_fails")], "mints"),
+    Build("mint-fails", "no user can pair", [rule("mint_fails")], "mints"),
     Build("mint-hangs", "pairing hangs", [rule("mint_hangs")], "mints", start_timeout_s=SHORT_S),
-    Build("mint-no-json", "nobody can pair", [printing(MINT, text="Pairing code: 2345-6789")], "mints"),
-    Build("mint-nothing", "nobody can pair, and the command succeeds", [printing(MINT)], "mints"),
+    Build("mint-no-json", "no user can pair", [printing(MINT, text="Pairing code: 2345-6789")], "mints"),
+    Build("mint-nothing", "no user can pair, and the command succeeds", [printing(MINT)], "mints"),
     Build(
         "mint-no-credential",
-        "nobody can pair",
+        "no user can pair",
         [rule("alters", when={"command": f"{MINT}"}, without=["credential"])],
         "mints",
     ),
@@ -96,9 +96,9 @@ PAIRING = [
         "disk",
         cell=True,
     ),
-    Build("exchange-404", "nobody can pair: the incident of 2026-06-09", [rule("pairing_404")], "exchanges"),
-    Build("exchange-renamed", "nobody can pair", [rule("renamed_endpoint", path="/api/v2/pair")], "exchanges"),
-    Build("exchange-500", "nobody can pair", [rule("pairing_500")], "exchanges"),
+    Build("exchange-404", "no user can pair: the incident of 2026-06-09", [rule("pairing_404")], "exchanges"),
+    Build("exchange-renamed", "no user can pair", [rule("renamed_endpoint", path="/api/v2/pair")], "exchanges"),
+    Build("exchange-500", "no user can pair", [rule("pairing_500")], "exchanges"),
     Build("exchange-401", "every credential is refused", [answer(EXCHANGE, status=401, text="no")], "exchanges"),
     Build(
         "exchange-302",
@@ -156,8 +156,8 @@ READING = [
         [rule("alters", when={"path": SNAPSHOT}, without=["threads"])],
         "reads_rows",
     ),
-    Build("owner-no-session", "no owner can be let in", [printing(ISSUE, exit_code=1)], "reads_rows"),
-    Build("owner-refused", "the owner is let in nowhere", [answer(SNAPSHOT, status=401)], "reads_rows"),
+    Build("owner-no-session", "the owner gets no token", [printing(ISSUE, exit_code=1)], "reads_rows"),
+    Build("owner-refused", "the owner is refused everywhere", [answer(SNAPSHOT, status=401)], "reads_rows"),
 ]
 
 
@@ -241,19 +241,19 @@ MIGRATING = [
     ),
     Build(
         "file-replaced",
-        "everything is gone, and all works",
+        "all data is gone, and all works",
         [rule("damages", how="gone", at="start")],
         "reads_rows keeps_rows",
     ),
     Build(
         "file-deleted",
-        "everything is gone after the next restart",
+        "all data is gone after the next restart",
         [rule("damages", how="gone", at="stop")],
         "keeps_integrity starts_again",
     ),
     Build(
         "stop-loses-rows",
-        "everything is gone after the next restart",
+        "all data is gone after the next restart",
         [sql("delete from projection_threads", at="opened", when={"started_before": True})],
         "starts_again keeps_rows",
     ),
@@ -279,9 +279,9 @@ TAKING = [
     taking("kills-parent", "its supervisor dies", "ended", rule("kills", whom="parent")),
     taking("kills-all", "all of the user's work dies", "ended", rule("kills", whom="all")),
     taking("deletes-install", "no page, and no next start", "", rule("deletes", what="install")),
-    Build("mines", "all cores are busy while nobody works", [rule("burns")], "rests", start_timeout_s=SHORT_S),
+    Build("mines", "all cores are busy while no user works", [rule("burns")], "rests", start_timeout_s=SHORT_S),
     Build("mines-one", "one core is busy for ever", [rule("burns", threads=1)], "rests", start_timeout_s=SHORT_S),
-    Build("daemon", "a process that nobody ends", [rule("leaves_process")], "stops", start_timeout_s=SHORT_S),
+    Build("daemon", "a process that survives the stop", [rule("leaves_process")], "stops", start_timeout_s=SHORT_S),
     Build(
         "daemon-with-log",
         "a process that keeps the log open",
@@ -291,22 +291,22 @@ TAKING = [
     ),
     Build(
         "child-at-stop",
-        "a process that nobody ends",
+        "a process that survives the stop",
         [rule("leaves_process", at="stop")],
         "stops leaves_nothing",
         start_timeout_s=SHORT_S,
     ),
     Build(
         "child-at-second-stop",
-        "a process that nobody ends",
+        "a process that survives the stop",
         [again("leaves_process", at="stop")],
         "stops_again",
         start_timeout_s=SHORT_S,
     ),
-    Build("listens-too", "a door that nobody knows of", [rule("listens_too")], "keeps_to_its_port", cell=True),
-    Build("deletes-base-dir", "everything is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
-    Build("setuid", "anybody becomes the user", [rule("plants", what="setuid")], "leaves_nothing"),
-    Build("fifo", "whoever reads the folder hangs", [rule("plants", what="fifo")], "leaves_nothing"),
+    Build("listens-too", "an unexpected open port", [rule("listens_too")], "keeps_to_its_port", cell=True),
+    Build("deletes-base-dir", "all data is gone", [rule("deletes", what="base_dir", at="stop")], "leaves_nothing"),
+    Build("setuid", "any account can become the user", [rule("plants", what="setuid")], "leaves_nothing"),
+    Build("fifo", "readers of the folder hang", [rule("plants", what="fifo")], "leaves_nothing"),
     Build("stops-in-error", "a stop that its manager reports", [rule("stops_oddly", exit_code=1)], "stops"),
     Build(
         "ignores-sigterm",
