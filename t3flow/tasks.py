@@ -1,4 +1,4 @@
-"""The steps: each a task that is journaled, may be queued to run again, and may be repeated after a crash. Every docstring says why it may."""
+"""The steps of the procedure: journaled, retried, and repeated after a crash. Each docstring says why a repeat is safe."""
 
 import time
 from pathlib import Path
@@ -21,12 +21,12 @@ from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.records import catalog, deferral_records, facts, known_schemas, rejections
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
-from t3flow.host.users import ANOTHER, Person, ahead, is_behind
+from t3flow.host.users import ANOTHER, User, ahead, is_behind
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3.versions import parse
 
 NIGHTLY = "nightly"
-"""The one tag whose versions carry its name."""
+"""The only tag whose versions carry its name."""
 LAST_BREATH_SECONDS = 5.0
 LONGEST_CAUSE = 140
 """Characters of an earlier rejection that a refusal repeats, so that the command to run stays in sight."""
@@ -34,7 +34,7 @@ NO_DATABASE = "there is no database"
 
 
 class Plan(TypedDict):
-    """Where a bump goes from and to, whether a person named the target exactly, and what is to be told of its origin."""
+    """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin."""
 
     default: str
     target: str
@@ -42,32 +42,32 @@ class Plan(TypedDict):
     notices: list[str]
 
 
-# Looking ------------------------------------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------------------------
 
 
-@step()
-def held() -> str:
-    """Why tracking is frozen, or "". Only reads."""
-    found = freezing.frozen(this_host().settings, this_host().journal)
-    if found is None:
+@step(former_names=("held",))
+def frozen_reason() -> str:
+    """Return why tracking is frozen, or "". Only reads."""
+    freeze = freezing.frozen(this_host().settings, this_host().journal)
+    if freeze is None:
         return ""
-    logger.warning("FROZEN since {}: {}; `t3flow unfreeze` lets it go on", time.ctime(found["since"]), found["reason"])
-    return found["reason"]
+    logger.warning("FROZEN since {}: {}; resume with: t3flow unfreeze", time.ctime(freeze["since"]), freeze["reason"])
+    return freeze["reason"]
 
 
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
-    """What to move to: the version named, else the pin, else what the tag points at. Only reads."""
+    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads."""
     host = this_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
-        raise slots.SlotError("no version is installed yet: run `t3flow adopt` first, it takes over what is there")
+        raise slots.SlotError("no version is installed yet; take over the host first: t3flow adopt")
     exact = target or pin()
     if exact:
         parse(exact)
         if not slots.has_slot(host.settings.paths.versions_dir, exact) and not registry.is_published(host, exact):
             raise command.PackageError(
-                f"the registry has no {host.settings.track.package}@{exact}: name a version that is published"
+                f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
         return {"default": default, "target": exact, "exact": True, "notices": []}
     tag = host.settings.track.tag
@@ -75,7 +75,7 @@ def resolve(target: str | None) -> Plan:
 
 
 def pin() -> str:
-    """The version to hold, or "": the consumer's environment, then `t3flow pin`, then the settings file."""
+    """Return the version to stay on, or "": from the consumer's environment, else `t3flow pin`, else the settings file."""
     host = this_host()
     from_environment = host.settings.sources["track.pin"].startswith("environment")
     noted = facts.read(host.journal, "pin")
@@ -83,7 +83,7 @@ def pin() -> str:
 
 
 class Refusal(TypedDict):
-    """Why a target is not taken: an outcome and one line; both empty when it is."""
+    """Why a version is not taken: an outcome and one line of reason. Both are empty if it is taken."""
 
     outcome: str
     reason: str
@@ -91,42 +91,38 @@ class Refusal(TypedDict):
 
 @step(interruptible=True)
 def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
-    """Strictly newer, of the channel, not rejected before (or only for databases that are left out), old enough. Only reads.
+    """Check that a version is newer, of the channel, not rejected (or only for databases that are left out), and old enough. Only reads.
 
-    The default itself is taken as long as a user whom t3flow can manage, and who is not left out, does not run it.
-
-    A version that a person named exactly may be of any age and channel, and older.
+    The default itself is taken as long as a managed user who is not left out does not run it. An exact version may have any age and channel.
     """
     host = this_host()
-    target, default, tag = plan["target"], plan["default"], host.settings.track.tag
-    if target == default and slots.has_slot(host.settings.paths.versions_dir, target):
-        found = people.unjournaled(without)
-        if not any(is_behind(person, target) for person in found):
-            return {"outcome": "up_to_date", "reason": f"{target} is the default already{ahead(found, target)}"}
-    if not plan["exact"] and tag == NIGHTLY and not parse(target).is_nightly(tag):
-        reason = f"{target} is no {tag}: the tag points elsewhere; if it is meant, name it: t3flow enqueue bump --target {target}"
+    version, default, tag = plan["target"], plan["default"], host.settings.track.tag
+    if version == default and slots.has_slot(host.settings.paths.versions_dir, version):
+        found = survey_users.unjournaled(without)
+        if not any(is_behind(user, version) for user in found):
+            return {"outcome": "up_to_date", "reason": f"{version} is already the default{ahead(found, version)}"}
+    if not plan["exact"] and tag == NIGHTLY and not parse(version).is_nightly(tag):
+        reason = f"the tag {tag} points at {version}, which is not a {tag} version; to take it anyway: t3flow enqueue bump --target {version}"
         return {"outcome": "refused_channel", "reason": reason}
-    if not plan["exact"] and parse(target) < parse(default):
-        reason = f"{target} is older than {default}; to go back: t3flow enqueue rollback --to {target}"
+    if not plan["exact"] and parse(version) < parse(default):
+        reason = f"{version} is older than {default}; to go back: t3flow enqueue rollback --to {version}"
         return {"outcome": "refused_downgrade", "reason": reason}
-    why = rejections.rejected(host.journal).get(target)
-    only = rejections.rejected_for(host.journal, target)
-    if why is not None and not again and not (only and set(only) <= set(without)):
-        cause = why.removeprefix(f"{target} ").partition("; to ")[0]
+    cause = rejections.rejected(host.journal).get(version)
+    only = rejections.rejected_for(host.journal, version)
+    if cause is not None and not again and not (only and set(only) <= set(without)):
+        cause = cause.removeprefix(f"{version} ").partition("; to ")[0]
         cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
-        reason = (
-            f"{target} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {target} --again"
-        )
+        reason = f"{version} was rejected before: {cause}; to retry: t3flow enqueue bump --target {version} --again"
         return {"outcome": "refused_rejected", "reason": reason}
-    if not plan["exact"] and (reason := age.too_young(host, target)):
+    if not plan["exact"] and (reason := age.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}
     reason = preflight.trouble(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
 
 
-@step()
-def people(without: list[str]) -> list[Person]:
-    """The users of the map and how they are, in its order; those that t3flow cannot manage with the reason. Only reads."""
+@step(former_names=("people",))
+def survey_users(without: list[str]) -> list[User]:
+    """Return the users of the user map in its order, with the state of each; for unmanaged users the reason. Only reads."""
     host = this_host()
     mapped = host.user_map()
     for problem in mapped.problems:
@@ -134,20 +130,28 @@ def people(without: list[str]) -> list[Person]:
     versions_dir = host.settings.paths.versions_dir
     if not mapped.users and (linked := sorted(slots.links(versions_dir))):
         raise UserMapError(
-            f"{host.settings.paths.user_map} names nobody, but {linked[0]} has a t3 here: nothing is done until it names them"
+            f"{host.settings.paths.user_map} names no user, but {linked[0]} is assigned a version: nothing is changed until the map names its users"
         )
-    found: list[Person] = []
-    for user, (server, why) in manageable.survey(
+    found: list[User] = []
+    for user, (server, unmanaged_reason) in manageable.survey(
         host, [entry.name for entry in mapped.users if entry.name not in without]
     ).items():
-        if why:
-            logger.warning("UNMANAGED {}: {}", user, why)
+        if unmanaged_reason:
+            logger.warning("UNMANAGED {}: {}", user, unmanaged_reason)
         pid = server.main_pid
         runs = probe.version_that_runs(host, user, pid) if pid is not None else None
         if pid is not None and runs is None and proc.is_launched(pid):
             runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
-        found.append({"user": user, "version": version, "running": server.active, "runs": runs or "", "why": why})
+        found.append(
+            {
+                "user": user,
+                "version": version,
+                "running": server.active,
+                "runs": runs or "",
+                "why": unmanaged_reason,
+            }
+        )
     return found
 
 
@@ -156,30 +160,28 @@ def people(without: list[str]) -> list[Person]:
 
 @step()
 def clean_scratch() -> None:
-    """Removes the run's scratch folder. A second time finds nothing to do."""
+    """Remove the run's scratch folder. Idempotent."""
     remove_tree(scratch_folder(current_run()))
 
 
 @step(undo=clean_scratch)
 def open_scratch() -> None:
-    """Makes the run's scratch folder. Repeating it empties it."""
+    """Create the run's scratch folder. A repeat empties it."""
     folder = scratch_folder(current_run())
     try:
         claim_folder(folder, 0o711)
     except OSError as error:
-        raise DiskError(f"{folder} cannot be made ({error.strerror}): mend paths.scratch_dir") from error
+        raise DiskError(f"{folder} cannot be created ({error.strerror}): check paths.scratch_dir") from error
     if is_on_tmpfs(folder):
-        raise DiskError(
-            f"{folder} would be kept in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp"
-        )
+        raise DiskError(f"{folder} is in memory: set paths.scratch_dir to a folder on a disk, such as /var/tmp")
     require_space(folder, slot_bytes(), "a candidate")
 
 
 @step()
 def unstage(version: str, in_scratch: bool) -> None:
-    """Removes the version's slot unless somebody was led to it, is to be, or may go back to it. A second time finds nothing to do.
+    """Remove the version's slot, unless a user is assigned to it, is deferred to it, or may go back to it. Idempotent.
 
-    Processes of a trial that was just ended may take a moment to go.
+    Processes of a trial that just ended may take a moment to exit.
     """
     journal = this_host().journal
     if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
@@ -190,11 +192,11 @@ def unstage(version: str, in_scratch: bool) -> None:
             break
         time.sleep(0.05)
     if needed_by is not None:
-        logger.info("slot {} stays: {} needs it", version, needed_by)
+        logger.info("slot {} is kept: {} needs it", version, needed_by)
 
 
 class Staged(TypedDict):
-    """A slot, what people should hear of its origin, and whether npm verified the signatures (or why not)."""
+    """A slot, notices about its origin, and whether npm verified the signatures (or why not)."""
 
     slot: str
     notices: list[str]
@@ -203,7 +205,7 @@ class Staged(TypedDict):
 
 @step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(command.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
-    """Installs a version into a slot. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
+    """Install a version into a slot. Idempotent: a complete slot is kept, a partial one is discarded."""
     host = this_host()
     is_there = slots.has_slot(host.settings.paths.versions_dir, version)
     versions_dir = versions_dir_for(in_scratch and not is_there)
@@ -220,9 +222,9 @@ def stage(version: str, in_scratch: bool) -> Staged:
 
 
 class Snapshot(TypedDict):
-    """A backup as a run needs it. `problem` is set instead of `path` when the user's own databases are at fault; `missing`: there are none.
+    """A backup as a run needs it. `problem` is set instead of `path` if the user's own databases are at fault; `missing`: there are none.
 
-    `files`: file of the state → path of its copy; `schema`: database → its migrations.
+    `files`: file of the set → path of its copy; `schema`: database → its migrations.
     """
 
     user: str
@@ -237,20 +239,20 @@ class Snapshot(TypedDict):
 
 
 @step(interruptible=True, syncs_first=False)
-def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
-    """Take a snapshot. Repeating it takes another or finds that the last one still serves. A full disk fails it, a bad database is reported.
+def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapshot:
+    """Take a snapshot of a user's databases. A repeat takes another, or reuses the last one. A full disk fails it; unsound databases are reported.
 
-    It may begin before the last user's restart is on disk: it touches nothing of theirs, and names its files in a synced commit before it makes them.
+    It may begin before the last user's restart is synced: it touches nothing of that restart, and records its file names in a synced commit first.
     """
     folder = scratch_folder(current_run()) / "backups" if in_scratch else None
     if folder is not None:
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
-        made = _take(user, wrote, target, folder)
+        backup = _take(user, previous, version, folder)
     except (OwnerProblem, drop_box.BackupError) as error:
         missing = str(error) == NO_DATABASE
-        if missing and not in_scratch:  # whatever is there once they can be moved has not been tried
-            rejections.note_untried(this_host().journal, target, [user])
+        if missing and not in_scratch:  # databases that appear later have not been tried
+            rejections.note_untried(this_host().journal, version, [user])
         return {
             "user": user,
             "path": "",
@@ -263,33 +265,33 @@ def back_up(user: str, wrote: str, target: str, in_scratch: bool) -> Snapshot:
             "schema": {},
         }
     return {
-        "user": user, "path": made.path, "bytes": made.size_bytes, "level": made.level,
-        "fingerprint": made.fingerprint, "problem": "", "missing": False,
-        "files": {name: str(path) for name, path in made.paths.items()}, "schema": made.schema,
+        "user": user, "path": backup.path, "bytes": backup.size_bytes, "level": backup.level,
+        "fingerprint": backup.fingerprint, "problem": "", "missing": False,
+        "files": {name: str(path) for name, path in backup.paths.items()}, "schema": backup.schema,
     }  # fmt: skip
 
 
-def _take(user: str, wrote: str, target: str, folder: Path | None) -> catalog.Backup:
-    """Take a snapshot after the user's old ones are removed; on a disk without room for it, once more after everything old is.
+def _take(user: str, previous: str, version: str, folder: Path | None) -> catalog.Backup:
+    """Take a snapshot after removing the user's old ones; if the disk is too full, remove everything old and retry once.
 
-    A dry run removes nothing, and neither does a run that goes back: it has chosen a snapshot already.
+    A dry run removes nothing. Nor does a rollback or restore, which has chosen a snapshot already.
     """
     host = this_host()
     goes_back = current_run().startswith(pruning.GOING_BACK)
     if folder is None and not goes_back:
         pruning.make_room(host, user)
     try:
-        return store.take(host, user, written_by=wrote, version=target, run=current_run(), folder=folder)
+        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
     except DiskError as error:
-        if folder is not None or goes_back or not (gone := pruning.prune(host, target)):
+        if folder is not None or goes_back or not (gone := pruning.prune(host, version)):
             raise
-        logger.warning("{}: {} old things were removed, and it is tried again", error, len(gone))
-        return store.take(host, user, written_by=wrote, version=target, run=current_run(), folder=folder)
+        logger.warning("{}: removed {} old snapshots and slots; retrying", error, len(gone))
+        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
 
 
-@step(syncs_first=False)
-def tried_on(version: str) -> list[str]:
-    """The users who are deferred to a version that has passed on their databases. Only reads."""
+@step(syncs_first=False, former_names=("tried_on",))
+def passed_users(version: str) -> list[str]:
+    """Return the users who are deferred to a version that passed on their databases. Only reads."""
     journal = this_host().journal
     return [
         entry.user
@@ -299,8 +301,8 @@ def tried_on(version: str) -> list[str]:
 
 
 @step()
-def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]:
-    """The users in the order of restarts. Only reads."""
+def canary_order(users: list[User], snapshots: list[Snapshot]) -> list[User]:
+    """Return the users in the order of restarts. Only reads."""
     if this_host().settings.canary.order == "map_order":
         return users
     size = {snapshot["user"]: snapshot["bytes"] for snapshot in snapshots}
@@ -310,44 +312,44 @@ def canary_order(users: list[Person], snapshots: list[Snapshot]) -> list[Person]
 # Changing the host --------------------------------------------------------------------------------------------------
 
 
-@step()
-def link_everyone(default: str) -> list[str]:
-    """Gives every account that has no link one to the version it has now, so that the default can move. Repeating it finds nothing to do.
+@step(former_names=("link_everyone",))
+def assign_explicitly(default: str) -> list[str]:
+    """Assign its present version to each account that follows the default, so that the default can move. Idempotent.
 
-    Every account that may have a t3, managed or not: see `everybody.accounts`.
+    Covers every account that may have a t3, managed or not: see `t3_accounts.accounts`.
     """
     return t3_accounts.link(this_host(), default)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def accept(version: str) -> None:
-    """Make a version the default and the last good one, and remove what is old by now. Idempotent: two renames, and pruning finds less to do."""
+    """Make a version the default and the last good one, and remove what is obsolete. Idempotent: two renames and a prune."""
     host = this_host()
-    _lead_to(version)
+    _set_default(version)
     accepted = [entry for entry in facts.read(host.journal, ACCEPTED) or [] if entry != version]
     facts.write(host.journal, ACCEPTED, [*accepted, version])
     facts.write(host.journal, TO_BE_ACCEPTED, None)
     pruning.prune(host)
 
 
-@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
-def return_to(version: str) -> None:
-    """Moves default and last-good, for a version that all were taken back to: the last that was accepted by a bump is still the one that they left.
+@step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError), former_names=("return_to",))
+def restore_default(version: str) -> None:
+    """Move default and last-good to a version that all users were rolled back to. Idempotent.
 
-    Idempotent. What is old by now is removed.
+    The last accepted version on record stays the one that they left.
     """
-    _lead_to(version)
+    _set_default(version)
     pruning.prune(this_host())
 
 
-def _lead_to(version: str) -> None:
+def _set_default(version: str) -> None:
     """Move default and last-good.
 
-    Accounts that have come since get a link first, to what they have: else their next pairing would migrate under them.
+    First assign their present version to accounts that were created since: otherwise their next pairing would migrate their databases.
     """
     host = this_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
-        link_everyone.unjournaled(default)
+        assign_explicitly.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
     rejections.unreject(host.journal, version)
@@ -355,7 +357,7 @@ def _lead_to(version: str) -> None:
 
 @step()
 def freeze_tracking(reason: str) -> None:
-    """Writes the freeze file. Repeating it keeps the first reason."""
+    """Write the freeze file. A repeat keeps the first reason."""
     host = this_host()
     freezing.freeze(host.settings, host.journal, reason, by=current_run())
     logger.error("FROZEN: {}", reason)
@@ -363,25 +365,25 @@ def freeze_tracking(reason: str) -> None:
 
 @step()
 def alert(line: str) -> None:
-    """Writes a line to the log that alert rules match. Repeating it says it twice."""
+    """Log a line that alert rules match. A repeat logs it again."""
     logger.error("{}", line)
 
 
 @step()
 def reject(version: str, reason: str, users: list[str]) -> None:
-    """Remembers that a version failed, and on whose databases alone ([]: that is not known). Repeating it writes the same."""
+    """Record that a version failed, and for which users' databases ([]: not known). Idempotent."""
     rejections.reject(this_host().journal, version, reason, users)
 
 
 @step()
 def any_server_runs() -> bool:
-    """Whether the server of any user runs whom t3flow can manage. Only reads."""
+    """Return whether the server of any managed user runs. Only reads."""
     host = this_host()
     found = manageable.survey(host, [entry.name for entry in host.user_map().users])
     return any(each.server.active and not each.why for each in found.values())
 
 
 @step()
-def prune(spare: str = "") -> list[str]:
-    """Remove old snapshots, and slots but `spare` that nothing needs. Idempotent: repeating it finds less to do."""
-    return pruning.prune(this_host(), spare)
+def prune(version: str = "") -> list[str]:
+    """Remove old snapshots, and slots other than `version` that nothing needs. Idempotent."""
+    return pruning.prune(this_host(), version)

@@ -10,12 +10,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+WIDTH = 100
+ERASE = "\x1b[K"
+"""What a line of live progress begins with: the line that stays comes after the last of them."""
+
 
 def played() -> str:
     """What the demo writes to a terminal."""
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "t3flow", "demo"]
-    child = subprocess.Popen(words, env={**os.environ, "TERM": "dumb"}, stdin=theirs, stdout=theirs, stderr=theirs)
+    child = subprocess.Popen(
+        words,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(WIDTH)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     seen = b""
     while True:
@@ -30,9 +40,9 @@ def played() -> str:
 
 def main() -> None:
     """Draws from the first scene to the second."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Zac-ln-z]", "", played())
+    text = "\n".join(line.rpartition(ERASE)[2] for line in played().split("\n"))
     begin, end = text.index("A good nightly"), text.index("A nightly that breaks one")
-    console = Console(record=True, width=118, file=Path(os.devnull).open("w"))  # noqa: SIM115
+    console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w"))  # noqa: SIM115
     console.print(Text.from_ansi(text[text.rindex("\n", 0, begin) + 1 : text.rindex("\n", 0, end)].rstrip()))
     drawn = console.export_svg(title="t3flow demo")
     Path(sys.argv[1]).write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))

@@ -10,7 +10,7 @@ from typing import Any
 
 from t3flow import tasks
 from t3flow.adoption import shell_tracker, tracker_backups
-from t3flow.adoption.survey import Decision, Found, decide, is_version, known_schemas, look_around, versions_wanted
+from t3flow.adoption.survey import Decision, Found, decide, is_version, known_schemas, survey_host, versions_wanted
 from t3flow.deferrals import deferral
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
@@ -33,7 +33,7 @@ NO_END = 1e11
 
 def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     """The adoption, within the caller's saga. Raises StepFailed, Interrupted. With `dry_run` it ends with the decision, made on slots in scratch."""
-    found = look_around()
+    found = survey_host()
     if not dry_run:
         switch_timers(found["timers"], False)
     tasks.open_scratch()
@@ -48,7 +48,7 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
     )
     decision["notices"] += take_backups(found["folders"], decision["default"])
     take_markers(found["markers"], decision["deferrals"], decision["first"], decision["broken"])
-    note_adoption(what_was_adopted(), remembered(found))
+    note_adoption(adoption_record(), remembered(found))
     tasks.clean_scratch()
     put_launcher()
     return decision, results
@@ -77,7 +77,7 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], lis
     for version in wanted:
         try:
             if version == found["installed"]:
-                slot = take_in(version, dry_run, found["tree"], found["program"])
+                slot = import_install(version, dry_run, found["tree"], found["program"])
             else:
                 slot = tasks.stage(version, dry_run)["slot"]
         except StepFailed as failure:
@@ -86,7 +86,7 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], lis
         if version in known:
             schemas[version] = known[version]
             continue
-        verdict = trials.try_on(slot, version, [trials.empty_seed(version)], 1, NO_END)[0]
+        verdict = trials.run_trials(slot, version, [trials.empty_seed(version)], 1, NO_END)[0]
         if verdict["verdict"] == "pass":
             schemas[version] = verdict["schema"]
         else:
@@ -129,14 +129,14 @@ def switch_timers(timers: list[str], on: bool) -> None:
         this_host().services.switch(timer, on)
 
 
-@step()
-def leave_out(version: str, in_scratch: bool, tree: str, program: str) -> None:
+@step(former_names=("leave_out",))
+def undo_import(version: str, in_scratch: bool, tree: str, program: str) -> None:
     """Undo of taking a version in: its slot goes unless somebody was led to it. A second time finds nothing to do."""
     tasks.unstage.unjournaled(version, in_scratch)
 
 
-@step(interruptible=True, undo=leave_out)
-def take_in(version: str, in_scratch: bool, tree: str, program: str) -> str:
+@step(interruptible=True, undo=undo_import, former_names=("take_in",))
+def import_install(version: str, in_scratch: bool, tree: str, program: str) -> str:
     """Copies the global install into a slot; returns its path. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
     host = this_host()
     versions_dir = versions_dir_for(in_scratch)
@@ -236,8 +236,8 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
         shell_tracker.move_markers(shell_tracker.markers_dir(host), shell_tracker.markers_aside(host), list(markers))
 
 
-@step()
-def what_was_adopted() -> dict[str, Any]:
+@step(former_names=("what_was_adopted",))
+def adoption_record() -> dict[str, Any]:
     """What an earlier adoption noted; empty for none. Only reads."""
     return dict(facts.read(this_host().journal, ADOPTED) or {})
 

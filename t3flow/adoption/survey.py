@@ -70,8 +70,8 @@ def versions_wanted(found: Found) -> list[str]:
     return sorted(wanted or {found["tag"]}, key=parse)
 
 
-@step(interruptible=True)
-def look_around() -> Found:
+@step(interruptible=True, former_names=("look_around",))
+def survey_host() -> Found:
     """What the shell tracker has left. Only reads."""
     host = this_host()
     paths = host.settings.paths
@@ -95,7 +95,7 @@ def look_around() -> Found:
         "servers": {user: said_version(user) for user in mapped},
         "links": {user: slots.assigned(paths.versions_dir, user) or "" for user in mapped},
         "folders": tracker_backups.folders(host, mapped),
-        "is_frozen": bool(tasks.held.unjournaled()),
+        "is_frozen": bool(tasks.frozen_reason.unjournaled()),
         "unmanaged": {user: why for user, (_, why) in manageable.survey(host, mapped).items() if why},
         "others": unlinked,
         "overwritten": bool(default) and not launcher.is_launcher(paths.launcher),

@@ -8,7 +8,7 @@ from typing import Any
 
 from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
-from t3flow.adoption.adopt import ADOPTED, switch_timers, what_was_adopted
+from t3flow.adoption.adopt import ADOPTED, adoption_record, switch_timers
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
@@ -23,22 +23,22 @@ from t3flow.host.services import running_version
 
 def give_back(dry_run: bool) -> str:
     """Undoes the adoption of the host; returns what was done. Raises StepFailed with the reason where nothing is to be undone, or may be."""
-    noted = what_was_adopted()
-    version = check_giving_back(noted)
+    noted = adoption_record()
+    version = check_undo(noted)
     if dry_run:
         return f"would put {version or 'no t3'} back at the launcher's place, and on: {', '.join(noted['timers']) or 'no timer'}"
     with current_flow().shielded():
-        bring_back_launcher()
+        restore_launcher()
         end_deferrals()
         drop_links()
-        bring_back_markers(list(noted["markers"]), noted["folders"])
+        restore_markers(list(noted["markers"]), noted["folders"])
         switch_timers(noted["timers"], True)
-        forget()
+        clear_adoption()
     return f"the launcher is {version or 'gone'} again, servers run on; on again: {', '.join(noted['timers']) or 'no timer'}"
 
 
-@step()
-def check_giving_back(noted: dict[str, Any]) -> str:
+@step(former_names=("check_giving_back",))
+def check_undo(noted: dict[str, Any]) -> str:
     """The version that everybody would run again. Raises OldTrackerError where somebody could not pair then. Only reads."""
     host = this_host()
     if not noted:
@@ -70,8 +70,8 @@ def check_giving_back(noted: dict[str, Any]) -> str:
     return there.version
 
 
-@step()
-def bring_back_launcher() -> None:
+@step(former_names=("bring_back_launcher",))
+def restore_launcher() -> None:
     """Puts the former launcher back by one rename. Repeating it finds it there."""
     launcher.bring_back_former(this_host().settings.paths.launcher)
 
@@ -96,8 +96,8 @@ def drop_links() -> None:
     slots.remove_partials(versions_dir)
 
 
-@step()
-def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
+@step(former_names=("bring_back_markers",))
+def restore_markers(users: list[str], folders: dict[str, list[int]]) -> None:
     """Moves the markers back, and gives the folders of backups back to their owners. Repeating it finds it done.
 
     Also of those who were migrated since: the shell tracker's drainer drops a marker whose user was restarted.
@@ -107,8 +107,8 @@ def bring_back_markers(users: list[str], folders: dict[str, list[int]]) -> None:
     tracker_backups.give_back(host, folders)
 
 
-@step()
-def forget() -> None:
+@step(former_names=("forget",))
+def clear_adoption() -> None:
     """Forgets that the host was adopted. Repeating it is harmless."""
     for key in (ADOPTED, running_version.OLD_SERVERS, tasks.ACCEPTED):
         facts.write(this_host().journal, key, None)

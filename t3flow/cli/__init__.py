@@ -1,4 +1,4 @@
-"""The command line: one file a group of verbs. What is heavy is imported by the command that needs it."""
+"""The command line, one module for each group of commands. A command imports heavy modules itself."""
 
 import gc
 import os
@@ -10,11 +10,12 @@ EXIT_USAGE = 2
 
 
 def main() -> None:
-    """Runs a command; every refusal is one line and an exit code, never a traceback."""
-    gc.disable()  # what is imported stays: looking for garbage in it takes a tenth of a command's time
+    """Run a command. Errors become one line and an exit code, never a traceback."""
+    gc.disable()  # collecting garbage during imports takes a tenth of a command's time and finds none
     import click
 
     from t3flow import T3flowError
+    from t3flow.cli.output import wrapped
     from t3flow.cli.root import root
 
     gc.enable()
@@ -31,18 +32,17 @@ def main() -> None:
         sys.exit(0)
     except T3flowError as error:
         for line in str(error).splitlines():
-            click.echo(f"t3flow: {line}", err=True)
+            click.echo(wrapped(line, first="t3flow: ", stream=sys.stderr), err=True)
         sys.exit(getattr(error, "exit_code", 1))
     except PermissionError as error:
         if os.geteuid() == 0:
             internal(error)
         else:
             words = shlex.join(["t3flow", *sys.argv[1:]])
-            click.echo(
-                f"t3flow: only root may use {error.filename or 'this part of the host'}; run: sudo {words}", err=True
-            )
+            text = f"only root may use {error.filename or 'this part of the host'}; run: sudo {words}"
+            click.echo(wrapped(text, first="t3flow: ", stream=sys.stderr), err=True)
         sys.exit(1)
-    except OSError as error:  # a full disk, a limit: the host's trouble, and none of this program's
+    except OSError as error:  # a full disk, a limit: the host's problem, not a bug
         if os.environ.get("T3FLOW_DEBUG"):
             traceback.print_exc()
         click.echo(f"t3flow: {error.filename or 'this host says'}: {error.strerror or error}", err=True)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def internal(error: Exception) -> None:
-    """Says what nobody foresaw, in one line."""
+    """Report an unexpected error in one line."""
     if os.environ.get("T3FLOW_DEBUG"):
         traceback.print_exc()
     print(f"t3flow: internal error: {error!r}; T3FLOW_DEBUG=1 shows where", file=sys.stderr)

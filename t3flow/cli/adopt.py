@@ -1,4 +1,4 @@
-"""`t3flow adopt`: taking over a host that ran the earlier shell tracker, and giving it back."""
+"""`t3flow adopt`: take over a host from the shell tracker, or return it."""
 
 import click
 
@@ -7,12 +7,12 @@ from t3flow.cli.enqueue import begin
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
-@click.option("--undo", is_flag=True, help="Give the host back as it was: launcher, timers, markers.")
+@click.option("--dry-run", is_flag=True, help="Show what adopt would do; change nothing.")
+@click.option("--undo", is_flag=True, help="Return the host to the shell tracker: launcher, timers, markers.")
 @as_json
 def adopt(dry_run: bool, undo: bool, as_json: bool) -> int:
-    """Take over from the shell tracker, without stopping a server. Can be repeated. Example: t3flow adopt --dry-run
+    """Take over the host from the shell tracker without stopping a server. Example: t3flow adopt --dry-run
 
-    It is a run of the consumer's, which must be up: one run changes the host at a time, and one that is cut off goes on.
+    May be repeated. The consumer executes it as a run and must be running; an interrupted run resumes.
     """
     return begin("adopt", {"dry_run": dry_run, "undo": undo}, True, as_json)

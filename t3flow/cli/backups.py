@@ -1,6 +1,5 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +9,27 @@ from t3flow import T3flowError
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
-from t3flow.cli.output import dump, say, table
-from t3flow.state.short_versions import shortener
+from t3flow.cli.output import dump, say, table, tell
+from t3flow.state.short import short_backup, shortener
 from t3flow.state.times import ago, rfc3339
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host
 
 
-SNAPSHOT = re.compile(r"state-prebump-.+-(\d{8}T\d{6,}Z)\.sqlite")
-
-
 class ListedOrDropped(Commands):
-    """`backups [USER]` lists; `backups drop …` is its one command."""
+    """The group `backups`: without a command it lists."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Whatever is no command is a user."""
+        """Take a word that is no command for a user."""
         if args and args[0] not in self.commands:
             return "list", self.commands["list"], args
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without a command it lists, and takes the options of that."""
+        """Add `list` where no command is given."""
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
             args = ["list", *args]
         return super().parse_args(ctx, args)
@@ -41,16 +37,16 @@ class ListedOrDropped(Commands):
 
 @click.group(cls=ListedOrDropped)
 def backups() -> None:
-    """The snapshots and kept databases of USER, or of everybody; drop one."""
+    """List the snapshots and kept databases of USER, or of all users; drop one."""
 
 
 @backups.command("list")
 @click.argument("user", required=False, shell_complete=complete.users)
 @as_json
 def list_backups(user: str | None, as_json: bool) -> None:
-    """The snapshots, and what was kept when it was replaced: one line for each set of databases. Example: t3flow backups ada
+    """List snapshots and databases that were kept when replaced. Example: t3flow backups ada
 
-    A snapshot is listed by the time in its name, by which drop and restore know it too; --json has the whole name.
+    A snapshot is listed by the time in its name; drop and restore accept that form. --json has full names, schema levels and sizes.
     """
     read = settings()
     host = open_host(read)
@@ -67,7 +63,7 @@ def list_backups(user: str | None, as_json: bool) -> None:
     rows = [
         [
             *(() if user else (each["user"],)),
-            _short_name(each["backup"]),
+            short_backup(each["backup"]),
             short.get(each["version"], "-"),
             ago(each["created"]),
             _in_megabytes(each["bytes"]),
@@ -81,31 +77,25 @@ def list_backups(user: str | None, as_json: bool) -> None:
         click.echo(f"missing: {line}")
 
 
-def _short_name(backup: str) -> str:
-    """The part of a backup's name that tells it from the user's others: the time of a snapshot, the whole of another."""
-    found = SNAPSHOT.fullmatch(backup)
-    return found[1] if found else backup
-
-
 def full_name(found: list[str], backup: str) -> str:
-    """The name of the backup that a person means by its name or its short form. Raises nothing: one that is not there stays as it is."""
-    return next((name for name in found if backup in (name, _short_name(name))), backup)
+    """Return the backup that a name or short form means; a name that none has is returned as it is."""
+    return next((name for name in found if backup in (name, short_backup(name))), backup)
 
 
 def _databases(files: dict[str, int | None]) -> str:
-    """The databases of a set."""
+    """Return the names of the databases of a set."""
     from t3flow.t3.files import IDENTITY_FILES
 
     return ", ".join(name for name in files if name not in IDENTITY_FILES) or "-"
 
 
 def _in_megabytes(size: int | None) -> str:
-    """A size for people."""
+    """Return a size for people."""
     return "MISSING" if size is None else f"{size / 1e6:.1f} MB"
 
 
 def _size(path: Path) -> int | None:
-    """The bytes of a file; None for one that is gone."""
+    """Return the size of a file in bytes; None for a file that is gone."""
     try:
         return path.stat().st_size
     except OSError:
@@ -113,7 +103,7 @@ def _size(path: Path) -> int | None:
 
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
-    """What there is of these users, by user and time; who cannot be asked is told of on stderr."""
+    """Return the backups of these users, by user and time. A user whose kept databases cannot be read is reported on stderr."""
     from t3flow.host.backups import replaced
     from t3flow.host.records import catalog
     from t3flow.t3.files import userdata
@@ -160,9 +150,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 @backups.command()
 @click.argument("user", shell_complete=complete.users)
 @click.argument("backup")
-@click.option("--force", is_flag=True, help="Also one that is younger than 14 days, or the last of its version.")
+@click.option("--force", is_flag=True, help="Drop it even if it is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
-    """Remove one BACKUP of USER for good. Example: t3flow backups drop ada replaced-20260609T041500Z"""
+    """Delete one BACKUP of USER. Example: t3flow backups drop ada replaced-20260609T041500Z"""
     from t3flow.host.backups import replaced
     from t3flow.host.backups import store as snapshots
     from t3flow.host.records import catalog
@@ -171,7 +161,9 @@ def drop(user: str, backup: str, force: bool) -> None:
     known_users(read, (user,))
     host = open_host(read)
     if busy := host.journal.query("select run from locks"):
-        raise T3flowError(f"{busy[0][0]} is changing the host and may need it: wait until it has ended (t3flow show)")
+        raise T3flowError(
+            f"{busy[0][0]} is changing the host and may need the backup: wait until the run has ended; see t3flow show"
+        )
     theirs = catalog.backups(host.journal, user)
     backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
@@ -188,7 +180,7 @@ def drop(user: str, backup: str, force: bool) -> None:
         replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
-    click.echo(f"{backup} of {user} is gone")
+    tell(f"Removed the backup {backup} of {user}")
 
 
 @click.command()
@@ -197,9 +189,10 @@ def drop(user: str, backup: str, force: bool) -> None:
 @wait
 @as_json
 def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
-    """Put one BACKUP of USER in place, with its version; the present one is kept. Example: t3flow restore ada NAME --wait
+    """Restore one BACKUP of USER with the version it belongs to. Example: t3flow restore ada NAME --wait
 
-    Freezes first, as a rollback does, and asks nobody whether they are at work. `t3flow backups USER` has the names.
+    Keeps the present database. Freezes tracking first, as a rollback does, and does not ask whether USER is busy. `t3flow backups USER` lists the
+    names.
     """
     from t3flow.host.records import catalog
     from t3flow.rollout.bake import ROLLBACK_PRIORITY

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UsageError(T3flowError):
-    """Wrong usage that only the host's state shows."""
+    """Wrong usage that only the state of the host reveals."""
 
     exit_code = 2
 
@@ -35,30 +35,28 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON documen
 
 
 def settings() -> Settings:
-    """The settings that this call reads. Raises SettingsError."""
+    """Return the settings of this command. Raises SettingsError."""
     path: str | None = click.get_current_context().find_root().params.get("config")
     return settings_module.load(Path(path) if path else None, os.environ)
 
 
 def open_host(read: Settings) -> "Host":
-    """The host, for commands that look at it."""
+    """Return the host, for commands that read it. Raises JournalError."""
     from t3flow.host.host import COMMANDS_LOCK, open_host
 
     return open_host(read, journal(read), children_lock=COMMANDS_LOCK)
 
 
 def require_consumer(read: Settings) -> int:
-    """The consumer's pid. Raises NoConsumer."""
+    """Return the pid of the consumer. Raises NoConsumer."""
     pid = consumer_pid(read.paths.state_dir)
     if pid is None:
-        raise NoConsumer(
-            "no consumer runs, so nothing was enqueued; start it: systemctl start t3flow (or: t3flow consumer)"
-        )
+        raise NoConsumer("no consumer is running, so nothing was enqueued; start it with: systemctl start t3flow")
     return pid
 
 
 def hint(read: Settings, run: str) -> None:
-    """Tell the consumer at once of a run that is journaled. Without a queue it finds an urgent one within seconds, others once the queue is back."""
+    """Send the consumer a hint about a journaled run. Without a queue it finds an urgent run within seconds, others when the queue is back."""
     from t3flow.engine.queue import open_queue, queue_key
     from t3flow.host.records import facts
 
@@ -75,7 +73,7 @@ def hint(read: Settings, run: str) -> None:
 
 
 def known_users(read: Settings, users: tuple[str, ...]) -> list[str]:
-    """The users named. Raises UsageError for one that the user map does not have."""
+    """Return the users named. Raises UsageError for a user who is not in the user map."""
     if not users:
         return []
     from t3flow.settings.user_map import read_user_map
@@ -84,7 +82,7 @@ def known_users(read: Settings, users: tuple[str, ...]) -> list[str]:
     for user in users:
         if user not in known:
             some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-            raise UsageError(f"{user!r} is no user of {read.paths.user_map}; it has: {some or 'nobody'}")
+            raise UsageError(f"{user!r} is not in {read.paths.user_map}, which has {some or 'no users'}")
     return list(users)
 
 

@@ -4,8 +4,8 @@ import click
 
 
 class Commands(click.Group):
-    """A group whose commands are listed in the order in which they were added."""
+    """A group that lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, as added."""
+        """Return the names in that order."""
         return list(self.commands)

@@ -1,4 +1,4 @@
-"""What a shell offers for values: users and runs. What cannot be read is not offered, and never a traceback in somebody's prompt."""
+"""Shell completion of users and runs. What cannot be read is not offered; a traceback never reaches the prompt."""
 
 import os
 from contextlib import suppress
@@ -14,7 +14,7 @@ NEWEST_RUNS = 20
 
 
 def users(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The users of the map that begin so, and are not on the line yet."""
+    """Return the users of the map that start with `incomplete` and are not on the line yet."""
     from t3flow.settings.user_map import read_user_map
 
     there = context.params.get(parameter.name or "") or ()
@@ -25,7 +25,7 @@ def users(context: click.Context, parameter: click.Parameter, incomplete: str) -
 
 
 def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The newest runs that begin so."""
+    """Return the newest runs that start with `incomplete`."""
     from t3flow.state.sources import journal
 
     with suppress(T3flowError, OSError):
@@ -35,6 +35,6 @@ def runs(context: click.Context, parameter: click.Parameter, incomplete: str) ->
 
 
 def _settings(context: click.Context) -> Settings:
-    """The settings that the line would read. Raises SettingsError."""
+    """Return the settings that the line would use. Raises SettingsError."""
     path: str | None = context.find_root().params.get("config")
     return settings_module.load(Path(path) if path else None, os.environ)

@@ -1,4 +1,4 @@
-"""`t3flow doctor`: is this host as it must be?"""
+"""`t3flow doctor`: check the host."""
 
 import click
 
@@ -8,13 +8,16 @@ from t3flow.engine.journal import JournalError
 
 
 @click.command()
-@click.option("--fix", is_flag=True, help="Apply the remedies that stop nothing and change nothing of a user's first.")
+@click.option(
+    "--fix", is_flag=True, help="First apply the remedies that stop no server and change nothing of a user's."
+)
 @as_json
 def doctor(fix: bool, as_json: bool) -> int:
-    """Check the host and what must always hold: one line a finding, with its mend; exit 1 with findings. Example: t3flow doctor --fix
+    """Check the host and the invariants of t3flow. Example: t3flow doctor --fix
 
-    With --fix the launcher is put back, modes are mended, accounts without a link get one, leftovers go: a line for each thing that was done
-    (with --json on stderr). No server is stopped and nothing of a user's is touched. The findings are what is left then.
+    Prints each finding with its remedy, and exits 1 if there is one. With --fix, first reinstalls the launcher, corrects modes, links accounts that
+    have no link, and removes leftovers; it prints each change (with --json on stderr), stops no server, and changes nothing of a user's. The
+    findings are what is left afterwards.
     """
     from t3flow.state.doctor import CHECKS, Finding, examine, remedies
 

@@ -1,4 +1,4 @@
-"""`t3flow enqueue`: forced runs."""
+"""`t3flow enqueue`: start runs now."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ from t3flow.cli.base import (
 )
 from t3flow.cli.output import dump, say
 
-wait = click.option("--wait", is_flag=True, help="Follow the run to its end.")
-dry_run = click.option("--dry-run", is_flag=True, help="Try and report; change nothing.")
+wait = click.option("--wait", is_flag=True, help="Follow the run until it ends.")
+dry_run = click.option("--dry-run", is_flag=True, help="Try and report, but change nothing.")
 
 
 def some_users(flag: str, what: str, *name: str) -> Command:
-    """An option that names users, one each time; what it is for, and (given) the name that the command knows it by."""
-    meant = f"{what}; may be repeated."
+    """Return an option that names one user each time; `what` is its help, `name` the name of its parameter where that differs."""
+    meant = f"{what}. Repeatable."
     return click.option(flag, *name, metavar="USER", multiple=True, shell_complete=complete.users, help=meant)
 
 
@@ -33,29 +33,30 @@ def some_users(flag: str, what: str, *name: str) -> Command:
 def enqueue() -> None:
     """Start a run now: bump, drain or rollback.
 
-    The run is the consumer's: it goes on when this command, its terminal or its t3 session ends. The command prints the run's id;
-    with --wait it follows the run and exits by its outcome.
+    The consumer executes the run, so it continues when this command, its terminal, or its t3 session ends. The command prints the run's id; with
+    --wait it follows the run and exits by its outcome.
     """
 
 
 @enqueue.command()
-@click.option("--target", metavar="VERSION", help="This version instead of the tag's or the pin's.")
-@click.option("--again", is_flag=True, help="Also a version that was rejected before.")
+@click.option("--target", metavar="VERSION", help="Move to this version instead of the tag's or the pin's.")
+@click.option("--again", is_flag=True, help="Try a version that was rejected before.")
 @some_users("--without", "Leave this user out")
 @dry_run
 @wait
 @as_json
 def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: bool, wait: bool, as_json: bool) -> int:
-    """Look for a new version and give it to everybody. Example: t3flow enqueue bump --wait
+    """Move all users to a new version. Example: t3flow enqueue bump --wait
 
-    The version is staged, every database is backed up, and the gate tries it on a copy of each. Then idle users are restarted one at a time,
-    each verified through the dispatch; who is at work is deferred. If it fails in place, the user is taken back, database and program,
-    tracking is frozen and the version remembered. --target may go back to an older version only within a schema level;
-    beyond it, see enqueue rollback. It goes on though no user pairs before, so that a build that broke pairing can be left.
+    Stages the version, backs up every database, and tries the version on a copy of each. Then restarts idle users one at a time and verifies each
+    through the dispatch; busy users are deferred. If the version fails for a user, that user is rolled back, database and program, tracking is
+    frozen, and the version is rejected. --target may name an older version only within a schema level; to go back further, use enqueue rollback.
+    A bump with --target continues even if no user can pair, so that a build that broke pairing can be replaced.
 
-    A bump to the default moves those who do not run it. Users left out by --without are held until a drain by hand or a bump without it.
+    A bump to the default version moves the users who do not run it. Users left out with --without wait until they are drained by hand or a later
+    bump includes them.
 
-    --dry-run stages and gates, says which it would be, and leaves nothing.
+    --dry-run stages and gates the version, reports the result, and removes everything again.
 
     \b
     Outcomes with exit code 0: updated, up_to_date, refused_downgrade, refused_channel,
@@ -79,17 +80,17 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
 
 @enqueue.command()
 @click.argument("users", metavar="[USER]...", nargs=-1, shell_complete=complete.users)
-@some_users("--ignore-processes", "Jobs of this user's that still run do not count, and end with the server")
+@some_users("--ignore-processes", "Ignore processes that this user left running; they end with the server")
 @dry_run
 @wait
 @as_json
 def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bool, wait: bool, as_json: bool) -> int:
-    """Try pending deferrals now, whatever the window; only who is idle. Example: t3flow enqueue drain ada --wait
+    """Try pending deferrals now, outside the window too. Example: t3flow enqueue drain ada --wait
 
-    Of everybody, or of the USERs named. Who has a live turn, or had one less than deferral.quiet_seconds ago, is not restarted, whatever
-    is asked for; they stay deferred. --dry-run says who would be moved now.
+    All deferred users, or each USER named. Only idle users are restarted: a user with a live turn, or one that ended less than
+    deferral.quiet_seconds ago, stays deferred whatever the options. --dry-run reports who would be restarted now.
 
-    Outcomes: updated (somebody was moved), up_to_date (nobody), dry_run_passed, rolled_back, cancelled, frozen, error.
+    Outcomes: updated (at least one user was restarted), up_to_date (no user was), dry_run_passed, rolled_back, cancelled, frozen, error.
 
     \b
     Example: t3flow enqueue drain ada --ignore-processes ada --wait
@@ -97,7 +98,7 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
     read = settings()
     if users and (others := set(ignore_processes) - set(users)):
         raise UsageError(
-            f"--ignore-processes {min(others)}: {min(others)} is not among the users to drain: name them too"
+            f"--ignore-processes {min(others)}: {min(others)} is not among the users to drain; name the user there too"
         )
     args = {
         "users": known_users(read, users),
@@ -108,24 +109,28 @@ def drain(users: tuple[str, ...], ignore_processes: tuple[str, ...], dry_run: bo
 
 
 @enqueue.command()
-@click.option("--to", metavar="VERSION", help="This version instead of each user's before the last accepted bump.")
-@some_users("--user", "Only this user", "users")
+@click.option(
+    "--to",
+    metavar="VERSION",
+    help="Go back to this version instead of each user's version before the last accepted bump.",
+)
+@some_users("--user", "Roll back only this user", "users")
 @wait
 @as_json
 def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) -> int:
-    """Freeze, then take users back, at work or not. Example: t3flow enqueue rollback --user ada --wait
+    """Freeze tracking and roll users back, busy or idle. Example: t3flow enqueue rollback --user ada --wait
 
-    Tracking is frozen when the command returns. The rollback goes before every other run: a bump, a dry run or an adoption that has the
-    host ends, a deferral's drain tries again later; only a user whose server is being restarted is seen through first.
+    Tracking is frozen when the command returns. The rollback precedes every other run: a bump, dry run or adoption in progress ends, and a drain
+    tries again later; a restart in progress is finished first.
 
-    Each user's server is stopped without asking whether they are at work, their database is kept aside in userdata/replaced-TIME, the
-    snapshot that belongs to the version is put in place, the server started and verified. Where the version knows the database as it is,
-    the program alone goes back. Who cannot be taken back stays as they are, with the reason. It may be asked for from inside a t3 session,
-    and goes on when that ends.
+    Each server is stopped without asking whether its user is busy. The present database is kept in userdata/replaced-TIME, the snapshot that
+    belongs to the older version is put in place, and the server is started and verified. If the older version knows the present database, only the
+    program goes back. If a user cannot be rolled back, that user keeps the present version and the run reports why. You may run this from inside a
+    t3 session; it continues when the session ends.
 
-    Afterwards tracking is frozen and the versions left are remembered: t3flow unfreeze.
+    Afterwards tracking stays frozen and the versions left are rejected. To resume: t3flow unfreeze.
 
-    Outcomes: done, cancelled, error (somebody was left as they are).
+    Outcomes: done, cancelled, error (a user could not be rolled back).
 
     \b
     Example: t3flow enqueue rollback --to 0.0.24 --wait
@@ -142,7 +147,7 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
 
 
 def exact_version(option: str, text: str | None) -> str | None:
-    """The version that an option names. Raises UsageError."""
+    """Return the version that an option names; None without one. Raises UsageError."""
     from t3flow.t3.versions import InvalidVersion, parse
 
     try:
@@ -154,9 +159,9 @@ def exact_version(option: str, text: str | None) -> str | None:
 def begin(
     workflow: str, args: dict[str, Any], wait: bool, as_json: bool, priority: int = 0, *, freeze_because: str = ""
 ) -> int:
-    """Journal a run, hint at it, and follow it if asked to. Return the exit code.
+    """Journal a run, send a hint, and follow the run if asked to. Return the exit code.
 
-    `freeze_because`: tracking is frozen, for this reason, before the run is journaled, so that the freeze holds when the command returns.
+    `freeze_because`: freeze tracking for this reason before the run is journaled, so that the freeze holds when the command returns.
     """
     from t3flow.cli.follow import follow
     from t3flow.engine.runs import new_run

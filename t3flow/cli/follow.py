@@ -13,7 +13,7 @@ from t3flow.engine.journal import Journal, Run
 from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 from t3flow.state.runs import LONG_SECONDS, Line, Narrator, activity
-from t3flow.state.short_versions import shortener
+from t3flow.state.short import shortener
 from t3flow.state.sources import consumer_pid
 from t3flow.state.times import duration
 

@@ -1,4 +1,4 @@
-"""Looking: status, deferrals, verify."""
+"""Commands that look at the host: status, deferrals, verify."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users, open_host, settings
-from t3flow.cli.output import cut, dump, styled, table, wrapped
+from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
 from t3flow.state.times import ago, ahead, epoch, soon
 
 LABEL = 12
@@ -15,12 +15,13 @@ LABEL = 12
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
-    """What is wrong, then who runs what. Example: t3flow status --json
+    """Show what is wrong, then the host and its users. Example: t3flow status --json
 
-    First a line for each problem, which ends with the command to run. Then what is followed, the run in progress with what it does at this moment,
-    and rejected versions; then each user: whether the server runs, the version (where the server still runs another than the assigned one: both),
-    how pairing went when last tried, and the deferral. A nightly is shortened to its end, such as …20260609.501; --json has it in full.
-    It changes nothing, and exits 0 whatever it finds: for alarms see verify and doctor.
+    Problems come first, each with the command to run. Then follow the tracked version, the run in progress with its current step, and rejected
+    versions. The table shows for each user whether the server runs, the assigned version (and the running one, if it differs), the result of the
+    last pairing, and the deferral. Nightly versions are shortened to their end, such as …20260609.501; --json has them in full.
+
+    Changes nothing. Exits 0 whatever it finds; for alerts, use verify and doctor.
     """
     from t3flow.state import host, problems
 
@@ -28,7 +29,7 @@ def status(as_json: bool) -> None:
     if as_json:
         dump(found)
         return
-    for problem in problems.capitalized(problems.problems(found)):
+    for problem in problems.problems(found):
         click.echo(styled(wrapped(problem), fg="red"))
     for label, text in summary(found):
         click.echo(wrapped(text, " " * LABEL, f"{label:<{LABEL}}"))
@@ -38,7 +39,7 @@ def status(as_json: bool) -> None:
 
 
 def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The state of the host beside its users, line by line."""
+    """Return the lines about the host, each with its label."""
     from t3flow.state.host import next_bump
 
     consumer, default, good = found["consumer"], found["default_version"], found["last_good"]
@@ -60,9 +61,9 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def users_table(found: dict[str, Any]) -> None:
-    """Print each user's server, version, pairing and deferral."""
+    """Print the server, version, pairing and deferral of each user."""
     from t3flow.state.deferrals import in_words
-    from t3flow.state.short_versions import shortener
+    from t3flow.state.short import shortened, shortener
 
     users = found["users"].values()
     targets = [each["deferred"]["target"] for each in users if each["deferred"]]
@@ -75,7 +76,7 @@ def users_table(found: dict[str, Any]) -> None:
         version = short.get(led_to, "-")
         if runs and runs != led_to:
             version = f"{short[runs]}, assigned {version}"
-        waits = f"to {short[deferred['target']]}: {in_words(deferred)}" if deferred else ""
+        waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
@@ -86,26 +87,26 @@ def users_table(found: dict[str, Any]) -> None:
 @as_json
 @click.pass_context
 def deferrals(context: click.Context, as_json: bool) -> None:
-    """The pending deferral tasks: who waits, since when, why, and when they are asked again. Example: t3flow deferrals --json
+    """List the pending deferrals: who waits, since when, and for what. Example: t3flow deferrals --json
 
     \b
-    waits for:
-      active_turn       an agent is in mid-turn
+    waiting_for, in JSON:
+      active_turn       a turn is running
       quiet_period      the last turn ended less than deferral.quiet_seconds ago
-      running_process   something else runs below the server: detail names it
+      running_process   another process runs below the server: detail names it
       window            deferral.window is closed
-      server_stopped    the server does not run
-      unreadable_state  whether they are idle cannot be told: detail says why
+      server_stopped    the server is not running
+      unreadable_state  t3flow cannot tell whether the user is idle: detail says why
       frozen            tracking is frozen, or the version was rejected: detail says which
-      revoked           their task was taken out
-      held              a bump left them out as asked, or took them back: detail says which
-      host_busy         another run has the host, the disk for backups is full, or no user pairs
+      revoked           an operator revoked the task
+      held              a bump left the user out or rolled them back: detail says which
+      host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:
         return
     from t3flow.state.deferrals import deferrals as pending
     from t3flow.state.deferrals import in_words
-    from t3flow.state.short_versions import shortener
+    from t3flow.state.short import shortener
 
     found = pending(journal(settings()))
     if as_json:
@@ -132,24 +133,24 @@ def deferrals(context: click.Context, as_json: bool) -> None:
 @deferrals.command()
 @click.argument("user", shell_complete=complete.users)
 def revoke(user: str) -> None:
-    """Take USER's queued task out, until it is restored. Example: t3flow deferrals revoke ada
+    """Revoke the queued task of USER until it is restored. Example: t3flow deferrals revoke ada
 
-    They keep their version: no drain moves them. A later bump may.
+    USER keeps the present version: no drain moves USER. A later bump may.
     """
     _set_revoked(user, True)
-    click.echo(f"the deferral of {user} is revoked; put it back with: t3flow deferrals restore {user}")
+    tell(f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {user}")
 
 
 @deferrals.command()
 @click.argument("user", shell_complete=complete.users)
 def restore(user: str) -> None:
-    """Put USER's task back into the queue. Example: t3flow deferrals restore ada"""
+    """Put the revoked task of USER back into the queue. Example: t3flow deferrals restore ada"""
     _set_revoked(user, False)
-    click.echo(f"the deferral of {user} is back in the queue")
+    tell(f"The deferral of {user} is back in the queue")
 
 
 def _set_revoked(user: str, revoked: bool) -> None:
-    """The consumer enacts it within a second: the journal is what counts."""
+    """Record it in the journal; the consumer acts on it within a second. Raises UsageError for a user without a deferral."""
     from t3flow.host.records import deferral_records
 
     noted = journal(settings())
@@ -165,8 +166,8 @@ def _set_revoked(user: str, revoked: bool) -> None:
 def verify(users: tuple[str, ...], as_json: bool) -> int:
     """Pair each user through the dispatch, as a browser would. Example: t3flow verify ada
 
-    Everybody, or the USERs named. A request with the header that names the person must be answered 302 with the session's cookie, and the
-    session that it opens must be authenticated. Exits 1 if somebody cannot pair. What it saw is what status shows.
+    All users, or each USER named. The dispatch must answer a request for the user with 302 and the session cookie, and the session must be
+    authenticated. Exits 1 if a user cannot pair. status shows the result of the last attempt.
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -16,7 +16,7 @@ import click
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 LEAST_COLUMNS = 16
 GAP = "  "
-COMMAND = re.compile(r"^(.*[:;,] )((?:run |see )?(?:t3flow|systemctl) .*)$", re.DOTALL)
+COMMAND = re.compile(r"^(.*[:;,] )((?:run |see )?(?:sudo |)(?:t3flow|systemctl) .*)$", re.DOTALL)
 
 
 def dump(document: Any) -> None:
@@ -27,6 +27,11 @@ def dump(document: Any) -> None:
 def say(text: str) -> None:
     """Print a line for people beside the output."""
     click.echo(text, err=True)
+
+
+def tell(text: str) -> None:
+    """Print a sentence on stdout."""
+    click.echo(wrapped(text))
 
 
 def columns(stream: TextIO | None = None) -> int | None:

@@ -1,4 +1,4 @@
-"""Programs that go on: the consumer, and the demo."""
+"""`t3flow consumer` and `t3flow demo`."""
 
 import click
 
@@ -7,11 +7,11 @@ from t3flow.cli.base import settings
 
 @click.command()
 def consumer() -> None:
-    """Run the consumer in the foreground: what the systemd service starts. Example: t3flow consumer
+    """Run the consumer in the foreground, as the systemd service does. Example: t3flow consumer
 
-    It takes up every run that is journaled, and begins one by itself when the schedule says so. A second one refuses with the first
-    one's pid. SIGTERM, Ctrl-C or a closed terminal ends it at a safe point, which may take as long as one user's restart; a second one
-    changes nothing. A run under way goes on with the next consumer.
+    Resumes every run in the journal and starts runs on schedule. Only one consumer may run: a second one exits and names the pid of the first.
+    SIGTERM, Ctrl-C or a closed terminal ends it at a safe point, which may take as long as one restart; repeating the signal changes nothing. The
+    next consumer resumes a run that was in progress.
     """
     from t3flow.service import logs
     from t3flow.service.consumer import consume
@@ -22,15 +22,15 @@ def consumer() -> None:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the folder for a look.")
-@click.option("--plain", is_flag=True, help="No color.")
-@click.option("--real", "with_real", is_flag=True, help="The good nightly is the real t3, which npm fetches first.")
+@click.option("--keep", is_flag=True, help="Keep the folder.")
+@click.option("--plain", is_flag=True, help="Print without colors.")
+@click.option("--real", "with_real", is_flag=True, help="Use the real t3 as the good nightly; npm downloads it first.")
 def demo(keep: bool, plain: bool, with_real: bool) -> int:
-    """Play the main job on real parts in a temporary folder: a whole devvm. Example: t3flow demo --keep
+    """Play the main job on a complete host in a temporary folder. Example: t3flow demo --keep
 
-    A registry, servers with databases, the dispatch, a supervisor and a consumer; nothing outside the folder is touched. It takes about
-    a minute and exits 1 if anything was not as announced. It needs the packages of t3flow[sandbox].
-    With --real it takes some minutes, and exits 2 where the package (64 MB) cannot be fetched.
+    Starts a registry, servers with databases, the dispatch, a supervisor and a consumer, and changes nothing outside the folder. Takes about a minute
+    and exits 1 if a claim does not hold. Needs the packages of t3flow[sandbox]. With --real it takes some minutes, and exits 2 if the package (64 MB)
+    cannot be downloaded.
     """
     from t3flow.sandbox.demo import main
 

@@ -8,21 +8,21 @@ import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, hint, journal, settings
-from t3flow.cli.output import GAP, dump, styled, table, wrapped
+from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal, Run
-from t3flow.state.runs import SHORT_ID, activity, asked_for, short_id
-from t3flow.state.short_versions import shortened
+from t3flow.state.runs import activity, asked_for
+from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.times import ago, duration, rfc3339, when
 
 
 @click.command()
 @as_json
-@click.option("--limit", default=50, show_default=True, help="At most so many, the newest.")
+@click.option("--limit", default=50, show_default=True, help="Show at most this many, the newest.")
 def runs(as_json: bool, limit: int) -> None:
-    """Past and present runs, oldest first. Example: t3flow runs --limit 5
+    """List past and present runs, oldest first. Example: t3flow runs --limit 5
 
-    Each with its outcome, when it started, how long it took, and the reason, or what it does or waits for at this moment. Ids are shortened;
-    show, cancel and --json take or give them in full.
+    Shows for each run the outcome, the start, the duration, and the reason; for a run in progress, its current step. Ids are shortened; show and
+    cancel accept the short form, and --json has the full ids.
     """
     noted = journal(settings())
     found = noted.runs(limit=limit)
@@ -44,7 +44,7 @@ def runs(as_json: bool, limit: int) -> None:
 
 
 def sentence_of(noted: Journal, run: Run) -> str:
-    """What a run does now."""
+    """Return what a run does now; "" for one that has ended."""
     return activity(noted, run) if run.status == "running" else ""
 
 
@@ -52,10 +52,10 @@ def sentence_of(noted: Journal, run: Run) -> str:
 @click.argument("run", shell_complete=complete.runs)
 @as_json
 def show(run: str, as_json: bool) -> None:
-    """One RUN's whole history, step by step. Example: t3flow show bump-20260609T0412
+    """Show the history of RUN, step by step. Example: t3flow show bump-20260609T0412
 
-    RUN is an id, the start of one, or its short form, such as bump-1fb35f, if only one run has it. Each step in a sentence, each trial of the gate
-    with its checks and their evidence, then the outcome, with a line for each user.
+    RUN is an id, the start of an id, or a short form such as bump-1fb35f, if it names only one run. Shows each step in a sentence, each trial of the
+    gate with its checks and their evidence, then the outcome and the result of each user.
     """
     noted = journal(settings())
     found = noted.run(_full_id(noted, run))
@@ -98,10 +98,10 @@ def show(run: str, as_json: bool) -> None:
 @click.command()
 @click.argument("run", shell_complete=complete.runs)
 def cancel(run: str) -> int:
-    """Stop RUN at its next safe point, undoing what it must. Example: t3flow cancel bump-20260609T0412
+    """Stop RUN at its next safe point and undo what must be undone. Example: t3flow cancel bump-20260609T0412
 
-    Before the first restart everything is undone; after it nobody further is restarted, and who was still to come is deferred. A user whose
-    server is stopped just now is seen through first. The start of an id will do. Exits 1 if the run has ended already.
+    Before the first restart, the run is undone as a whole. After it, no further user is restarted and the remaining users are deferred; a restart in
+    progress is finished first. RUN is an id, its start, or its short form. Exits 1 if the run has ended.
     """
     from t3flow.engine.runs import send_signal
 
@@ -109,16 +109,16 @@ def cancel(run: str) -> int:
     noted = journal(read)
     found = noted.run(_full_id(noted, run))
     if found.status != "running":
-        click.echo(f"{found.id} has ended: {found.outcome}", err=True)
+        say(f"{found.id} has ended already: {found.outcome}")
         return 1
     send_signal(noted, found.id, "cancel")
     hint(read, found.id)
-    click.echo(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
+    tell(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
     return 0
 
 
 def _full_id(noted: Journal, text: str) -> str:
-    """The id of the one run that a text means: the id, its start, or its short form. Raises UsageError."""
+    """Return the id of the one run that a text names by its id, start or short form. Raises UsageError."""
     rows = noted.query("select id from runs where id = ? or substr(id, 1, ?) = ?", text, len(text), text)
     found = [str(row[0]) for row in rows]
     if text in found:

@@ -1,6 +1,6 @@
-"""What keeps a deferred user from being moved and will not end by itself: counted for each user and kind, said in the log, shown by `status`.
+"""Blockers: why a deferral does not progress and will not progress by itself. Counted per user and kind, logged, and shown by `status`.
 
-In a table of the journal's file that is made when first written to, so that an earlier t3flow still reads and writes the journal.
+The table is created on the first write, so that an earlier t3flow still reads and writes the journal.
 """
 
 import shlex
@@ -19,22 +19,22 @@ create table if not exists deferral_troubles (
     detail text not null, said real not null, primary key (user, kind)
 ) without rowid"""
 WRITTEN = "written"
-"""The databases are written to while a snapshot of them takes long."""
+"""The databases change while a snapshot of them takes long."""
 DRAIN = "drain"
-"""The deferral's run ended in an error."""
+"""The drain ended in an error."""
 RESTART = "restart"
-"""A restart failed for no fault of the version or of this user: others may meet it as well."""
+"""A restart failed for no fault of the version or of this user: other users may meet it as well."""
 OWN = "own"
-"""A restart failed for this user's own fault alone, such as a configuration or a port."""
-MANY = {WRITTEN: 3, DRAIN: 3, RESTART: 1, OWN: 1}
-"""From how many times on a trouble of a kind is said."""
-SAY_AGAIN_SECONDS = 86400.0
+"""A restart failed for a fault of this user's own, such as a configuration or a port."""
+LOG_FROM = {WRITTEN: 3, DRAIN: 3, RESTART: 1, OWN: 1}
+"""From how many occurrences on a blocker of a kind is logged."""
+LOG_AGAIN_SECONDS = 86400.0
 FORGOTTEN_SECONDS = 2 * 86400.0
-"""A trouble that was not met for so long is over: the next one is counted from 1."""
+"""A blocker that was not met for this long is over; the next one is counted from 1."""
 
 
-class Trouble(NamedTuple):
-    """A trouble of a user: how often it was met, since when and when last (epoch seconds), and what it is, for people."""
+class Blocker(NamedTuple):
+    """A blocker of a user: how often it was met, since when and when last (epoch seconds), and what it is, for people."""
 
     user: str
     kind: str
@@ -45,23 +45,20 @@ class Trouble(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The trouble with the command to run."""
+        """Return the blocker with the command to run."""
         user = shlex.quote(self.user)
-        often = f", {self.times} times so far" if self.times > 1 else ""
-        mend = {
+        often = f" ({self.times} times so far)" if self.times > 1 else ""
+        command = {
             WRITTEN: f"t3flow enqueue drain {user}",
             DRAIN: f"t3flow enqueue drain {user}",
             RESTART: "t3flow doctor",
             OWN: "t3flow doctor",
         }
-        return f"{self.detail}{often}; {mend[self.kind]}"
+        return f"{self.detail}{often}; {command[self.kind]}"
 
 
 def note(journal: Journal, user: str, kind: str, detail: str) -> int:
-    """Count that a trouble was met once more and return how often by now; once that is many, say so in the log, once a day.
-
-    Repeating it counts one more.
-    """
+    """Count one more occurrence of a blocker and return the count; once it is high enough, log it, once a day. A repeat counts one more."""
     now = time.time()
     detail = " ".join(detail.split())
     with journal.transaction() as connection:
@@ -73,18 +70,18 @@ def note(journal: Journal, user: str, kind: str, detail: str) -> int:
         if now - at > FORGOTTEN_SECONDS:
             count, since, said = 0, now, 0.0
         count += 1
-        is_said = count >= MANY[kind] and now - said > SAY_AGAIN_SECONDS
+        is_logged = count >= LOG_FROM[kind] and now - said > LOG_AGAIN_SECONDS
         connection.execute(
             "insert or replace into deferral_troubles values (?, ?, ?, ?, ?, ?, ?)",
-            (user, kind, count, since, now, detail, now if is_said else said),
+            (user, kind, count, since, now, detail, now if is_logged else said),
         )
-    if is_said:
-        logger.error("{}: {}", MARK, Trouble(user, kind, count, since, now, detail).line)
+    if is_logged:
+        logger.error("{}: {}", MARK, Blocker(user, kind, count, since, now, detail).line)
     return int(count)
 
 
 def forget(journal: Journal, user: str, kind: str | None = None) -> None:
-    """A user's troubles, or those of a kind, are over. Idempotent."""
+    """Drop a user's blockers, or those of a kind. Idempotent."""
     if tables.has_table(journal, "deferral_troubles"):
         with journal.transaction(synced=False) as connection:
             connection.execute(
@@ -92,23 +89,23 @@ def forget(journal: Journal, user: str, kind: str | None = None) -> None:
             )
 
 
-def of_user(journal: Journal, user: str, kind: str) -> Trouble | None:
-    """Return a user's trouble of a kind, however often it was met."""
+def of_user(journal: Journal, user: str, kind: str) -> Blocker | None:
+    """Return a user's blocker of a kind, however often it was met."""
     return next((each for each in _all(journal) if (each.user, each.kind) == (user, kind)), None)
 
 
-def last_of_others(journal: Journal, user: str, kind: str) -> Trouble | None:
-    """Return the trouble of a kind that another user met last."""
+def last_of_others(journal: Journal, user: str, kind: str) -> Blocker | None:
+    """Return the blocker of a kind that another user met last."""
     return next((each for each in reversed(_all(journal)) if each.kind == kind and each.user != user), None)
 
 
 def lines(journal: Journal) -> dict[str, str]:
-    """Return the users whose troubles are to be said → the newest one's line."""
-    return {each.user: each.line for each in _all(journal) if each.times >= MANY[each.kind]}
+    """Return each user with a blocker that is to be shown, with the line of the newest one."""
+    return {each.user: each.line for each in _all(journal) if each.times >= LOG_FROM[each.kind]}
 
 
-def _all(journal: Journal) -> list[Trouble]:
+def _all(journal: Journal) -> list[Blocker]:
     if not tables.has_table(journal, "deferral_troubles"):
         return []
     rows = journal.query("select user, kind, count, since, at, detail from deferral_troubles order by at")
-    return [Trouble(*row) for row in rows if row[1] in MANY]
+    return [Blocker(*row) for row in rows if row[1] in LOG_FROM]

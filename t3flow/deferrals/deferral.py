@@ -1,4 +1,4 @@
-"""The steps of deferrals: users who were busy, each with a run of their own that moves them later."""
+"""Deferrals: each user who was busy has one, with a drain that moves the user later."""
 
 import json
 import time
@@ -13,12 +13,12 @@ from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.records import deferral_records, facts, rejections
 from t3flow.settings import schedule
 
-YIELDED_SECONDS = 10.0
+RETRY_AFTER_YIELD_SECONDS = 10.0
 
 
 class Cause(TypedDict):
-    """Why a user is deferred. `is_behind`: a bump left them out or could not move them, which stands in `status` until they are moved, and the
-    target is tried on their databases first.
+    """Why a user is deferred. `is_behind`: a bump left the user out or could not move them; `status` shows that until they are moved, and the version
+    is tried on their databases first.
     """
 
     waiting_for: str
@@ -27,23 +27,23 @@ class Cause(TypedDict):
 
 
 @step()
-def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> None:
-    """Sees that each of these users has one pending deferral to the target, with a drain of its own. Repeating it finds them there.
+def defer(version: str, causes: dict[str, Cause], is_accepted: bool = False) -> None:
+    """Give each of these users one pending deferral to the version, with a drain of its own. Idempotent.
 
-    Unless it is accepted already, the target awaits acceptance from then on: by the bump itself, or by the first who is moved to it. It has passed
-    the gate, so that a rejection of earlier holds no deferral back.
+    Unless `is_accepted`, the version awaits acceptance from then on: by the bump itself, or by the first user who is moved to it. It has passed the
+    gate, so that an earlier rejection is dropped.
     """
     journal = this_host().journal
     if causes and not is_accepted:
-        rejections.unreject(journal, target)
-        facts.write(journal, TO_BE_ACCEPTED, target)
+        rejections.unreject(journal, version)
+        facts.write(journal, TO_BE_ACCEPTED, version)
     for user, cause in causes.items():
         if cause["is_behind"]:
-            left_behind.note(journal, user, target, cause["waiting_for"], cause["detail"])
-            rejections.note_untried(journal, target, [user])
+            left_behind.note(journal, user, version, cause["waiting_for"], cause["detail"])
+            rejections.note_untried(journal, version, [user])
         else:
             left_behind.forget(journal, user)
-    put_off(target, {user: cause["waiting_for"] for user, cause in causes.items()})
+    put_off(version, {user: cause["waiting_for"] for user, cause in causes.items()})
     with journal.transaction() as connection:
         for user, cause in causes.items():
             connection.execute(
@@ -52,23 +52,23 @@ def defer(target: str, causes: dict[str, Cause], is_accepted: bool = False) -> N
             )
 
 
-def put_off(target: str, waiting: dict[str, str]) -> None:
-    """As `defer`, to a version that is accepted."""
+def put_off(version: str, waiting: dict[str, str]) -> None:
+    """Defer users as `defer` does, to a version that is accepted."""
     host = this_host()
     for user, waiting_for in waiting.items():
         pending = deferral_records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
         run = run or drain_of(host, user)
         deferral_records.put_deferral(
-            host.journal, user, run, target, waiting_for, schedule.window_opens(host.settings, time.time())
+            host.journal, user, run, version, waiting_for, schedule.window_opens(host.settings, time.time())
         )
         wake(run)
 
 
 def drain_of(host: Host, user: str, *, make: bool = True) -> str:
-    """The run that sees a user's deferral through: one that is under way and on no record, as after a kill between the two, else a new one.
+    """Return the drain of a user's deferral: one that runs but is not on record, as after a crash between the two, else a new one.
 
-    Unless it is to `make` one, "" where none is under way.
+    Without `make`: "" if none runs.
     """
     found = host.journal.runs("workflow = 'drain' and status = 'running' and args = ?", json.dumps({"user": user}))
     if found or not make:
@@ -77,7 +77,7 @@ def drain_of(host: Host, user: str, *, make: bool = True) -> str:
 
 
 def wake(run: str) -> None:
-    """Makes a sleeping run due now."""
+    """Make a sleeping run due now."""
     host = this_host()
     with host.journal.transaction() as connection:
         connection.execute(
@@ -88,7 +88,7 @@ def wake(run: str) -> None:
 
 
 class Pending(TypedDict):
-    """A pending deferral as a drain needs it."""
+    """A pending deferral as a drain needs it. `version`: the present one."""
 
     user: str
     version: str
@@ -97,7 +97,7 @@ class Pending(TypedDict):
 
 @step()
 def pending_deferrals(users: list[str]) -> list[Pending]:
-    """The pending deferrals of these users, or of all. Only reads."""
+    """Return the pending deferrals of these users, or of all. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     return [
@@ -109,7 +109,7 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
 
 @step()
 def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
-    """Notes in the deferral why its user was not moved after all. Returns when to ask again: never at once. Repeating it counts one check more."""
+    """Record in the deferral why its user was not moved. Return when to check again, which is never at once. A repeat counts one more check."""
     host = this_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
@@ -122,9 +122,9 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
 
 @step()
 def note_yielded(user: str) -> float:
-    """Record that a drain freed the host for a more urgent run. Return when to ask again: soon. Repeating it counts one more check."""
-    host, at = this_host(), time.time() + YIELDED_SECONDS
-    detail = "a more urgent run, such as a rollback, went first"
+    """Record that a drain gave way to a more urgent run. Return when to check again, which is soon. A repeat counts one more check."""
+    host, at = this_host(), time.time() + RETRY_AFTER_YIELD_SECONDS
+    detail = "gave way to a more urgent run, such as a rollback"
     deferral_records.note_check(host.journal, user, "host_busy", detail, at)
     long_waits.note(host.journal, user, "host_busy", detail)
     return at
@@ -132,7 +132,7 @@ def note_yielded(user: str) -> float:
 
 @step()
 def settle_deferral(user: str) -> None:
-    """Ends a user's deferral and wakes its drain, held back or not, which then finds nothing to do. Repeating it is harmless."""
+    """End a user's deferral and wake its drain, revoked or not, which then ends as well. Idempotent."""
     host = this_host()
     left_behind.forget(host.journal, user)
     pending = deferral_records.deferral(host.journal, user)
@@ -147,5 +147,5 @@ def settle_deferral(user: str) -> None:
 
 @step()
 def awaits_acceptance(version: str) -> bool:
-    """Whether a version was the last to be given to people, and nobody could be moved to it yet. Only reads."""
+    """Return whether a version was the last to pass the gate and no user could be moved to it yet. Only reads."""
     return bool(facts.read(this_host().journal, TO_BE_ACCEPTED) == version)

@@ -1,4 +1,4 @@
-"""Steps that wait: the polling one of a deferred user, and the latest hour of a scheduled run."""
+"""Decide when a deferred user may be moved: the polling step of a drain, and the checks before a restart."""
 
 import time
 from typing import TypedDict
@@ -20,13 +20,13 @@ from t3flow.settings.user_map import UserMapError
 MOVED_SINCE = (
     "select 1 from runs where outcome = 'updated' and workflow in ('drain', 'drain_now') and updated > ? limit 1"
 )
-"""A drain that has moved somebody since then."""
+"""Finds a drain that moved a user since a time."""
 RESTARTING_SECONDS = 2.0
-"""How soon a user is looked at again whom another run is restarting."""
+"""How soon a user whom another run is restarting is checked again."""
 
 
 class Ready(TypedDict):
-    """A deferred user who is idle, or why nothing is left to do."""
+    """A deferred user who is idle, or why nothing is left to do. `version`: the present one."""
 
     nothing_to_do: str
     version: str
@@ -34,7 +34,7 @@ class Ready(TypedDict):
 
 
 class Wait(TypedDict):
-    """Why a user is not to be moved now, and when to ask again (epoch seconds)."""
+    """Why a user is not moved now, and when to check again (epoch seconds)."""
 
     waiting_for: str
     detail: str
@@ -43,30 +43,30 @@ class Wait(TypedDict):
 
 @step(syncs_first=False)
 def may_still_restart(due: float) -> bool:
-    """Whether a run scheduled for `due` may restart another user. Only reads the clock."""
+    """Return whether a run scheduled for `due` may restart another user. Only reads the clock."""
     latest = schedule.deadline(this_host().settings, due)
     return latest is None or time.time() < latest
 
 
 @step(syncs_first=False)
 def await_idle(user: str, not_before: float) -> Ready:
-    """Asks whether a deferred user is idle, again and again as a delayed task. Only reads; each check is noted in the deferral."""
+    """Poll as a delayed task until a deferred user is idle. Only reads, except that the deferral records each check."""
     host = this_host()
     pending = deferral_records.deferral(host.journal, user)
     if pending is None:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        is_there = version == pending.version and not runs_another(host, user, version)
-        if is_there and own_activity.begun(host.journal, user) is not None:  # not verified yet, and may be taken back
+        is_moved = version == pending.version and not runs_another(host, user, version)
+        if is_moved and own_activity.begun(host.journal, user) is not None:  # not verified yet, and may be rolled back
             raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
-        if is_there:
-            return {"nothing_to_do": f"{user} is on {version} already", "version": version, "target": pending.version}
+        if is_moved:
+            return {"nothing_to_do": f"{user} is already on {version}", "version": version, "target": pending.version}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
-            mend = trouble or f"put them back, or drop the deferral (t3flow deferrals revoke {user})"
-            raise UserMapError(f"{user} is not in the user map: {mend}")
+            fix = trouble or f"add the user again, or drop the deferral: t3flow deferrals revoke {user}"
+            raise UserMapError(f"{user} is not in the user map: {fix}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
         wait = {
@@ -81,33 +81,33 @@ def await_idle(user: str, not_before: float) -> Ready:
     return {"nothing_to_do": "", "version": version, "target": pending.version}
 
 
-@step(syncs_first=False)
-def held_back(user: str, former: str, target: str, in_window: bool) -> Result | None:
-    """Why a deferred user is not moved all the same: while this run waited for the host, much may have changed. Only reads."""
+@step(syncs_first=False, former_names=("held_back",))
+def recheck_deferral(user: str, previous: str, version: str, in_window: bool) -> Result | None:
+    """Return why a deferred user is not moved after all, as much may have changed while the run waited for the host. Only reads."""
     host = this_host()
     pending = deferral_records.deferral(host.journal, user)
     soon = time.time() + 2
-    if pending is None or pending.version != target:
-        goes = f"{user} is to go to {pending.version} by now" if pending else f"the deferral of {user} was dropped"
-        return waiting_result(former, {"waiting_for": "host_busy", "detail": goes, "at": soon})
-    if not slots.has_slot(host.settings.paths.versions_dir, target):
-        gone = f"the slot of {target} is gone: t3flow enqueue bump --target {target} makes it anew"
+    if pending is None or pending.version != version:
+        detail = f"{user} is deferred to {pending.version} now" if pending else f"the deferral of {user} was dropped"
+        return waiting_result(previous, {"waiting_for": "host_busy", "detail": detail, "at": soon})
+    if not slots.has_slot(host.settings.paths.versions_dir, version):
+        gone = f"the slot of {version} is gone: t3flow enqueue bump --version {version} installs it"
         at = soon + host.settings.deferral.max_check_interval_s
-        return waiting_result(former, {"waiting_for": "unreadable_state", "detail": gone, "at": at})
+        return waiting_result(previous, {"waiting_for": "unreadable_state", "detail": gone, "at": at})
     wait = reason_not_now(host, pending, any_time=not in_window)
-    return waiting_result(former, wait) if wait else None
+    return waiting_result(previous, wait) if wait else None
 
 
 def waiting_result(version: str, wait: Wait) -> Result:
-    """A user who is deferred further."""
+    """Return the result of a user who stays deferred."""
     found = result_of("deferred", version, wait["detail"])
     return {**found, "waiting_for": wait["waiting_for"], "ask_again": wait["at"]}
 
 
 def runs_another(host: Host, user: str, version: str) -> bool:
-    """Return whether a user's server runs another program than the link says: it was started before the host was taken over, or by another way.
+    """Return whether a user's server runs another version than the assigned one: it was started before adoption, or around the launcher.
 
-    Of a stopped server the link decides. A program that is in no slot is another one, unless the launcher has only just begun.
+    A stopped server counts as running the assigned version. A program outside all slots is another one, unless the launcher has only just begun.
     """
     pid = host.services.state(user).main_pid
     if pid is None:
@@ -118,9 +118,9 @@ def runs_another(host: Host, user: str, version: str) -> bool:
     return runs != version
 
 
-@step()
-def would_move(user: str, ignore_processes: bool) -> Result:
-    """What a drain would do with a user now. Only reads."""
+@step(former_names=("would_move",))
+def preview_drain(user: str, ignore_processes: bool) -> Result:
+    """Return what a drain would do with a user now. Only reads."""
     host = this_host()
     pending = deferral_records.deferral(host.journal, user)
     version = slots.effective(host.settings.paths.versions_dir, user) or ""
@@ -129,13 +129,13 @@ def would_move(user: str, ignore_processes: bool) -> Result:
         if pending is not None
         else None
     )
-    return waiting_result(version, wait) if wait else result_of("untouched", version, "idle: would be restarted")
+    return waiting_result(version, wait) if wait else result_of("untouched", version, "idle; would be restarted")
 
 
 def reason_to_wait(
     host: Host, pending: Deferral, not_before: float, *, any_time: bool = False, ignore_processes: bool = False
 ) -> Wait | None:
-    """Why a deferred user is not to be moved now; None when they may be. `any_time` leaves the window aside."""
+    """Return why a deferred user is not moved now; None if they may be. `any_time`: ignore the window."""
     if wait := reason_not_now(host, pending, any_time=any_time):
         return wait
     now = time.time()
@@ -146,7 +146,7 @@ def reason_to_wait(
             "detail": pending.detail,
             "at": within_window(host, min(not_before, now + interval)),
         }
-    found = look(host, pending.user, ignore_processes)
+    found = read_idleness(host, pending.user, ignore_processes)
     if found.idle:
         return None
     return {
@@ -157,47 +157,47 @@ def reason_to_wait(
 
 
 def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | None:
-    """Why a deferred user is not to be moved now, be they idle or not."""
+    """Return why a deferred user is not moved now, whether idle or not."""
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
-    if not any_time and (why := left_behind.why_held(host.journal, pending.user, pending.version)):
-        return {"waiting_for": left_behind.HELD, "detail": why, "at": now + interval}
+    if not any_time and (reason := left_behind.held_reason(host.journal, pending.user, pending.version)):
+        return {"waiting_for": left_behind.HELD, "detail": reason, "at": now + interval}
     if pending.revoked:
-        return {"waiting_for": "revoked", "detail": "taken out of the queue by a person", "at": now + interval}
+        return {"waiting_for": "revoked", "detail": "revoked by an operator", "at": now + interval}
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
     if pending.version in rejections.rejected(host.journal):
         return {
             "waiting_for": "frozen",
-            "detail": f"{pending.version} was rejected: waits for a newer version",
+            "detail": f"{pending.version} was rejected; waiting for a newer version",
             "at": now + interval,
         }
     if opens > now:
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
     if not any_time and (wait := after_a_failure(host, pending.user, now)):
         return wait
-    if why := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
-        return {"waiting_for": "unreadable_state", "detail": why, "at": now + interval}
+    if reason := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
+        return {"waiting_for": "unreadable_state", "detail": reason, "at": now + interval}
     return None
 
 
 def after_a_failure(host: Host, user: str, now: float) -> Wait | None:
-    """Wait a while where another user was just stopped for nothing, and no user was moved since: whatever it is, they do not all meet it at once."""
+    """Return a wait if another user was just stopped in vain and no user was moved since, so that a shared fault does not stop every user."""
     last = blockers.last_of_others(host.journal, user, blockers.RESTART)
     again = last.at + host.settings.deferral.max_check_interval_s if last is not None else 0.0
     if last is None or again <= now or host.journal.query(MOVED_SINCE, last.at):
         return None
-    return {"waiting_for": "host_busy", "detail": f"{last.detail}: others are not stopped for a while", "at": again}
+    return {"waiting_for": "host_busy", "detail": f"{last.detail}: other users are not stopped for now", "at": again}
 
 
 def within_window(host: Host, moment: float) -> float:
-    """A moment, or the start of the next window after it."""
+    """Return a moment, or the start of the next window after it."""
     return schedule.window_opens(host.settings, moment)
 
 
-def look(host: Host, user: str, ignore_processes: bool) -> idle.Idleness:
-    """Whether a user is idle, without disturbing the server."""
+def read_idleness(host: Host, user: str, ignore_processes: bool) -> idle.Idleness:
+    """Return whether a user is idle, without disturbing the server."""
     interval = float(host.settings.deferral.max_check_interval_s)
     try:
         server = host.services.state(user)

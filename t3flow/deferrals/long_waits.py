@@ -1,4 +1,4 @@
-"""Deferrals that wait for one and the same cause for very long: nothing ends such a wait by itself, so it is said."""
+"""Deferrals that wait very long for the same cause. Nothing ends such a wait by itself, so an alert is logged."""
 
 import time
 from typing import Any, TypedDict
@@ -12,15 +12,15 @@ MARK = "DEFERRAL OLD"
 """The words that the alert T3DeferralOld looks for in the log."""
 OLD_SECONDS = 3 * 86400.0
 OLD_CHECKS = 100
-SAY_AGAIN_SECONDS = 86400.0
-MEANT = ("window", "frozen", "revoked", "held", "host_busy", "server_stopped")
-"""Causes that a setting or a person has chosen, or that end with another run."""
+LOG_AGAIN_SECONDS = 86400.0
+EXPECTED = ("window", "frozen", "revoked", "held", "host_busy", "server_stopped")
+"""Causes that a setting or an operator has chosen, or that end with another run."""
 CAUSES = "deferral_causes"
-"""Fact: deferred user → how long they have waited for what they wait for now."""
+"""Fact: deferred user → the wait for the present cause."""
 
 
 class Cause(TypedDict):
-    """Since when (epoch seconds) and through how many checks a user has waited for a cause, and when that was last said (0: never)."""
+    """Since when (epoch seconds) and for how many checks a user has waited for a cause, and when that was last logged (0: never)."""
 
     waiting_for: str
     since: float
@@ -29,11 +29,11 @@ class Cause(TypedDict):
 
 
 def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
-    """Count one more check that found a user not ready; once it is many for the same cause, say so in the log, once a day.
+    """Count one more check that found a user not ready; if there are many for the same cause, log it, once a day.
 
-    A window that is closed says nothing about the cause, and leaves it as it is. Repeating it counts one check more.
+    A closed window leaves the cause as it is. A repeat counts one more check.
     """
-    if waiting_for in MEANT:
+    if waiting_for in EXPECTED:
         return
     now = time.time()
 
@@ -42,7 +42,7 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
         if known is None or known["waiting_for"] != waiting_for:
             known = {"waiting_for": waiting_for, "since": now, "checks": 0, "said": 0.0}
         known["checks"] += 1
-        if is_old(known, now) and now - known["said"] > SAY_AGAIN_SECONDS:
+        if is_old(known, now) and now - known["said"] > LOG_AGAIN_SECONDS:
             known["said"] = now
         return {**(facts or {}), user: known}
 
@@ -50,14 +50,14 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
     if cause["said"] == now:
         days = (now - cause["since"]) / 86400
         logger.warning(
-            "{}: {} has waited for {} through {} checks in {:.1f} days: {}; look at it with them, or: t3flow enqueue drain {} "
+            "{}: {} has waited for {} for {} checks in {:.1f} days: {}; ask the user, or: t3flow enqueue drain {} "
             "--ignore-processes {}",
             *(MARK, user, waiting_for, cause["checks"], days, detail, user, user),
         )
 
 
 def forget(journal: Journal, user: str) -> None:
-    """A user waits no more. Idempotent."""
+    """Drop what is known of a wait that ended. Idempotent."""
     blockers.forget(journal, user)
     if user in (facts.read(journal, CAUSES) or {}):
         facts.change(
@@ -66,11 +66,11 @@ def forget(journal: Journal, user: str) -> None:
 
 
 def old(journal: Journal) -> dict[str, Cause]:
-    """Return the deferred users who have waited for one cause for very long."""
+    """Return the deferred users who have waited very long for one cause."""
     now = time.time()
     return {user: cause for user, cause in (facts.read(journal, CAUSES) or {}).items() if is_old(cause, now)}
 
 
 def is_old(cause: Cause, now: float) -> bool:
-    """Return whether a wait is long enough to be said."""
+    """Return whether a wait is long enough to be logged."""
     return cause["checks"] >= OLD_CHECKS or now - cause["since"] > OLD_SECONDS

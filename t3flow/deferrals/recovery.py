@@ -1,4 +1,4 @@
-"""Every pending deferral has a drain that lives. One that ended in an error is followed by another, later each time, and its cause is shown."""
+"""Keep a living drain for every pending deferral. A drain that ended in an error is replaced with backoff, and its cause is shown."""
 
 import time
 
@@ -13,14 +13,14 @@ from t3flow.host.records.deferral_records import Deferral
 
 FIRST_SECONDS = 60.0
 LONGEST_SECONDS = 3600.0
-"""A drain that ended in an error is followed by another after 1, 2, 4 … minutes, at most an hour."""
+"""A drain that ended in an error is replaced after 1, 2, 4 … minutes, at most an hour."""
 
 
 def revive_drains(engine: Engine, host: Host) -> None:
-    """Give every deferral whose drain has ended another one. Idempotent: a deferral whose drain is under way or asleep is left alone.
+    """Give every deferral whose drain has ended a new one. Idempotent: a deferral whose drain runs or sleeps is left alone.
 
-    One that was settled or renewed meanwhile is left alone as well: a bump may have given it a newer target, or a person dropped it.
-    Killed between the new run and its note in the deferral, the next call finds the run under way; before, it counts the failure twice.
+    So is one that was settled or renewed meanwhile: a bump may have given it a newer version, or an operator dropped it. After a crash between the
+    new run and its note in the deferral, the next call finds the run; before that, it counts the failure twice.
     """
     for pending in deferral_records.deferrals(host.journal):
         last = next(iter(host.journal.runs("id = ?", pending.run)), None)
@@ -39,11 +39,11 @@ def revive_drains(engine: Engine, host: Host) -> None:
 
 
 def _note_failure(host: Host, pending: Deferral, last: Run) -> float:
-    """Note in the deferral why its drain ended, and return how many seconds later the next one begins."""
-    reason = str(last.result.get("reason") or "it gave no reason")
-    told = f"the drain of {pending.user} ended in {last.outcome}: {reason} ({last.id})"
-    times = blockers.note(host.journal, pending.user, blockers.DRAIN, told)
+    """Record in the deferral why its drain ended, and return how many seconds later the next one begins."""
+    reason = str(last.result.get("reason") or "no reason given")
+    line = f"the drain of {pending.user} ended with {last.outcome}: {reason} ({last.id})"
+    times = blockers.note(host.journal, pending.user, blockers.DRAIN, line)
     wait_seconds = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(times - 1, 10))
-    detail = f"its drain ended in {last.outcome}: {reason}"
+    detail = f"its drain ended with {last.outcome}: {reason}"
     deferral_records.note_check(host.journal, pending.user, "unreadable_state", detail, time.time() + wait_seconds)
     return wait_seconds

@@ -1,7 +1,7 @@
-"""The engine: takes a hint from the queue, claims the run it names, advances it, and sees that no run is forgotten.
+"""The engine: takes a hint from the queue, claims the run that it names, advances the run, and restores hints that were lost.
 
-Killed anywhere in here, the journal still says what is pending: a claim of a dead consumer counts for nothing (its incarnation is not ours),
-and `recover` puts the missing hints back.
+A kill at any point is harmless, because the journal says what is pending: a claim with the incarnation of a dead consumer is ignored, and `recover`
+queues the missing hints.
 """
 
 import inspect
@@ -25,26 +25,26 @@ from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_na
 from t3flow.engine.storages import QueueUnavailable
 from t3flow.engine.words import Words
 
-WATCH_SECONDS = 0.5
-PROBE_SECONDS = 2.0
-URGENT_SECONDS = 1.0
-EARLY_SECONDS = 0.5
-"""A hint that comes this much before its time is taken; one that comes earlier is a stray copy."""
-STALLED_SECONDS = 5.0
+WATCH_INTERVAL_SECONDS = 0.5
+PROBE_INTERVAL_SECONDS = 2.0
+URGENT_POLL_SECONDS = 1.0
+MAX_EARLY_SECONDS = 0.5
+"""A hint may arrive this early; an earlier one is a stray copy and a no-op."""
+STALLED_RETRY_SECONDS = 5.0
 URGENT = """
 select id from runs where status = 'running' and held is null and priority > 0 and (claim is null or claim not like ?)
 and (wake_at <= ? or wake_at is null and not exists (select 1 from locks)) order by priority desc, created"""
-"""Runs that go before others, could go on, and that no worker has (claims of this consumer, now)."""
+"""Runs with priority that could advance and that no worker has. Parameters: the claims of this consumer, now."""
 LAST_EVENT = "select step, kind from events where run = ? order by seq desc limit 1"
-ROUSE_SECONDS = 10.0
+SIGNAL_HINT_SECONDS = 10.0
+"""A sleeping run with a pending signal is hinted at this often."""
 
 
 class Engine:
-    """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` may add signals that stand in no table.
+    """Runs `workflows` (name → plain function) from a journal and a queue. `standing_signal` returns a signal that no table holds, such as a freeze.
 
-    `on_not_undone` is called before a run ends whose changes could not all be undone, because another version of t3flow had begun it. It must see to
-    it that nothing else changes until an operator has looked. Idempotent: it may be called again after a crash. `words` is how the log and reasons
-    tell what a run does.
+    `on_not_undone` is called before a run ends if another version of t3flow started it and some of its changes could not be undone. It must prevent
+    further changes until an operator has looked, and be idempotent: it may be called again after a crash. `words` are those of log lines and reasons.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class Engine:
         self.incarnation = secrets.token_hex(8)
         self.stopping = threading.Event()
         self.queue_unavailable = queue.unavailable
-        self.other_consumers: list[dict[str, Any]] = []  # consumers that take messages from this one's queue
+        self.other_consumers: list[dict[str, Any]] = []  # that take messages from the same queue
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
-        self._on_lost = on_not_undone
+        self._on_not_undone = on_not_undone
         self._words = words or Words()
         self._active: dict[str, Flow] = {}
-        # Runs that a worker of this process has, from before its claim until after its release; true if a hint came meanwhile.
+        # Run that a worker of this process has, from before its claim until after its release → whether a hint came meanwhile.
         self._busy: dict[str, bool] = {}
-        self._roused: dict[str, float] = {}  # sleeping runs that were told of a signal, and when
+        self._signaled: dict[str, float] = {}  # sleeping run that was hinted at for a signal → when (monotonic)
         self._claims = itertools.count(1)
         self._mutex = threading.Lock()
         queue.register(self.advance, [*STEPS, *FORMER_NAMES])
@@ -80,9 +80,9 @@ class Engine:
     # Advancing one run ----------------------------------------------------------------------------------------
 
     def advance(self, run_id: str) -> None:
-        """Takes a run as far as it goes. A second copy of the hint, an early or a late one, finds nothing to do.
+        """Advance a run as far as possible. Duplicate, early, and late hints are no-ops.
 
-        A hint that comes while a worker has the run makes that worker look once more, so that none is lost between its last look and its release.
+        A hint that arrives while a worker has the run makes that worker check once more, so that no hint is lost before the worker lets the run go.
         """
         with self._mutex:
             if self.stopping.is_set():
@@ -107,12 +107,12 @@ class Engine:
             raise
 
     def _advance(self, run: Run) -> None:
-        flow = Flow(self.journal, run, self._pending_signal, self._progress, self._words)
+        flow = Flow(self.journal, run, self._pending_signal, self._on_event, self._words)
         self._active[run.id] = flow
         token = current_executor.set(flow)
         try:
             outcome = self._outcome(flow)
-            self._progress(run, end_run(self.journal, run, outcome))
+            self._on_event(run, end_run(self.journal, run, outcome))
         except Suspended as suspended:
             self._suspend(flow, suspended)
         except Stalled as stalled:
@@ -122,40 +122,42 @@ class Engine:
             del self._active[run.id]
 
     def _claim(self, run_id: str) -> Run | None:
-        """Compare-and-swap: one live worker has a run, whatever the queue delivers."""
+        """Claim a run by compare-and-swap, so that only one worker has it, whatever the queue delivers. Return None if it is taken or not due."""
         claim = f"{self.incarnation}/{next(self._claims)}"
         with self.journal.transaction(synced=False) as connection:
             changed = connection.execute(
                 "update runs set claim = ?, message = null where id = ? and status = 'running' and (claim is null or claim not like ?) "
                 "and (exists (select 1 from signals where run = runs.id) "
                 "or held is null and (wake_at is null or wake_at <= ?))",
-                (claim, run_id, f"{self.incarnation}/%", time.time() + EARLY_SECONDS),
+                (claim, run_id, f"{self.incarnation}/%", time.time() + MAX_EARLY_SECONDS),
             )
         return self.journal.run(run_id) if changed.rowcount == 1 else None
 
     def _outcome(self, flow: Flow) -> Outcome:
-        """Calls the workflow, and undoes what was not settled if its code does not fit the history."""
+        """Call the workflow. If its code does not fit the history, undo what is not settled."""
         try:
             outcome = self._call(flow)
             flow.history.check_end()
-            if lost := flow.history.unknown_undos():
-                self._on_lost(flow.run, lost[-1].data["reason"])
+            if unknown := flow.history.unknown_undos():
+                self._on_not_undone(flow.run, unknown[-1].data["reason"])
             return outcome
         except HistoryMismatch as mismatch:
             logger.error("{}", mismatch)
             return self._unwind(flow, mismatch)
 
     def _call(self, flow: Flow) -> Outcome:
-        """Calls the workflow. Whatever it raises becomes an outcome. Raises HistoryMismatch."""
+        """Call the workflow, and turn any exception into an outcome. Raises HistoryMismatch."""
         run = flow.run
         workflow = self.workflows.get(run.workflow)
         if workflow is None:
-            raise HistoryMismatch(f"this version of t3flow has no workflow {run.workflow}, which run {run.id} is of")
+            raise HistoryMismatch(
+                f"run {run.id} was started by another version of t3flow: this one has no workflow {run.workflow}"
+            )
         try:
             inspect.signature(workflow).bind(**run.args)
         except TypeError as error:
             raise HistoryMismatch(
-                f"run {run.id} was begun by another version of t3flow: {run.workflow} takes other arguments ({error})"
+                f"run {run.id} was started by another version of t3flow: {run.workflow} takes other arguments ({error})"
             ) from None
         try:
             return workflow(**run.args)
@@ -168,19 +170,19 @@ class Engine:
             return Outcome("error", f"internal error: {type(error).__name__}: {error}", "failed")
 
     def _unwind(self, flow: Flow, mismatch: HistoryMismatch) -> Outcome:
-        """Undoes what a run of other code has begun. What cannot be undone is told to `on_not_undone`."""
+        """Undo what a run of another version has started. Call `on_not_undone` for what cannot be undone."""
         try:
             flow.unwind()
         except UndoFailed as failure:
             reason = f"{mismatch}; ROLLBACK FAILED: {failure}"
-            self._on_lost(flow.run, reason)
+            self._on_not_undone(flow.run, reason)
             return Outcome("error", reason, "failed")
-        return Outcome("error", f"{mismatch}; it is undone", "failed")
+        return Outcome("error", f"{mismatch}; its changes were undone", "failed")
 
     def _suspend(self, flow: Flow, suspended: Suspended) -> None:
-        """Lets the run go and queues its next hint; one that waits for the lock gets it from whoever frees the lock.
+        """Let the run go and queue its next hint. A run that waits for the lease is hinted at when the lease is free.
 
-        Synced only when something was recorded: a power cut that takes the rest back makes the run ask once more, and earlier.
+        Synced only if an event was recorded: losing the rest in a power cut makes the run poll once more, and earlier.
         """
         run = flow.run
         with self.journal.transaction(synced=not flow.is_synced) as connection:
@@ -192,22 +194,22 @@ class Engine:
             self.hint(run.id, suspended.wake_at, suspended.step)
 
     def _stall(self, flow: Flow, stalled: Stalled) -> None:
-        """Lets the run of a journal that cannot be written go, to be tried soon; if that cannot be noted either, `recover` does it, each minute."""
+        """Let a run go that cannot write to the journal, and retry soon. If not even that can be written, `recover` does it within a minute."""
         run = flow.run
-        logger.error("run {} stands still until the journal can be written: {}", run.id, stalled)
+        logger.error("run {} is stalled until the journal can be written: {}", run.id, stalled)
         with suppress(JournalError):
-            if flow.under_way:  # nobody died in that step
+            if flow.under_way:  # so that this does not count as a death of the consumer
                 with self.journal.transaction() as connection:
                     append_event(connection, run.id, "stopped", *flow.under_way, {})
             self._drop_claim(self.journal.run(run.id))
-            self.hint(run.id, time.time() + STALLED_SECONDS)
+            self.hint(run.id, time.time() + STALLED_RETRY_SECONDS)
 
     # Hints ----------------------------------------------------------------------------------------------------
 
     def hint(self, run_id: str, at: float | None = None, step: str | None = None) -> None:
-        """Queue "look at this run", now or at a time, in the name of the step that it sleeps in, by the run's priority.
+        """Queue a hint to advance a run, now or at a time (epoch seconds), with the run's priority and named after the step in which it sleeps.
 
-        A message that it replaces is revoked. A queue that is away is no harm: `recover` adds the hint when it is back.
+        Revokes the run's former message. An unavailable queue is harmless: `recover` adds the hint when the queue answers again.
         """
         if self.stopping.is_set() or self.queue_unavailable.is_set():
             return
@@ -229,15 +231,15 @@ class Engine:
 
     def _note_unavailable(self, error: Exception) -> None:
         self.queue_unavailable.set()
-        logger.warning("the queue does not answer ({}); what is pending goes on when it is back", error)
+        logger.warning("the queue does not answer ({}); pending runs resume when it does", error)
 
     def _sleeps_in(self, run_id: str) -> str | None:
-        """The step in which a run waits, if it does."""
+        """Return the step in which a run waits, if any."""
         rows = self.journal.query(LAST_EVENT, run_id)
         return present_name(rows[0][0]) if rows and rows[0][1] in ("waiting", "retrying", "stopped") else None
 
     def recover(self) -> int:
-        """Add a hint for every pending run that has neither a worker nor a message that comes in time. Return how many. Adding twice is harmless."""
+        """Add a hint for each pending run that has neither a worker nor a timely message. Return how many were added. Idempotent."""
         due: dict[str, float] = {}
         with suppress(QueueUnavailable):
             due = self.queue.due_times()
@@ -245,7 +247,7 @@ class Engine:
         for run in self.journal.runs("status = 'running' and held is null"):
             if run.id in self._busy:
                 continue
-            if run.message in due and run.wake_at is not None and due[run.message] <= run.wake_at + EARLY_SECONDS:
+            if run.message in due and run.wake_at is not None and due[run.message] <= run.wake_at + MAX_EARLY_SECONDS:
                 continue
             if run.claim is not None and run.claim.startswith(self.incarnation):
                 self._drop_claim(run)
@@ -256,42 +258,39 @@ class Engine:
         return added
 
     def watch_queue(self) -> None:
-        """Until the engine stops: ask the queue whether it answers, by one call at a time, and put back what one that was away has lost.
-
-        For a thread of its own: a queue may take as long to answer as it likes.
-        """
-        while not self.stopping.wait(PROBE_SECONDS):
+        """Probe the queue, one call at a time, until the engine stops. Runs in a thread of its own, because a probe may hang."""
+        while not self.stopping.wait(PROBE_INTERVAL_SECONDS):
             self.probe_queue()
 
     def probe_queue(self) -> None:
-        """One probe of the queue."""
-        was_away = self.queue_unavailable.is_set()
+        """Probe the queue once. If it answers again, restore the hints that it lost."""
+        was_unavailable = self.queue_unavailable.is_set()
         try:
             self.other_consumers = self.queue.storage.probe()
-            if was_away:
+            if was_unavailable:
                 self.recover()
         except Exception as error:
-            if not was_away:
+            if not was_unavailable:
                 self._note_unavailable(error)
             self.queue_unavailable.set()
             return
-        if was_away and not self.queue_unavailable.is_set():
+        if was_unavailable and not self.queue_unavailable.is_set():
             logger.info("the queue answers again")
 
     def advance_urgent(self) -> None:
-        """Until the engine stops: take the runs that go before others straight from the journal.
+        """Advance runs with priority straight from the journal, until the engine stops.
 
-        For a thread of its own: a rollback waits neither for a queue that is away nor for a worker, however many runs are due.
+        Runs in a thread of its own: a rollback waits neither for an unavailable queue nor for a free worker.
         """
-        while not self.stopping.wait(URGENT_SECONDS):
+        while not self.stopping.wait(URGENT_POLL_SECONDS):
             try:
                 for (run_id,) in self.journal.query(URGENT, f"{self.incarnation}/%", time.time()):
                     self.advance(run_id)
             except Exception:
-                logger.opt(exception=True).error("an urgent run could not be advanced; it is tried again")
+                logger.opt(exception=True).error("an urgent run could not be advanced; retrying")
 
     def _drop_claim(self, run: Run) -> None:
-        """For a claim of ours that no worker has: its worker died in the engine itself (a full disk, say)."""
+        """Drop a claim of this process that no worker has, because an error in the engine itself ended its worker (a full disk, for example)."""
         with self.journal.transaction() as connection:
             connection.execute("update runs set claim = null where id = ? and claim = ?", (run.id, run.claim))
 
@@ -302,7 +301,7 @@ class Engine:
             self.hint(run_id)
 
     def revoke(self, reasons: Mapping[str, str]) -> None:
-        """Revoke the messages of sleeping runs (run → reason) until `restore`. Idempotent. One commit: an urgent run may be waiting to write."""
+        """Revoke the messages of sleeping runs (run → reason) until `restore`. Idempotent. One commit, so that urgent runs need not wait to write."""
         messages = []
         with self.journal.transaction() as connection:
             for run_id, reason in reasons.items():
@@ -315,7 +314,7 @@ class Engine:
             self.queue.revoke_message(message)
 
     def restore(self, run_ids: list[str], wake_at: float | None = None) -> None:
-        """Queue the messages of revoked runs again; those that sleep are due at `wake_at`, if given. Idempotent. One commit."""
+        """Queue the messages of revoked runs again, due at `wake_at` if given. Idempotent. One commit."""
         with self.journal.transaction() as connection:
             connection.executemany(
                 "update runs set held = null, wake_at = case when wake_at is null then null else coalesce(?, wake_at) end where id = ?",
@@ -334,42 +333,39 @@ class Engine:
         return str(rows[0][0]) if rows else self._standing_signal(run)
 
     def watch(self) -> None:
-        """Until the engine stops: hands signals to steps under way and to sleeping runs, and calls the watchers.
-
-        One that fails keeps none of the others from its work.
-        """
-        while not self.stopping.wait(WATCH_SECONDS):
-            for look in (self.deliver_signals, *self.watchers):
+        """Deliver signals and call the watchers, until the engine stops. A watcher that fails does not stop the others."""
+        while not self.stopping.wait(WATCH_INTERVAL_SECONDS):
+            for watcher in (self.deliver_signals, *self.watchers):
                 try:
-                    look()
+                    watcher()
                 except Exception:
-                    logger.opt(exception=True).error("the watcher failed; it goes on")
+                    logger.opt(exception=True).error("a watcher failed; it is called again")
 
     def deliver_signals(self) -> None:
-        """One round of `watch`: interrupts steps for which a signal waits, wakes sleeping runs that have one."""
+        """Interrupt steps whose run has a pending signal, and hint at sleeping runs that have one."""
         for flow in list(self._active.values()):
             signal = self._pending_signal(flow.run)
             if signal is not None and flow.interruptible and signal not in flow.delivered:
                 flow.interrupt.set(signal)
-        told, self._roused = self._roused, {}
+        former, self._signaled = self._signaled, {}
         for (run_id,) in self.journal.query("select distinct run from signals"):
-            self._roused[run_id] = told.get(run_id, -ROUSE_SECONDS)
-            if run_id not in self._active and time.monotonic() - self._roused[run_id] >= ROUSE_SECONDS:
-                self._roused[run_id] = time.monotonic()
+            self._signaled[run_id] = former.get(run_id, -SIGNAL_HINT_SECONDS)
+            if run_id not in self._active and time.monotonic() - self._signaled[run_id] >= SIGNAL_HINT_SECONDS:
+                self._signaled[run_id] = time.monotonic()
                 self.hint(run_id)
 
     def stop(self) -> None:
-        """Asks every worker to let its run go at the next safe point; interruptible steps end at once and run again later."""
+        """Ask every worker to let its run go at the next safe point. Interruptible steps end at once and run again later."""
         self.stopping.set()
         for flow in list(self._active.values()):
             if flow.interruptible:
                 flow.interrupt.set(SHUTDOWN)
 
-    def _progress(self, run: Run, event: Event) -> None:
+    def _on_event(self, run: Run, event: Event) -> None:
         if event.kind in ("released", "ended"):
-            with suppress(JournalError):  # `recover` does it, too
+            with suppress(JournalError):  # `recover` does it within a minute
                 self._hint_next_for_lease()
         if event.kind == "ended":
             logger.info("{} ended: {}: {}", run.id, event.data["outcome"], event.data["reason"])
-        if told := self._words.happened(run, event):
-            logger.log("WARNING" if event.kind in ("failed", "undo_failed") else "INFO", "{}: {}", run.id, told)
+        if text := self._words.happened(run, event):
+            logger.log("WARNING" if event.kind in ("failed", "undo_failed") else "INFO", "{}: {}", run.id, text)

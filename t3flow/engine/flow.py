@@ -1,7 +1,7 @@
-"""One run of a workflow: replays its journaled history, then goes on from where it ended.
+"""The execution of one run: replay its journaled history, then continue from where the history ends.
 
-A workflow is a plain function. Each time its run is looked at, the function is called from the top; a step whose result is in the journal
-returns it at once, so that the first call not found there is the place to go on. Events of other kinds than RECORDED are notes for people.
+A workflow is a plain function. Each time its run is advanced, the function is called from the top. A step whose result is in the journal returns it
+at once, so the first call without a result is where the run continues. Nothing else needs to be saved: no program counter, no state of the workflow.
 """
 
 import json
@@ -22,23 +22,23 @@ from t3flow.engine.step import Interrupt, Step, current_executor, current_interr
 from t3flow.engine.words import Words
 
 SHUTDOWN = "shutdown"
-"""The one signal that is not journaled: the consumer stops, and the run goes on where it was when it is back."""
+"""The one signal that is not journaled: the consumer stops, and its successor resumes the run."""
 YIELD = "yield"
-"""The one signal that may be delivered again and again: each time a more urgent run waits for what this one holds."""
+"""The one signal that may be delivered more than once: whenever a more urgent run waits for the lease."""
 MAX_CRASHES = 3
-"""A step that was under way at this many deaths of the consumer is given up."""
+"""After this many deaths of the consumer in one step, the step fails and is not retried."""
 MAX_UNSYNCED_SECONDS = 10.0
-"""So much finished work a power cut may take back at most, and the step under way."""
+"""The most finished work that a power cut may lose, beside the step under way."""
 LONG_HISTORY_EVENTS = 200
-"""A run whose history has more events than this starts over with an empty one where its workflow offers to."""
+"""A run with more events than this continues as new where its workflow allows it."""
 CRASHED = "Crashed"
-"""The kind of failure of such a step."""
+"""The failure kind of a step that was under way at MAX_CRASHES deaths of the consumer."""
 
 
 class Flow:
-    """The state of one run while a worker has it.
+    """The state of one run while a worker advances it.
 
-    `pending_signal` tells the name of a signal that waits for the run; `on_event` hears of each event as it is journaled.
+    `pending_signal` returns the name of a signal that is pending for the run; `on_event` is called with each event that is journaled.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Flow:
         self._on_event = on_event
         self._words = words or Words()
         self._shields = 0
-        self._last_commit = 0  # of the commit of the last recorded event
+        self._last_commit = 0  # the number of the commit of the last recorded event
 
     @property
     def events(self) -> list[Event]:
-        """The run's history so far."""
+        """The events of the run so far."""
         return self.history.events
 
     # Steps ----------------------------------------------------------------------------------------------------
 
     def run_step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The step's journaled result, or runs it. Raises StepFailed, Interrupted, Suspended, HistoryMismatch."""
+        """Return the step's journaled result, or run the step. Raises StepFailed, Interrupted, Suspended, HistoryMismatch."""
         call = digest(args, kwargs)
         event = self._replay(step.name, "completed", "failed", call=call)
         if event is None:
@@ -91,7 +91,7 @@ class Flow:
         failed: str,
         note: dict[str, Any],
     ) -> Event:
-        """Runs a step now and journals how it ended, as kind `done` or `failed` with `note` beside the result."""
+        """Run a step and journal its end as an event of kind `done` or `failed`, with `note` beside the result."""
         notes = self.history.notes_of(step.name)
         started = sum(event.kind == "started" for event in notes)
         stopped = sum(event.kind == "stopped" for event in notes)
@@ -106,8 +106,10 @@ class Flow:
             return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": reason})
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
-            return give_up(CRASHED, f"{doing()}: the consumer died {crashes} times; it is not tried again")
-        # To be undone, a start must be known, and a step that changes something must not be the only thing that knows of those before it.
+            return give_up(
+                CRASHED, f"{doing()}: the consumer died {crashes} times in this step, which is not tried again"
+            )
+        # A start with an undo must be on disk, or the undo would be missed. A step with effects must not start before the steps that it follows are.
         self._record(
             *("started", step.name, attempt, {"args": args, "kwargs": kwargs, **undo_reference(step)}),
             synced=step.undo is not None or (step.syncs_first and not self.is_synced),
@@ -115,7 +117,7 @@ class Flow:
         self.under_way = (step.name, attempt)
         self.interrupt = Interrupt()
         self.interruptible = step.interruptible and not self._shields
-        if self.interruptible and self._pending_signal(self.run) == SHUTDOWN:  # which is told but once
+        if self.interruptible and self._pending_signal(self.run) == SHUTDOWN:  # sent only once
             self.interrupt.set(SHUTDOWN)
         token = current_interrupt.set(self.interrupt if self.interruptible else None)
         try:
@@ -146,7 +148,7 @@ class Flow:
             self.interruptible = False
 
     def _wait(self, step: str, attempt: int, checks: int, later: NotYet) -> None:
-        """A polling step keeps one event, updated in place, however often it asks."""
+        """Journal that a polling step waits. It keeps one event, updated in place, however often it polls."""
         data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
         scope = "run = ? and seq in (select value from json_each(?)) and kind"
         where = (self.run.id, json.dumps([event.seq for event in self.history.notes_of(step)]))
@@ -163,9 +165,9 @@ class Flow:
 
     @contextmanager
     def saga(self) -> Iterator[None]:
-        """Steps within are one change: when an error leaves the block, those begun are undone, last first, and the error goes on.
+        """Make the steps in the block one change: if an error leaves it, undo those that started, last first, and raise the error again.
 
-        Raises UndoFailed where an undo failed; the others are tried all the same. Leaving normally settles the steps: they are undone no more.
+        Raises UndoFailed instead if an undo failed; the others are tried all the same. A normal exit settles the steps: they are not undone later.
         """
         since = self.history.position
         try:
@@ -178,21 +180,21 @@ class Flow:
             self._record("settled", "saga", None, {"since": since})
 
     def undo(self, since: int = 0) -> None:
-        """Undoes each step begun after event `since` that is neither settled nor undone, last first. Raises UndoFailed."""
+        """Undo each step that started after event `since` and is neither settled nor undone, last first. Raises UndoFailed."""
         if failed := self._undo_all(self.history.unsettled_since(since)):
             raise _undo_failed(failed[-1])
 
     def unwind(self) -> None:
-        """Gives up the replay and undoes all that is not settled, a step under way included. Raises UndoFailed, Suspended.
+        """End the replay and undo all that is not settled, including a step under way. Raises UndoFailed, Suspended.
 
-        An undo of this run that failed before counts too: the consumer may have died between that and the run's end.
+        An earlier failed undo of this run counts too: the consumer may have died between that and the run's end.
         """
         self._undo_all(self.history.end_replay())
         if failed := self.history.failed_undos():
             raise _undo_failed(failed[-1])
 
     def _undo_all(self, steps: list[Event]) -> list[Event]:
-        """Undoes each, and returns the events of those that failed."""
+        """Undo each start, and return the events of the undos that failed."""
         with self.shielded():
             events = [self._undo_one(start) for start in steps]
         return [event for event in events if event.kind == "undo_failed"]
@@ -213,15 +215,15 @@ class Flow:
 
     @property
     def carried(self) -> dict[str, Any]:
-        """What the workflow took along when its history started over last; empty before that."""
+        """What the workflow carried over when the run last continued as new; empty before that."""
         return self.history.carried
 
     def continue_as_new_if_long(self, **carried: Any) -> None:
-        """Continue as new: give a run that loops an empty history, so that its replay stays short. `carried` is for `Flow.carried` of the new one.
+        """Replace the history of a run that loops by an empty one, so that its replay stays short. `Flow.carried` of the new one is `carried`.
 
-        For the top of a workflow's loop. A no-op while the history is short or replayed, something is not settled, or a lock is held. One commit
-        writes the event `continued` and deletes the past, so that a crash leaves the one or the other; numbers of events go on rising. Raises
-        Suspended, to be called from the top at once.
+        Call it at the top of a workflow's loop. A no-op while the history is short or replayed, a step is not settled, or the run has the lease. One
+        commit writes the event `continued` and deletes the past, so a crash leaves one history or the other; event numbers keep rising. Raises
+        Suspended, so that the workflow is called again at once.
         """
         history = self.history
         if not history.is_exhausted or len(history.events) <= LONG_HISTORY_EVENTS or history.unsettled_since(0):
@@ -241,7 +243,7 @@ class Flow:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """Signals are held back within: for what must be finished or undone once begun."""
+        """Defer signals within the block, for work that must be finished or undone once it has started."""
         self._shields += 1
         try:
             yield
@@ -265,11 +267,11 @@ class Flow:
             event = append_event(connection, self.run.id, "signal", signal)
         self._note_event(event)
 
-    # The lock -------------------------------------------------------------------------------------------------
+    # The lease ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
-        """Holds what one run at a time can have, across crashes. Raises Suspended while another has it."""
+        """Have, within the block and across crashes, what only one run at a time can have. Raises Suspended while another run has it."""
         if self._replay(name, "acquired") is None:
             self.history.check_under_way()
             self._deliver_signal()
@@ -303,7 +305,7 @@ class Flow:
     # The journal ----------------------------------------------------------------------------------------------
 
     def _replay(self, name: str, *kinds: str, call: str | None = None, start_seq: int | None = None) -> Event | None:
-        """The next recorded event, which must be this call's; None when the history is used up. Raises HistoryMismatch."""
+        """Return the next recorded event, which must match this call; None if the history is exhausted. Raises HistoryMismatch."""
         event = self.history.next()
         if event is None:
             return None
@@ -315,11 +317,11 @@ class Flow:
     def _record(
         self, kind: str, step: str | None, attempt: int | None, data: dict[str, Any], *, synced: bool = False
     ) -> Event:
-        """Journals an event. It need not be synced by itself.
+        """Journal an event, which need not be synced by itself.
 
-        What a power cut takes back is the end of the journal: a step whose result is lost runs again, as it must be able to. What must not happen is
-        that another step has changed the host by then. So all that is on record is synced with the start of the next step that changes anything,
-        with the run's end, and before it sleeps: one sync for a result and the start after it.
+        A power cut loses the end of the journal. A step whose result is lost runs again, which is harmless unless a later step has changed the host
+        meanwhile. So all events are synced with the start of the next step that has effects, with the run's end, and before the run sleeps: one sync
+        covers a result and the start after it.
         """
         late = time.monotonic() - self.journal.synced_at > MAX_UNSYNCED_SECONDS
         with self._writing(synced=synced or (late and kind in RECORDED)) as connection:
@@ -328,12 +330,12 @@ class Flow:
 
     @property
     def is_synced(self) -> bool:
-        """Whether a power cut would take nothing back of what this flow has recorded."""
+        """Whether a power cut would lose nothing that this flow has recorded."""
         return 0 < self.journal.last_synced >= self._last_commit
 
     @contextmanager
     def _writing(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
-        """A write to the journal. Raises Stalled where that cannot be: no undo may begin then, as it would not be known either."""
+        """Open a write transaction. Raises Stalled if the journal cannot be written: not even an undo may start, as it could not be journaled."""
         try:
             with self.journal.transaction(synced=synced) as connection:
                 yield connection
@@ -349,7 +351,7 @@ class Flow:
 
 
 def next_for_lease(connection: Any, name: str) -> str | None:
-    """The run that may take a lock: of those that wait the most urgent, then the oldest; None while it is held or nobody waits."""
+    """Return the run that may take a free lease: the most urgent of those that wait, then the oldest. None if it is taken or no run waits."""
     row = connection.execute(
         "select id from runs where status = 'running' and wake_at is null and held is null "
         "and not exists (select 1 from locks where name = ?) order by priority desc, created, id limit 1",
@@ -363,13 +365,12 @@ def _undo_failed(event: Event) -> UndoFailed:
 
 
 def _unknown_undo(run: Run, start: Event, name: str) -> str:
-    """One line: what cannot be undone, why, what to do."""
+    """Return one line for the operator. The step is named, as this version may have no words for it."""
     values = [*start.data["args"], *start.data["kwargs"].values()]
     shown = ", ".join(json.dumps(value) for value in values if isinstance(value, str | int | float))
     return (
-        f"step {start.step}({shown[:200]}) was begun by another version of t3flow and cannot be undone: "
-        f"this version has no undo {name} that fits; what it changed is as it was left (t3flow show {run.id}, "
-        "t3flow doctor): put it right by hand, then t3flow unfreeze"
+        f"{start.step}({shown[:200]}) cannot be undone: another version of t3flow started it, and this version has no undo {name} for it. "
+        f"See what it changed (t3flow show {run.id}, t3flow doctor), repair it by hand, then run: t3flow unfreeze"
     )
 
 

@@ -1,30 +1,31 @@
-"""The journaled history of one run, as its replay reads it: what comes next, and which steps must be undone.
+"""The journaled history of one run, as its replay reads it: the next recorded event, and the steps that must be undone.
 
-Each question costs the same at event 10,000 as at event 10. The events of a step that is begun and neither settled nor undone are kept at hand
-while the replay passes them.
+Each lookup costs the same at event 10,000 as at event 10, because the starts that are neither settled nor undone are tracked during the replay.
 
-Identity of an undo: a `started` event names the undo of its step and the parameters that this undo took. The journal decides what is undone, not
-the code of the day: an upgrade may have renamed the step, renamed or removed its undo, or changed the arguments of either.
-
-Steps and undos that were renamed with `@step(former_names=...)` are read under their present names, here and nowhere else.
+A `started` event names the undo of its step and the parameters of that undo. The journal, not the present code, decides what is undone: an upgrade
+may have renamed the step, renamed or removed its undo, or changed the parameters of either. Names that `@step(former_names=...)` lists are mapped to
+the present ones here and nowhere else.
 """
 
 import hashlib
+import itertools
 import json
 from collections import deque
 from dataclasses import replace
 from typing import Any
+
+from loguru import logger
 
 from t3flow.engine.errors import HistoryMismatch
 from t3flow.engine.journal import Event
 from t3flow.engine.step import LEGACY_UNDOS, STEPS, Step, present_name
 
 RECORDED = {"completed", "failed", "undone", "undo_failed", "signal", "acquired", "released", "settled"}
-"""Kinds of events that a replay consumes in order. All others are notes for people and for retries."""
+"""Kinds of events that a replay consumes in order. All others are notes: for people, and for counting attempts."""
 UNKNOWN_UNDO = "UnknownUndo"
-"""The kind of failure of an undo that this version of t3flow does not have."""
+"""The failure kind of an undo that this version of t3flow does not have."""
 CONTINUED = "continued"
-"""The first event of a history that started over: how many events it had, and what the workflow took along."""
+"""The first event of a run that continued as new: the number of events before it, and what the workflow carried over."""
 
 
 def digest(args: Any, kwargs: Any) -> str:
@@ -33,7 +34,7 @@ def digest(args: Any, kwargs: Any) -> str:
 
 
 class History:
-    """The events of a run and the position of its replay, which is the number of the last recorded event that was passed."""
+    """The events of a run, and the position of its replay: the number of the last recorded event that the replay consumed."""
 
     def __init__(self, run_id: str, events: list[Event]) -> None:
         self.run_id = run_id
@@ -41,26 +42,26 @@ class History:
         self.position = 0
         self._recorded = deque(event for event in self.events if event.kind in RECORDED)
         self._unsettled: dict[str, Event] = {}
-        self._tracked = 0  # how many events `_open` reflects
+        self._tracked = 0  # how many events `_unsettled` reflects
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the replay has passed all recorded events, so that the next step is run."""
+        """Whether the replay has consumed all recorded events, so that the next step runs."""
         return not self._recorded
 
     @property
     def carried(self) -> dict[str, Any]:
-        """What the workflow took along when this history started over; empty for one that never did."""
+        """What the workflow carried over when the run last continued as new; empty before that."""
         return dict(self._continued["carried"])
 
     @property
     def continuations(self) -> int:
-        """How often the run has started over."""
+        """How often the run has continued as new."""
         return int(self._continued["times"])
 
     @property
     def length(self) -> int:
-        """How many events the run has had, those of histories that were given up included."""
+        """The number of events of the run, including those deleted when it continued as new."""
         return int(self._continued["events"]) + len(self.events)
 
     @property
@@ -71,13 +72,13 @@ class History:
         return {"carried": {}, "times": 0, "events": 0}
 
     def add(self, event: Event) -> None:
-        """Take in an event that was just journaled."""
+        """Append an event that was just journaled."""
         self.events.append(event)
         if event.kind in RECORDED:
             self.position = event.seq
 
     def next(self) -> Event | None:
-        """Pass the next recorded event and return it; None when the history is used up."""
+        """Consume the next recorded event and return it; None when the history is exhausted."""
         if not self._recorded:
             return None
         event = self._recorded.popleft()
@@ -85,19 +86,24 @@ class History:
         return event
 
     def check(self, event: Event, name: str, kinds: tuple[str, ...], call: str | None, start_seq: int | None) -> None:
-        """Raise HistoryMismatch unless a recorded event is that of this call: kind, step, arguments, and (of an undo) what it undid."""
-        start = f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}`"
+        """Raise HistoryMismatch unless a recorded event matches this call in kind, step, arguments, and (for an undo) the start that it undid."""
+        recorded = f"{event.kind} {event.step}"
         if event.step != name or event.kind not in kinds:
-            raise HistoryMismatch(f"{start} where this one does `{name}`")
+            raise self._mismatch("its steps differ", f"the history has {recorded}, the workflow is at {name}")
         if call is not None and event.data.get("call", call) != call:
-            raise HistoryMismatch(f"{start} with other arguments than this one gives it")
+            raise self._mismatch("its steps take other arguments", f"the history has {recorded} with other arguments")
         if start_seq is not None and event.data["of"] != start_seq:
-            raise HistoryMismatch(f"{start} of another start than this one undoes")
+            raise self._mismatch("its steps differ", f"the history has {recorded} of another start")
+
+    def _mismatch(self, reason: str, detail: str) -> HistoryMismatch:
+        """Return the error, with a reason for people, and log the detail for developers."""
+        logger.error("run {} does not fit this version of t3flow: {}", self.run_id, detail)
+        return HistoryMismatch(f"run {self.run_id} was started by another version of t3flow: {reason}")
 
     def check_under_way(self, step: str = "", call: str = "") -> None:
-        """Raise HistoryMismatch when another undoable call than this one was under way as the consumer ended.
+        """Raise HistoryMismatch if the consumer died in an undoable call other than this one.
 
-        The replay must be used up. Without this a step that an upgrade removed would stay half done.
+        The history must be exhausted. Without this check a step that an upgrade removed would stay half done.
         """
         for event in reversed(self.events):
             if event.seq <= self.position:
@@ -105,51 +111,45 @@ class History:
             if event.kind != "started" or not needs_undo(event):
                 continue
             if event.step != step or digest(event.data["args"], event.data["kwargs"]) != call:
-                raise HistoryMismatch(
-                    f"run {self.run_id} was begun by another version of t3flow, which was at `{event.step}` "
-                    f"where this one {f'does `{step}`' if step else 'goes on'}"
+                raise self._mismatch(
+                    "its steps differ",
+                    f"{event.step} was under way, the workflow is {f'at {step}' if step else 'past it'}",
                 )
 
     def check_end(self) -> None:
-        """Raise HistoryMismatch when the workflow has ended before its history did."""
+        """Raise HistoryMismatch if the workflow ended before its history did."""
         if self._recorded:
             event = self._recorded[0]
-            raise HistoryMismatch(
-                f"run {self.run_id} was begun by another version of t3flow: its history has `{event.kind} {event.step}` "
-                "where this one ends"
+            raise self._mismatch(
+                "its steps differ", f"the history has {event.kind} {event.step}, the workflow has ended"
             )
         self.check_under_way()
 
     def notes_of(self, step: str) -> list[Event]:
-        """The events of a step since the last recorded event: its attempts so far. The replay must be used up."""
-        found = []
-        for event in reversed(self.events):
-            if event.seq <= self.position:
-                break
-            if event.step == step:
-                found.append(event)
-        return found[::-1]
+        """Return the events of a step since the last recorded event, which are its attempts so far. The history must be exhausted."""
+        latest = itertools.takewhile(lambda event: event.seq > self.position, reversed(self.events))
+        return [event for event in latest if event.step == step][::-1]
 
-    # What is to be undone ------------------------------------------------------------------------------------------
+    # Steps to undo -------------------------------------------------------------------------------------------------
 
     def end_replay(self) -> list[Event]:
-        """End the replay; return all that is begun and neither settled nor undone, last first, a step under way included."""
+        """End the replay. Return the starts that are neither settled nor undone, last first, including a step under way."""
         self._recorded.clear()
         self._track_until(max((event.seq for event in self.events), default=0))
         self.position = max((event.seq for event in self.events if event.kind in RECORDED), default=0)
         return list(reversed(self._unsettled.values()))
 
     def unsettled_since(self, since: int) -> list[Event]:
-        """The first start after event `since` of each undoable call that is neither settled nor undone, last first."""
+        """Return the first start after event `since` of each undoable call that is neither settled nor undone, last first."""
         self._track_until(self.position)
         return [event for event in reversed(self._unsettled.values()) if event.seq > since]
 
     def unknown_undos(self) -> list[Event]:
-        """The events of undos that failed because this version of t3flow does not know them."""
+        """Return the events of undos that failed because this version of t3flow does not have them."""
         return [event for event in self.failed_undos() if event.data["kind"] == UNKNOWN_UNDO]
 
     def failed_undos(self) -> list[Event]:
-        """The events of all undos that failed."""
+        """Return the events of all undos that failed."""
         return [event for event in self.events if event.kind == "undo_failed"]
 
     def _track_until(self, seq: int) -> None:
@@ -158,7 +158,7 @@ class History:
             self._tracked += 1
             if event.kind == "started":
                 if needs_undo(event):
-                    # Attempts of one call are one start: an earlier t3flow's event of it may have no identity.
+                    # Attempts at one call count as one start, even if an earlier version of t3flow journaled the first.
                     self._unsettled.setdefault(
                         json.dumps([event.step, event.data["args"], event.data["kwargs"]]), event
                     )
@@ -170,18 +170,18 @@ class History:
                 self._unsettled = {key: start for key, start in self._unsettled.items() if start.seq != start_seq}
 
 
-# The identity of an undo ------------------------------------------------------------------------------------------------
+# References to undos ----------------------------------------------------------------------------------------------------
 
 
 def undo_reference(step: Step[..., Any]) -> dict[str, Any]:
-    """What a `started` event of a step says of its undo: its name (None: there is nothing to undo) and the parameters that it takes."""
+    """Return what a `started` event says of the step's undo: its name (None if the step needs none) and its parameters."""
     if step.undo is None:
         return {"undo": None}
     return {"undo": step.undo.name, "takes": list(step.undo.parameters)}
 
 
 def needs_undo(start: Event) -> bool:
-    """Whether a start is one that must be undone when its saga fails."""
+    """Whether a start must be undone when its saga fails."""
     return start.data["undo"] is not None
 
 
@@ -191,7 +191,7 @@ def undo_name(start: Event) -> str:
 
 
 def undo_of(start: Event) -> Step[..., Any] | None:
-    """The undo of a start; None where this version has none of that name, or one that takes other arguments."""
+    """Return the undo of a start; None if this version has none of that name, or one with other parameters."""
     undo = STEPS.get(undo_name(start))
     if undo is None or ("takes" in start.data and not _takes(undo, start.data["takes"])):
         return None
@@ -204,16 +204,16 @@ def _under_present_names(event: Event) -> Event:
         return event
     data = event.data
     if event.kind == "started":
-        undo = data["undo"] if "undo" in data else legacy_undo(event.step)
+        undo = data["undo"] if "undo" in data else _legacy_undo(event.step)
         data = {**data, "undo": undo and present_name(undo)}
     return replace(event, step=present_name(event.step), data=data)
 
 
-def legacy_undo(step: str) -> str | None:
-    """Return the name of the undo of a start that names none, as an earlier t3flow wrote it; None for no undo.
+def _legacy_undo(step: str) -> str | None:
+    """Return the name of the undo of a start that names none, as earlier versions of t3flow journaled it; None for no undo.
 
-    FORMER_STEPS, which lists the steps of that t3flow, decides; else today's code. A step that neither knows counts as one to be undone: that it had
-    nothing to undo cannot be told.
+    LEGACY_UNDOS lists the steps of those versions. Of other steps, the present code decides. A step unknown to both fails closed: it counts as one
+    with an undo that this version does not have.
     """
     if step in LEGACY_UNDOS:
         return LEGACY_UNDOS[step]
@@ -223,7 +223,9 @@ def legacy_undo(step: str) -> str | None:
 
 
 def _takes(undo: Step[..., Any], parameters: list[str]) -> bool:
-    """Whether an undo takes these parameters still: the same in the same order, and those added since are optional."""
-    ours = list(undo.parameters)
+    """Whether an undo still takes these parameters: the same in the same order, and any that were added are optional."""
+    present = list(undo.parameters)
     parameters = [undo.former_parameters.get(name, name) for name in parameters]
-    return ours[: len(parameters)] == parameters and all(undo.parameters[name] for name in ours[len(parameters) :])
+    return present[: len(parameters)] == parameters and all(
+        undo.parameters[name] for name in present[len(parameters) :]
+    )

@@ -1,8 +1,7 @@
-"""The journal: one SQLite file that is the truth about every run.
+"""The journal: one SQLite file that is the source of truth for every run. What it does not record did not happen; the queue only carries hints.
 
-The queue only carries hints; what is not in here did not happen.
-A synced commit is on disk when it returns (WAL, synchronous=FULL). One that is not synced survives kill -9; a power cut may take it back, together
-with all commits after it. That is enough for what the next synced commit carries to the disk before anything depends on it: see `Flow._record`.
+A synced commit is on disk when it returns (WAL, synchronous=FULL). An unsynced commit survives kill -9, but a power cut may lose it together with all
+later commits. That is enough where a later synced commit writes it out before anything depends on it: see `Flow._record`.
 """
 
 import itertools
@@ -24,7 +23,7 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"
 BUSY_TIMEOUT_SECONDS = 10.0
 MAX_LOG_BYTES = 16 * 2**20
-"""SQLite cuts its log (-wal) to this once a checkpoint is through, however long a reader has kept it from that."""
+"""SQLite truncates its log (-wal) to this after a checkpoint, however large a long read has let it grow."""
 
 SCHEMA = """
 create table meta (key text primary key, value text not null) without rowid;
@@ -34,10 +33,10 @@ create table runs (
     outcome text, result text,
     priority integer not null default 0,
     created real not null, updated real not null,
-    wake_at real,                -- when its next hint is due; null: waits for the host lock
-    message text,                -- id of the queued hint that stands for it
-    claim text,                  -- INCARNATION/NUMBER of the worker that has it now
-    held text                    -- why it is not to be woken: frozen | revoked
+    wake_at real,                -- when its next hint is due; null: waits for the lease
+    message text,                -- id of its queued message
+    claim text,                  -- INCARNATION/NUMBER of the worker that has it
+    held text                    -- why its message is revoked: frozen | revoked
 ) without rowid;
 create index runs_pending on runs (status, wake_at);
 create index runs_created on runs (created);
@@ -52,16 +51,16 @@ create table locks (name text primary key, run text not null, since real not nul
 
 
 class JournalError(T3flowError):
-    """The journal cannot be used. The text says why and what to do."""
+    """The journal cannot be used. The text says why, and what to do."""
 
 
 class NoSuchRun(JournalError):
-    """The journal can be used, and knows no run of that id."""
+    """The journal has no run of that id."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as the journal has it. Times are seconds since the epoch."""
+    """A run as the journal has it. Times are epoch seconds; `revoked` is why its message is revoked, or None."""
 
     id: str
     workflow: str
@@ -80,7 +79,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Event:
-    """One line of a run's history."""
+    """One entry in a run's history."""
 
     seq: int
     at: float
@@ -91,61 +90,63 @@ class Event:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that knows whether its transaction appends an event, and so has something to sync."""
+    """A connection that knows whether its transaction appends an event and so needs a sync."""
 
     appends = False
 
 
 class Journal:
-    """Opens (and if `create`, makes) the journal at `path`, with `extra_schema` beside the engine's own tables.
+    """The journal at `path`. With `create`, a missing file is created, with `extra_schema` beside the engine's own tables.
 
-    Raises JournalError when the file is no journal, damaged, of a newer t3flow, or not writable.
+    Raises JournalError if the file is not a journal, is damaged or not writable, or was written by a newer t3flow.
     """
 
     def __init__(self, path: Path, *, create: bool = False, extra_schema: str = "") -> None:
         self.path = path
         self._local = threading.local()
         self._numbers = itertools.count(1)
-        # Number of the last commit of ours that was synced, and with it all before. None yet: what a predecessor wrote may not be on disk.
+        # The last commit of this process that was synced, and all before it with it. 0 at first: what a predecessor wrote may not be on disk.
         self.last_synced = 0
         self.synced_at = time.monotonic()
         self._is_open = False
         try:
             if not create and not path.exists():
-                raise JournalError(f"no journal at {path}: start the consumer once (t3flow consumer), it makes one")
+                raise JournalError(
+                    f"there is no journal at {path}; the consumer creates it when it starts: systemctl start t3flow"
+                )
             self._open(create, extra_schema)
         except OSError as error:
             raise self._unusable(error) from error
 
     def _open(self, create: bool, extra_schema: str) -> None:
         if create and not self.path.exists():
-            self._make(extra_schema)
+            self._create(extra_schema)
         with self.transaction() as connection:
             version = connection.execute("pragma user_version").fetchone()[0]
             if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
                 raise JournalError(
-                    f"{self.path} is not a journal of t3flow, or was emptied; nothing was changed; "
-                    "put a copy of it back, or look at paths.state_dir"
+                    f"journal {self.path} is empty or is not a journal of t3flow; nothing was changed; "
+                    "restore the file from a copy, or check paths.state_dir"
                 )
             if version > SCHEMA_VERSION:
                 raise JournalError(
-                    f"journal {self.path} was written by a newer t3flow (format {version}, this one knows {SCHEMA_VERSION}); "
-                    "nothing was changed; install that t3flow again"
+                    f"journal {self.path} was written by a newer t3flow (format {version}, this version reads {SCHEMA_VERSION}); "
+                    "nothing was changed; install that version again"
                 )
         if create:
             if (found := self.query("pragma quick_check(1)")[0][0]) != "ok":
                 raise self._unusable(found)
-            # SQLite does this for the log only when the connection that made it is the first to sync it.
+            # SQLite syncs the folder for its log only if the connection that created the log is the first to sync it.
             sync_folder(self.path.parent)
         self._is_open = True
 
-    def _make(self, extra_schema: str) -> None:
-        """A new journal, which is there as a whole or not at all."""
+    def _create(self, extra_schema: str) -> None:
+        """Create the file, complete or not at all."""
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         fresh.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-            connection.execute("pragma auto_vacuum = incremental")  # what `retention` deletes can be given back
+            connection.execute("pragma auto_vacuum = incremental")  # lets `free_pages` return space to the file system
             connection.execute("begin")
             for statement in (SCHEMA + extra_schema).split(";\n"):
                 connection.execute(statement)
@@ -153,14 +154,14 @@ class Journal:
             connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
             connection.execute("commit")
         with suppress(FileExistsError):
-            os.link(fresh, self.path)  # the first of two makers wins
+            os.link(fresh, self.path)  # the first of two creators wins
         fresh.unlink()
 
-    def _unusable(self, why: object) -> JournalError:
-        untouched = "" if self._is_open else "nothing was changed on the host; "
+    def _unusable(self, reason: object) -> JournalError:
+        unchanged = "" if self._is_open else "nothing was changed on the host; "
         return JournalError(
-            f"journal {self.path} cannot be used ({' '.join(str(why).split())}); {untouched}"
-            "see that the folder exists, belongs to the caller and has space, or put a copy of the file back"
+            f"journal {self.path} cannot be used ({' '.join(str(reason).split())}); {unchanged}"
+            "check that its folder exists, belongs to the caller, and has space, or restore the file from a copy"
         )
 
     def _connection(self, synchronous: str) -> _Connection:
@@ -177,15 +178,15 @@ class Journal:
 
     @property
     def last_commit(self) -> int:
-        """The number of this thread's last commit. It is safe from a power cut once `last_synced` has reached it."""
+        """The number of this thread's last commit, which is on disk once `last_synced` has reached it."""
         return int(getattr(self._local, "number", 0))
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError.
+        """Open a write transaction: committed (and synced) on a normal exit, rolled back on an exception. Raises JournalError.
 
-        A power cut takes back the last commits that were not synced, and never one of them without those after it: syncing one syncs all before.
-        SQLite syncs nothing for a commit that changes nothing, such as a note of what is noted already. So `last_synced` goes by events alone.
+        A power cut loses the latest unsynced commits, and never one without all later ones: syncing one commit syncs all before it. SQLite does not
+        sync a commit that changes nothing, such as a fact that is set already, so only commits with events advance `last_synced`.
         """
         try:
             connection = self._connection("FULL" if synced else "NORMAL")
@@ -206,18 +207,18 @@ class Journal:
             raise self._unusable(error) from error
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a read-only question. Raises JournalError."""
+        """Return the rows of a read-only query. Raises JournalError."""
         try:
             return self._connection("NORMAL").execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
     def free_pages(self, pages: int) -> int:
-        """Give so many unused pages back to the file system; return how many. A no-op for the file of an earlier t3flow, which uses them again."""
+        """Return up to so many unused pages to the file system, and return how many. A no-op for the file of an early t3flow, which reuses them."""
         try:
             connection = self._connection("NORMAL")
             (before,) = connection.execute("pragma page_count").fetchone()
-            connection.executescript(f"pragma incremental_vacuum({pages})")  # a plain execute takes but its first step
+            connection.executescript(f"pragma incremental_vacuum({pages})")  # a plain execute only takes its first step
             (after,) = connection.execute("pragma page_count").fetchone()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
@@ -226,7 +227,7 @@ class Journal:
     # Runs -----------------------------------------------------------------------------------------------------
 
     def runs(self, where: str = "1", *parameters: Any, limit: int = -1) -> list[Run]:
-        """The runs that a condition (SQL, ours, never a person's) picks, oldest first."""
+        """Return the runs that match a condition, oldest first. The condition is SQL: constant text, never input."""
         rows = self.query(
             "select id, workflow, args, status, outcome, result, priority, created, updated, wake_at, message, claim, held "
             f"from (select * from runs where {where} order by created desc, id desc limit ?) order by created, id",
@@ -236,14 +237,14 @@ class Journal:
         return [Run(*(*row[:2], json.loads(row[2]), *row[3:5], json.loads(row[5] or "{}"), *row[6:])) for row in rows]
 
     def run(self, run_id: str) -> Run:
-        """One run. Raises JournalError when there is none of that id."""
+        """Return one run. Raises NoSuchRun."""
         found = self.runs("id = ?", run_id)
         if not found:
-            raise NoSuchRun(f"there is no run {run_id}; `t3flow runs` lists them")
+            raise NoSuchRun(f"there is no run {run_id}; to list them: t3flow runs")
         return found[0]
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
-        """A run's history in order, from the event after number `after`."""
+        """Return the events of a run in order, from the one after number `after`."""
         rows = self.query(
             "select seq, at, kind, step, attempt, data from events where run = ? and seq > ? order by seq",
             run_id,
@@ -252,12 +253,12 @@ class Journal:
         return [Event(*(*row[:5], json.loads(row[5]))) for row in rows]
 
     def meta(self, key: str) -> Any:
-        """A fact of the engine's own (JSON), or None."""
+        """Return a fact of the engine (JSON), or None."""
         rows = self.query("select value from meta where key = ?", key)
         return json.loads(rows[0][0]) if rows else None
 
     def set_meta(self, key: str, value: Any, *, synced: bool = True) -> None:
-        """Writes a fact; None removes it."""
+        """Set a fact; None deletes it."""
         with self.transaction(synced=synced) as connection:
             if value is None:
                 connection.execute("delete from meta where key = ?", (key,))
@@ -273,7 +274,7 @@ def append_event(
     attempt: int | None = None,
     data: dict[str, Any] | None = None,
 ) -> Event:
-    """Adds an event at the end of a run's history, within the caller's transaction."""
+    """Append an event to a run's history, within the caller's transaction."""
     seq = connection.execute("select coalesce(max(seq), 0) + 1 from events where run = ?", (run_id,)).fetchone()[0]
     now = time.time()
     text = json.dumps(data or {})

@@ -1,7 +1,6 @@
-"""Retention: the events of runs that ended long ago are deleted, in batches so small that no worker waits for them.
+"""Retention: delete runs that ended long ago, in batches so small that no worker waits for them.
 
-Safe to kill at any point: a run whose events are half deleted is still there and is gone through again. What was deleted unsynced and comes back
-after a power cut is deleted again.
+Safe to kill at any point: a run goes last, after all of its events. What a power cut brings back is deleted again.
 """
 
 import time
@@ -13,24 +12,24 @@ from loguru import logger
 from t3flow.engine.journal import Journal
 
 BATCH_EVENTS = 500
-"""How many events one transaction deletes: a few milliseconds."""
+"""Events deleted in one transaction, which takes a few milliseconds."""
 PAUSE_SECONDS = 0.01
-"""Between two batches, for those who wait to write."""
+"""Between two batches, for threads that wait to write."""
 MAX_EVENTS, MAX_RUNS, MAX_SECONDS = 20_000, 2_000, 1.0
-"""The most that one call deletes, and the longest that it takes."""
+"""Bounds of one call."""
 FREE_PAGES = 2_000
-"""How many free pages one call gives back to the file system."""
+"""Free pages that one call returns to the file system."""
 
 OLD_RUNS = """
 select id from runs where created < ? and updated < ? and status != 'running' {unused}
 and id not in (select id from (select id, max(created) from runs where status != 'running' group by workflow))
 order by created limit ?"""
-"""Ended runs from before a time, oldest first, without the newest of each workflow: `status` tells of that one."""
+"""Runs that ended before a time, oldest first, without the newest of each workflow, which `status` shows."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What one call has deleted, and whether there is more to delete."""
+    """What one call has deleted, and whether that was all."""
 
     runs: int
     events: int
@@ -43,10 +42,10 @@ def delete_runs_before(
     is_needed: Callable[[str], bool] = lambda run_id: False,
     max_events: int = MAX_EVENTS,
 ) -> Deleted:
-    """Delete the runs that ended before a time (epoch seconds), their events first. Idempotent.
+    """Delete the runs that ended before a time (epoch seconds), and their events. Idempotent. Raises JournalError.
 
-    A run to which another table of the journal refers in a column `run` (a deferral, a backup, a lock, a signal) stays, and so does one of which
-    `is_needed` says so. Bounded: call again for the rest. Raises JournalError.
+    A run stays if another table of the journal refers to it in a column `run` (a deferral, a backup, the lease, a signal) or if `is_needed` returns
+    true. Bounded: call again for the rest.
     """
     unused = "".join(f" and id not in (select run from {table})" for table in _tables_with_runs(journal))
     found = [str(row[0]) for row in journal.query(OLD_RUNS.format(unused=unused), before, before, MAX_RUNS)]
@@ -68,7 +67,7 @@ def delete_runs_before(
 
 
 def _delete_batch(journal: Journal, run_id: str, unused: str) -> int:
-    """Delete the first events of a run, and with the last of them the run, unless something has come to need it. Return how many."""
+    """Delete the first events of a run, and with the last of them the run, unless it is needed by now. Return how many events."""
     with journal.transaction(synced=False) as connection:
         row = connection.execute(
             f"select 1 from runs where id = ? and status != 'running'{unused}", (run_id,)
@@ -85,7 +84,7 @@ def _delete_batch(journal: Journal, run_id: str, unused: str) -> int:
 
 
 def _tables_with_runs(journal: Journal) -> list[str]:
-    """The tables that refer to runs, whichever there are: those of a later t3flow included."""
+    """Return the tables that refer to runs, including those of a later t3flow."""
     rows = journal.query(
         "select m.name from sqlite_master as m join pragma_table_info(m.name) as p on p.name = 'run' "
         "where m.type = 'table' and m.name != 'events' order by m.name"
@@ -96,15 +95,15 @@ def _tables_with_runs(journal: Journal) -> list[str]:
 def delete_expired_runs(
     journal: Journal, keep_days: float, is_needed: Callable[[str], bool] = lambda run_id: False
 ) -> Deleted:
-    """Delete what is older than so many days and give its space back. Bounded and idempotent, for a minute's tick."""
-    trimmed = delete_runs_before(journal, time.time() - keep_days * 86400, is_needed)
-    if trimmed.runs or trimmed.events:
+    """Delete runs older than so many days and free their space. Bounded and idempotent, for the work of each minute."""
+    total = delete_runs_before(journal, time.time() - keep_days * 86400, is_needed)
+    if total.runs or total.events:
         pages = journal.free_pages(FREE_PAGES)
         logger.info(
-            "the journal has {} runs and {} events less, which ended over {:g} days ago ({} pages given back)",
-            trimmed.runs,
-            trimmed.events,
+            "deleted {} runs and {} events that are over {:g} days old from the journal ({} pages freed)",
+            total.runs,
+            total.events,
             keep_days,
             pages,
         )
-    return trimmed
+    return total

@@ -1,4 +1,4 @@
-"""Beginning, signalling and ending a run: what the command line and the engine both do to the journal."""
+"""Create, signal, and end runs: the writes to the journal that the command line and the engine share."""
 
 import json
 import secrets
@@ -11,12 +11,12 @@ from t3flow import T3flowError
 from t3flow.engine.journal import Event, Journal, Run, append_event
 
 HOST_LEASE = "host"
-"""The one lock: who has it may change the host."""
+"""The name of the lease: only the run that has it may change the host."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: its name, one line of reason, the run's status, and what else its result shows (JSON)."""
+    """How a run ended: the outcome's name, one line of reason, the run's status, and further JSON for its result."""
 
     name: str
     reason: str = ""
@@ -25,7 +25,7 @@ class Outcome:
 
 
 class Abort(T3flowError):
-    """Raised by a workflow to end its run with an outcome; sagas that it leaves on the way are undone."""
+    """Raised by a workflow to end its run with an outcome. The sagas that it leaves are undone."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.reason)
@@ -41,9 +41,9 @@ def new_run(
     wake_at: float | None = None,
     run_id: str | None = None,
 ) -> str | None:
-    """Journals a new run, to be woken at `wake_at` (epoch seconds; now), and returns its id; a hint makes it start.
+    """Journal a new run that is due at `wake_at` (epoch seconds, default now) and return its id. A hint starts it.
 
-    With a `run_id` of the caller's, a second run of that id is not made: then None.
+    Idempotent with a `run_id` of the caller's: return None if the journal has a run of that id.
     """
     now = time.time()
     run_id = run_id or f"{workflow}-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -59,13 +59,13 @@ def new_run(
 
 
 def send_signal(journal: Journal, run_id: str, name: str) -> None:
-    """Asks a run to handle a signal at its next safe point. Sending it twice is harmless."""
+    """Ask a run to handle a signal at its next safe point. Idempotent."""
     with journal.transaction() as connection:
         connection.execute("insert or ignore into signals values (?, ?, ?)", (run_id, name, time.time()))
 
 
 def end_run(journal: Journal, run: Run, outcome: Outcome) -> Event:
-    """Journals a run's end and frees what it held, in one commit."""
+    """Journal a run's end, and release its lease and signals, in one commit."""
     result = {"reason": outcome.reason, **outcome.data}
     with journal.transaction() as connection:
         event = append_event(connection, run.id, "ended", None, None, {"outcome": outcome.name, **result})

@@ -1,4 +1,7 @@
-"""What a step is, and how code inside a step finds the run that it works for."""
+"""Steps: the journaled units of work that a workflow calls, and what code inside a step may ask about its run.
+
+A step names its own undo, retries, and former names, so that the procedure in a workflow reads as plain calls.
+"""
 
 import inspect
 import threading
@@ -15,13 +18,13 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """What a step needs of the run that calls it. `flow.Flow` is the one implementation."""
+    """The run that calls a step, as the step sees it. `flow.Flow` implements it, so that this module need not import flow."""
 
     run: Run
     attempt: int
 
     def run_step(self, step: "Step[..., Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the step's journaled result, or run it and journal its result. Raises StepFailed."""
+        """Return the step's journaled result, or run the step and journal its result. Raises StepFailed."""
 
 
 current_executor: ContextVar[Executor] = ContextVar("current_executor")
@@ -29,21 +32,21 @@ current_interrupt: ContextVar["Interrupt | None"] = ContextVar("current_interrup
 
 STEPS: dict[str, "Step[..., Any]"] = {}
 FORMER_NAMES: dict[str, str] = {}
-"""Each former name of a step → its present name. The journal of a run in flight over an upgrade has the former one."""
+"""Former name of a step → present name. The journal has former names for a run that is in flight during an upgrade."""
 LEGACY_UNDOS: dict[str, str | None] = {}
-"""Steps of the t3flow whose histories name no undo → the undo that each had then, None for none. A run in flight may have begun one of them."""
+"""Steps of versions that journaled no undo → the undo that each had (None for none). The program that owns the steps fills it."""
 
 
 @dataclass
 class Step(Generic[P, R]):
-    """A unit of work whose result is journaled. Called inside a workflow it runs once and its result is kept.
+    """A unit of work whose result is journaled. A call inside a workflow runs it once; a replay returns the journaled result.
 
-    `function` takes and returns JSON values. It may run again after a crash: its docstring says what makes that harmless.
-    `retry_on` are the errors worth another attempt, `retries` how many, `retry_delay_seconds` the wait before the first (it doubles).
-    `interruptible`: a signal may end it half-way. `undo` takes the same arguments and takes back what the step did, or part of it.
-    `syncs_first`: what the journal has of the run is on disk before the step begins. False for a step that only reads, or whose own doing does not
-    matter to those before it, should a power cut make them run again.
-    `former_parameters`: a former name of a parameter → its present name, for the undo of a run that began under the former one.
+    `function` takes and returns JSON values. It runs at least once: after a crash it may run again, and its docstring says why that is harmless.
+    `retry_on` lists the errors that are retried, at most `retries` times, first after `retry_delay_seconds`, which doubles with each retry.
+    `interruptible`: a signal may end the function early. `undo` takes the same arguments and compensates the step, even if it ran only in part.
+    `syncs_first`: earlier events of the run are on disk before the step starts. False for a step that only reads, or whose effects do not matter
+    to earlier steps that a power cut makes run again.
+    `former_parameters` (former name → present name) lets an undo that renamed its parameters run for a start under the former names.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Step(Generic[P, R]):
     syncs_first: bool = True
     former_parameters: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, bool] = field(default_factory=dict)
-    """The function's parameters in their order → whether each is optional."""
+    """Parameter of the function, in order → whether it is optional."""
 
     def __post_init__(self) -> None:
         signature = inspect.signature(self.function)
@@ -66,11 +69,11 @@ class Step(Generic[P, R]):
         }
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs the step in the current workflow, or returns what the journal has. Raises StepFailed."""
+        """Return the journaled result, or run the step in the current workflow. Raises StepFailed."""
         return cast(R, current_executor.get().run_step(self, args, kwargs))
 
     def unjournaled(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function as a part of the step that is running: nothing is journaled, retried or undone on its own."""
+        """Call the function as part of another step: this call is not journaled, retried, or undone by itself."""
         return self.function(*args, **kwargs)
 
 
@@ -85,10 +88,10 @@ def step(
     former_names: tuple[str, ...] = (),
     former_parameters: dict[str, str] | None = None,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
-    """Make a step of a function and register it under the function's name, with the options of `Step`.
+    """Turn a function into a step, registered under the function's name. Takes the options of `Step`.
 
-    `former_names`: a run that began when the step had one of these names replays and is undone as if it had the present name. Raises ValueError
-    where a name, present or former, is taken.
+    `former_names`: a run that began under one of these names is replayed and undone as under the present one. Raises ValueError if a name, present
+    or former, is taken.
     """
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
@@ -115,50 +118,50 @@ def step(
 
 
 def present_name(name: str) -> str:
-    """Return the name that a journaled step has in this version; the name itself where it was not renamed."""
+    """Return the present name of a step that the journal names."""
     return FORMER_NAMES.get(name, name)
 
 
 @dataclass
 class Interrupt:
-    """Tells a running step that a signal waits for it. Set by the watcher, read by the step's long waits."""
+    """Tells a running step that a signal is pending. Set by the engine's watcher, checked in the step's long waits."""
 
     signal: str | None = None
     _event: threading.Event = field(default_factory=threading.Event)
 
     def set(self, signal: str) -> None:
-        """Asks the step to end."""
+        """Ask the step to end."""
         self.signal = signal
         self._event.set()
 
     def check(self) -> None:
-        """Raises Interrupted if a signal waits."""
+        """Raise Interrupted if a signal is pending."""
         if self.signal is not None:
             raise Interrupted(self.signal)
 
     def wait(self, timeout_seconds: float) -> None:
-        """Sleeps, but not past a signal, which it raises as Interrupted."""
+        """Sleep for the timeout, or until a signal. Raises Interrupted for a signal."""
         self._event.wait(timeout_seconds)
         self.check()
 
 
 def check_interrupt() -> None:
-    """For the long waits inside an interruptible step. Raises Interrupted; does nothing elsewhere."""
+    """Raise Interrupted if a signal is pending for the running interruptible step. Call it in long waits; a no-op elsewhere."""
     interrupt = current_interrupt.get()
     if interrupt is not None:
         interrupt.check()
 
 
 def pause(seconds: float) -> None:
-    """Sleeps inside a step; a signal ends the sleep of an interruptible one with Interrupted."""
+    """Sleep inside a step. Raises Interrupted for a signal if the step is interruptible."""
     (current_interrupt.get() or Interrupt()).wait(seconds)
 
 
 def current_run() -> str:
-    """The id of the run that the running step works for."""
+    """Return the id of the run that the current step belongs to."""
     return current_executor.get().run.id
 
 
 def current_attempt() -> int:
-    """Which attempt of the running step this is, from 1; above 1 an earlier one may have got half-way."""
+    """Return the number of the current attempt at the step, from 1. Above 1, an earlier attempt may have done part of the work."""
     return current_executor.get().attempt

@@ -1,4 +1,4 @@
-"""The steps of the gate: which databases a version is tried on, the trials, several at a time, and the control with the version in use."""
+"""The steps of the gate: choose seeds, run the trials, several at a time, and run the controls with the version in use."""
 
 import contextvars
 import os
@@ -21,21 +21,21 @@ from t3flow.host.children import ChildError
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import known_schemas, rejections
 from t3flow.host.staging import scratch_folder
-from t3flow.host.users import Person
+from t3flow.host.users import User
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
 from t3flow.tasks import Snapshot
 
 MEMORY_PER_TRIAL = 800 * 1024 * 1024
-"""What a real server with its launcher and monitor, a command beside it and the trial itself take: 711 MB of a real 0.0.42, 552 of it not shared."""
+"""A real 0.0.42 with its launcher, monitor, a command beside it and the trial take 711 MB, 552 MB of it unshared."""
 BATCH_OF_WIDTHS = 4
 NO_END = 1e11
-"""`until` of a trial that a person asked for."""
+"""`until` of a trial that an operator asked for."""
 NOBODY = "nobody"
 
 
 class Seed(TypedDict):
-    """A state to try on: whose, the version in use there, the snapshot ("": an empty base dir), its size and files (as `Snapshot` has them)."""
+    """A copy to try on: its user, the version in use there, the snapshot ("": an empty base dir), its size and files (as in `Snapshot`)."""
 
     user: str
     version: str
@@ -46,7 +46,7 @@ class Seed(TypedDict):
 
 
 class Seeds(TypedDict):
-    """All seeds in batches, each one step; how many at a time; until when (epoch seconds) a trial may begin; what it takes, for people."""
+    """All seeds in batches, one step each; how many at a time; until when (epoch seconds) a trial may begin; what it takes, for people."""
 
     batches: list[list[Seed]]
     width: int
@@ -55,20 +55,20 @@ class Seeds(TypedDict):
 
 
 def empty_seed(version: str) -> Seed:
-    """An empty base dir, as a new user has it."""
+    """Return an empty base dir, as a new user has it."""
     return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
 
 
-def files_of(kept: Snapshot | Seed) -> dict[str, str]:
-    """The files of a snapshot. A run that an earlier t3flow began has the first one alone."""
-    return kept.get("files") or ({FIRST_DATABASE: kept["path"]} if kept["path"] else {})
+def files_of(snapshot: Snapshot | Seed) -> dict[str, str]:
+    """Return the files of a snapshot. A run that an earlier t3flow began recorded only the first one."""
+    return snapshot.get("files") or ({FIRST_DATABASE: snapshot["path"]} if snapshot["path"] else {})
 
 
 @step()
-def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -> Seeds:
-    """The snapshots that `gate.seeds` asks a candidate to be tried on; an empty base dir where there is none. Only reads."""
+def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> Seeds:
+    """Return the snapshots that `gate.seeds` selects; an empty base dir if there are none. Only reads."""
     host = this_host()
-    wanted = host.settings.gate.seeds
+    selected = host.settings.gate.seeds
     version = {user["user"]: user["version"] for user in users}
     usable: list[Seed] = [
         {
@@ -82,9 +82,9 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
         for each in snapshots
         if not each["problem"]
     ]
-    if wanted == "largest":
+    if selected == "largest":
         usable = sorted(usable, key=lambda seed: seed["bytes"])[-1:]
-    chosen = [seed for seed in usable if wanted in ("all", "largest") or seed["user"] in wanted]
+    chosen = [seed for seed in usable if selected in ("all", "largest") or seed["user"] in selected]
     chosen = chosen or [empty_seed(default)]
     largest = trial_run.disk_bound(max(seed["bytes"] for seed in chosen))
     width = min(_width(host, largest), len(chosen))
@@ -99,7 +99,7 @@ def choose_seeds(users: list[Person], snapshots: list[Snapshot], default: str) -
 
 
 def _width(host: Host, disk_bytes: int) -> int:
-    """How many trials cores, memory and disk allow at a time; one where they would share the host's network."""
+    """Return how many trials the cores, memory and disk allow at a time; one if trials would share the host's network."""
     if not cells.isolation(host).is_available:
         return 1
     by_memory = psutil.virtual_memory().available // MEMORY_PER_TRIAL
@@ -107,41 +107,40 @@ def _width(host: Host, disk_bytes: int) -> int:
     return max(1, min(os.cpu_count() or 1, cells.MAX_PARALLEL, by_memory, by_disk))
 
 
-@step(interruptible=True)
-def try_on(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
-    """Tries a version on a copy of each database; what would begin after `until` is inconclusive. Repeating it is harmless: each copy is fresh.
+@step(interruptible=True, former_names=("try_on",))
+def run_trials(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+    """Try a version on a copy of each database; a trial that would begin after `until` is inconclusive. A repeat is harmless: each copy is fresh.
 
-    What failed by its time alone is tried once more with the host to itself: trials side by side make each other slow. The migrations that
-    the version was shown to serve are noted, and how long it took to start. A t3 of a kind that is not known is said in the log, in words that
-    an alert looks for.
+    A trial that failed only by its time is repeated alone, because trials in parallel slow each other down. Records which migrations the version
+    serves and how long it took to start. A t3 of an unknown kind is logged in words that an alert looks for.
     """
 
-    def hold(seed: Seed) -> Verdict:
+    def judge(seed: Seed) -> Verdict:
         if time.time() > until:
             return _not_tried(seed, version, _limit())
         return _try_one(slot, version, seed, asks_version=seed is seeds[0])
 
-    found = _side_by_side(hold, seeds, width)
-    for verdict in found:
+    verdicts = _in_parallel(judge, seeds, width)
+    for verdict in verdicts:
         if verdict["verdict"] == "pass":
             known_schemas.note_level(this_host().journal, version, verdict["level"])
             known_schemas.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
             durations.note_start(this_host().journal, verdict["seed"], version, verdict["started_s"])
-    unknown = {verdict["unknown"]: verdict["seed"] for verdict in found if verdict["unknown"]}
-    for what, user in unknown.items():
-        logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, what)
-    return found
+    unknown = {verdict["unknown"]: verdict["seed"] for verdict in verdicts if verdict["unknown"]}
+    for fact, user in unknown.items():
+        logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, fact)
+    return verdicts
 
 
-@step(interruptible=True)
-def try_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
-    """The same with the version in use on each: is it the candidate that fails, or the database, the gate, the host? Repeating it is harmless.
+@step(interruptible=True, former_names=("try_controls",))
+def run_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+    """Run the same trials with the version in use, to tell a bad version from a bad database, gate or host. A repeat is harmless.
 
-    Side by side as the candidate's trials; what would begin after `until` is inconclusive.
+    In parallel, as the trials; a control that would begin after `until` is inconclusive.
     """
     versions_dir = this_host().settings.paths.versions_dir
 
-    def hold(seed: Seed) -> Verdict:
+    def judge(seed: Seed) -> Verdict:
         version = seed["version"]
         if time.time() > until:
             return _not_tried(seed, version, _limit())
@@ -149,22 +148,22 @@ def try_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
             return _not_tried(seed, version, f"there is no slot of {version} to compare with")
         return _try_one(str(slots.slot_path(versions_dir, version)), version, seed)
 
-    return _side_by_side(hold, seeds, width)
+    return _in_parallel(judge, seeds, width)
 
 
-def _side_by_side(hold: Callable[[Seed], Verdict], seeds: list[Seed], width: int) -> list[Verdict]:
-    """The verdicts on seeds, so many at a time. What failed by its time alone is tried once more with the host to itself."""
+def _in_parallel(judge: Callable[[Seed], Verdict], seeds: list[Seed], width: int) -> list[Verdict]:
+    """Return the verdicts on the seeds, `width` at a time. A trial that failed only by its time is repeated alone."""
     with ThreadPoolExecutor(width) as pool:
-        waiting = [pool.submit(contextvars.copy_context().run, hold, seed) for seed in seeds]
+        waiting = [pool.submit(contextvars.copy_context().run, judge, seed) for seed in seeds]
         found = [each.result() for each in waiting]
     return [
-        hold(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
+        judge(seed) if verdict["verdict"] == "fail" and verdict["slow"] else verdict
         for seed, verdict in zip(seeds, found, strict=True)
     ]
 
 
 def _limit() -> str:
-    return f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) is over"
+    return f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) has passed"
 
 
 def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
@@ -193,17 +192,17 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 
 @step()
 def note_untried(version: str, users: list[str]) -> None:
-    """Notes whose database a version was not tried on, so that this is done before they are moved. Repeating it writes the same."""
+    """Record on whose databases a version was not tried, so that it is tried before these users are moved. Idempotent."""
     rejections.note_untried(this_host().journal, version, users)
 
 
 @step()
 def is_untried(user: str, version: str) -> bool:
-    """Whether a version has still to be tried on a user's database. Only reads."""
+    """Return whether a version must still be tried on a user's databases. Only reads."""
     return rejections.is_untried(this_host().journal, user, version)
 
 
 @step()
 def note_tried(user: str) -> None:
-    """A user's database was tried after all. Repeating it is harmless."""
+    """Record that a version was tried on a user's databases. Idempotent."""
     rejections.note_tried(this_host().journal, user)

@@ -1,6 +1,6 @@
 """What is removed once nothing needs it: old snapshots, slots, half-made slots, links of accounts that are gone.
 
-Called from steps (`tasks.accept`, `return_to`, `prune`, `back_up`), which may repeat it: a second time finds less to do. Every removal unlinks
+Called from steps (`tasks.accept`, `restore_default`, `prune`, `back_up`), which may repeat it: a second time finds less to do. Every removal unlinks
 first and notes it afterwards, so that pruning works on a disk that is completely full: a record whose files are gone is found and dropped next time.
 No part stops another, and none fails the step that called it.
 """

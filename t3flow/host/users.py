@@ -1,17 +1,17 @@
-"""Users as a run found them, and which of them a version leaves behind."""
+"""Users as a run found them, and whether a version is ahead of or behind theirs."""
 
 from typing import NotRequired, TypedDict
 
 from t3flow.t3.versions import is_older
 
 ANOTHER = "another program"
-"""What a server runs that is of no version that is known here."""
+"""What a server runs if it is no known version."""
 
 
-class Person(TypedDict):
-    """One user as a run found them: the version they are led to, whether their server runs, and which version ("": that is not known).
+class User(TypedDict):
+    """One user as a run found them: the assigned version, whether the server runs, and which version it runs ("": not known).
 
-    `why`: t3flow cannot manage them, for this reason. Runs that an older t3flow began have neither `runs` nor `why`.
+    `why`: t3flow cannot manage them, for this reason. Runs that an earlier t3flow began have neither `runs` nor `why`.
     """
 
     user: str
@@ -21,31 +21,31 @@ class Person(TypedDict):
     why: NotRequired[str]
 
 
-def is_behind(person: Person, version: str) -> bool:
-    """Whether a managed user does not run a version: is led to an older one, or to none, or has a server that was started from another."""
-    if person.get("why") or is_ahead(person, version):
+def is_behind(user: User, version: str) -> bool:
+    """Return whether a managed user does not run a version: an older one or none is assigned, or the server was started from another one."""
+    if user.get("why") or is_ahead(user, version):
         return False
-    return person["version"] != version or person.get("runs", "") not in ("", version)
+    return user["version"] != version or user.get("runs", "") not in ("", version)
 
 
-def is_ahead(person: Person, version: str) -> bool:
-    """Whether a user is led to a version newer than this one: only a rollback takes their databases back."""
-    return is_older(version, person["version"])
+def is_ahead(user: User, version: str) -> bool:
+    """Return whether a user is assigned a newer version than this one: only a rollback takes their databases back."""
+    return is_older(version, user["version"])
 
 
-def ahead(found: list[Person], version: str) -> str:
-    """Which managed users are on a newer version, as the end of a line, with the command to run; "" for none."""
-    names = [person["user"] for person in found if not person.get("why") and is_ahead(person, version)]
+def ahead(found: list[User], version: str) -> str:
+    """Return which managed users are on a newer version, as the end of a line with the command to run; "" if none is."""
+    names = [user["user"] for user in found if not user.get("why") and is_ahead(user, version)]
     if not names:
         return ""
     options = " ".join(f"--user {name}" for name in names)
-    return f"; newer: {', '.join(names)} (to take them back: t3flow enqueue rollback --to {version} {options})"
+    return f"; newer: {', '.join(names)} (to move them back: t3flow enqueue rollback --to {version} {options})"
 
 
 class Result(TypedDict):
-    """How a user fared, as the interface shows it, and when a deferred one is worth asking again.
+    """How one user fared, as the interface shows it, and when to check a deferred one again.
 
-    `at_fault`: who is to blame for a server that was stopped and taken back, as `rollout/blame.py` names them; "" for one that was not stopped.
+    `at_fault`: who is at fault for a server that was stopped in vain, as `rollout/blame.py` names them; "" if it was not stopped.
     """
 
     result: str
@@ -58,7 +58,7 @@ class Result(TypedDict):
 
 
 def result_of(result: str, version: str, reason: str) -> Result:
-    """A result without a restart."""
+    """Return a result without a restart."""
     return {
         "result": result,
         "version": version,

@@ -1,6 +1,6 @@
-"""Watching real pairings after a version was given to somebody: the last look at what gate and verification could not see.
+"""Watch real pairings after a version was assigned: the last check for what gate and verification could not see.
 
-One fact in the journal holds the watch: its run, version, end, who is on it, where in the dispatch's log it has come to, what it has counted.
+One fact in the journal holds the watch: its run, version, end, the users on it, the cursor in the dispatch's log, and the counts.
 """
 
 import secrets
@@ -26,12 +26,12 @@ from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
 
 BAKE = "bake"
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 ROLLBACK_PRIORITY = 10
 
 
 class Verdict(TypedDict):
-    """How a watch ended. `is_broken`: users cannot pair; `roll_back`: who is to go back to their former version."""
+    """How a watch ended. `is_broken`: users cannot pair; `roll_back`: the users to return to their previous version."""
 
     is_broken: bool
     reason: str
@@ -40,10 +40,10 @@ class Verdict(TypedDict):
 
 @step()
 def begin_bake(version: str, users: list[str]) -> str:
-    """Has the pairings of these users watched, who were just moved to the version. Returns the watching run, "" for none.
+    """Watch the pairings of these users, who were just moved to the version. Return the watching run, "" for none.
 
-    A watch of the same version goes on, with them and for as long from now; one of another version is replaced. Repeating it is harmless: the
-    fact is written before its run is made, so that a repetition finds the id and makes what is missing.
+    A watch of the same version is extended with them and for as long from now; one of another version is replaced. Idempotent: the fact is written
+    before its run is created, so that a repeat finds the id and creates what is missing.
     """
     host = this_host()
     if not users or not host.settings.bake.minutes or not host.settings.dispatch.log:
@@ -62,8 +62,8 @@ def begin_bake(version: str, users: list[str]) -> str:
     ended = known["run"] if known and host.journal.runs("id = ? and status != 'running'", known["run"]) else None
 
     def change(known: Any) -> dict[str, Any]:
-        goes_on = known and known["version"] == version and known["verdict"] is None and known["run"] != ended
-        watch: dict[str, Any] = known if goes_on else fresh
+        is_extended = known and known["version"] == version and known["verdict"] is None and known["run"] != ended
+        watch: dict[str, Any] = known if is_extended else fresh
         until = now + host.settings.bake.minutes * 60
         return {**watch, "until": until, "users": {**dict.fromkeys(users, now), **watch["users"]}}
 
@@ -75,33 +75,33 @@ def begin_bake(version: str, users: list[str]) -> str:
 
 @step(interruptible=True)
 def watch_pairings(version: str) -> Verdict:
-    """Looks into the dispatch's log again and again as a delayed task, until the time is over or too much has failed.
+    """Poll the dispatch's log as a delayed task until the time is over or too many pairings have failed.
 
-    Counts and cursor are written in one commit: killed before it, the same lines are read again; after it, never. What a kill or a power cut can
-    change is the time of a file's lines, which is when they were first read. A verdict is written in that commit too, and found by a repetition.
-    Before a version is blamed, users are paired now: whether the dispatch serves others, and whether those who failed still fail.
+    Counts and cursor are written in one commit: after a crash before it the same lines are read again, after it never. A crash can change only the
+    time of a file's lines, which is when they were first read. A verdict is written in that commit too and found by a repeat. Before a version is
+    blamed, users are paired now: whether the dispatch serves other users, and whether the users who failed still fail.
     """
     host, run = this_host(), current_run()
     known = facts.read(host.journal, BAKE)
     if known is None or known["run"] != run:
         return _taken_over()
-    new, cursor, more, problem = _look(host, known)
+    new, cursor, more, problem = _read_log(host, known)
     if problem and problem != known["problem"]:
-        logger.warning("the watch over {}: {}", version, problem)
+        logger.warning("watching pairings on {}: {}", version, problem)
     suspected = suspicion.suspect(host, version, _added(known["counted"], new))
     finding = suspicion.check(host, version, suspected) if suspected else None
     if finding and finding.dispatch_at_fault:
-        logger.error("GATE INCONCLUSIVE: the watch over {}: {}; nothing is frozen or rejected", version, finding.reason)
+        logger.error(
+            "GATE INCONCLUSIVE: watching pairings on {}: {}; nothing is frozen or rejected", version, finding.reason
+        )
         problem = finding.reason
     elif finding and not finding.is_broken:
-        logger.info("the watch over {}: {}", version, finding.reason)
+        logger.info("watching pairings on {}: {}", version, finding.reason)
 
     def change(current: Any) -> Any:
         if current is None or current["run"] != run or current["verdict"] is not None:
             return current
-        counted = (
-            [] if finding else _added(current["counted"], new)
-        )  # what was found to be no fault of the version counts no more
+        counted = [] if finding else _added(current["counted"], new)  # what is no fault of the version counts no more
         is_broken = suspected and finding and finding.is_broken
         verdict = _broken(host, version, suspected) if suspected and is_broken else _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
@@ -113,24 +113,24 @@ def watch_pairings(version: str) -> Verdict:
     if after is None or after["run"] != run:
         return _taken_over()
     if after["verdict"] is not None:
-        found: Verdict = after["verdict"]
-        return found
+        verdict: Verdict = after["verdict"]
+        return verdict
     until = time.strftime("%H:%M:%S", time.localtime(after["until"]))
     failures = sum(entry[3] for entry in after["counted"])
-    at = time.time() if more else min(time.time() + LOOK_SECONDS, after["until"])
+    at = time.time() if more else min(time.time() + POLL_SECONDS, after["until"])
     raise NotYet(at, problem or f"watching until {until}; {failures} failed in the last 10 minutes")
 
 
 @step()
 def end_bake() -> None:
-    """Removes the watch, if it is this run's. Repeating it finds it gone, or another's."""
+    """Remove the watch if it is this run's. Idempotent."""
     run = current_run()
     facts.change(this_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 
 @step()
 def begin_rollback(users: list[str]) -> str:
-    """Has these users rolled back, before anybody else gets the host. Repeating it finds the run there."""
+    """Start an urgent rollback of these users. Idempotent: a repeat finds the run."""
     host = this_host()
     run = f"rollback-of-{current_run()}"
     if new_run(host.journal, "rollback", {"users": users, "to": None}, priority=ROLLBACK_PRIORITY, run_id=run):
@@ -138,8 +138,8 @@ def begin_rollback(users: list[str]) -> str:
     return run
 
 
-def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Cursor, bool, str]:
-    """What is to be counted since the last look, the new cursor, whether there is more, and why nothing could be read."""
+def _read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Cursor, bool, str]:
+    """Return what counts since the last look, the new cursor, whether there is more, and why nothing could be read."""
     try:
         part = dispatch_log.read(host, known["cursor"])
         return _countable(host, known, part.lines), part.cursor, part.more, ""
@@ -150,7 +150,7 @@ def _look(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Curs
 
 
 def _managed(host: Host, users: list[str]) -> set[str]:
-    """Return the users that t3flow manages: all of them where their manager does not answer, as what was logged counts once or never."""
+    """Return the users that t3flow manages; all of them if the service manager does not answer, as a log line counts once or never."""
     try:
         return {user for user, (_, why) in manageable.survey(host, users).items() if not why}
     except ServiceError as error:
@@ -159,10 +159,9 @@ def _managed(host: Host, users: list[str]) -> set[str]:
 
 
 def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
-    """Of what was logged, what speaks against the version: of users of the map whom t3flow manages and whose port is not in others' hands, and
-    not of our own doing.
+    """Return what counts against the version: lines of managed users of the map whose port is their own, except pairings by t3flow itself.
 
-    Only users who are on the version count, and from their move on. Others fail and fall back for other reasons.
+    Only users on the version count, and only from their move on. Other users fail and fall back for other reasons.
     """
     names = [entry.name for entry in host.user_map().users]
     mapped = _managed(host, names) if lines else set()
@@ -192,7 +191,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
 
 
 def _added(counted: Counted, new: Counted) -> Counted:
-    """All of it, in the order of time; what is of one second is one entry, so that a flood stays small."""
+    """Return all entries in the order of time; those of one second become one entry, so that a flood stays small."""
     tally: Counter[tuple[int, str, str]] = Counter()
     for at, kind, user, number in [*counted, *new]:
         tally[int(at), kind, user] += number
@@ -200,37 +199,40 @@ def _added(counted: Counted, new: Counted) -> Counted:
 
 
 def _broken(host: Host, version: str, found: Suspicion) -> Verdict:
-    """The verdict on a version that is to blame, and who is to go back."""
+    """Return the verdict on a version that is at fault, and the users to roll back."""
     users = found.users
-    who = ", ".join(f"{user} {number}" for user, number in users.most_common(8)) + (", …" if len(users) > 8 else "")
-    told = f"{users.total()} {found.words} within 10 minutes on {version} ({who}; {found.on_it} users are on it), more than bake.max_failures bears"
+    counts = ", ".join(f"{user} {number}" for user, number in users.most_common(8)) + (", …" if len(users) > 8 else "")
+    reason = (
+        f"{users.total()} {found.words} within 10 minutes on {version} ({counts}; {found.on_it} users are on it), "
+        "more than bake.max_failures allows"
+    )
     versions_dir = host.settings.paths.versions_dir
     concerned = sorted(user for user in users if slots.effective(versions_dir, user) == version)
     if host.settings.bake.rollback and concerned:
-        what = f"{', '.join(concerned)}: rolled back, see t3flow runs"
+        action = f"rolling back {', '.join(concerned)} (t3flow runs)"
     elif concerned:
-        what = f"to go back: t3flow enqueue rollback {' '.join(f'--user {user}' for user in concerned)}"
+        action = f"to go back: t3flow enqueue rollback {' '.join(f'--user {user}' for user in concerned)}"
     else:
-        what = "nobody concerned is on it: see t3flow verify and the dispatch's log"
+        action = "no user concerned is on it any more: check t3flow verify and the dispatch's log"
     roll_back = concerned if host.settings.bake.rollback else []
-    return {"is_broken": True, "reason": f"{told}; {what}; to go on: t3flow unfreeze", "roll_back": roll_back}
+    return {"is_broken": True, "reason": f"{reason}; {action}; to resume: t3flow unfreeze", "roll_back": roll_back}
 
 
 def _passed(watch: dict[str, Any], problem: str) -> Verdict:
+    """Return the verdict of a watch whose time is over."""
     counted = sum(entry[3] for entry in watch["counted"])
-    found = (
-        f"not watched: {problem}" if problem else f"no more failures than are borne ({counted} in the last 10 minutes)"
-    )
+    found = f"not watched: {problem}" if problem else f"no excess of failed pairings ({counted} in the last 10 minutes)"
     return {"is_broken": False, "reason": f"{watch['version']}: {found}", "roll_back": []}
 
 
 def _left(host: Host, version: str) -> Verdict | None:
-    """That nobody is led to the version any more, as after a rollback, so that there is nothing to watch; None while somebody is, or may be again."""
-    led_to = {slots.effective(host.settings.paths.versions_dir, entry.name) for entry in host.user_map().users}
-    if led_to & {version, slots.HOLD}:
+    """Return the verdict if no user is assigned the version any more, as after a rollback; None while one is, or may be again."""
+    assigned = {slots.effective(host.settings.paths.versions_dir, entry.name) for entry in host.user_map().users}
+    if assigned & {version, slots.HOLD}:
         return None
-    return {"is_broken": False, "reason": f"nobody is on {version} any more", "roll_back": []}
+    return {"is_broken": False, "reason": f"no user is on {version} any more", "roll_back": []}
 
 
 def _taken_over() -> Verdict:
+    """Return the verdict of a watch that a newer one replaced."""
     return {"is_broken": False, "reason": "a newer watch has taken over", "roll_back": []}

@@ -1,17 +1,18 @@
-"""Decide who is at fault when a restart fails. A version is blamed only for what its own server did.
+"""Decide who is at fault when a restart fails. A version is at fault only for what its own server did.
 
-Two facts decide: which version's server was started last, and which failure of which step ended the restart. The version that a user was to be
-moved to is at fault if, and only if,
+Two facts decide: the version of the server that was started last, and the failure that ended the restart. The version to move to is at fault if
+and only if
 
-1. it was assigned, and the start of its server is in the journal (before that, nothing of it has run), and
+1. it was assigned, and the start of its server is in the journal (before that, none of its code has run),
 2. the failure is one that a running server causes: it does not listen, does not answer, or does not pair, and
-3. the undo then shows the former version pairing again with the same dispatch, manager and disk.
+3. the undo then shows the previous version pairing again with the same dispatch, service manager and disk.
 
-Everything else is the fault of what surrounds it, and rejects nothing: an error of the manager, the port, the disk, the network, the user's own
-configuration, a person who stops the unit, or of t3flow. A failure of a kind that is not listed here is never a version's.
+Every other failure is the fault of the surroundings and rejects nothing: the service manager, the port, the disk, the network, the user's own
+configuration, an operator who stops the unit, or t3flow. A kind of failure that is not listed here is never a version's fault.
 """
 
 from dataclasses import dataclass
+from types import TracebackType
 
 from t3flow import tasks
 from t3flow.deferrals import deferral
@@ -21,24 +22,24 @@ from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.host.users import Result
 from t3flow.rollout import pairing_checks
 
-TARGET = "target"
-"""The version that the user was to be moved to."""
+VERSION = "target"
+"""The version to move to."""
 DISPATCH = "dispatch"
 """Users who were not restarted cannot pair either."""
 UNKNOWN = "unknown"
 """The server answers in a way that t3flow does not know."""
 USER = "user"
-"""The user's own configuration or port, or a person who stopped the unit."""
+"""The user's own configuration or port, or an operator who stopped the unit."""
 HOST = "host"
-"""The manager of units, the disk, the network, or t3flow itself; also where the former version fails in the same way."""
+"""The service manager, the disk, the network, or t3flow itself; also where the previous version fails in the same way."""
 MANAGER = "manager"
-"""The manager of units, which starts the former version's server no more either: this user's is down."""
+"""The service manager, which does not start the previous version either: this user's server is down."""
 CONSUMER = "consumer"
-"""A step during which the consumer died again and again."""
+"""A step during which the consumer died repeatedly."""
 
 FAULT_OF_KIND = {
-    "NotPaired": TARGET,
-    "NotReady": TARGET,
+    "NotPaired": VERSION,
+    "NotReady": VERSION,
     "DispatchAtFault": DISPATCH,
     "UnknownServer": UNKNOWN,
     "BrokenBefore": USER,
@@ -46,11 +47,11 @@ FAULT_OF_KIND = {
     "Misconfigured": USER,
     "StoppedByHand": USER,
 }
-"""Kind of failure of a server that was started and looked at → who is at fault. Any other kind is HOST."""
+"""Kind of failure of a server that was started → who is at fault. Any other kind is HOST."""
 FAILED = {"rolled_back", "failed"}
 """Results of a user that end a run."""
 MOST_IN_A_ROW = 2
-"""So many users one after another who were stopped and could not be moved have met what the next would meet as well, whatever it is."""
+"""This many consecutive users who were stopped and could not be moved have met a fault that the next user would meet as well."""
 NOT_PAIRED = ("NotPaired", "NotReady")
 ENDS_THE_RUN = (DISPATCH, UNKNOWN)
 """Faults that the next user would meet as well: the run ends, and nothing is frozen or rejected."""
@@ -58,80 +59,89 @@ ENDS_THE_RUN = (DISPATCH, UNKNOWN)
 
 @dataclass
 class Course:
-    """How far a restart came: the version whose server was started last ("": none since the stop), and the failure that ended it."""
+    """How far a restart came: the version whose server was started last ("": none since the stop), and the failure that ended the block."""
 
     started: str = ""
     failure: StepFailed | None = None
 
+    def __enter__(self) -> "Course":
+        return self
 
-def who_is_at_fault(course: Course, target: str, undo: UndoFailed | None, undo_of_stop: str) -> str:
-    """Return who is at fault for a restart that failed. `undo`: the failure of its undo; `undo_of_stop`: the step that starts the former server."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, StepFailed):
+            self.failure = error
+
+
+def fault_of(course: Course, version: str, undo: UndoFailed | None, undo_of_stop: str) -> str:
+    """Return who is at fault for a restart that failed. `undo`: how its undo failed; `undo_of_stop`: the step that starts the previous server."""
     failure = course.failure
     if failure is None:
         return HOST
     if failure.kind == CRASHED:
         return CONSUMER
     fault = FAULT_OF_KIND.get(failure.kind, HOST)
-    if fault in (TARGET, UNKNOWN) and course.started != target:
+    if fault in (VERSION, UNKNOWN) and course.started != version:
         return HOST
-    if fault == TARGET and undo is not None and undo.step == undo_of_stop and undo.kind in NOT_PAIRED:
-        return HOST  # the former version does not pair either: nothing shows that the new one is to blame
+    if fault == VERSION and undo is not None and undo.step == undo_of_stop and undo.kind in NOT_PAIRED:
+        return HOST  # the previous version does not pair either, so that nothing shows the new one to be at fault
     return fault
 
 
-def give_up(version: str, user: str, found: Result) -> str:
-    """A restart failed and the run goes no further: tracking is frozen, and the version remembered if it is to blame. Returns the reason.
+def give_up(version: str, user: str, result: Result) -> str:
+    """End a run after a restart that failed: freeze tracking, and reject the version if it is at fault. Return the reason.
 
-    A failure that is the user's alone, as others prove, does neither.
+    A failure that other users show to be this user's alone does neither.
     """
-    if is_theirs(version, user, found):
-        found["ask_again"] = deferral.note_wait(user, found["waiting_for"], found["reason"], 0.0)
-        return found["reason"]
-    if found["at_fault"] == TARGET:
-        reason = f"{version} failed at {user}: {found['reason']}"
+    if concerns_user_alone(version, user, result):
+        result["ask_again"] = deferral.note_wait(user, result["waiting_for"], result["reason"], 0.0)
+        return result["reason"]
+    if result["at_fault"] == VERSION:
+        reason = f"{version} failed for {user}: {result['reason']}"
         tasks.reject(version, reason, [])
     else:
-        reason = f"{user} was not moved to {version}, which nothing shows to be to blame: {found['reason']}"
+        reason = f"{user} was not moved to {version}, which is not known to be at fault: {result['reason']}"
     tasks.freeze_tracking(reason)
     return reason
 
 
-def is_theirs(version: str, user: str, found: Result) -> bool:
-    """Whether a restart that failed and was undone is that user's trouble: others run the version, which is accepted, and pair.
+def concerns_user_alone(version: str, user: str, result: Result) -> bool:
+    """Return whether a restart that was undone failed for this user alone: other users run the version, which is accepted, and pair.
 
-    Then the result becomes `skipped`, and only a person or a later bump tries it again.
+    Then the result becomes `skipped`, and only an operator or a later bump retries it.
     """
-    if found["result"] != "rolled_back" or found["at_fault"] != TARGET:
+    if result["result"] != "rolled_back" or result["at_fault"] != VERSION:
         return False
     with current_flow().shielded():
-        others = pairing_checks.proven_by(version, user)
+        others = pairing_checks.other_users_pairing(version, user)
         if len(others) < pairing_checks.ENOUGH:
             return False
-        reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {found['reason']}"
-        pairing_checks.note_alone(user, version, reason)
-        tasks.alert(f"{user} was taken back: {reason}; to try again: t3flow enqueue drain {user}")
-    found["result"], found["reason"], found["waiting_for"] = "skipped", reason, HELD
+        reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {result['reason']}"
+        pairing_checks.note_fails_alone(user, version, reason)
+        tasks.alert(f"{user} was rolled back: {reason}; to retry: t3flow enqueue drain {user}")
+    result["result"], result["reason"], result["waiting_for"] = "skipped", reason, HELD
     return True
 
 
-def spreads(results: dict[str, Result]) -> bool:
-    """Whether the last restarts show a fault that is no one user's: MOST_IN_A_ROW failed in a row, or the manager starts no server any more.
+def escalate_shared_fault(results: dict[str, Result]) -> bool:
+    """Turn the last results into failures that end the run if no single user's fault explains them; return whether it did.
 
-    Then they become results of FAILED, which end the run. Before that, a restart that failed for no fault of the version is that user's deferral;
-    a user's own fault always is.
+    That is so if MOST_IN_A_ROW restarts in a row failed, or if the service manager starts no server any more. Before that, a restart that failed
+    for no fault of the version is that user's deferral. A fault of the user's own never counts.
     """
-    row: list[Result] = []
-    for found in results.values():
-        if found["result"] == "restarted":
-            row = []
+    failures: list[Result] = []
+    for result in results.values():
+        if result["result"] == "restarted":
+            failures = []
         elif (
-            found.get("at_fault", "") not in ("", USER)
-            and found["result"] not in FAILED
-            and found["waiting_for"] != HELD
+            result.get("at_fault", "") not in ("", USER)
+            and result["result"] not in FAILED
+            and result["waiting_for"] != HELD
         ):
-            row.append(found)
-    if len(row) < MOST_IN_A_ROW and all(found["at_fault"] != MANAGER for found in row):
+            failures.append(result)
+    if len(failures) < MOST_IN_A_ROW and all(result["at_fault"] != MANAGER for result in failures):
         return False
-    for found in row:
-        found["result"] = "failed" if found["at_fault"] == MANAGER else "rolled_back"
+    for result in failures:
+        result["result"] = "failed" if result["at_fault"] == MANAGER else "rolled_back"
     return True

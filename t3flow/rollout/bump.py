@@ -1,227 +1,293 @@
-"""The parts of a bump, in their order: back up, gate, restart one at a time, conclude. Replayed as the workflows are: no I/O but in steps."""
+"""One bump after its version was chosen: select users, back up, gate, restart idle users one at a time, conclude.
+
+Replayed as the workflows are: no time, chance or I/O outside steps.
+"""
 
 from t3flow import tasks
 from t3flow.deferrals import deferral
 from t3flow.deferrals.idleness import may_still_restart
 from t3flow.deferrals.left_behind import HELD
 from t3flow.engine.errors import Interrupted, StepFailed
-from t3flow.engine.flow import CRASHED
+from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.gate.verdicts import Refused, judge_each, pass_gate
-from t3flow.host.users import Person, Result, is_ahead, is_behind, result_of
+from t3flow.host.users import Result, User, is_ahead, is_behind, result_of
 from t3flow.restart import safe_restart
 from t3flow.rollout.bake import begin_bake
-from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, give_up, is_theirs, spreads
-from t3flow.rollout.outcomes import (
-    LEFT_OUT,
-    OUTCOME_OF_SIGNAL,
-    UNMANAGED,
-    causes_of,
-    ended,
-    inconclusive,
-    left_alone,
-    waiting,
-)
-from t3flow.rollout.pairing_checks import dispatch_before
-from t3flow.tasks import Plan, Snapshot
+from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
+from t3flow.rollout.outcomes import CAUSE_OF_SIGNAL, OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
+from t3flow.rollout.pairing_checks import check_dispatch
+from t3flow.tasks import Plan, Refusal, Snapshot
 
-ON_IT = "is on it already"
+CURRENT = "is already on this version"
+LEFT_OUT = "left out as requested"
 
 
-def catches_up(plan: Plan) -> bool:
-    """Whether a bump is to the version that is accepted already: for those alone who were left behind, each of whom is judged for themselves."""
-    return plan["target"] == plan["default"]
+class Bump:
+    """What the parts of one bump share: the version, the options, and how each user fared. A replay builds the same from the journal.
 
-
-def whom_to_move(
-    plan: Plan, managed: list[Person], without: list[str], is_asked: bool
-) -> tuple[list[Person], dict[str, Result]]:
-    """Who of the managed users is to be moved, and the results of those who are not.
-
-    Left out are those of `without`, those who are on a newer version, unless a person asked for this one exactly, and, where the version is the
-    default already, all who run it.
+    `is_named`: an operator named this version exactly. `is_catch_up`: the version is the accepted default already, and the bump moves only users whom
+    an earlier bump left behind; each of them is judged alone.
     """
-    version, users = plan["target"], []
-    results: dict[str, Result] = {}
-    for person in managed:
-        user, has = person["user"], person["version"]
-        if is_ahead(person, version) and (catches_up(plan) or not is_asked):
-            back = f"to take them back: t3flow enqueue rollback --to {version} --user {user}"
-            results[user] = result_of("untouched", has, f"is on {has}, which is newer; {back}")
-        elif catches_up(plan) and not is_behind(person, version):
-            results[user] = result_of("untouched", has, ON_IT)
-        elif user in without:
-            left_out: Result = {**result_of("skipped", has, LEFT_OUT), "waiting_for": HELD}
-            results[user] = left_out if is_behind(person, version) else result_of("untouched", has, ON_IT)
-        else:
-            users.append(person)
-    return users, results
+
+    def __init__(self, plan: Plan, without: list[str], *, is_named: bool, dry_run: bool) -> None:
+        self.version = plan["target"]
+        self.default = plan["default"]
+        self.without = without
+        self.is_named = is_named
+        self.dry_run = dry_run
+        self.is_catch_up = self.version == self.default
+        self.notices: list[str] = []
+        self.users: dict[str, User] = {}
+        self.results: dict[str, Result] = {}
+
+    def ended(self, name: str, reason: str, results: dict[str, Result] | None = None) -> Outcome:
+        """Return an outcome of this bump."""
+        return ended(name, reason, results, default=self.default, version=self.version, notices=self.notices)
+
+    def inconclusive(self, reason: str, results: dict[str, Result] | None = None) -> Outcome:
+        """Return the outcome of a failure that is not the version's: nothing is rejected or frozen, an alert is logged, the next run retries."""
+        with current_flow().shielded():
+            tasks.alert(f"GATE INCONCLUSIVE: {reason}")
+        return self.ended("gate_inconclusive", reason, results)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Raise Abort if the version is not to be taken."""
+        if refusal["outcome"] == "gate_inconclusive":
+            raise Abort(self.inconclusive(refusal["reason"]))
+        if refusal["outcome"]:
+            raise Abort(self.ended(refusal["outcome"], refusal["reason"]))
+
+    # Which users ------------------------------------------------------------------------------------------------------
+
+    def select_users(self, found: list[User]) -> list[str]:
+        """Return the users to move, and note the results of those who stay.
+
+        Users stay who are left out, who are on a newer version (unless an operator named this one exactly) and, in a catch-up, who run the version.
+        """
+        self.users = {user["user"]: user for user in found}
+        selected = []
+        for user, present in self.users.items():
+            previous = present["version"]
+            if present.get("why"):
+                continue
+            if is_ahead(present, self.version) and (self.is_catch_up or not self.is_named):
+                back = f"to move back: t3flow enqueue rollback --to {self.version} --user {user}"
+                self.results[user] = result_of("untouched", previous, f"is on {previous}, which is newer; {back}")
+            elif (self.is_catch_up and not is_behind(present, self.version)) or (
+                user in self.without and not is_behind(present, self.version)
+            ):
+                self.results[user] = result_of("untouched", previous, CURRENT)
+            elif user in self.without:
+                self.results[user] = {**result_of("skipped", previous, LEFT_OUT), "waiting_for": HELD}
+            else:
+                selected.append(user)
+        return selected
+
+    def untried_users(self, users: list[str]) -> list[str]:
+        """Return the users on whose databases the version is to be tried: in a catch-up, not again where it has passed already."""
+        if not self.is_catch_up:
+            return users
+        tried = tasks.passed_users(self.version)
+        return [user for user in users if user not in tried]
+
+    # Back up and gate -------------------------------------------------------------------------------------------------
+
+    def back_up(self, users: list[str]) -> list[Snapshot]:
+        """Take a snapshot of each user's databases. Raises Abort if the disk is at fault, or no user who has databases could be backed up."""
+        try:
+            snapshots = [tasks.back_up(user, self.users[user]["version"], self.version, self.dry_run) for user in users]
+        except StepFailed as failure:
+            if failure.kind == CRASHED:
+                raise
+            raise Abort(self.ended("backup_failed", failure.reason)) from failure
+        present = [snapshot for snapshot in snapshots if not snapshot["missing"]]
+        problems = [f"{snapshot['user']}: {snapshot['problem']}" for snapshot in present if snapshot["problem"]]
+        if not self.is_catch_up and problems and len(problems) == len(present):
+            raise Abort(self.ended("backup_failed", f"no user could be backed up; {problems[0]}"))
+        return snapshots
+
+    def pass_gate(self, slot: str, users: list[str], snapshots: list[Snapshot]) -> None:
+        """Try the version on every seed, and note the results of users who are not admitted. Raises Abort if the version does not pass."""
+        admits = judge_each if self.is_catch_up else pass_gate
+        withheld: dict[str, tuple[str, str]] = {}
+        try:
+            if users or not self.is_catch_up:
+                seeds = [self.users[user] for user in users]
+                withheld = admits(slot, self.version, self.default, seeds, snapshots)
+        except Refused as refusal:
+            name = refusal.outcome
+            if name == "gate_inconclusive":
+                raise Abort(self.inconclusive(refusal.reason)) from refusal
+            if name == "gate_failed" and not self.dry_run:
+                tasks.reject(self.version, refusal.reason, refusal.users)
+            elif name == "gate_failed":
+                name = "dry_run_failed"
+            reason = refusal.reason
+            if set(refusal.users) >= set(users):  # leaving all of them out would leave no user to move
+                reason = reason.partition("; to leave them out: ")[0]
+            raise Abort(self.ended(name, reason)) from refusal
+        for user in users:
+            if user in withheld:
+                kind, reason = withheld[user]
+                waiting_for = "host_busy" if kind == "deferred" else ""
+                self.results[user] = {
+                    **result_of(kind, self.users[user]["version"], reason),
+                    "waiting_for": waiting_for,
+                }
+        self.results.update(unmanaged(list(self.users.values())))
+        if self.dry_run:
+            return
+        for user, snapshot in zip(users, snapshots, strict=True):
+            if snapshot["problem"] and not snapshot["missing"]:
+                reason = f"no backup: {snapshot['problem']}"
+                self.results[user] = result_of("skipped", self.users[user]["version"], reason)
+
+    # Restart ----------------------------------------------------------------------------------------------------------
+
+    def pairing_is_broken(self, snapshots: list[Snapshot]) -> bool:
+        """Return whether no user pairs through the dispatch, although an operator named this version exactly. Raises Abort if none named it."""
+        broken = [snapshot["user"] for snapshot in snapshots if snapshot["problem"]]
+        before = check_dispatch(self.version, broken, self.without)
+        if before["stops"]:
+            raise Abort(self.inconclusive(f"No user was restarted: {before['stops']}", self.results))
+        if not before["no_pairing"]:
+            return False
+        if not self.is_named:
+            insist = f"to restart users all the same: t3flow enqueue bump --target {self.version}"
+            reason = f"No user was restarted: {before['no_pairing']}; {insist}"
+            raise Abort(self.inconclusive(reason, self.results))
+        self.notices.append(
+            f"no user pairs; the first user is restarted all the same, as requested: {before['no_pairing']}"
+        )
+        return True
+
+    def restart_idle_users(self, users: list[str], due: float | None, *, pairing_is_broken: bool) -> str:
+        """Restart the idle ones of these users, one at a time. Return the signal that ended it early, or "".
+
+        A failure of the version ends it, and so do `schedule.latest` and a fault that the next user would meet as well. Before the first restart a
+        signal is raised as Interrupted, which undoes everything. `pairing_is_broken`: no user paired before, so that the first user who does not
+        pair on the version either ends it.
+        """
+        for number, user in enumerate(users):
+            present, others = self.users[user], users[number + 1 :]
+            if present["version"] == self.version and present.get("runs", "") in ("", self.version):
+                self.results[user] = result_of("untouched", self.version, CURRENT)
+                continue
+            if not present["running"]:
+                self.defer([user], "server_stopped")
+                continue
+            try:
+                if due is not None and not may_still_restart(due):
+                    self.defer([user, *others], "window")
+                    return ""
+                found = self.results[user] = safe_restart(user, present["version"], self.version, canary=True)
+                if found["waiting_for"] == "frozen":
+                    raise Interrupted("freeze")
+            except Interrupted as interrupted:
+                if all(result["result"] != "restarted" for result in self.results.values()):
+                    raise
+                self.defer([user, *others], "frozen")
+                return interrupted.signal
+            if is_disk_fault(found):
+                self.defer(others, "host_busy", found["reason"])
+                return ""
+            escalate_shared_fault(self.results)
+            is_unproven = pairing_is_broken and found["waiting_for"] == HELD
+            is_failure = found["result"] in FAILED and not concerns_user_alone(self.version, user, found)
+            if is_unproven or is_failure:
+                for other in others:
+                    self.results[other] = result_of("untouched", self.users[other]["version"], "")
+                return ""
+            pairing_is_broken = pairing_is_broken and found["result"] != "restarted"
+        return ""
+
+    def defer(self, users: list[str], waiting_for: str, detail: str = "") -> None:
+        """Note users as deferred who were not asked whether they are idle."""
+        for user in users:
+            deferred = result_of("deferred", self.users[user]["version"], detail or waiting_for)
+            self.results[user] = {**deferred, "waiting_for": waiting_for}
+
+    # Conclude ---------------------------------------------------------------------------------------------------------
+
+    def conclude(self, ended_by: str, *, pairing_is_broken: bool) -> Outcome:
+        """Freeze after a failure of the version; else defer users who were busy or skipped, and accept the version if a user was verified on it.
+
+        A user who was verified keeps the version, whatever the others met: an older deferral of that user has nothing left to do.
+        """
+        results = self.results
+        restarted = [user for user, result in results.items() if result["result"] == "restarted"]
+        failing = [user for user, result in results.items() if result["result"] in FAILED]
+        for user in restarted:
+            deferral.settle_deferral(user)
+        unproven = []
+        if pairing_is_broken and not restarted:
+            unproven = [user for user, result in results.items() if is_held(result)]
+        if unproven or (failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN):
+            user = (unproven or failing)[0]
+            if restarted:
+                begin_bake(self.version, restarted)
+            return self.inconclusive(f"{user} was taken back: {results[user]['reason']}", not_deferred(results))
+        begin_bake(self.version, restarted)
+        if failing:
+            reason = give_up(self.version, failing[0], results[failing[0]])
+            return self.ended("rolled_back", reason, not_deferred(results))
+        deferral.defer(self.version, causes_of(self.version, results), self.is_catch_up)
+        if ended_by:
+            reason = f"{CAUSE_OF_SIGNAL[ended_by]}: no further user was restarted"
+            return self.ended(OUTCOME_OF_SIGNAL[ended_by], reason, results)
+        verified = any(
+            result["version"] == self.version and result["result"] != "skipped" for result in results.values()
+        )
+        if not self.is_catch_up and (verified or not tasks.any_server_runs()):
+            tasks.accept(self.version)
+            tasks.prune()
+        if full := [result for result in results.values() if is_disk_fault(result)]:
+            return self.ended("backup_failed", f"{len(restarted)} restarted, then {full[0]['reason']}", results)
+        return self.ended("updated", summary(results), results)
 
 
-def whom_to_try(plan: Plan, users: list[Person]) -> list[Person]:
-    """On whose databases the target is tried: of those who were left behind by an accepted version, not again where it has passed already."""
-    if not catches_up(plan):
-        return users
-    tried = tasks.tried_on(plan["target"])
-    return [user for user in users if user["user"] not in tried]
+def is_disk_fault(result: Result) -> bool:
+    """Return whether a user was skipped because the disk for backups is full or broken, which the next user would meet as well."""
+    return result["result"] == "skipped" and result["waiting_for"] == "host_busy"
 
 
-def back_up_everybody(plan: Plan, users: list[Person], dry_run: bool) -> list[Snapshot]:
-    """A snapshot of each user's database. Raises Abort when the disk is at fault or nobody who has one could be backed up."""
-    try:
-        snapshots = [tasks.back_up(user["user"], user["version"], plan["target"], dry_run) for user in users]
-    except StepFailed as failure:
-        if failure.kind == CRASHED:
-            raise
-        raise Abort(ended("backup_failed", failure.reason, plan)) from failure
-    problems = [
-        f"{found['user']}: {found['problem']}" for found in snapshots if not found["missing"] and found["problem"]
-    ]
-    if not catches_up(plan) and problems and len(problems) == sum(not found["missing"] for found in snapshots):
-        raise Abort(ended("backup_failed", f"nobody could be backed up; {problems[0]}", plan))
-    return snapshots
+def is_held(result: Result) -> bool:
+    """Return whether a restart left a user for a person to decide about. A user whom a person left out is not one of them."""
+    return result["waiting_for"] == HELD and result["reason"] != LEFT_OUT
 
 
-def through_gate(
-    slot: str, plan: Plan, users: list[Person], snapshots: list[Snapshot], dry_run: bool
-) -> dict[str, Result]:
-    """Tries the candidate on every seed. Returns the results of those who are not to be restarted. Raises Abort when it does not pass."""
-    if catches_up(plan) and not users:
-        return {}
-    try:
-        judge = judge_each if catches_up(plan) else pass_gate
-        held = judge(slot, plan, users, snapshots)
-    except Refused as refusal:
-        if refusal.outcome.name == "gate_failed" and not dry_run:
-            tasks.reject(plan["target"], refusal.reason, refusal.users)
-        if refusal.outcome.name == "gate_inconclusive":
-            raise Abort(inconclusive(refusal.reason, plan, {})) from refusal
-        name = "dry_run_failed" if dry_run and refusal.outcome.name == "gate_failed" else refusal.outcome.name
-        reason = refusal.reason
-        if set(refusal.users) >= {
-            user["user"] for user in users
-        }:  # going on without them would be going on without users
-            reason = reason.partition("; to go on without: ")[0]
-        raise Abort(ended(name, reason, plan)) from refusal
-    version = {user["user"]: user["version"] for user in users}
-    waits_for = {"skipped": "", "deferred": "host_busy"}
+def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Cause]:
+    """Return why each user is deferred to a version: users who wait, and users who were skipped for any reason, unless t3flow cannot manage them."""
+    causes: dict[str, deferral.Cause] = {}
+    for user, result in results.items():
+        waiting_for, detail = result["waiting_for"], result["reason"]
+        if result["result"] == "skipped" and waiting_for != UNMANAGED:
+            if detail == LEFT_OUT:
+                detail = f"left out of {version} as requested: t3flow enqueue drain {user}"
+            causes[user] = {"waiting_for": waiting_for or "unreadable_state", "detail": detail, "is_behind": True}
+        elif result["result"] == "deferred":
+            detail = "" if detail == waiting_for else detail
+            causes[user] = {"waiting_for": waiting_for, "detail": detail, "is_behind": False}
+    return causes
+
+
+def not_deferred(results: dict[str, Result]) -> dict[str, Result]:
+    """Return the results of a bump that defers nobody: users who were busy stay as they are."""
     return {
-        user: {**result_of(kind, version[user], reason), "waiting_for": waits_for[kind]}
-        for user, (kind, reason) in held.items()
-        if user in version
+        user: {**result, "result": "untouched"} if result["result"] == "deferred" else result
+        for user, result in results.items()
     }
 
 
-def may_restart_without_pairing(
-    plan: Plan, snapshots: list[Snapshot], without: list[str], results: dict[str, Result], is_asked: bool
-) -> bool:
-    """Whether the dispatch pairs no user at all, and a person asked for this version exactly: a notice then. Raises Abort where none did."""
-    broken = [found["user"] for found in snapshots if found["problem"]]
-    before = dispatch_before(plan["target"], broken, without)
-    if before["stops"]:
-        raise Abort(inconclusive(f"nobody was restarted: {before['stops']}", plan, results))
-    if not before["no_pairing"]:
-        return False
-    if not is_asked:
-        insist = f"to go on all the same: t3flow enqueue bump --target {plan['target']}"
-        raise Abort(inconclusive(f"nobody was restarted: {before['no_pairing']}; {insist}", plan, results))
-    plan["notices"].append(f"no user pairs, as asked the first is restarted all the same: {before['no_pairing']}")
-    return True
-
-
-def restart_idle_users(
-    users: list[Person], version: str, results: dict[str, Result], due: float | None, none_pairs: bool
-) -> str:
-    """Restarts who is idle, one at a time, into `results`. Returns the signal that ended it early, or "".
-
-    A failure of the version ends it, and so do one that the next user would meet as well (`spreads`) and `schedule.latest`. Before the first
-    restart a signal is raised as Interrupted, which undoes everything. `none_pairs`: no user paired before, so that the first who does not
-    pair on the version either ends it.
-    """
-    for number, user in enumerate(users):
-        name = user["user"]
-        if user["version"] == version and user.get("runs", "") in ("", version):
-            results[name] = result_of("untouched", version, ON_IT)
-            continue
-        if not user["running"]:
-            results[name] = waiting(user, "server_stopped")
-            continue
-        try:
-            if due is not None and not may_still_restart(due):
-                results.update({rest["user"]: waiting(rest, "window") for rest in users[number:]})
-                return ""
-            results[name] = safe_restart(name, user["version"], version, canary=True)
-            if results[name]["waiting_for"] == "frozen":
-                raise Interrupted("freeze")
-        except Interrupted as interrupted:
-            if all(done["result"] != "restarted" for done in results.values()):
-                raise
-            results.update({rest["user"]: waiting(rest, "frozen") for rest in users[number:]})
-            return interrupted.signal
-        found = results[name]
-        if is_disks_fault(found):
-            results.update({rest["user"]: waiting(rest, "host_busy", found["reason"]) for rest in users[number + 1 :]})
-            return ""
-        spreads(results)
-        is_unproven = none_pairs and found["waiting_for"] == HELD
-        if is_unproven or (found["result"] in FAILED and not is_theirs(version, name, found)):
-            results.update({rest["user"]: result_of("untouched", rest["version"], "") for rest in users[number + 1 :]})
-            return ""
-        none_pairs = none_pairs and found["result"] != "restarted"
-    return ""
-
-
-def is_disks_fault(found: Result) -> bool:
-    """Whether a user was skipped as the disk for backups is full or broken: so it is for whoever comes next."""
-    return found["result"] == "skipped" and found["waiting_for"] == "host_busy"
-
-
-def conclude(plan: Plan, results: dict[str, Result], ended_by: str, none_pairs: bool) -> Outcome:
-    """Freezes after a failure that is the version's; otherwise defers who was busy or skipped, and moves default and last-good if somebody is
-    verified on it.
-
-    Whoever was verified keeps the version, whatever came of the others: an older deferral of theirs has nothing left to do.
-    """
-    version = plan["target"]
-    restarted = [user for user, found in results.items() if found["result"] == "restarted"]
-    for user in restarted:
-        deferral.settle_deferral(user)
-    failing = [user for user, found in results.items() if found["result"] in FAILED]
-    unproven = [user for user, found in results.items() if none_pairs and found["waiting_for"] == HELD]
-    unproven = [] if restarted else [user for user in unproven if results[user]["reason"] != LEFT_OUT]
-    if unproven or (failing and results[failing[0]]["at_fault"] in ENDS_THE_RUN):
-        user = (unproven or failing)[0]
-        if restarted:
-            begin_bake(version, restarted)
-        return inconclusive(f"{user} was taken back: {results[user]['reason']}", plan, left_alone(results))
-    begin_bake(version, restarted)
-    if failing:
-        reason = give_up(version, failing[0], results[failing[0]])
-        return ended("rolled_back", reason, plan, left_alone(results))
-    deferral.defer(version, causes_of(version, results), catches_up(plan))
-    if ended_by:
-        return ended(OUTCOME_OF_SIGNAL[ended_by], f"stopped by {ended_by}: nobody further was restarted", plan, results)
-    verified = restarted or [
-        user for user, found in results.items() if found["version"] == version and found["result"] != "skipped"
-    ]
-    if not catches_up(plan) and (verified or not tasks.any_server_runs()):
-        tasks.accept(version)
-        tasks.prune()
-    if full := [found for found in results.values() if is_disks_fault(found)]:
-        return ended("backup_failed", f"{len(restarted)} restarted, then {full[0]['reason']}", plan, results)
-    return ended("updated", how_many(results), plan, results)
-
-
-def how_many(results: dict[str, Result]) -> str:
-    """Return how many users were restarted, deferred and left behind, the latter by name: an operator or a later bump moves them."""
-    kinds = [found["result"] for found in results.values()]
+def summary(results: dict[str, Result]) -> str:
+    """Return how many users were restarted, deferred and left behind, the latter by name."""
+    kinds = [result["result"] for result in results.values()]
     skipped = [
-        user for user, found in results.items() if found["result"] == "skipped" and found["waiting_for"] != UNMANAGED
+        user for user, result in results.items() if result["result"] == "skipped" and result["waiting_for"] != UNMANAGED
     ]
     restarted, deferred = kinds.count("restarted"), kinds.count("deferred")
-    told = [
-        f"{restarted} restarted" if restarted else "no user was restarted yet" if deferred else "no user was restarted"
-    ]
-    told += [f"{deferred} deferred until idle"] if deferred else []
-    told += [f"{len(skipped)} left behind: {', '.join(skipped)} (t3flow status)"] if skipped else []
-    return ", ".join(told)
+    parts = [f"{restarted} restarted" if restarted else "no user was restarted" + (" yet" if deferred else "")]
+    parts += [f"{deferred} deferred until idle"] if deferred else []
+    parts += [f"{len(skipped)} left behind: {', '.join(skipped)} (t3flow status)"] if skipped else []
+    return ", ".join(parts)

@@ -1,21 +1,18 @@
-"""How runs end, and what all of them share: the host to themselves, and the outcome that the interface shows."""
+"""How runs end, and what they share: exclusive use of the host, and the outcome that the interface shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from t3flow import tasks
-from t3flow.deferrals import deferral
 from t3flow.deferrals.causes import waits_for
-from t3flow.engine.errors import StepFailed
+from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import HOST_LEASE, Outcome
-from t3flow.host.users import Person, Result, result_of
-from t3flow.tasks import Plan
+from t3flow.host.users import Result, User, result_of
 
-LEFT_OUT = "left out as asked"
 UNMANAGED = "unmanaged"
-"""What marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
+"""Marks, in `waiting_for`, the result of a user whom t3flow cannot manage."""
+STILL_FROZEN = "tracking is frozen: t3flow unfreeze"
 SUCCEEDED = {
     "updated",
     "up_to_date",
@@ -28,91 +25,65 @@ SUCCEEDED = {
 }
 OUTCOME_OF_ERROR = {"RegistryUnreachable": "registry_unreachable", "IncompleteRelease": "incomplete_release"}
 OUTCOME_OF_SIGNAL = {"cancel": "cancelled", "freeze": "frozen"}
+CAUSE_OF_SIGNAL = {"cancel": "the run was cancelled", "freeze": "tracking was frozen"}
+
+
+def ended(
+    name: str,
+    reason: str,
+    results: dict[str, Result] | None = None,
+    *,
+    default: str | None = None,
+    version: str | None = None,
+    notices: Sequence[str] = (),
+) -> Outcome:
+    """Return an outcome with the data that the interface shows. `default` and `version`: where a bump goes from and to."""
+    status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
+    shown = {
+        user: {
+            "result": result["result"],
+            "version": result["version"],
+            "downtime_s": result["downtime_s"],
+            "reason": waits_for(result["reason"]) if result["reason"] == result["waiting_for"] else result["reason"],
+        }
+        for user, result in sorted((results or {}).items())
+    }
+    data = {"from": default, "target": version, "users": shown, "notices": list(notices)}
+    return Outcome(name, reason, status, data)
 
 
 def failed(failure: StepFailed, results: dict[str, Result] | None = None) -> Outcome:
-    """The end of a run that a step has failed. A step that killed the consumer again and again freezes tracking: it would do so in the next run."""
+    """Return the outcome of a run that a step failed. A step that repeatedly killed the consumer freezes tracking: the next run would meet it too."""
     if failure.kind == CRASHED:
         with current_flow().shielded():
             tasks.freeze_tracking(failure.reason)
-    return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, None, results)
+    return ended(OUTCOME_OF_ERROR.get(failure.kind, "error"), failure.reason, results)
 
 
-def why_held() -> str:
-    """Why tracking is frozen, or "". Asked before the freeze could interrupt the run as a signal."""
+def interrupted(signal: Interrupted, consequence: str, results: dict[str, Result] | None = None) -> Outcome:
+    """Return the outcome of a run that a signal ended: why, and what that means for the host."""
+    return ended(OUTCOME_OF_SIGNAL[signal.signal], f"{CAUSE_OF_SIGNAL[signal.signal]}: {consequence}", results)
+
+
+def reason_to_refuse() -> str:
+    """Return why tracking is frozen, or "". Shielded, so that the freeze does not interrupt the run as a signal before it can say so."""
     with current_flow().shielded():
-        return tasks.held()
+        return tasks.frozen_reason()
 
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Alone on the host, and all or nothing: an error on the way out is undone before the next run may begin."""
+    """Hold the host's lease for one all-or-nothing change: an error that leaves the block is undone before the next run begins."""
     with ExitStack() as stack:
         stack.enter_context(current_flow().lease(HOST_LEASE))
         stack.enter_context(current_flow().saga())
         yield
 
 
-def ended(name: str, reason: str, plan: Plan | None = None, results: dict[str, Result] | None = None) -> Outcome:
-    """An outcome with the data that the interface shows."""
-    status = "succeeded" if name in SUCCEEDED else "cancelled" if name in ("cancelled", "frozen") else "failed"
-    shown = {
-        user: {
-            "result": found["result"],
-            "version": found["version"],
-            "downtime_s": found["downtime_s"],
-            "reason": waits_for(found["reason"]) if found["reason"] == found["waiting_for"] else found["reason"],
-        }
-        for user, found in sorted((results or {}).items())
-    }
-    data: dict[str, Any] = {
-        "from": plan["default"] if plan else None,
-        "target": plan["target"] if plan else None,
-        "users": shown,
-        "notices": plan["notices"] if plan else [],
-    }
-    return Outcome(name, reason, status, data)
-
-
-def waiting(person: Person, waiting_for: str, detail: str = "") -> Result:
-    """The result of a user who is deferred without having been asked."""
-    return {**result_of("deferred", person["version"], detail or waiting_for), "waiting_for": waiting_for}
-
-
-def unmanaged(people: list[Person]) -> dict[str, Result]:
-    """The results of those whom t3flow cannot manage: they keep what they have."""
-    marked: dict[str, Result] = {}
-    for person in people:
-        if why := person.get("why"):
-            marked[person["user"]] = {**result_of("skipped", person["version"], why), "waiting_for": UNMANAGED}
-    return marked
-
-
-def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Cause]:
-    """Why which users are deferred to a version: those who wait, and those who were skipped, whatever the reason. Not those who cannot be managed."""
-    causes: dict[str, deferral.Cause] = {}
-    for user, found in results.items():
-        cause, detail = found["waiting_for"], found["reason"]
-        if found["result"] == "skipped" and cause != UNMANAGED:
-            if detail == LEFT_OUT:
-                detail = f"left out of {version} as asked: t3flow enqueue drain {user}"
-            causes[user] = {"waiting_for": cause or "unreadable_state", "detail": detail, "is_behind": True}
-        elif found["result"] == "deferred":
-            detail = "" if detail == cause else detail
-            causes[user] = {"waiting_for": cause, "detail": detail, "is_behind": False}
-    return causes
-
-
-def left_alone(results: dict[str, Result]) -> dict[str, Result]:
-    """The results of a bump that defers nobody: who was busy stays as they are."""
-    return {
-        user: {**found, "result": "untouched"} if found["result"] == "deferred" else found
-        for user, found in results.items()
-    }
-
-
-def inconclusive(reason: str, plan: Plan, results: dict[str, Result]) -> Outcome:
-    """Something failed and no build is to blame: nothing is remembered or frozen, the next run tries again, and people are told."""
-    with current_flow().shielded():
-        tasks.alert(f"GATE INCONCLUSIVE: {reason}")
-    return ended("gate_inconclusive", reason, plan, results)
+def unmanaged(users: list[User]) -> dict[str, Result]:
+    """Return the results of the users whom t3flow cannot manage: they keep what they have."""
+    results: dict[str, Result] = {}
+    for user in users:
+        if reason := user.get("why"):
+            results[user["user"]] = {**result_of("skipped", user["version"], reason), "waiting_for": UNMANAGED}
+    return results

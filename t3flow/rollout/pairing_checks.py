@@ -1,4 +1,4 @@
-"""The steps that ask whether users pair: before a restart, so that it is not blamed for what was so before, and after one that failed."""
+"""Steps that check whether users pair: before a restart, so that it is not blamed for an earlier fault, and after one that failed."""
 
 from typing import TypedDict
 
@@ -10,21 +10,21 @@ from t3flow.host.pairing import witnesses
 from t3flow.rollout.suspicion import least_users
 
 ENOUGH = 2
-"""So many users who run a version and pair prove it where it fails for one more."""
+"""If this many users run a version and pair, its failure for one more is that user's own."""
 
 
 class Before(TypedDict):
-    """What speaks against restarting: `stops`, whatever a person wants; `no_pairing`: no user pairs, so that no restart could be verified."""
+    """Why not to restart: `stops` applies in any case; `no_pairing`: no user pairs, so that no restart could be verified."""
 
     stops: str
     no_pairing: str
 
 
-@step(interruptible=True, syncs_first=False)
-def dispatch_before(version: str, besides: list[str], without: list[str]) -> Before:
-    """Ask whether the dispatch pairs some user, before a bump restarts the first. Only reads, but for how pairing went.
+@step(interruptible=True, syncs_first=False, former_names=("dispatch_before",))
+def check_dispatch(version: str, besides: list[str], without: list[str]) -> Before:
+    """Check that the dispatch pairs some user before a bump restarts the first. Only reads, except that pairing results are recorded.
 
-    Users `besides` are not asked; those `without`, whom a person left out, never speak against the dispatch.
+    Users in `besides` are not asked. Users in `without`, whom an operator left out, never count against the dispatch.
     """
     host = this_host()
     if trouble := preflight.trouble(host, [version]):
@@ -33,18 +33,18 @@ def dispatch_before(version: str, besides: list[str], without: list[str]) -> Bef
     return {"stops": "", "no_pairing": _before(against)}
 
 
-@step(interruptible=True, syncs_first=False)
-def pairings_before(users: list[str]) -> list[str]:
-    """Ask each of the users whom a bump may restart whether they pair, and return those who do not. Only reads, but for how it went.
+@step(interruptible=True, syncs_first=False, former_names=("pairings_before",))
+def check_pairings(users: list[str]) -> list[str]:
+    """Pair each user whom a bump may restart, and return the users who cannot. Only reads, except that pairing results are recorded.
 
-    A pairing writes to the user's database, so that this comes before the snapshots: one taken after it need not be taken again at the restart.
+    A pairing writes to the user's database. It comes before the snapshots, so that they need not be taken again at the restart.
     """
     return sorted(witnesses.note_now(this_host(), users, witnesses.EACH_SECONDS))
 
 
-@step(interruptible=True, syncs_first=False)
-def pairing_before(user: str) -> Before:
-    """Ask whether a deferred user pairs before their restart; if not, whether another does. Only reads, but for how it went."""
+@step(interruptible=True, syncs_first=False, former_names=("pairing_before",))
+def check_pairing(user: str) -> Before:
+    """Check that a deferred user pairs before the restart; if not, whether another user does. Only reads, except that results are recorded."""
     host = this_host()
     if trouble := preflight.trouble(host, []):
         return {"stops": trouble, "no_pairing": ""}
@@ -55,30 +55,29 @@ def pairing_before(user: str) -> Before:
 
 
 def _before(against: str) -> str:
-    return (
-        f"no user could pair before the restart: {against}; repair the dispatch or their servers, then check: t3flow verify"
-        if against
-        else ""
-    )
+    """Return why users do not pair, with the command to run."""
+    if not against:
+        return ""
+    return f"no user could pair before the restart: {against}; repair the dispatch or the servers, then check: t3flow verify"
 
 
-@step(syncs_first=False)
-def proven_by(version: str, user: str) -> list[str]:
-    """Return users beside this one who run a version and pair, if it is the accepted default; [] for any other version. Only reads.
+@step(syncs_first=False, former_names=("proven_by",))
+def other_users_pairing(version: str, user: str) -> list[str]:
+    """Return other users who run a version and pair, if it is the accepted default; [] for any other version. Only reads.
 
-    Also [] where it was taken back from so many others, each alone as it seemed, that the watch after a bump would suspect it.
+    Also [] if it was taken back from so many users, each for what seemed their own fault, that the watch after a bump would suspect it.
     """
     host = this_host()
     if slots.default_version(host.settings.paths.versions_dir) != version:
         return []
     running = witnesses.running(host, version, [user])
-    failed = [each for each in left_behind.taken_back(host.journal, version) if each != user]
+    failed = [each for each in left_behind.failing_alone(host.journal, version) if each != user]
     if len(failed) + 1 >= least_users(len(running) + len(failed) + 1):
         return []
     return witnesses.some_who_pair(host, running, ENOUGH)
 
 
-@step()
-def note_alone(user: str, version: str, reason: str) -> None:
-    """Note that a version fails for a user alone, as it seems, so that the next such user counts. Repeating it writes the same."""
+@step(former_names=("note_alone",))
+def note_fails_alone(user: str, version: str, reason: str) -> None:
+    """Record that a version seems to fail for a user alone, so that the next such user counts. Idempotent."""
     left_behind.note(this_host().journal, user, version, left_behind.HELD, reason)

@@ -1,7 +1,7 @@
-"""A server that was stopped here and cannot be started: somebody else has taken its port meanwhile, or its manager does not start it.
+"""Start a server that t3flow stopped and cannot start again: another program took its port meanwhile, or the service manager refuses.
 
-Its user is led to a version that fits their database, and a run of its own tries to start the server until it has its port again: whatever is
-frozen, and at any time of day. It waits for no other run: whoever restores a database leads the user to `hold` meanwhile, and nothing starts.
+The user is assigned a version that fits their databases, and a run of its own tries to start the server until it has its port: at any time of day
+and even while tracking is frozen. It waits for no other run: a restore assigns `hold` meanwhile, and then nothing starts.
 """
 
 import time
@@ -20,17 +20,17 @@ SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0
 
 
-def owe_start(host: Host, user: str, why: str) -> None:
-    """Has a user's server started as soon as it can be, and says so loudly. Repeating it says it twice and finds the run there.
+def owe_start(host: Host, user: str, reason: str) -> None:
+    """Have a user's server started as soon as possible, and log an alert. Idempotent: a repeat logs again and finds the run.
 
-    The user counts as being restarted by us until then, so that what the dispatch logs of them meanwhile is blamed on no version.
+    Until then the user counts as being restarted by t3flow, so that what the dispatch logs of them is no version's fault.
     """
-    run = owe(host, user, why)
-    logger.error("PORT TAKEN: {}; {} is down until it is free: {} tries to start their server", why, user, run)
+    run = owe(host, user, reason)
+    logger.error("PORT TAKEN: {}; {} is down until the port is free; {} starts the server then", reason, user, run)
 
 
 def start_or_owe(host: Host, user: str) -> None:
-    """Starts a user's server; where its manager does not, that is owed as well. Raises T3flowError then."""
+    """Start a user's server; if the service manager refuses, have it started later. Raises T3flowError then."""
     try:
         host.services.start(user)
     except T3flowError as error:
@@ -38,9 +38,9 @@ def start_or_owe(host: Host, user: str) -> None:
         raise
 
 
-def owe(host: Host, user: str, why: str) -> str:
-    """Has a run of its own start a user's server; returns its id. Repeating it finds the run there, unless that has ended meanwhile."""
-    pairing_results.note_pairing(host.journal, user, why)
+def owe(host: Host, user: str, reason: str) -> str:
+    """Have a run of its own start a user's server; return its id. Idempotent: a repeat finds the run, unless it has ended meanwhile."""
+    pairing_results.note_pairing(host.journal, user, reason)
     run = f"revive-of-{current_run()}-{user}"
     if not new_run(host.journal, "revive", {"user": user}, run_id=run) and host.journal.run(run).status != "running":
         run = new_run(host.journal, "revive", {"user": user}) or run
@@ -50,9 +50,9 @@ def owe(host: Host, user: str, why: str) -> str:
 
 @step()
 def await_server(user: str) -> str:
-    """Starts a user's server again and again as a delayed task, until it has its port and they pair; returns how it ended.
+    """Start a user's server again and again as a delayed task, until it has its port and the user pairs; return how it ended.
 
-    Repeating it finds the server running, or starts it.
+    Idempotent: a repeat finds the server running, or starts it.
     """
     host = this_host()
     if all(entry.name != user for entry in host.user_map().users):
@@ -60,7 +60,7 @@ def await_server(user: str) -> str:
     try:
         version = slots.effective(host.settings.paths.versions_dir, user)
         if version == slots.HOLD:
-            raise probe.NotPaired(f"the database of {user} is being restored")
+            raise probe.NotPaired(f"the databases of {user} are being restored")
         if taken := probe.shut_out(host, user):
             raise probe.PortTaken(probe.taken_line(host, user, taken))
         host.services.start(user)
@@ -71,4 +71,4 @@ def await_server(user: str) -> str:
         raise NotYet(time.time() + wait_seconds, str(error)) from error
     pairing_results.note_pairing(host.journal, user, "")
     own_activity.restarted(host.journal, user)
-    return f"the server of {user} has its port again, and they pair"
+    return f"the server of {user} runs again, and the user pairs"

@@ -1,7 +1,7 @@
-"""Rolling back one user because somebody asked: no idle question, and nothing is lost.
+"""Roll back one user because an operator asked: idleness is not checked, and no data is lost.
 
-The program alone goes back where the older version is known to know every migration that the databases have been through, or was tried on a copy
-of them. Otherwise the newest snapshot of that version is put in place, and the present state is kept aside. What fails is put back as it was.
+If the older version is known to know every migration of the present databases, or passes on a copy of them, only the program goes back. Otherwise the
+newest snapshot of that version replaces them, and the present databases are kept. A failure is undone.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from t3flow.host.backups import compatibility, replaced, restoring, store
 from t3flow.host.host import Host, this_host
 from t3flow.host.records import catalog, facts, known_schemas, rejections
 from t3flow.host.termination import take_away
-from t3flow.host.users import Person, Result, result_of
+from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
 from t3flow.rollout.stop import verify_again
@@ -34,7 +34,7 @@ RUNNING, FAILING, STOPPED = "running", "failing", "stopped"
 
 
 class Way(TypedDict):
-    """Where a user goes back to, and the snapshot for it ("" if none is left) with its level. `stays`: skipped or untouched, and why."""
+    """Where a user goes back to, and the snapshot for it ("": none is left) with its level. `stays`: skipped or untouched, with the reason."""
 
     target: str
     snapshot: str
@@ -45,27 +45,27 @@ class Way(TypedDict):
 
 @step()
 def cannot_roll_back_to(version: str) -> str:
-    """Why nobody can go back to a version, or "". Only reads."""
+    """Return why no user can go back to a version, or "". Only reads."""
     return why_not_to(this_host(), version)
 
 
 def why_not_to(host: Host, version: str) -> str:
-    """As `cannot_roll_back_to`, for the command line, which freezes tracking only if there is a way."""
+    """Return the same as `cannot_roll_back_to`, for the command line, which asks before it freezes tracking."""
     versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
         return preflight.trouble(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
-    return f"there is no slot of {version}, so nobody was rolled back and nothing was frozen; there are: {there}"
+    return f"there is no slot of {version}, so no user was rolled back and tracking was not frozen; installed: {there}"
 
 
 def freeze_reason(users: list[str], to: str | None) -> str:
-    """Why a rollback freezes tracking."""
-    return f"a rollback of {', '.join(users) or 'everybody'} to {to or 'the version before'}"
+    """Return why a rollback freezes tracking."""
+    return f"a rollback of {', '.join(users) or 'all users'} to {to or 'the version before'}"
 
 
-@step()
-def find_way_back(user: str, present: str, to: str | None) -> Way:
-    """Where a user goes back to: as asked, else the version before the last accepted bump, by what was noted of their snapshots. Only reads."""
+@step(former_names=("find_way_back",))
+def plan_rollback(user: str, previous: str, to: str | None) -> Way:
+    """Return where a user goes back to: `to`, else the version before the last accepted bump, as recorded with their snapshots. Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = catalog.backups(host.journal, user)
@@ -74,28 +74,29 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
         for entry in of_user
         if entry.written_by not in ("", entry.version) and not entry.run.startswith(("rollback-", "restore-"))
     ]
-    target = to or next((entry.written_by for entry in reversed(forward) if entry.version == present), "")
+    version = to or next((entry.written_by for entry in reversed(forward) if entry.version == previous), "")
     accepted: list[str] = facts.read(host.journal, ACCEPTED) or []
-    if not to and accepted and is_older(present, accepted[-1]):
-        return _stays("untouched", f"on {present}, from before the last accepted bump; to go further back: --to")
-    if target == present:
-        return _stays("untouched", f"on {present} already")
-    if trouble := preflight.trouble(host, [target] if target else []):
-        return _stays("skipped", trouble)
-    if not target:
-        return _stays("skipped", f"no snapshot says what was before {present}: name it with --to")
-    if not slots.has_slot(versions_dir, target):
+    if not to and accepted and is_older(previous, accepted[-1]):
         return _stays(
-            "skipped", f"there is no slot of {target} any more: t3flow enqueue bump --target {target} makes one"
+            "untouched",
+            f"on {previous}, which is older than the last accepted version; to go further back, name a version: --to VERSION",
         )
-    theirs = [entry for entry in of_user if entry.written_by == target]
-    there = [entry for entry in theirs if entry.exists]
-    if not theirs:
-        return _stays("skipped", f"no snapshot of {user} belongs to {target}: see t3flow backups {user}")
-    chosen = there[-1] if there else theirs[-1]
+    if version == previous:
+        return _stays("untouched", f"already on {previous}")
+    if trouble := preflight.trouble(host, [version] if version else []):
+        return _stays("skipped", trouble)
+    if not version:
+        return _stays("skipped", f"no snapshot records the version before {previous}: name one with --to VERSION")
+    if not slots.has_slot(versions_dir, version):
+        return _stays("skipped", f"the slot of {version} is gone: t3flow enqueue bump --target {version} installs it")
+    matching = [entry for entry in of_user if entry.written_by == version]
+    present = [entry for entry in matching if entry.exists]
+    if not matching:
+        return _stays("skipped", f"{user} has no snapshot from {version}: t3flow backups {user}")
+    chosen = present[-1] if present else matching[-1]
     return {
-        "target": target,
-        "snapshot": there[-1].path if there else "",
+        "target": version,
+        "snapshot": present[-1].path if present else "",
         "level": chosen.level,
         "stays": "",
         "reason": "",
@@ -103,7 +104,7 @@ def find_way_back(user: str, present: str, to: str | None) -> Way:
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether a version is older than another. Who is led nowhere, or held by a rollback that failed, is on none."""
+    """Return whether a version is older than another. A user without a version, or left at `hold` by a failed rollback, is on none."""
     return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
 
 
@@ -111,36 +112,35 @@ def _stays(kind: str, reason: str) -> Way:
     return {"target": "", "snapshot": "", "level": 0, "stays": kind, "reason": reason}
 
 
-def roll_back(person: Person, to: str | None) -> Result:
-    """Takes one user back, or leaves them as they are: rolled_back, untouched, skipped or failed, with the reason."""
-    user, present = person["user"], person["version"]
+def roll_back(user: str, previous: str, to: str | None, *, was_running: bool) -> Result:
+    """Roll back one user, or leave them as they are. The result is rolled_back, untouched, skipped or failed, with the reason."""
     try:
-        way = find_way_back(user, present, to)
+        way = plan_rollback(user, previous, to)
     except StepFailed as failure:
-        return result_of("failed", present, failure.reason)
+        return result_of("failed", previous, failure.reason)
     if way["stays"]:
-        return result_of(way["stays"], present, way["reason"])
-    target, snapshot = way["target"], way["snapshot"]
-    state = state_for_the_record(user, present, target)
-    fit = fits_as_it_is(target, way["level"], state)
+        return result_of(way["stays"], previous, way["reason"])
+    version, snapshot = way["target"], way["snapshot"]
+    state = state_for_the_record(user, previous, version)
+    fit = check_schema_fit(version, way["level"], state)
     aside: list[str] = []
     if state is not None and fit["reason"] and (fit["is_open"] or not snapshot):
-        fit = serves_as_it_is(user, present, target, state, fit)
+        fit = serves_as_it_is(user, previous, version, state, fit)
         aside = fit["aside"]
     if not fit["reason"]:
-        snapshot, what = "", f"the program alone: {target} knows the databases as they are"
+        snapshot, how = "", f"only the program went back: {version} knows the present databases"
     elif snapshot:
-        what = f"its snapshot {Path(snapshot).name} is in place"
+        how = f"restored the snapshot {Path(snapshot).name}"
     else:
-        gone = f"the snapshot of {user} for {target} is gone, and {target} cannot go on from what is there"
-        return result_of("skipped", present, f"{gone}: {fit['reason']}; see t3flow backups {user}")
-    return take_there(person, target, snapshot, way["level"], what, aside)
+        gone = f"the snapshot of {user} for {version} is gone, and {version} cannot use the present databases"
+        return result_of("skipped", previous, f"{gone}: {fit['reason']}; t3flow backups {user}")
+    return move_back(user, previous, version, snapshot, way["level"], how, aside, was_running=was_running)
 
 
 class Fit(TypedDict):
-    """Why a version cannot go on from databases as they are ("": it can). `is_open`: it may all the same, by what an earlier t3flow noted.
+    """Why a version cannot use the present databases ("": it can). `is_open`: it may be able to, as an earlier t3flow recorded only levels.
 
-    `aside`: the databases that it does not open, which would be taken up later by a version that does. `slot`: where it is.
+    `aside`: databases that it does not open, which a later version would take up again. `slot`: its folder.
     """
 
     slot: str
@@ -149,17 +149,17 @@ class Fit(TypedDict):
     aside: list[str]
 
 
-@step()
-def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
-    """Whether a version knows all migrations that a user's databases have been through. Only reads.
+@step(former_names=("fits_as_it_is",))
+def check_schema_fit(version: str, level: int, state: Snapshot | None) -> Fit:
+    """Return whether a version knows all migrations of a user's databases. Only reads.
 
-    Where nothing but levels was noted, the same level is no proof: numbers were reused.
+    If only levels were recorded, an equal level is no proof: numbers were reused.
     """
     host = this_host()
-    slot = str(slots.slot_path(host.settings.paths.versions_dir, target))
+    slot = str(slots.slot_path(host.settings.paths.versions_dir, version))
     if state is None:
-        return {"slot": slot, "reason": "the databases as they are cannot be copied", "is_open": False, "aside": []}
-    known = known_schemas.schema_of_version(host.journal, target)
+        return {"slot": slot, "reason": "the present databases cannot be copied", "is_open": False, "aside": []}
+    known = known_schemas.schema_of_version(host.journal, version)
     is_open = known is None and level == state["level"]
     return {
         "slot": slot,
@@ -169,18 +169,18 @@ def fits_as_it_is(target: str, level: int, state: Snapshot | None) -> Fit:
     }
 
 
-def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: Fit) -> Fit:
-    """Tries a version on a copy of a user's databases as they are, in the cell."""
+def serves_as_it_is(user: str, previous: str, version: str, state: Snapshot, fit: Fit) -> Fit:
+    """Try a version in the cell on a copy of a user's present databases."""
     tasks.open_scratch()
     seed: Seed = {
         "user": user,
-        "version": present,
+        "version": previous,
         "path": state["path"],
         "bytes": state["bytes"],
         "level": state["level"],
         "files": state["files"],
     }
-    verdict = trials.try_on(fit["slot"], target, [seed], 1, trials.NO_END)[0]
+    verdict = trials.run_trials(fit["slot"], version, [seed], 1, trials.NO_END)[0]
     tasks.clean_scratch()
     if verdict["verdict"] != "pass":
         return {**fit, "reason": f"{fit['reason']}; tried on a copy: {verdict['failed']}"}
@@ -189,43 +189,52 @@ def serves_as_it_is(user: str, present: str, target: str, state: Snapshot, fit: 
     return {**fit, "reason": "", "aside": aside}
 
 
-def take_there(person: Person, target: str, snapshot: str, level: int, what: str, aside: Sequence[str] = ()) -> Result:
-    """Takes a user to a version with a snapshot ("": with the state as it is, but for the databases `aside`).
+def move_back(
+    user: str,
+    previous: str,
+    version: str,
+    snapshot: str,
+    level: int,
+    how: str,
+    aside: Sequence[str] = (),
+    *,
+    was_running: bool,
+) -> Result:
+    """Move a user to a version with a snapshot ("": with the present databases, except those in `aside`).
 
-    The result is rolled_back, or failed and as they were.
+    The result is rolled_back, or failed with everything as it was. `how` says in the reason what became of the databases.
     """
-    user, present = person["user"], person["version"]
     with current_flow().shielded():
         try:
             with current_flow().saga():
                 began = time_now()
-                kept_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
-                found = server_was(user)
-                was = RUNNING if found == STOPPED and person["running"] else found
-                go_back(user, present, target, snapshot, level, kept_name, was, list(aside))
-                if was != STOPPED:
+                replaced_name = f"replaced-{datetime.fromtimestamp(began, UTC):%Y%m%dT%H%M%SZ}"
+                state_before = server_state(user)
+                state_before = RUNNING if state_before == STOPPED and was_running else state_before
+                roll_back_user(user, previous, version, snapshot, level, replaced_name, state_before, list(aside))
+                if state_before != STOPPED:
                     start_server(user)
-                    paired_at = verify_user(user, target)
+                    paired_at = verify_user(user, version)
                 compare_rows(user)
         except UndoFailed as failure:
             logger.error("ROLLBACK FAILED for {}: {}", user, failure)
-            return result_of("failed", present, f"ROLLBACK FAILED: {failure}")
+            return result_of("failed", previous, f"ROLLBACK FAILED: {failure}")
         except StepFailed as failure:
             if failure.step == compare_rows.name:
                 logger.error("ROLLBACK FAILED for {}: {}", user, failure)
-                return result_of("failed", present, f"ROLLBACK FAILED: stays on {present}: {failure}")
-            return result_of("failed", present, f"stays on {present}: {failure}")
+                return result_of("failed", previous, f"ROLLBACK FAILED: stays on {previous}: {failure}")
+            return result_of("failed", previous, f"stays on {previous}: {failure}")
     if snapshot or aside:
-        what += f", what was written since is kept in userdata/{kept_name}"
-    if was == STOPPED:
-        return result_of("rolled_back", target, f"{what}; the server did not run, so it was not verified")
-    return {**result_of("rolled_back", target, what), "downtime_s": round(paired_at - began, 3)}
+        how += f"; the databases as they were are kept in userdata/{replaced_name}"
+    if state_before == STOPPED:
+        return result_of("rolled_back", version, f"{how}; the server was stopped, so pairing was not verified")
+    return {**result_of("rolled_back", version, how), "downtime_s": round(paired_at - began, 3)}
 
 
-def state_for_the_record(user: str, present: str, target: str) -> Snapshot | None:
-    """Takes a snapshot of what is there, if it can be had. A rollback does not wait for sound databases."""
+def state_for_the_record(user: str, previous: str, version: str) -> Snapshot | None:
+    """Take a snapshot of the present databases if possible. A rollback does not require sound databases."""
     try:
-        taken = back_up(user, present, target, False)
+        taken = back_up(user, previous, version, False)
     except StepFailed:
         return None
     return None if taken["problem"] else taken
@@ -233,88 +242,93 @@ def state_for_the_record(user: str, present: str, target: str) -> Snapshot | Non
 
 @step()
 def compare_rows(user: str) -> None:
-    """Compares the rows of what was put in place with its snapshot's: a server that hides what was there has not gone back. Only reads."""
+    """Compare the rows of the restored databases with the snapshot's: a server that hides earlier data has not gone back. Only reads."""
     restoring.check_restored(this_host(), user)
 
 
-@step()
-def server_was(user: str) -> str:
-    """How a server was before it was touched: RUNNING, FAILING (which a rollback is often asked for) or STOPPED. Only reads."""
+@step(former_names=("server_was",))
+def server_state(user: str) -> str:
+    """Return the state of a server before the rollback: RUNNING, FAILING (a common reason for a rollback) or STOPPED. Only reads."""
     server = this_host().services.state(user)
     return RUNNING if server.active else FAILING if server.is_failing else STOPPED
 
 
-@step()
-def stay(
+@step(
+    former_names=("stay",),
+    former_parameters={"former": "previous", "target": "version", "kept_name": "replaced_name", "was": "state_before"},
+)
+def undo_roll_back(
     user: str,
-    former: str,
-    target: str,
+    previous: str,
+    version: str,
     snapshot: str,
     level: int,
-    kept_name: str,
-    was: str,
+    replaced_name: str,
+    state_before: str,
     aside: Sequence[str] = (),
 ) -> None:
-    """Undo of going back: the kept database is moved back into place, the user led to their version, the server started.
+    """Undo a rollback: put the replaced databases back, assign the previous version, start the server.
 
-    Repeating it is harmless: each part finds its end reached, or does the same again. One that was failing need not pair.
+    Idempotent: each part is skipped or ends the same. A server that was failing before need not pair.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    logger.error("{} could not go back to {}: putting {} back", user, target, former)
+    logger.error("{} could not be moved back to {}: returning to {}", user, version, previous)
     try:
         take_away(host, user)
         if snapshot or aside:
-            restoring.undo_restore(host, user, kept_name)
-            replaced.forget(host.journal, user, kept_name)
+            restoring.undo_restore(host, user, replaced_name)
+            replaced.forget(host.journal, user, replaced_name)
     except T3flowError:
-        # The version that fits the database as it is: nobody is left on `hold`.
-        slots.assign(versions_dir, user, target if replaced.is_recorded(host.journal, user, kept_name) else former)
-        if was != STOPPED:
+        # The version that fits the present databases: no user is left at `hold`.
+        slots.assign(
+            versions_dir, user, version if replaced.is_recorded(host.journal, user, replaced_name) else previous
+        )
+        if state_before != STOPPED:
             start_or_owe(host, user)
         raise
-    slots.assign(versions_dir, user, former)
-    if was != STOPPED:
+    slots.assign(versions_dir, user, previous)
+    if state_before != STOPPED:
         start_or_owe(host, user)
-    if was == RUNNING:
-        verify_again(host, user, former)
+    if state_before == RUNNING:
+        verify_again(host, user, previous)
     else:
         own_activity.restarted(host.journal, user)
 
 
-@step(undo=stay)
-def go_back(
+@step(undo=undo_roll_back, former_names=("go_back",))
+def roll_back_user(
     user: str,
-    former: str,
-    target: str,
+    previous: str,
+    version: str,
     snapshot: str,
     level: int,
-    kept_name: str,
-    was: str,
+    replaced_name: str,
+    state_before: str,
     aside: Sequence[str] = (),
 ) -> None:
-    """Stops the server, puts the snapshot ("" for none) in place of the state, which is kept as `kept_name`, and leads the user to the target.
+    """Stop the server, restore the snapshot ("": none), keep the present databases as `replaced_name`, and assign the version.
 
-    Repeating it is harmless: held, nobody opens the database meanwhile, and what was kept first stays kept.
+    Idempotent: at `hold` no program opens the databases meanwhile, and what was kept first stays kept.
     """
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
-    logger.warning("rolling back {} from {} to {}, as asked", user, former, target)
+    logger.warning("rolling back {} from {} to {}, as requested", user, previous, version)
     take_away(host, user)
     if snapshot:
-        restoring.restore(host, user, store.on_record(host, user, snapshot), kept_name)
+        restoring.restore(host, user, store.on_record(host, user, snapshot), replaced_name)
     elif aside:
-        restoring.set_aside(host, user, list(aside), kept_name)
+        restoring.set_aside(host, user, list(aside), replaced_name)
     if snapshot or aside:
-        replaced.note(host.journal, user, kept_name, former)
-    slots.assign(versions_dir, user, target)
-    if was == STOPPED:
+        replaced.note(host.journal, user, replaced_name, previous)
+    slots.assign(versions_dir, user, version)
+    if state_before == STOPPED:
         own_activity.restarted(host.journal, user)
 
 
-@step()
-def reject_left(reasons: dict[str, str]) -> None:
-    """Remembers versions that were rolled back from, so that no bump returns to them on its own. A reason that is there stays."""
+@step(former_names=("reject_left",))
+def reject_abandoned(reasons: dict[str, str]) -> None:
+    """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
     journal = this_host().journal
     known = rejections.rejected(journal)
     for version, reason in reasons.items():
@@ -322,9 +336,9 @@ def reject_left(reasons: dict[str, str]) -> None:
             rejections.reject(journal, version, reason, [])
 
 
-@step()
-def where_all_are() -> str:
-    """The version that every user is led to whom t3flow can manage, if it is one and not the default; else "". Only reads."""
+@step(former_names=("where_all_are",))
+def common_version() -> str:
+    """Return the version that every managed user is assigned, if it is one and not the default; else "". Only reads."""
     host = this_host()
     versions_dir = host.settings.paths.versions_dir
     found = manageable.survey(host, [entry.name for entry in host.user_map().users])
@@ -333,14 +347,14 @@ def where_all_are() -> str:
     return "" if version == slots.default_version(versions_dir) else version
 
 
-def how_it_went(results: dict[str, Result], what: str = "rolled back") -> tuple[str, str]:
-    """The outcome of a rollback, or of `what` was done, and one line of reason: `error` if anybody had to be left as they were."""
+def summary(results: dict[str, Result], done: str = "rolled back") -> tuple[str, str]:
+    """Return the outcome of a rollback or restore and one line of reason: `error` if any managed user was left as they were."""
     if managed := {user: found for user, found in results.items() if found["waiting_for"] != "unmanaged"}:
-        results = managed  # those whom t3flow cannot manage are no failure of what was done for others
+        results = managed  # an unmanaged user is no failure of the others
     back = sum(found["result"] == "rolled_back" for found in results.values())
     wrong = [
         f"{user}: {found['reason']}" for user, found in results.items() if found["result"] in ("failed", "skipped")
     ]
     untouched = len(results) - back - len(wrong)
-    reason = f"{back} {what}, {untouched} untouched; tracking is frozen: t3flow unfreeze"
+    reason = f"{back} {done}, {untouched} untouched; tracking is frozen: t3flow unfreeze"
     return "error" if wrong else "done", "; ".join([reason, *wrong])

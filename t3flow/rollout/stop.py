@@ -1,7 +1,7 @@
-"""Stopping one user's server: held still, asked whether its user is idle, and ended while it is held; and the undo of that.
+"""Stop the server of one user while it is suspended and known to be idle; and the undo of that.
 
-The whole unit is ended by SIGKILL while it is held still. A SIGTERM would need it to run again first, and Node answers the requests that came in
-meanwhile before it looks at signals: a turn that began then would be cut off. What was committed is safe in SQLite's log.
+The whole unit is killed with SIGKILL while it is suspended. SIGTERM would require it to run again first, and Node answers requests that are
+already queued before it handles signals: a turn that began then would be cut off. Committed data is safe in SQLite's log.
 """
 
 import time
@@ -22,13 +22,13 @@ from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
 from t3flow.rollout.revive import owe, owe_start
 
-HELD_SECONDS = 1.0
-"""The longest that a unit is held still; also how old the read may be when the stop is sent."""
+SUSPENDED_SECONDS = 1.0
+"""The longest that a unit is suspended; also the greatest age of the read when the kill is sent."""
 PORT_SECONDS = 5.0
 SECOND_SNAPSHOT_SECONDS = 5.0
-"""The longest that a server is stopped, unasked, for a second snapshot, by what the last one took."""
-AGAIN_SECONDS = 15.0
-"""How soon a user is asked again whose databases were written to meanwhile; it doubles up to `deferral.max_check_interval_s`."""
+"""The longest outage for a second snapshot, estimated from the last one, unless an operator insists."""
+RECHECK_SECONDS = 15.0
+"""The first wait of a user whose databases changed during the snapshot; it doubles up to `deferral.max_check_interval_s`."""
 MOST_DOUBLINGS = 10
 
 
@@ -37,7 +37,7 @@ class RestartError(T3flowError):
 
 
 class Stopped(TypedDict):
-    """What came of asking a server to stop. `at` is when (epoch seconds); `changed`: the snapshot is out of date."""
+    """The result of an attempt to stop a server. `at`: when (epoch seconds); `changed`: the snapshot is out of date."""
 
     stopped: bool
     waiting_for: str
@@ -47,18 +47,18 @@ class Stopped(TypedDict):
     changed: bool
 
 
-@step()
-def bring_back(
+@step(former_names=("bring_back",), former_parameters={"former": "previous"})
+def undo_stop(
     user: str,
-    former: str,
+    previous: str,
     canary: bool,
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
     insists: bool = False,
 ) -> None:
-    """Undo of a stop: the server runs again on whatever its user is assigned to, and pairs. Repeating it finds it running.
+    """Undo a stop: start the server on its assigned version and verify pairing. Idempotent: a running server is left alone.
 
-    Where somebody else has its port, it is owed: a run of its own starts it once the port is free.
+    If another program has its port or the service manager refuses, a run of its own starts the server once that is over.
     """
     host = this_host()
     assigned = slots.effective(host.settings.paths.versions_dir, user)
@@ -68,22 +68,22 @@ def bring_back(
         verify_again(host, user, assigned)
     except (ServiceError, ChildError) as error:
         owe(host, user, str(error))
-        if assigned != former:
-            raise RestartError(f"{user} is on {assigned}, not back on {former}, and {error}") from error
+        if assigned != previous:
+            raise RestartError(f"{user} is on {assigned}, not back on {previous}, and {error}") from error
         raise
     except probe.NotPaired as error:
-        if assigned != former:
-            raise RestartError(f"{user} is on {assigned}, not back on {former}, and {error}") from error
+        if assigned != previous:
+            raise RestartError(f"{user} is on {assigned}, not back on {previous}, and {error}") from error
         raise
-    if assigned != former:
-        raise RestartError(f"{user} is on {assigned}, not back on {former}")
+    if assigned != previous:
+        raise RestartError(f"{user} is on {assigned}, not back on {previous}")
     restoring.check_restored(host, user)
 
 
 def verify_again(host: Host, user: str, assigned: str | None) -> None:
-    """Pair a user whose server was started again on what it ran before; where it cannot pair as before, or is shut out of its port, note that.
+    """Pair a user whose server was started again on what it ran before; note it if the user cannot pair as before, or the port is taken.
 
-    Raises NotPaired where other users can pair, ServiceError.
+    Raises NotPaired if other users can pair, ServiceError.
     """
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
@@ -96,7 +96,7 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
         if probe.version_that_runs(host, user, probe.own_server(host, user)) != assigned:
             raise
         pairing_results.note_pairing(host.journal, user, str(error))
-        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before; nothing is known to be wrong
+        idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before, and nothing shows a fault
         own_activity.restarted(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
@@ -107,27 +107,27 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
         own_activity.restarted(host.journal, user)
 
 
-@step(undo=bring_back)
+@step(undo=undo_stop)
 def stop_if_idle(
     user: str,
-    former: str,
+    previous: str,
     canary: bool,
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
     insists: bool = False,
 ) -> Stopped:
-    """Ends the server if its user is idle, by a read made while it was held still; otherwise it has lost a moment, no more.
+    """Kill the server if a read made while it was suspended shows its user idle; otherwise resume it after a moment.
 
-    Where a second snapshot would be needed and is expected to take over SECOND_SNAPSHOT_SECONDS, the server is let go on as well, unless a
-    person insists. Killed half-way, the server is running, held still (recovery lets it go on), or ended. Ended, it is what was wanted: the
-    repetition goes on from there with `changed`, so that a second snapshot is taken, however long it takes: the outage is paid for by then.
+    The server is also resumed if a second snapshot is needed and expected to take over SECOND_SNAPSHOT_SECONDS, unless an operator insists. After a
+    crash half-way the server is running, suspended (recovery resumes it), or ended. If it is ended, the repeat continues with `changed`, so that a
+    second snapshot is taken however long it takes: the outage has begun by then.
     """
     host = this_host()
     try:
         server = host.services.state(user)
     except T3flowError as error:
         if current_attempt() > 1:
-            raise  # it may have been ended by the attempt before
+            raise  # the attempt before may have ended it
         return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))
     if server.main_pid is None:
         if current_attempt() == 1:
@@ -135,8 +135,8 @@ def stop_if_idle(
         host.services.stop(user)
         return _was_stopped(changed=True)
     try:
-        ask = Ask(former, canary, ignore_processes, fingerprint, _longest(host, user, insists))
-        found = _end_if_meant(host, user, server, ask)
+        conditions = Conditions(previous, canary, ignore_processes, fingerprint, _too_long(host, user, insists))
+        found = _end_if_allowed(host, user, server, conditions)
     except (T3flowError, OSError) as error:
         found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
@@ -148,30 +148,31 @@ def stop_if_idle(
     return _was_stopped(changed=again or fingerprint is None or found.fingerprint != fingerprint)
 
 
-class Ask(NamedTuple):
-    """What a stop depends on. `takes_seconds`: how long a second snapshot is expected to take, where that is too long for an outage; else 0."""
+class Conditions(NamedTuple):
+    """The conditions of a stop. `snapshot_seconds`: the expected duration of a second snapshot if that is too long for an outage; else 0."""
 
-    former: str
+    previous: str
     canary: bool
     ignore_processes: bool
     fingerprint: dict[str, Any] | None
-    takes_seconds: float
+    snapshot_seconds: float
 
 
-def _longest(host: Host, user: str, insists: bool) -> float:
+def _too_long(host: Host, user: str, insists: bool) -> float:
+    """Return the expected seconds of a second snapshot if they are too many, else 0."""
     expected = durations.snapshot_seconds(host.journal, user)
     return expected if expected > SECOND_SNAPSHOT_SECONDS and not insists else 0.0
 
 
-def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.Idleness:
-    """Ends the server if its user is still who was meant, and idle. What raises here has ended nothing."""
+def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Conditions) -> idle.Idleness:
+    """Kill the server if nothing has changed since the restart was planned and its user is idle. An error from here has ended nothing."""
     host.mapped(user)
-    if (led_to := slots.effective(host.settings.paths.versions_dir, user) or "") != ask.former:
-        detail = f"{user} is led to {led_to or 'nothing'} by now, not to {ask.former}"
+    if (assigned := slots.effective(host.settings.paths.versions_dir, user) or "") != conditions.previous:
+        detail = f"{user} is assigned {assigned or 'no version'} now, no longer {conditions.previous}"
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [ask.former]) or manageable.why_unmanaged(host, user, server):
+    if trouble := preflight.trouble(host, [conditions.previous]) or manageable.why_unmanaged(host, user, server):
         return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := probe.port_trouble(host, user, server):
         return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
@@ -180,43 +181,47 @@ def _end_if_meant(host: Host, user: str, server: ServerState, ask: Ask) -> idle.
         return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
     own_activity.restarting(host.journal, user)
     with OwnerReader(host, user) as reader:
-        found = _end_if_idle(host, user, server, reader, ask)
-    return _written_meanwhile(host, user, server, ask, found) if _is_outdated(ask, found) else found
+        found = _end_if_idle(host, user, server, reader, conditions)
+    return _written_meanwhile(host, user, server, conditions, found) if _is_outdated(conditions, found) else found
 
 
-def _is_outdated(ask: Ask, found: idle.Idleness) -> bool:
-    """Return whether the user is idle, and a second snapshot would take too long. The server was let go on then."""
-    return bool(found.idle and ask.takes_seconds and found.fingerprint != ask.fingerprint)
+def _is_outdated(conditions: Conditions, found: idle.Idleness) -> bool:
+    """Return whether the user is idle but a second snapshot would take too long, so that the server was resumed."""
+    return bool(found.idle and conditions.snapshot_seconds and found.fingerprint != conditions.fingerprint)
 
 
-def _written_meanwhile(host: Host, user: str, server: ServerState, ask: Ask, found: idle.Idleness) -> idle.Idleness:
-    """Not idle, because the databases were written to while the snapshot was taken, and another takes long. A fresh one is tried soon."""
-    detail = f"its databases are written to while a snapshot of them takes {ask.takes_seconds:.0f} s"
-    detail += f" ({writers.told(host, user, server, ask.fingerprint, found.fingerprint)})"
-    away = f"a drain that a person asks for takes the server away for about {ask.takes_seconds:.0f} s"
-    times = blockers.note(host.journal, user, blockers.WRITTEN, f"{user} is not moved: {detail}; {away}")
+def _written_meanwhile(
+    host: Host, user: str, server: ServerState, conditions: Conditions, found: idle.Idleness
+) -> idle.Idleness:
+    """Return that the user is not idle: the databases changed during the snapshot, and a second one takes too long. Backs off."""
+    detail = f"its databases change while a snapshot of them takes {conditions.snapshot_seconds:.0f} s"
+    detail += f" ({writers.told(host, user, server, conditions.fingerprint, found.fingerprint)})"
+    outage = f"a drain by an operator stops the server for about {conditions.snapshot_seconds:.0f} s"
+    times = blockers.note(host.journal, user, blockers.WRITTEN, f"{user} is not moved: {detail}; {outage}")
     wait_seconds = min(
-        AGAIN_SECONDS * 2.0 ** min(times - 1, MOST_DOUBLINGS), float(host.settings.deferral.max_check_interval_s)
+        RECHECK_SECONDS * 2.0 ** min(times - 1, MOST_DOUBLINGS), float(host.settings.deferral.max_check_interval_s)
     )
     return idle.Idleness(False, "quiet_period", detail, time.time() + wait_seconds)
 
 
-def _end_if_idle(host: Host, user: str, server: ServerState, reader: OwnerReader, ask: Ask) -> idle.Idleness:
-    """Hold the unit still, read, and end it while it is held if its user is idle and a second snapshot is not needed or does not take long.
+def _end_if_idle(
+    host: Host, user: str, server: ServerState, reader: OwnerReader, conditions: Conditions
+) -> idle.Idleness:
+    """Suspend the unit, read, and kill it while suspended if its user is idle and a second snapshot is not needed or short enough.
 
-    Its manager may start it again between the end and the stop that follows: that server is stopped while it is still starting, long before it
-    listens, and what it may have written is in the second snapshot.
+    The service manager may start it again between the kill and the stop that follows. That server is stopped while it starts, long before it
+    listens; what it may have written is in the second snapshot.
     """
     assert server.main_pid is not None
     resumption.note(host.journal, user)
     with suspension.held(lambda: host.services.pids_of(user, server)) as hold:
         unit = idle.look_at_unit(host, user, server)
-        left = min(idle.READ_SECONDS, max(0.01, HELD_SECONDS - (time.monotonic() - hold.since)))
-        asked: Any = {"canary": ask.canary, "ignore_processes": ask.ignore_processes}
-        found = idle.judge(host, user, server, unit, reader, **asked, read_seconds=left)
-        if found.idle and time.monotonic() - hold.since > HELD_SECONDS:
-            return idle.doubt("reading took over a second", 60)
-        if found.idle and not _is_outdated(ask, found):
+        left = min(idle.READ_SECONDS, max(0.01, SUSPENDED_SECONDS - (time.monotonic() - hold.since)))
+        options: Any = {"canary": conditions.canary, "ignore_processes": conditions.ignore_processes}
+        found = idle.judge(host, user, server, unit, reader, **options, read_seconds=left)
+        if found.idle and time.monotonic() - hold.since > SUSPENDED_SECONDS:
+            return idle.doubt("the read took over a second", 60)
+        if found.idle and not _is_outdated(conditions, found):
             hold.end(last=[server.main_pid])
     return found
 
@@ -231,7 +236,7 @@ def _was_stopped(*, changed: bool) -> Stopped:
 
 
 def await_port(host: Host, user: str) -> None:
-    """A port that stays taken is somebody else's: nothing is assigned or started over it. Raises PortTaken."""
+    """Wait until the port of an ended server is free. Raises PortTaken if another program has it: nothing is assigned or started over that."""
     deadline = time.monotonic() + PORT_SECONDS
     while taken := probe.shut_out(host, user):
         if time.monotonic() > deadline:

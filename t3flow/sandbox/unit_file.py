@@ -1,6 +1,6 @@
-"""What is odd about a user's unit, as a drop-in would say it: `USER.unit.json` beside `USER.env`.
+r"""What is odd about a user's unit, as a drop-in would say it: `USER.unit.json` beside `USER.env`.
 
-{"exec_start": ["/home/ada/bin/t3", "serve", "--port", "{port}"], "wrapper": "umask 027; \\"$@\\"", "kill_mode": "process"}
+{"exec_start": ["/home/ada/bin/t3", "serve", "--port", "{port}"], "wrapper": "umask 027; \"$@\"", "kill_mode": "process"}
 
 `exec_start` stands in place of the launcher and its words; `{launcher}`, `{host}`, `{port}` and `{base_dir}` in it are filled in. `wrapper` is a
 text for sh, which gets the command as its arguments and stays the main process unless it says `exec`. `kill_mode` is `control-group` or `process`.

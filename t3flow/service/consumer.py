@@ -28,7 +28,7 @@ from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.state.runs import RunWords
-from t3flow.workflows import HELD_BY_FREEZE, WORKFLOWS, YIELDING
+from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
 KEY = "queue.key"
@@ -163,7 +163,7 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
 
     def standing_signal(run: Run) -> str | None:
         changes_nothing = run.args.get("dry_run") or run.workflow in YIELDING
-        is_held = run.workflow in HELD_BY_FREEZE and not changes_nothing
+        is_held = run.workflow in STOPPED_BY_FREEZE and not changes_nothing
         if is_held and freeze.is_frozen(settings):
             return "freeze"
         if not journal.query(BLOCKS_URGENT_RUN, run.id, run.priority, time.time()):

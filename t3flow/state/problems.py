@@ -4,8 +4,8 @@ import shlex
 from typing import Any
 
 from t3flow.state.deferrals import left_behind_line
+from t3flow.state.short import short_id
 from t3flow.state.times import ago, epoch
-from t3flow.state.wording import sentence_case
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
@@ -17,7 +17,7 @@ def problems(found: dict[str, Any]) -> list[str]:
     if found["frozen"]:
         frozen = found["frozen"]
         lines.append(
-            f"Frozen {ago(epoch(frozen['since']))} by {frozen['by']}: {frozen['reason']}; resume with: t3flow unfreeze"
+            f"Frozen {ago(epoch(frozen['since']))} by {short_id(frozen['by'])}: {frozen['reason']}; resume with: t3flow unfreeze"
         )
     if found["default_version"] is None:
         lines.append("No user has a version yet; see t3flow adopt --dry-run, then run t3flow adopt")
@@ -66,8 +66,3 @@ def of_user(user: str, each: dict[str, Any], found: dict[str, Any]) -> list[str]
     elif not each["active"] and runs is None and deferred is None:
         lines.append(f"The server of {user} is not running; start it with: systemctl start {each['unit']}")
     return lines
-
-
-def capitalized(lines: list[str]) -> list[str]:
-    """Return lines as sentences."""
-    return [sentence_case(line) for line in lines]

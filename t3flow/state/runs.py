@@ -1,6 +1,5 @@
 """Runs as people see them: a line for each event of a history, what a run does now, and which run an id means."""
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Event, Journal, Run
 from t3flow.engine.words import Words
 from t3flow.state import sentences
+from t3flow.state.short import short_backup
 from t3flow.state.times import ahead, clock, duration
 from t3flow.state.wording import Detail, Problem, names
 
@@ -16,8 +16,6 @@ SHORTEST_SECONDS = 0.05
 """Steps that took less are told without a duration."""
 LONG_SECONDS = 10.0
 """A step that is in flight for so long is told with how long."""
-FULL_ID = re.compile(r"(\w+)-\d{8}T\d{6}-([0-9a-f]{6})")
-SHORT_ID = re.compile(r"(\w+)-([0-9a-f]{6})")
 SIGNALS = {
     "cancel": "An operator canceled the run",
     "freeze": "Tracking was frozen, so the run stops",
@@ -76,6 +74,7 @@ class Narrator:
         args, kwargs = _call(begun)
         text = sentences.done(step, args, kwargs, event.data.get("result"))
         mood = "undone" if event.kind == "undone" else "problem" if isinstance(text, Problem) else "good"
+        after = "" if "t3flow " in text else after  # a command to run stays the end of its line
         return Line(mood, f"{text}{after}", isinstance(text, Detail) and event.kind == "completed")
 
     def _doing(self, step: str) -> str:
@@ -106,7 +105,7 @@ def activity(journal: Journal, run: Run) -> str:
         narrator.line(event)
         if event.kind == "started" and run.claim:
             took = time.time() - event.at
-            return f"{narrator.doing} ({duration(took)} so far)" if took >= LONG_SECONDS else narrator.doing
+            return f"{narrator.doing} ({duration(took)})" if took >= LONG_SECONDS else narrator.doing
         if event.kind == "waiting":
             return f"{narrator.doing}; next check {ahead(run.wake_at)}"
     if run.claim:
@@ -133,12 +132,6 @@ def verdicts_of(event: Event) -> list[dict[str, Any]]:
     return [each for each in listed if isinstance(each, dict) and "verdict" in each]
 
 
-def short_id(run: str) -> str:
-    """Return the short form of a run's id: bump-1fb35f for bump-20260609T041500-1fb35f; others as they are."""
-    found = FULL_ID.fullmatch(run)
-    return f"{found[1]}-{found[2]}" if found else run
-
-
 def asked_for(run: Run) -> str:
     """Return what a run was asked for, as the end of a sentence; "" for nothing in particular."""
     parts = []
@@ -149,7 +142,7 @@ def asked_for(run: Run) -> str:
         elif value is True:
             parts.append(name)
         elif value:
-            parts.append(f"{name} {names(value) if isinstance(value, list) else value}")
+            parts.append(f"{name} {names(value) if isinstance(value, list) else short_backup(str(value))}")
     return f"; {', '.join(parts)}" if parts else ""
 
 

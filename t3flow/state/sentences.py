@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from t3flow.state import wording as say
-from t3flow.state.wording import Args, Detail, Problem
+from t3flow.state.wording import Args, Detail, DetailedProblem, Problem
 
 UNKNOWN_DOING, UNKNOWN_DONE = "Working on a part unknown to this t3flow", "Finished a part unknown to this t3flow"
 
@@ -60,26 +60,27 @@ def _given(sentence: Sentence, args: Iterable[Any], kwargs: Args | None) -> Args
 
 
 USER, VERSION = "user", "version"
-RESTART = "user former target snapshot kept_name"
-WAY_BACK = "user former target snapshot level kept_name was aside"
-STOP = "user former canary ignore_processes fingerprint insists"
+RESTART = "user previous version snapshot replaced_name"
+WAY_BACK = "user previous version snapshot level replaced_name state_before aside"
+STOP = "user previous canary ignore_processes fingerprint insists"
 MARKERS = "markers deferrals first broken"
 
 SENTENCES: dict[str, Sentence] = {
     # Where to go, and whether to
-    "held": Sentence("", "Checking for a freeze", say.reason("Tracking is not frozen", "Tracking is frozen: {reason}")),
+    "frozen_reason": Sentence(
+        "", "Checking for a freeze", say.reason("Tracking is not frozen", "Tracking is frozen: {reason}")
+    ),
     "resolve": Sentence("target", say.asking, say.resolved),
     "guard": Sentence(
         "plan again without",
         "Checking whether the version may be given out",
-        say.reason("The version may be given out", "Not given out: {reason}"),
-        True,
+        say.guarded,
     ),
     "plan_retry": Sentence("reason tries until due", "Planning another attempt", say.next_attempt),
     "await_registry": Sentence("at problem", "Waiting for the registry: {problem}", "Waited for the registry"),
-    "people": Sentence("without", "Looking at users and their servers", say.people),
+    "survey_users": Sentence("without", "Looking at users and their servers", say.people),
     # Versions
-    "link_everyone": Sentence(
+    "assign_explicitly": Sentence(
         "default",
         "Assigning {default} to users without a version of their own",
         say.listed("Assigned {default} explicitly to {number}", "Every user has a version of their own"),
@@ -89,14 +90,14 @@ SENTENCES: dict[str, Sentence] = {
     "stage": Sentence("version in_scratch", "Installing {version}", say.installed),
     "unstage": Sentence("version in_scratch", "Cleaning up {version}", "Cleaned up {version}"),
     "prune": Sentence(
-        "spare",
+        "version",
         "Removing old snapshots and versions",
         say.listed(
             "Removed {number}", "No snapshot or version is old", "old snapshot or version", "old snapshots and versions"
         ),
     ),
     "accept": Sentence(VERSION, "Making {version} the default", "Made {version} the default and the last good version"),
-    "return_to": Sentence(VERSION, "Making {version} the default again", "Made {version} the default again"),
+    "restore_default": Sentence(VERSION, "Making {version} the default again", "Made {version} the default again"),
     "awaits_acceptance": Sentence(
         VERSION,
         "Checking whether {version} is the default yet",
@@ -108,24 +109,24 @@ SENTENCES: dict[str, Sentence] = {
         "Rejecting {version}",
         say.problem("Rejected {version}: no bump tries it again on its own"),
     ),
-    "reject_left": Sentence(
+    "reject_abandoned": Sentence(
         "reasons",
         "Rejecting the versions left behind",
-        say.how_many("Rejected {names}, left behind by this", "reasons", "version"),
+        say.how_many("Rejected {names}, which users left by a rollback", "reasons", "version"),
     ),
     "freeze_tracking": Sentence("reason", "Freezing tracking", say.problem("Froze tracking")),
     "alert": Sentence("line", "Writing to the log", "Wrote to the log: {line}", True),
     # Backups and the gate
-    "back_up": Sentence("user wrote target in_scratch", "Backing up {user}", say.backed_up),
+    "back_up": Sentence("user previous version in_scratch", "Backing up {user}", say.backed_up),
     "back_up_stopped": Sentence(
-        "user former target",
+        "user previous version",
         "Backing up {user} again, now that the server is stopped",
         "Backed up {user} again with the server stopped, as the database had changed",
     ),
     "choose_seeds": Sentence("users snapshots default", "Preparing the gate", say.gate),
-    "try_on": Sentence("slot version seeds width until", say.trying, say.verdicts),
-    "try_controls": Sentence("seeds width until", "Gate: trying the version in use for comparison", say.controls),
-    "tried_on": Sentence(
+    "run_trials": Sentence("slot version seeds width until", say.trying, say.verdicts),
+    "run_controls": Sentence("seeds width until", "Gate: trying the version in use for comparison", say.controls),
+    "passed_users": Sentence(
         VERSION,
         "Looking up whose databases {version} passed on",
         say.listed("{version} passed on the database of {names}", "{version} was tried on no database yet"),
@@ -148,9 +149,9 @@ SENTENCES: dict[str, Sentence] = {
     ),
     # The restart of a user
     "canary_order": Sentence("users snapshots", "Choosing the order of restarts", say.order),
-    "dispatch_before": Sentence("version besides without", "Checking that the dispatch pairs users", say.pairing),
-    "pairings_before": Sentence("users", "Checking who can pair", say.pair_already),
-    "pairing_before": Sentence(USER, "Checking that the dispatch pairs users", say.pairing, True),
+    "check_dispatch": Sentence("version besides without", "Checking that the dispatch pairs users", say.pairing),
+    "check_pairings": Sentence("users", "Checking who can pair", say.pair_already),
+    "check_pairing": Sentence(USER, "Checking that the dispatch pairs users", say.pairing, True),
     "may_still_restart": Sentence(
         "due",
         "Checking the hour",
@@ -158,13 +159,17 @@ SENTENCES: dict[str, Sentence] = {
         True,
     ),
     "stop_if_idle": Sentence(STOP, "Stopping the server of {user} if {user} is idle", say.stopped),
-    "bring_back": Sentence(STOP, "Starting the server of {user} again", "Started the server of {user} again"),
+    "undo_stop": Sentence(STOP, "Starting the server of {user} again", "Started the server of {user} again"),
     "assign_version": Sentence(
         RESTART,
-        "Assigning {target} to {user}",
-        say.either("Assigned {target} to {user}", "{user} stays on {former}: the server was started again meanwhile"),
+        "Assigning {version} to {user}",
+        say.either(
+            "Assigned {version} to {user}", "{user} stays on {previous}: the server was started again meanwhile"
+        ),
     ),
-    "take_back": Sentence(RESTART, "Returning {user} to {former}", "Returned {user} to {former}, database and program"),
+    "undo_assignment": Sentence(
+        RESTART, "Returning {user} to {previous}", "Returned {user} to {previous}, database and program"
+    ),
     "start_server": Sentence(USER, "Starting the server of {user}", "Started the server of {user}"),
     "verify_user": Sentence(
         "user version", "Verifying that {user} can pair on {version}", "Verified: {user} can pair on {version}"
@@ -173,30 +178,30 @@ SENTENCES: dict[str, Sentence] = {
         "", "Checking whether a server is running", say.either("A server is running", "No server is running"), True
     ),
     "time_now": Sentence("", "Reading the clock", "Read the clock", True),
-    "proven_by": Sentence(
+    "other_users_pairing": Sentence(
         "version user",
         "Checking whether {version} works for other users",
         say.listed("{version} works for {names}", "Nothing shows that {version} works for other users"),
         True,
     ),
-    "note_alone": Sentence(
+    "note_fails_alone": Sentence(
         "user version reason", "Noting that {version} fails for {user} alone", "{version} fails for {user} alone", True
     ),
     "note_not_moved": Sentence(
-        "user target why is_own", "Noting why {user} was not moved", "{user} was not moved to {target}: {why}", True
+        "user version why is_own", "Noting why {user} was not moved", "{user} was not moved to {version}: {why}", True
     ),
     # Deferrals
     "defer": Sentence(
-        "target causes is_accepted", "Deferring users", say.how_many("Deferred {names} to {target}", "causes")
+        "version causes is_accepted", "Deferring users", say.how_many("Deferred {names} to {version}", "causes")
     ),
     "await_idle": Sentence("user not_before", "Waiting until {user} is idle", say.idle),
     "pending_deferrals": Sentence("users", "Looking up pending deferrals", say.pending),
-    "held_back": Sentence(
-        "user former target in_window",
+    "recheck_deferral": Sentence(
+        "user previous version in_window",
         "Checking whether {user} may be moved",
         say.reason("{user} may be moved", "{user} waits: {reason}"),
     ),
-    "would_move": Sentence("user ignore_processes", "Checking whether {user} is idle", say.would_move),
+    "preview_drain": Sentence("user ignore_processes", "Checking whether {user} is idle", say.preview_drain),
     "note_wait": Sentence("user waiting_for detail ask_again", "Rescheduling {user}", say.waits),
     "note_yielded": Sentence(USER, "Letting a more urgent run go first", "Let a more urgent run go first"),
     "settle_deferral": Sentence(USER, "Closing the deferral of {user}", "Closed the deferral of {user}", True),
@@ -208,33 +213,35 @@ SENTENCES: dict[str, Sentence] = {
     "begin_rollback": Sentence("users", "Starting a rollback", say.how_many("Started a rollback of {names}", "users")),
     # Rollback and restore
     "cannot_roll_back_to": Sentence(
-        "version", "Checking whether {version} is there to go back to", say.reason("{version} is there to go back to")
+        "version",
+        "Checking whether {version} is there to go back to",
+        say.reason("{version} is there to go back to", kind=DetailedProblem),
     ),
-    "find_way_back": Sentence("user present to", "Finding the version that {user} goes back to", say.way_back),
-    "fits_as_it_is": Sentence(
-        "target level state",
-        "Checking whether {target} knows the present databases",
-        say.either_reason("{target} knows the present databases", "{target} needs its own snapshot: {reason}"),
+    "plan_rollback": Sentence("user previous to", "Finding the version that {user} goes back to", say.way_back),
+    "check_schema_fit": Sentence(
+        "version level state",
+        "Checking whether {version} knows the present databases",
+        say.either_reason("{version} knows the present databases", "{version} needs its own snapshot: {reason}"),
     ),
-    "server_was": Sentence(USER, "Looking at the server of {user}", "The server of {user} was {result}", True),
-    "go_back": Sentence(WAY_BACK, "Moving {user} to {target}", say.moved_back),
-    "stay": Sentence(WAY_BACK, "Returning {user} to {former}", "Returned {user} to {former}"),
+    "server_state": Sentence(USER, "Looking at the server of {user}", "The server of {user} was {result}", True),
+    "roll_back_user": Sentence(WAY_BACK, "Moving {user} to {version}", say.moved_back),
+    "undo_roll_back": Sentence(WAY_BACK, "Returning {user} to {previous}", "Returned {user} to {previous}"),
     "compare_rows": Sentence(
         USER, "Comparing the data of {user} with the backup", "The data of {user} is that of the backup"
     ),
-    "where_all_are": Sentence(
+    "common_version": Sentence(
         "",
         "Checking whether all users agree on a version",
         say.either("All users are on {result}", "The default stays as it is"),
         True,
     ),
-    "look_up": Sentence("user name", "Looking up the backup {name} of {user}", "Found the backup {name} of {user}"),
-    "candidates": Sentence(
+    "resolve_backup": Sentence("user name", "Looking up the backup of {user}", say.found_backup),
+    "candidate_versions": Sentence(
         "wrote", "Finding a version that knows the backup", "Found the versions that may know the backup", True
     ),
-    "snapshot_of_kept": Sentence("user name wrote target", "Copying {name} of {user}", "Copied {name} of {user}"),
+    "snapshot_replaced": Sentence("user name wrote version", "Copying {name} of {user}", "Copied {name} of {user}"),
     # Adoption, and its undo
-    "look_around": Sentence("", "Inspecting what the shell tracker left", say.inspected),
+    "survey_host": Sentence("", "Inspecting what the shell tracker left", say.inspected),
     "known_schemas": Sentence(
         "versions",
         "Looking up which migrations the versions know",
@@ -252,10 +259,10 @@ SENTENCES: dict[str, Sentence] = {
         say.on_off("Stopping the shell tracker's timers", "Starting the shell tracker's timers"),
         say.on_off("Stopped the shell tracker's timers again", "Started the shell tracker's timers again"),
     ),
-    "take_in": Sentence(
+    "import_install": Sentence(
         "version in_scratch tree program", "Copying the installed {version}", "Copied the installed {version}"
     ),
-    "leave_out": Sentence(
+    "undo_import": Sentence(
         "version in_scratch tree program", "Removing the copy of {version}", "Removed the copy of {version}"
     ),
     "make_links": Sentence(
@@ -272,7 +279,7 @@ SENTENCES: dict[str, Sentence] = {
     "return_markers": Sentence(
         MARKERS, "Returning the shell tracker's markers", "Returned the shell tracker's markers"
     ),
-    "what_was_adopted": Sentence(
+    "adoption_record": Sentence(
         "",
         "Looking up an earlier adoption",
         say.either("The host was adopted before", "The host was not adopted before"),
@@ -285,18 +292,18 @@ SENTENCES: dict[str, Sentence] = {
         "former new", "Removing the note about the adoption", "Removed the note about the adoption", True
     ),
     "put_launcher": Sentence("", "Installing the launcher", "Installed the launcher"),
-    "check_giving_back": Sentence(
+    "check_undo": Sentence(
         "noted",
         "Checking whether every user can pair afterwards",
         say.either("Every user can pair on {result} afterwards", "The host had no t3 before"),
     ),
-    "bring_back_launcher": Sentence("", "Restoring the former launcher", "Restored the former launcher"),
+    "restore_launcher": Sentence("", "Restoring the former launcher", "Restored the former launcher"),
     "end_deferrals": Sentence("", "Removing all deferrals", "Removed all deferrals"),
     "drop_links": Sentence("", "Removing assigned versions", "Removed assigned versions"),
-    "bring_back_markers": Sentence(
+    "restore_markers": Sentence(
         "users folders", "Returning markers and backup folders", "Returned markers and backup folders"
     ),
-    "forget": Sentence("", "Removing the note about the adoption", "Removed the note about the adoption", True),
+    "clear_adoption": Sentence("", "Removing the note about the adoption", "Removed the note about the adoption", True),
     # Steps of an earlier t3flow
     "dispatch_trouble": Sentence("", "Checking that the dispatch pairs users", say.reason("The dispatch pairs users")),
     "try_control": Sentence(
@@ -304,5 +311,40 @@ SENTENCES: dict[str, Sentence] = {
     ),
 }
 """Name of a step → its words."""
-FORMER: dict[str, str] = {}
+FORMER: dict[str, str] = {
+    "bring_back": "undo_stop",
+    "bring_back_launcher": "restore_launcher",
+    "bring_back_markers": "restore_markers",
+    "candidates": "candidate_versions",
+    "check_giving_back": "check_undo",
+    "dispatch_before": "check_dispatch",
+    "find_way_back": "plan_rollback",
+    "fits_as_it_is": "check_schema_fit",
+    "forget": "clear_adoption",
+    "go_back": "roll_back_user",
+    "held": "frozen_reason",
+    "held_back": "recheck_deferral",
+    "leave_out": "undo_import",
+    "link_everyone": "assign_explicitly",
+    "look_around": "survey_host",
+    "look_up": "resolve_backup",
+    "note_alone": "note_fails_alone",
+    "pairing_before": "check_pairing",
+    "pairings_before": "check_pairings",
+    "people": "survey_users",
+    "proven_by": "other_users_pairing",
+    "reject_left": "reject_abandoned",
+    "return_to": "restore_default",
+    "server_was": "server_state",
+    "snapshot_of_kept": "snapshot_replaced",
+    "stay": "undo_roll_back",
+    "take_back": "undo_assignment",
+    "take_in": "import_install",
+    "tried_on": "passed_users",
+    "try_controls": "run_controls",
+    "try_on": "run_trials",
+    "what_was_adopted": "adoption_record",
+    "where_all_are": "common_version",
+    "would_move": "preview_drain",
+}
 """Name that a step had in an earlier t3flow → the name that it has now."""

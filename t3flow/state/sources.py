@@ -32,13 +32,15 @@ def journal_if_any(settings: Settings) -> Journal | None:
 
 
 def consumer_pid(state_dir: Path) -> int | None:
-    """Return the pid of the consumer that holds its lock, or None."""
+    """Return the pid of the consumer that holds its lock, or None. Raises PermissionError where the lock is another account's."""
     try:
         with (state_dir / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(file.read().strip() or 0) or None
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         pass
     return None

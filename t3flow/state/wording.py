@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from t3flow.deferrals.causes import waits_for
+from t3flow.state.short import short_backup
 from t3flow.state.times import clock
 
 Args = dict[str, Any]
@@ -21,6 +22,12 @@ class Problem(str):
 
 class Detail(str):
     """A sentence for a full history only: following a run, people do without it."""
+
+    __slots__ = ()
+
+
+class DetailedProblem(Problem, Detail):
+    """Bad news that the end of the run repeats at once."""
 
     __slots__ = ()
 
@@ -41,9 +48,9 @@ def names(users: Iterable[str]) -> str:
     return " and ".join(part for part in (", ".join(listed[:-1]), *listed[-1:]) if part)
 
 
-def sentence_case(text: str) -> str:
-    """Return a reason as a sentence of its own."""
-    return text[:1].upper() + text[1:]
+def sentence_case(text: str, user: str = "") -> str:
+    """Return a reason as a sentence of its own; one that begins with the name of the user stays as it is."""
+    return text if user and text.startswith(f"{user} ") else text[:1].upper() + text[1:]
 
 
 def judged(verdict: dict[str, Any]) -> str:
@@ -76,6 +83,15 @@ def resolved(given: Args, found: dict[str, Any]) -> str:
     if found["target"] == found["default"]:
         return f"The version to follow is {found['target']}, the default already"
     return f"The version to follow is {found['target']}; the default is {found['default']}"
+
+
+def guarded(given: Args, found: dict[str, str]) -> str:
+    """Whether the version may be given out."""
+    if not found["outcome"]:
+        return Detail("The version may be given out")
+    if found["outcome"] == "up_to_date":
+        return Detail(f"Nothing to do: {found['reason']}")
+    return DetailedProblem(f"Not given out: {found['reason']}")
 
 
 def next_attempt(given: Args, found: dict[str, Any]) -> str:
@@ -128,20 +144,27 @@ def trying(given: Args) -> str:
 
 
 def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
-    """The verdicts on a version."""
-    good = sum(each["verdict"] == "pass" for each in found)
+    """The verdicts on a version: the first that is not a pass with its evidence, the others by name."""
+    bad = [each for each in found if each["verdict"] != "pass"]
     if len(found) == 1:
         text = f"Gate: {judged_on(found[0])}"
-        return text if good else Problem(text)
-    bad = [f"{each['seed']} {judged(each)}" for each in found if each["verdict"] != "pass"]
-    text = f"Gate: {good} of {len(found)} databases pass{''.join(f', {line}' for line in bad)}"
+    else:
+        first = f", {bad[0]['seed']} {judged(bad[0])}" if bad else ""
+        others = f"; not passing either: {names(each['seed'] for each in bad[1:])}" if bad[1:] else ""
+        text = f"Gate: {len(found) - len(bad)} of {len(found)} databases pass{first}{others}"
     return Problem(text) if bad else text
 
 
 def controls(given: Args, found: list[dict[str, Any]]) -> str:
     """The verdicts on the version in use, where the new one failed."""
-    told = "; ".join(judged_on(each) for each in found)
-    return f"Gate, for comparison: {told}" if told else Detail("Gate: nothing to compare")
+    told: dict[str, list[str]] = {}
+    for each in found:
+        told.setdefault(f"{each['version']} {judged(each)}", []).append(each["seed"])
+    parts = [
+        f"{verdict}, on the {'database' if len(seeds) == 1 else 'databases'} of {names(seeds)}"
+        for verdict, seeds in told.items()
+    ]
+    return f"Gate, for comparison: {'; '.join(parts)}" if parts else Detail("Gate: nothing to compare")
 
 
 # Restarts and deferrals ---------------------------------------------------------------------------------------------
@@ -178,7 +201,7 @@ def stopped(given: Args, found: dict[str, Any]) -> str:
 
 def idle(given: Args, found: dict[str, Any]) -> str:
     """A deferred user who is idle at last, or needs no move."""
-    return sentence_case(found["nothing_to_do"]) or f"{given['user']} is idle"
+    return sentence_case(found["nothing_to_do"], given["user"]) or f"{given['user']} is idle"
 
 
 def pending(given: Args, found: list[dict[str, Any]]) -> str:
@@ -188,7 +211,7 @@ def pending(given: Args, found: list[dict[str, Any]]) -> str:
     return f"{count(len(found), 'deferral')} pending: {names(each['user'] for each in found)}"
 
 
-def would_move(given: Args, found: dict[str, Any]) -> str:
+def preview_drain(given: Args, found: dict[str, Any]) -> str:
     """What a drain would do with a user."""
     if found["result"] == "untouched":
         return f"{given['user']} is idle and would be restarted"
@@ -198,7 +221,7 @@ def would_move(given: Args, found: dict[str, Any]) -> str:
 def waits(given: Args, found: Any) -> str:
     """A deferred user who goes on waiting."""
     again = f" until {clock(found)}" if isinstance(found, int | float) and found else ""
-    return f"{given['user']} waits{again}: {waits_for(given['waiting_for'], given['detail'])}"
+    return Detail(f"{given['user']} waits{again}: {waits_for(given['waiting_for'], given['detail'])}")
 
 
 def watch(given: Args, found: str) -> str:
@@ -225,10 +248,15 @@ def way_back(given: Args, found: dict[str, Any]) -> str:
     return f"{given['user']} goes back to {found['target']}"
 
 
+def found_backup(given: Args, found: Any) -> str:
+    """The backup that is to be restored."""
+    return f"Found the backup {short_backup(given['name'])} of {given['user']}"
+
+
 def moved_back(given: Args, found: Any) -> str:
     """A user who was moved back, with or without the database."""
     what = "database and program" if given["snapshot"] else "program only"
-    return f"Moved {given['user']} to {given['target']}: {what}"
+    return f"Moved {given['user']} to {given['version']}: {what}"
 
 
 def inspected(given: Args, found: dict[str, Any]) -> str:
@@ -250,7 +278,7 @@ def taken_over(given: Args, found: list[str]) -> str:
 
 def ended(given: Args, found: str) -> str:
     """A result that is a sentence."""
-    return sentence_case(str(found))
+    return sentence_case(str(found), given["user"])
 
 
 # Builders -----------------------------------------------------------------------------------------------------------
@@ -282,14 +310,14 @@ def how_many(text: str, key: str, what: str = "user") -> Callable[..., str]:
     return told
 
 
-def reason(good: str, bad: str = "{reason}") -> Callable[[Args, Any], str]:
-    """Return the words for a result that is empty when all is well (a detail), and else says why not."""
+def reason(good: str, bad: str = "{reason}", kind: type[str] = Problem) -> Callable[[Args, Any], str]:
+    """Return the words for a result that is empty when all is well (a detail), and else says why not: by itself a problem."""
 
     def told(given: Args, found: Any) -> str:
         why = found.get("reason", "") if isinstance(found, dict) else found
-        return (
-            Problem(sentence_case(bad.format_map({**given, "reason": why}))) if why else Detail(good.format_map(given))
-        )
+        if not why:
+            return Detail(good.format_map(given))
+        return kind(sentence_case(bad.format_map({**given, "reason": why}), given.get("user", "")))
 
     return told
 

@@ -345,7 +345,7 @@ def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
 ) -> None:
     """Somebody holds it for long, just when a step is done: nothing is undone or ended unnoticed, the run goes on from what is on record."""
     monkeypatch.setattr(journals, "BUSY_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(engines, "STALLED_SECONDS", 0.1)
+    monkeypatch.setattr(engines, "STALLED_RETRY_SECONDS", 0.1)
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "saga", fail="")
     function = STEPS["add"].function
@@ -369,7 +369,7 @@ def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
 
 def test_a_step_that_meets_such_a_journal_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor has the consumer died in it, however often."""
-    monkeypatch.setattr(engines, "STALLED_SECONDS", 0.01)
+    monkeypatch.setattr(engines, "STALLED_RETRY_SECONDS", 0.01)
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "saga", fail="")
     function = STEPS["add"].function
@@ -476,7 +476,7 @@ def test_a_step_that_begins_as_the_engine_stops_is_let_go(tmp_path: Path, monkey
     """It was asked for signals just before, and is not under way yet as the others are told."""
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "interruptible")
-    monkeypatch.setattr(engine, "_progress", lambda run, event: engine.stop() if event.step == "long_work" else None)
+    monkeypatch.setattr(engine, "_on_event", lambda run, event: engine.stop() if event.step == "long_work" else None)
     worker = threading.Thread(target=deliver, args=(engine,))
     worker.start()
     worker.join(5)

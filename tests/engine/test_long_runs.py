@@ -136,7 +136,7 @@ def test_it_does_not_start_over_where_something_is_open(tmp_path: Path, how: str
 
 
 def test_a_signal_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows, "LONG_HISTORY", 20)
+    monkeypatch.setattr(flows, "LONG_HISTORY_EVENTS", 20)
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "laps", count=50)
     while CONTINUED not in {event.kind for event in engine.journal.events(run_id)}:

@@ -70,7 +70,7 @@ def test_a_run_that_was_woken_without_a_queue_goes_on_with_it(asleep: tuple[Engi
 def test_a_flood_of_bad_messages_lets_a_worker_give_signs_of_life(
     queue_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queues, "LONGEST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(queues, "MAX_DEQUEUE_SECONDS", 0.02)
     queue = open_queue(queue_url, KEY)
     for number in range(5000):
         queue.storage.enqueue(b"junk %d" % number)

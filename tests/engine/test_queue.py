@@ -261,7 +261,7 @@ def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> N
     assert ended.storage.probe() == []
     time.sleep(0.05)
     mine = open_queue(redis_server.url, KEY, consumer=consumer)
-    other = open_queue(redis_server.url, b"z" * 32, who={**consumer, "host": "devvm2"})
+    other = open_queue(redis_server.url, b"z" * 32, consumer={**consumer, "host": "devvm2"})
     assert mine.storage.probe() == []
     assert other.storage.probe() == []
     assert mine.storage.probe() == []

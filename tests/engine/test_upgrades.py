@@ -228,7 +228,7 @@ def test_a_renamed_step_is_undone_by_its_journaled_undo(tmp_path: Path) -> None:
     engine = engine_in(tmp_path)
     run = play(engine, "two", [started("attach", "a", **UNMOUNT), completed("attach", "a")])
     assert (run.outcome, EFFECTS, LOST) == ("error", ["-a"], [])
-    assert run.result["reason"].endswith("it is undone")
+    assert run.result["reason"].endswith("its changes were undone")
 
 
 def test_a_renamed_step_that_was_under_way_is_undone_too(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_an_undo_that_is_not_known_is_loud(tmp_path: Path, identity: dict[str, A
     assert "ROLLBACK FAILED" in run.result["reason"]
     assert 'attach("b")' in run.result["reason"]
     assert "t3flow unfreeze" in run.result["reason"]
-    assert "it is undone" not in run.result["reason"]
+    assert "were undone" not in run.result["reason"]
     assert LOST[0] == run.result["reason"]
     assert [kind.split()[0] for kind in kinds(engine, run.id)][-4:] == ["undo_failed", "started", "undone", "ended"]
 

@@ -61,7 +61,7 @@ def seeds(count: int) -> list[Seed]:
 
 
 def verdicts(asked: list[Seed], width: int, until: float) -> list[str]:
-    return [each["verdict"] for each in trials.try_controls.unjournaled(asked, width, until)]
+    return [each["verdict"] for each in trials.run_controls.unjournaled(asked, width, until)]
 
 
 def test_they_are_held_side_by_side(held: Trials) -> None:
@@ -91,13 +91,17 @@ def test_what_is_slow_beside_others_is_tried_alone(held: Trials) -> None:
 
 def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
     asked: list[Seed] = [{**seed, "version": "0.0.1"} for seed in seeds(1)]
-    [found] = trials.try_controls.unjournaled(asked, 1, time.time() + 60)
+    [found] = trials.run_controls.unjournaled(asked, 1, time.time() + 60)
     assert (found["verdict"], "there is no slot of 0.0.1" in found["failed"]) == ("inconclusive", True)
 
 
-def judged(plan: Any, users: Any, snapshots: Any) -> Outcome:
-    """A workflow of nothing but the gate's judgement; its reason is who is not to be restarted."""
-    return Outcome("passed", ", ".join(gate_verdicts.pass_gate("slot", plan, users, snapshots)), "succeeded")
+def judged(users: Any, snapshots: Any) -> Outcome:
+    """Run nothing but the gate's judgment; the reason names the users who are withheld."""
+    try:
+        withheld = gate_verdicts.pass_gate("slot", "0.0.25", FIRST, users, snapshots)
+    except gate_verdicts.Refused as refusal:
+        return Outcome(refusal.outcome, refusal.reason, "failed")
+    return Outcome("passed", ", ".join(withheld), "succeeded")
 
 
 @pytest.mark.parametrize(("fails_on", "outcome"), [(1, "passed"), (2, "gate_inconclusive"), (3, "gate_inconclusive")])
@@ -110,7 +114,6 @@ def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_co
     names = [f"user{number}" for number in range(3)]
     snapshot = {"path": "/none", "bytes": 1, "level": 30, "fingerprint": None, "problem": "", "missing": False}
     args = {
-        "plan": {"default": FIRST, "target": "0.0.25", "exact": False, "notices": []},
         "users": [{"user": name, "version": "0.0.1", "running": True} for name in names],
         "snapshots": [{**snapshot, "user": name, "files": {"state.sqlite": "/none"}, "schema": {}} for name in names],
     }

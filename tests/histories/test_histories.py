@@ -204,7 +204,7 @@ def test_a_renamed_or_removed_step_is_undone_by_the_undo_it_was_journaled_with(
         ended = host_engine.journal.run(run)
         assert ended.outcome == "error", (count, name)
         assert ran == expected_undos(history["events"][:count]), (count, name)
-        assert "it is undone" in ended.result["reason"]
+        assert "its changes were undone" in ended.result["reason"]
         assert not freeze.is_frozen(settings_of(host_engine))
 
 

@@ -27,13 +27,13 @@ def test_a_drain_that_tries_for_weeks_starts_over(tmp_path: Path, monkeypatch: p
         done = "they are on it" if len(asked) > TRIES else ""
         return {"nothing_to_do": done, "version": "0.0.24", "target": "0.0.25"}
 
-    def held_back(user: str, former: str, target: str, in_window: bool) -> Any:
+    def recheck_deferral(user: str, former: str, target: str, in_window: bool) -> Any:
         return waiting_result(former, {"waiting_for": "active_turn", "detail": "at work", "at": 7.0})
 
     def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
         return float(len(asked))
 
-    for function in (await_idle, held_back, note_wait):
+    for function in (await_idle, recheck_deferral, note_wait):
         monkeypatch.setattr(STEPS[function.__name__], "function", function)
     monkeypatch.setattr(STEPS["settle_deferral"], "function", lambda user: None)
     engine = Engine(

@@ -174,7 +174,7 @@ def test_those_concerned_are_rolled_back_if_asked_for(watch: Callable[..., Watch
     assert found.look(run).outcome == "rolled_back"
     [back] = found.host.journal.runs("workflow = 'rollback'")
     assert (back.args["users"], back.priority) == (["ada", "grace"], bake.ROLLBACK_PRIORITY)
-    assert "ada, grace: rolled back" in found.frozen
+    assert "rolling back ada, grace" in found.frozen
 
 
 def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Watch]) -> None:
@@ -388,7 +388,7 @@ def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Wat
     assert found.look(run).status == "running", "her database is being restored: she may be on it again"
     slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
     ended = found.look(run)
-    assert (ended.outcome, ended.result["reason"]) == ("done", f"nobody is on {NEW} any more")
+    assert (ended.outcome, ended.result["reason"]) == ("done", f"no user is on {NEW} any more")
     assert facts.read(found.host.journal, bake.BAKE) is None
 
 

@@ -9,7 +9,7 @@ from t3flow.deferrals.idleness import after_a_failure
 from t3flow.host.host import Host
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
-from t3flow.rollout.blame import spreads
+from t3flow.rollout.blame import escalate_shared_fault
 
 USERS = ("ada", "grace", "linus")
 
@@ -34,7 +34,7 @@ def results(*faults: str) -> dict[str, Result]:
     ],
 )
 def test_what_the_next_user_would_meet_ends_the_run(faults: tuple[str, ...], ends: bool) -> None:
-    assert spreads(results(*faults)) is ends
+    assert escalate_shared_fault(results(*faults)) is ends
 
 
 @pytest.mark.parametrize(("kind", "waits"), [(blockers.RESTART, True), (blockers.OWN, False)])

@@ -27,7 +27,7 @@ def test_without_a_consumer_it_says_so(make_box: Callable[..., Sandbox]) -> None
     box = make_box(["ada"], start=False)
     said = box.t3flow("adopt")
     assert said.returncode == 4
-    assert "start it: systemctl start t3flow" in said.stderr
+    assert "start it with: systemctl start t3flow" in said.stderr
 
 
 def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> None:

@@ -62,7 +62,7 @@ def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: s
     assert results(bump(box)) == {"ada": "restarted", "grace": "deferred", "linus": "deferred"}
     status = box.document("status")
     assert (status["bake"]["version"], status["run"]) == (NEXT, None)
-    assert "watched     pairings on" in box.t3flow("status").stdout
+    assert "Watching    pairings on" in box.t3flow("status").stdout
     assert [browse(box, user) for user in ALL] == [302, 302, 302]
 
     write(box.database("ada"), "create table broken as select 'precious' as word")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scenes import FIRST, NEXT, bump
+from scenes import FIRST, LATER, NEXT, bump
 
+from t3flow.engine.step import STEPS
 from t3flow.sandbox.host import Sandbox
 from t3flow.settings.text import commented
 
@@ -159,6 +160,75 @@ def test_what_people_see(make_box: Callable[..., Sandbox]) -> None:
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?[+-]\d\d:\d\d", moment) for moment in moments), (
         moments
     )
+
+
+LISTINGS = [
+    *(("status",), ("deferrals",), ("runs",), ("backups",), ("backups", "ada"), ("verify",), ("doctor",)),
+    *(
+        ("runs", "--limit", "2"),
+        ("deferrals", "revoke", "grace"),
+        ("deferrals", "restore", "grace"),
+        ("freeze",),
+        ("status",),
+        ("unfreeze",),
+    ),
+]
+
+
+def test_listings_fit_eighty_columns(make_box: Callable[..., Sandbox]) -> None:
+    """Whatever there is to tell: long versions, a deferral, a rejected build, a user who cannot pair, a freeze. No key, epoch or None is shown."""
+    box = make_box(["ada", "grace"])
+    box.environment["COLUMNS"] = "80"
+    turn = box.control("grace", "turn/start", agent="claude")["turn"]
+    box.publish(NEXT, {"schema_level": 32})
+    said = [box.t3flow("enqueue", "bump", "--wait")]
+    box.publish(LATER, {"schema_level": 32, "rules": [{"fault": "mint_fails"}]})
+    said += [box.t3flow("enqueue", "bump", "--wait"), box.t3flow("enqueue", "bump", "--wait")]
+    box.supervise("stop", "ada")
+    said += [box.t3flow(*words) for words in LISTINGS]
+    said += [box.t3flow("show", run["run"]) for run in box.document("runs")]
+    text = "".join(each.stdout + each.stderr for each in said)
+    assert [] == [line for line in text.splitlines() if len(line) > 80]
+    words = re.findall(r"\w+", text)
+    shown = {"active_turn", "server_stopped", "unreadable_state", "None", "True", "False"} & set(words)
+    assert not shown, "keys and values are for scripts"
+    assert not {name for name in STEPS if "_" in name} & set(words), "step names are for the code"
+    assert not re.search(r"\b1[6-9]\d{8}\b", text), "an epoch"
+    assert not re.search(r"until \S+ \(\S+ \w+ ago\)", text), "a past time told as one to come"
+    box.control("grace", "turn/end", turn=turn)
+
+
+def test_a_bump_that_restarts_nobody_promises_nothing(make_box: Callable[..., Sandbox]) -> None:
+    """The one user is at work, and the outcome says so."""
+    box = make_box(["ada"])
+    turn = box.control("ada", "turn/start", agent="claude")["turn"]
+    box.publish(NEXT, {"schema_level": 32})
+    assert bump(box)["reason"] == "no user was restarted yet, 1 deferred until idle"
+    box.control("ada", "turn/end", turn=turn)
+
+
+def test_a_pin_is_looked_up(make_box: Callable[..., Sandbox]) -> None:
+    """One that is not published is refused at once, one that cannot be looked up too, unless a person insists."""
+    box = make_box(["ada"])
+    refused = box.t3flow("pin", "9.9.9")
+    assert (refused.returncode, "neither installed nor in the registry" in one_line(refused.stderr)) == (2, True)
+    assert box.t3flow("pin", FIRST).returncode == 0, "it is installed"
+    box.end("registry_server")
+    refused = box.t3flow("pin", NEXT)
+    assert (refused.returncode, f"t3flow pin {NEXT} --unchecked" in one_line(refused.stderr)) == (1, True)
+    assert box.document("status")["pin"] == FIRST
+    assert box.t3flow("pin", NEXT, "--unchecked").returncode == 0
+    assert box.document("status")["pin"] == NEXT
+
+
+def test_a_refusal_has_its_command_in_sight(make_box: Callable[..., Sandbox]) -> None:
+    """However long the reason of the rejection was; and with one user there is nobody to go on without."""
+    box = make_box(["ada"])
+    box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "mint_fails"}]})
+    assert "--without" not in bump(box)["reason"]
+    reason = bump(box)["reason"]
+    assert reason.endswith(f"; to try it again: t3flow enqueue bump --target {NEXT} --again")
+    assert len(reason) < 330
 
 
 def test_progress_on_a_terminal(make_box: Callable[..., Sandbox]) -> None:

@@ -80,8 +80,8 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
     assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new faults in 1 database(s)"
     assert found["try_on", NEXT, "ada"]["not_isolated"] == ""
     people = box.t3flow("show", said["run"]).stdout
-    assert "ok  reads_rows: 5 projects, 20 threads" in people
-    assert "2 databases, 2 at a time, at most" in people
+    assert "✓ reads_rows: 5 projects, 20 threads" in people
+    assert "Gate: 2 databases, 2 in parallel" in people
 
 
 def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_box: Callable[..., Sandbox]) -> None:

@@ -64,7 +64,7 @@ def test_the_part_comes_and_the_same_run_goes_on(waiting: tuple[Sandbox, str]) -
     said = box.document("status")
     assert said["run_waits"]["waiting_for"].startswith(f"t3@{NEXT} is not complete in the registry yet: E404")
     assert "tried again at" in said["run_waits"]["waiting_for"]
-    assert f"{run} waits: " in box.t3flow("status").stdout
+    assert f"{run} is waiting: " in box.t3flow("status").stdout
     nothing_is_left(box, run)
     assert box.document("enqueue", "drain", "--wait")["outcome"] == "up_to_date"
     assert bump(box, "--dry-run")["outcome"] == "incomplete_release", "a dry run does not wait"

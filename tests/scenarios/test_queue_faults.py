@@ -85,7 +85,7 @@ def test_redis_goes_while_nothing_is_to_be_sent(make_box: Callable[..., Sandbox]
     assert waits() is None
     redis_server.stop()
     box.until(lambda: waits() == "the queue", "it is said", 15)
-    assert "waits for the queue" in box.t3flow("status").stdout
+    assert "is waiting for the queue" in box.t3flow("status").stdout
     said = box.top / "said"
     with said.open("w") as file:
         words = [sys.executable, "-m", "t3flow", "enqueue", "bump", "--wait"]

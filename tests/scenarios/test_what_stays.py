@@ -153,7 +153,7 @@ def test_a_map_that_names_nobody_for_a_moment(make_box: Callable[..., Sandbox]) 
     box.publish(LATER, {"schema_level": 32})
     box.control("ada", "turn/end", turn=turn)
     said = bump(box)
-    assert (said["outcome"], "names nobody" in said["reason"]) == ("error", True), said
+    assert (said["outcome"], "names no user" in said["reason"]) == ("error", True), said
     assert accepted(box) == (NEXT, NEXT)
     box.until(lambda: deferrals(box)["ada"]["waiting_for"] == "unreadable_state", "her drain waits")
     box.settings.paths.user_map.write_text(text)

@@ -92,7 +92,7 @@ def test_a_person_may_insist_and_is_told_the_outage(
     monkeypatch.setattr("t3flow.restart.LONG_AWAY_SECONDS", 0.1)
     ended = rig.now("ada")
     assert (ended.outcome, rig.box.assigned("ada"), rig.box.level("ada")) == ("updated", NEXT, 32), ended.result
-    assert "ada was away for " in ended.result["reason"]
+    assert "ada was down for " in ended.result["reason"]
     assert blockers.lines(rig.host.journal) == {}
 
 

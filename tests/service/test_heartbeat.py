@@ -71,7 +71,7 @@ def fed(ear: socket.socket, seconds: float) -> list[float]:
 
 
 def test_the_watchdog_starves_with_a_silent_thread(ear: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "FEED_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "FEED_INTERVAL_SECONDS", 0.02)
     clock, stopping = Clock(), threading.Event()
     heartbeats = Heartbeats(clock)
     heartbeats.beat("clock")

@@ -197,7 +197,7 @@ def test_a_part_that_fails_keeps_no_other_from_its_turn(
     def fail(*given: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(periodic, "due_bump", fail)
+    monkeypatch.setattr(periodic, "start_due_bump", fail)
     monkeypatch.setattr(engine, "recover", lambda: done.append("recover") or 0)
     periodic.tick(engine, host)
     assert done == ["recover"]

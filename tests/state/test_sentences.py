@@ -27,9 +27,9 @@ HISTORIES = [
 STEPS = {name: each for name, each in step.STEPS.items() if each.function.__module__.startswith("t3flow.")}
 TELLING = {"version": "0.0.24", "target": "0.0.25-nightly.1", "user": "ada", "users": ["ada"]}
 EPOCH = 1_780_000_000.0
-NEVER_EMPTY = {"line", "problem", "why", "default", "former", "reason", "waiting_for", "wrote"}
+NEVER_EMPTY = {"line", "problem", "why", "default", "previous", "reason", "waiting_for", "wrote"}
 """Arguments that always say something."""
-ALWAYS_TELL = {"server_was", "await_server", "watch_pairings", "would_move", "stop_if_idle", "decide", "resolve"}
+ALWAYS_TELL = {"server_state", "await_server", "watch_pairings", "preview_drain", "stop_if_idle", "decide", "resolve"}
 """Steps whose results do, wherever they are texts."""
 
 
@@ -89,6 +89,8 @@ def test_every_step_has_its_sentences_and_no_other_thing_has() -> None:
     known = STEPS.keys() | LEGACY_UNDOS.keys()
     assert sentences.SENTENCES.keys() <= known, "the sentence of a step that is gone"
     assert [name for name in LEGACY_UNDOS if sentences.find(name) is None] == []
+    renamed = {former: name for former, name in step.FORMER_NAMES.items() if name in STEPS}
+    assert renamed.items() <= sentences.FORMER.items(), "FORMER needs the former name of a step: journals have it"
     assert set(sentences.FORMER.values()) <= sentences.SENTENCES.keys()
 
 

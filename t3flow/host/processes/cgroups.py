@@ -53,7 +53,7 @@ def _hierarchies(mounts: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _unescaped(text: str) -> str:
-    """A path of mountinfo, where a blank is `\\040`."""
+    r"""Return a path of mountinfo, in which a blank is `\040`, as it is."""
     for digits in ("040", "011", "012", "134"):
         text = text.replace(f"\\{digits}", chr(int(digits, 8)))
     return text
