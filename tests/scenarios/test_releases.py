@@ -292,7 +292,7 @@ def test_origin_covers_the_parts(bare: Sandbox) -> None:
     for faults, reason in (
         ({"unsigned": True}, f"no signature of {PART}@{VERSION}"),
         ({"bad_attestation": True}, f"the attestation of {PART}@{VERSION} is invalid"),
-        ({"other_integrity": True}, f"npm installed {PART}@{VERSION} with the integrity"),
+        ({"other_integrity": True}, "npm installed integrity"),
     ):
         of(bare).set_faults(**faults, package=PART)
         assert reason in str(installed(bare, VERSION))
@@ -329,4 +329,4 @@ def test_npm_or_node_is_gone(bare: Sandbox, gone: str) -> None:
         (tools / name).symlink_to(shutil.which(name) or os.devnull)
     bare.environment["PATH"] = str(tools)
     said = str(installed(bare, VERSION))
-    assert said.startswith(f"ProgramMissing: there is no {gone} on PATH: install"), said
+    assert said.startswith(f"ProgramMissing: {gone} is not on PATH: install"), said
