@@ -23,7 +23,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.host.records import deferral_records, facts
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 
 USERS, WATCH_SECONDS, SPREAD_SECONDS = 1000, 120.0, 3600.0
 DEFAULT, TARGET = "0.0.24", "0.0.25-nightly.1"
@@ -84,7 +84,7 @@ def supervisor(path: Path, said: dict[str, dict[str, object]]) -> None:
 
 def fill(box: Sandbox, users: list[str]) -> None:
     """Gives each user a database with a turn that runs, a link, and a deferral; there are two slots."""
-    prepare(box.settings.paths.state_dir)
+    create_state_dir(box.settings.paths.state_dir)
     journal = open_journal(box.settings, create=True)
     versions_dir = box.settings.paths.versions_dir
     for version in (DEFAULT, TARGET):

@@ -1,7 +1,7 @@
-"""The engine at 300 users: processor per event, one replay, and how often a bump asks the disk for each user that it restarts.
+"""The engine at 300 users: CPU for each event, one replay, and the syncs for each restarted user.
 
-A bump of the shape of the real one, with steps that do nothing, shows what the engine itself takes. A real bump in the sandbox under strace shows the
-syncs: of the journal's log, and of all files.
+The first part runs a workflow of a bump's shape whose steps do nothing, so it measures the engine alone. The second part counts the syncs of a real
+bump in the sandbox under strace: of the journal's log, and of all files.
 """
 
 import os
@@ -26,8 +26,8 @@ from t3flow.engine.runs import HOST_LEASE, Outcome, new_run
 from t3flow.engine.step import step
 
 USERS, RESTARTED, ROUNDS = 300, 6, 3
-LOOKS, RESTART = 5, 22
-"""Steps for each user before the restarts (people, backup, trial), and in their restart with all that a drain may add: 15,000 events in all."""
+READS, RESTART_STEPS = 5, 22
+"""Steps for each user before the restarts (backup, trial) and in their restart, including those of a drain: 15,000 events in all."""
 RESULT = {
     "user": "ada",
     "path": "/var/backups/t3-state/ada/" + "x" * 80,
@@ -38,45 +38,45 @@ RESULT = {
 
 @step()
 def bench_undo(user: str, number: int) -> None:
-    """Undo of a change."""
+    """Undo a change."""
 
 
 @step()
-def bench_look(user: str, number: int) -> dict[str, Any]:
-    """Returns what a snapshot does."""
+def bench_read(user: str, number: int) -> dict[str, Any]:
+    """Return what a snapshot step returns."""
     return RESULT
 
 
 @step(undo=bench_undo)
 def bench_change(user: str, number: int) -> dict[str, Any]:
-    """As a step that can be undone."""
+    """Stand for a step with an undo."""
     return RESULT
 
 
 def bench_bump(users: int) -> Outcome:
-    """Backs up, tries and restarts so many users, one after the other."""
+    """Back up, try, and restart so many users, one after the other."""
     flow: Flow = current_flow()
     with flow.lease(HOST_LEASE), flow.saga():
         for user in range(users):
-            for number in range(LOOKS - 1):
-                bench_look(f"user{user}", number)
+            for number in range(READS - 1):
+                bench_read(f"user{user}", number)
         for user in range(users):
-            bench_look(f"user{user}", LOOKS)
+            bench_read(f"user{user}", READS)
             with flow.shielded(), flow.saga():
-                for number in range(RESTART - 3):
-                    (bench_change if number in (3, 9) else bench_look)(f"user{user}", number)
+                for number in range(RESTART_STEPS - 3):
+                    (bench_change if number in (3, 9) else bench_read)(f"user{user}", number)
     return Outcome("done")
 
 
 def cpu(work: Callable[[], object]) -> float:
-    """How many seconds of the processor a call takes."""
+    """Return the seconds of CPU that a call takes."""
     began = time.process_time()
     work()
     return time.process_time() - began
 
 
-def of_the_engine(top: Path) -> None:
-    """One run of 300 users from its first event to its last; then its replay up to the end."""
+def measure_engine(top: Path) -> None:
+    """Measure a run of 300 users, and its replay up to the end."""
     engine = Engine(
         Journal(top / "journal.db", create=True),
         open_queue(f"sqlite://{top}/queue.db", b"k" * 32),
@@ -85,7 +85,7 @@ def of_the_engine(top: Path) -> None:
     bare = sqlite3.connect(top / "bare.db", isolation_level=None)
     bare.execute("pragma journal_mode = wal")
     bare.execute("create table events (run, seq, data)")
-    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # the disk is another question
+    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # unsynced: this part measures CPU only
     events, references, took, replays = [], [], [], []
     for users in (USERS // 10, USERS):
         run_id = new_run(engine.journal, "bench_bump", {"users": users})
@@ -111,17 +111,17 @@ def of_the_engine(top: Path) -> None:
         replays.append(min(cpu(replay) for _ in range(ROUNDS)))
     for number, users in enumerate((USERS // 10, USERS)):
         name = f"{users} users, {events[number]} events"
-        show(f"{name}: a bare SQLite commit", [references[number] / events[number]])
+        show(f"{name}: bare SQLite commit", [references[number] / events[number]])
         show(
-            f"{name}: engine, an event",
+            f"{name}: engine, each event",
             [took[number] / events[number]],
             "bare commit",
             [references[number] / events[number]],
         )
-        show(f"{name}: engine, in all", [took[number]])
-        show(f"{name}: one replay", [replays[number]], "engine, in all", [took[number]])
+        show(f"{name}: engine, total", [took[number]])
+        show(f"{name}: one replay", [replays[number]], "engine, total", [took[number]])
     print(
-        f"an event at {events[1]} costs {took[1] / events[1] / (took[0] / events[0]):.2f} × one at {events[0]}",
+        f"each event of {events[1]} costs {took[1] / events[1] / (took[0] / events[0]):.2f} × one of {events[0]}",
         flush=True,
     )
 
@@ -129,8 +129,8 @@ def of_the_engine(top: Path) -> None:
 SYNC = re.compile(r"^\d+ +(?P<at>\d+\.\d+) (?P<call>fsync|fdatasync|syncfs|sync_file_range)\(\d+<(?P<path>[^>]*)>")
 
 
-def of_the_disk() -> None:
-    """A bump of idle users in the sandbox: syncs between the last look before the restarts and the last restart, a user."""
+def count_syncs() -> None:
+    """Count the syncs of a bump of idle users in the sandbox, between the last backup before the restarts and the last restart."""
     users = [f"user{number}" for number in range(RESTARTED)]
     with sandbox(users, quiet_seconds=0) as box:
         trace = box.top / "syncs"
@@ -161,25 +161,25 @@ def of_the_disk() -> None:
         )
         ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user")
         calls = [match for line in trace.read_text(errors="replace").splitlines() if (match := SYNC.match(line))]
-        for what, first, last in (("restarted", began, ended), ("of the whole bump", history[0].at, history[-1].at)):
+        for part, first, last in (("restarts", began, ended), ("whole bump", history[0].at, history[-1].at)):
             within = [match for match in calls if first < float(match["at"]) < last]
             of_journal = sum("journal.db" in match["path"] for match in within)
             print(
-                f"{RESTARTED} users {what}, each: {of_journal / RESTARTED:.1f} syncs of the journal, "
-                f"{(len(within) - of_journal) / RESTARTED:.1f} of other files and folders, {len(within) / RESTARTED:.1f} in all",
+                f"{RESTARTED} users, {part}, for each user: {of_journal / RESTARTED:.1f} syncs of the journal, "
+                f"{(len(within) - of_journal) / RESTARTED:.1f} of other files and folders, {len(within) / RESTARTED:.1f} total",
                 flush=True,
             )
 
 
 def main() -> None:
-    """Both."""
+    """Run both parts."""
     logger.remove()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        of_the_engine(Path(folder))
+        measure_engine(Path(folder))
     if shutil.which("strace") is None:
-        print("strace is not installed here: syncs are not counted")
+        print("strace is not installed, so syncs are not counted")
         return
-    of_the_disk()
+    count_syncs()
 
 
 if __name__ == "__main__":

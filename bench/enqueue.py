@@ -1,4 +1,4 @@
-"""From `t3flow enqueue bump` to the first step of its run, on each queue, beside the bare start of the command line."""
+"""Latency from `t3flow enqueue bump` to the first step of its run, on each queue, compared with a bare start of the command line."""
 
 import shutil
 import subprocess
@@ -14,28 +14,28 @@ TIMES = 20
 
 
 def measure(name: str, url: str) -> None:
-    """Bumps that find nothing new."""
+    """Measure bumps that find nothing new."""
     with sandbox(["ada"], queue_url=url) as box:
         box.start("0.0.24", {"ada": LEVEL30}, {"schema_level": 30})
         box.start_consumer()
         command = median_seconds(lambda: box.t3flow("--version"), 5)
         waits: list[float] = []
-        whole: list[float] = []
+        totals: list[float] = []
         for _ in range(TIMES):
             began = time.time()
             run = box.document("enqueue", "bump")["run"]
-            box.until(lambda run=run: box.journal.run(run).status != "running", "it has ended")
+            box.until(lambda run=run: box.journal.run(run).status != "running", "the run has ended")
             events = box.document("show", run)["events"]
             moments = {event["kind"]: datetime.fromisoformat(event["at"]).timestamp() for event in reversed(events)}
             waits.append(moments["started"] - moments["created"])
-            whole.append(moments["started"] - began)
+            totals.append(moments["started"] - began)
         show("t3flow --version", command)
         show(f"{name}: run journaled to first step", waits, "t3flow --version", command)
-        show(f"{name}: command typed to first step", whole, "t3flow --version", command)
+        show(f"{name}: command started to first step", totals, "t3flow --version", command)
 
 
 def main() -> None:
-    """SQLite, then Redis."""
+    """Measure SQLite, then Redis."""
     measure("sqlite", "")
     program = shutil.which("redis-server")
     if program is None:

@@ -100,7 +100,7 @@ def measure(count: int, size: int) -> None:
         said = box.document("enqueue", "bump", "--dry-run", "--wait", timeout_seconds=3600)
         assert said["outcome"] == "dry_run_passed", said
         events = box.document("show", said["run"])["events"]
-        gate = [event for event in events if event["step"] in ("choose_seeds", "try_on")]
+        gate = [event for event in events if event["step"] in ("choose_seeds", "run_trials")]
         seconds = (_at(gate[-1]) - _at(gate[0])).total_seconds()
         takes = next(event["data"]["result"]["takes"] for event in gate if event["kind"] == "completed")
         copied, started = min(reference(box, seed) for _ in range(3))
@@ -138,7 +138,7 @@ def measure_real() -> None:
         said = box.document("enqueue", "bump", "--target", real.VERSION, "--dry-run", "--wait", timeout_seconds=3600)
         assert said["outcome"] == "dry_run_passed", said
         events = box.document("show", said["run"])["events"]
-        gate = [event for event in events if event["step"] in ("choose_seeds", "try_on")]
+        gate = [event for event in events if event["step"] in ("choose_seeds", "run_trials")]
         seconds = (_at(gate[-1]) - _at(gate[0])).total_seconds()
         chosen = next(event["data"]["result"] for event in gate if event["kind"] == "completed")
         width = int(chosen["width"])

@@ -38,7 +38,7 @@ def reference() -> list[float]:
 
     def stop_and_go() -> None:
         os.kill(child.pid, signal.SIGSTOP)
-        while not proc.is_stopped(child.pid):
+        while not proc.is_suspended(child.pid):
             time.sleep(0.0001)
         os.kill(child.pid, signal.SIGCONT)
 
@@ -87,7 +87,7 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
 
     Alone is measured before the others are there and after they have gone: a machine that is busy for a while is no difference.
     """
-    from t3flow.host import idle
+    from t3flow.host.activity import idle
     from t3flow.host.host import open_host
     from t3flow.host.owner.reader import OwnerReader
     from t3flow.host.processes import suspension
@@ -105,11 +105,11 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
 
         def hold_and_read() -> float:
             with OwnerReader(host, "ada") as reader:
-                with suspension.held(lambda: host.services.pids_of("ada", server)) as hold:
-                    unit = idle.look_at_unit(host, "ada", server)
+                with suspension.suspended(lambda: host.services.pids_of("ada", server)) as processes:
+                    unit = idle.inspect_unit(host, "ada", server)
                     found = idle.judge(host, "ada", server, unit, reader, canary=False, ignore_processes=False)
                 assert found.waiting_for in ("", "quiet_period", "running_process"), found
-                return time.monotonic() - hold.since
+                return time.monotonic() - processes.since
 
         alone = [hold_and_read() for _ in range(TIMES)]
         if not others:

@@ -17,6 +17,7 @@ from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.host.host import open_host
 from t3flow.host.pairing import probe as pairing_probe
+from t3flow.host.pairing import verification
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox
 
@@ -154,7 +155,7 @@ def main() -> None:
             box.supervise("stop", "ada")
             box.supervise("reset-failed", "ada")
             box.supervise("start", "ada")
-            pairing_probe.verify(probe.host, "ada", None, 30)
+            verification.verify(probe.host, "ada", None, 30)
 
         for number in range(TIMES):
             bare.append(probe.longest_gap(plain))

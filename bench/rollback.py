@@ -1,7 +1,7 @@
-"""From the return of `t3flow enqueue rollback` to the first user's restored server, whatever else runs.
+"""Time from the return of `t3flow enqueue rollback` to the first user's verified server, in several states of the host.
 
-With names of states as arguments, those alone. In "300 due drains", 300 users have a deferral and a drain that comes due in the same second; 16 of
-them have a running server (half of them with a live turn, half idle), the others none. In the other states every server is real.
+Arguments select states by name. In "300 due drains", 300 users have a deferral whose drain is due in the same second; 16 of them have a running
+server, half of those with a live turn. In the other states all servers are real.
 """
 
 import sqlite3
@@ -34,7 +34,7 @@ def move_by_hand(box: Sandbox, user: str, version: str) -> None:
 
 
 def roll_back(box: Sandbox) -> float:
-    """Seconds from the command's return until ada's server was restored and verified."""
+    """Return the seconds from the command's return until ada's server was verified."""
     run = box.document("enqueue", "rollback", "--user", "ada", "--to", FIRST)["run"]
     returned = time.time()
     box.until(lambda: box.journal.run(run).status != "running", "the rollback has ended", 600)
@@ -47,12 +47,12 @@ def roll_back(box: Sandbox) -> float:
 
 
 def unfreeze(box: Sandbox) -> None:
-    """As an operator would."""
+    """Unfreeze tracking by the command."""
     assert box.t3flow("unfreeze").returncode == 0
 
 
 def under_way(box: Sandbox, workflow: str, step: str, since: float) -> bool:
-    """Whether a run of a workflow has begun a step, and not ended it."""
+    """Whether a step of a running workflow has started and not ended."""
     rows = box.journal.query(
         "select kind from events join runs on runs.id = run where workflow = ? and status = 'running' and step = ? and at > ? "
         "order by at desc limit 1",
@@ -63,8 +63,8 @@ def under_way(box: Sandbox, workflow: str, step: str, since: float) -> bool:
     return bool(rows) and rows[0][0] == "started"
 
 
-def measure(name: str, users: list[str], prepare: Callable[[Sandbox], None], again: Callable[[Sandbox], None]) -> None:
-    """Rounds of one state: `prepare` once, `again` before each rollback."""
+def measure(name: str, users: list[str], prepare: Callable[[Sandbox], None], enter: Callable[[Sandbox], None]) -> None:
+    """Measure one state: `prepare` it once, and `enter` it before each rollback."""
     seconds = []
     with sandbox(users, quiet_seconds=0) as box:
         box.give(dict.fromkeys(users[:WITH_SERVER], LEVEL30))
@@ -82,14 +82,16 @@ def measure(name: str, users: list[str], prepare: Callable[[Sandbox], None], aga
         for _ in range(TIMES):
             if box.assigned("ada") != NEXT:
                 move_by_hand(box, "ada", NEXT)
-            again(box)
+            enter(box)
             seconds.append(roll_back(box))
-    said = ", ".join(f"{each:.1f}" for each in seconds)
-    print(f"{name:<16} p50 {statistics.median(seconds):6.1f} s   max {max(seconds):6.1f} s   ({said})", flush=True)
+    each_round = ", ".join(f"{each:.1f}" for each in seconds)
+    print(
+        f"{name:<16} p50 {statistics.median(seconds):6.1f} s   max {max(seconds):6.1f} s   ({each_round})", flush=True
+    )
 
 
 def defer(box: Sandbox, user: str, *, untried: bool, at: float | None = None) -> None:
-    """A pending deferral with a drain of its own."""
+    """Record a pending deferral and its drain."""
     run = new_run(box.journal, "drain", {"user": user}, wake_at=at)
     assert run is not None
     deferral_records.put_deferral(box.journal, user, run, SLOW, "active_turn", at or time.time())
@@ -97,46 +99,46 @@ def defer(box: Sandbox, user: str, *, untried: bool, at: float | None = None) ->
         rejections.note_untried(box.journal, SLOW, [user])
 
 
-def in_hand(box: Sandbox, workflow: str, step: str) -> Callable[[], bool]:
-    """Whether a step is under way from now on."""
+def is_under_way_since_now(box: Sandbox, workflow: str, step: str) -> Callable[[], bool]:
+    """Return a predicate: whether a step has started since now and not ended."""
     since = time.time()
     return lambda: under_way(box, workflow, step, since)
 
 
 def quiet(box: Sandbox) -> None:
-    """Nothing runs."""
+    """Leave the host idle."""
 
 
 def bump_in_gate(box: Sandbox) -> None:
-    """A bump tries a slow candidate."""
+    """Start a bump to a slow version, and wait for its gate."""
     unfreeze(box)
-    begun = in_hand(box, "bump", "try_on")
+    has_started = is_under_way_since_now(box, "bump", "try_on")
     box.document("enqueue", "bump", "--target", SLOW, "--again")
-    box.until(begun, "the gate is at work", 120)
+    box.until(has_started, "the gate is running", 120)
     time.sleep(1)
 
 
 def drain_in(step: str) -> Callable[[Sandbox], None]:
-    """The drain of grace is in a step."""
+    """Return a function that brings the drain of grace into a step."""
 
-    def again(box: Sandbox) -> None:
+    def enter(box: Sandbox) -> None:
         if box.assigned("grace") != FIRST:
             move_by_hand(box, "grace", FIRST)
         grow(box, 1)
-        begun = in_hand(box, "drain", step)
+        has_started = is_under_way_since_now(box, "drain", step)
         for pending in deferral_records.deferrals(box.journal):
             box.t3flow("cancel", pending.run)
         box.until(lambda: not deferral_records.deferrals(box.journal), "no deferral is left", 60)
         defer(box, "grace", untried=step == "try_on")
         unfreeze(box)
-        box.until(begun, f"the drain is in {step}", 180)
+        box.until(has_started, f"the drain is in {step}", 180)
         time.sleep(0.5)
 
-    return again
+    return enter
 
 
 def grow(box: Sandbox, megabytes: int) -> None:
-    """Make the database of grace larger, so that its last snapshot does not serve."""
+    """Enlarge the database of grace, so that its last snapshot is stale."""
     with closing(sqlite3.connect(box.database("grace"), timeout=30)) as connection, connection:
         connection.execute("create table if not exists filler (bytes blob)")
         for _ in range(megabytes):
@@ -144,12 +146,12 @@ def grow(box: Sandbox, megabytes: int) -> None:
 
 
 def slot_of_slow(box: Sandbox) -> None:
-    """The deferred version is installed, as the bump that gave it to people has left it."""
+    """Install the deferred version, as a bump would have."""
     box.install_slot(SLOW)
 
 
 def large(box: Sandbox) -> None:
-    """And the database of grace takes long to copy."""
+    """Install the deferred version, and make the database of grace slow to copy."""
     slot_of_slow(box)
     box.supervise("stop", "grace")
     grow(box, FILLER_MEGABYTES)
@@ -159,7 +161,7 @@ def large(box: Sandbox) -> None:
 
 
 def all_due(box: Sandbox) -> None:
-    """Every deferral comes due in the same second."""
+    """Make every deferral due in the same second."""
     box.kill("consumer")
     box.settings.paths.freeze_file.unlink(missing_ok=True)
     at = time.time() + 6
@@ -181,7 +183,7 @@ def all_due(box: Sandbox) -> None:
 
 
 def busy_half(box: Sandbox) -> None:
-    """Servers that run, half of them with a live turn."""
+    """Give half of the running servers a live turn."""
     slot_of_slow(box)
     for number, user in enumerate(box.users[1:WITH_SERVER]):
         if number % 2:
@@ -189,7 +191,7 @@ def busy_half(box: Sandbox) -> None:
 
 
 def main() -> None:
-    """Each state in a sandbox of its own."""
+    """Measure each state in its own sandbox."""
     few = ["ada", "grace", "linus"]
     many = [*few, *(f"user{number:03}" for number in range(DEFERRED + 1 - len(few)))]
     states: dict[str, tuple[list[str], Any, Any]] = {
@@ -199,9 +201,9 @@ def main() -> None:
         "drain in backup": (few, large, drain_in("back_up")),
         "300 due drains": (many, busy_half, all_due),
     }
-    wanted = sys.argv[1:] or list(states)
+    selected = sys.argv[1:] or list(states)
     print(f"rollback, from the command's return to the first user's verified server, {TIMES} times each:", flush=True)
-    for name in wanted:
+    for name in selected:
         measure(name, *states[name])
 
 

@@ -1,4 +1,4 @@
-"""A durable step (journaled, synced) beside a bare synced commit on the same disk, and beside DBOS's step where DBOS is installed."""
+"""A durable step (journaled, synced), compared with a bare synced commit on the same disk, and with DBOS's step if DBOS is installed."""
 
 import itertools
 import sqlite3
@@ -22,20 +22,20 @@ ENDED: list[float] = []
 
 @step()
 def tick(number: int) -> int:
-    """Does nothing and is journaled."""
+    """Do nothing, and be journaled."""
     ENDED.append(time.perf_counter())
     return number
 
 
 def many() -> Outcome:
-    """Steps one after the other."""
+    """Call the step many times."""
     for number in range(STEPS):
         tick(number)
     return Outcome("done")
 
 
 def durable_steps(engine: Engine) -> list[float]:
-    """How long each step of a run took: from one step's work to the next one's."""
+    """Return the seconds from each step's work to the next one's."""
     ENDED.clear()
     run = new_run(engine.journal, "many", {})
     assert run is not None
@@ -45,7 +45,7 @@ def durable_steps(engine: Engine) -> list[float]:
 
 
 def main() -> None:
-    """Takes turns with the reference, so that both see the same weather."""
+    """Alternate with the reference, so that both see the same load."""
     logger.remove()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         top = Path(folder)
@@ -72,11 +72,11 @@ def main() -> None:
         if find_spec("dbos"):
             show("DBOS step on SQLite", dbos_steps(top), "durable step", steps)
         else:
-            print("DBOS is not installed here; pip install dbos to see its step beside ours")
+            print("DBOS is not installed; to compare its step: pip install dbos")
 
 
 def dbos_steps(top: Path) -> list[float]:
-    """The same through DBOS."""
+    """Return the same figures for DBOS."""
     import logging
 
     from dbos import DBOS

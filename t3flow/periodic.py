@@ -1,6 +1,6 @@
-"""What happens on its own: each minute the schedule and the recovery, each half second a look at the freeze file. None of it needs the queue.
+"""Periodic work: the schedule and the recovery each minute, the freeze file and the clock each half second. None of it needs the queue.
 
-Nothing here is done twice by being late or repeated: a due time is taken by the id of the run that it makes, and recovery only adds what is missing.
+Late or repeated calls are harmless: the id of a scheduled run contains its due time, so it is created once, and recovery only adds what is missing.
 """
 
 import math
@@ -21,29 +21,29 @@ from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.npm.staging import SCRATCH_PREFIX
 from t3flow.host.records import deferral_records, facts
-from t3flow.host.staging import SCRATCH_PREFIX
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
-CLOCK_STEP_SECONDS = 5.0
-LOOK_SECONDS = 5.0
-AGAIN_SECONDS = 30.0
+MIN_CLOCK_JUMP_SECONDS = 5.0
+POLL_SECONDS = 5.0
+MIN_INTERVAL_SECONDS = 30.0
 WRONGLY_REVOKED = """
-select id, wanted from (
+select id, reason from (
   select runs.id, held, claim,
-    case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as wanted
+    case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as reason
   from deferrals join runs on runs.id = deferrals.run where status = 'running'
-) where held is not wanted and (claim is null or wanted is null)"""
-"""Drains (run, what holds them back or null) of which the journal says otherwise.
+) where held is not reason and (claim is null or reason is null)"""
+"""Drains (run, reason to revoke its message or null) whose message the journal does not have revoked for that reason. Parameter: is frozen.
 
-One that a worker has is left until it sleeps, and one that sleeps with the host, as over a consumer's end, until it has let the host go: held back,
-it would keep everybody else from the host, a rollback too. It asks by itself whether tracking is frozen.
+A drain that a worker has is left alone until it sleeps. One that sleeps with the lease, after a consumer stopped, is never revoked: it would block
+all other runs, even a rollback. It checks for a freeze by itself.
 """
 
 
 def register(engine: Engine, host: Host) -> "Minute":
-    """Add the minute's work to Huey's periodic tasks, and the watches to the engine's watchers. Return that work, for the clock's thread too."""
+    """Register the work of each minute as a Huey task, and the watchers with the engine. Return that work, for the clock thread."""
     minute = Minute(engine, host)
 
     def every_minute() -> None:
@@ -56,53 +56,51 @@ def register(engine: Engine, host: Host) -> "Minute":
 
 
 class Minute:
-    """The minute's work. Two call it: Huey's periodic task, and a thread that needs no queue. The first of them in a minute does it.
+    """The work of each minute, called by Huey's periodic task and by a thread that needs no queue. The first call in a minute does it.
 
-    So a queue that is away when a bump is due delays the bump's start until it is back, and loses nothing.
+    If the queue is unavailable when a bump is due, the bump is journaled on time and starts when the queue answers again.
     """
 
     def __init__(self, engine: Engine, host: Host) -> None:
         self._engine = engine
         self._host = host
         self._mutex = threading.Lock()
-        self._done = -math.inf  # this clock may begin at the host's boot
+        self._done_at = -math.inf  # the monotonic clock may start at 0 at boot
 
     def __call__(self, *, wait: bool = False) -> None:
         if not self._mutex.acquire(blocking=wait):
             return
         try:
-            if time.monotonic() - self._done >= AGAIN_SECONDS:
+            if time.monotonic() - self._done_at >= MIN_INTERVAL_SECONDS:
                 tick(self._engine, self._host)
-                self._done = time.monotonic()
+                self._done_at = time.monotonic()
         finally:
             self._mutex.release()
 
-    def keep(self, beat: Callable[[], None]) -> None:
-        """Until the engine stops: do the minute's work in each minute. `beat` is told that this thread lives.
+    def repeat(self, heartbeat: Callable[[], None]) -> None:
+        """Do the work in each minute, until the engine stops. Calls `heartbeat` while this thread is alive.
 
-        It waits for a worker that does the work, so that one which hangs in it shows here: workers may be silent, this thread may not.
+        Waits for a worker that does the work at the time, so that a hang there stops the heartbeats: workers may be silent, this thread may not.
         """
         last = None
-        while not self._engine.stopping.wait(LOOK_SECONDS):
-            beat()
+        while not self._engine.stopping.wait(POLL_SECONDS):
+            heartbeat()
             if (now := int(time.time() // 60)) != last:
                 last = now
                 self(wait=True)
 
 
 def tick(engine: Engine, host: Host) -> None:
-    """One minute's work: a bump that is due is begun, and what is pending has its message. What fails keeps nothing else from being done."""
+    """Do the work of one minute: start a due bump, and restore what is lost. A part that fails does not prevent the others."""
     for work in (start_and_hint_due_bump, revive_drains, requeue_lost_messages, delete_expired_runs):
         try:
             work(engine, host)
         except Exception:
-            logger.opt(exception=True).error(
-                "the minute's work failed in {}; it is done again in a minute", work.__name__
-            )
+            logger.opt(exception=True).error("periodic work failed in {}; retrying in a minute", work.__name__)
 
 
 def start_and_hint_due_bump(engine: Engine, host: Host) -> None:
-    """Begin the scheduled bump if it is due: it is in the journal then, whatever becomes of its message."""
+    """Start the scheduled bump if it is due. It is journaled first, so a lost message does not matter."""
     if (run := start_due_bump(host, time.time())) is not None:
         engine.hint(run)
 
@@ -117,13 +115,13 @@ def delete_expired_runs(engine: Engine, host: Host) -> None:
 
 
 def requeue_lost_messages(engine: Engine, host: Host) -> None:
-    """Put lost messages back into the queue."""
+    """Restore messages that the queue has lost."""
     if added := engine.recover():
-        logger.warning("put {} lost messages back into the queue", added)
+        logger.warning("restored {} lost messages to the queue", added)
 
 
 def start_due_bump(host: Host, now: float) -> str | None:
-    """Begins the scheduled bump if its time has come, at most LATE_SECONDS ago, and draws the next time. Returns the run's id or None."""
+    """Create the run of the scheduled bump if it is due, at most LATE_SECONDS ago, and plan the next one. Return the run's id or None."""
     planned = facts.read(host.journal, NEXT_BUMP)
     rules: list[str | int | float] = [
         host.settings.schedule.bump,
@@ -141,7 +139,7 @@ def start_due_bump(host: Host, now: float) -> str | None:
         run = new_run(host.journal, "bump", {"due": planned["due"]}, run_id=f"bump-{stamp}-scheduled")
     else:
         logger.warning(
-            "the bump due at {} was missed and is not caught up",
+            "skipped the bump that was due at {}: the consumer was down or the clock was set",
             datetime.fromtimestamp(planned["at"], schedule.zone(host.settings)),
         )
     plan_next(host, max(now, planned["due"]), rules)
@@ -149,28 +147,28 @@ def start_due_bump(host: Host, now: float) -> str | None:
 
 
 def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
-    """Draws the next bump's time: the schedule's next one and some of the jitter."""
+    """Plan the next bump: the next time of the schedule plus random jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
     facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
 
 
 def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
-    """A watcher that takes the drains' messages out of the queue while tracking is frozen, and puts them back after it.
+    """Return a watcher that revokes the drains' messages while tracking is frozen, and restores them afterwards.
 
-    It compares with what the journal says of each drain, so that a freeze file which came or went while nobody looked counts all the same.
+    It compares the freeze file with the journal, so a change of the file while the consumer was down takes effect too.
     """
 
     def watch() -> None:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and facts.read(host.journal, "freeze") is not None:
-            facts.write(host.journal, "freeze", None)  # the file was removed by hand
+            facts.write(host.journal, "freeze", None)  # an operator removed the file
         wrong = host.journal.query(WRONGLY_REVOKED, is_frozen)
         if reasons := {run: reason for run, reason in wrong if reason is not None}:
             engine.revoke(reasons)
         if free := [run for run, reason in wrong if reason is None]:
             engine.restore(free, time.time())
-        if is_frozen:  # a bump that waits for the registry ends now, and not when it would have asked again
+        if is_frozen:  # end a bump that waits for the registry now, not at its next attempt
             for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
                 wake(sleeping.id)
 
@@ -178,36 +176,37 @@ def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
 
 
 def clock_watcher(host: Host) -> Callable[[], None]:
-    """A watcher that has every run that sleeps ask anew once the wall clock was set, or the host slept: their times were told by another clock."""
-    ahead = [time.time() - time.monotonic()]
+    """Return a watcher that wakes every sleeping run after the wall clock was set or the host was suspended: wake times are stale then."""
+    offset = time.time() - time.monotonic()
 
     def watch() -> None:
-        stepped = time.time() - time.monotonic() - ahead[0]
-        if abs(stepped) < CLOCK_STEP_SECONDS:
+        nonlocal offset
+        jump = time.time() - time.monotonic() - offset
+        if abs(jump) < MIN_CLOCK_JUMP_SECONDS:
             return
-        ahead[0] += stepped
+        offset += jump
         logger.warning(
-            "the clock went {:+.0f} s at once (set, or the host slept): every deferral is looked at now", stepped
+            "the clock jumped by {:+.0f} s (it was set, or the host was suspended); every deferral is checked now", jump
         )
         for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
             wake(run.id)
         planned = facts.read(host.journal, NEXT_BUMP)
         if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
-            facts.write(host.journal, NEXT_BUMP, None)  # it is days ahead by now
+            facts.write(host.journal, NEXT_BUMP, None)  # it was planned by a clock that was ahead
 
     return watch
 
 
 def wake_all_drains(host: Host) -> None:
-    """Makes every deferral due: what they wait for was told by other settings, or another clock."""
+    """Make every deferral due, because the settings that decided how long it waits have changed."""
     for pending in deferral_records.deferrals(host.journal):
         wake(pending.run)
 
 
-def sweep(host: Host) -> None:
-    """For a consumer that starts: removes the scratch folders of runs that have ended or were never journaled.
+def remove_stale_scratch(host: Host) -> None:
+    """Remove the scratch folders of runs that ended or were never journaled. Call it when the consumer starts.
 
-    Anybody may have put something of such a name there: what cannot be removed is no reason not to start.
+    The folder is world-writable, so a name may not be t3flow's: a failed removal is logged and does not stop the consumer.
     """
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
     for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):

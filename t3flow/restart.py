@@ -17,11 +17,11 @@ from t3flow.engine.errors import StepFailed, UndoFailed
 from t3flow.engine.files import DiskError
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
-from t3flow.host import disk_space, own_activity, pairing_results, slots
+from t3flow.host import disk_space, slots
+from t3flow.host.activity.termination import await_commands, stop_all
 from t3flow.host.backups import durations, replaced, restoring, store
-from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import probe, witnesses
-from t3flow.host.termination import await_commands, take_away
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course
@@ -100,7 +100,7 @@ def _after_failure(user: str, previous: str, version: str, course: Course, failu
         return {**_no_backup(previous, failure), "at_fault": fault, "ask_again": retry_at}
     if failure.kind == probe.PortTaken.__name__:
         return _deferred(previous, "server_stopped", reason, 0.0)  # another program's doing, which freezes nothing
-    if failure.kind == witnesses.BrokenBefore.__name__:
+    if failure.kind == causes.BrokenBefore.__name__:
         logger.error("{} is back on {}: {}; {} is not at fault", user, previous, reason, version)
         return {**result_of("skipped", previous, reason), "waiting_for": HELD}
     if is_other_fault:
@@ -134,7 +134,7 @@ def note_not_moved(user: str, version: str, why: str, *, is_own: bool = False) -
 
     `is_own`: the fault is this user's alone and delays no other user's drain. A repeat counts one more failure.
     """
-    host = this_host()
+    host = current_host()
     kind = blockers.OWN if is_own else blockers.RESTART
     times = blockers.note(host.journal, user, kind, f"{user} could not be moved to {version}: {why}")
     wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
@@ -153,7 +153,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, previous: str, version: str) -> str:
     """Take the second snapshot, of a stopped server whose databases changed since the first. A repeat takes another."""
-    return store.take(this_host(), user, written_by=previous, version=version, run=current_run()).path
+    return store.take(current_host(), user, written_by=previous, version=version, run=current_run()).path
 
 
 @step(
@@ -166,13 +166,13 @@ def undo_assignment(user: str, previous: str, version: str, snapshot: str, repla
     Idempotent: each part is skipped or ends the same. If the server cannot be ended or the snapshot cannot be restored, the databases stay with
     the version that wrote them.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("rolling back {} from {} to {}", user, version, previous)
     backup = store.on_record(host, user, snapshot)
     is_ended = False
     try:
-        take_away(host, user)
+        stop_all(host, user)
         is_ended = True
         aside = restoring.restore(host, user, backup, replaced_name)
     except T3flowError:
@@ -190,24 +190,24 @@ def undo_assignment(user: str, previous: str, version: str, snapshot: str, repla
 def assign_version(user: str, previous: str, version: str, snapshot: str, replaced_name: str) -> bool:
     """Assign the version to the user by a rename. Return False if the server runs again; then the assignment stays as it was.
 
-    An operator or a reboot may have started the server since the stop, and its user may be at work. Until the server answers, the launcher refuses
+    An operator or a reboot may have started the server since the stop, and its user may be working. Until the server answers, the launcher refuses
     to mint sessions; a mint in flight is allowed to end. Idempotent.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     if _runs_on(host, user) not in (None, version):
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
         return False
     if slots.assigned(versions_dir, user) != version:
-        slots.assign(versions_dir, user, slots.HOLD)
+        slots.assign(versions_dir, user, slots.RESTORING)
         await_commands(host, user)
     slots.note_starting(versions_dir, user)
     slots.assign(versions_dir, user, version)
     if _runs_on(host, user) in (None, version):
         return True
     slots.assign(versions_dir, user, previous)  # it was started between the two checks
-    slots.forget_starting(versions_dir, user)
-    own_activity.restarted(host.journal, user)
+    slots.remove_starting(versions_dir, user)
+    own_activity.note_restart_end(host.journal, user)
     return False
 
 
@@ -215,7 +215,7 @@ def _runs_on(host: Host, user: str) -> str | None:
     """Return the version that a user's server runs; "" if the launcher has not started one yet; None without a server."""
     deadline = time.monotonic() + LAUNCH_SECONDS
     while (pid := host.services.state(user).main_pid) is not None:
-        version = probe.version_that_runs(host, user, pid)
+        version = probe.running_version_of(host, user, pid)
         if version is not None or time.monotonic() > deadline:
             return version or ""
         time.sleep(0.02)
@@ -228,7 +228,7 @@ def start_server(user: str) -> None:
 
     Processes left in the cgroup of the stopped unit may hold the port and are ended first. Idempotent: a running server is left alone.
     """
-    host = this_host()
+    host = current_host()
     if host.services.state(user).main_pid is None and host.services.pids(user):
         host.services.stop(user)
     await_port(host, user)
@@ -242,23 +242,25 @@ def verify_user(user: str, version: str) -> float:
     A starting server gets as long as the gate measured on this user's databases, with a margin for a loaded host. A cause that is not the server's
     own is raised as an error of another kind. Changes nothing that a repeat of the start would mind after a power cut.
     """
-    host = this_host()
+    host = current_host()
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        paired_at = probe.verify(host, user, version, timeout_seconds, durations.start_limit(host, user, version))
+        paired_at = verification.verify(
+            host, user, version, timeout_seconds, durations.start_limit(host, user, version)
+        )
     except probe.PortTaken as error:
-        pairing_results.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         raise
     except probe.NotPaired as error:
-        fault = witnesses.other_fault(host, user, version, error)
-        pairing_results.note_pairing(host.journal, user, str(error))
-        if full := disk_space.trouble(host, user):
-            raise disk_space.NoRoom(f"{error}; {full}") from error
+        fault = causes.find_other_fault(host, user, version, error)
+        last_pairings.note_pairing(host.journal, user, str(error))
+        if full := disk_space.problem(host, user):
+            raise disk_space.DiskFull(f"{error}; {full}") from error
         if (server := host.services.state(user)).was_stopped:
             raise StoppedByHand(f"{server.unit} was stopped while it was verified ({error})") from error
         if fault is not None:
             raise fault from error
         raise
-    pairing_results.note_pairing(host.journal, user, "")
-    own_activity.restarted(host.journal, user)
+    last_pairings.note_pairing(host.journal, user, "")
+    own_activity.note_restart_end(host.journal, user)
     return paired_at

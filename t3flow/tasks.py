@@ -9,18 +9,19 @@ from loguru import logger
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
-from t3flow.host import manageable, mounts, preflight, pruning, slots, t3_accounts
+from t3flow.host import management, pruning, slots, t3_accounts
 from t3flow.host.backups import drop_box, store
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.host.npm import age, command, origin, registry
+from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
-from t3flow.host.records import catalog, deferral_records, facts, known_schemas, rejections
+from t3flow.host.records import catalog, deferral_records, facts, rejections, version_schemas
 from t3flow.host.services.manager import ServiceError
-from t3flow.host.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
+from t3flow.host.slots import mounts, preflight, removal
 from t3flow.host.users import ANOTHER, User, ahead, is_behind
 from t3flow.settings.user_map import UserMapError
 from t3flow.t3.versions import parse
@@ -48,7 +49,7 @@ class Plan(TypedDict):
 @step(former_names=("held",))
 def frozen_reason() -> str:
     """Return why tracking is frozen, or "". Only reads."""
-    freeze = freezing.frozen(this_host().settings, this_host().journal)
+    freeze = freezing.frozen(current_host().settings, current_host().journal)
     if freeze is None:
         return ""
     logger.warning("FROZEN since {}: {}; resume with: t3flow unfreeze", time.ctime(freeze["since"]), freeze["reason"])
@@ -58,7 +59,7 @@ def frozen_reason() -> str:
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
     """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads."""
-    host = this_host()
+    host = current_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
         raise slots.SlotError("no version is installed yet; take over the host first: t3flow adopt")
@@ -76,7 +77,7 @@ def resolve(target: str | None) -> Plan:
 
 def pin() -> str:
     """Return the version to stay on, or "": from the consumer's environment, else `t3flow pin`, else the settings file."""
-    host = this_host()
+    host = current_host()
     from_environment = host.settings.sources["track.pin"].startswith("environment")
     noted = facts.read(host.journal, "pin")
     return host.settings.track.pin if from_environment or not noted else str(noted)
@@ -95,7 +96,7 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
 
     The default itself is taken as long as a managed user who is not left out does not run it. An exact version may have any age and channel.
     """
-    host = this_host()
+    host = current_host()
     version, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if version == default and slots.has_slot(host.settings.paths.versions_dir, version):
         found = survey_users.unjournaled(without)
@@ -116,14 +117,14 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := age.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}
-    reason = preflight.trouble(host)
+    reason = preflight.problem(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
 
 
 @step(former_names=("people",))
 def survey_users(without: list[str]) -> list[User]:
     """Return the users of the user map in its order, with the state of each; for unmanaged users the reason. Only reads."""
-    host = this_host()
+    host = current_host()
     mapped = host.user_map()
     for problem in mapped.problems:
         logger.warning("user map: {}", problem)
@@ -133,14 +134,14 @@ def survey_users(without: list[str]) -> list[User]:
             f"{host.settings.paths.user_map} names no user, but {linked[0]} is assigned a version: nothing is changed until the map names its users"
         )
     found: list[User] = []
-    for user, (server, unmanaged_reason) in manageable.survey(
+    for user, (server, unmanaged_reason) in management.survey(
         host, [entry.name for entry in mapped.users if entry.name not in without]
     ).items():
         if unmanaged_reason:
             logger.warning("UNMANAGED {}: {}", user, unmanaged_reason)
         pid = server.main_pid
-        runs = probe.version_that_runs(host, user, pid) if pid is not None else None
-        if pid is not None and runs is None and proc.is_launched(pid):
+        runs = probe.running_version_of(host, user, pid) if pid is not None else None
+        if pid is not None and runs is None and proc.is_past_launch(pid):
             runs = ANOTHER
         version = slots.effective(versions_dir, user) or ""
         found.append(
@@ -183,11 +184,11 @@ def unstage(version: str, in_scratch: bool) -> None:
 
     Processes of a trial that just ended may take a moment to exit.
     """
-    journal = this_host().journal
+    journal = current_host().journal
     if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
-    while (needed_by := slots.remove_slot(versions_dir_for(in_scratch), version)) is not None:
+    while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:
         if not needed_by.startswith("process") or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -206,12 +207,12 @@ class Staged(TypedDict):
 @step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(command.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
     """Install a version into a slot. Idempotent: a complete slot is kept, a partial one is discarded."""
-    host = this_host()
+    host = current_host()
     is_there = slots.has_slot(host.settings.paths.versions_dir, version)
     versions_dir = versions_dir_for(in_scratch and not is_there)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
-        mounts.require_running(host, slots.versions(versions_dir), "paths.scratch_dir")
+        mounts.require_executable(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = origin.notices(host, versions_dir, version)
@@ -235,7 +236,7 @@ class Snapshot(TypedDict):
     problem: str
     missing: bool
     files: dict[str, str]
-    schema: known_schemas.Schemas
+    schema: version_schemas.Schemas
 
 
 @step(interruptible=True, syncs_first=False)
@@ -252,7 +253,7 @@ def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapsho
     except (OwnerProblem, drop_box.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # databases that appear later have not been tried
-            rejections.note_untried(this_host().journal, version, [user])
+            rejections.note_untried(current_host().journal, version, [user])
         return {
             "user": user,
             "path": "",
@@ -276,7 +277,7 @@ def _take(user: str, previous: str, version: str, folder: Path | None) -> catalo
 
     A dry run removes nothing. Nor does a rollback or restore, which has chosen a snapshot already.
     """
-    host = this_host()
+    host = current_host()
     goes_back = current_run().startswith(pruning.GOING_BACK)
     if folder is None and not goes_back:
         pruning.make_room(host, user)
@@ -292,7 +293,7 @@ def _take(user: str, previous: str, version: str, folder: Path | None) -> catalo
 @step(syncs_first=False, former_names=("tried_on",))
 def passed_users(version: str) -> list[str]:
     """Return the users who are deferred to a version that passed on their databases. Only reads."""
-    journal = this_host().journal
+    journal = current_host().journal
     return [
         entry.user
         for entry in deferral_records.deferrals(journal)
@@ -303,7 +304,7 @@ def passed_users(version: str) -> list[str]:
 @step()
 def canary_order(users: list[User], snapshots: list[Snapshot]) -> list[User]:
     """Return the users in the order of restarts. Only reads."""
-    if this_host().settings.canary.order == "map_order":
+    if current_host().settings.canary.order == "map_order":
         return users
     size = {snapshot["user"]: snapshot["bytes"] for snapshot in snapshots}
     return sorted(users, key=lambda user: (size.get(user["user"], 0), user["user"]))
@@ -318,13 +319,13 @@ def assign_explicitly(default: str) -> list[str]:
 
     Covers every account that may have a t3, managed or not: see `t3_accounts.accounts`.
     """
-    return t3_accounts.link(this_host(), default)
+    return t3_accounts.assign_unlinked(current_host(), default)
 
 
 @step(retries=4, retry_delay_seconds=2, retry_on=(UserMapError, ServiceError))
 def accept(version: str) -> None:
     """Make a version the default and the last good one, and remove what is obsolete. Idempotent: two renames and a prune."""
-    host = this_host()
+    host = current_host()
     _set_default(version)
     accepted = [entry for entry in facts.read(host.journal, ACCEPTED) or [] if entry != version]
     facts.write(host.journal, ACCEPTED, [*accepted, version])
@@ -339,7 +340,7 @@ def restore_default(version: str) -> None:
     The last accepted version on record stays the one that they left.
     """
     _set_default(version)
-    pruning.prune(this_host())
+    pruning.prune(current_host())
 
 
 def _set_default(version: str) -> None:
@@ -347,7 +348,7 @@ def _set_default(version: str) -> None:
 
     First assign their present version to accounts that were created since: otherwise their next pairing would migrate their databases.
     """
-    host = this_host()
+    host = current_host()
     if (default := slots.default_version(host.settings.paths.versions_dir)) is not None:
         assign_explicitly.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
@@ -358,7 +359,7 @@ def _set_default(version: str) -> None:
 @step()
 def freeze_tracking(reason: str) -> None:
     """Write the freeze file. A repeat keeps the first reason."""
-    host = this_host()
+    host = current_host()
     freezing.freeze(host.settings, host.journal, reason, by=current_run())
     logger.error("FROZEN: {}", reason)
 
@@ -372,18 +373,18 @@ def alert(line: str) -> None:
 @step()
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Record that a version failed, and for which users' databases ([]: not known). Idempotent."""
-    rejections.reject(this_host().journal, version, reason, users)
+    rejections.reject(current_host().journal, version, reason, users)
 
 
 @step()
 def any_server_runs() -> bool:
     """Return whether the server of any managed user runs. Only reads."""
-    host = this_host()
-    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
-    return any(each.server.active and not each.why for each in found.values())
+    host = current_host()
+    found = management.survey(host, [entry.name for entry in host.user_map().users])
+    return any(each.server.active and not each.reason for each in found.values())
 
 
 @step()
 def prune(version: str = "") -> list[str]:
     """Remove old snapshots, and slots other than `version` that nothing needs. Idempotent."""
-    return pruning.prune(this_host(), version)
+    return pruning.prune(current_host(), version)

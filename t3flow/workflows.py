@@ -54,7 +54,7 @@ def bump(
 
 
 def move_all(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
-    """The bump itself, alone on the host: stage, back up, gate, restart, accept. Raises Abort if the version goes no further."""
+    """Do the bump itself, alone on the host: stage, back up, gate, restart, accept. Raises Abort if the version goes no further."""
     plan = tasks.resolve(target)
     bump = Bump(plan, without, is_named=target is not None, dry_run=dry_run)
     bump.refuse(tasks.guard(plan, again, without))

@@ -19,6 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from t3flow.host.host import Host, open_host
+from t3flow.sandbox import prepared
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 
@@ -43,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("T3CRASH_SEED", str(int(time.time()) // 3600))
+    if prepared.VARIABLE not in os.environ:  # workers inherit it
+        os.environ[prepared.VARIABLE] = folder = tempfile.mkdtemp(prefix="t3s-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -192,15 +196,9 @@ def left_behind(box: Sandbox) -> list[str]:
     for process in psutil.process_iter(["pid", "cmdline"]):
         if process.info["pid"] != os.getpid() and any(top in word for word in process.info["cmdline"] or []):
             found.append(f"process {process.info}")
-    live = (
-        {
-            f"t3flow-{run['run']}"
-            for run in box.document("runs")
-            if run["status"] == "running" and run["workflow"] != "bake"
-        }
-        if (box.top / "state/journal.db").exists()
-        else set()
-    )
+    has_run = (box.top / "state/journal.db").exists()
+    running = box.journal.runs("status = 'running' and workflow != 'bake'") if has_run else []
+    live = {f"t3flow-{run.id}" for run in running}
     found += [str(path) for path in (box.top / "scratch").iterdir() if path.name not in live]
     if not live:
         found += [str(path) for path in (box.top / "opt/t3").rglob(".*partial")]

@@ -14,7 +14,7 @@ import redis
 from conftest import redis_program
 
 from t3flow.deferrals import blockers, long_waits
-from t3flow.host.pairing import dispatch_log
+from t3flow.host.pairing import log_lines
 from t3flow.settings import load
 from t3flow.settings.schema import declared
 from t3flow.settings.text import commented
@@ -93,7 +93,7 @@ def test_the_alerts_on_pairing_agree_with_the_watch_over_it() -> None:
         "request for ada failed: TimeoutError at port 1": None,
     }
     for line, kind in lines.items():
-        said = dispatch_log.said(line)
+        said = log_lines.match_line(line)
         assert (said[0] if said else None) == kind, line
         assert bool(re.search(ALERTS["T3PairingBroken"], line)) is (kind == "failure"), line
         assert bool(re.search(ALERTS["T3PairFallbackHigh"], line)) is (kind == "fallback"), line

@@ -1,7 +1,7 @@
-"""Taking a host over from the shell tracker, without stopping a server; and giving it back.
+"""Take over a host from the shell tracker without stopping a server.
 
-Everything is made ready first: the old timers are off, slots are there, everybody has a link, markers are deferrals. The launcher comes last,
-by one rename: until then units, minting and people run what they ran before.
+Everything is prepared first: the old timers are off, slots are installed, every account has an assignment, markers are deferrals. The launcher comes
+last, by one rename: until then units, mints and users at a shell run what they ran before.
 """
 
 import time
@@ -16,23 +16,24 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
-from t3flow.host import launcher, mounts, pairing_results, slots
-from t3flow.host.host import this_host
-from t3flow.host.npm import install
+from t3flow.host import slots
+from t3flow.host.host import current_host
+from t3flow.host.npm import packages
+from t3flow.host.npm.staging import slot_bytes, versions_dir_for
+from t3flow.host.pairing import last_pairings
 from t3flow.host.records import catalog, facts, rejections
-from t3flow.host.records.known_schemas import Schemas
-from t3flow.host.services import running_version
-from t3flow.host.staging import slot_bytes, versions_dir_for
+from t3flow.host.records.version_schemas import Schemas
+from t3flow.host.slots import creation, launcher, mounts, running_version
 from t3flow.host.users import Result, result_of
 from t3flow.t3.versions import parse
 
 ADOPTED = "adopted"
-"""The fact that says what the host was like: version, timers, markers, modes of folders."""
+"""The fact that holds the former state of the host: version, timers, markers, modes of folders."""
 NO_END = 1e11
 
 
 def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
-    """The adoption, within the caller's saga. Raises StepFailed, Interrupted. With `dry_run` it ends with the decision, made on slots in scratch."""
+    """Adopt the host within the caller's saga. With `dry_run`, end with the decision, made on slots in scratch. Raises StepFailed, Interrupted."""
     found = survey_host()
     if not dry_run:
         switch_timers(found["timers"], False)
@@ -55,20 +56,20 @@ def take_over(dry_run: bool) -> tuple[Decision, dict[str, Result]]:
 
 
 def summary(decision: Decision, dry_run: bool) -> tuple[str, str]:
-    """The outcome of an adoption and one line about it."""
+    """Return the outcome of an adoption and one line about it."""
     users = len(decision["links"])
-    does = f"{users} user{'' if users == 1 else 's'} linked, {len(decision['deferrals'])} deferred, default {decision['default']}"
+    effect = f"{users} user{'' if users == 1 else 's'} assigned a version, {len(decision['deferrals'])} deferred, default {decision['default']}"
     first = decision["first"]
-    drain = f"; to be drained first: {', '.join(first)} (t3flow enqueue drain {' '.join(first)})" if first else ""
+    drain = f"; drain first: t3flow enqueue drain {' '.join(first)}" if first else ""
     if dry_run:
-        return "dry_run_passed", f"would do: {does}{drain}"
-    return "done", f"{does}{drain}; undo: t3flow adopt --undo"
+        return "dry_run_passed", f"adoption would change: {effect}{drain}"
+    return "done", f"{effect}{drain}; to undo: t3flow adopt --undo"
 
 
 def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], list[str]]:
-    """A slot for each version that somebody may need, tried once on an empty base dir.
+    """Install a slot for each version that a user may need, and try it once on an empty base dir.
 
-    Returns what migrations each knows, and what was not to be had.
+    Return which migrations each knows, and notices about the versions that cannot be used.
     """
     schemas: dict[str, Schemas] = {}
     notices: list[str] = []
@@ -81,7 +82,7 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], lis
             else:
                 slot = tasks.stage(version, dry_run)["slot"]
         except StepFailed as failure:
-            notices.append(f"{version} cannot be had: {failure.reason}")
+            notices.append(f"{version} cannot be installed: {failure.reason}")
             continue
         if version in known:
             schemas[version] = known[version]
@@ -95,69 +96,71 @@ def ready_versions(found: Found, dry_run: bool) -> tuple[dict[str, Schemas], lis
 
 
 def fate(user: str, found: Found, decision: Decision) -> Result:
-    """What a user gets, as a result to show."""
-    runs, led_to = found["servers"][user], decision["links"].get(user) or ""
+    """Return what the adoption means for a user, as a result to show."""
+    runs, assigned = found["servers"][user], decision["links"].get(user) or ""
     target = decision["deferrals"].get(user)
-    if why := found.get("unmanaged", {}).get(user):
-        return result_of("skipped", led_to, why)
-    reason = decision["broken"].get(user) or (f"runs {runs} until the next restart" if runs else "does not run")
+    if reason := found.get("unmanaged", {}).get(user):
+        return result_of("skipped", assigned, reason)
+    reason = decision["broken"].get(user) or (
+        f"runs {runs} until the next restart" if runs else "the server is not running"
+    )
     if user in decision["first"] and user not in decision["broken"]:
-        reason = f"runs {runs}, is led to {led_to}: the next pairing may part server and database"
+        reason = f"runs {runs} but is assigned {assigned}: the next pairing may migrate the database under the server"
     kind = "deferred" if target else "untouched"
-    return result_of(kind, led_to or runs, f"{reason}; to move to {target} once idle" if target else reason)
+    return result_of(kind, assigned or runs, f"{reason}; moves to {target} once idle" if target else reason)
 
 
 def remembered(found: Found) -> dict[str, Any]:
-    """What is noted of an adoption, for its undo."""
+    """Return what is recorded of an adoption for its undo."""
     return {key: found[key] for key in ("installed", "timers", "markers", "folders")}
 
 
-# Taking over --------------------------------------------------------------------------------------------------------
+# Steps -------------------------------------------------------------------------------------------------------------
 
 
 @step()
 def switch_back(timers: list[str], on: bool) -> None:
-    """Undo of switching timers. Repeating it is harmless."""
+    """Undo switching the timers. Idempotent."""
     for timer in timers:
-        this_host().services.switch(timer, not on)
+        current_host().services.set_enabled(timer, not on)
 
 
 @step(undo=switch_back)
 def switch_timers(timers: list[str], on: bool) -> None:
-    """Turns the shell tracker's timers on or off. Repeating it is harmless."""
+    """Turn the shell tracker's timers on or off. Idempotent."""
     for timer in timers:
-        this_host().services.switch(timer, on)
+        current_host().services.set_enabled(timer, on)
 
 
 @step(former_names=("leave_out",))
 def undo_import(version: str, in_scratch: bool, tree: str, program: str) -> None:
-    """Undo of taking a version in: its slot goes unless somebody was led to it. A second time finds nothing to do."""
+    """Undo an import: remove the slot unless a user was assigned to it. Idempotent."""
     tasks.unstage.unjournaled(version, in_scratch)
 
 
 @step(interruptible=True, undo=undo_import, former_names=("take_in",))
 def import_install(version: str, in_scratch: bool, tree: str, program: str) -> str:
-    """Copies the global install into a slot; returns its path. Repeating it is harmless: a complete slot is kept, half of one is thrown away."""
-    host = this_host()
+    """Copy the global install into a slot; return its path. Idempotent: a complete slot is kept, a partial one is discarded."""
+    host = current_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_running(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")
         note = {"run": current_run(), "taken_from": tree}
         package = host.settings.track.package
-        path = slots.make_slot(versions_dir, version, Path(tree), install.node_path(), note, package, program)
+        path = creation.create_slot(versions_dir, version, Path(tree), packages.node_path(), note, package, program)
     except OSError as error:
         raise DiskError(
-            f"the slot of {version} cannot be written ({error.strerror}): mend paths.versions_dir"
+            f"the slot of {version} cannot be written ({error.strerror}): check paths.versions_dir"
         ) from error
     return str(path)
 
 
 @step()
 def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
-    """Undo of making links: they lead where they led before, or go, unless our launcher is in place. Repeating it is harmless."""
-    host = this_host()
+    """Undo making links: restore or remove them, unless the launcher is in place. Idempotent."""
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     if launcher.is_launcher(host.settings.paths.launcher):
         return
@@ -165,15 +168,15 @@ def unmake_links(default: str, links: dict[str, str], former: dict[str, str]) ->
         if slots.assigned(versions_dir, user) == version and former[user]:
             slots.assign(versions_dir, user, former[user])
         elif slots.assigned(versions_dir, user) == version:
-            slots.unlink(slots.user_link(versions_dir, user))
+            slots.remove_link(slots.user_link(versions_dir, user))
     if default and slots.default_version(versions_dir) == default:
-        slots.unlink(versions_dir / "current")
+        slots.remove_link(versions_dir / "current")
 
 
 @step(undo=unmake_links)
 def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> None:
-    """Gives these users links of their own, then the others the default. Repeating it makes the same."""
-    host = this_host()
+    """Assign these versions to these users, and the default to all others. Idempotent."""
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     for user, version in links.items():
         slots.assign(versions_dir, user, version)
@@ -185,8 +188,8 @@ def make_links(default: str, links: dict[str, str], former: dict[str, str]) -> N
 
 @step()
 def release_backups(folders: dict[str, list[int]], default: str) -> None:
-    """Undo of taking backups over: their folders belong to whom they did, and they are off the record. Repeating it is harmless."""
-    host = this_host()
+    """Undo taking over backups: return their folders to the former owners, and drop the records. Idempotent."""
+    host = current_host()
     tracker_backups.give_back(host, folders)
     for entry in catalog.backups(host.journal):
         if entry.run == current_run():
@@ -195,12 +198,12 @@ def release_backups(folders: dict[str, list[int]], default: str) -> None:
 
 @step(undo=release_backups)
 def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
-    """Puts the shell tracker's snapshots on record and out of their owners' reach; returns what was left out. Repeating it finds them there."""
-    host = this_host()
+    """Record the shell tracker's snapshots and take them out of their owners' reach; return notices about skipped ones. Idempotent."""
+    host = current_host()
     notices = tracker_backups.take_over(host, current_run())
     before = {entry.version for entry in catalog.backups(host.journal) if is_version(entry.version)}
     accepted = facts.read(host.journal, tasks.ACCEPTED)
-    if accepted is None:  # whatever it gave to people counts, so that it is kept as long as it would have been
+    if accepted is None:  # versions that it assigned count as accepted, so that they are kept as long
         earlier = sorted((version for version in before if parse(version) < parse(default)), key=parse)
         facts.write(host.journal, tasks.ACCEPTED, [*earlier, default])
     return notices
@@ -210,52 +213,52 @@ def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
 def return_markers(
     markers: dict[str, str], deferrals: dict[str, str], first: list[str], broken: dict[str, str]
 ) -> None:
-    """Undo of taking markers: they are back where they were, and their deferrals gone. Repeating it is harmless."""
-    host = this_host()
+    """Undo taking over markers: put them back and remove their deferrals. Idempotent."""
+    host = current_host()
     for user in deferrals:
         deferral.settle_deferral.unjournaled(user)
-    facts.write(host.journal, running_version.OLD_SERVERS, None)
+    facts.write(host.journal, running_version.TRACKER_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 
 
 @step(undo=return_markers)
 def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list[str], broken: dict[str, str]) -> None:
-    """Makes deferrals of the markers, which are kept aside; who cannot pair comes first. Repeating it finds them made.
+    """Turn markers into deferrals and keep the markers; users who cannot pair come first. Idempotent.
 
     A marker is moved once its deferral is journaled.
     """
-    host = this_host()
-    shell_tracker.note_servers(host)  # before a drain could take their users for migrated
+    host = current_host()
+    shell_tracker.note_servers(host)  # before a drain could count their users as moved
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
-        if user not in first and user not in markers:  # left on an older version, whose databases nothing was tried on
+        if user not in first and user not in markers:  # on an older version, and nothing was tried on their databases
             rejections.note_untried(host.journal, deferrals[user], [user])
         deferral.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
-        pairing_results.note_pairing(host.journal, user, reason)
+        last_pairings.note_pairing(host.journal, user, reason)
     if markers:
         shell_tracker.move_markers(shell_tracker.markers_dir(host), shell_tracker.markers_aside(host), list(markers))
 
 
 @step(former_names=("what_was_adopted",))
 def adoption_record() -> dict[str, Any]:
-    """What an earlier adoption noted; empty for none. Only reads."""
-    return dict(facts.read(this_host().journal, ADOPTED) or {})
+    """Return what an earlier adoption recorded; empty for none. Only reads."""
+    return dict(facts.read(current_host().journal, ADOPTED) or {})
 
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
-    """Undo of the note: what was noted before, and without an adoption before it no former launcher is kept aside. Repeating it is harmless."""
-    host = this_host()
+    """Undo the record: restore the earlier one, and without one drop the former launcher that was kept. Idempotent."""
+    host = current_host()
     facts.write(host.journal, ADOPTED, former or None)
     if not former:
-        launcher.forget_former(host.settings.paths.launcher)
+        launcher.drop_former_launcher(host.settings.paths.launcher)
 
 
 @step(undo=forget_adoption)
 def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
-    """Notes what the host was like, for `--undo`, and keeps the former launcher aside. What was noted first stays. Repeating it is harmless."""
-    host = this_host()
-    launcher.keep_former(host.settings.paths.launcher)
+    """Record the state of the host for `--undo`, and keep the former launcher. What was recorded first stays. Idempotent."""
+    host = current_host()
+    launcher.keep_former_launcher(host.settings.paths.launcher)
     merged = {
         "at": former.get("at", time.time()),
         "installed": new["installed"] or former.get("installed", ""),
@@ -268,11 +271,11 @@ def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
 
 @step()
 def put_launcher() -> None:
-    """Puts the launcher in place by one rename, and notes which servers still run from the old place. Repeating it is harmless.
+    """Install the launcher by one rename, and record which servers still run from the old place. Idempotent.
 
     The last step: nothing may fail after it.
     """
-    host = this_host()
+    host = current_host()
     paths = host.settings.paths
     sandbox = host.settings.serve.backend == "process"
     launcher.install_launcher(paths.launcher, paths.versions_dir, sandbox=sandbox)

@@ -172,8 +172,8 @@ def drop(user: str, backup: str, force: bool) -> None:
         others = [entry for entry in theirs if entry.path != snapshot.path and entry.written_by == snapshot.written_by]
         if not force and not any(entry.exists for entry in others):
             raise T3flowError(
-                f"{backup} is the last snapshot of {user} by {snapshot.written_by or 'an earlier version'}: without it there is no way "
-                "back there; to drop it all the same add --force"
+                f"{backup} is the last snapshot of {user} by {snapshot.written_by or 'an earlier version'}; without it, no rollback to that "
+                "version is possible; to drop it anyway, add --force"
             )
         snapshots.drop(host, snapshot)
     elif aside is not None:

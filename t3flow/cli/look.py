@@ -7,6 +7,7 @@ import click
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users, open_host, settings
 from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
+from t3flow.host.pairing import last_pairings
 from t3flow.state.times import ago, ahead, epoch, soon
 
 LABEL = 12
@@ -171,7 +172,6 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from t3flow.host import pairing_results
     from t3flow.host.pairing import probe as pairing_probe
 
     read = settings()
@@ -188,7 +188,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probe, names))
     for each in found:
-        pairing_results.note_pairing(host.journal, each["user"], each["reason"])
+        last_pairings.note_pairing(host.journal, each["user"], each["reason"])
     if as_json:
         dump(found)
     else:

@@ -8,7 +8,7 @@ from t3flow.deferrals import left_behind, long_waits
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import slots
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.records import deferral_records, facts, rejections
 from t3flow.settings import schedule
@@ -17,8 +17,9 @@ RETRY_AFTER_YIELD_SECONDS = 10.0
 
 
 class Cause(TypedDict):
-    """Why a user is deferred. `is_behind`: a bump left the user out or could not move them; `status` shows that until they are moved, and the version
-    is tried on their databases first.
+    """Why a user is deferred. `is_behind`: a bump left the user out or could not move them.
+
+    `status` shows that until they are moved, and the version is tried on their databases first.
     """
 
     waiting_for: str
@@ -33,7 +34,7 @@ def defer(version: str, causes: dict[str, Cause], is_accepted: bool = False) -> 
     Unless `is_accepted`, the version awaits acceptance from then on: by the bump itself, or by the first user who is moved to it. It has passed the
     gate, so that an earlier rejection is dropped.
     """
-    journal = this_host().journal
+    journal = current_host().journal
     if causes and not is_accepted:
         rejections.unreject(journal, version)
         facts.write(journal, TO_BE_ACCEPTED, version)
@@ -54,7 +55,7 @@ def defer(version: str, causes: dict[str, Cause], is_accepted: bool = False) -> 
 
 def put_off(version: str, waiting: dict[str, str]) -> None:
     """Defer users as `defer` does, to a version that is accepted."""
-    host = this_host()
+    host = current_host()
     for user, waiting_for in waiting.items():
         pending = deferral_records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
@@ -78,7 +79,7 @@ def drain_of(host: Host, user: str, *, make: bool = True) -> str:
 
 def wake(run: str) -> None:
     """Make a sleeping run due now."""
-    host = this_host()
+    host = current_host()
     with host.journal.transaction() as connection:
         connection.execute(
             "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
@@ -98,7 +99,7 @@ class Pending(TypedDict):
 @step()
 def pending_deferrals(users: list[str]) -> list[Pending]:
     """Return the pending deferrals of these users, or of all. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     return [
         {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.version}
@@ -110,7 +111,7 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
 @step()
 def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
     """Record in the deferral why its user was not moved. Return when to check again, which is never at once. A repeat counts one more check."""
-    host = this_host()
+    host = current_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
     if waiting_for == left_behind.HELD and (pending := deferral_records.deferral(host.journal, user)) is not None:
@@ -123,7 +124,7 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
 @step()
 def note_yielded(user: str) -> float:
     """Record that a drain gave way to a more urgent run. Return when to check again, which is soon. A repeat counts one more check."""
-    host, at = this_host(), time.time() + RETRY_AFTER_YIELD_SECONDS
+    host, at = current_host(), time.time() + RETRY_AFTER_YIELD_SECONDS
     detail = "gave way to a more urgent run, such as a rollback"
     deferral_records.note_check(host.journal, user, "host_busy", detail, at)
     long_waits.note(host.journal, user, "host_busy", detail)
@@ -133,7 +134,7 @@ def note_yielded(user: str) -> float:
 @step()
 def settle_deferral(user: str) -> None:
     """End a user's deferral and wake its drain, revoked or not, which then ends as well. Idempotent."""
-    host = this_host()
+    host = current_host()
     left_behind.forget(host.journal, user)
     pending = deferral_records.deferral(host.journal, user)
     if pending is not None:
@@ -148,4 +149,4 @@ def settle_deferral(user: str) -> None:
 @step()
 def awaits_acceptance(version: str) -> bool:
     """Return whether a version was the last to pass the gate and no user could be moved to it yet. Only reads."""
-    return bool(facts.read(this_host().journal, TO_BE_ACCEPTED) == version)
+    return bool(facts.read(current_host().journal, TO_BE_ACCEPTED) == version)

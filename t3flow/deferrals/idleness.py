@@ -7,9 +7,10 @@ from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
-from t3flow.host import freeze, idle, manageable, own_activity, slots
-from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import probe
+from t3flow.host import freeze, management, slots
+from t3flow.host.activity import idle
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import own_activity, probe
 from t3flow.host.processes import proc
 from t3flow.host.records import deferral_records, rejections
 from t3flow.host.records.deferral_records import Deferral
@@ -44,21 +45,23 @@ class Wait(TypedDict):
 @step(syncs_first=False)
 def may_still_restart(due: float) -> bool:
     """Return whether a run scheduled for `due` may restart another user. Only reads the clock."""
-    latest = schedule.deadline(this_host().settings, due)
+    latest = schedule.deadline(current_host().settings, due)
     return latest is None or time.time() < latest
 
 
 @step(syncs_first=False)
 def await_idle(user: str, not_before: float) -> Ready:
     """Poll as a delayed task until a deferred user is idle. Only reads, except that the deferral records each check."""
-    host = this_host()
+    host = current_host()
     pending = deferral_records.deferral(host.journal, user)
     if pending is None:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
         is_moved = version == pending.version and not runs_another(host, user, version)
-        if is_moved and own_activity.begun(host.journal, user) is not None:  # not verified yet, and may be rolled back
+        if (
+            is_moved and own_activity.restart_began(host.journal, user) is not None
+        ):  # not verified yet, and may be rolled back
             raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
         if is_moved:
             return {"nothing_to_do": f"{user} is already on {version}", "version": version, "target": pending.version}
@@ -84,7 +87,7 @@ def await_idle(user: str, not_before: float) -> Ready:
 @step(syncs_first=False, former_names=("held_back",))
 def recheck_deferral(user: str, previous: str, version: str, in_window: bool) -> Result | None:
     """Return why a deferred user is not moved after all, as much may have changed while the run waited for the host. Only reads."""
-    host = this_host()
+    host = current_host()
     pending = deferral_records.deferral(host.journal, user)
     soon = time.time() + 2
     if pending is None or pending.version != version:
@@ -112,16 +115,16 @@ def runs_another(host: Host, user: str, version: str) -> bool:
     pid = host.services.state(user).main_pid
     if pid is None:
         return False
-    runs = probe.version_that_runs(host, user, pid)
+    runs = probe.running_version_of(host, user, pid)
     if runs is None:
-        return proc.is_launched(pid)
+        return proc.is_past_launch(pid)
     return runs != version
 
 
 @step(former_names=("would_move",))
 def preview_drain(user: str, ignore_processes: bool) -> Result:
     """Return what a drain would do with a user now. Only reads."""
-    host = this_host()
+    host = current_host()
     pending = deferral_records.deferral(host.journal, user)
     version = slots.effective(host.settings.paths.versions_dir, user) or ""
     wait = (
@@ -177,7 +180,7 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
         return {"waiting_for": "window", "detail": f"the window is {host.settings.deferral.window}", "at": opens}
     if not any_time and (wait := after_a_failure(host, pending.user, now)):
         return wait
-    if reason := manageable.why_unmanaged(host, pending.user, host.services.state(pending.user)):
+    if reason := management.unmanaged_reason(host, pending.user, host.services.state(pending.user)):
         return {"waiting_for": "unreadable_state", "detail": reason, "at": now + interval}
     return None
 
@@ -203,11 +206,11 @@ def read_idleness(host: Host, user: str, ignore_processes: bool) -> idle.Idlenes
         server = host.services.state(user)
         if not server.active:
             return idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + interval)
-        if trouble := probe.port_trouble(host, user, server):
-            return idle.doubt(trouble, interval)
-        if unknown := probe.unknown_trouble(host, user):
+        if trouble := probe.port_problem(host, user, server):
+            return idle.unreadable(trouble, interval)
+        if unknown := probe.unknown_server_problem(host, user):
             idle.note_unknown(host.journal, user, unknown)
-            return idle.doubt(unknown, interval)
+            return idle.unreadable(unknown, interval)
         return idle.read_idleness(host, user, server, canary=False, ignore_processes=ignore_processes)
     except T3flowError as error:
-        return idle.doubt(str(error), interval)
+        return idle.unreadable(str(error), interval)

@@ -1,7 +1,7 @@
-"""The task queue: Huey on SQLite or Redis, carrying signed JSON.
+"""The task queue: Huey on SQLite or Redis, with messages of signed JSON.
 
-Whoever can write to the queue could otherwise run code as the consumer: Huey's own serializer is pickle. Here a message is JSON with an
-HMAC-SHA-256 over it; what does not verify is dropped and counted, and the worker goes straight on to the next message.
+Huey's own serializer is pickle, which would let any process that can write to the queue run code as the consumer. Here a message is JSON with an
+HMAC-SHA-256. A message that does not verify is dropped and counted, and the worker takes the next one at once.
 """
 
 import hashlib
@@ -26,33 +26,33 @@ from t3flow.engine.storages import CALL_SECONDS, CircuitBreaker, QueueUnavailabl
 
 MACHINE_ID = Path("/etc/machine-id")
 LEGACY_QUEUE_NAME = "t3flow"
-"""The one name of every host's queue in earlier versions."""
+"""The name of every host's queue in early versions of t3flow."""
 QUEUE_SHARED = "queue_shared"
-"""The fact that names the other consumers which take messages from this host's queue, as long as they do."""
+"""The fact that names the other consumers of this host's queue, while there are any."""
 RETRIES, RETRY_SECONDS = 2, 5
-ADVANCE = "look_at_run"
+ADVANCE, FORMER_ADVANCE = "advance_run", "look_at_run"
 MAX_MESSAGE_BYTES = 64 * 1024
 LOG_INTERVAL_SECONDS = 10.0
 MAX_DEQUEUE_SECONDS = 5.0
-"""After so long among bad messages a worker says that it lives, and whether it is to end, before it looks on."""
+"""After so long among bad messages a worker returns to its loop, which beats its heart and checks whether it must stop."""
 
 
-# A message that was replaced, or is held back, is revoked: its end is nothing that an operator need hear of.
+# Messages are revoked in normal operation, so what Huey logs of a revoked one is noise.
 logging.getLogger("huey").addFilter(lambda record: "was revoked" not in record.msg)
 
 
 class BadMessage(ValueError):
-    """A message that this program did not write."""
+    """A message that t3flow did not write."""
 
 
 class SignedJson:
-    """Huey's serializer interface over JSON signed with HMAC-SHA-256 and `key`."""
+    """Huey's serializer interface, as JSON signed with HMAC-SHA-256 and `key`."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def serialize(self, data: Any) -> bytes:
-        """Bytes for a Huey message or for a plain JSON value."""
+        """Return the bytes of a Huey message or a JSON value."""
         if isinstance(data, Message):
             fields = data._asdict()
             fields["eta"] = data.eta.isoformat() if data.eta else None
@@ -61,7 +61,7 @@ class SignedJson:
         return self._signature(body) + b" " + body
 
     def deserialize(self, data: bytes) -> Any:
-        """What `serialize` was given. Raises BadMessage for anything that it did not write."""
+        """Return what `serialize` was given. Raises BadMessage for anything that it did not write."""
         data = bytes(data)
         signature, separator, body = data[:64], data[64:65], data[65:]
         if (
@@ -82,10 +82,10 @@ class SignedJson:
 
 
 class HintQueue(Huey):
-    """Huey that drops what it did not sign, at full speed, and counts it in `dropped`. `unavailable` is set while the queue does not answer."""
+    """Huey that drops messages which do not verify and counts them in `dropped`. `unavailable` is set while the queue does not answer."""
 
     def __init__(self, name: str, **options: Any) -> None:
-        # Told of each call that failed.
+        # Called with the error of a failed call.
         self.on_failure: Callable[[Exception], None] = lambda error: None
         super().__init__(name, results=False, utc=True, **options)
         self.dropped = 0
@@ -93,25 +93,25 @@ class HintQueue(Huey):
         self._last_logged = 0.0
 
     def create_storage(self) -> CircuitBreaker:
-        """Huey's storage, behind a circuit breaker."""
+        """Return Huey's storage behind a circuit breaker."""
         return CircuitBreaker(super().create_storage(), lambda error: self.on_failure(error))
 
     @property
     def unavailable(self) -> threading.Event:
-        """Set after a call that failed, until `storage.probe` succeeds."""
+        """Set after a failed call, until `storage.probe` succeeds."""
         unavailable: threading.Event = self.storage.unavailable
         return unavailable
 
     def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
-        """Make Huey tasks: one that looks at a run, and one of the name of each step, for a run that sleeps in that step.
+        """Register the Huey tasks, which all advance a run: one in general, and one named after each step, for a run that sleeps in that step.
 
-        Each takes the run's id and, for people who read the queue, its user. Huey tries again where `advance` itself cannot, as without a journal.
+        Each takes the run's id and, for operators who read the queue, its user. Huey retries if `advance` raises, as it does without a journal.
         """
 
         def handle(run_id: str, user: str | None = None) -> None:
-            advance(run_id)  # a function of this module, which Huey makes part of the task's name
+            advance(run_id)  # this module's name is part of the task's name, so a message fits every version
 
-        for name in (ADVANCE, *steps):
+        for name in (ADVANCE, FORMER_ADVANCE, *steps):
             self._tasks[name] = self.task(name=name, retries=RETRIES, retry_delay=RETRY_SECONDS)(handle)
 
     def send(
@@ -123,7 +123,7 @@ class HintQueue(Huey):
         priority: int = 0,
         user: str | None = None,
     ) -> str:
-        """Queue a message about a run, to be delivered now or `at` (epoch seconds). Return the message's id."""
+        """Queue a message to advance a run, now or at a time (epoch seconds). Return the message's id."""
         about = {} if user is None else {"user": user}
         task = self._tasks[step if step in self._tasks else ADVANCE].s(run_id, priority=priority, **about)
         if at is None or at <= time.time():
@@ -134,16 +134,16 @@ class HintQueue(Huey):
         return str(task.id)
 
     def revoke_message(self, message: str) -> None:
-        """Revoke a message: Huey drops it when it comes due. A queue that is away is no harm, the journal decides."""
+        """Revoke a message, which Huey then drops when it is due. An unavailable queue is harmless: the journal decides."""
         try:
             self.revoke_by_id(message, revoke_once=True)
         except QueueUnavailable:
-            return  # its first failure was logged
+            return  # the first failure was logged
         except Exception as error:
-            logger.warning("the queue does not answer ({}); the task is held back by the journal all the same", error)
+            logger.warning("the queue does not answer ({}); the journal still revokes the task", error)
 
     def dequeue(self) -> Task | None:
-        """The next message that is ours, or None. A bad one costs no back-off, and a flood of them holds no worker for ever."""
+        """Return the next message that verifies, or None. A bad one costs no backoff, and a flood of them blocks no worker for long."""
         until = time.monotonic() + MAX_DEQUEUE_SECONDS
         while time.monotonic() < until and (data := self.storage.dequeue()) is not None:
             task = self._task_of(data)
@@ -162,26 +162,27 @@ class HintQueue(Huey):
             if time.monotonic() - self._last_logged > LOG_INTERVAL_SECONDS:
                 self._last_logged = time.monotonic()
                 logger.warning(
-                    "dropped a queue message that t3flow did not write ({}; {} so far): see who can write to the queue",
+                    "dropped a queue message that t3flow did not write ({}; {} so far); check which accounts can write to the queue",
                     type(error).__name__,
                     self.dropped,
                 )
             return None
 
     def message_ids(self) -> set[str]:
-        """Ids of all messages in the queue and in its schedule."""
+        """Return the ids of all messages in the queue and its schedule."""
         return set(self.due_times())
 
     def due_times(self) -> dict[str, float]:
-        """Id of each message in the queue or its schedule → when it is delivered (epoch seconds; 0: as soon as a worker is free)."""
+        """Return, by id, when each message in the queue or its schedule is due (epoch seconds; 0: as soon as a worker is free)."""
         due = {str(task.id): task.eta.replace(tzinfo=UTC).timestamp() for task in self.scheduled() if task.eta}
         return due | {str(task.id): 0.0 for task in self.pending()}
 
 
 def open_queue(url: str, key: bytes, *, name: str = "", consumer: dict[str, Any] | None = None) -> HintQueue:
-    """The queue that a `queue.url` names: sqlite:///PATH, redis://, rediss:// or unix://. Connects on first use.
+    """Return the queue at a `queue.url`: sqlite:///PATH, redis://, rediss://, or unix://. Connects on first use.
 
-    `name` is for a command that talks to a consumer which took another; `consumer` (JSON: host, boot, pid) is the consumer that takes messages.
+    `name` overrides the queue's name, for a command whose consumer chose another one. `consumer` (host, boot, pid) identifies the consumer in its
+    heartbeats; a command passes none.
     """
     serializer, name = SignedJson(key), name or queue_name(key)
     if url.startswith("sqlite://"):
@@ -193,9 +194,9 @@ def open_queue(url: str, key: bytes, *, name: str = "", consumer: dict[str, Any]
 
 
 def queue_name(key: bytes) -> str:
-    """The name of this host's own queue: several hosts may share a Redis, and none of them takes or drops what another one sent.
+    """Return the name of this host's queue, so that hosts that share a Redis do not take each other's messages.
 
-    It follows from the host's key and its machine id, so that a copy of the state folder on another machine has a queue of its own.
+    It is derived from the host's key and machine id: a copy of the state folder on another machine gets a queue of its own.
     """
     try:
         machine = MACHINE_ID.read_bytes().strip()
@@ -205,7 +206,7 @@ def queue_name(key: bytes) -> str:
 
 
 def queue_key(path: Path) -> bytes:
-    """The secret that signs messages: 32 random bytes in a file of mode 600, made on first use and never half-written."""
+    """Return the secret that signs messages: 32 random bytes in a file of mode 600, created atomically on first use."""
     try:
         key = path.read_bytes()
     except FileNotFoundError:
@@ -216,12 +217,12 @@ def queue_key(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(temporary, path)  # the first of two makers wins
+            os.link(temporary, path)  # the first of two creators wins
         except FileExistsError:
             pass
         finally:
             temporary.unlink()
         key = path.read_bytes()
     if len(key) != 32:
-        raise BadMessage(f"{path} is not 32 bytes long; move it away, a new one is made")
+        raise BadMessage(f"{path} is not 32 bytes long; move it away, and t3flow creates a new one")
     return key

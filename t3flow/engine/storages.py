@@ -1,4 +1,7 @@
-"""Where Huey keeps its messages: a SQLite file or a Redis, each with a priority queue, due times in UTC, and a time limit on every call."""
+"""Huey's storages: SQLite and Redis, each with a priority queue, due times in UTC, a timeout on every call, and a circuit breaker.
+
+A queue that hangs must not block the consumer, because the journal can do without it.
+"""
 
 import calendar
 import contextlib
@@ -18,23 +21,24 @@ from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 
 CALL_SECONDS = 3.0
-"""The longest that a call to Redis waits for an answer, or one to SQLite for the file's lock. A worker's longest wait for a message is shorter."""
+"""Timeout of a call to Redis, and of SQLite's wait for the file lock. Longer than WAIT_SECONDS."""
 CONNECT_SECONDS = 2.0
 WAIT_SECONDS = 1
+"""How long a worker waits in Redis for a message."""
 CONSUMERS = "huey.t3flow.consumers"
-"""Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), each with the time of its last heartbeat by Redis's clock."""
+"""Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), scored by their last heartbeat on Redis's clock."""
 ALIVE_SECONDS = 30.0
 EXPIRY_SECONDS = 86400
 
 
 class QueueUnavailable(ConnectionError):
-    """The queue did not answer a moment ago, and is not asked again until a probe has succeeded."""
+    """The queue did not answer, and no call is made until a probe succeeds."""
 
 
 class CircuitBreaker:
-    """A storage behind a circuit breaker: after a failed call `unavailable` is set, and further calls fail at once until `probe` has succeeded.
+    """A storage behind a circuit breaker: after a failed call, `unavailable` is set and calls fail at once until `probe` succeeds.
 
-    So a queue that hangs costs each thread one wait, however many messages there are to send.
+    A queue that hangs thus costs each thread one timeout, however many messages there are to send.
     """
 
     def __init__(self, storage: Any, on_failure: Callable[[Exception], None]) -> None:
@@ -62,16 +66,16 @@ class CircuitBreaker:
         return call
 
     def probe(self) -> list[dict[str, Any]]:
-        """Ask the queue whether it answers. Return the other consumers of the same queue. Raises what the queue's client raises."""
+        """Check that the queue answers. Return the other consumers of the same queue. Raises what the queue's client raises."""
         others: list[dict[str, Any]] = self._storage.heartbeat()
         self.unavailable.clear()
         return others
 
 
 class SqliteHints(SqliteStorage):
-    """Huey's SQLite storage. Unsynced: the journal can rebuild it. Due times are UTC, whatever the host's zone does.
+    """Huey's SQLite storage, with due times in UTC. Not synced: the journal can rebuild it.
 
-    A file that was deleted or replaced is opened anew: what was in it comes back from the journal within a minute.
+    A file that was deleted or replaced is reopened. Recovery restores its messages from the journal within a minute.
     """
 
     _conn: sqlite3.Connection | None
@@ -79,7 +83,7 @@ class SqliteHints(SqliteStorage):
 
     @property
     def conn(self) -> sqlite3.Connection:
-        """The connection, to the file that is there now."""
+        """The connection to the present file."""
         if self._conn is not None and self._file_identity() != self._file:
             self._conn.close()
             self._conn = None
@@ -93,7 +97,7 @@ class SqliteHints(SqliteStorage):
 
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
-        """Huey's access to the file. One that is damaged is set aside: nothing in it is needed."""
+        """Give Huey a cursor. A damaged file is renamed, since the journal can rebuild it."""
         try:
             with super().db(commit, close) as cursor:
                 yield cursor
@@ -107,7 +111,12 @@ class SqliteHints(SqliteStorage):
             self._conn.close()
             self._conn = None
         damaged = f"{self.filename}.damaged"
-        logger.error("the queue {} is damaged ({}): it is now {}, and a new one is made", self.filename, error, damaged)
+        logger.error(
+            "the queue file {} is damaged ({}); it was renamed to {}, and a new one is created",
+            self.filename,
+            error,
+            damaged,
+        )
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.filename, damaged)
             for suffix in ("-wal", "-shm"):
@@ -120,7 +129,7 @@ class SqliteHints(SqliteStorage):
         return None
 
     def _create_connection(self) -> sqlite3.Connection:
-        # Only a file that is not there may be opened here: closing one that SQLite has open would drop its locks.
+        # O_EXCL: closing a file that SQLite has open would drop its locks.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.filename, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         connection: sqlite3.Connection = super()._create_connection()
@@ -135,25 +144,22 @@ class SqliteHints(SqliteStorage):
         return due
 
     def heartbeat(self) -> list[dict[str, Any]]:
-        """See that the file can be read. It is this host's alone: the consumer's lock keeps a second one out."""
+        """Check that the file can be read. Return no other consumers: the consumer's lock file excludes them."""
         self.queue_size()
         return []
 
     def keys_of_queue(self, name: str) -> list[str]:
-        """Nothing: what is under other names is removed when the consumer starts."""
+        """Return nothing: the consumer deletes other queues when it starts."""
         return []
 
     def delete_other_queues(self) -> None:
-        """Remove the messages under other names, such as those of a t3flow that had one name for every host. Repeating it finds none."""
+        """Delete messages under other names, such as the former name of every host's queue. Idempotent."""
         for table in ("task", "schedule", "kv"):
             self.sql(f"delete from {table} where queue != ?", (self.name,), commit=True)
 
 
 class RedisHints(PriorityRedisStorage):
-    """Huey's Redis storage, a sorted set by priority, with due times in UTC, whatever the host's zone does.
-
-    `consumer` says which consumer this is, for its heartbeat; None for a command.
-    """
+    """Huey's Redis storage, a sorted set by priority, with due times in UTC. `consumer` identifies the consumer in heartbeats; None for a command."""
 
     def __init__(self, name: str, url: str, consumer: dict[str, Any] | None = None) -> None:
         pool = ConnectionPool.from_url(
@@ -170,12 +176,12 @@ class RedisHints(PriorityRedisStorage):
         return calendar.timegm(ts.timetuple()) + ts.microsecond * 1e-6
 
     def dequeue(self) -> bytes | None:
-        """The most urgent message, or None after a second. Raises RedisError, also where Redis has not answered in time."""
+        """Return the most urgent message, or None after WAIT_SECONDS. Raises RedisError, also after a timeout."""
         found = self.conn.bzpopmin(self.queue_key, timeout=self.read_timeout)
-        return None if found is None else bytes(found[1][8:])  # Huey puts eight bytes before a message, for their order
+        return None if found is None else bytes(found[1][8:])  # Huey prefixes eight bytes for the order
 
     def heartbeat(self) -> list[dict[str, Any]]:
-        """Note that this consumer lives. Return the others that have lived since it began and take messages from the same queue."""
+        """Record that this consumer is alive. Return the others that are alive and take messages from the same queue."""
         if self._consumer is None:
             self.queue_size()
             return []
@@ -187,29 +193,29 @@ class RedisHints(PriorityRedisStorage):
             self.conn.zadd(CONSUMERS, {own: now})
             self.conn.zremrangebyscore(CONSUMERS, "-inf", now - EXPIRY_SECONDS)
             found = self.consumers(max(self._since, now - ALIVE_SECONDS))
-        except NoPermissionError:  # an account that may use the queue's keys alone, or few commands
+        except NoPermissionError:  # the Redis account may be limited to the queue's keys, or to few commands
             self.queue_size()
             return []
         return [each for each in found if each["queue"] == self.name and each != json.loads(own)]
 
     def consumers(self, since: float) -> list[dict[str, Any]]:
-        """The consumers on this Redis, of any queue, that have lived since then (Redis's clock). What t3flow did not write is left out."""
+        """Return the consumers on this Redis, of any queue, with a heartbeat since then (Redis's clock). Skips entries that t3flow did not write."""
         found = []
         for member in self.conn.zrangebyscore(CONSUMERS, f"({since}", "+inf"):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                told = json.loads(member)
+                entry = json.loads(member)
                 found.append(
-                    {key: str(told[key])[:64] for key in ("queue", "host", "boot", "pid")}
-                    | {"since": float(told["since"])}
+                    {key: str(entry[key])[:64] for key in ("queue", "host", "boot", "pid")}
+                    | {"since": float(entry["since"])}
                 )
         return found
 
     def keys_of_queue(self, name: str) -> list[str]:
-        """The keys that a queue of this name has on this Redis; none for an account that may use this queue's keys alone."""
+        """Return the keys of a queue of this name on this Redis; none if the Redis account is limited to its own queue."""
         keys = [f"huey.{kind}.{name}" for kind in ("redis", "schedule", "results")]
         with contextlib.suppress(NoPermissionError):
             return [key for key in keys if self.conn.exists(key)]
         return []
 
     def delete_other_queues(self) -> None:
-        """Leave other names alone: they may be other hosts'."""
+        """Do nothing: other queues may belong to other hosts."""

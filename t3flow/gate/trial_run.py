@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
-from t3flow.host import slots
 from t3flow.host.cells import cells
 from t3flow.host.cells.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import OwnerProblem, parse_answer
 from t3flow.host.processes.ports import listeners
-from t3flow.t3 import files
+from t3flow.t3 import files, processes
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
@@ -149,7 +148,7 @@ def _request(
     settings = host.settings
     return {
         "node": str(slot / ".node"),
-        "program": str(slot / slots.PROGRAM),
+        "program": str(slot / processes.PROGRAM),
         "version": version,
         "base_dir": str(base_dir),
         "log": str(folder / "serve.log"),

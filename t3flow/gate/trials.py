@@ -18,9 +18,9 @@ from t3flow.host import slots
 from t3flow.host.backups import durations
 from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
-from t3flow.host.host import Host, this_host
-from t3flow.host.records import known_schemas, rejections
-from t3flow.host.staging import scratch_folder
+from t3flow.host.host import Host, current_host
+from t3flow.host.npm.staging import scratch_folder
+from t3flow.host.records import rejections, version_schemas
 from t3flow.host.users import User
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
@@ -31,7 +31,7 @@ MEMORY_PER_TRIAL = 800 * 1024 * 1024
 BATCH_OF_WIDTHS = 4
 NO_END = 1e11
 """`until` of a trial that an operator asked for."""
-NOBODY = "nobody"
+NO_USER = "nobody"
 
 
 class Seed(TypedDict):
@@ -56,7 +56,7 @@ class Seeds(TypedDict):
 
 def empty_seed(version: str) -> Seed:
     """Return an empty base dir, as a new user has it."""
-    return {"user": NOBODY, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
+    return {"user": NO_USER, "version": version, "path": "", "bytes": 0, "level": 0, "files": {}}
 
 
 def files_of(snapshot: Snapshot | Seed) -> dict[str, str]:
@@ -67,7 +67,7 @@ def files_of(snapshot: Snapshot | Seed) -> dict[str, str]:
 @step()
 def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> Seeds:
     """Return the snapshots that `gate.seeds` selects; an empty base dir if there are none. Only reads."""
-    host = this_host()
+    host = current_host()
     selected = host.settings.gate.seeds
     version = {user["user"]: user["version"] for user in users}
     usable: list[Seed] = [
@@ -123,9 +123,9 @@ def run_trials(slot: str, version: str, seeds: list[Seed], width: int, until: fl
     verdicts = _in_parallel(judge, seeds, width)
     for verdict in verdicts:
         if verdict["verdict"] == "pass":
-            known_schemas.note_level(this_host().journal, version, verdict["level"])
-            known_schemas.note_schema(this_host().journal, version, verdict["schema"], verdict["live"] or [])
-            durations.note_start(this_host().journal, verdict["seed"], version, verdict["started_s"])
+            version_schemas.note_level(current_host().journal, version, verdict["level"])
+            version_schemas.note_schema(current_host().journal, version, verdict["schema"], verdict["live"] or [])
+            durations.note_start(current_host().journal, verdict["seed"], version, verdict["started_s"])
     unknown = {verdict["unknown"]: verdict["seed"] for verdict in verdicts if verdict["unknown"]}
     for fact, user in unknown.items():
         logger.warning("{}: t3 {} on the databases of {}: {}", MARK, version, user, fact)
@@ -138,7 +138,7 @@ def run_controls(seeds: list[Seed], width: int, until: float) -> list[Verdict]:
 
     In parallel, as the trials; a control that would begin after `until` is inconclusive.
     """
-    versions_dir = this_host().settings.paths.versions_dir
+    versions_dir = current_host().settings.paths.versions_dir
 
     def judge(seed: Seed) -> Verdict:
         version = seed["version"]
@@ -163,11 +163,11 @@ def _in_parallel(judge: Callable[[Seed], Verdict], seeds: list[Seed], width: int
 
 
 def _limit() -> str:
-    return f"gate.limit_minutes ({this_host().settings.gate.limit_minutes:g}) has passed"
+    return f"gate.limit_minutes ({current_host().settings.gate.limit_minutes:g}) has passed"
 
 
 def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) -> Verdict:
-    host = this_host()
+    host = current_host()
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
@@ -180,7 +180,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
             seed["user"],
             files,
             asks_version=asks_version,
-            in_use=[*(known_schemas.schema_of_version(host.journal, seed["version"]) or {})],
+            in_use=[*(version_schemas.schema_of_version(host.journal, seed["version"]) or {})],
         )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
@@ -193,16 +193,16 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Record on whose databases a version was not tried, so that it is tried before these users are moved. Idempotent."""
-    rejections.note_untried(this_host().journal, version, users)
+    rejections.note_untried(current_host().journal, version, users)
 
 
 @step()
 def is_untried(user: str, version: str) -> bool:
     """Return whether a version must still be tried on a user's databases. Only reads."""
-    return rejections.is_untried(this_host().journal, user, version)
+    return rejections.is_untried(current_host().journal, user, version)
 
 
 @step()
 def note_tried(user: str) -> None:
     """Record that a version was tried on a user's databases. Idempotent."""
-    rejections.note_tried(this_host().journal, user)
+    rejections.note_tried(current_host().journal, user)

@@ -96,7 +96,7 @@ def blame(
         user, evidence = next(iter(failing.items()))
         fix = (
             ""
-            if user == trials.NOBODY
+            if user == trials.NO_USER
             else f"; to leave them out: t3flow enqueue bump {' '.join(f'--without {each}' for each in failing)}"
         )
         raise Refused(
@@ -107,7 +107,7 @@ def blame(
 
 def check_gate_itself(default: str, control: Verdict, until: float) -> None:
     """Once the version in use has failed, check that it passes on an empty base dir. Raises Refused if it does not, or there is no time."""
-    if control["seed"] != trials.NOBODY:
+    if control["seed"] != trials.NO_USER:
         control = trials.run_controls([trials.empty_seed(default)], 1, until)[0]
     if control["verdict"] != "pass":
         problem = "fails on" if control["verdict"] == "fail" else "could not be tried on"
@@ -157,7 +157,7 @@ def judge_each(
         if empty["verdict"] == "fail":
             reason = f"{version} fails on an empty base dir too: {empty['failed']}"
             raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
-    if untried := sorted({*withheld} - {trials.NOBODY}):
+    if untried := sorted({*withheld} - {trials.NO_USER}):
         trials.note_untried(version, untried)
     return withheld
 

@@ -1,4 +1,4 @@
-"""Which account does what. As root every command is run as the account that it concerns; as a normal user (sandbox) all as itself."""
+"""Accounts and privileges. Root runs each command as the account concerned; a normal user (sandbox) runs everything as itself."""
 
 import os
 import pwd
@@ -8,16 +8,16 @@ from pathlib import Path
 from t3flow import T3flowError
 
 PRIVILEGE_TOOL = "setpriv"
-"""util-linux. Never su or sudo: they put a process between us and the command, which then outlives us."""
+"""From util-linux. su and sudo stay between t3flow and the command, which would then outlive t3flow."""
 
 
 class AccountError(T3flowError):
-    """No such account."""
+    """An account is missing, or must not be used."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A name and the ids that work for it runs under."""
+    """A name, and the ids that commands for it run under."""
 
     name: str
     uid: int
@@ -26,17 +26,17 @@ class Account:
 
     @property
     def is_other(self) -> bool:
-        """Whether this process has to change its account to work as this one."""
+        """Return whether this process must switch accounts to act as this one."""
         return os.geteuid() == 0 and self.uid != 0
 
 
 def is_root() -> bool:
-    """Whether this process may become other accounts."""
+    """Return whether this process may switch accounts."""
     return os.geteuid() == 0
 
 
 def account(name: str) -> Account:
-    """The account of a user of the host; for a normal user, whatever the name, itself. Raises AccountError."""
+    """Return the account of that name; without root, the ids of this process whatever the name. Raise AccountError."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -44,15 +44,19 @@ def account(name: str) -> Account:
     if not is_root():
         return Account(name, os.geteuid(), os.getegid(), Path(entry.pw_dir if entry else "/nonexistent"))
     if entry is None:
-        raise AccountError(f"there is no account {name} on this host: create it, or take it out of the settings")
+        raise AccountError(f"account {name} does not exist on this host: create it, or remove it from the settings")
     if entry.pw_uid == 0:
-        raise AccountError(f"{name} is root: nothing from a registry and nothing in a home is run as root")
+        raise AccountError(f"account {name} is root: t3flow runs no registry code and nothing in a home as root")
     return Account(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
 
 
-def command_as(who: Account | None, command: list[str]) -> list[str]:
-    """The command as `who` (None: as this process), which also dies when the thread that started it does."""
+def command_as(account: Account | None, command: list[str]) -> list[str]:
+    """Return the command line that runs a command as an account (None: this process's own).
+
+    The command is killed when the thread that started it ends.
+    """
     change: list[str] = []
-    if who is not None and who.is_other:
-        change = [f"--reuid={who.uid}", f"--regid={who.gid}", "--init-groups", "--no-new-privs", "--inh-caps=-all"]
+    if account is not None and account.is_other:
+        ids = [f"--reuid={account.uid}", f"--regid={account.gid}"]
+        change = [*ids, "--init-groups", "--no-new-privs", "--inh-caps=-all"]
     return [PRIVILEGE_TOOL, *change, "--pdeathsig=KILL", "--", *command]

@@ -1,8 +1,8 @@
-"""Ending everything that runs as the gate's account, which is t3flow's own: no install script's child may outlive its install.
+"""The gate's account: kill all of its processes, so that no child of an install script outlives the install.
 
-Where namespaces can be had a cell's end does that. Elsewhere a child in a session of its own would survive, and could change what root is about
-to copy. One after another they could be outrun: by forking faster than /proc is read. So a process of the account asks the kernel to end all
-others of the account at once; its real and saved ids are an account that does not exist, so that none of those can end it first.
+With namespaces, the end of a cell does this. Without them, a child in its own session would survive and could change files that root is about to
+copy. Killing processes one by one loses against a fork bomb, so a process of the account calls `kill(-1)`, which kills all others of the account at
+once. Its real and saved uids belong to no account, so that none of the others can kill it first.
 """
 
 import pwd
@@ -10,29 +10,28 @@ import sys
 import time
 from contextlib import suppress
 
-from loguru import logger
-
 from t3flow import T3flowError
+from t3flow.engine.log import logger
 from t3flow.host.host import Host, uid_of
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
 
 END_SECONDS = 10.0
 ROUND_SECONDS = 5.0
-SHARED = ("nobody", "daemon", "bin")
-PEOPLE = range(1000, 60000)
-"""Numbers that accounts of people have, and some of services. These have no shell."""
+SHARED_NAMES = ("nobody", "daemon", "bin")
+LOGIN_UIDS = range(1000, 60000)
+"""Uids of people, and of some services; the latter have no login shell."""
 NO_SHELLS = ("nologin", "false")
 NOBODY = 65534
 NO_ACCOUNT = 2**32 - 9
-"""A uid that no account has, and that is not the reserved 2**32 - 1."""
-ENDING = """
+"""A uid that no account has and that is not the reserved 2**32 - 1."""
+KILL_PROGRAM = """
 import os, signal, sys
 uid, gid, other = map(int, sys.argv[1:])
 os.setgroups([])
 os.setresgid(gid, gid, gid)
 try:
     os.setresuid(other, uid, other)
-except (OSError, OverflowError):  # a namespace without that id
+except (OSError, OverflowError):  # a user namespace without that uid
     os.setresuid(uid, uid, uid)
 assert uid > 0 and os.geteuid() == uid and os.getuid() in (other, uid)
 try:
@@ -43,62 +42,62 @@ except ProcessLookupError:
 
 
 class ProcessesLeft(T3flowError):
-    """Processes of the gate's account do not end."""
+    """Processes of the gate's account survive SIGKILL."""
 
 
-def shared_trouble(host: Host) -> str:
-    """Return why the gate's account is not t3flow's own, or "": what runs as it must not be ended then.
+def sharing_problem(host: Host) -> str:
+    """Return why processes of the gate's account may belong to something else and must not be killed, or "".
 
-    Images of containers use the numbers below 1000 that a host gives to accounts of services, and the kernel knows numbers alone.
+    Container images use the same uids below 1000 as the host's services, and the kernel compares only numbers.
     """
     who = host.gate_account()
-    mend = "useradd --system t3flow, and set gate.user to it"
-    if who.name in SHARED or who.uid >= NOBODY:
-        return f"gate.user is {who.name}, which other services may run as: {mend}"
+    remedy = "useradd --system t3flow, and set gate.user to it"
+    if who.name in SHARED_NAMES or who.uid >= NOBODY:
+        return f"gate.user is {who.name}, an account that other services use: {remedy}"
     with suppress(T3flowError):
         if any(entry.name == who.name or uid_of(entry.name) == who.uid for entry in host.user_map().users):
-            return f"gate.user is {who.name}, who is in the user map: {mend}"
+            return f"gate.user is {who.name}, an account in the user map: {remedy}"
     with suppress(KeyError):
-        if who.uid in PEOPLE and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
-            return f"gate.user is {who.name}, whom a person may log in as: {mend}"
-    if others := proc.in_containers(proc.of_account(who.uid)):
-        what = f"{proc.described(others[:1])} in a container runs under the number {who.uid} of {who.name}, too"
-        return f"{what}: usermod --uid NUMBER {who.name}, with one that nothing else has"
+        if who.uid in LOGIN_UIDS and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
+            return f"gate.user is {who.name}, an account with a login shell: {remedy}"
+    if others := listing.in_containers(listing.pids_of_account(who.uid)):
+        process = f"{proc.describe(others[:1])} in a container also runs under uid {who.uid} of {who.name}"
+        return f"{process}: run usermod --uid UID {who.name} with an unused uid"
     return ""
 
 
-def end_all(host: Host) -> int:
-    """End all processes of the gate's account; return how many were seen. Idempotent. Raises ProcessesLeft, ChildError, Interrupted.
+def end_processes(host: Host) -> int:
+    """Kill all processes of the gate's account and return how many were seen. Idempotent.
 
-    Not in the sandbox, where that account is this process's own.
+    A no-op in the sandbox, where this process runs as that account. Raise ProcessesLeft, ChildError, Interrupted.
     """
     who = host.gate_account()
     if not who.is_other:
         return 0
-    if shared := shared_trouble(host):
-        logger.warning("what an install may have left running is not ended: {}", shared)
+    if shared := sharing_problem(host):
+        logger.warning("processes that an install may have left are not killed: {}", shared)
         return 0
     deadline = time.monotonic() + END_SECONDS
-    found = set(_living(who.uid))
+    found = set(_live_pids(who.uid))
     while True:
-        # Also with none found: one that forks faster than it is listed is in no list.
-        words = [sys.executable, "-I", "-S", "-c", ENDING, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
+        # Even if none was found: a process that forks faster than /proc is read appears in no list.
+        words = [sys.executable, "-I", "-S", "-c", KILL_PROGRAM, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
         ended = host.children.run(words, timeout_seconds=ROUND_SECONDS)
-        left = _living(who.uid)
+        left = _live_pids(who.uid)
         found.update(left)
         if ended.code == 0 and not left:
             break
         if time.monotonic() > deadline:
-            what = proc.described(left[:3]) or ended.last_line
+            processes = proc.describe(left[:3]) or ended.last_line
             raise ProcessesLeft(
-                f"what runs as the account {who.name} does not end ({what}), so nothing is copied: "
-                f"see what it hangs in (ps -o pid,stat,wchan,args -u {who.name})"
+                f"processes of the account {who.name} survive SIGKILL ({processes}), so nothing is copied; "
+                f"see where they hang: ps -o pid,stat,wchan,args -u {who.name}"
             )
         time.sleep(0.02)
     if found:
-        logger.info("ended {} processes of {}", len(found), who.name)
+        logger.info("killed {} processes of {}", len(found), who.name)
     return len(found)
 
 
-def _living(uid: int) -> list[int]:
-    return [pid for pid in proc.of_account(uid) if proc.is_there(pid)]
+def _live_pids(uid: int) -> list[int]:
+    return [pid for pid in listing.pids_of_account(uid) if proc.is_alive(pid)]

@@ -1,4 +1,4 @@
-"""The host as one value: its settings, where a user's things are, and the means to act. Handed to every part."""
+"""The host as one value, passed to every part: its settings, the paths of each user, and the means to act."""
 
 import pwd
 import time
@@ -12,43 +12,45 @@ from t3flow.engine.journal import Journal
 from t3flow.host.accounts import Account, account, is_root
 from t3flow.host.children import Children
 from t3flow.host.services import environment_files
-from t3flow.host.services.manager import ServerState, ServiceError, Services, services_of
+from t3flow.host.services.manager import ServerState, ServiceError, Services
+from t3flow.host.services.supervisor import SUPERVISOR_SOCKET, Supervised
+from t3flow.host.services.systemd import Systemd
 from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.settings.load import Settings
 from t3flow.settings.user_map import MappedUser, UserMap, read_user_map
 
 CHILDREN_LOCK = "children.lock"
 COMMANDS_LOCK = "commands.lock"
-"""The lock of what a command runs: a consumer that starts ends the children of one that died, and not those of a `verify`."""
+"""The lock for children of commands: a starting consumer ends the children of a dead consumer, but not those of a `verify`."""
 PORT_VARIABLE = "T3_PORT"
 FACTS_SECONDS = 5.0
 MAP_SECONDS = 1.0
 
 
 class HostError(T3flowError):
-    """A file of the host is missing or says nothing usable."""
+    """A file of the host is missing or malformed."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What every part of t3flow needs to work on this host."""
+    """What every part of t3flow needs to work on this host. `hint` asks the engine to advance a run now; it only saves time."""
 
     settings: Settings
     journal: Journal
     children: Children
     services: Services
-    hint: Callable[[str], None] = lambda run_id: None  # asks the engine to look at a run now; only to be quick
+    hint: Callable[[str], None] = lambda run_id: None
     _known_map: list[tuple[float, tuple[int, int, int], UserMap]] = field(
         default_factory=list, compare=False, repr=False
     )
     _known_facts: dict[str, tuple[float, UnitFacts | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def user_map(self) -> UserMap:
-        """Return the user map. Raises UserMapError when it cannot be read at all.
+        """Return the user map. Raise UserMapError if it cannot be read at all.
 
-        A file that has not changed is not read again for a second: each reading asks the host for the account of every line.
+        Cached for MAP_SECONDS while the file is unchanged, since parsing it looks up an account for every line.
         """
-        now, mark = time.monotonic(), _mark(self.settings.paths.user_map)
+        now, mark = time.monotonic(), _file_mark(self.settings.paths.user_map)
         for at, known, found in self._known_map:
             if mark is not None and mark == known and now - at < MAP_SECONDS:
                 return found
@@ -57,29 +59,29 @@ class Host:
             self._known_map[:] = [(now, mark, found)]
         return found
 
-    def mapped(self, user: str) -> MappedUser:
-        """One user of the map. Raises HostError for one who is not in it."""
+    def map_entry(self, user: str) -> MappedUser:
+        """Return a user's entry in the user map. Raise HostError if there is none."""
         for entry in self.user_map().users:
             if entry.name == user:
                 return entry
         raise HostError(
-            f"{user} is not in {self.settings.paths.user_map}: add the line PERSON={user}, or leave the user out"
+            f"{user} is not in {self.settings.paths.user_map}: add the line PERSON={user}, or omit the user"
         )
 
     def account(self, user: str) -> Account:
-        """The account that a user's things belong to."""
+        """Return a user's account. Raise AccountError."""
         return account(user)
 
     def gate_account(self) -> Account:
-        """The unprivileged account that installs and tries candidates."""
+        """Return the unprivileged account that installs and tries versions. Raise AccountError."""
         return account(self.settings.gate.user)
 
     def base_dir(self, user: str) -> Path:
-        """The folder that a user's server keeps everything in."""
+        """Return the base dir of a user's server, which holds its whole state."""
         return Path(self.settings.serve.base_dir.format(user=user, home=self.account(user).home))
 
     def port(self, user: str) -> int:
-        """The port that a user's server is started with: by its unit's command and environment, else by its environment file. Raises HostError."""
+        """Return the port of a user's server, from the command and environment of its unit, else from its environment file. Raise HostError."""
         facts = self._facts(user)
         files = facts.environment_files if facts else ()
         files = files or ((self.settings.paths.serve_env_dir / f"{user}.env", False),)
@@ -92,16 +94,20 @@ class Host:
                 known = environment_files.read(files, facts.environment if facts else None)
             except OSError as error:
                 path = Path(error.filename or path)
-                raise HostError(f"{path} cannot be read ({error.strerror}): it must say T3_PORT=PORT") from error
+                raise HostError(
+                    f"cannot read {path} ({error.strerror}): it must contain a line T3_PORT=PORT"
+                ) from error
             except ValueError as error:
-                raise HostError(f"{path} is not as systemd takes it ({error}): it must say T3_PORT=PORT") from error
+                raise HostError(
+                    f"systemd would not accept {path} ({error}): it must contain a line T3_PORT=PORT"
+                ) from error
             value = known.get(asked.strip("${}"), "")
         if value.isascii() and value.isdigit() and 0 < int(value) < 65536:
             return int(value)
-        raise HostError(f"{path} says no port: it must have a line T3_PORT=PORT")
+        raise HostError(f"{path} sets no port: it must contain a line T3_PORT=PORT")
 
     def note_facts(self, states: Mapping[str, ServerState]) -> None:
-        """Take over what the manager just said of many units, so that it is not asked again for each."""
+        """Cache the unit facts of many users, read together, so that the manager is not asked once per user."""
         for user, state in states.items():
             if state.facts is not None:
                 self._known_facts[user] = (
@@ -110,7 +116,7 @@ class Host:
                 )
 
     def _facts(self, user: str) -> UnitFacts | None:
-        """A user's unit. What it is changes with `systemctl daemon-reload`, so that an answer serves for some seconds."""
+        """Return the facts of a user's unit, cached for FACTS_SECONDS: they change with `systemctl daemon-reload`."""
         if self.settings.serve.backend != "systemd":
             return None
         known = self._known_facts.get(user)
@@ -125,8 +131,8 @@ class Host:
         return known[1]
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file; None when it is not there."""
+def _file_mark(path: Path) -> tuple[int, int, int] | None:
+    """Return values that change when a file changes, or None if it does not exist."""
     with suppress(OSError):
         status = path.stat()
         return status.st_ino, status.st_size, status.st_mtime_ns
@@ -134,16 +140,23 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 
 
 def user_map_of(settings: Settings) -> UserMap:
-    """The user map as it is now; root knows which of its accounts there are. Raises UserMapError when it cannot be read at all."""
+    """Return the present user map; as root, accounts that do not exist are refused. Raise UserMapError if it cannot be read at all."""
     return read_user_map(settings.paths.user_map, lookup=uid_of if is_root() else None)
 
 
 def uid_of(name: str) -> int | None:
-    """The uid of an account, or None."""
+    """Return the uid of an account, or None."""
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
         return None
+
+
+def services_of(settings: Settings, children: Children) -> Services:
+    """Return the service manager that `serve.backend` names."""
+    if settings.serve.backend == "systemd":
+        return Systemd(children, settings.serve.unit)
+    return Supervised(settings.paths.serve_env_dir / SUPERVISOR_SOCKET)
 
 
 def open_host(
@@ -153,21 +166,21 @@ def open_host(
     *,
     children_lock: str = CHILDREN_LOCK,
 ) -> Host:
-    """The host that the settings describe. What it runs is under the lock of that name in the state folder."""
+    """Return the host that the settings describe. Its children hold the lock of that name in the state folder."""
     children = Children(settings.paths.state_dir / children_lock)
     return Host(settings, journal, children, services_of(settings, children), hint)
 
 
-_in_charge: Host | None = None
+_current: Host | None = None
 
 
-def take_charge(host: Host) -> None:
-    """Makes this the host that steps work on. One a process."""
-    global _in_charge
-    _in_charge = host
+def set_current_host(host: Host) -> None:
+    """Set the host that steps work on. A process has one."""
+    global _current
+    _current = host
 
 
-def this_host() -> Host:
-    """The host that steps work on."""
-    assert _in_charge is not None
-    return _in_charge
+def current_host() -> Host:
+    """Return the host that steps work on."""
+    assert _current is not None
+    return _current

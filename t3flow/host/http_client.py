@@ -74,9 +74,9 @@ def request(
             return Answer(response.status, response.headers, _first(response, max_bytes))
     except TimeoutError as error:
         raise TimeoutError(f"no complete answer within {timeout_seconds:g} s") from error
-    except http.client.RemoteDisconnected as error:
-        raise ConnectionResetError("connection closed without an answer") from error
     except (http.client.HTTPException, ValueError) as error:
+        if isinstance(error, OSError):  # the server closed the connection, or its certificate is not valid
+            raise
         raise MalformedAnswer("malformed answer") from error
     finally:
         connection.close()

@@ -20,6 +20,7 @@ from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host
 from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
 from t3flow.host.records.catalog import Backup
+from t3flow.host.slots import removal, running_version
 
 ACCEPTED = "accepted"
 """Fact: the accepted versions, oldest first."""
@@ -33,13 +34,13 @@ GOING_BACK = ("rollback-", "restore-")
 """Prefixes of the runs that return to a snapshot."""
 
 
-def prune(host: Host, spare: str = "") -> list[str]:
-    """Remove everything that nothing needs and return the names. The slot of the version `spare` always stays."""
+def prune(host: Host, version: str = "") -> list[str]:
+    """Remove everything that nothing needs and return the names. The slot of `version` always stays."""
     removed: list[str] = []
     parts: list[Callable[[], list[str]]] = [
         lambda: prune_snapshots(host),
         lambda: _prune_links(host),
-        lambda: _prune_slots(host, spare),
+        lambda: _prune_slots(host, version),
     ]
     for part in parts:
         try:
@@ -119,20 +120,20 @@ def versions_to_come(journal: Journal) -> set[str]:
     return {entry.version for entry in deferral_records.deferrals(journal)}
 
 
-def _prune_slots(host: Host, spare: str) -> list[str]:
+def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, with one scan of /proc for all of them, and partial slots."""
     paths, journal = host.settings.paths, host.journal
     going_back = _returning_runs(journal)
-    slots.remove_partials(paths.versions_dir)
+    removal.remove_partials(paths.versions_dir)
     if any(run.workflow == "restore" for run in going_back):
         return []  # a restore searches all slots for a version that knows its snapshot
     accepted: list[str] = facts.read(journal, ACCEPTED) or []
-    needed = {spare, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
+    needed = {version, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
     needed |= versions_that_wrote(journal) | versions_to_come(journal)
     needed |= {str(run.args.get("to") or "") for run in going_back}
     idle = [version for version in slots.installed(paths.versions_dir) if version not in needed]
-    running = slots.running_versions(paths.versions_dir) if idle else {}
-    return [version for version in idle if slots.remove_slot(paths.versions_dir, version, running) is None]
+    running = running_version.all_running(paths.versions_dir) if idle else {}
+    return [version for version in idle if removal.remove_slot(paths.versions_dir, version, running) is None]
 
 
 def _prune_links(host: Host) -> list[str]:
@@ -146,8 +147,8 @@ def _prune_links(host: Host) -> list[str]:
     gone = {user: min(recorded.get(user, now), now) for user in missing if user not in there}
     old = [user for user, since in gone.items() if now - since > GONE_SECONDS]
     for user in old:
-        slots.forget_starting(versions_dir, user)
-        slots.unlink(slots.user_link(versions_dir, user))
+        slots.remove_starting(versions_dir, user)
+        slots.remove_link(slots.user_link(versions_dir, user))
         logger.info("removed the link of {}: the account has not existed for 14 days", user)
     if (left := {user: since for user, since in gone.items() if user not in old}) != recorded:
         facts.write(host.journal, GONE, left or None)

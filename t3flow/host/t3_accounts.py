@@ -1,8 +1,7 @@
-"""Who may have a server or a state of t3's on this host, whatever the user map says of them.
+"""Accounts that may have a t3 server or state on this host, whether or not they are in the user map.
 
-Before the default moves, each of these accounts has a link of its own: the next program that runs as them must not meet another version
-than the one they have. So an account too many does no harm, and an account that is left out would lose its pairing for ever.
-Homes are looked at from outside alone: whether the state folder is there, nothing that is in it.
+Each of them gets its own link before the default moves, so that its next program does not run on another version. An extra account does no harm; a
+missing one would lose its pairing for good. Homes are only checked for the existence of the state folder; nothing inside is read.
 """
 
 import os
@@ -19,63 +18,63 @@ from t3flow.host.host import Host
 from t3flow.t3.files import USERDATA
 
 LOOK_SECONDS = 10.0
-"""How long homes may take to be looked at; those that have not answered by then count as homes with a state."""
+"""How long the check of homes may take. A home that has not answered by then counts as one with state."""
 
 
 def accounts(host: Host) -> list[str]:
-    """Names of accounts: those of the user map in its order, then all others that may have a t3 here.
+    """Return the accounts of the user map in its order, then all others that may have a t3 here.
 
-    Raises UserMapError, and ServiceError where the servers' manager does not answer.
+    Raise UserMapError, ServiceError.
     """
     mapped = host.user_map()
     names = [entry.name for entry in mapped.users]
-    others = {*mapped.refused, *configured(host), *host.services.accounts()}
+    others = {*mapped.refused, *accounts_with_environment(host), *host.services.accounts()}
     for name in list(others):
         with suppress(ValueError):
-            others.update(_of_one_uid(name))
-    others |= set(with_state(host, [*names, *others]))
+            others.update(_first_name_of_uid(name))
+    others |= set(accounts_with_state(host, [*names, *others]))
     return names + sorted(name for name in others - set(names) if _may_be_linked(name))
 
 
-def link(host: Host, default: str) -> list[str]:
-    """Give each account that has no link one to the default; return their names. Idempotent.
+def assign_unlinked(host: Host, default: str) -> list[str]:
+    """Assign the default explicitly to each account without a link, and return their names. Idempotent.
 
-    Raises UserMapError, ServiceError: while it is not known who there is, the default must not move.
+    Raise UserMapError, ServiceError: while the accounts are not known, the default must not move.
     """
     versions_dir = host.settings.paths.versions_dir
     if not slots.has_slot(versions_dir, default):
-        return []  # nobody can have been led there: the launcher says so
+        return []  # the launcher cannot have run it
     linked = []
     for name in accounts(host):
-        with suppress(slots.SlotError):  # an odd thing in a link's place: the launcher leads nobody past it
+        with suppress(slots.SlotError):  # something else in place of the link: the launcher refuses it
             if slots.assigned(versions_dir, name) is None:
                 slots.assign(versions_dir, name, default)
                 linked.append(name)
     return linked
 
 
-def configured(host: Host) -> list[str]:
-    """The accounts that have an environment file of a server's."""
+def accounts_with_environment(host: Host) -> list[str]:
+    """Return the accounts that have an environment file of a server."""
     return sorted(path.stem for path in host.settings.paths.serve_env_dir.glob("*.env"))
 
 
 def _may_be_linked(name: str) -> bool:
-    """Whether a name can be a link's, and is an account's (which only root can tell) that is not root's."""
+    """Return whether a name is valid for a link and, checked as root, belongs to an account other than root."""
     with suppress(DiskError, ValueError, KeyError):
         path_component(name)
         return not is_root() or pwd.getpwnam(name).pw_uid != 0
     return False
 
 
-def _of_one_uid(name: str) -> list[str]:
-    """The name by which the launcher knows an account: `id -un` gives the first of several names of one uid."""
+def _first_name_of_uid(name: str) -> list[str]:
+    """Return the name by which the launcher knows an account: `id -un` prints the first of several names of a uid."""
     with suppress(KeyError):
         return [pwd.getpwuid(pwd.getpwnam(name).pw_uid).pw_name]
     return []
 
 
-def with_state(host: Host, known: Iterable[str]) -> list[str]:
-    """Accounts whose state folder is there: of all accounts that the host lists, and of the folders beside the homes of those that are `known`."""
+def accounts_with_state(host: Host, known: Iterable[str]) -> list[str]:
+    """Return the accounts with a state folder: of all listed accounts, and of folders beside the homes of the `known` ones."""
     template = host.settings.serve.base_dir
     if "{home}" not in template:
         return _folders_of_users(template)
@@ -90,12 +89,12 @@ def with_state(host: Host, known: Iterable[str]) -> list[str]:
         with suppress(OSError):
             for entry in os.scandir(parent):
                 homes.setdefault(Path(entry.path), "")
-    found = _answering(template, _without_automount(homes))
+    found = _accounts_of_homes(template, _without_automount(homes))
     return [name for name in dict.fromkeys(found) if name]
 
 
 def _folders_of_users(template: str) -> list[str]:
-    """Accounts by the folders that a template with the user's name in it leads to."""
+    """Return the accounts whose folder exists, given a base dir template that contains the user's name."""
     before, _, after = template.partition("{user}")
     folder, _, start = before.rpartition("/")
     found = []
@@ -112,7 +111,7 @@ def _folders_of_users(template: str) -> list[str]:
 
 
 def _without_automount(homes: dict[Path, str]) -> dict[Path, str]:
-    """The homes that can be looked at without mounting each: of an automounter's, those that are mounted now."""
+    """Return the homes that can be checked without mounting them: below an automounter, only those mounted now."""
     automounts: set[Path] = set()
     mounted: set[Path] = set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -124,22 +123,22 @@ def _without_automount(homes: dict[Path, str]) -> dict[Path, str]:
     }
 
 
-def _answering(template: str, homes: dict[Path, str]) -> list[str]:
-    """The names of those homes that have a state folder, or do not answer: a file server that is gone must not hold up all others."""
+def _accounts_of_homes(template: str, homes: dict[Path, str]) -> list[str]:
+    """Return the accounts of homes with a state folder or without an answer: a dead file server must not block the rest."""
     found: dict[Path, str] = {}
 
-    def look() -> None:
+    def check() -> None:
         for home, name in homes.items():
             found[home] = _owner_with_state(template, home, name)
 
-    thread = threading.Thread(target=look, name="homes", daemon=True)
+    thread = threading.Thread(target=check, name="homes", daemon=True)
     thread.start()
     thread.join(LOOK_SECONDS)
     return [found.get(home, name) for home, name in list(homes.items())]
 
 
 def _owner_with_state(template: str, home: Path, name: str) -> str:
-    """The account of a home, "" if it has no state folder. One that may not be looked at may have one."""
+    """Return the account of a home, or "" if it has no state folder. An inaccessible home may have one."""
     try:
         if not name:
             name = pwd.getpwuid(os.stat(home).st_uid).pw_name

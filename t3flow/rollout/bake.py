@@ -16,10 +16,10 @@ from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import manageable, own_activity, slots
-from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import dispatch_log, probe
-from t3flow.host.pairing.dispatch_log import Line
+from t3flow.host import management, slots
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
+from t3flow.host.pairing.log_lines import Line
 from t3flow.host.records import facts
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
@@ -45,7 +45,7 @@ def begin_bake(version: str, users: list[str]) -> str:
     A watch of the same version is extended with them and for as long from now; one of another version is replaced. Idempotent: the fact is written
     before its run is created, so that a repeat finds the id and creates what is missing.
     """
-    host = this_host()
+    host = current_host()
     if not users or not host.settings.bake.minutes or not host.settings.dispatch.log:
         return ""
     now = time.time()
@@ -53,7 +53,7 @@ def begin_bake(version: str, users: list[str]) -> str:
         "run": f"bake-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}",
         "version": version,
         "users": {},
-        "cursor": dispatch_log.start(host),
+        "cursor": dispatch_log.end_of_log(host),
         "counted": [],
         "problem": "",
         "verdict": None,
@@ -81,7 +81,7 @@ def watch_pairings(version: str) -> Verdict:
     time of a file's lines, which is when they were first read. A verdict is written in that commit too and found by a repeat. Before a version is
     blamed, users are paired now: whether the dispatch serves other users, and whether the users who failed still fail.
     """
-    host, run = this_host(), current_run()
+    host, run = current_host(), current_run()
     known = facts.read(host.journal, BAKE)
     if known is None or known["run"] != run:
         return _taken_over()
@@ -125,20 +125,20 @@ def watch_pairings(version: str) -> Verdict:
 def end_bake() -> None:
     """Remove the watch if it is this run's. Idempotent."""
     run = current_run()
-    facts.change(this_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
+    facts.change(current_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 
 @step()
 def begin_rollback(users: list[str]) -> str:
     """Start an urgent rollback of these users. Idempotent: a repeat finds the run."""
-    host = this_host()
+    host = current_host()
     run = f"rollback-of-{current_run()}"
     if new_run(host.journal, "rollback", {"users": users, "to": None}, priority=ROLLBACK_PRIORITY, run_id=run):
         host.hint(run)
     return run
 
 
-def _read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.Cursor, bool, str]:
+def _read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, log_lines.Cursor, bool, str]:
     """Return what counts since the last look, the new cursor, whether there is more, and why nothing could be read."""
     try:
         part = dispatch_log.read(host, known["cursor"])
@@ -152,7 +152,7 @@ def _read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, dispatch_log.
 def _managed(host: Host, users: list[str]) -> set[str]:
     """Return the users that t3flow manages; all of them if the service manager does not answer, as a log line counts once or never."""
     try:
-        return {user for user, (_, why) in manageable.survey(host, users).items() if not why}
+        return {user for user, (_, why) in management.survey(host, users).items() if not why}
     except ServiceError as error:
         logger.debug("{}", error)
         return set(users)
@@ -175,11 +175,11 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     @cache
     def is_shut_out(user: str) -> bool:
         with suppress(T3flowError):
-            return bool(probe.shut_out(host, user))
+            return bool(probe.port_blocker(host, user))
         return False
 
     def counts(line: Line) -> bool:
-        if line.user not in mapped or own_activity.was_ours(host.journal, line.user, line.earliest, line.latest):
+        if line.user not in mapped or own_activity.is_own(host.journal, line.user, line.earliest, line.latest):
             return False
         if is_shut_out(line.user) or not is_on_it(line.user):
             return False
@@ -228,7 +228,7 @@ def _passed(watch: dict[str, Any], problem: str) -> Verdict:
 def _left(host: Host, version: str) -> Verdict | None:
     """Return the verdict if no user is assigned the version any more, as after a rollback; None while one is, or may be again."""
     assigned = {slots.effective(host.settings.paths.versions_dir, entry.name) for entry in host.user_map().users}
-    if assigned & {version, slots.HOLD}:
+    if assigned & {version, slots.RESTORING}:
         return None
     return {"is_broken": False, "reason": f"no user is on {version} any more", "roll_back": []}
 

@@ -154,12 +154,10 @@ class Bump:
         if not before["no_pairing"]:
             return False
         if not self.is_named:
-            insist = f"to restart users all the same: t3flow enqueue bump --target {self.version}"
+            insist = f"to restart users anyway: t3flow enqueue bump --target {self.version}"
             reason = f"No user was restarted: {before['no_pairing']}; {insist}"
             raise Abort(self.inconclusive(reason, self.results))
-        self.notices.append(
-            f"no user pairs; the first user is restarted all the same, as requested: {before['no_pairing']}"
-        )
+        self.notices.append(f"no user pairs; the first user is restarted anyway, as requested: {before['no_pairing']}")
         return True
 
     def restart_idle_users(self, users: list[str], due: float | None, *, pairing_is_broken: bool) -> str:
@@ -253,7 +251,7 @@ def is_disk_fault(result: Result) -> bool:
 
 
 def is_held(result: Result) -> bool:
-    """Return whether a restart left a user for a person to decide about. A user whom a person left out is not one of them."""
+    """Return whether a restart left a user for an operator to decide about. A user whom an operator left out does not count."""
     return result["waiting_for"] == HELD and result["reason"] != LEFT_OUT
 
 

@@ -4,9 +4,10 @@ from typing import TypedDict
 
 from t3flow.deferrals import left_behind
 from t3flow.engine.step import step
-from t3flow.host import preflight, slots
-from t3flow.host.host import this_host
+from t3flow.host import slots
+from t3flow.host.host import current_host
 from t3flow.host.pairing import witnesses
+from t3flow.host.slots import preflight
 from t3flow.rollout.suspicion import least_users
 
 ENOUGH = 2
@@ -26,10 +27,10 @@ def check_dispatch(version: str, besides: list[str], without: list[str]) -> Befo
 
     Users in `besides` are not asked. Users in `without`, whom an operator left out, never count against the dispatch.
     """
-    host = this_host()
-    if trouble := preflight.trouble(host, [version]):
+    host = current_host()
+    if trouble := preflight.problem(host, [version]):
         return {"stops": trouble, "no_pairing": ""}
-    against = witnesses.against_dispatch(host, version, besides, without, witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, version, besides, without, witnesses.UNSTOPPED_LIMIT_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 
@@ -39,18 +40,18 @@ def check_pairings(users: list[str]) -> list[str]:
 
     A pairing writes to the user's database. It comes before the snapshots, so that they need not be taken again at the restart.
     """
-    return sorted(witnesses.note_now(this_host(), users, witnesses.EACH_SECONDS))
+    return sorted(witnesses.note_pairings_now(current_host(), users, witnesses.ALL_LIMIT_SECONDS))
 
 
 @step(interruptible=True, syncs_first=False, former_names=("pairing_before",))
 def check_pairing(user: str) -> Before:
     """Check that a deferred user pairs before the restart; if not, whether another user does. Only reads, except that results are recorded."""
-    host = this_host()
-    if trouble := preflight.trouble(host, []):
+    host = current_host()
+    if trouble := preflight.problem(host, []):
         return {"stops": trouble, "no_pairing": ""}
-    if not witnesses.pairs_now(host, user):
+    if not witnesses.note_pairing_now(host, user):
         return {"stops": "", "no_pairing": ""}
-    against = witnesses.against_dispatch(host, "", [], (), witnesses.BEFORE_SECONDS)
+    against = witnesses.dispatch_problem(host, "", [], (), witnesses.UNSTOPPED_LIMIT_SECONDS)
     return {"stops": "", "no_pairing": _before(against)}
 
 
@@ -67,17 +68,17 @@ def other_users_pairing(version: str, user: str) -> list[str]:
 
     Also [] if it was taken back from so many users, each for what seemed their own fault, that the watch after a bump would suspect it.
     """
-    host = this_host()
+    host = current_host()
     if slots.default_version(host.settings.paths.versions_dir) != version:
         return []
-    running = witnesses.running(host, version, [user])
+    running = witnesses.users_running(host, version, [user])
     failed = [each for each in left_behind.failing_alone(host.journal, version) if each != user]
     if len(failed) + 1 >= least_users(len(running) + len(failed) + 1):
         return []
-    return witnesses.some_who_pair(host, running, ENOUGH)
+    return witnesses.find_pairing_users(host, running, ENOUGH)
 
 
 @step(former_names=("note_alone",))
 def note_fails_alone(user: str, version: str, reason: str) -> None:
     """Record that a version seems to fail for a user alone, so that the next such user counts. Idempotent."""
-    left_behind.note(this_host().journal, user, version, left_behind.HELD, reason)
+    left_behind.note(current_host().journal, user, version, left_behind.HELD, reason)

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from t3flow.engine.errors import NotYet, StepFailed
 from t3flow.engine.step import step
-from t3flow.host.host import this_host
+from t3flow.host.host import current_host
 from t3flow.settings import schedule
 
 TRANSIENT = {"RegistryUnreachable", "IncompleteRelease"}
@@ -51,7 +51,7 @@ class RegistryWait:
 @step()
 def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retry:
     """Return when a run that the registry has stopped `tries` + 1 times is retried. Only reads the clock: a repeat gives a later time."""
-    settings = this_host().settings
+    settings = current_host().settings
     first, now = float(settings.schedule.retry_s), time.time()
     if not first:
         return {"at": 0, "until": 0, "problem": ""}
@@ -67,6 +67,6 @@ def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retr
 @step()
 def await_registry(at: float, problem: str) -> None:
     """Sleep until `at` as a delayed task. A repeat sleeps for the rest; a clock that was set back does not prolong it."""
-    longest = float(this_host().settings.schedule.retry_s) * MOST_WAIT_FACTOR
+    longest = float(current_host().settings.schedule.retry_s) * MOST_WAIT_FACTOR
     if 0 < at - time.time() <= longest:
         raise NotYet(at, problem)

@@ -14,9 +14,9 @@ from t3flow.gate import trials
 from t3flow.gate.trials import NO_END, Seed, empty_seed
 from t3flow.host import slots
 from t3flow.host.backups import compatibility, replaced, store
-from t3flow.host.host import Host, this_host
-from t3flow.host.records import catalog, known_schemas
-from t3flow.host.records.known_schemas import Schemas
+from t3flow.host.host import Host, current_host
+from t3flow.host.records import catalog, version_schemas
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.users import Result, result_of
 from t3flow.rollout.outcomes import STILL_FROZEN
 from t3flow.rollout.rollback import move_back, state_for_the_record
@@ -77,20 +77,20 @@ def freeze_reason(user: str, backup: str) -> str:
 @step(former_names=("look_up",))
 def resolve_backup(user: str, name: str) -> Wanted:
     """Return the requested backup. Only reads."""
-    return find_backup(this_host(), user, name)
+    return find_backup(current_host(), user, name)
 
 
 @step(former_names=("candidates",))
 def candidate_versions(wrote: str) -> list[Candidate]:
     """Return the versions that may come with a backup, the best first: the one that wrote it, then the lowest. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     installed = [version for version in slots.installed(versions_dir) if slots.has_slot(versions_dir, version)]
     return [
         {
             "version": version,
             "slot": str(slots.slot_path(versions_dir, version)),
-            "schema": known_schemas.schema_of_version(host.journal, version),
+            "schema": version_schemas.schema_of_version(host.journal, version),
         }
         for version in sorted(installed, key=lambda version: (version != wrote, parse(version)))
     ]
@@ -99,7 +99,7 @@ def candidate_versions(wrote: str) -> list[Candidate]:
 @step(former_names=("snapshot_of_kept",))
 def snapshot_replaced(user: str, name: str, wrote: str, version: str) -> str:
     """Make a checked snapshot of replaced databases; return its path. A repeat makes another."""
-    return store.take(this_host(), user, written_by=wrote, version=version, run=current_run(), replaced=name).path
+    return store.take(current_host(), user, written_by=wrote, version=version, run=current_run(), replaced=name).path
 
 
 def version_for(wanted: Wanted) -> str:

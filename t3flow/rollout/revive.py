@@ -12,9 +12,9 @@ from t3flow import T3flowError
 from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_attempt, current_run, step
-from t3flow.host import own_activity, pairing_results, slots
-from t3flow.host.host import Host, this_host
-from t3flow.host.pairing import probe
+from t3flow.host import slots
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import last_pairings, own_activity, probe, verification
 
 SOONEST_SECONDS, LONGEST_SECONDS = 1.0, 60.0
 PAIR_SECONDS = 10.0
@@ -40,7 +40,7 @@ def start_or_owe(host: Host, user: str) -> None:
 
 def owe(host: Host, user: str, reason: str) -> str:
     """Have a run of its own start a user's server; return its id. Idempotent: a repeat finds the run, unless it has ended meanwhile."""
-    pairing_results.note_pairing(host.journal, user, reason)
+    last_pairings.note_pairing(host.journal, user, reason)
     run = f"revive-of-{current_run()}-{user}"
     if not new_run(host.journal, "revive", {"user": user}, run_id=run) and host.journal.run(run).status != "running":
         run = new_run(host.journal, "revive", {"user": user}) or run
@@ -54,21 +54,21 @@ def await_server(user: str) -> str:
 
     Idempotent: a repeat finds the server running, or starts it.
     """
-    host = this_host()
+    host = current_host()
     if all(entry.name != user for entry in host.user_map().users):
         return f"{user} is no longer in the user map"
     try:
         version = slots.effective(host.settings.paths.versions_dir, user)
-        if version == slots.HOLD:
+        if version == slots.RESTORING:
             raise probe.NotPaired(f"the databases of {user} are being restored")
-        if taken := probe.shut_out(host, user):
-            raise probe.PortTaken(probe.taken_line(host, user, taken))
+        if taken := probe.port_blocker(host, user):
+            raise probe.PortTaken(probe.port_taken_message(host, user, taken))
         host.services.start(user)
-        probe.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
+        verification.verify(host, user, version, PAIR_SECONDS, PAIR_SECONDS)
     except T3flowError as error:
-        pairing_results.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         wait_seconds = min(LONGEST_SECONDS, SOONEST_SECONDS * current_attempt())
         raise NotYet(time.time() + wait_seconds, str(error)) from error
-    pairing_results.note_pairing(host.journal, user, "")
-    own_activity.restarted(host.journal, user)
+    last_pairings.note_pairing(host.journal, user, "")
+    own_activity.note_restart_end(host.journal, user)
     return f"the server of {user} runs again, and the user pairs"

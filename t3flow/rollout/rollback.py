@@ -17,11 +17,13 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import manageable, own_activity, preflight, slots
+from t3flow.host import management, slots
+from t3flow.host.activity.termination import stop_all
 from t3flow.host.backups import compatibility, replaced, restoring, store
-from t3flow.host.host import Host, this_host
-from t3flow.host.records import catalog, facts, known_schemas, rejections
-from t3flow.host.termination import take_away
+from t3flow.host.host import Host, current_host
+from t3flow.host.pairing import own_activity
+from t3flow.host.records import catalog, facts, rejections, version_schemas
+from t3flow.host.slots import preflight
 from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
@@ -46,14 +48,14 @@ class Way(TypedDict):
 @step()
 def cannot_roll_back_to(version: str) -> str:
     """Return why no user can go back to a version, or "". Only reads."""
-    return why_not_to(this_host(), version)
+    return why_not_to(current_host(), version)
 
 
 def why_not_to(host: Host, version: str) -> str:
     """Return the same as `cannot_roll_back_to`, for the command line, which asks before it freezes tracking."""
     versions_dir = host.settings.paths.versions_dir
     if slots.has_slot(versions_dir, version):
-        return preflight.trouble(host, [version])
+        return preflight.problem(host, [version])
     there = ", ".join(slots.installed(versions_dir)) or "none"
     return f"there is no slot of {version}, so no user was rolled back and tracking was not frozen; installed: {there}"
 
@@ -66,7 +68,7 @@ def freeze_reason(users: list[str], to: str | None) -> str:
 @step(former_names=("find_way_back",))
 def plan_rollback(user: str, previous: str, to: str | None) -> Way:
     """Return where a user goes back to: `to`, else the version before the last accepted bump, as recorded with their snapshots. Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = catalog.backups(host.journal, user)
     forward = [
@@ -83,7 +85,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
         )
     if version == previous:
         return _stays("untouched", f"already on {previous}")
-    if trouble := preflight.trouble(host, [version] if version else []):
+    if trouble := preflight.problem(host, [version] if version else []):
         return _stays("skipped", trouble)
     if not version:
         return _stays("skipped", f"no snapshot records the version before {previous}: name one with --to VERSION")
@@ -105,7 +107,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
 
 def is_older(version: str, other: str) -> bool:
     """Return whether a version is older than another. A user without a version, or left at `hold` by a failed rollback, is on none."""
-    return {"", slots.HOLD}.isdisjoint((version, other)) and parse(version) < parse(other)
+    return {"", slots.RESTORING}.isdisjoint((version, other)) and parse(version) < parse(other)
 
 
 def _stays(kind: str, reason: str) -> Way:
@@ -155,11 +157,11 @@ def check_schema_fit(version: str, level: int, state: Snapshot | None) -> Fit:
 
     If only levels were recorded, an equal level is no proof: numbers were reused.
     """
-    host = this_host()
+    host = current_host()
     slot = str(slots.slot_path(host.settings.paths.versions_dir, version))
     if state is None:
         return {"slot": slot, "reason": "the present databases cannot be copied", "is_open": False, "aside": []}
-    known = known_schemas.schema_of_version(host.journal, version)
+    known = version_schemas.schema_of_version(host.journal, version)
     is_open = known is None and level == state["level"]
     return {
         "slot": slot,
@@ -243,13 +245,13 @@ def state_for_the_record(user: str, previous: str, version: str) -> Snapshot | N
 @step()
 def compare_rows(user: str) -> None:
     """Compare the rows of the restored databases with the snapshot's: a server that hides earlier data has not gone back. Only reads."""
-    restoring.check_restored(this_host(), user)
+    restoring.check_restored(current_host(), user)
 
 
 @step(former_names=("server_was",))
 def server_state(user: str) -> str:
     """Return the state of a server before the rollback: RUNNING, FAILING (a common reason for a rollback) or STOPPED. Only reads."""
-    server = this_host().services.state(user)
+    server = current_host().services.state(user)
     return RUNNING if server.active else FAILING if server.is_failing else STOPPED
 
 
@@ -271,11 +273,11 @@ def undo_roll_back(
 
     Idempotent: each part is skipped or ends the same. A server that was failing before need not pair.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.error("{} could not be moved back to {}: returning to {}", user, version, previous)
     try:
-        take_away(host, user)
+        stop_all(host, user)
         if snapshot or aside:
             restoring.undo_restore(host, user, replaced_name)
             replaced.forget(host.journal, user, replaced_name)
@@ -293,7 +295,7 @@ def undo_roll_back(
     if state_before == RUNNING:
         verify_again(host, user, previous)
     else:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(undo=undo_roll_back, former_names=("go_back",))
@@ -311,10 +313,10 @@ def roll_back_user(
 
     Idempotent: at `hold` no program opens the databases meanwhile, and what was kept first stays kept.
     """
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
     logger.warning("rolling back {} from {} to {}, as requested", user, previous, version)
-    take_away(host, user)
+    stop_all(host, user)
     if snapshot:
         restoring.restore(host, user, store.on_record(host, user, snapshot), replaced_name)
     elif aside:
@@ -323,13 +325,13 @@ def roll_back_user(
         replaced.note(host.journal, user, replaced_name, previous)
     slots.assign(versions_dir, user, version)
     if state_before == STOPPED:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(former_names=("reject_left",))
 def reject_abandoned(reasons: dict[str, str]) -> None:
     """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
-    journal = this_host().journal
+    journal = current_host().journal
     known = rejections.rejected(journal)
     for version, reason in reasons.items():
         if version not in known:
@@ -339,9 +341,9 @@ def reject_abandoned(reasons: dict[str, str]) -> None:
 @step(former_names=("where_all_are",))
 def common_version() -> str:
     """Return the version that every managed user is assigned, if it is one and not the default; else "". Only reads."""
-    host = this_host()
+    host = current_host()
     versions_dir = host.settings.paths.versions_dir
-    found = manageable.survey(host, [entry.name for entry in host.user_map().users])
+    found = management.survey(host, [entry.name for entry in host.user_map().users])
     led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}
     version = led_to.pop() if len(led_to) == 1 else ""
     return "" if version == slots.default_version(versions_dir) else version

@@ -12,14 +12,16 @@ from loguru import logger
 from t3flow import T3flowError
 from t3flow.deferrals import blockers
 from t3flow.engine.step import current_attempt, step
-from t3flow.host import freeze, idle, manageable, own_activity, pairing_results, preflight, resumption, slots, writers
+from t3flow.host import freeze, management, slots
+from t3flow.host.activity import idle, resumption, writers
 from t3flow.host.backups import durations, restoring
 from t3flow.host.children import ChildError
-from t3flow.host.host import Host, this_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.owner.reader import OwnerReader
-from t3flow.host.pairing import probe, witnesses
+from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
+from t3flow.host.slots import preflight
 from t3flow.rollout.revive import owe, owe_start
 
 SUSPENDED_SECONDS = 1.0
@@ -60,7 +62,7 @@ def undo_stop(
 
     If another program has its port or the service manager refuses, a run of its own starts the server once that is over.
     """
-    host = this_host()
+    host = current_host()
     assigned = slots.effective(host.settings.paths.versions_dir, user)
     logger.info("starting the server of {} again on {}", user, assigned)
     try:
@@ -87,24 +89,24 @@ def verify_again(host: Host, user: str, assigned: str | None) -> None:
     """
     timeout_seconds = host.settings.dispatch.verify_timeout_s
     try:
-        probe.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
-        pairing_results.note_pairing(host.journal, user, "")
-        own_activity.restarted(host.journal, user)
+        verification.verify(host, user, assigned, timeout_seconds, durations.start_limit(host, user, assigned or ""))
+        last_pairings.note_pairing(host.journal, user, "")
+        own_activity.note_restart_end(host.journal, user)
     except probe.PortTaken as error:
         owe_start(host, user, str(error))
     except probe.UnknownServer as error:
-        if probe.version_that_runs(host, user, probe.own_server(host, user)) != assigned:
+        if probe.running_version_of(host, user, probe.own_server(host, user)) != assigned:
             raise
-        pairing_results.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         idle.note_unknown(host.journal, user, str(error))  # it runs what it ran before, and nothing shows a fault
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
     except probe.NotPaired as error:
         probe.check_running(host, user, assigned or "")
-        if not (excuse := witnesses.excuse(host, user)):
+        if not (excuse := causes.excuse_for(host, user)):
             raise
-        pairing_results.note_pairing(host.journal, user, str(error))
+        last_pairings.note_pairing(host.journal, user, str(error))
         logger.error("{} is back on {} and cannot pair, as before: {}", user, assigned, excuse)
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
 
 
 @step(undo=undo_stop)
@@ -122,13 +124,13 @@ def stop_if_idle(
     crash half-way the server is running, suspended (recovery resumes it), or ended. If it is ended, the repeat continues with `changed`, so that a
     second snapshot is taken however long it takes: the outage has begun by then.
     """
-    host = this_host()
+    host = current_host()
     try:
         server = host.services.state(user)
     except T3flowError as error:
         if current_attempt() > 1:
             raise  # the attempt before may have ended it
-        return _not_stopped(idle.doubt(str(error), host.settings.deferral.max_check_interval_s))
+        return _not_stopped(idle.unreadable(str(error), host.settings.deferral.max_check_interval_s))
     if server.main_pid is None:
         if current_attempt() == 1:
             return _not_stopped(idle.Idleness(False, "server_stopped", f"{server.unit} does not run", time.time() + 60))
@@ -138,9 +140,9 @@ def stop_if_idle(
         conditions = Conditions(previous, canary, ignore_processes, fingerprint, _too_long(host, user, insists))
         found = _end_if_allowed(host, user, server, conditions)
     except (T3flowError, OSError) as error:
-        found = idle.doubt(str(error), host.settings.deferral.max_check_interval_s)
+        found = idle.unreadable(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
-        own_activity.restarted(host.journal, user)
+        own_activity.note_restart_end(host.journal, user)
         return _not_stopped(found)
     host.services.stop(user, server)
     await_port(host, user)
@@ -166,20 +168,20 @@ def _too_long(host: Host, user: str, insists: bool) -> float:
 
 def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Conditions) -> idle.Idleness:
     """Kill the server if nothing has changed since the restart was planned and its user is idle. An error from here has ended nothing."""
-    host.mapped(user)
+    host.map_entry(user)
     if (assigned := slots.effective(host.settings.paths.versions_dir, user) or "") != conditions.previous:
         detail = f"{user} is assigned {assigned or 'no version'} now, no longer {conditions.previous}"
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
-    if trouble := preflight.trouble(host, [conditions.previous]) or manageable.why_unmanaged(host, user, server):
-        return idle.doubt(trouble, host.settings.deferral.max_check_interval_s)
-    if trouble := probe.port_trouble(host, user, server):
-        return idle.doubt(trouble, idle.RECHECK_PROCESSES_SECONDS)
-    if unknown := probe.unknown_trouble(host, user):
+    if trouble := preflight.problem(host, [conditions.previous]) or management.unmanaged_reason(host, user, server):
+        return idle.unreadable(trouble, host.settings.deferral.max_check_interval_s)
+    if trouble := probe.port_problem(host, user, server):
+        return idle.unreadable(trouble, idle.RECHECK_PROCESSES_SECONDS)
+    if unknown := probe.unknown_server_problem(host, user):
         idle.note_unknown(host.journal, user, unknown)
-        return idle.doubt(unknown, host.settings.deferral.max_check_interval_s)
-    own_activity.restarting(host.journal, user)
+        return idle.unreadable(unknown, host.settings.deferral.max_check_interval_s)
+    own_activity.note_restart(host.journal, user)
     with OwnerReader(host, user) as reader:
         found = _end_if_idle(host, user, server, reader, conditions)
     return _written_meanwhile(host, user, server, conditions, found) if _is_outdated(conditions, found) else found
@@ -195,7 +197,7 @@ def _written_meanwhile(
 ) -> idle.Idleness:
     """Return that the user is not idle: the databases changed during the snapshot, and a second one takes too long. Backs off."""
     detail = f"its databases change while a snapshot of them takes {conditions.snapshot_seconds:.0f} s"
-    detail += f" ({writers.told(host, user, server, conditions.fingerprint, found.fingerprint)})"
+    detail += f" ({writers.describe_last_write(host, user, server, conditions.fingerprint, found.fingerprint)})"
     outage = f"a drain by an operator stops the server for about {conditions.snapshot_seconds:.0f} s"
     times = blockers.note(host.journal, user, blockers.WRITTEN, f"{user} is not moved: {detail}; {outage}")
     wait_seconds = min(
@@ -213,22 +215,22 @@ def _end_if_idle(
     listens; what it may have written is in the second snapshot.
     """
     assert server.main_pid is not None
-    resumption.note(host.journal, user)
-    with suspension.held(lambda: host.services.pids_of(user, server)) as hold:
-        unit = idle.look_at_unit(host, user, server)
-        left = min(idle.READ_SECONDS, max(0.01, SUSPENDED_SECONDS - (time.monotonic() - hold.since)))
+    resumption.note_suspended(host.journal, user)
+    with suspension.suspended(lambda: host.services.pids_of(user, server)) as processes:
+        unit = idle.inspect_unit(host, user, server)
+        left = min(idle.READ_SECONDS, max(0.01, SUSPENDED_SECONDS - (time.monotonic() - processes.since)))
         options: Any = {"canary": conditions.canary, "ignore_processes": conditions.ignore_processes}
         found = idle.judge(host, user, server, unit, reader, **options, read_seconds=left)
-        if found.idle and time.monotonic() - hold.since > SUSPENDED_SECONDS:
-            return idle.doubt("the read took over a second", 60)
+        if found.idle and time.monotonic() - processes.since > SUSPENDED_SECONDS:
+            return idle.unreadable("the read took over a second", 60)
         if found.idle and not _is_outdated(conditions, found):
-            hold.end(last=[server.main_pid])
+            processes.kill(last=[server.main_pid])
     return found
 
 
 def _not_stopped(found: idle.Idleness) -> Stopped:
-    told: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
-    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **told}
+    cause: Any = {"waiting_for": found.waiting_for, "detail": found.detail, "ask_again": found.ask_again}
+    return {**_was_stopped(changed=False), "stopped": False, "at": 0.0, **cause}
 
 
 def _was_stopped(*, changed: bool) -> Stopped:
@@ -238,7 +240,7 @@ def _was_stopped(*, changed: bool) -> Stopped:
 def await_port(host: Host, user: str) -> None:
     """Wait until the port of an ended server is free. Raises PortTaken if another program has it: nothing is assigned or started over that."""
     deadline = time.monotonic() + PORT_SECONDS
-    while taken := probe.shut_out(host, user):
+    while taken := probe.port_blocker(host, user):
         if time.monotonic() > deadline:
-            raise probe.PortTaken(probe.taken_line(host, user, taken))
+            raise probe.PortTaken(probe.port_taken_message(host, user, taken))
         time.sleep(0.02)

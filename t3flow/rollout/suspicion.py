@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from t3flow import T3flowError
-from t3flow.host import manageable, pairing_results, slots
+from t3flow.host import management, slots
 from t3flow.host.host import Host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import last_pairings, probe
 from t3flow.host.services.manager import ServerState
 
 SPAN_SECONDS = 600.0
@@ -111,7 +111,7 @@ def check(host: Host, version: str, suspicion: Suspicion) -> Finding:
     concerned = [user for user, _ in suspicion.users.most_common(MOST_ASKED)]
     failed = cannot_pair(host, concerned, tries=TRIES)
     for user, reason in failed.items():
-        pairing_results.note_pairing(host.journal, user, reason)
+        last_pairings.note_pairing(host.journal, user, reason)
     if len(failed) >= min(LEAST_USERS, suspicion.on_it):
         return Finding(True, "")
     named = f"only {next(iter(failed))} cannot pair now" if failed else "they pair now"
@@ -149,7 +149,7 @@ def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
     names = [entry.name for entry in host.user_map().users]
     try:
         surveyed: dict[str, tuple[ServerState, str]] = {
-            user: (each.server, each.why) for user, each in manageable.survey(host, names).items()
+            user: (each.server, each.reason) for user, each in management.survey(host, names).items()
         }
     except T3flowError as error:
         logger.debug("{}", error)
@@ -158,7 +158,7 @@ def running_users(host: Host, version: str) -> tuple[list[str], list[str]]:
         if why or not server.active or server.main_pid is None:
             continue
         assigned = slots.effective(host.settings.paths.versions_dir, user)
-        runs = probe.version_that_runs(host, user, server.main_pid)
+        runs = probe.running_version_of(host, user, server.main_pid)
         if assigned == version:
             on_it.append(user)
         elif runs in (None, assigned):

@@ -1,7 +1,9 @@
-"""usage: python -m t3flow.sandbox.enter COMMAND [ARGUMENT...]: runs a command as nobody in particular, in a network of its own.
+"""usage: python -m t3flow.sandbox.enter [--memory] COMMAND [ARGUMENT...]: runs a command as nobody in particular, in a network of its own.
 
 Where the host allows it the command gets a network namespace with nothing but a loopback device, so that servers in it may bind 0.0.0.0 and
 reach nobody. Called by root it becomes the account `nobody`: nothing from a registry is run as root, a sandbox's either.
+
+With --memory the command gets a /tmp of its own in memory: a test suite then waits for no disk, and a killed one leaves no files.
 """
 
 import ctypes
@@ -9,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import t3flow
@@ -16,7 +19,11 @@ import t3flow
 LOOPBACK = "t3flow.sandbox.loopback"
 INSIDE = "T3FLOW_SANDBOX_INSIDE"
 NOBODY = 65534
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MEMORY = "--memory"
+TMP = Path("/tmp")
+MEMORY_BYTES = 4 * 1024**3
+"""Free memory that a /tmp in memory needs."""
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x1000, 0x4000, 0x40000, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -25,8 +32,11 @@ def is_inside() -> bool:
     return INSIDE in os.environ
 
 
-def enter(command: list[str]) -> None:
-    """Becomes the command, inside. Returns only if this process is inside already. What could not be had is said on stderr."""
+def enter(command: list[str], *, memory: bool = False) -> None:
+    """Becomes the command, inside. Returns only if this process is inside already. What could not be had is said on stderr.
+
+    `memory`: /tmp is a file system in memory, unless the program lies below /tmp or memory is short.
+    """
     if is_inside():
         return
     environment = {**os.environ, INSIDE: "1"}
@@ -41,11 +51,14 @@ def enter(command: list[str]) -> None:
             "--inh-caps=-all",
             "--",
         ]
-        namespaces = ["unshare", "--net", "--"]
+        namespaces = ["unshare", "--net"]
     else:
         change = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"]
-        namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net", "--"]
-    words = [*namespaces, sys.executable, "-I", "-m", LOOPBACK, *change]
+        namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net"]
+    prepare = [sys.executable, "-I", "-m", LOOPBACK]
+    words = [*namespaces, "--mount", "--", *prepare, MEMORY, *change]
+    if not memory or not memory_fits() or not _works(words):
+        words = [*namespaces, "--", *prepare, *change]
     if not _works(words):
         print(
             "sandbox: this host gives no network namespace; servers bind the loopback device instead", file=sys.stderr
@@ -59,6 +72,17 @@ def enter(command: list[str]) -> None:
 def has_own_network() -> bool:
     """Whether this process is in a network namespace that the sandbox made."""
     return os.environ.get(INSIDE) == "1"
+
+
+def memory_fits() -> bool:
+    """Whether /tmp may be in memory: there is enough of it, and nothing that the command needs lies below /tmp."""
+    needed = (sys.prefix, sys.base_prefix, t3flow.__file__, Path.cwd())
+    if any(Path(path).resolve().is_relative_to(TMP) for path in needed):
+        return False
+    with suppress(OSError), open("/proc/meminfo") as lines:
+        free = dict(line.split()[:2] for line in lines).get("MemAvailable:", "0")
+        return int(free) * 1024 >= MEMORY_BYTES
+    return False
 
 
 def _works(words: list[str]) -> bool:
@@ -94,17 +118,37 @@ def open_to_nobody() -> None:
     os.chdir(Path.cwd())
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    if (
-        _libc.mount(
-            source.encode(), target.encode(), kind.encode() if kind else None, flags, b"mode=755" if kind else None
-        )
-        != 0
-    ):
+def put_tmp_in_memory() -> None:
+    """Mounts an overlay whose files are in memory over /tmp. Raises OSError.
+
+    An overlay, because t3flow refuses a tmpfs for what may be large.
+    """
+    _mount("tmpfs", str(TMP), "tmpfs", 0, "mode=755")
+    parts = {name: TMP / name for name in ("lower", "upper", "work")}
+    for part in parts.values():
+        part.mkdir()
+        part.chmod(0o1777)
+    try:
+        _mount("overlay", str(TMP), "overlay", 0, "lowerdir={lower},upperdir={upper},workdir={work}".format(**parts))
+    except OSError:
+        _libc.umount2(str(TMP).encode(), MNT_DETACH)
+        raise
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "mode=755") -> None:
+    options = data.encode() if kind else None
+    if _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, options) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"mount on {target}: {os.strerror(code)}")
 
 
+def main() -> None:
+    """Becomes the command that is given."""
+    memory = sys.argv[1:2] == [MEMORY]
+    command = sys.argv[2:] if memory else sys.argv[1:]
+    enter(command, memory=memory)
+    os.execvp(command[0], command)
+
+
 if __name__ == "__main__":
-    enter(sys.argv[1:])
-    os.execvp(sys.argv[1], sys.argv[1:])
+    main()

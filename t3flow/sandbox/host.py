@@ -17,13 +17,17 @@ from typing import Any
 from t3flow.engine.journal import Journal
 from t3flow.host import http_client, slots
 from t3flow.host.host import open_host
-from t3flow.host.launcher import install_launcher
-from t3flow.host.npm import install
+from t3flow.host.npm import packages
+from t3flow.host.pairing import verification
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import install_launcher
+from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.sandbox.registry import Registry
+from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
@@ -174,9 +178,6 @@ class Sandbox:
 
     def enable_signatures(self) -> None:
         """Makes the registry sign, and the sandbox's npm know whom to ask for its keys."""
-        from t3flow.sandbox import signing
-        from t3flow.sandbox.registry import Registry
-
         registry = Registry(self.top / "registry")
         registry.enable_signatures()
         signing.trust(self.top / "tools" / "npm", registry.keys.parent, self.environment["npm_config_registry"])
@@ -185,8 +186,6 @@ class Sandbox:
         self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
     ) -> None:
         """Publishes a build of the stand-in that behaves as told: all its parts, the launcher last."""
-        from t3flow.sandbox.registry import Registry
-
         registry = Registry(self.top / "registry")
         parts = pack_release(version, self.top / "registry" / "packed", behaviour, **options)
         for part in parts:
@@ -205,14 +204,19 @@ class Sandbox:
     def install_slot(self, version: str) -> None:
         """Makes a slot of a version; nobody is led to it."""
         settings = self.settings
-        prepare(settings.paths.state_dir)
+        create_state_dir(settings.paths.state_dir)
         host = open_host(settings, open_journal(settings, create=True))
-        staging = self.top / "scratch" / "first"
-        staging.mkdir()
-        with environment_of(self.environment):
-            note = {"origin": install.install(host, version, staging)}
-            slots.make_slot(settings.paths.versions_dir, version, staging / "prefix", install.node_path(), note)
-        shutil.rmtree(staging)
+        versions_dir = settings.paths.versions_dir
+
+        def install() -> None:
+            staging = self.top / "scratch" / "first"
+            staging.mkdir()
+            with environment_of(self.environment):
+                note = {"origin": packages.install(host, version, staging)}
+                creation.create_slot(versions_dir, version, staging / "prefix", packages.node_path(), note)
+            shutil.rmtree(staging)
+
+        prepared.make_slot(versions_dir, version, Registry(self.top / "registry"), self.environment, install)
 
     def lead(self, user: str, version: str) -> None:
         """Leads a user to a version, as t3flow does once their server has stopped."""
@@ -316,9 +320,7 @@ class Sandbox:
 
     def await_pairing(self, user: str) -> None:
         """Waits until a user whose server was started can pair."""
-        from t3flow.host.pairing import probe as pairing_probe
-
-        pairing_probe.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
+        verification.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
         """The schema level of a user's database."""

@@ -113,4 +113,4 @@ def _is_over(event: Event) -> bool:
     """Whether a restart ended so: its user was verified, or taken back, or never stopped."""
     if event.step == "stop_if_idle":
         return event.kind == "completed" and not event.data["result"]["stopped"]
-    return (event.step, event.kind) in {("verify_user", "completed"), ("bring_back", "undone")}
+    return (event.step, event.kind) in {("verify_user", "completed"), ("undo_stop", "undone")}

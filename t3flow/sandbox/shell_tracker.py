@@ -7,7 +7,7 @@ from typing import Any
 
 from t3flow.adoption.shell_tracker import TIMERS
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 
 
 def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dict[str, Any] | None = None) -> None:
@@ -24,7 +24,7 @@ def start_published(box: Sandbox, version: str, *words: str) -> None:
     accept(box, version)
     for timer in TIMERS:
         box.settings.paths.serve_env_dir.joinpath(timer).touch()
-    prepare(box.settings.paths.state_dir)
+    create_state_dir(box.settings.paths.state_dir)
     open_journal(box.settings, create=True)
     box.start_servers()
 

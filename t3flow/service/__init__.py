@@ -1,1 +1,1 @@
-"""The consumer as a service: its process, its log, and what it tells systemd."""
+"""The consumer as a service: its process and threads, its log, and its notifications to systemd."""

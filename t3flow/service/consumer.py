@@ -1,4 +1,7 @@
-"""The consumer: one process on the host that takes tasks from the queue. What the systemd service starts."""
+"""The consumer: the one process of a host that advances runs, started by systemd.
+
+Beside Huey's workers it runs a thread for each duty that must not wait for the queue: signals, the clock, urgent runs, and the watchdog.
+"""
 
 import fcntl
 import os
@@ -20,9 +23,11 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, launcher, resumption
-from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host import freeze, orphans
+from t3flow.host.activity import resumption
+from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.records import facts, journal_reserve, tables
+from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
@@ -42,7 +47,7 @@ BLOCKS_URGENT_RUN = """
 select 1 from locks join runs on runs.status = 'running' and runs.held is null
 where locks.run = ? and runs.id != locks.run and runs.priority > ?
 and (runs.wake_at is null or runs.claim is null and runs.wake_at <= ?)"""
-"""Whether a run (its id, its priority) has the host while (now) a more urgent one waits for it, or is about to."""
+"""Whether a run (id, priority) has the lease while (now) a more urgent run waits for it or is due."""
 
 
 class ConsumerError(T3flowError):
@@ -51,7 +56,7 @@ class ConsumerError(T3flowError):
 
 @contextmanager
 def only_consumer(state_dir: Path) -> Iterator[None]:
-    """Holds the consumer's lock, which dies with the process. Raises ConsumerError with the pid of the one that has it."""
+    """Hold the consumer's lock file, which the kernel releases with the process. Raises ConsumerError with the pid of another consumer."""
     path = state_dir / LOCK
     with path.open("a+") as file:
         try:
@@ -59,7 +64,7 @@ def only_consumer(state_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ConsumerError(
-                f"another consumer runs on this host (pid {file.read().strip() or 'unknown'}): stop it first (systemctl stop t3flow)"
+                f"another consumer runs on this host (pid {file.read().strip() or 'unknown'}); stop it first: systemctl stop t3flow"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -68,15 +73,15 @@ def only_consumer(state_dir: Path) -> Iterator[None]:
 
 
 def open_journal(settings: Settings, *, create: bool = False) -> Journal:
-    """The journal in the settings' state folder. Raises JournalError."""
+    """Open the journal in the state folder of the settings. Raises JournalError."""
     return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=tables.SCHEMA)
 
 
 class Worker(Consumer):  # type: ignore[misc]
-    """Huey's consumer, which tells the engine when it is to end, so that no long step is waited for, and the watchdog that its threads live.
+    """Huey's consumer, with the engine told to stop so that no long step delays the end, and with heartbeats of its threads for the watchdog.
 
-    SIGTERM, Ctrl-C and a terminal that closes are the same: what is in hand comes to a safe point, within SHUTDOWN_SECONDS. A further one
-    changes nothing: a restart that is cut off leaves its user without a server until the next consumer.
+    SIGTERM, SIGINT, and SIGHUP all let running work reach a safe point within SHUTDOWN_SECONDS. A second signal is a no-op: cutting off a restart
+    would leave its user without a server until the next consumer starts.
     """
 
     def __init__(self, engine: Engine, heartbeats: Heartbeats) -> None:
@@ -90,13 +95,13 @@ class Worker(Consumer):  # type: ignore[misc]
             engine.queue, workers=WORKERS, initial_delay=0.05, max_delay=0.25, shutdown_timeout=SHUTDOWN_SECONDS
         )
         self._signal_actions = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), (False, True))
-        self._set_signal_handlers()  # before anything is in hand
+        self._set_signal_handlers()  # before any run is advanced
 
     def _handle_signal(self, signum: int, frame: object) -> None:
         if self._signum is None:
             self._signum, self._restart, self._graceful = signum, False, True
-        else:  # not by the log, which this may have interrupted
-            os.write(2, f"t3flow: ending at the next safe point; to end it now: kill -9 {os.getpid()}\n".encode())
+        else:  # os.write, because the signal may have interrupted the logger
+            os.write(2, f"t3flow: stopping at the next safe point; to stop at once: kill -9 {os.getpid()}\n".encode())
 
     def _create_process(self, process: Any, name: str) -> threading.Thread:
         work = process.loop
@@ -110,19 +115,19 @@ class Worker(Consumer):  # type: ignore[misc]
         return made
 
     def loop(self, health_check_ts: float | None = None) -> Any:
-        """One look at signals and threads."""
+        """Check signals and threads once."""
         self.heartbeats.beat("main")
         return super().loop(health_check_ts)
 
     def start_thread(self, name: str, work: Callable[[], None]) -> None:
-        """Start a thread of the consumer's own beside Huey's."""
+        """Start a daemon thread beside Huey's."""
         thread = threading.Thread(target=work, name=name, daemon=True)
         self.threads.append(thread)
         thread.start()
 
     def stop(self, graceful: bool = False) -> None:
-        """Let every thread come to a safe point."""
-        notify("STOPPING=1", "STATUS=letting what is in hand come to a safe point")
+        """Let every thread reach a safe point."""
+        notify("STOPPING=1", "STATUS=stopping at the next safe point")
         self.engine.stop()
         deadline = time.monotonic() + SHUTDOWN_SECONDS
         super().stop(graceful)
@@ -132,12 +137,12 @@ class Worker(Consumer):  # type: ignore[misc]
 
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
-    """The engine on this host, with its workflows and periodic tasks, and the minute's work."""
+    """Build the engine with this host's workflows, periodic tasks, and watchers. Return it with the host and the work of each minute."""
     consumer = {"host": socket.gethostname(), "boot": boot_id(), "pid": str(os.getpid())}
     queue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / KEY), consumer=consumer)
     engine = make_engine(settings, journal, queue)
     host = open_host(settings, journal, hint=engine.hint)
-    take_charge(host)
+    set_current_host(host)
     minute = periodic.register(engine, host)
     engine.watchers += [
         queue_watcher(engine, host),
@@ -148,7 +153,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.
 
 
 def boot_id() -> str:
-    """What tells one boot of this host from another, and from one of a copy of it; "" where the kernel does not say."""
+    """Return the kernel's boot id, which distinguishes this host from a copy of it; "" if there is none."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -156,19 +161,21 @@ def boot_id() -> str:
 
 
 def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engine:
-    """Return an engine that asks runs to free the host by what stands in no table of signals: the freeze file, and a more urgent run that waits.
+    """Return an engine with two standing signals: the freeze file, and a more urgent run that waits for the lease.
 
-    A bump or a drain that an operator began ends as frozen, a dry run or an adoption as cancelled; the drain of a deferral tries again later.
+    A bump, or a drain that an operator started, ends as frozen; a dry run or an adoption ends as cancelled; the drain of a deferral retries later.
     """
 
     def standing_signal(run: Run) -> str | None:
         changes_nothing = run.args.get("dry_run") or run.workflow in YIELDING
-        is_held = run.workflow in STOPPED_BY_FREEZE and not changes_nothing
-        if is_held and freeze.is_frozen(settings):
+        stops_on_freeze = run.workflow in STOPPED_BY_FREEZE and not changes_nothing
+        if stops_on_freeze and freeze.is_frozen(settings):
             return "freeze"
         if not journal.query(BLOCKS_URGENT_RUN, run.id, run.priority, time.time()):
             return None
-        return "freeze" if is_held else "cancel" if changes_nothing else YIELD if run.workflow == "drain" else None
+        if stops_on_freeze:
+            return "freeze"
+        return "cancel" if changes_nothing else YIELD if run.workflow == "drain" else None
 
     def on_not_undone(run: Run, reason: str) -> None:
         freeze.freeze(settings, journal, f"ROLLBACK FAILED in {run.id}: {reason}", by=run.id)
@@ -180,9 +187,9 @@ def make_engine(settings: Settings, journal: Journal, queue: HintQueue) -> Engin
 
 
 def consume(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ConsumerError, JournalError, T3flowError when it cannot start."""
-    schedule.zone(settings)  # one that is not known is an error now, and not a bump at another hour
-    prepare(settings.paths.state_dir)
+    """Run the consumer until SIGTERM, SIGINT, or SIGHUP. Raises ConsumerError, JournalError, or another T3flowError if it cannot start."""
+    schedule.zone(settings)  # fail now for an unknown time zone, rather than bump at another hour
+    create_state_dir(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
         tables.migrate_facts(journal)
@@ -190,14 +197,14 @@ def consume(settings: Settings) -> None:
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
         publish_settings(host, engine.queue.name)
-        notify("STATUS=ending what a consumer that died may have left")
-        ended = host.children.end_orphans(ORPHAN_PATIENCE_SECONDS)
+        notify("STATUS=ending processes that a killed consumer left")
+        ended = orphans.end_orphans(host.children.lock_path, ORPHAN_PATIENCE_SECONDS)
         if ended:
-            logger.warning("ended {} processes that a consumer which died had left", ended)
-        resumption.resume_paused(host)
-        periodic.sweep(host)
+            logger.warning("ended {} processes that a killed consumer left", ended)
+        resumption.resume_suspended(host)
+        periodic.remove_stale_scratch(host)
         update_launcher(host)
-        with suppress(Exception):  # one that is away is waited for
+        with suppress(Exception):  # the queue thread waits for an unavailable queue
             engine.queue.storage.delete_other_queues()
         engine.watchers.append(lambda: heartbeats.beat("watch"))
         worker.start_thread("watchdog", lambda: feed_watchdog(heartbeats, engine.stopping))
@@ -205,61 +212,63 @@ def consume(settings: Settings) -> None:
         worker.start_thread("queue", engine.watch_queue)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
-        worker.start_thread("clock", lambda: minute.keep(lambda: heartbeats.beat("clock")))
+        worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
 
 
 def update_launcher(host: Host) -> None:
-    """Put this t3flow's launcher in place of an earlier one's, by one rename; what another program put there is left alone. Idempotent."""
+    """Replace the launcher of another version of t3flow by this version's, by one rename. Leaves a foreign file alone. Idempotent."""
     paths = host.settings.paths
     try:
-        wanted = launcher.launcher_text(paths.versions_dir, sandbox=host.settings.serve.backend == "process")
-        if launcher.is_launcher(paths.launcher) and paths.launcher.read_text() != wanted:
+        text = launcher.launcher_text(paths.versions_dir, sandbox=host.settings.serve.backend == "process")
+        if launcher.is_launcher(paths.launcher) and paths.launcher.read_text() != text:
             launcher.install_launcher(
                 paths.launcher, paths.versions_dir, sandbox=host.settings.serve.backend == "process"
             )
-            logger.info("{} is the launcher of this t3flow now", paths.launcher)
+            logger.info("updated the launcher {}", paths.launcher)
     except OSError as error:
-        logger.warning("{} cannot be renewed ({}): t3flow doctor --fix", paths.launcher, error.strerror)
+        logger.warning(
+            "the launcher {} cannot be updated ({}); run: t3flow doctor --fix", paths.launcher, error.strerror
+        )
 
 
 def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
-    """Return a watcher that notes for `status` while the queue does not answer, and for `doctor` which other consumers use it."""
+    """Return a watcher that records facts: for `status`, that the queue does not answer; for `doctor`, which other consumers use it."""
     noted: dict[str, Any] = {"waiting_for": None, QUEUE_SHARED: None}
 
     def watch() -> None:
         shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.other_consumers)
-        found = {
+        present = {
             "waiting_for": "the queue" if engine.queue_unavailable.is_set() else None,
             QUEUE_SHARED: shared or None,
         }
-        for key, value in found.items():
+        for key, value in present.items():
             if value != noted[key]:
                 facts.write(host.journal, key, value)
                 noted[key] = value
                 if key == QUEUE_SHARED and value:
                     logger.error(
-                        "another consumer takes messages from this host's queue: {}: t3flow doctor", ", ".join(value)
+                        "other consumers take messages from this host's queue: {}; see t3flow doctor", ", ".join(value)
                     )
 
     return watch
 
 
-def prepare(state_dir: Path) -> None:
-    """Makes the state folder, for this account alone. Raises ConsumerError."""
+def create_state_dir(state_dir: Path) -> None:
+    """Create the state folder, accessible to this account only. Idempotent. Raises ConsumerError."""
     try:
         make_folder(state_dir, 0o700)
         (state_dir / LOCK).touch(mode=0o600)
     except OSError as error:
         raise ConsumerError(
-            f"{state_dir} cannot be used ({error.strerror}): make it and give it to the account that runs the consumer"
+            f"{state_dir} cannot be used ({error.strerror}); create it and give it to the account that runs the consumer"
         ) from error
 
 
 def publish_settings(host: Host, queue_name: str) -> None:
-    """Notes for other commands which settings act: those of this process."""
+    """Record the settings of this process, which are in force, for other commands."""
     settings = host.settings
     facts.write(
         host.journal,

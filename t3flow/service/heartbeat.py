@@ -1,4 +1,4 @@
-"""Which threads of the consumer live. systemd's watchdog is fed for as long as all of them do, and never because a timer went off."""
+"""Heartbeats of the consumer's threads. systemd's watchdog is notified only while all of them are alive, never by a timer alone."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ FEED_INTERVAL_SECONDS = 2.0
 
 
 class Heartbeats:
-    """The last sign of life of each thread. A thread that works on a step is silent for as long as the step takes: steps have limits of their own."""
+    """The last heartbeat of each thread. A thread that runs a step may be silent: what the step waits for has timeouts of its own."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -22,19 +22,19 @@ class Heartbeats:
         self._mutex = threading.Lock()
 
     def beat(self, name: str = "") -> None:
-        """Note that a thread (the caller's) lives and waits for work."""
+        """Record that a thread (by default the caller's) is alive and waits for work."""
         name = name or threading.current_thread().name
         with self._mutex:
             self._last[name] = self._clock()
             self._at_work.discard(name)
 
     def work(self) -> None:
-        """Note that the calling thread begins work of any length; its next beat ends it."""
+        """Record that the calling thread starts work of any length, until its next heartbeat."""
         with self._mutex:
             self._at_work.add(threading.current_thread().name)
 
     def silent_threads(self) -> list[str]:
-        """The threads that should have given a sign of life and have not."""
+        """Return the threads whose heartbeat is overdue."""
         with self._mutex:
             now = self._clock()
             return sorted(
@@ -43,7 +43,7 @@ class Heartbeats:
 
 
 def feed_watchdog(heartbeats: Heartbeats, stopping: threading.Event) -> None:
-    """Until the consumer stops: tell systemd that it lives, while every thread does. For a thread of its own, which calls nothing that may hang."""
+    """Notify systemd's watchdog while every thread is alive, until the consumer stops. Runs in a thread that calls nothing that may hang."""
     reported: list[str] = []
     while not stopping.wait(FEED_INTERVAL_SECONDS):
         silent_threads = heartbeats.silent_threads()
@@ -52,7 +52,7 @@ def feed_watchdog(heartbeats: Heartbeats, stopping: threading.Event) -> None:
         if silent_threads != reported:
             if silent_threads:
                 logger.error(
-                    "no sign of life from: {}; the watchdog is not fed until there is one, and systemd restarts t3flow",
+                    "no heartbeat from: {}; unless one comes, systemd restarts t3flow",
                     ", ".join(silent_threads),
                 )
             reported = silent_threads

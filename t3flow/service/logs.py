@@ -1,4 +1,4 @@
-"""Logs go to stderr: lines for people, or one JSON document a line."""
+"""Logging to stderr: lines for people, or one JSON document per line."""
 
 import logging
 import sqlite3
@@ -12,24 +12,24 @@ from redis import RedisError
 from t3flow.settings.load import Settings
 
 REPEAT_SECONDS = 60.0
-REPEATED = (RedisError, sqlite3.DatabaseError, OSError)
+OFTEN_REPEATED = (RedisError, sqlite3.DatabaseError, OSError)
 LINE = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {message}"
 
 
 class _LoguruHandler(logging.Handler):
-    """Hands what libraries log to loguru. A queue that is away fails many times a second: one line says so, and again every AGAIN_SECONDS."""
+    """Passes log records of libraries to loguru. Errors of an unavailable queue, many a second, are logged once every REPEAT_SECONDS."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, REPEATED):
+        if isinstance(error, OFTEN_REPEATED):
             now = time.monotonic()
-            if now - self._said.get(record.msg, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            if now - self._logged_at.get(record.msg, -REPEAT_SECONDS) < REPEAT_SECONDS:
                 return
-            self._said[record.msg] = now
+            self._logged_at[record.msg] = now
             record.msg, record.args, record.exc_info = f"{record.getMessage()} {error}", None, None
         frame: FrameType | None = sys._getframe(6)
         depth = 6
@@ -39,7 +39,7 @@ class _LoguruHandler(logging.Handler):
 
 
 def configure(settings: Settings) -> None:
-    """Logs as the settings say. Huey's own lines, several a task, only from warnings up."""
+    """Configure logging as the settings say. Of libraries, only warnings and errors: Huey logs several lines for each task."""
     logger.remove()
     logger.add(sys.stderr, level=settings.log.level, format=LINE, serialize=settings.log.json, diagnose=False)
     logging.basicConfig(handlers=[_LoguruHandler()], level=logging.WARNING, force=True)

@@ -1,4 +1,4 @@
-"""What the consumer tells systemd (sd_notify(3)): that it is ready, that it lives, that it ends, and what it waits for."""
+"""Notifications to systemd (sd_notify(3)), and the status line that `systemctl status t3flow` shows."""
 
 import os
 import socket
@@ -18,12 +18,12 @@ from t3flow.settings import schedule
 from t3flow.state.runs import activity
 
 VARIABLE = "NOTIFY_SOCKET"
-EVERY_SECONDS = 2.0
-LONGEST_TEXT = 300
+STATUS_INTERVAL_SECONDS = 2.0
+MAX_STATUS_LENGTH = 300
 
 
 def notify(*words: str) -> None:
-    """Sends words such as `READY=1` to who started this process; nobody may be listening, which is no harm."""
+    """Send words such as `READY=1` to the service manager. Best effort: a no-op if there is none."""
     address = os.environ.get(VARIABLE, "")
     if address[:1] not in ("/", "@"):
         return
@@ -34,32 +34,33 @@ def notify(*words: str) -> None:
 
 
 def status_watcher(engine: Engine, host: Host) -> Callable[[], None]:
-    """Return a watcher that says what the consumer waits for. That it lives, `service/heartbeat.py` says."""
-    looked = [-EVERY_SECONDS]
+    """Return a watcher that sends the status line. The watchdog has a thread of its own: see `heartbeat`."""
+    sent_at = -STATUS_INTERVAL_SECONDS
 
     def watch() -> None:
-        if time.monotonic() - looked[0] >= EVERY_SECONDS:
-            looked[0] = time.monotonic()
-            notify(f"STATUS={status_text(engine, host)[:LONGEST_TEXT]}")
+        nonlocal sent_at
+        if time.monotonic() - sent_at >= STATUS_INTERVAL_SECONDS:
+            sent_at = time.monotonic()
+            notify(f"STATUS={status_text(engine, host)[:MAX_STATUS_LENGTH]}")
 
     return watch
 
 
 def status_text(engine: Engine, host: Host) -> str:
-    """In one line: what is being done, what holds it, who waits for what, and when the next bump is."""
-    said = ["waiting for the queue to answer"] if engine.queue_unavailable.is_set() else []
-    said += [f"{run.id}: {activity(host.journal, run)}" for run in at_work(engine, host)]
+    """Return one line: the runs under way, a freeze, what deferred users wait for, and the time of the next bump."""
+    parts = ["waiting for the queue to answer"] if engine.queue_unavailable.is_set() else []
+    parts += [f"{run.id}: {activity(host.journal, run)}" for run in runs_under_way(engine, host)]
     if frozen := freeze.frozen(host.settings, host.journal):
-        said.append(f"FROZEN: {frozen['reason']}")
+        parts.append(f"FROZEN: {frozen['reason']}")
     pending = deferral_records.deferrals(host.journal)
-    said += [f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}" for entry in pending[:3]]
+    parts += [f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}" for entry in pending[:3]]
     if len(pending) > 3:
-        said.append(f"{len(pending) - 3} more wait")
+        parts.append(f"{len(pending) - 3} more wait")
     if planned := facts.read(host.journal, NEXT_BUMP):
-        said.append(f"next bump {datetime.fromtimestamp(planned['at'], schedule.zone(host.settings)):%a %H:%M}")
-    return "; ".join(said) or "ready"
+        parts.append(f"next bump {datetime.fromtimestamp(planned['at'], schedule.zone(host.settings)):%a %H:%M}")
+    return "; ".join(parts) or "ready"
 
 
-def at_work(engine: Engine, host: Host) -> list[Run]:
-    """Return the runs that a worker of this process has now."""
+def runs_under_way(engine: Engine, host: Host) -> list[Run]:
+    """Return the runs that a worker of this process has."""
     return host.journal.runs("status = 'running' and claim like ?", f"{engine.incarnation}/%")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow import T3flowError
+from t3flow.settings.checks import type_of
 from t3flow.settings.schema import Settings, declared, sections
 from t3flow.settings.text import shown_name, shown_value
 
@@ -101,9 +102,7 @@ def _accept(content: dict[str, Any], where: str) -> tuple[dict[str, Any], list[s
         if section not in sections():
             problems.append(f"{where}: {shown_name(section)}: unknown section{guess(section, sections())}")
         elif not isinstance(table, dict):
-            problems.append(
-                f"{where}: {section}: {shown_value(section, table)} is not a table; expected [{section}] and keys below it"
-            )
+            problems.append(f"{where}: {section}: is {type_of(table)}; expected a table: [{section}] and keys below it")
         else:
             for name, value in table.items():
                 key = f"{section}.{name}"

@@ -6,9 +6,10 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.host import freeze, preflight, slots
+from t3flow.host import freeze, slots
 from t3flow.host.host import user_map_of
 from t3flow.host.records import facts, rejections
+from t3flow.host.slots import preflight
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.settings.user_map import UserMap, UserMapError
@@ -89,7 +90,7 @@ def next_bump(found: dict[str, Any]) -> str:
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
     """What is wrong with the launcher and the mount of the slots, each with its remedy."""
     try:
-        return [*preflight.launcher_trouble(read), *preflight.mounts_trouble(read)]
+        return [*preflight.launcher_problems(read), *preflight.mounts_problems(read)]
     except (T3flowError, OSError) as error:
         return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
 

@@ -7,10 +7,11 @@ from typing import Any, cast
 from t3flow import T3flowError
 from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
-from t3flow.host import manageable, pairing_results, slots, t3_accounts
+from t3flow.host import management, slots, t3_accounts
 from t3flow.host.host import COMMANDS_LOCK, open_host
+from t3flow.host.pairing import last_pairings
 from t3flow.host.records import facts
-from t3flow.host.services import running_version
+from t3flow.host.slots import running_version
 from t3flow.settings.load import Settings
 from t3flow.settings.user_map import UserMap
 from t3flow.state.deferrals import cause_left_behind, deferrals
@@ -22,32 +23,30 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
     host = open_host(
         read, cast(Journal, journal), children_lock=COMMANDS_LOCK
     )  # without a journal, what is asked of it here needs none
-    pairing = pairing_results.pairings(journal) if journal else {}
-    seen = pairing_results.last_seen(journal) if journal else {}
+    pairing = last_pairings.pairings(journal) if journal else {}
+    seen = last_pairings.last_seen(journal) if journal else {}
     unknown = (facts.read(journal, facts.UNKNOWN_T3) or {}) if journal else {}
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
     names = [entry.name for entry in mapped.users]
-    others = {*slots.links(read.paths.versions_dir), *t3_accounts.configured(host)} - set(names)
+    others = {*slots.links(read.paths.versions_dir), *t3_accounts.accounts_with_environment(host)} - set(names)
     everybody = [*names, *sorted(others)] if names else []
     try:
-        surveyed = manageable.survey(host, everybody)
+        surveyed = management.survey(host, everybody)
     except (T3flowError, OSError):
         surveyed = {}
     servers = {user: each.server for user, each in surveyed.items()}
-    why = {user: each.why or manageable.has_no_state(host, user) for user, each in surveyed.items()}
+    why = {user: each.reason or management.missing_state_reason(host, user) for user, each in surveyed.items()}
     why |= dict.fromkeys(others, f"is not in the user map: add the line PERSON=USER to {read.paths.user_map}")
     found: dict[str, Any] = {}
 
     def runs(user: str, pid: int) -> str | None:
         if journal is None:
-            return slots.running_version(pid, read.paths.versions_dir)
-        found = running_version.running_version(journal, read.paths.versions_dir, user, pid)
+            return running_version.of_process(pid, read.paths.versions_dir)
+        found = running_version.of_server(journal, read.paths.versions_dir, user, pid)
         if found is None:
             with suppress(T3flowError):
-                return running_version.running_version(
-                    journal, read.paths.versions_dir, user, pid, host.services.pids(user)
-                )
+                return running_version.of_server(journal, read.paths.versions_dir, user, pid, host.services.pids(user))
         return found
 
     for user in everybody:

@@ -10,11 +10,11 @@ fs.writeFileSync('seen.json', JSON.stringify(found))
 LIMITS = """
 import os, sys, time
 from pathlib import Path
-from t3flow import settings
-from t3flow.service.consumer import open_journal
 from t3flow.host.cells import cells
 from t3flow.host.host import open_host
-read = settings.load(None, {})
+from t3flow.service.consumer import open_journal
+from t3flow.settings.load import load
+read = load(None, {})
 host = open_host(read, open_journal(read))
 given = cells.isolation(host)
 assert given.is_available and not given.missing, given
@@ -71,8 +71,8 @@ done
 STOPS = """
 import sys
 from pathlib import Path
-from t3flow.host.services import manager
+from t3flow.host.services import systemd
 from t3flow.host.children import Children
-manager.STOP_SECONDS = 1.0
-manager.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
+systemd.STOP_SECONDS = 1.0
+systemd.Systemd(Children(Path("/run/stops.lock")), "{user}.service").stop(sys.argv[1])
 """

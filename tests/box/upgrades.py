@@ -58,9 +58,11 @@ def begin(box: Box, kind: str, target: str) -> str:
         run = box.until(
             lambda: [each for each in box.document("deferrals") if each["user"] == GRACE], "she is deferred"
         ) and drain_of(box)
-    step = "try_on" if kind == "the gate" else "assign_version"
+    steps = (
+        {"try_on", "run_trials"} if kind == "the gate" else {"assign_version"}
+    )  # by the program before or after the rename
     box.until(
-        lambda: any(event["step"] == step for event in box.document("show", run)["events"]),
+        lambda: any(event["step"] in steps for event in box.document("show", run)["events"]),
         f"{kind} is in flight",
         60,
         0.1,

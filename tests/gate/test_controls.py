@@ -1,4 +1,4 @@
-"""The controls of failed seeds: side by side, and within the gate's time as a whole."""
+"""The controls of failed seeds run in parallel and within the gate's time."""
 
 import json
 import time
@@ -17,14 +17,14 @@ from t3flow.gate.trial_run import Verdict
 from t3flow.gate.trials import Seed, empty_seed
 from t3flow.host import slots
 from t3flow.host.cells import cells
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 
 FIRST = "0.0.24"
 TRIAL_SECONDS = 0.3
 
 
 class Trials:
-    """Trials that take a while and pass, and how many of them were held at a time."""
+    """Trials that take a while and pass, and how many ran at a time."""
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_a_time: list[int] = []
@@ -32,13 +32,13 @@ class Trials:
         self.slow_at_first: set[str] = set()
         self.fails: set[tuple[str, str]] = set()
         self.host = host
-        take_charge(host)
+        set_current_host(host)
         folder = slots.slot_path(host.settings.paths.versions_dir, FIRST)
         make_folder(folder)
         (folder / slots.MANIFEST).write_text(json.dumps({"version": FIRST}))
-        monkeypatch.setattr(trials, "_try_one", self.hold)
+        monkeypatch.setattr(trials, "_try_one", self.run)
 
-    def hold(self, slot: str, version: str, seed: Seed, **more: Any) -> Verdict:
+    def run(self, slot: str, version: str, seed: Seed, **more: Any) -> Verdict:
         self.under_way += 1
         self.at_a_time.append(self.under_way)
         time.sleep(TRIAL_SECONDS)
@@ -65,7 +65,7 @@ def verdicts(asked: list[Seed], width: int, until: float) -> list[str]:
 
 
 def test_they_are_held_side_by_side(held: Trials) -> None:
-    """Six take the time of two, and no more run at a time than trials of the candidate do."""
+    """Six take the time of two, and no more run at a time than trials of the version do."""
     began = time.monotonic()
     assert verdicts(seeds(6), 3, time.time() + 60) == ["pass"] * 6
     assert time.monotonic() - began < 4 * TRIAL_SECONDS
@@ -73,7 +73,7 @@ def test_they_are_held_side_by_side(held: Trials) -> None:
 
 
 def test_what_would_begin_too_late_is_inconclusive(held: Trials) -> None:
-    """All of them end one trial after the gate's time at the latest, whatever their number."""
+    """All end at most one trial after the gate's time, however many there are."""
     began = time.monotonic()
     found = verdicts(seeds(40), 2, time.time() + 2.5 * TRIAL_SECONDS)
     assert time.monotonic() - began < 6 * TRIAL_SECONDS
@@ -83,7 +83,7 @@ def test_what_would_begin_too_late_is_inconclusive(held: Trials) -> None:
 
 
 def test_what_is_slow_beside_others_is_tried_alone(held: Trials) -> None:
-    """A control that fails for want of time would clear a bad build."""
+    """A control that fails only by its time would clear a bad version."""
     held.slow_at_first = {"user1"}
     assert verdicts(seeds(3), 3, time.time() + 60) == ["pass"] * 3
     assert held.at_a_time[-1] == 1
@@ -108,7 +108,7 @@ def judged(users: Any, snapshots: Any) -> Outcome:
 def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_control(
     held: Trials, monkeypatch: pytest.MonkeyPatch, fails_on: int, outcome: str
 ) -> None:
-    """As where the slot of the version in use is gone, or the time is over."""
+    """As when the slot of the version in use is gone, or the time is over."""
     monkeypatch.setattr(trials, "_width", lambda host, size: 1)
     held.fails = {(f"user{number}", "0.0.25") for number in range(fails_on)}
     names = [f"user{number}" for number in range(3)]

@@ -27,6 +27,12 @@ HISTORIES = {
 }
 
 
+BEFORE_RENAMES: dict[str, list[History]] = json.loads((Path(__file__).parent / "before_renames.json").read_text())
+"""Histories with the former names of steps."""
+TEXT_STEPS = {"alert", "freeze_tracking", "reject"}
+"""Steps that take a reason: its wording, and so the call, differs between versions."""
+
+
 class Ran(BaseException):
     """A step was run, which ends the replay."""
 
@@ -117,6 +123,27 @@ def test_each_beginning_goes_on_with_the_step_that_came_next(
             connection.execute("delete from locks")
         tried += 1
     assert tried >= 2
+
+
+@pytest.mark.parametrize("scenario", BEFORE_RENAMES)
+def test_a_history_with_former_names_goes_on(engine: Engine, scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the first step that takes a reason, each beginning goes on with the step that came next, under its present name."""
+    forbid(monkeypatch)
+    for history in BEFORE_RENAMES[scenario]:
+        events = history["events"]
+        end = next((count for count, event in enumerate(events) if event[1] in TEXT_STEPS), len(events))
+        for count in range(1, end):
+            kind, step, _, _ = events[count - 1]
+            expected = step if kind == "started" else begun_after(events, count)
+            if expected is None or kind in ("waiting", "retrying", "stopped"):
+                continue
+            run = put(engine, history, events[:count])
+            with pytest.raises(Ran) as ran:
+                engine.advance(run)
+            assert ran.value.args == (present_name(expected),), count
+            with engine.journal.transaction() as connection:
+                connection.execute("update runs set status = 'failed' where id = ?", (run,))
+                connection.execute("delete from locks")
 
 
 def test_a_history_of_other_code_is_undone(engine: Engine, history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from t3flow import periodic
 from t3flow.engine.runs import new_run
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import deferral_records, facts
 
 HOUR, DAY = 3600.0, 86400.0
@@ -60,7 +60,7 @@ def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     A small correction wakes nobody.
     """
     host = bare()
-    take_charge(host)
+    set_current_host(host)
     run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() + HOUR)
     assert run is not None
     deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)

@@ -1,10 +1,14 @@
 """The bounds of one HTTP exchange: time, size, redirects, form. The servers write to a socket, so that they can be as wrong as they like."""
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -134,9 +138,44 @@ def test_why_there_is_no_answer(url: str, why: str) -> None:
     assert http_client.reason(refused.value) == why
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_certificate_that_nothing_vouches_for(tmp_path: Path) -> None:
+    """It is refused, and the reason says so."""
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "key",
+        "-out",
+        "cert",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]
+    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+    with listener:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(OSError, match="certificate verify failed") as refused:
+            get(f"https://127.0.0.1:{listener.getsockname()[1]}/")
+    assert "certificate" in http_client.reason(refused.value)
+
+
 def test_a_connection_that_is_closed_without_an_answer(server: Serve) -> None:
     """As when a server is killed."""
-    with pytest.raises(ConnectionResetError, match="connection closed without an answer"):
+    with pytest.raises(ConnectionResetError, match="closed connection without response"):
         get(server(b""))
 
 

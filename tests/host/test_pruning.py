@@ -23,10 +23,10 @@ from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
 from t3flow.host import pruning, slots
 from t3flow.host.backups import drop_box, replaced, store
-from t3flow.host.host import Host, take_charge
+from t3flow.host.host import Host, set_current_host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
-from t3flow.host.services.manager import Supervised
+from t3flow.host.services.supervisor import Supervised
 from t3flow.state.doctor import history
 
 
@@ -79,7 +79,7 @@ def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
 def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted: Callable[..., Host]) -> None:
     """Each is given to everybody by drains alone: the first of them accepts it, and no bump ever does."""
     host = hosted(("ada", "grace", "linus"))
-    take_charge(host)
+    set_current_host(host)
     slot(host, VERSIONS[0])
     slots.set_default(host.settings.paths.versions_dir, VERSIONS[0])
     for user in ("ada", "grace", "linus"):
@@ -100,7 +100,7 @@ def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted
 def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
     """Of a user who has not moved for long, of one who is deferred, and what a rollback or restore that waits goes back to."""
     host = bare(("ada", "grace"))
-    take_charge(host)
+    set_current_host(host)
     for version in VERSIONS[:14]:
         slot(host, version)
     of_ada = snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
@@ -132,7 +132,7 @@ def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = bare()
-    take_charge(host)
+    set_current_host(host)
     slot(host, VERSIONS[0])
     lead(host, "ada", VERSIONS[0])
     monkeypatch.setattr(tasks, "current_run", lambda: "bump-1")
@@ -232,7 +232,7 @@ def on_a_small_disk(config: Path, what: str) -> None:
 
     settings = load(config, {})
     host = open_host(settings, open_journal(settings))
-    take_charge(host)
+    set_current_host(host)
     tasks.current_run = lambda: "bump-1"
     top = settings.paths.backup_dir
     if what == "full":
@@ -293,7 +293,7 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
 ) -> None:
     """A bump does, and tries again."""
     host = bare()
-    take_charge(host)
+    set_current_host(host)
     for _ in range(3):
         snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
     there = names(host)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from t3flow.engine.journal import Journal
-from t3flow.host import own_activity, pairing_results
 from t3flow.host.backups import replaced
-from t3flow.host.records import known_schemas, rejections, tables
+from t3flow.host.pairing import last_pairings, own_activity
+from t3flow.host.records import rejections, tables, version_schemas
 
 NOW = time.time()
 FORMER: dict[str, Any] = {
@@ -48,15 +48,15 @@ def keys(journal: Journal) -> set[str]:
 def look(journal: Journal) -> dict[str, Any]:
     """Everything that the tables are asked for."""
     return {
-        "pairings": pairing_results.pairings(journal),
+        "pairings": last_pairings.pairings(journal),
         "kept": replaced.recorded_versions(journal),
         "needed": replaced.versions_needed(journal),
         "noted": replaced.is_recorded(journal, "grace", "replaced-20000101T000000Z"),
-        "levels": [known_schemas.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
+        "levels": [version_schemas.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
         "untried": [rejections.is_untried(journal, user, "0.0.25") for user in ("ada", "grace")],
         "rejected_for": [rejections.rejected_for(journal, version) for version in ("0.0.25", "0.0.26", "0.0.27")],
-        "ours": [own_activity.was_ours(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
-        "of others": own_activity.was_ours(journal, "grace", NOW, NOW),
+        "ours": [own_activity.is_own(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
+        "of others": own_activity.is_own(journal, "grace", NOW, NOW),
     }
 
 
@@ -90,12 +90,12 @@ def test_they_are_taken_over_once(journal: Journal) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda journal: pairing_results.note_pairing(journal, "linus", ""),
+        lambda journal: last_pairings.note_pairing(journal, "linus", ""),
         lambda journal: replaced.note(journal, "linus", "replaced-20990101T000000Z", "0.0.24"),
-        lambda journal: known_schemas.note_level(journal, "0.0.27", 33),
+        lambda journal: version_schemas.note_level(journal, "0.0.27", 33),
         lambda journal: rejections.note_untried(journal, "0.0.27", ["linus"]),
         lambda journal: rejections.reject(journal, "0.0.27", "bad", ["linus"]),
-        lambda journal: own_activity.restarting(journal, "linus"),
+        lambda journal: own_activity.note_restart(journal, "linus"),
     ],
     ids=["pairing", "kept", "level", "untried", "rejection", "ours"],
 )
@@ -139,7 +139,7 @@ def test_a_fact_that_is_damaged_stops_nothing(journal: Journal) -> None:
     put(journal, {"pairing": {"ada": {"since": 1}}, "rejected_for": 7, "ours:ada": [[1]]})
     tables.migrate_facts(journal)
     assert keys(journal) == {"pin"}
-    assert pairing_results.pairings(journal) == {}
+    assert last_pairings.pairings(journal) == {}
     assert replaced.versions_needed(journal) == {"0.0.24"}
 
 
@@ -180,13 +180,13 @@ def test_a_rejection_names_those_of_the_last_time(journal: Journal) -> None:
 
 
 def test_a_pairing_keeps_since_when_it_goes_so(journal: Journal) -> None:
-    pairing_results.note_pairing(journal, "grace", "another reason")
-    assert pairing_results.pairings(journal)["grace"] == {"since": 7.0, "reason": "another reason"}
-    pairing_results.note_pairing(journal, "grace", "")
-    since = pairing_results.pairings(journal)["grace"]["since"]
+    last_pairings.note_pairing(journal, "grace", "another reason")
+    assert last_pairings.pairings(journal)["grace"] == {"since": 7.0, "reason": "another reason"}
+    last_pairings.note_pairing(journal, "grace", "")
+    since = last_pairings.pairings(journal)["grace"]["since"]
     assert since >= NOW
-    pairing_results.note_pairing(journal, "grace", "")
-    assert pairing_results.pairings(journal)["grace"]["since"] == since
+    last_pairings.note_pairing(journal, "grace", "")
+    assert last_pairings.pairings(journal)["grace"]["since"] == since
 
 
 def test_one_row_costs_the_same_among_many(journal: Journal) -> None:
@@ -195,12 +195,12 @@ def test_one_row_costs_the_same_among_many(journal: Journal) -> None:
     def written(user: str) -> int:
         log = journal.path.with_name("journal.db-wal")
         journal.query("pragma wal_checkpoint(truncate)")
-        pairing_results.note_pairing(journal, user, "it failed")
+        last_pairings.note_pairing(journal, user, "it failed")
         return log.stat().st_size
 
     few = written("user0")
     for number in range(1000):
-        pairing_results.note_pairing(
+        last_pairings.note_pairing(
             journal, f"user{number}", "the server did not answer within 30 seconds, and this is why: " + "x" * 100
         )
     assert written("user500") <= few + 2 * 4096 + 100

@@ -14,7 +14,7 @@ from t3flow.gate.trials import files_of
 from t3flow.host import pruning
 from t3flow.host.backups import replaced, restoring, store
 from t3flow.host.host import Host, open_host
-from t3flow.host.records import catalog, deferral_records, facts, known_schemas, rejections
+from t3flow.host.records import catalog, deferral_records, facts, rejections, version_schemas
 from t3flow.service.consumer import open_journal
 
 FIRST, NEXT, LATER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -54,8 +54,8 @@ def test_all_that_was_noted_is_read(host: Host) -> None:
     assert list(first.paths) == ["state.sqlite"]
     assert rejections.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
     assert replaced.versions_needed(host.journal) <= {NEXT}
-    assert known_schemas.level_of_version(host.journal, NEXT) == 32
-    assert known_schemas.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
+    assert version_schemas.level_of_version(host.journal, NEXT) == 32
+    assert version_schemas.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
 
 
 def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:

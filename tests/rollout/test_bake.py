@@ -22,8 +22,9 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.host import freeze, own_activity, pairing_results, slots
-from t3flow.host.host import Host, take_charge
+from t3flow.host import freeze, slots
+from t3flow.host.host import Host, set_current_host
+from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.host.records import facts, rejections
 from t3flow.rollout import bake, outcomes, suspicion
 
@@ -32,7 +33,7 @@ USERS = ("ada", "grace", "ken", "lise", "linus")
 
 
 class Watch:
-    """A host whose users were moved to NEW, while linus still waits; and an engine that is advanced by hand. `broken`: who cannot pair now."""
+    """A host whose users were moved to NEW, except linus, who is deferred; and an engine advanced by hand. `broken`: users who cannot pair now."""
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         self.broken = {"ada", "grace", "ken", "lise"}
@@ -51,11 +52,11 @@ class Watch:
         self.restart()
 
     def restart(self) -> None:
-        """Another engine, as of a consumer that takes over from one that died."""
+        """Return another engine, as a consumer that takes over from one that died."""
         queue = open_queue(f"sqlite://{self.host.settings.paths.state_dir}/queue.db", b"k" * 32)
         workflows_known = {**workflows.WORKFLOWS, "begin": begin}
         self.engine = Engine(self.host.journal, queue, workflows_known)
-        take_charge(self.host)
+        set_current_host(self.host)
 
     def running_users(self, host: Host, version: str) -> tuple[list[str], list[str]]:
         led_to = {user: slots.effective(host.settings.paths.versions_dir, user) for user in USERS}
@@ -67,7 +68,7 @@ class Watch:
         return {user: "the dispatch answers 500" for user in users if user in self.broken}
 
     def begin(self, version: str, *users: str) -> str:
-        """Has a bump or a drain that moved these users begin, or extend, the watch; the watching run."""
+        """Begin or extend the watch as a bump or drain that moved these users; return the watching run."""
         for user in users:
             slots.assign(self.host.settings.paths.versions_dir, user, version)
         run = new_run(self.host.journal, "begin", {"version": version, "users": list(users)})
@@ -80,7 +81,7 @@ class Watch:
             file.writelines(f"{line}\n" for line in lines)
 
     def look(self, run: str) -> Run:
-        """One look, as if its time had come."""
+        """Poll once, as if its time had come."""
         with self.host.journal.transaction() as connection:
             connection.execute("update runs set wake_at = ? where id = ?", (time.time(), run))
         self.engine.advance(run)
@@ -93,7 +94,7 @@ class Watch:
 
 
 def begin(version: str, users: list[str]) -> Any:
-    """A workflow of nothing but the step."""
+    """Run nothing but the step."""
     return outcomes.ended("done", bake.begin_bake(version, users))
 
 
@@ -112,7 +113,7 @@ def fallbacks(user: str, count: int) -> list[str]:
 
 
 class Page(BaseHTTPRequestHandler):
-    """A dispatch that is up."""
+    """Serve a dispatch that is up."""
 
     def do_GET(self) -> None:
         self.send_response(403)
@@ -139,7 +140,7 @@ def watch(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> None:
-    """Three are borne, the fourth is not; the reason names users, counts and what to type; the version is remembered."""
+    """Three failures are allowed, the fourth is not; the reason names users, counts and the command; the version is rejected."""
     found = watch()
     run = found.begin(NEW, "ada", "grace")
     found.said(*failures("ada", 2), "mint for grace failed: exit 1: no such table")
@@ -163,11 +164,13 @@ def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> Non
         assert part in ended.result["reason"]
     assert found.frozen == ended.result["reason"] == rejections.rejected(found.host.journal)[NEW]
     assert facts.read(found.host.journal, bake.BAKE) is None
-    assert [each.workflow for each in found.host.journal.runs()] == ["begin", "bake"], "nobody is rolled back unasked"
+    assert [each.workflow for each in found.host.journal.runs()] == ["begin", "bake"], (
+        "no user is rolled back without the setting"
+    )
 
 
 def test_those_concerned_are_rolled_back_if_asked_for(watch: Callable[..., Watch]) -> None:
-    """Ahead of others, once, and only who is on the version."""
+    """The rollback goes before other runs, once, and only for users on the version."""
     found = watch(rollback=True, max_failures=1)
     run = found.begin(NEW, "ada", "grace")
     found.said(*failures("ada", 1), *failures("grace", 1), *failures("linus", 1))
@@ -188,9 +191,9 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     found.said(*fallbacks("linus", 9), "x" * 100_000, "\x00\x1b[2J")
     with own_activity.probing(found.host.journal, "grace"):
         found.said(*failures("grace", 9))
-    own_activity.restarting(found.host.journal, "ada")
+    own_activity.note_restart(found.host.journal, "ada")
     found.said(*failures("ada", 9))
-    own_activity.restarted(found.host.journal, "ada")
+    own_activity.note_restart_end(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
     assert facts.read(found.host.journal, bake.BAKE)["counted"] == []
     found.said(*failures("linus", 9))
@@ -206,7 +209,7 @@ def test_how_many_users_must_fail(on_it: int, least: int) -> None:
 
 
 def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four failures in ten minutes at 300 users, of one or of four; the control are 15 users."""
+    """Four failures in ten minutes among 300 users, of one user or of four; 15 users are the control."""
     found = watch()
     everybody = [f"user{number}" for number in range(300)]
     monkeypatch.setattr(suspicion, "running_users", lambda host, version: (everybody, []))
@@ -219,7 +222,7 @@ def test_noise_on_a_large_host_suspects_nothing(watch: Callable[..., Watch], mon
     flood = [[float(second), "failure", user, 1] for second in range(600) for user in everybody[:14]]
     began = time.process_time()
     assert suspicion.suspect(found.host, NEW, flood) is None
-    assert time.process_time() - began < 1, "a look is every five seconds"
+    assert time.process_time() - began < 1, "it polls every five seconds"
     assert not suspected(everybody[:4], 1)
     assert not suspected(everybody[:14], 3)
     assert suspected(everybody[:15], 1)
@@ -237,7 +240,7 @@ def test_one_user_of_several_is_that_users_trouble(watch: Callable[..., Watch]) 
 
 
 def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> None:
-    """Users who failed and can pair now, such as with expired links: what was counted is dropped, and the watch goes on."""
+    """Users who failed and can pair now, as with expired links: their counts are dropped, and the watch continues."""
     found = watch()
     run = found.begin(NEW, "ada", "grace")
     found.broken = {"ada"}
@@ -245,7 +248,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
     assert found.look(run).status == "running"
     assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
     assert facts.read(found.host.journal, bake.BAKE)["counted"] == []
-    assert pairing_results.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
+    assert last_pairings.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
     found.said(*failures("ada", 1))
     found.look(run)
     assert found.asked == ["linus", "ada", "grace"], "asked again only for what is new"
@@ -255,7 +258,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
 
 
 def test_a_dispatch_that_pairs_no_user_is_at_fault(watch: Callable[..., Watch]) -> None:
-    """Nothing is frozen or rejected; the alert is in the log, the cause in the watch; once it pairs others again, a version is blamed."""
+    """Nothing is frozen or rejected; the log has the alert, the watch the cause; once others pair again, a version can be blamed."""
     found = watch()
     lines: list[str] = []
     sink = logger.add(lines.append, level="ERROR")
@@ -296,34 +299,34 @@ def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Wa
 def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart's aftermath and a probe's lag are over after a while; a restart that was never finished counts for an hour."""
     journal, now = watch().host.journal, time.time()
-    own_activity.restarting(journal, "ada")
-    own_activity.restarting(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 600, now + 600)
-    assert not own_activity.was_ours(journal, "ada", now + 3700, now + 3700)
-    assert not own_activity.was_ours(journal, "ada", now - 9, now - 1)
-    assert not own_activity.was_ours(journal, "grace", now, now)
-    own_activity.restarted(journal, "ada")
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 9)
-    assert not own_activity.was_ours(journal, "ada", now + 12, now + 12)
-    assert own_activity.was_ours(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
+    own_activity.note_restart(journal, "ada")
+    own_activity.note_restart(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 600, now + 600)
+    assert not own_activity.is_own(journal, "ada", now + 3700, now + 3700)
+    assert not own_activity.is_own(journal, "ada", now - 9, now - 1)
+    assert not own_activity.is_own(journal, "grace", now, now)
+    own_activity.note_restart_end(journal, "ada")
+    assert own_activity.is_own(journal, "ada", now + 9, now + 9)
+    assert not own_activity.is_own(journal, "ada", now + 12, now + 12)
+    assert own_activity.is_own(journal, "ada", now + 9, now + 12), "when a line was written is not known exactly"
     with pytest.raises(OSError), own_activity.probing(journal, "grace"):  # noqa: PT011
         raise OSError
-    assert own_activity.was_ours(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
-    assert not own_activity.was_ours(journal, "grace", now + 15, now + 15)
+    assert own_activity.is_own(journal, "grace", now + 8, now + 8), "the dispatch may be at it still"
+    assert not own_activity.is_own(journal, "grace", now + 15, now + 15)
     killed = own_activity.probing(journal, "ken")
     killed.__enter__()
-    assert own_activity.was_ours(journal, "ken", now + 50, now + 50)
+    assert own_activity.is_own(journal, "ken", now + 50, now + 50)
     with own_activity.probing(journal, "linus"):
         pass
-    assert not own_activity.was_ours(journal, "linus", now + 5, now + 5)
+    assert not own_activity.is_own(journal, "linus", now + 5, now + 5)
     real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.KEPT_SECONDS)
-    own_activity.restarted(journal, "ada")
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.RETENTION_SECONDS)
+    own_activity.note_restart_end(journal, "ada")
     assert facts.read(journal, "ours:ada") is None, "what is over is forgotten"
 
 
 def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
-    """Not before their move: linus' old way of pairing is forgiven until they are on the version themselves."""
+    """Only after their move: linus may pair in the old way until linus is on the version."""
     found = watch(max_failures=2)
     run = found.begin(NEW, "ada")
     found.look(run)
@@ -339,7 +342,7 @@ def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
 
 
 def test_ten_minutes_are_the_measure(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failures further apart do not add up; those that lie together do, though others came before."""
+    """Failures far apart do not add up; failures close together do, even after earlier ones."""
     found = watch()
     run = found.begin(NEW, "ada")
     real, later = time.time, 0
@@ -373,7 +376,7 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     ended = found.look(second)
     assert (ended.status, ended.outcome) == ("succeeded", "done")
     assert NEWER in ended.result["reason"]
-    assert found.begin(NEWER, "grace") not in (run, second), "after its end a new one is begun"
+    assert found.begin(NEWER, "grace") not in (run, second), "after its end a new one begins"
     third = found.host.journal.runs("workflow = 'bake'")[-1].id
     send_signal(found.host.journal, third, "cancel")
     assert found.look(third).outcome == "cancelled"
@@ -384,7 +387,7 @@ def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Wat
     found = watch()
     run = found.begin(NEW, "ada")
     for user in USERS:
-        slots.assign(found.host.settings.paths.versions_dir, user, slots.HOLD if user == "ada" else OLD)
+        slots.assign(found.host.settings.paths.versions_dir, user, slots.RESTORING if user == "ada" else OLD)
     assert found.look(run).status == "running", "her database is being restored: she may be on it again"
     slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
     ended = found.look(run)
@@ -400,13 +403,13 @@ def test_it_can_be_switched_off(watch: Callable[..., Watch]) -> None:
 
 @pytest.mark.parametrize("at", ["before the commit", "after the commit", "with a verdict"])
 def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch, at: str) -> None:
-    """The lines of a look are counted once, wherever it was cut off; a verdict that was reached is found again."""
+    """The lines of one poll are counted once, wherever a crash cut it off; a verdict that was reached is found again."""
     found = watch(max_failures=3)
     run = found.begin(NEW, "ada")
     found.said(*failures("ada", 3 if at == "with a verdict" else 2), *failures("grace", 1))
 
     class Killed(BaseException):
-        """As far as the journal goes, a kill -9: nothing more is written."""
+        """Write nothing more to the journal, as after a kill -9."""
 
     def die(*arguments: Any, **more: Any) -> None:
         raise Killed
@@ -431,7 +434,7 @@ def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.Monke
 
 
 def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said once, noted in the run and its end; once it can be read, it is."""
+    """An unreadable log is reported once, and in the run and its end; once it is readable, it is read."""
     found = watch()
     lines: list[str] = []
     sink = logger.add(lines.append, level="WARNING")
@@ -440,9 +443,9 @@ def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], mo
     for _ in range(3):
         assert found.look(run).status == "running"
     logger.remove(sink)
-    assert sum("cannot be read" in line for line in lines) == 1, lines
+    assert sum("cannot read" in line for line in lines) == 1, lines
     [waiting] = [event for event in found.host.journal.events(run) if event.kind == "waiting"]
-    assert "cannot be read" in waiting.data["waiting_for"]
+    assert "cannot read" in waiting.data["waiting_for"]
     found.said(*failures("ada", 1))
     found.look(run)
     assert facts.read(found.host.journal, bake.BAKE)["counted"]

@@ -1,4 +1,4 @@
-"""Restarts that failed for no fault of the version: which of them end a run, and which make other users wait."""
+"""Restarts that failed for no fault of the version: which end a run, and which make other users wait."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ USERS = ("ada", "grace", "linus")
 
 
 def results(*faults: str) -> dict[str, Result]:
-    """The users in the order of their restarts, each with who was at fault ("": restarted)."""
+    """Return the users in the order of their restarts, each with the fault ("": restarted)."""
     return {
         user: {**result_of("deferred" if fault else "restarted", "0.0.24", fault), "at_fault": fault}
         for user, fault in zip(USERS, faults, strict=False)

@@ -11,7 +11,8 @@ import pytest
 
 from t3flow.host.children import Children
 from t3flow.host.processes import cgroups
-from t3flow.host.services.manager import ServiceError, Systemd
+from t3flow.host.services.manager import ServiceError
+from t3flow.host.services.systemd import Systemd
 
 SAYS = """#!/bin/sh
 case $1 in show) cat {shown};; stop) echo stopped >> {calls};; esac

@@ -10,7 +10,7 @@ from mounting import mount
 from world import World
 
 from t3flow.host.host import Host, open_host
-from t3flow.host.launcher import install_launcher
+from t3flow.host.slots.launcher import install_launcher
 from t3flow.service.consumer import open_journal
 from t3flow.state.doctor import examine
 

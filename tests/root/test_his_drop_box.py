@@ -39,8 +39,8 @@ def test_his_copy_is_forged_between_its_check_and_its_taking(world: World, kind:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("symlink", "no plain file"), ("hardlink", "no plain file"), ("fifo", "no plain file"), ("folder", "no plain file"),
-        ("sparse", "make room"), ("nothing", "is gone"), ("others", "no plain file of theirs"),
+        ("symlink", "not a regular file"), ("hardlink", "not a regular file"), ("fifo", "not a regular file"), ("folder", "not a regular file"),
+        ("sparse", "make room"), ("nothing", "is missing"), ("others", "not a regular file of theirs"),
     ],
 )  # fmt: skip
 def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> None:
@@ -97,6 +97,6 @@ def test_what_he_planted_there_stops_no_consumer(world: World) -> None:
     world.does("put", "symlink", shared / f"{name}link", world.home("ada"))
     world.does("put", "fifo", shared / f"{name}fifo", "")
     world.does("deep", shared / f"{name}deep")
-    periodic.sweep(world.host)
+    periodic.remove_stale_scratch(world.host)
     assert list(shared.iterdir()) == []
     world.nothing_happened()

@@ -12,6 +12,7 @@ import pytest
 from mounting import mount
 from world import HOSTILE, World, in_one_line, whose
 
+from t3flow.host import orphans
 from t3flow.host.backups import restoring
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.owner.reader import OwnerReader
@@ -127,7 +128,9 @@ def test_a_filesystem_of_his_that_never_answers(world: World, place: str) -> Non
         if place == "userdata":
             assert "took over" in in_one_line(lambda: read(world))
             assert time.monotonic() - began < 20
-            world.host.children.end_orphans(0.1)  # a consumer that starts now is not kept waiting by them either
+            orphans.end_orphans(
+                world.host.children.lock_path, 0.1
+            )  # a consumer that starts now is not kept waiting by them either
             assert time.monotonic() - began < 25
             assert world.host.children.run(["true"], timeout_seconds=5).code == 0
         assert whose(world.take("ada")) == "ada"
@@ -188,8 +191,8 @@ SCHEMAS = {
         ("triggers", "", ""),
         ("slow", None, "took over"),
         ("lines", "", "cannot be read"),
-        ("level", "not as it should be", "not as it should be"),
-        ("names", "not as it should be", "not as it should be"),
+        ("level", "malformed", "malformed"),
+        ("names", "malformed", "malformed"),
     ],
 )
 def test_a_hostile_schema(world: World, schema: str, backup: str | None, idle: str) -> None:

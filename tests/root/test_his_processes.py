@@ -8,6 +8,7 @@ import psutil
 import pytest
 from world import World, in_one_line
 
+from t3flow.host import orphans
 from t3flow.host.backups import restoring
 from t3flow.host.owner import answers, program, reader
 from t3flow.host.owner.reader import OwnerReader
@@ -22,7 +23,7 @@ def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) ->
     assert world.host.children.lock_path.stat().st_size == 0
     assert world.host.children.run(["true"], timeout_seconds=5).code == 0
     began = time.monotonic()
-    world.host.children.end_orphans(0.3)
+    orphans.end_orphans(world.host.children.lock_path, 0.3)
     assert time.monotonic() - began < 5
     world.nothing_happened()
 

@@ -18,7 +18,8 @@ from t3flow.host import gate_account, slots
 from t3flow.host.accounts import Account
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing, proc
+from t3flow.host.slots import creation
 
 TOKEN = "only-root-may-know-this"
 
@@ -98,7 +99,7 @@ def test_a_folder_that_is_swapped_for_a_link_is_never_followed(world: World) -> 
 def what_is_said_of(world: World, tree: Path) -> str:
     """Why a tree is not copied into a slot, or ""."""
     try:
-        slots.make_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
+        creation.create_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
         return ""
     except slots.SlotError as error:
         return str(error)
@@ -125,14 +126,14 @@ def test_nothing_of_the_gates_account_outlives_an_install(
             while not line.read_text():
                 time.sleep(0.01)
         began = time.monotonic()
-        gate_account.end_all(host)
+        gate_account.end_processes(host)
         assert time.monotonic() - began < gate_account.END_SECONDS
-        assert [pid for pid in proc.of_account(world.uids["mallory"]) if proc.is_there(pid)] == []
+        assert [pid for pid in listing.pids_of_account(world.uids["mallory"]) if proc.is_alive(pid)] == []
         size = line.stat().st_size
         time.sleep(0.1)
         assert line.stat().st_size == size
         assert (stranger.poll(), ada.poll()) == (None, None), "nobody else is touched"
-        assert gate_account.end_all(host) == 0
+        assert gate_account.end_processes(host) == 0
     finally:
         for child in (stranger, ada):
             child.kill()
@@ -145,8 +146,8 @@ def test_an_account_that_others_share_is_left_alone(world: World) -> None:
     child = world.begins("breed", 5)
     assert child.stdout is not None
     child.stdout.readline()
-    assert "is in the user map" in gate_account.shared_trouble(host)
-    assert gate_account.end_all(host) == 0
+    assert "is in the user map" in gate_account.sharing_problem(host)
+    assert gate_account.end_processes(host) == 0
 
 
 def test_a_container_with_processes_of_the_same_number_is_left_alone(world: World) -> None:
@@ -160,23 +161,23 @@ def test_a_container_with_processes_of_the_same_number_is_left_alone(world: Worl
         deadline = time.monotonic() + 10
         while not there and time.monotonic() < deadline:
             time.sleep(0.02)
-            there = proc.in_containers(proc.of_account(uid))
-        assert "in a container runs under the number" in gate_account.shared_trouble(host)
-        assert gate_account.end_all(host) == 0
-        assert [proc.is_there(pid) for pid in there] == [True]
+            there = listing.in_containers(listing.pids_of_account(uid))
+        assert "in a container also runs under uid" in gate_account.sharing_problem(host)
+        assert gate_account.end_processes(host) == 0
+        assert [proc.is_alive(pid) for pid in there] == [True]
     finally:
         for pid in there:
             os.kill(pid, 9)
-        while any(proc.is_there(pid) for pid in there):
+        while any(proc.is_alive(pid) for pid in there):
             time.sleep(0.01)
 
 
 def test_a_person_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one who is not in the user map, as an administrator."""
     host = gates_account_is(world, "mallory")
-    assert gate_account.shared_trouble(host) == ""
-    monkeypatch.setattr(gate_account, "PEOPLE", range(world.uids["mallory"], world.uids["mallory"] + 1))
-    assert "a person may log in as" in gate_account.shared_trouble(host)
+    assert gate_account.sharing_problem(host) == ""
+    monkeypatch.setattr(gate_account, "LOGIN_UIDS", range(world.uids["mallory"], world.uids["mallory"] + 1))
+    assert "a person may log in as" in gate_account.sharing_problem(host)
 
 
 def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
@@ -196,14 +197,14 @@ def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
         assert isinstance(found, dict), found
         assert found["in_reach_of_scripts"] == "no cells in this test"
         line = box.top / "scratch/one/prefix/node_modules/helper/line"
-        left = [pid for pid in proc.of_account(world.uids["t3flow"]) if proc.is_there(pid)]
+        left = [pid for pid in listing.pids_of_account(world.uids["t3flow"]) if proc.is_alive(pid)]
         assert left == []
         size = line.stat().st_size if line.exists() else 0
         time.sleep(0.2)
         assert (line.stat().st_size if line.exists() else 0) == size
     finally:
         os.umask(umask)
-        for pid in proc.of_account(world.uids["t3flow"]):
+        for pid in listing.pids_of_account(world.uids["t3flow"]):
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
         shutil.rmtree(box.top / "scratch/one", ignore_errors=True)

@@ -14,12 +14,14 @@ from world import HOSTILE, World
 from t3flow.engine.files import claim_folder
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.host import slots
-from t3flow.host.launcher import install_launcher
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import probe
 from t3flow.host.processes import ports
-from t3flow.service.consumer import prepare
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import install_launcher
+from t3flow.service.consumer import create_state_dir
+from t3flow.t3 import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +31,7 @@ ROOT = Path(__file__).parents[2]
     [
         ("127.0.0.1", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.1"),
         ("127.0.0.2", "listens", r"mallory \(pid \d+, python[\d.]*\) on 127\.0\.0\.2"),
-        ("0.0.0.0", "binds", r"mallory \(pid \d+, python[\d.]*\), who does not listen"),
+        ("0.0.0.0", "binds", r"mallory \(pid \d+, python[\d.]*\), which does not listen"),
         ("::1", "listens", ""),
     ],
 )
@@ -37,12 +39,12 @@ def test_another_users_port_in_his_hands_is_found_and_named(world: World, addres
     """While her server is away he takes it: it is said whose it is, though he only binds it. On ::1 he is in no server's way."""
     none = list[int]()
     port = world.box.ports["ada"]
-    assert ports.who_shuts_out(port, none) == ""
+    assert ports.port_blocker(port, none) == ""
     world.says("listen", port, address, how)
-    found = ports.who_shuts_out(port, none)
+    found = ports.port_blocker(port, none)
     assert re.fullmatch(words, found), found
     world.nothing_happened()
-    assert ports.who_shuts_out(port, none) == ""
+    assert ports.port_blocker(port, none) == ""
 
 
 def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
@@ -53,10 +55,10 @@ def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
         assert hers.stdout is not None
         hers.stdout.readline()
         server = [hers.pid]
-        assert ports.strangers(port, server) == ""
+        assert ports.foreign_listeners(port, server) == ""
         world.says("listen", port, "::1")
-        assert ports.is_own(port, server)
-        assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.strangers(port, server))
+        assert ports.is_owned_by(port, server)
+        assert re.fullmatch(r"mallory \(pid \d+, python[\d.]*\) on ::1", ports.foreign_listeners(port, server))
         hers.kill()
     world.nothing_happened()
 
@@ -66,7 +68,7 @@ def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
     world.says("listen", world.box.ports["ada"], "127.0.0.1")
     world.box.start_supervisor()
     try:
-        with pytest.raises(probe.PortTaken, match=r"of ada is held by mallory \(pid \d+, python"):
+        with pytest.raises(probe.PortTaken, match=r"of ada is taken by mallory \(pid \d+, python"):
             probe.pair_once(world.host, "ada")
     finally:
         world.box.close()
@@ -84,7 +86,7 @@ def test_rubbish_in_the_queues_redis(world: World, is_open: bool) -> None:
     server = subprocess.Popen([redis_program(), *words, "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
     try:
         world.box.until((folder / "s").exists, "Redis listens")
-        prepare(world.top / "state")
+        create_state_dir(world.top / "state")
         seen: list[str] = []
         queue = open_queue(f"unix://{folder}/s", queue_key(world.top / "state/queue.key"))
         queue.register(seen.append, ())
@@ -103,7 +105,7 @@ def test_rubbish_in_the_queues_redis(world: World, is_open: bool) -> None:
 
 def test_the_journal_is_not_his_to_ask(world: World) -> None:
     """Through the program, too: one line, and nothing of what is in it."""
-    prepare(world.top / "state")
+    create_state_dir(world.top / "state")
     words = world.words("env", f"T3FLOW_CONFIG={world.box.config}", sys.executable, "-m", "t3flow", "runs")
     said = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said
@@ -114,7 +116,7 @@ def test_the_journal_is_not_his_to_ask(world: World) -> None:
 def test_what_is_others_is_closed_to_him(world: World) -> None:
     """Journal, queue, key, others' backups, slots, links, launcher, freeze file: not to be read where secret, not to be written anywhere."""
     top = world.top
-    prepare(top / "state")
+    create_state_dir(top / "state")
     queue = open_queue(f"sqlite://{top}/state/queue.db", queue_key(top / "state/queue.key"))
     queue.register(lambda run: None, ())
     queue.send("run-1")
@@ -153,14 +155,14 @@ def test_what_is_others_is_closed_to_him(world: World) -> None:
 def fake_slot(world: World) -> Path:
     """A slot whose program says which Node runs it, and Mallory's link to it. Returns the program."""
     tree = world.top / "tree"
-    program = tree / slots.PROGRAM
+    program = tree / processes.PROGRAM
     program.parent.mkdir(parents=True)
     program.write_text("#!/usr/bin/env node\nconsole.log(process.execPath, process.argv.slice(2).join())\n")
     program.chmod(0o755)
     node = world.top / "tools/node"
-    made = slots.make_slot(world.top / "opt/t3", "1.0.0", tree, Path(os.path.realpath(node)), {})
+    made = creation.create_slot(world.top / "opt/t3", "1.0.0", tree, Path(os.path.realpath(node)), {})
     slots.assign(world.top / "opt/t3", "mallory", "1.0.0")
-    return made / slots.PROGRAM
+    return made / processes.PROGRAM
 
 
 def test_a_wrong_node_first_in_his_path_runs_nothing(world: World) -> None:

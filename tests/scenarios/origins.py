@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from scenes import NEXT
 
 from t3flow.host.host import Host, open_host
-from t3flow.host.npm import command, install, origin
+from t3flow.host.npm import command, origin, packages
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.sandbox.registry import Registry
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 
 
@@ -18,7 +18,7 @@ from t3flow.settings import load as settings_module
 def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
     """The host of a sandbox that has only a registry, with these settings."""
     read = settings_module.load(box.config, {f"T3FLOW_{name.upper()}": value for name, value in chosen.items()})
-    prepare(read.paths.state_dir)
+    create_state_dir(read.paths.state_dir)
     with environment_of(box.environment):
         yield open_host(read, open_journal(read, create=True))
 
@@ -30,7 +30,7 @@ def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen
     folder.mkdir()
     try:
         with host_of(box, **chosen) as host:
-            return install.install(host, version, folder)
+            return packages.install(host, version, folder)
     except (command.PackageError, command.RegistryUnreachable, command.IncompleteRelease) as error:
         return f"{type(error).__name__}: {error}"
     finally:

@@ -13,7 +13,7 @@ from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
-from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.records import deferral_records, rejections
 from t3flow.host.services.manager import ServiceError
 from t3flow.sandbox.host import Sandbox
@@ -50,7 +50,7 @@ class Rig:
         host = open_host(box.settings, open_journal(box.settings, create=True))
         self.manager = Refusing(box, host.services)
         self.host: Host = dataclasses.replace(host, services=self.manager)  # type: ignore[arg-type]
-        take_charge(self.host)
+        set_current_host(self.host)
         queue = open_queue(f"sqlite://{box.top}/state/queue.db", b"k" * 32)
         self.engine = Engine(self.host.journal, queue, workflows.WORKFLOWS)
 

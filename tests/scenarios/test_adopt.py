@@ -11,7 +11,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host import slots
 from t3flow.sandbox import shell_tracker
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 
 
 def started(make_box: Callable[..., Sandbox]) -> tuple[Sandbox, dict[str, str]]:
@@ -101,8 +101,8 @@ def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
     write(box.database("linus"), "delete from effect_sql_migrations where migration_id = 99")
 
     for undo, steps in (
-        (False, ("take_in", "make_links", "take_markers", "put_launcher")),
-        (True, ("bring_back_launcher", "drop_links", "bring_back_markers")),
+        (False, ("import_install", "make_links", "take_markers", "put_launcher")),
+        (True, ("restore_launcher", "drop_links", "restore_markers")),
     ):
         run = new_run(box.journal, "adopt", {"undo": undo})
         assert run is not None
@@ -126,7 +126,7 @@ def test_a_fresh_host(make_box: Callable[..., Sandbox]) -> None:
     box = make_box(["ada"], start=False)
     box.start_registry()
     box.publish(FIRST, {"schema_level": 30})
-    prepare(box.settings.paths.state_dir)
+    create_state_dir(box.settings.paths.state_dir)
     open_journal(box.settings, create=True)
     box.start_supervisor()
     box.start_dispatch()

@@ -12,6 +12,7 @@ from rigged import Rig
 from scenes import FIRST, NEXT, write
 
 from t3flow.engine.flow import MAX_CRASHES
+from t3flow.engine.history import undo_reference
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import new_run
 from t3flow.host import disk_space
@@ -141,7 +142,7 @@ def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., 
 
 def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot write does not pair. Any disk counts as full here; the version is that of the control."""
-    monkeypatch.setattr(disk_space, "LEAST_BYTES", 2**60)
+    monkeypatch.setattr(disk_space, "MIN_BYTES", 2**60)
     made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
     made.drain()
     assert made.verdict == (False, False)
@@ -308,9 +309,8 @@ def test_a_consumer_that_is_killed_again_and_again_blames_no_version(rig: Callab
             if found.name == name and done == "completed":
                 for _ in range(MAX_CRASHES):
                     with record() as connection:
-                        event = append_event(
-                            connection, self.run.id, "started", name, 1, {"args": list(args), "kwargs": kwargs}
-                        )
+                        data = {"args": list(args), "kwargs": kwargs, **undo_reference(found)}
+                        event = append_event(connection, self.run.id, "started", name, 1, data)
                     self.events.append(event)
             return perform(self, found, args, kwargs, done, failed, note)
 

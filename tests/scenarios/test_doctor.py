@@ -19,9 +19,10 @@ from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
 from t3flow.engine.storages import CONSUMERS
-from t3flow.host import freeze, pairing_results, slots
+from t3flow.host import freeze, slots
 from t3flow.host.backups import replaced as replaced_databases
 from t3flow.host.host import Host, open_host
+from t3flow.host.pairing import last_pairings
 from t3flow.host.processes import proc
 from t3flow.host.records import catalog, deferral_records, rejections
 from t3flow.sandbox.host import Sandbox, environment_of
@@ -96,7 +97,7 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
     """A server that somebody holds still."""
     pid = box.supervise("status", user)["main_pid"]
     os.kill(pid, signal.SIGSTOP)
-    box.until(lambda: proc.is_stopped(pid), "it is still")
+    box.until(lambda: proc.is_suspended(pid), "it is still")
     yield
     os.kill(pid, signal.SIGCONT)
 
@@ -104,9 +105,9 @@ def held(box: Sandbox, user: str) -> Iterator[None]:
 @contextmanager
 def not_paired(host: Host, user: str) -> Iterator[None]:
     """A pairing that failed."""
-    pairing_results.note_pairing(host.journal, user, "no")
+    last_pairings.note_pairing(host.journal, user, "no")
     yield
-    pairing_results.note_pairing(host.journal, user, "")
+    last_pairings.note_pairing(host.journal, user, "")
 
 
 @contextmanager
@@ -185,7 +186,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("node", linked(slot / ".node", "/bin/true"), "is not the one"),
         ("node", linked(slot / ".node", "/nonexistent"), "is gone"),
         ("cells", another_environment(host, PATH="/nonexistent"), "not isolated"),
-        ("dispatch log", moved(top / "log/dispatch.log"), "cannot be read"),
+        ("dispatch log", moved(top / "log/dispatch.log"), "cannot read"),
         ("clock", from_the_future(host, run), "ahead of the clock"),
         ("accounts", replaced(paths.user_map, "ada@example.test=ada\nx=root\n"), "root"),
         ("accounts", moved(env / "ada.env"), "ada.env"),

@@ -6,7 +6,7 @@ import pytest
 from scenes import LATER, NEXT, bump, results
 
 from t3flow.host.host import open_host
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import proc
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -25,7 +25,7 @@ def test_from_node_to_native_to_another_database(make_box: Callable[..., Sandbox
         pid = probe.own_server(host, "ada")
         assert pid != host.services.state("ada").main_pid
         assert probe.cookie_name(host, "ada").startswith("t3_session_")
-        probe.verify(host, "ada", version, 10)
+        verification.verify(host, "ada", version, 10)
 
 
 @pytest.mark.parametrize("fault", ["exits", "session_not_authenticated"])
@@ -37,7 +37,7 @@ def test_a_native_build_that_fails_in_place_is_undone(make_box: Callable[..., Sa
     document = bump(box, "--target", NEXT)
     assert results(document) == {"ada": "rolled_back"}, document
     host = open_host(box.settings, open_journal(box.settings))
-    probe.verify(host, "ada", "0.0.24", 10)
+    verification.verify(host, "ada", "0.0.24", 10)
     assert not any(NEXT in word for pid in host.services.pids("ada") for word in proc.command_line(pid))
 
 

@@ -11,7 +11,7 @@ from test_releases import package
 
 from t3flow.engine.errors import NotYet
 from t3flow.engine.runs import new_run
-from t3flow.host.host import take_charge
+from t3flow.host.host import set_current_host
 from t3flow.rollout import registry_wait
 from t3flow.sandbox.host import Sandbox
 
@@ -128,7 +128,7 @@ def test_a_scheduled_run_tries_again_until_the_latest_hour(make_box: Callable[..
     """The waits double up to four times the first; a person's run has twelve times that."""
     box = make_box(["ada"], start=False)
     with host_of(box, schedule__retry_s="300", schedule__latest="07:00", schedule__timezone="UTC") as host:
-        take_charge(host)
+        set_current_host(host)
         now = time.time()
         again = registry_wait.plan_retry.unjournaled("no part", 0, 0, now)
         assert 299 < again["at"] - now < 301
@@ -145,7 +145,7 @@ def test_a_scheduled_run_tries_again_until_the_latest_hour(make_box: Callable[..
         registry_wait.await_registry.unjournaled(now - 1, "no part")
         registry_wait.await_registry.unjournaled(now + 99999, "the clock was set back")
     with host_of(box, schedule__retry_s="0") as host:
-        take_charge(host)
+        set_current_host(host)
         assert registry_wait.plan_retry.unjournaled("no part", 0, 0, None)["at"] == 0
 
 

@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_between_stop_and_start(
     document = bump(box)
     assert (document["outcome"], results(document)) == ("updated", {"ada": "deferred", "grace": "restarted"}), document
     reason = document["users"]["ada"]["reason"]
-    assert f"port {box.ports['ada']} of ada is held by " in reason
+    assert f"port {box.ports['ada']} of ada is taken by " in reason
     assert f"(pid {intruder.pid}, python" in reason, reason
     assert (box.assigned("ada"), box.level("ada")) == (FIRST, 30)
 
@@ -105,7 +105,7 @@ def test_a_rollback_meets_a_taken_port(
     document = box.document("enqueue", "rollback", "--wait")
     assert results(document) == {"ada": "failed", "grace": "rolled_back"}, document
     assert "ROLLBACK FAILED" not in document["users"]["ada"]["reason"]
-    assert "is held by" in document["users"]["ada"]["reason"]
+    assert "is taken by" in document["users"]["ada"]["reason"]
     assert (box.assigned("ada"), box.level("ada")) == (NEXT, 32)
     intruder.kill()
     box.until(lambda: list(revival(box).values()) == ["succeeded"], "the server is up again")
@@ -129,8 +129,8 @@ def test_a_listener_beside_a_server_holds_its_user_back_and_is_named(make_box: C
         pending = deferrals(box)["ada"]
         assert pending["waiting_for"] == "unreadable_state"
         assert f"(pid {os.getpid()}, " in pending["detail"], pending
-        assert "on ::1 listens there" in pending["detail"]
-        [found] = [each for each in box.document("doctor") if "listens there" in each["what"]]
+        assert "on ::1 also listens" in pending["detail"]
+        [found] = [each for each in box.document("doctor") if "also listens" in each["what"]]
         assert "ada" in found["what"]
         assert (box.pairs("ada"), box.supervise("status", "ada")["main_pid"]) == (True, server)
     drained(box, "ada", NEXT)
@@ -171,7 +171,7 @@ def test_whose_a_listener_is() -> None:
             server.listen()
             port = server.getsockname()[1]
             assert [each.address for each in ports.listeners(port)] == [address]
-            assert (ports.who_shuts_out(port, none) != "") is shuts_out, address
-            assert f"(pid {os.getpid()}, " in ports.strangers(port, none)
-            assert (ports.strangers(port, mine), ports.who_shuts_out(port, mine)) == ("", ""), address
-            assert ports.is_own(port, mine) is (address in ports.BY_LOOPBACK), address
+            assert (ports.port_blocker(port, none) != "") is shuts_out, address
+            assert f"(pid {os.getpid()}, " in ports.foreign_listeners(port, none)
+            assert (ports.foreign_listeners(port, mine), ports.port_blocker(port, mine)) == ("", ""), address
+            assert ports.is_owned_by(port, mine) is (address in ports.LOOPBACK_ADDRESSES), address

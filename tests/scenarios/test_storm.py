@@ -16,8 +16,8 @@ import pytest
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import idle
-from t3flow.host.host import Host, open_host, take_charge
+from t3flow.host.activity import idle
+from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.restart import start_server
@@ -93,7 +93,7 @@ def prepare(make_box: Callable[..., Sandbox], generation: str) -> tuple[Sandbox,
     behaviour = {"generation": generation, "boot_window_ms": 0, "stop_ms": 20, "recovers_ms": 100}
     box = make_box(["ada"], consumer=False, quiet_seconds=0, databases={}, behaviour=behaviour)
     host = open_host(box.settings, open_journal(box.settings))
-    take_charge(host)
+    set_current_host(host)
     return box, host
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from t3flow.host import idle
-from t3flow.host.host import Host, open_host, take_charge
-from t3flow.host.idle import Idleness
+from t3flow.host.activity import idle
+from t3flow.host.activity.idle import Idleness
+from t3flow.host.activity.resumption import SUSPENDED, resume_suspended
+from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.owner.reader import OwnerReader
-from t3flow.host.pairing import probe
+from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import ports, proc, suspension
 from t3flow.host.records import facts
-from t3flow.host.resumption import HELD, resume_paused
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 
@@ -41,7 +41,7 @@ def native(make_box: Callable[..., Sandbox]) -> Callable[..., Made]:
             (box.top / "etc/t3-serve/ada.unit.json").write_text(json.dumps(unit))
         box.start(FIRST, {}, behaviour or NATIVE)
         host = open_host(box.settings, open_journal(box.settings))
-        take_charge(host)
+        set_current_host(host)
         return box, host
 
     return make
@@ -61,8 +61,8 @@ def test_the_server_is_found_behind_what_started_it(native: Callable[..., Made],
     assert server.main_pid != pid
     assert server.main_pid in proc.ancestors(pid, host.services.pids("ada"))
     assert "/node_modules/@t3code/" in proc.program_of(pid) or "@t3code" in " ".join(proc.command_line(pid))
-    assert [probe.version_that_runs(host, "ada", each) for each in (pid, server.main_pid)] == [FIRST, FIRST]
-    assert probe.port_trouble(host, "ada", server) == ""
+    assert [probe.running_version_of(host, "ada", each) for each in (pid, server.main_pid)] == [FIRST, FIRST]
+    assert probe.port_problem(host, "ada", server) == ""
     box.until(lambda: len(host.services.pids("ada")) >= 3, "the monitor runs")
     assert look(host).idle, look(host)
     probe.pair_once(host, "ada")
@@ -82,11 +82,11 @@ def test_a_job_in_the_unit_is_work_and_holds_still_with_it(native: Callable[...,
     pids = host.services.pids("ada")
     assert len(pids) >= 52
     server = host.services.state("ada")
-    with suspension.held(lambda: host.services.pids_of("ada", server)) as hold:
+    with suspension.suspended(lambda: host.services.pids_of("ada", server)) as hold:
         assert set(pids) <= set(hold.pids)
-        assert all(proc.is_stopped(pid) for pid in hold.pids)
+        assert all(proc.is_suspended(pid) for pid in hold.pids)
         assert time.monotonic() - hold.since < 1
-    assert not any(proc.is_stopped(pid) for pid in pids)
+    assert not any(proc.is_suspended(pid) for pid in pids)
     probe.pair_once(host, "ada")
 
 
@@ -94,10 +94,10 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     """The process that held the unit is killed: the next consumer lets all of it go on."""
     box, host = native()
     pids = host.services.pids("ada")
-    facts.write(host.journal, HELD, "ada")
+    facts.write(host.journal, SUSPENDED, "ada")
     program = (
         "import sys, time; from t3flow.host.processes import suspension\n"
-        "with suspension.held(lambda: [int(word) for word in sys.argv[1:]]):\n"
+        "with suspension.suspended(lambda: [int(word) for word in sys.argv[1:]]):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", program, *map(str, pids)], stdout=subprocess.PIPE)
@@ -106,11 +106,11 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     child.kill()
     child.wait()
     child.stdout.close()
-    assert all(proc.is_stopped(pid) for pid in pids)
-    resume_paused(host)
-    box.until(lambda: not any(proc.is_stopped(pid) for pid in pids), "all go on")
-    assert facts.read(host.journal, HELD) is None
-    resume_paused(host)
+    assert all(proc.is_suspended(pid) for pid in pids)
+    resume_suspended(host)
+    box.until(lambda: not any(proc.is_suspended(pid) for pid in pids), "all go on")
+    assert facts.read(host.journal, SUSPENDED) is None
+    resume_suspended(host)
 
 
 def test_a_server_that_outlived_its_launcher_is_ended_before_a_start(native: Callable[..., Made]) -> None:
@@ -122,10 +122,10 @@ def test_a_server_that_outlived_its_launcher_is_ended_before_a_start(native: Cal
     os.kill(launcher, signal.SIGKILL)
     box.until(lambda: host.services.state("ada").main_pid != launcher, "the launcher is gone")
     host.services.stop("ada")
-    assert probe.shut_out(host, "ada") == ""
-    box.until(lambda: not proc.is_there(orphan), "what was left is ended")
+    assert probe.port_blocker(host, "ada") == ""
+    box.until(lambda: not proc.is_alive(orphan), "what was left is ended")
     host.services.start("ada")
-    probe.verify(host, "ada", FIRST, 20)
+    verification.verify(host, "ada", FIRST, 20)
     assert probe.own_server(host, "ada") != orphan
     host.services.stop("ada")
     assert host.services.pids("ada") == []
@@ -135,8 +135,8 @@ def test_a_child_that_inherited_the_socket_is_not_the_server(native: Callable[..
     _, host = native()
     pid = probe.own_server(host, "ada")
     pids = [*host.services.pids("ada"), os.getpid()]
-    assert ports.listener(host.port("ada"), pids) == pid
-    assert ports.listener(host.port("ada"), [os.getpid()]) is None
+    assert ports.listening_process(host.port("ada"), pids) == pid
+    assert ports.listening_process(host.port("ada"), [os.getpid()]) is None
 
 
 def test_a_server_of_an_unknown_kind_is_left_alone(native: Callable[..., Made]) -> None:
@@ -160,8 +160,8 @@ def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Ma
         file.write_text(json.dumps({**NATIVE, "rules": [{"fault": "no_session_document"}]}))
     host.services.start("ada")
     with pytest.raises(probe.UnknownServer):
-        probe.verify(host, "ada", FIRST, 5)
-    assert "does not say" in probe.unknown_trouble(host, "ada")
+        verification.verify(host, "ada", FIRST, 5)
+    assert "does not say" in probe.unknown_server_problem(host, "ada")
     with pytest.raises(probe.UnknownServer):
         probe.cookie_name(host, "ada")
 
@@ -191,8 +191,8 @@ def test_strangers_cost_nothing_while_the_unit_is_held(native: Callable[..., Mad
     _, host = native()
     server = host.services.state("ada")
     with noting_folders() as folders, OwnerReader(host, "ada") as reader:
-        with suspension.held(lambda: host.services.pids_of("ada", server)):
-            unit = idle.look_at_unit(host, "ada", server)
+        with suspension.suspended(lambda: host.services.pids_of("ada", server)):
+            unit = idle.inspect_unit(host, "ada", server)
             assert idle.judge(host, "ada", server, unit, reader, canary=True, ignore_processes=False).idle
         os.listdir("/proc/self")
     assert "/proc/self" in folders, "it would be noticed"

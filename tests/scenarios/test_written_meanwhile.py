@@ -64,7 +64,7 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
     """Three tries without a moment of outage, each later than the last; then the alert and `status` say which file, by what, and the command."""
     server = rig.box.supervise("status", "ada")
     waits = []
-    for _ in range(blockers.MANY[blockers.WRITTEN]):
+    for _ in range(blockers.LOG_FROM[blockers.WRITTEN]):
         assert blockers.lines(rig.host.journal) == {}
         run = rig.drain()
         [asked] = [each for each in rig.host.journal.events(run.id) if (each.kind, each.step) == ("completed", STOP)]
@@ -76,7 +76,7 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
     assert (now["main_pid"], now["starts"]) == (server["main_pid"], server["starts"]), "it was never stopped"
     assert all(later > 1.5 * wait for wait, later in itertools.pairwise(waits)), waits
     assert rig.box.pairs("ada")
-    for text in ("state.sqlite-wal", f"(pid {writer.pid}), not of t3-serve@ada", "; t3flow enqueue drain ada"):
+    for text in ("state.sqlite-wal", f"(pid {writer.pid}), outside t3-serve@ada", "; t3flow enqueue drain ada"):
         assert text in rig.status(), text
         assert any(blockers.MARK in line and text in line for line in log), text
     assert rig.verdict == (False, False)

@@ -75,7 +75,7 @@ def test_scratch_of_ended_runs_is_swept(bare: Callable[..., Host]) -> None:
     scratch = host.settings.paths.scratch_dir
     for name in (f"t3flow-{live}", "t3flow-bump-20260101T000000-abcdef", "t3flow-notes", "other"):
         (scratch / name).mkdir()
-    periodic.sweep(host)
+    periodic.remove_stale_scratch(host)
     assert {path.name for path in scratch.iterdir()} == {f"t3flow-{live}", "t3flow-notes", "other"}
 
 
@@ -148,7 +148,7 @@ def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
         hangs.wait()
 
     monkeypatch.setattr(periodic, "tick", hang)
-    monkeypatch.setattr(periodic, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(periodic, "POLL_SECONDS", 0.02)
     minute = periodic.Minute(engine, host)
     beats: list[float] = []
     worker = threading.Thread(target=minute, daemon=True)

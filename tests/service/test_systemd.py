@@ -54,7 +54,7 @@ def test_a_consumer_says_how_it_fares(ear: Ear, make_box: Callable[..., Sandbox]
     """Ready once it works; alive again and again; a run's step, who waits for what, a freeze, the next bump; and that it ends."""
     box = make_box(["ada", "grace"])
     assert ear.hears("READY=1")
-    assert ear.heard.index("READY=1") > ear.heard.index("STATUS=ending what a consumer that died may have left")
+    assert ear.heard.index("READY=1") > ear.heard.index("STATUS=ending processes that a killed consumer left")
     assert ear.hears("STATUS=next bump ")
     ear.forget()
     assert ear.hears("WATCHDOG=1")

@@ -441,7 +441,7 @@ def test_all_problems_come_at_once(file: Path) -> None:
 
     expected = [
         f"{file}: nonsense: unknown section",
-        f"{file}: gate: 3 is not a table; expected [gate] and keys below it",
+        f"{file}: gate: is an integer; expected a table: [gate] and keys below it",
         f"{file}: track.pckage: unknown key; did you mean package?",
         f"{file}: track.quiet_seconds: unknown key; did you mean deferral.quiet_seconds?",
         f'{file}: track.pin: "latest" is not an exact version; expected {declared()["track.pin"].expected}',
@@ -599,6 +599,16 @@ def test_no_password_is_ever_shown(password: str, form: str, quoted: bool) -> No
 
     assert "SECRET" not in shown
     assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    "content", ['queue = "redis://:pw@h"', '[queue]\nulr = "redis://:pw@h"', '[queue]\nurl = ["redis://:pw@h"]']
+)
+def test_no_password_is_shown_of_a_key_in_the_wrong_place(file: Path, content: str) -> None:
+    """A section given as a string, a misspelled key, a wrong type."""
+    file.write_text(content)
+    [problem] = check(file)
+    assert "pw" not in problem
 
 
 _toml_values = st.recursive(

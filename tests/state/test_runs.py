@@ -35,7 +35,7 @@ def started(step: str, *args: Any) -> tuple[str, str, dict[str, Any]]:
 def test_a_step_in_flight_is_told_in_the_present(journal: Journal) -> None:
     """With how long it takes, once that is long."""
     seeds = [{"user": "ada"}, {"user": "grace"}]
-    event = started("try_on", "/slot", "0.0.25", seeds, 2, 0.0)
+    event = started("run_trials", "/slot", "0.0.25", seeds, 2, 0.0)
     assert run_with(journal, "bump", {}, event, claim="x/1") == "Gate: trying 0.0.25 on 2 databases"
     with journal.transaction() as connection:
         connection.execute("update events set at = at - 125 where kind = 'started'")

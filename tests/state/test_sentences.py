@@ -139,7 +139,7 @@ def test_the_words_that_were_agreed() -> None:
     assert sentences.doing("back_up", ["ada", "0.0.24", "0.0.25", False]) == "Backing up ada"
     backed_up = {"problem": "", "missing": False}
     assert sentences.done("back_up", ["ada", "0.0.24", "0.0.25", False], {}, backed_up) == "Backed up ada"
-    assert sentences.done("link_everyone", ["0.0.24"], {}, ["ada", "bob", "eve"]) == (
+    assert sentences.done("assign_explicitly", ["0.0.24"], {}, ["ada", "bob", "eve"]) == (
         "Assigned 0.0.24 explicitly to 3 users"
     )
     seeds = {"batches": [[{"user": "ada"}, {"user": "grace"}], [{"user": "linus"}]], "width": 2}
@@ -147,6 +147,6 @@ def test_the_words_that_were_agreed() -> None:
     good = {"verdict": "pass", "failed": "", "not_isolated": ""}
     bad = {"verdict": "fail", "failed": "migration 33 fails", "not_isolated": ""}
     verdicts = [{**good, "seed": "ada"}, {**good, "seed": "grace"}, {**bad, "seed": "linus"}]
-    told = sentences.done("try_on", ["/slot", "0.0.25", [], 2, time.time()], {}, verdicts)
+    told = sentences.done("run_trials", ["/slot", "0.0.25", [], 2, time.time()], {}, verdicts)
     assert told == "Gate: 2 of 3 databases pass, linus fails: migration 33 fails"
     assert isinstance(told, sentences.Problem)

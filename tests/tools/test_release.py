@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import CHANGELOG, VERSION, Project
+from project import CHANGELOG, ROOT, VERSION, Project
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -194,6 +194,13 @@ def test_an_interrupted_release_leaves_nothing(tmp_path: Path, number: signal.Si
     _, said = child.communicate(timeout=60)
     assert (child.returncode, said.count("\n"), "nothing was released" in said) == (1, 1, True), said
     assert project.state() == before
+
+
+@pytest.mark.parametrize("words", [["release", "VERSION=1.2.3"], ["release", "1.2.3"]])
+def test_make_takes_the_version_in_both_forms(words: list[str]) -> None:
+    """`make release VERSION=1.2.3` and `make release 1.2.3` run the same command."""
+    shown = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 'tools/release.py "1.2.3"' in shown.stdout
 
 
 # Installing -----------------------------------------------------------------------------------------------------------

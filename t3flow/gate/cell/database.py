@@ -57,7 +57,7 @@ def read_facts(path: Path, deadline: float) -> Facts:
     except FileNotFoundError:
         return Facts()
     if not stat.S_ISREG(status.st_mode):
-        raise Unreadable(f"{path.name} is no longer a plain file")
+        raise Unreadable(f"{path.name} is no longer a regular file")
     with _opened(path, deadline) as connection:
         return _facts(connection)
 

@@ -42,7 +42,7 @@ class State:
             where = astray[0].relative_to(self.base_dir.resolve())
             raise Failed(f"its database is {where}, outside of {files.USERDATA}, so no backup would find it")
         if special := next((name for name in KNOWN if is_special(self.folder / name)), ""):
-            raise Failed(f"the database {special} is no longer a plain file")
+            raise Failed(f"the database {special} is no longer a regular file")
         if self.live and self.live not in here:
             raise Failed(f"its database was {self.live} and is now {' and '.join(here) or 'none'}")
         if others := [name for name in here if name not in KNOWN]:
@@ -90,13 +90,13 @@ class State:
         return self.before.get(name) or self.before.get(files.FIRST_DATABASE) or Facts()
 
     def read_after(self) -> None:
-        """Read the set after the trial. Raises Failed if a database is missing, is not a plain file or cannot be read."""
+        """Read the set after the trial. Raises Failed if a database is missing, is not a regular file or cannot be read."""
         for name in self.before:
             path = self.folder / name
             if not path.is_symlink() and not path.exists():
                 raise Failed(f"the database {name} was deleted")
             if is_special(path):
-                raise Failed(f"the database {name} is no longer a plain file")
+                raise Failed(f"the database {name} is no longer a regular file")
         try:
             self.after = database.read_set(self.folder, self.deadline)
         except Unreadable as error:
@@ -162,5 +162,5 @@ class State:
 
 
 def is_special(path: Path) -> bool:
-    """Return whether a path exists and is not a plain file."""
+    """Return whether a path exists and is not a regular file."""
     return path.is_symlink() or (path.exists() and not path.is_file())

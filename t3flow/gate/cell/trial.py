@@ -172,7 +172,7 @@ class Trial:
         return self.server.stop()
 
     def leaves_nothing(self) -> str:
-        """Check that no process remains, and that the base dir contains only plain files, folders, links and sockets without setuid bits."""
+        """Check that no process remains, and that the base dir contains only regular files, folders, links and sockets without setuid bits."""
         deadline = time.monotonic() + GONE_SECONDS
         while left := processes.descendants():
             if time.monotonic() > deadline:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import require
 from t3flow.host.owner.program import run_as_owner
-from t3flow.host.records.known_schemas import Schemas, parse_schema
+from t3flow.host.records.version_schemas import Schemas, parse_schema
 from t3flow.t3 import files, ledger
 
 READ_SECONDS = 30.0

@@ -53,12 +53,12 @@ def take_copy(box: Path, name: str, owner: Account, target: Path) -> None:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError as error:
             raise BackupError(
-                f"the copy from {owner.name} is missing or not a plain file ({error.strerror})"
+                f"the copy from {owner.name} is missing or not a regular file ({error.strerror})"
             ) from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != owner.uid:
             os.close(descriptor)
-            raise BackupError(f"the copy from {owner.name} is not a plain file of theirs")
+            raise BackupError(f"the copy from {owner.name} is not a regular file of theirs")
         with os.fdopen(descriptor, "rb") as source:
             free = shutil.disk_usage(target.parent.parent).free
             if status.st_size + MIN_FREE_BYTES > free:

@@ -10,7 +10,7 @@ from t3flow.host.backups.drop_box import BackupError
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import require
 from t3flow.host.owner.program import run_as_owner
-from t3flow.host.records import catalog, facts, known_schemas
+from t3flow.host.records import catalog, facts, version_schemas
 from t3flow.host.records.catalog import Backup
 from t3flow.t3 import files, ledger, rows
 
@@ -31,7 +31,7 @@ def restore(host: Host, user: str, backup: Backup, name: str) -> str:
     aside: list[str] | None = None
     if not backup.is_complete:
         aside = [files.SECOND_DATABASE]
-        if files.SECOND_DATABASE in (known_schemas.schema_of_version(host.journal, backup.written_by) or {}):
+        if files.SECOND_DATABASE in (version_schemas.schema_of_version(host.journal, backup.written_by) or {}):
             raise BackupError(
                 f"{Path(backup.path).name} contains {files.FIRST_DATABASE} alone, but {backup.written_by} keeps its work in "
                 f"{files.SECOND_DATABASE}: choose another snapshot (t3flow backups {user})"
@@ -55,11 +55,11 @@ def restore(host: Host, user: str, backup: Backup, name: str) -> str:
             descriptors=list(descriptors.values()),
         )
     require(answer, "schema", "replaced")
-    _check_schema(user, backup, {file: known_schemas.parse_schema(each) for file, each in answer["schema"].items()})
+    _check_schema(user, backup, {file: version_schemas.parse_schema(each) for file, each in answer["schema"].items()})
     return str(answer["replaced"])
 
 
-def _check_schema(user: str, backup: Backup, restored: known_schemas.Schemas) -> None:
+def _check_schema(user: str, backup: Backup, restored: version_schemas.Schemas) -> None:
     """Raise BackupError if the restored databases have other migrations than the record of the snapshot."""
     if backup.schema:
         wrong = next((name for name in restored if restored[name] != backup.schema.get(name)), "")

@@ -21,7 +21,7 @@ from t3flow.host.backups.restoring import RESTORED
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import MALFORMED, OwnerProblem, require
 from t3flow.host.owner.program import run_as_owner
-from t3flow.host.records import catalog, facts, journal_reserve, known_schemas
+from t3flow.host.records import catalog, facts, journal_reserve, version_schemas
 from t3flow.host.records.catalog import Backup
 from t3flow.t3 import files
 
@@ -124,7 +124,7 @@ def _described(answer: dict[str, Any], user: str, written_by: str, version: str,
         created=0.0,
         run=run,
         files=_names(answer["files"], version),
-        schema={name: known_schemas.parse_schema(listed) for name, listed in answer["schema"].items()},
+        schema={name: version_schemas.parse_schema(listed) for name, listed in answer["schema"].items()},
         rows=answer["rows"],
     )
 

@@ -49,7 +49,7 @@ def databases(folder: Path) -> list[str]:
         for entry in os.scandir(folder):
             plain = stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
             if entry.name.endswith(files.DATABASE_SUFFIX) and not entry.name.startswith(".") and not plain:
-                raise Problem(f"{ascii(entry.name)[1:-1][:60]} is not a plain file")
+                raise Problem(f"{ascii(entry.name)[1:-1][:60]} is not a regular file")
     found = files.databases(folder)
     if not found:
         raise Problem(NO_DATABASE)
@@ -105,7 +105,7 @@ def connect(database: Path, *, at_rest: bool = False, wait_seconds: float = WAIT
     for suffix in SUFFIXES:
         path = Path(f"{database}{suffix}")
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise Problem(f"{path.name} is not a plain file")
+            raise Problem(f"{path.name} is not a regular file")
     if not database.exists():
         raise Problem(NO_DATABASE)
     if database.stat().st_size == 0 and not Path(f"{database}-wal").exists():

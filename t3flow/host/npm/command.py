@@ -61,7 +61,7 @@ def run_with(
     try:
         return host.children.run(
             [host.settings.npm.command, *words],
-            who=who,
+            account=who,
             environment={"HOME": os.environ.get("HOME", "/"), **npm_settings.QUIET, **settings},
             timeout_seconds=timeout_seconds,
         )

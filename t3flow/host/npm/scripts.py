@@ -101,7 +101,7 @@ def _rebuild(host: Host, isolation: cells.Isolation, folder: Path, group: list[S
     """Run the scripts of some packages, with a new private folder."""
     who = host.gate_account()
     prefix, private = folder / "prefix", folder / "private"
-    gate_account.end_all(host)  # without a cell, earlier scripts may have left processes
+    gate_account.end_processes(host)  # without a cell, earlier scripts may have left processes
     remove_tree(private)
     private.mkdir(mode=0o700)
     if who.is_other:
@@ -136,7 +136,7 @@ def _rebuild(host: Host, isolation: cells.Isolation, folder: Path, group: list[S
 def _remove(host: Host, package: Path) -> None:
     """Remove a package as the gate's account, because scripts may have replaced the folders above it."""
     words = ["rm", "-rf", "--one-file-system", "--", str(package)]
-    host.children.run(words, who=host.gate_account(), timeout_seconds=REMOVE_SECONDS)
+    host.children.run(words, account=host.gate_account(), timeout_seconds=REMOVE_SECONDS)
 
 
 def _check_ran(target: str, finished: Finished, group: list[ScriptedPackage]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t3flow.host.children import SaidTooMuch, TookTooLong
+from t3flow.host.children import OutputTooLarge, TookTooLong
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import OwnerProblem, one_line, parse_answer
 
@@ -31,12 +31,12 @@ def run_as_owner(
     try:
         finished = host.children.run(
             owner_command(command, host.base_dir(user), *arguments),
-            who=host.account(user),
+            account=host.account(user),
             timeout_seconds=timeout_seconds,
             stdin=stdin,
             descriptors=descriptors,
         )
-    except (TookTooLong, SaidTooMuch) as error:
+    except (TookTooLong, OutputTooLarge) as error:
         raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
     if finished.code != 0:
         raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")

@@ -21,7 +21,7 @@ class OwnerReader:
 
     def __init__(self, host: Host, user: str) -> None:
         self._child = host.children.start(
-            owner_command("state", host.base_dir(user)), who=host.account(user), stdin=subprocess.PIPE
+            owner_command("state", host.base_dir(user)), account=host.account(user), stdin=subprocess.PIPE
         )
 
     def __enter__(self) -> Self:

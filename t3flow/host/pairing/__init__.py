@@ -1,1 +1,1 @@
-"""Pairing through the dispatch: probes, witnesses, results, and the dispatch's log."""
+"""Pairing through the dispatch: probes, their results, the dispatch's log, and the causes of failures."""

@@ -1,225 +1,121 @@
-"""Whether the dispatch pairs users at all: asked of many users side by side, until one of them pairs.
+"""Witnesses: users who show whether the dispatch pairs at all.
 
-One user who pairs proves the dispatch, whatever happens to others. Only if none of all users that can be asked pairs, the dispatch is at fault.
+One user who pairs proves that the dispatch works. The dispatch is at fault only if none of the users who can be probed pairs.
 """
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from t3flow import T3flowError
-from t3flow.engine.journal import JournalError
-from t3flow.engine.step import check_interrupt, pause
-from t3flow.host import manageable, own_activity, pairing_results, slots
+from t3flow.host import management, slots
 from t3flow.host.host import Host
+from t3flow.host.pairing import last_pairings
 from t3flow.host.pairing import probe as pairing_probe
+from t3flow.host.pairing.parallel_probes import RETRY_SECONDS, probe_users
 
-WIDTH = 8
-"""So many users are asked at a time once one has failed: each takes a minting, 300 MB and some seconds of a core."""
-ALONE_SECONDS = 1.5
-"""A first user who has not paired by then is no longer waited for alone."""
-AGAIN_SECONDS, AGAIN_PAUSE_SECONDS = 3.0, 0.3
-"""Where there are few users, each is asked again until then: t3's minting waits for no lock."""
-BEFORE_SECONDS, RESTARTED_SECONDS, EACH_SECONDS = 60.0, 30.0, 600.0
-"""The longest that asking takes: before anything is done, while a restarted user waits for the answer, and when all are to answer."""
-SHOWN = 2
-WAIT_SECONDS = 0.2
-
-
-class BrokenBefore(T3flowError):
-    """A user does not pair after a restart, and did not before it, while others do: that is no build's doing."""
-
-
-class DispatchAtFault(T3flowError):
-    """A user does not pair after a restart, and neither does one who was not restarted: that is not the build's doing."""
+UNSTOPPED_LIMIT_SECONDS, RESTART_LIMIT_SECONDS, ALL_LIMIT_SECONDS = 60.0, 30.0, 600.0
+"""Time limits of probes: before any server is stopped, while a restarted user waits for the answer, and of all users."""
+MAX_SHOWN = 2
 
 
 class Witness(NamedTuple):
-    """A user with a running server. `counts`: that this user cannot pair speaks against the dispatch; else it only proves it by pairing."""
+    """A user with a running server. If `counts`, a failure speaks against the dispatch; otherwise only a success says something."""
 
     user: str
     counts: bool
 
 
-def against_dispatch(
+def dispatch_problem(
     host: Host,
     version: str,
-    besides: Collection[str],
-    without: Collection[str] = (),
-    most_seconds: float = RESTARTED_SECONDS,
+    exclude: Collection[str],
+    uncounted: Collection[str] = (),
+    limit_seconds: float = RESTART_LIMIT_SECONDS,
     began: float | None = None,
 ) -> str:
-    """Return "" if some user pairs, or none can be asked; else one line: which users cannot pair, and why. Raises ServiceError, UserMapError.
+    """Return "" if a user pairs or none can be probed, else one line: which users cannot pair, and why. Raise ServiceError, UserMapError.
 
-    Users on `version` ("": no version is in question) and those in `without` prove the dispatch by pairing and never speak against it. Nor do
-    those who could not pair before `began`, when a restart that is under way did. Those in `besides` are not asked.
+    Users in `exclude` are not probed. A failure does not count against the dispatch for users on `version` ("": no version is in question), for
+    users in `uncounted`, and for users who could not pair before `began`, the start of a restart in flight.
     """
-    asked = witnesses(host, version, besides, {*without, *_broken_at(host, began)})
-    if not any(each.counts for each in asked):
+    probed = witnesses(host, version, exclude, {*uncounted, *_unpaired_before(host, began)})
+    if not any(each.counts for each in probed):
         return ""
-    paired, failed = ask(host, [each.user for each in asked], most_seconds)
-    counted = {each.user: failed[each.user] for each in asked if each.counts and each.user in failed}
+    paired, failed = probe_users(host, [each.user for each in probed], limit_seconds)
+    counted = {each.user: failed[each.user] for each in probed if each.counts and each.user in failed}
     if paired or not counted:
         return ""
-    shown = [f"{user} cannot pair ({why})" for user, why in list(counted.items())[:SHOWN]]
-    rest = len(asked) - len(shown)
-    return " and ".join(shown) + (f", nor can {rest} more" if rest else "")
+    shown = [f"{user} ({reason})" for user, reason in list(counted.items())[:MAX_SHOWN]]
+    rest = len(probed) - len(shown)
+    others = f" and {rest} other user{'s' * (rest > 1)}" if rest else ""
+    return f"{', '.join(shown)}{others} cannot pair"
 
 
-def witnesses(host: Host, version: str, besides: Collection[str], without: Collection[str]) -> list[Witness]:
-    """Return the managed users with a running server: first those whose failure counts, and of these first those who paired when last seen."""
-    names = [entry.name for entry in host.user_map().users if entry.name not in besides]
-    known = pairing_results.pairings(host.journal)
+def witnesses(host: Host, version: str, exclude: Collection[str], uncounted: Collection[str]) -> list[Witness]:
+    """Return the managed users with a running server: first those who count, and of these first those whose last pairing succeeded."""
+    names = [entry.name for entry in host.user_map().users if entry.name not in exclude]
+    known = last_pairings.pairings(host.journal)
     found: list[tuple[bool, bool, Witness]] = []
-    for user, (server, why) in manageable.survey(host, names).items():
-        if why or not server.active:
+    for user, (server, unmanaged) in management.survey(host, names).items():
+        if unmanaged or not server.active:
             continue
-        runs = pairing_probe.version_that_runs(host, user, server.main_pid) if server.main_pid else None
-        led_to = slots.effective(host.settings.paths.versions_dir, user)
-        is_parted = runs is not None and runs != led_to  # then it may not pair until its next restart
-        counts = not is_parted and user not in without and not (version and runs == version)
+        running = pairing_probe.running_version_of(host, user, server.main_pid) if server.main_pid else None
+        assigned = slots.effective(host.settings.paths.versions_dir, user)
+        is_off_assignment = running is not None and running != assigned  # may not pair before its next restart
+        counts = not is_off_assignment and user not in uncounted and not (version and running == version)
         found.append((not counts, user in known and bool(known[user]["reason"]), Witness(user, counts)))
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
-def _broken_at(host: Host, began: float | None) -> list[str]:
-    """Return the users who could not pair at a time, and not since; none for None."""
+def _unpaired_before(host: Host, began: float | None) -> list[str]:
+    """Return the users who could not pair at that time, nor since; none for None."""
     if began is None:
         return []
-    known = pairing_results.pairings(host.journal)
+    known = last_pairings.pairings(host.journal)
     return [user for user, last in known.items() if last["reason"] and last["since"] < began]
 
 
-def running(host: Host, version: str, besides: Collection[str]) -> list[str]:
-    """Return the managed users whose server runs a version. Raises ServiceError, UserMapError."""
-    names = [entry.name for entry in host.user_map().users if entry.name not in besides]
+def users_running(host: Host, version: str, exclude: Collection[str]) -> list[str]:
+    """Return the managed users whose server runs a version. Raise ServiceError, UserMapError."""
+    names = [entry.name for entry in host.user_map().users if entry.name not in exclude]
     return [
         user
-        for user, (server, why) in manageable.survey(host, names).items()
-        if not why and server.active and server.main_pid
-        if pairing_probe.version_that_runs(host, user, server.main_pid) == version
+        for user, (server, unmanaged) in management.survey(host, names).items()
+        if not unmanaged and server.active and server.main_pid
+        if pairing_probe.running_version_of(host, user, server.main_pid) == version
     ]
 
 
-def some_who_pair(host: Host, users: list[str], enough: int) -> list[str]:
+def find_pairing_users(host: Host, users: list[str], enough: int) -> list[str]:
     """Return up to `enough` of these users who pair now."""
-    return ask(host, users, RESTARTED_SECONDS, enough=enough)[0]
+    return probe_users(host, users, RESTART_LIMIT_SECONDS, enough=enough)[0]
 
 
-def ask(
-    host: Host,
-    users: list[str],
-    most_seconds: float,
-    *,
-    enough: int = 1,
-    probe: Callable[[Host, str], None] = pairing_probe.probe,
-) -> tuple[list[str], dict[str, str]]:
-    """Ask users whether they pair, up to WIDTH at a time, until `enough` do. Return those who pair, and user → why not.
+def note_pairing_now(host: Host, user: str) -> str:
+    """Probe a user and record the result, so that a restart is not blamed for an earlier fault. Return why pairing fails, or "".
 
-    The first is asked alone. A user whose port another process holds says nothing. What is still under way at the end ends by itself: a pairing
-    more, as a browser's.
+    Raise JournalError.
     """
-    answers: SimpleQueue[tuple[str, T3flowError | None]] = SimpleQueue()
-    waiting, under_way = deque(users), set[str]()
-    paired: list[str] = []
-    failed: dict[str, str] = {}
-    began = time.monotonic()
-    alone_until = began
-    while (waiting or under_way) and time.monotonic() - began < most_seconds:
-        if waiting and len(under_way) < WIDTH and (not under_way or time.monotonic() >= alone_until):
-            user = waiting.popleft()
-            under_way.add(user)
-            threading.Thread(target=_ask_one, args=(host, user, probe, answers), daemon=True).start()
-            alone_until = max(alone_until, began + ALONE_SECONDS) if not failed else began
-            continue
-        check_interrupt()
-        try:
-            user, error = answers.get(timeout=WAIT_SECONDS)
-        except Empty:
-            continue
-        under_way.discard(user)
-        if isinstance(error, JournalError):
-            raise error
-        if error is None:
-            paired.append(user)
-            failed.pop(user, None)
-            if len(paired) >= enough:
-                break
-        elif not isinstance(error, pairing_probe.PortTaken):
-            failed[user] = str(error)
-            alone_until = began
-        if not waiting and not under_way and time.monotonic() - began < min(AGAIN_SECONDS, most_seconds):
-            pause(AGAIN_PAUSE_SECONDS)
-            waiting.extend(failed)
-    return paired, failed
+    return note_pairings_now(host, [user], RETRY_SECONDS + pairing_probe.PAIR_SECONDS).get(user, "")
 
 
-def _ask_one(
-    host: Host,
-    user: str,
-    probe: Callable[[Host, str], None],
-    answers: "SimpleQueue[tuple[str, T3flowError | None]]",
-) -> None:
-    try:
-        probe(host, user)
-        answers.put((user, None))
-    except T3flowError as error:
-        answers.put((user, error))
-    except Exception as error:  # a thread that ends without an answer would be waited for
-        answers.put((user, pairing_probe.NotPaired(f"{type(error).__name__}: {error}")))
-
-
-def pairs_now(host: Host, user: str) -> str:
-    """Return why a user cannot pair now, or "": noted, so that a restart is not blamed for what was so before it. Raises JournalError."""
-    return note_now(host, [user], AGAIN_SECONDS + pairing_probe.PAIR_SECONDS).get(user, "")
-
-
-def note_now(
-    host: Host, users: list[str], most_seconds: float, probe: Callable[[Host, str], None] = pairing_probe.probe
+def note_pairings_now(
+    host: Host, users: list[str], limit_seconds: float, probe: Callable[[Host, str], None] = pairing_probe.probe
 ) -> dict[str, str]:
-    """Ask each of these users whether they pair, and note it. Return user → why not. A user without an answer in time is left as noted.
+    """Probe each of these users and record the results. Return user → reason for those who cannot pair. Raise JournalError.
 
-    Where others pair, those who do not are asked once more: t3's minting waits for no lock. Raises JournalError.
+    Failed users are probed once more if others pair, since t3's minting does not wait for database locks. The record of a user without an answer
+    in time stays as it is.
     """
     began = time.monotonic()
-    paired, failed = ask(host, users, most_seconds, enough=len(users), probe=probe)
-    if paired and failed and (left := most_seconds - (time.monotonic() - began)) > 0:
-        again, _ = ask(host, [*failed], left, enough=len(failed), probe=probe)
+    paired, failed = probe_users(host, users, limit_seconds, enough=len(users), probe=probe)
+    if paired and failed and (left := limit_seconds - (time.monotonic() - began)) > 0:
+        again, _ = probe_users(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
-        failed = {user: why for user, why in failed.items() if user not in again}
-    known = pairing_results.pairings(host.journal)
+        failed = {user: reason for user, reason in failed.items() if user not in again}
+    known = last_pairings.pairings(host.journal)
     for user in users:
-        is_noted_bad = user in known and bool(known[user]["reason"])
-        if user in failed or (user in paired and is_noted_bad):
-            pairing_results.note_pairing(host.journal, user, failed.get(user, ""))
+        has_failed_before = user in known and bool(known[user]["reason"])
+        if user in failed or (user in paired and has_failed_before):
+            last_pairings.note_pairing(host.journal, user, failed.get(user, ""))
     return failed
-
-
-def broken_before(host: Host, user: str) -> str:
-    """Return why a user whose server is being restarted could not pair before it was stopped either; "" if they could, or it is not known."""
-    known = pairing_results.pairings(host.journal).get(user)
-    begun = own_activity.begun(host.journal, user)
-    return str(known["reason"]) if known and known["reason"] and begun is not None and known["since"] < begun else ""
-
-
-def excuse(host: Host, user: str) -> str:
-    """Return why it is no fault of a restart that a user does not pair: they did not before, or no user at all does; "" where it may be one."""
-    return broken_before(host, user) or against_dispatch(host, "", [user], began=own_activity.begun(host.journal, user))
-
-
-def other_fault(host: Host, user: str, version: str, error: pairing_probe.NotPaired) -> T3flowError | None:
-    """Return what else than `version` is at fault where a restarted user does not pair; None where nothing else is known to be."""
-    before = broken_before(host, user)
-    if against := against_dispatch(host, version, [user], began=own_activity.begun(host.journal, user)):
-        return DispatchAtFault(
-            f"{error}; but users who were not restarted cannot pair either: {against}; the dispatch is at fault"
-        )
-    with suppress(T3flowError):
-        if before:
-            pairing_probe.check_running(host, user, version)
-            return BrokenBefore(f"{user} cannot pair on {version} ({error}), and could not before ({before})")
-    return None

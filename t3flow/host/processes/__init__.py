@@ -1,1 +1,1 @@
-"""Processes, ports and control groups, as the kernel describes them."""
+"""Processes, ports and control groups, as the kernel reports them."""

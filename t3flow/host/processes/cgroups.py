@@ -1,4 +1,4 @@
-"""The processes of a unit, by its control group: the kernel's word, at a cost that does not depend on what else runs on the host."""
+"""The processes of a unit, listed by its control group. The cost does not depend on other processes of the host."""
 
 import os
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 NAMED_HIERARCHY = "name=systemd"
-DEEPEST = 8
-"""Groups below a unit's own, as services with `Delegate=` make them, are followed so far."""
+MAX_DEPTH = 8
+"""How deep groups below a unit's own are followed, as services with `Delegate=` create them."""
 
 
 def folder_of(group: str, mounts: Path = MOUNTS) -> Path | None:
-    """Return the folder of a control group that systemd names (`/system.slice/x.service`), or None where it is not to be seen.
+    """Return the folder of a control group as systemd names it (`/system.slice/x.service`), or None if it is not visible.
 
-    The group may have gone with its last process. Both hierarchies of systemd are looked at, wherever they are mounted: the unified one, and
-    the named one of older and hybrid hosts.
+    A group disappears with its last process. Both hierarchies of systemd are searched wherever they are mounted: the unified one, and the named
+    one of older and hybrid hosts.
     """
     found = []
     for root, mounted_at in _hierarchies(mounts):
@@ -26,9 +26,9 @@ def folder_of(group: str, mounts: Path = MOUNTS) -> Path | None:
 
 
 def default_group(unit: str, slice_name: str) -> str:
-    """Return the group that systemd gives a unit in a slice: what a stopped unit left behind is in there, though systemd names it no more.
+    """Return the group of a unit in a slice: `x.service` in `a-b.slice` → `/a.slice/a-b.slice/x.service`.
 
-    Given `x.service` and `a-b.slice`, return `/a.slice/a-b.slice/x.service`. "" for a unit without a slice, which is not loaded.
+    systemd no longer reports the group of a stopped unit, but leftover processes are still in it. "" without a slice: the unit is not loaded.
     """
     if not slice_name:
         return ""
@@ -38,12 +38,12 @@ def default_group(unit: str, slice_name: str) -> str:
 
 
 def pids(folder: Path | None) -> list[int]:
-    """Return the processes of a control group and of those below it; none when it is gone."""
-    return [pid for each in _groups(folder, DEEPEST) for pid in _listed(each)] if folder is not None else []
+    """Return the processes of a control group and of the groups below it; none if it is gone."""
+    return [pid for each in _groups(folder, MAX_DEPTH) for pid in _pids_of_group(each)] if folder is not None else []
 
 
 def _hierarchies(mounts: Path) -> Iterator[tuple[str, Path]]:
-    """Each of systemd's hierarchies as (the group that its mount begins at, where it is mounted)."""
+    """Yield each hierarchy of systemd as (group at the root of the mount, mount point)."""
     with suppress(OSError):
         for line in mounts.read_text().splitlines():
             before, _, after = line.partition(" - ")
@@ -53,14 +53,14 @@ def _hierarchies(mounts: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _unescaped(text: str) -> str:
-    r"""Return a path of mountinfo, in which a blank is `\040`, as it is."""
+    r"""Return a path of mountinfo without its octal escapes (a blank is `\040`)."""
     for digits in ("040", "011", "012", "134"):
         text = text.replace(f"\\{digits}", chr(int(digits, 8)))
     return text
 
 
 def _manager_root() -> str:
-    """The group that systemd's own root lies at: "" but in a container without a namespace of control groups."""
+    """Return the group that systemd's hierarchy starts at: "" except in a container without a cgroup namespace."""
     with suppress(OSError):
         for line in Path("/proc/1/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -77,8 +77,8 @@ def _groups(folder: Path, deep: int) -> Iterator[Path]:
                 yield from _groups(Path(entry.path), deep - 1)
 
 
-def _listed(folder: Path) -> list[int]:
-    """The processes of one group. One of another namespace of processes is listed as 0, and is none of ours."""
-    with suppress(OSError):  # a threaded group has no list: the domain above it lists its processes
+def _pids_of_group(folder: Path) -> list[int]:
+    """Return the processes of one group. A process of a foreign PID namespace is listed as 0, and skipped."""
+    with suppress(OSError):  # a threaded group has no list; its parent domain lists its processes
         return sorted({int(word) for word in (folder / "cgroup.procs").read_text().split()} - {0})
     return []

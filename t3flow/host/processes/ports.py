@@ -1,6 +1,6 @@
-"""Whose a TCP port is, by the kernel's word alone. A port is free for anybody to take while its server is stopped.
+"""Owners of TCP ports, as the kernel reports them. While a server is stopped, any account can take its port.
 
-A server binds 0.0.0.0. Beside it another account may listen on an IPv6 address such as `::1`; nobody beside it can listen on IPv4.
+A server binds 0.0.0.0. Another account can then still listen on an IPv6 address such as `::1`, but not on IPv4.
 """
 
 import ctypes
@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 from t3flow.host.processes import proc, sock_diag
 
-LISTENS = "0A"
-BY_LOOPBACK = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
-"""Addresses at which a listener may be what 127.0.0.1 leads to."""
+LISTEN_STATE = "0A"
+LOOPBACK_ADDRESSES = ("0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0")
+"""Addresses whose listener may receive connections to 127.0.0.1."""
 PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Listener(NamedTuple):
-    """A socket that listens on a port: its address, its owner's uid, its inode."""
+    """A listening socket: its address, the uid of its owner, its inode."""
 
     address: str
     uid: int
@@ -38,50 +38,50 @@ def listeners(port: int) -> list[Listener]:
 
 
 def listeners_in_tables(port: int) -> list[Listener]:
-    """Return the same by /proc, which lists every connection of the host."""
+    """Return the same from /proc, which lists every connection of the host."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(FileNotFoundError):
             for line in Path(table).read_text().splitlines()[1:]:
                 fields = line.split()
                 address, _, number = fields[1].partition(":")
-                if fields[3] == LISTENS and int(number, 16) == port:
+                if fields[3] == LISTEN_STATE and int(number, 16) == port:
                     found.append(Listener(_address(address), int(fields[7]), int(fields[9])))
     return found
 
 
 def _address(digits: str) -> str:
-    """An address as the kernel's tables have it: words of 32 bits in the host's order."""
+    """Return an address of the kernel's tables: 32-bit words in host byte order."""
     words = [int(digits[at : at + 8], 16) for at in range(0, len(digits), 8)]
     return sock_diag.address_of(struct.pack(f"={len(words)}I", *words))
 
 
-def is_own(port: int, pids: Collection[int]) -> bool:
-    """Return whether what 127.0.0.1 leads to at the port is one of these processes of a unit."""
-    reached = _reached(port)
-    return bool(reached) and reached <= _held_by(pids, reached)
+def is_owned_by(port: int, pids: Collection[int]) -> bool:
+    """Return whether these processes of a unit own every socket that receives connections to 127.0.0.1 at the port."""
+    reached = _loopback_sockets(port)
+    return bool(reached) and reached <= _sockets_owned_by(pids, reached)
 
 
-def listener(port: int, pids: Collection[int]) -> int | None:
-    """Return the process of a unit that is the server, which 127.0.0.1 leads to at the port; None where it is none of them.
+def listening_process(port: int, pids: Collection[int]) -> int | None:
+    """Return the server: the process of a unit that receives connections to 127.0.0.1 at the port, or None if it is none of these.
 
-    A child that has inherited the socket is not the server while a process above it holds the socket too.
+    Of a process and its descendants that inherited the socket, the ancestor is the server.
     """
-    reached = _reached(port)
-    if not reached or not reached <= _held_by(pids, reached):
+    reached = _loopback_sockets(port)
+    if not reached or not reached <= _sockets_owned_by(pids, reached):
         return None
     holders = [pid for pid in pids if not reached.isdisjoint(_sockets(pid))]
     return next((pid for pid in holders if not set(proc.ancestors(pid, pids)) & set(holders)), None)
 
 
-def _reached(port: int) -> set[int]:
-    """The sockets that 127.0.0.1 may lead to: those on IPv4, or where there are none those on IPv6."""
-    reached = [each for each in listeners(port) if each.address in BY_LOOPBACK]
+def _loopback_sockets(port: int) -> set[int]:
+    """Return the sockets that may receive connections to 127.0.0.1: those on IPv4, or if there are none, those on IPv6."""
+    reached = [each for each in listeners(port) if each.address in LOOPBACK_ADDRESSES]
     return {each.inode for each in [each for each in reached if ":" not in each.address] or reached}
 
 
-def _held_by(pids: Collection[int], wanted: set[int]) -> set[int]:
-    """Which of these sockets the processes have open. Looks no further than it must."""
+def _sockets_owned_by(pids: Collection[int], wanted: set[int]) -> set[int]:
+    """Return which of these sockets the processes have open. Stops once all are found."""
     found: set[int] = set()
     for pid in pids:
         if wanted <= found:
@@ -90,22 +90,22 @@ def _held_by(pids: Collection[int], wanted: set[int]) -> set[int]:
     return found
 
 
-def strangers(port: int, pids: Collection[int]) -> str:
-    """Who listens on a user's port and is not of their unit, on whatever address, for people; "" for nobody."""
+def foreign_listeners(port: int, pids: Collection[int]) -> str:
+    """Describe the listeners on a port, on any address, that do not belong to these processes; "" if there are none."""
     found = listeners(port)
-    own = _held_by(pids, {each.inode for each in found})
-    return ", ".join(_described(each) for each in found if each.inode not in own)
+    own = _sockets_owned_by(pids, {each.inode for each in found})
+    return ", ".join(_describe(each) for each in found if each.inode not in own)
 
 
-def who_shuts_out(port: int, pids: Collection[int]) -> str:
-    """Who holds a port so that the unit of these processes cannot have it, for people; "" while it has it, or could."""
-    if is_own(port, pids) or _can_be_bound(port):
+def port_blocker(port: int, pids: Collection[int]) -> str:
+    """Describe the process that keeps the unit of these processes from its port; "" if the unit has the port or can bind it."""
+    if is_owned_by(port, pids) or _can_be_bound(port):
         return ""
-    return strangers(port, pids) or ("" if listeners(port) else _who_only_binds(port))
+    return foreign_listeners(port, pids) or ("" if listeners(port) else _bound_without_listening(port))
 
 
 def _can_be_bound(port: int) -> bool:
-    """As a server would bind it. Bound like this and not listening, it is in no server's way."""
+    """Return whether a server could bind the port. Binding like this, without listening, does not block a server."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):
@@ -114,18 +114,18 @@ def _can_be_bound(port: int) -> bool:
     return False
 
 
-def _who_only_binds(port: int) -> str:
-    """Who holds a port without listening, which no table of the kernel's shows: each such socket is looked at."""
-    for pid in _all():
+def _bound_without_listening(port: int) -> str:
+    """Describe the process that has bound a port without listening. No kernel table shows it, so every socket is inspected."""
+    for pid in _all_pids():
         with suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:") and _port_of(pid, int(number)) == port:
-                    return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_process(pid)}), who does not listen"
-    return "somebody who does not listen (t3flow doctor may name them)"
+                    return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_describe_process(pid)}), which does not listen"
+    return "an unknown process that does not listen (t3flow doctor may identify it)"
 
 
 def _port_of(pid: int, number: int) -> int | None:
-    """The local port of a TCP socket of another process; None for other sockets, and for those that cannot be looked at."""
+    """Return the local port of another process's TCP socket; None for other sockets and for inaccessible ones."""
     process = os.pidfd_open(pid)
     try:
         copy = _libc.syscall(PIDFD_GETFD, process, number, 0)
@@ -133,30 +133,30 @@ def _port_of(pid: int, number: int) -> int | None:
         os.close(process)
     if copy < 0:
         return None
-    with socket.socket(fileno=copy) as looked_at:
-        is_tcp = looked_at.family in (socket.AF_INET, socket.AF_INET6) and looked_at.type == socket.SOCK_STREAM
-        return int(looked_at.getsockname()[1]) if is_tcp else None
+    with socket.socket(fileno=copy) as duplicate:
+        is_tcp = duplicate.family in (socket.AF_INET, socket.AF_INET6) and duplicate.type == socket.SOCK_STREAM
+        return int(duplicate.getsockname()[1]) if is_tcp else None
 
 
 def _sockets(pid: int) -> Iterator[int]:
-    """The inodes of a process's sockets, as far as they may be seen."""
-    return (int(path[8:-1]) for path in proc.opened(pid) if path.startswith("socket:["))
+    """Yield the inodes of a process's sockets, as far as they are visible."""
+    return (int(path[8:-1]) for path in proc.open_files(pid) if path.startswith("socket:["))
 
 
-def _all() -> Iterator[int]:
-    """Every process of the host: to name a stranger who is in the way, not to judge a user by."""
+def _all_pids() -> Iterator[int]:
+    """Yield every process of the host: only to name a foreign process, never to decide about a user."""
     return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _described(listener: Listener) -> str:
-    """For people, as `mallory (pid 77, python3) on ::1`."""
-    holder = next((pid for pid in _all() if listener.inode in _sockets(pid)), None)
-    process = f" ({_process(holder)})" if holder is not None else ""
+def _describe(listener: Listener) -> str:
+    """Return `mallory (pid 77, python3) on ::1`."""
+    holder = next((pid for pid in _all_pids() if listener.inode in _sockets(pid)), None)
+    process = f" ({_describe_process(holder)})" if holder is not None else ""
     return f"{_account_name(listener.uid)}{process} on {listener.address}"
 
 
-def _process(pid: int) -> str:
-    """The process, by a name that it may have chosen itself."""
+def _describe_process(pid: int) -> str:
+    """Return `pid 77, python3`. A process can set its own name."""
     return f"pid {pid}, {proc.name_of(pid)}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
-from t3flow.host.records.known_schemas import Schemas, parse_schema
+from t3flow.host.records.version_schemas import Schemas, parse_schema
 from t3flow.t3 import files
 
 

@@ -1,1 +1,1 @@
-"""The users' servers as units of systemd or of the sandbox's supervisor."""
+"""Control of the users' servers: systemd, or the supervisor of the sandbox."""

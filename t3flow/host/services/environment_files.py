@@ -1,7 +1,7 @@
 """Environment files as systemd reads them (systemd.exec(5), EnvironmentFile=).
 
-The rules are those of systemd's own parser: `KEY=VALUE` lines, comments that begin with `#` or `;`, quotes, backslashes that escape and
-that continue a line, the last of several lines with one key counts. A line such as `export KEY=VALUE` sets nothing: its key is no name.
+The rules of systemd's parser: lines `KEY=VALUE`, comments after `#` or `;`, quotes, backslashes that escape or continue a line; the last line of a
+key counts. A line `export KEY=VALUE` sets nothing, because its key is not a valid name.
 """
 
 import re
@@ -11,12 +11,12 @@ from pathlib import Path
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BLANK = " \t\n\r"
 _ESCAPED_IN_QUOTES = '"\\`$'
-"""What a backslash takes its meaning from within double quotes; before any other letter it stands for itself."""
-MOST_BYTES = 1024 * 1024
+"""Characters that a backslash escapes within double quotes; before others it is literal."""
+MAX_BYTES = 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return the variables of an environment file; those with a bad name or a control character in them are left out. Raise ValueError for a NUL."""
+    """Return the variables of an environment file, except those with an invalid name or a control character. Raise ValueError for a NUL."""
     found: dict[str, str] = {}
     for key, value in _Reader(text).assignments():
         name = key.rstrip(_BLANK)
@@ -27,20 +27,20 @@ def parse(text: str) -> dict[str, str]:
 
 
 class _Reader:
-    """The automaton of systemd's `parse_env_file`, letter by letter; its states have the names that they have there."""
+    """The state machine of systemd's `parse_env_file`, with the same names of states; it reads one character at a time."""
 
     def __init__(self, text: str) -> None:
         if "\0" in text:
-            raise ValueError("there is a NUL in it")
+            raise ValueError("it contains a NUL")
         self.text = text
         self.found: list[tuple[str, str]] = []
         self.state = "pre_key"
         self.key = self.value = ""
         self.value_end: int | None = None
-        """Where blanks at the end of an unquoted value begin, which do not count."""
+        """Start of the trailing blanks of an unquoted value, which do not count."""
 
     def assignments(self) -> Iterable[tuple[str, str]]:
-        """Return each key and value, as they come."""
+        """Return the keys and values in order."""
         for letter in self.text:
             getattr(self, f"_{self.state}")(letter)
         if self.state in ("pre_value", "value", "value_escape", "single_quote", "double_quote", "double_quote_escape"):
@@ -124,14 +124,14 @@ class _Reader:
             self.state = "pre_key"
 
     def _comment_escape(self, letter: str) -> None:
-        """Since systemd 254 a backslash does not continue a comment; before, it did."""
+        """Since systemd 254 a backslash does not continue a comment."""
         self.state = "pre_key" if letter in "\n\r" else "comment"
 
 
 def read(files: Iterable[tuple[Path, bool]], before: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the variables that a unit's files give its process, the later file counting, over those that `before` has.
+    """Return the variables in `before`, overridden by those of a unit's files in order.
 
-    Each file comes with whether it may be missing. Raise OSError for one that cannot be read, ValueError for one that systemd refuses.
+    Each file comes with whether it may be missing. Raise OSError if a file cannot be read, ValueError if systemd would refuse it.
     """
     found = dict(before or {})
     for named, may_be_missing in files:
@@ -140,7 +140,7 @@ def read(files: Iterable[tuple[Path, bool]], before: dict[str, str] | None = Non
         for path in paths:
             try:
                 with path.open("rb") as file:
-                    found.update(parse(file.read(MOST_BYTES).decode()))
+                    found.update(parse(file.read(MAX_BYTES).decode()))
             except (OSError, ValueError):
                 if not may_be_missing:
                     raise

@@ -1,4 +1,4 @@
-"""What systemd says a user's unit is: its command, account, environment, drop-ins. One `systemctl show` tells of all users."""
+"""A unit as systemd has loaded it: command, account, environment, drop-ins. One `systemctl show` reads the units of all users."""
 
 import re
 import shlex
@@ -27,14 +27,14 @@ PROPERTIES = (
     "ControlGroup",
     "Slice",
 )
-"""Some of these are missing in older systemd, or for a unit that is not loaded: each is looked up with a default."""
+"""Older systemd, or a unit that is not loaded, lacks some of these: each is read with a default."""
 _COMMAND = re.compile(r"\{ path=(.*?) ; argv\[\]=(.*?) ; (?:ignore_errors|flags)=", re.DOTALL)
 _FILE = re.compile(r"(?P<path>\S.*?) \(ignore_errors=(?P<ignore>yes|no)\)")
 
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """A unit, as systemd has loaded it. `commands`: each ExecStart=, as one line; `user`: the account that it runs as, "" for root."""
+    """A unit as systemd has loaded it. `commands`: each ExecStart= as one line; `user`: the account that it runs as ("" for root)."""
 
     unit: str
     load_state: str
@@ -49,11 +49,11 @@ class UnitFacts:
 
     @property
     def words(self) -> list[str]:
-        """The words of the first command. systemd shows them without quotes, so that one with a blank in it falls apart."""
+        """Return the words of the first command. systemd shows them without quotes, so a word with a blank is split."""
         return self.commands[0].split() if self.commands else []
 
     def option(self, name: str) -> str | None:
-        """The value of an option of the first command, `--name VALUE` or `--name=VALUE`; None without it."""
+        """Return the value of an option of the first command (`--name VALUE` or `--name=VALUE`), or None."""
         words = self.words
         for at, word in enumerate(words):
             if word == name and at + 1 < len(words):
@@ -64,7 +64,7 @@ class UnitFacts:
 
 
 def properties(shown: str) -> dict[str, str]:
-    """What one unit's part of `systemctl show` says: property → value; a property that comes several times has its values in lines."""
+    """Return one unit's part of `systemctl show` as property → value. The values of a repeated property are joined by newlines."""
     found: dict[str, str] = {}
     for line in shown.splitlines():
         name, _, value = line.partition("=")
@@ -73,7 +73,7 @@ def properties(shown: str) -> dict[str, str]:
 
 
 def facts_of(unit: str, shown: dict[str, str]) -> UnitFacts:
-    """The facts of a unit, by its properties."""
+    """Return the facts of a unit, given its properties."""
     return UnitFacts(
         unit=unit,
         load_state=shown.get("LoadState", ""),
@@ -95,7 +95,7 @@ def facts_of(unit: str, shown: dict[str, str]) -> UnitFacts:
 
 
 def _environment(shown: str) -> dict[str, str]:
-    """Assignments, which systemd quotes where that is needed."""
+    """Return the assignments of `Environment=`, which systemd quotes where needed."""
     try:
         words = shlex.split(shown)
     except ValueError:

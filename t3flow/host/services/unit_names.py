@@ -1,20 +1,20 @@
-r"""Names of units: how an account's name stands in the instance of a template unit, as systemd writes it.
+r"""Names of units: an account's name as the instance of a template unit.
 
-Hosts use two forms. A unit with `User=%i` has the name as it is (`t3-serve@ada-lovelace.service`); one with `User=%I` has it escaped
-(`t3-serve@ada\x2dlovelace.service`), which is also the only form for a name with letters that no unit may have.
+Hosts use two forms. A unit with `User=%i` contains the plain name (`t3-serve@ada-lovelace.service`); one with `User=%I` contains it escaped
+(`t3-serve@ada\x2dlovelace.service`), the only form for a name with characters that are not allowed in unit names.
 """
 
 import re
 import string
 
 PLAIN = frozenset((string.ascii_letters + string.digits + ":_.").encode())
-"""Bytes that systemd leaves as they are when it escapes."""
+"""Bytes that systemd does not escape."""
 _INSTANCE = re.compile(r"[A-Za-z0-9:_.\\@-]+")
-LONGEST_UNIT = 255
+MAX_UNIT_LENGTH = 255
 
 
 def escape(text: str) -> str:
-    r"""Return the text as `systemd-escape` does: `/` as `-`, every byte that is not plain, and a leading dot, as `\xNN`."""
+    r"""Escape a text as `systemd-escape` does: `/` becomes `-`; a byte that is not plain, or a leading dot, becomes `\xNN`."""
     escaped = []
     for at, byte in enumerate(text.encode(errors="surrogateescape")):
         if byte == ord("/"):
@@ -27,7 +27,7 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str | None:
-    r"""Return what `escape` made this of, as `systemd-escape --unescape` does; None for a stray backslash."""
+    r"""Reverse `escape`, as `systemd-escape --unescape` does. Return None for a stray backslash."""
     found = bytearray()
     at = 0
     while at < len(text):
@@ -43,15 +43,15 @@ def unescape(text: str) -> str | None:
 
 
 def units(template: str, user: str) -> list[str]:
-    """Return the units that may be a user's, by the template with `{user}` in it: the plain form first, if a unit can have it."""
+    """Return the names that a user's unit may have, given the template with `{user}`: the plain form first, if it is a valid name."""
     forms = [user] if _INSTANCE.fullmatch(user) else []
     forms += [form for form in [escape(user)] if form not in forms]
     found = [template.format(user=form) for form in forms]
-    return [unit for unit in found if len(unit) <= LONGEST_UNIT] or found[:1]
+    return [unit for unit in found if len(unit) <= MAX_UNIT_LENGTH] or found[:1]
 
 
 def accounts(template: str, unit: str) -> list[str]:
-    """Return the names of accounts that a unit of the template may be for: the instance as it stands, and unescaped."""
+    """Return the account names that a unit of the template may belong to: the instance as it is, and unescaped."""
     before, _, after = template.partition("{user}")
     if not (unit.startswith(before) and unit.endswith(after) and len(unit) > len(before) + len(after)):
         return []

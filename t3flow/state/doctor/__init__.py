@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from t3flow import T3flowError
 from t3flow.host.children import Children
-from t3flow.host.host import COMMANDS_LOCK, Host
-from t3flow.host.services.manager import services_of
+from t3flow.host.host import COMMANDS_LOCK, Host, services_of
 from t3flow.state.doctor import history, places, programs, queues, users, versions
 from t3flow.state.doctor.finding import Finding
 

@@ -8,9 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from t3flow.adoption import shell_tracker
-from t3flow.host import freeze, slots
+from t3flow.host import freeze, orphans, slots
 from t3flow.host.backups import replaced
-from t3flow.host.children import Children
 from t3flow.host.host import CHILDREN_LOCK, Host
 from t3flow.host.records import catalog, deferral_records
 from t3flow.state.doctor.finding import Finding, finding
@@ -60,7 +59,7 @@ def old_tracker_is_off(host: Host) -> Iterator[Finding]:
     if slots.default_version(host.settings.paths.versions_dir) is None:
         return
     for timer in shell_tracker.TIMERS:
-        if host.services.is_on(timer):
+        if host.services.is_enabled(timer):
             yield finding(
                 f"{timer} of the shell tracker is on: two trackers restart servers",
                 f"systemctl disable --now {timer}, or t3flow adopt",
@@ -78,7 +77,7 @@ def consumer_runs(host: Host) -> Iterator[Finding]:
     if _is_locked(state_dir / CONSUMER_LOCK):
         return
     yield finding("no consumer runs: nothing is updated", "systemctl start t3flow")
-    if not Children(state_dir / CHILDREN_LOCK).free():
+    if not orphans.are_gone(state_dir / CHILDREN_LOCK):
         yield finding("children of a consumer that died still run", "systemctl start t3flow ends them")
 
 

@@ -10,8 +10,8 @@ from t3flow.engine.files import is_on_tmpfs
 from t3flow.host import slots
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
+from t3flow.host.npm.staging import SANDBOX_SLOT_BYTES, SCRATCH_PATTERN, SCRATCH_PREFIX, SLOT_BYTES
 from t3flow.host.records import catalog
-from t3flow.host.staging import RUN_NAMES, SANDBOX_SLOT_BYTES, SCRATCH_PREFIX, SLOT_BYTES
 from t3flow.state.doctor.finding import Finding, finding
 
 STATE_BYTES = 100 * 1024 * 1024
@@ -80,7 +80,7 @@ def nothing_is_left_over(host: Host) -> Iterator[Finding]:
     """No scratch folder, half-made slot or drop box outlives its run."""
     paths = host.settings.paths
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    for folder in paths.scratch_dir.glob(RUN_NAMES):
+    for folder in paths.scratch_dir.glob(SCRATCH_PATTERN):
         if folder.name not in live:
             yield finding(f"{folder} is left over from a run that has ended", "systemctl restart t3flow removes it")
     if host.journal.query("select 1 from locks"):

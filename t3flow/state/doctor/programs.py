@@ -9,11 +9,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from t3flow.host import manageable, slots
+from t3flow.host import management, slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
-from t3flow.host.npm import command, install
-from t3flow.host.pairing import dispatch_log, probe
+from t3flow.host.npm import command, packages
+from t3flow.host.pairing import dispatch_log, log_lines, probe
+from t3flow.host.slots import creation
 from t3flow.settings import schedule, timezones
 from t3flow.state.doctor.finding import Finding, finding
 
@@ -30,7 +31,9 @@ def npm_runs(host: Host) -> Iterator[Finding]:
         yield finding(f"{command} is not on PATH", "install npm, or set npm.command")
         return
     for _ in range(ENDED_TRIES):
-        said = host.children.run([command, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3)
+        said = host.children.run(
+            [command, "--version"], account=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3
+        )
         if said.code != -signal.SIGKILL:
             break  # else a run that has just installed something ended all that runs as that account
     if said.code != 0 or not said.stdout.strip():
@@ -40,9 +43,9 @@ def npm_runs(host: Host) -> Iterator[Finding]:
 def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
     """The Node on PATH is new enough, and that of each slot in use is still the one that it was gated with."""
     try:
-        node = str(install.node_path())
+        node = str(packages.node_path())
         said = host.children.run(
-            [node, "--version"], who=host.gate_account(), timeout_seconds=ANSWER_SECONDS
+            [node, "--version"], account=host.gate_account(), timeout_seconds=ANSWER_SECONDS
         ).stdout.decode()
         major = said.strip().lstrip("v").partition(".")[0]
         if not major.isdigit() or int(major) < NODE_MAJOR:
@@ -60,7 +63,7 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
                 f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
                 "install it there again; t3 cannot start",
             )
-        elif noted.get("node_mark") not in (None, slots.node_mark(gated)):
+        elif noted.get("node_mark") not in (None, creation.node_mark(gated)):
             yield finding(
                 f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
                 f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
@@ -75,7 +78,7 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
         yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
         return
     for user, server in host.services.states([entry.name for entry in host.user_map().users]).items():
-        if server.facts is not None and (trouble := manageable.identity_trouble(server.facts, user)):
+        if server.facts is not None and (trouble := management.identity_problem(server.facts, user)):
             what, _, mend = trouble.rpartition(": ")
             yield finding(what, mend)
 
@@ -101,8 +104,8 @@ def dispatch_log_is_read(host: Host) -> Iterator[Finding]:
     """The log that pairings are watched in can be read."""
     if host.settings.dispatch.log and host.settings.bake.minutes:
         try:
-            dispatch_log.read(host, dispatch_log.start(host))
-        except dispatch_log.LogProblem as problem:
+            dispatch_log.read(host, dispatch_log.end_of_log(host))
+        except log_lines.LogProblem as problem:
             yield finding(str(problem), "set dispatch.log to where the dispatch logs")
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from t3flow import T3flowError
 from t3flow.adoption import shell_tracker
 from t3flow.engine.files import remove_tree
-from t3flow.host import launcher, preflight, slots, t3_accounts
+from t3flow.host import slots, t3_accounts
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
-from t3flow.host.staging import RUN_NAMES, SCRATCH_PREFIX
+from t3flow.host.npm.staging import SCRATCH_PATTERN, SCRATCH_PREFIX
+from t3flow.host.slots import launcher, preflight
 from t3flow.state.doctor.finding import Finding
 
 Remedy = Callable[[Host], Iterator[str]]
@@ -45,7 +46,7 @@ def fix(host: Host) -> tuple[list[str], list[Finding]]:
 def launcher_is_put_back(host: Host) -> Iterator[str]:
     """The launcher, by one rename. What another program put there stays where its package manager has it; servers run on."""
     paths = host.settings.paths
-    if not preflight.launcher_trouble(host.settings):
+    if not preflight.launcher_problems(host.settings):
         return
     sandbox = host.settings.serve.backend == "process"
     wanted = launcher.launcher_text(paths.versions_dir, sandbox=sandbox)
@@ -64,7 +65,7 @@ def accounts_have_links(host: Host) -> Iterator[str]:
     """A link to what the default leads them to now, for every account that has none."""
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is not None:
-        for user in t3_accounts.link(host, default):
+        for user in t3_accounts.assign_unlinked(host, default):
             yield f"{user} has a link of their own to {default}"
 
 
@@ -89,7 +90,7 @@ def leftovers_go(host: Host) -> Iterator[str]:
     """Scratch folders of runs that have ended, half-made slots, drop boxes of backups."""
     paths = host.settings.paths
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    left = [folder for folder in paths.scratch_dir.glob(RUN_NAMES) if folder.name not in live]
+    left = [folder for folder in paths.scratch_dir.glob(SCRATCH_PATTERN) if folder.name not in live]
     if not any(run.workflow not in ("drain", "bake", "revive") for run in host.journal.runs("status = 'running'")):
         left += [
             *slots.versions(paths.versions_dir).glob(".*.partial"),

@@ -4,23 +4,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from t3flow import T3flowError
-from t3flow.host import gate_account, manageable, pairing_results, slots
+from t3flow.host import gate_account, management, slots
 from t3flow.host.backups import compatibility
 from t3flow.host.host import PORT_VARIABLE, Host
-from t3flow.host.pairing import probe
-from t3flow.host.processes import ports, proc
-from t3flow.host.records import known_schemas
-from t3flow.host.records.known_schemas import Schemas
-from t3flow.host.services import running_version
+from t3flow.host.pairing import last_pairings, probe
+from t3flow.host.processes import listing, ports, proc
+from t3flow.host.records import version_schemas
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.services.manager import ServerState
+from t3flow.host.slots import running_version
 from t3flow.state.doctor.finding import Finding, finding
 
 NO_DATABASE = "there is no database"
 
 
-def surveyed(host: Host) -> dict[str, manageable.Surveyed]:
+def surveyed(host: Host) -> dict[str, management.SurveyedServer]:
     """The servers of the users of the map, and who of them cannot be managed."""
-    return manageable.survey(host, [entry.name for entry in host.user_map().users])
+    return management.survey(host, [entry.name for entry in host.user_map().users])
 
 
 def managed(host: Host) -> list[str]:
@@ -33,7 +33,7 @@ def accounts_are_there(host: Host) -> Iterator[Finding]:
     for problem in host.user_map().problems:
         yield finding(problem, f"mend {host.settings.paths.user_map}")
     try:
-        if host.gate_account().is_other and (shared := gate_account.shared_trouble(host)):
+        if host.gate_account().is_other and (shared := gate_account.sharing_problem(host)):
             what, _, mend = shared.rpartition(": ")
             yield finding(what, mend)
     except T3flowError as error:
@@ -83,9 +83,9 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
                 f"systemctl restart {server.unit} when {user} is idle; until then they cannot pair",
             )
             continue
-        if taken := ports.who_shuts_out(host.port(user), host.services.pids_of(user, server)):
+        if taken := ports.port_blocker(host.port(user), host.services.pids_of(user, server)):
             yield finding(
-                probe.taken_line(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
+                probe.port_taken_message(host, user, taken), f"then see t3flow runs, or systemctl start {server.unit}"
             )
             continue
         if server.main_pid is None:
@@ -94,14 +94,14 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
                     f"{server.unit} has failed", f"systemctl status {server.unit}; systemctl restart {server.unit}"
                 )
             continue
-        runs, led_to = probe.version_that_runs(host, user, server.main_pid), slots.effective(versions_dir, user)
+        runs, led_to = probe.running_version_of(host, user, server.main_pid), slots.effective(versions_dir, user)
         if is_busy:
             continue
-        if proc.is_stopped(server.main_pid):
+        if proc.is_suspended(server.main_pid):
             yield finding(
                 f"the server of {user} is held still", f"kill -CONT {server.main_pid}; systemctl restart t3flow"
             )
-        if running_version.is_from_old_place(host.journal, versions_dir, user, server.main_pid):
+        if running_version.is_from_shell_tracker(host.journal, versions_dir, user, server.main_pid):
             yield finding(
                 f"the server of {user} still runs {runs} from the old place until its next restart",
                 f"the next bump or drain restarts it; or systemctl restart {server.unit} when {user} is idle",
@@ -116,14 +116,14 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
                 f"the server of {user} runs {runs}, but they are led to {led_to}",
                 f"systemctl restart {server.unit} when {user} is idle",
             )
-        if trouble := probe.port_trouble(host, user, server):
+        if trouble := probe.port_problem(host, user, server):
             yield finding(f"{user}: {trouble}", "see who listens there: ss -ltnp")
 
 
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """No process of root's runs from a slot."""
     prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
-    for pid in proc.using(lambda words: any(word.startswith(prefix) for word in words[:2])):
+    for pid in listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if proc.uid_of(pid) == 0:
             yield finding(
                 f"process {pid} runs a version of t3 as root",
@@ -146,7 +146,7 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
         found = dict(zip(users, pool.map(read, users), strict=True))
     for user, theirs in found.items():
         version = slots.effective(versions_dir, user) or ""
-        known = known_schemas.schema_of_version(host.journal, version)
+        known = version_schemas.schema_of_version(host.journal, version)
         if isinstance(theirs, str):
             yield finding(
                 f"the database of {user} cannot be read: {theirs}",
@@ -172,7 +172,7 @@ def everybody_pairs(host: Host) -> Iterator[Finding]:
 
     with ThreadPoolExecutor(4) as pool:
         for user, reason in zip(users, pool.map(trouble, users), strict=True):
-            pairing_results.note_pairing(host.journal, user, reason)
+            last_pairings.note_pairing(host.journal, user, reason)
             if reason:
                 yield finding(
                     f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"

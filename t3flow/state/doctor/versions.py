@@ -4,15 +4,18 @@ import os
 from collections.abc import Iterator
 
 from t3flow.engine.files import safe_name
-from t3flow.host import pairing_results, preflight, slots
+from t3flow.host import slots
 from t3flow.host.host import Host
+from t3flow.host.pairing import last_pairings
 from t3flow.host.records import rejections
+from t3flow.host.slots import preflight
 from t3flow.state.doctor.finding import Finding, finding
+from t3flow.t3 import processes
 
 
 def launcher_is_ours(host: Host) -> Iterator[Finding]:
     """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
-    for what, mend in preflight.launcher_trouble(host.settings):
+    for what, mend in preflight.launcher_problems(host.settings):
         yield finding(what, mend)
 
 
@@ -34,14 +37,14 @@ def default_is_last_good(host: Host) -> Iterator[Finding]:
 def slots_are_whole(host: Host) -> Iterator[Finding]:
     """Each slot is complete, root's, written by nobody else, and on a mount that runs programs and takes files."""
     versions_dir = host.settings.paths.versions_dir
-    for what, mend in preflight.mounts_trouble(host.settings):
+    for what, mend in preflight.mounts_problems(host.settings):
         yield finding(what, mend)
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
-        if not slots.has_slot(versions_dir, version) or not (path / slots.PROGRAM).is_file():
+        if not slots.has_slot(versions_dir, version) or not (path / processes.PROGRAM).is_file():
             yield finding(f"the slot {path} is not whole", f"t3flow enqueue bump --target {version} makes it anew")
             continue
-        for place in (path, path / "node_modules", path / slots.MANIFEST, path / slots.PROGRAM):
+        for place in (path, path / "node_modules", path / slots.MANIFEST, path / processes.PROGRAM):
             status = place.stat()
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
                 yield finding(f"{place} can be written by others", f"chown -R root {path}; chmod -R go-w {path}")
@@ -51,7 +54,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
     """Each user has a link of their own to a whole slot, not to a version that failed, and is not left held."""
     versions_dir = host.settings.paths.versions_dir
     rejected = rejections.rejected(host.journal)
-    pairing = pairing_results.pairings(host.journal)
+    pairing = last_pairings.pairings(host.journal)
     is_busy = bool(host.journal.query("select 1 from locks"))
     if slots.default_version(versions_dir) is None:
         return
@@ -67,7 +70,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
                 f"{user} has no link: when the default moves, they move with it",
                 "the next bump makes it, or t3flow adopt",
             )
-        elif version == slots.HOLD:
+        elif version == slots.RESTORING:
             if not is_busy:
                 yield finding(
                     f"{user} is held, as in a restore that did not end: t3 starts nothing",

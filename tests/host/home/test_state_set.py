@@ -20,7 +20,7 @@ from t3flow.host.backups import compatibility, drop_box, replaced, restoring, st
 from t3flow.host.home import copies, restore
 from t3flow.host.host import Host, open_host
 from t3flow.host.owner.answers import OwnerProblem
-from t3flow.host.records import catalog, known_schemas
+from t3flow.host.records import catalog, version_schemas
 from t3flow.service.consumer import open_journal
 
 C, D = DATA / "state-level52.sqlite", DATA / "statev2-level56.sqlite"
@@ -157,8 +157,8 @@ def _make_link(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "statev2.sqlite is an empty file"),
         (lambda path: path.write_bytes(b"garbage" * 999), "statev2.sqlite: file is not a database"),
         (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "statev2.sqlite: .*malformed"),
-        (_make_fifo, "statev2.sqlite is not a plain file"),
-        (_make_link, "statev2.sqlite is not a plain file"),
+        (_make_fifo, "statev2.sqlite is not a regular file"),
+        (_make_link, "statev2.sqlite is not a regular file"),
         (lambda path: path.rename(path.with_name("state (copy).sqlite")), "rename it"),
     ],
     ids=["empty", "garbage", "truncated", "fifo", "link", "odd name"],
@@ -542,7 +542,7 @@ def test_a_snapshot_of_one_file_still_restores(host: Host) -> None:
 
 
 def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
-    known_schemas.note_schema(
+    version_schemas.note_schema(
         host.journal, "1.0.0", {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]]}
     )
     made = old_snapshot(host, "1.0.0")
@@ -558,9 +558,9 @@ def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
 
 def test_a_reused_number_is_another_schema(host: Host) -> None:
     first = [[number, f"m{number}"] for number in range(1, 47)]
-    known_schemas.note_schema(host.journal, "1.0.0", {"state.sqlite": first})
-    known = known_schemas.schema_of_version(host.journal, "1.0.0")
-    mine: known_schemas.Schemas = {"state.sqlite": [(number, f"m{number}") for number in range(1, 47)]}
+    version_schemas.note_schema(host.journal, "1.0.0", {"state.sqlite": first})
+    known = version_schemas.schema_of_version(host.journal, "1.0.0")
+    mine: version_schemas.Schemas = {"state.sqlite": [(number, f"m{number}") for number in range(1, 47)]}
     assert compatibility.unknown_migration(known, mine) == ""
     assert mine["state.sqlite"] is not None
     mine["state.sqlite"][-1] = (46, "of a preview")
@@ -574,10 +574,10 @@ def test_a_reused_number_is_another_schema(host: Host) -> None:
 
 def test_a_database_that_lay_there_says_nothing_about_a_version(host: Host) -> None:
     lists = {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]], "cache.sqlite": None}
-    known_schemas.note_schema(host.journal, "older", lists, ["state.sqlite"])
-    known_schemas.note_schema(host.journal, "newer", lists, ["statev2.sqlite"])
-    assert known_schemas.schema_of_version(host.journal, "older") == {"state.sqlite": [(1, "a")]}
-    newer = known_schemas.schema_of_version(host.journal, "newer")
+    version_schemas.note_schema(host.journal, "older", lists, ["state.sqlite"])
+    version_schemas.note_schema(host.journal, "newer", lists, ["statev2.sqlite"])
+    assert version_schemas.schema_of_version(host.journal, "older") == {"state.sqlite": [(1, "a")]}
+    newer = version_schemas.schema_of_version(host.journal, "newer")
     assert newer == {"state.sqlite": [(1, "a")], "statev2.sqlite": [(1, "a"), (2, "b")]}
     assert compatibility.unknown_migration(newer, {"state.sqlite": [(1, "a"), (2, "b")]}) == "", (
         "it makes the second of the first"
@@ -585,12 +585,12 @@ def test_a_database_that_lay_there_says_nothing_about_a_version(host: Host) -> N
 
 
 def test_snapshots_say_what_a_version_knows_where_no_trial_did(host: Host) -> None:
-    assert known_schemas.schema_of_version(host.journal, "1.0.0") is None
+    assert version_schemas.schema_of_version(host.journal, "1.0.0") is None
     made = take(host)
-    assert known_schemas.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
+    assert version_schemas.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
     old_snapshot(host, "0.9.0")
-    assert known_schemas.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
-    assert known_schemas.schema_of_version(host.journal, "") is None
+    assert version_schemas.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
+    assert version_schemas.schema_of_version(host.journal, "") is None
 
 
 def test_a_box_without_room_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.host.host import Host
-from t3flow.host.npm import command, install
+from t3flow.host.npm import command, packages
 from t3flow.host.pairing import probe
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -79,4 +79,4 @@ def test_a_package_json_that_scripts_have_replaced(bare: Callable[..., Host], tm
     else:
         file.mkdir()
     with pytest.raises(command.PackageError, match=r"no readable package\.json"):
-        install.check_installed(host, "1.0.0", tmp_path)
+        packages.check_installed(host, "1.0.0", tmp_path)

@@ -7,10 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from t3flow.host import pairing_results
 from t3flow.host.host import Host
+from t3flow.host.pairing import last_pairings, parallel_probes, witnesses
 from t3flow.host.pairing import probe as pairing_probe
-from t3flow.host.pairing import witnesses
 
 
 class Answering(ThreadingHTTPServer):
@@ -80,20 +79,22 @@ def test_one_of_300_who_pairs_is_found(
 ) -> None:
     server = serve({MANY[-1]}, 0.05)
     began = time.monotonic()
-    paired, failed = witnesses.ask(bare(), MANY, 60, probe=probing(server))
+    paired, failed = parallel_probes.probe_users(bare(), MANY, 60, probe=probing(server))
     took = time.monotonic() - began
     print(f"300 users, the last pairs: {took:.1f} s, at most {server.most_at_once} at a time")
     assert paired == [MANY[-1]]
-    assert len(failed) > len(MANY) - witnesses.WIDTH, "but for those who were under way, all others have failed"
+    assert len(failed) > len(MANY) - parallel_probes.PARALLEL_PROBES, (
+        "but for those who were under way, all others have failed"
+    )
     assert took < 20
-    assert 1 < server.most_at_once <= witnesses.WIDTH
+    assert 1 < server.most_at_once <= parallel_probes.PARALLEL_PROBES
 
 
 def test_whoever_pairs_first_is_the_only_one_asked(
     bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]
 ) -> None:
     server = serve({*MANY}, 0.1)
-    assert witnesses.ask(bare(), MANY, 60, probe=probing(server)) == ([MANY[0]], {})
+    assert parallel_probes.probe_users(bare(), MANY, 60, probe=probing(server)) == ([MANY[0]], {})
     assert server.asked == [MANY[0]]
 
 
@@ -102,16 +103,16 @@ def test_a_dispatch_that_hangs_has_an_end(
 ) -> None:
     server = serve(set(), 4)
     began = time.monotonic()
-    assert witnesses.ask(bare(), MANY, 2.5, probe=probing(server))[0] == []
+    assert parallel_probes.probe_users(bare(), MANY, 2.5, probe=probing(server))[0] == []
     assert time.monotonic() - began < 3.5
-    assert 1 < len(server.asked) <= witnesses.WIDTH
+    assert 1 < len(server.asked) <= parallel_probes.PARALLEL_PROBES
 
 
 def test_a_few_are_asked_again(bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]) -> None:
     """A minting that met a lock fails once and pairs the next time."""
     server = serve(set(), 0.05)
     threading.Timer(1.0, server.pairs.add, ["user1"]).start()
-    assert witnesses.ask(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
+    assert parallel_probes.probe_users(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
     assert server.asked.count("user1") > 1
 
 
@@ -122,5 +123,5 @@ def test_one_failure_among_many_users_is_not_noted_as_theirs(
     host, users = bare(), MANY[:40]
     server = serve({*users} - {"user1", "user2"}, 0.7)
     threading.Timer(2.0, server.pairs.add, ["user1"]).start()
-    assert list(witnesses.note_now(host, users, 60, probe=probing(server))) == ["user2"]
-    assert {user for user, last in pairing_results.pairings(host.journal).items() if last["reason"]} == {"user2"}
+    assert list(witnesses.note_pairings_now(host, users, 60, probe=probing(server))) == ["user2"]
+    assert {user for user, last in last_pairings.pairings(host.journal).items() if last["reason"]} == {"user2"}

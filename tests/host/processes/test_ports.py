@@ -37,8 +37,8 @@ def test_an_address_that_is_mapped_leads_to_loopback() -> None:
         port = made.getsockname()[1]
         [found] = ports.listeners(port)
         assert found.address == "::ffff:127.0.0.1"
-        assert found.address in ports.BY_LOOPBACK
-        assert ports.is_own(port, [os.getpid()])
+        assert found.address in ports.LOOPBACK_ADDRESSES
+        assert ports.is_owned_by(port, [os.getpid()])
 
 
 def test_where_the_kernel_does_not_answer_the_tables_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from t3flow.host import manageable
+from t3flow.host import management
 from t3flow.host.host import Host
-from t3flow.host.processes import proc
+from t3flow.host.processes import listing
 
 USERS = tuple(f"user{number}" for number in range(30))
 
@@ -18,11 +18,11 @@ def test_one_walk_serves_the_looks_at_many_users(bare: Callable[..., Host], monk
     """Also where each is looked at by itself, as the checks of 300 deferrals do."""
     host = bare(USERS)
     walks = []
-    walk = proc.by_account
-    monkeypatch.setattr(proc, "by_account", lambda: walks.append(1) or walk())
-    monkeypatch.setattr(manageable, "_walk", proc.SharedWalk(60.0))
+    walk = listing.pids_by_account
+    monkeypatch.setattr(listing, "pids_by_account", lambda: walks.append(1) or walk())
+    monkeypatch.setattr(management, "_walk", listing.SharedWalk(60.0))
     for user in USERS:
-        manageable.server_processes(host, [user])
+        management.server_processes(host, [user])
     assert len(walks) == 1
 
 
@@ -35,17 +35,17 @@ def test_a_server_of_another_unit_is_found_by_its_words(bare: Callable[..., Host
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        assert child.pid in proc.of_account(os.geteuid())
-        monkeyed = manageable.server_processes(host, ["ada", "grace"])
+        assert child.pid in listing.pids_of_account(os.geteuid())
+        monkeyed = management.server_processes(host, ["ada", "grace"])
         assert monkeyed in ({}, {"grace": [child.pid]})
-        manageable._walk = proc.SharedWalk(0.0)
-        assert manageable.server_processes(host, ["ada", "grace"]) == {"grace": [child.pid]}
+        management._walk = listing.SharedWalk(0.0)
+        assert management.server_processes(host, ["ada", "grace"]) == {"grace": [child.pid]}
     finally:
         child.kill()
         child.communicate()
 
 
 def test_an_account_has_its_processes_and_no_others() -> None:
-    found = proc.by_account()
+    found = listing.pids_by_account()
     assert os.getpid() not in found.get(os.geteuid(), [])
     assert 1 in found.get(os.stat("/proc/1").st_uid, [])

@@ -60,8 +60,8 @@ def states(pids: list[int]) -> set[str]:
 def test_all_stop_and_all_go_on(runs: Callable[..., int]) -> None:
     """Also when what is done meanwhile fails."""
     pids = [runs("sleep", "100") for _ in range(5)]
-    with suppress(ZeroDivisionError), suspension.held(lambda: pids) as hold:
-        assert (sorted(hold.pids), states(pids)) == (sorted(pids), {"T"})
+    with suppress(ZeroDivisionError), suspension.suspended(lambda: pids) as processes:
+        assert (sorted(processes.pids), states(pids)) == (sorted(pids), {"T"})
         raise ZeroDivisionError
     deadline = time.monotonic() + 5
     while states(pids) != {"S"}:
@@ -77,19 +77,19 @@ def test_a_process_that_starts_others_is_caught_with_them(runs: Callable[..., in
     def listed() -> list[int]:
         return [parent, *(int(word) for word in children.read_text().split())]
 
-    with suspension.held(listed) as hold:
+    with suspension.suspended(listed) as processes:
         found = listed()
         time.sleep(0.2)
         assert len(found) > 5
         assert set(listed()) == set(found), "nothing was started since"
         assert states(found) == {"T"}
-        assert {pid for pid in found if proc.is_there(pid)} <= set(hold.pids)
+        assert {pid for pid in found if proc.is_alive(pid)} <= set(processes.pids)
 
 
 def test_every_thread_has_stopped(runs: Callable[..., int]) -> None:
     pid = runs(text=THREADS)
     time.sleep(0.3)
-    with suspension.held(lambda: [pid]):
+    with suspension.suspended(lambda: [pid]):
         assert {
             path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")
         } == {"T"}
@@ -99,8 +99,8 @@ def test_a_process_that_is_gone_is_no_obstacle(runs: Callable[..., int]) -> None
     gone = subprocess.Popen(["true"])
     gone.wait()
     pid = runs("sleep", "100")
-    with suspension.held(lambda: [gone.pid, pid]) as hold:
-        assert hold.pids == [pid]
+    with suspension.suspended(lambda: [gone.pid, pid]) as processes:
+        assert processes.pids == [pid]
 
 
 def on_a_terminal(*words: str) -> tuple[int, int]:
@@ -119,11 +119,11 @@ def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path
     writer, other = on_a_terminal("sh", "-c", f"exec sleep 100 < {file}")
     try:
         deadline = time.monotonic() + 5
-        while not any("/userdata/" in path for path in proc.opened(writer)):
+        while not any("/userdata/" in path for path in proc.open_files(writer)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        with suspension.held(lambda: [idle, writer]) as hold:
-            assert hold.pids == [writer]
+        with suspension.suspended(lambda: [idle, writer]) as processes:
+            assert processes.pids == [writer]
             assert states([idle]) == {"S"}
     finally:
         for pid, descriptor in ((idle, terminal), (writer, other)):
@@ -135,11 +135,11 @@ def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path
 def test_those_that_are_ended_never_run_again(runs: Callable[..., int]) -> None:
     """The manager's own process is the last: its end has the others let go on."""
     main, *others = [runs("sleep", "100") for _ in range(4)]
-    with suspension.held(lambda: [main, *others]) as hold:
-        hold.end(last=[main])
-        assert not any(proc.is_there(pid) and states([pid]) == {"S"} for pid in (main, *others))
+    with suspension.suspended(lambda: [main, *others]) as processes:
+        processes.kill(last=[main])
+        assert not any(proc.is_alive(pid) and states([pid]) == {"S"} for pid in (main, *others))
     deadline = time.monotonic() + 5
-    while any(proc.is_there(pid) for pid in (main, *others)):
+    while any(proc.is_alive(pid) for pid in (main, *others)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -150,6 +150,6 @@ def test_only_what_is_still_listed_is_ended(runs: Callable[..., int]) -> None:
     suspension.end_if(kept, list)
     suspension.end_if(ended, lambda: [ended])
     deadline = time.monotonic() + 5
-    while proc.is_there(ended):
+    while proc.is_alive(ended):
         assert time.monotonic() < deadline
-    assert proc.is_there(kept)
+    assert proc.is_alive(kept)

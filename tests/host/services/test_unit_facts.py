@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t3flow.host.services import manager, unit_facts
+from t3flow.host.services import systemd, unit_facts
 
 SHOWN = """Id=t3-serve@ada.service
 ActiveState=active
@@ -42,7 +42,7 @@ def test_properties_that_an_older_systemd_lacks() -> None:
     """None of them is needed."""
     facts = unit_facts.facts_of("x.service", {})
     assert (facts.commands, facts.load_state, facts.environment_files) == ((), "", ())
-    assert manager._state("x.service", {}).active is False
+    assert systemd._state("x.service", {}).active is False
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_properties_that_an_older_systemd_lacks() -> None:
 )
 def test_times_with_and_without_unix_timestamps(said: str, wall: float | None) -> None:
     """systemctl is asked with TZ=UTC where it does not know `--timestamp=unix`."""
-    assert manager._state("x.service", shown(started=said)).started_wall == wall
+    assert systemd._state("x.service", shown(started=said)).started_wall == wall
 
 
 def test_of_two_units_the_one_that_runs_as_the_user() -> None:
     """With `User=%I` the escaped instance is the user's, with `User=%i` the plain one."""
-    plain = manager._state("t3-serve@ada-l.service", {"User": "ada/l", "ActiveState": "active", "MainPID": "1"})
-    escaped = manager._state("t3-serve@ada\\x2dl.service", {"User": "ada-l"})
-    assert manager._chosen("ada-l", [plain, escaped]).unit == escaped.unit
-    both = [manager._state(unit, {"User": "ada-l"}) for unit in (plain.unit, escaped.unit)]
-    assert manager._chosen("ada-l", both).unit == plain.unit
+    plain = systemd._state("t3-serve@ada-l.service", {"User": "ada/l", "ActiveState": "active", "MainPID": "1"})
+    escaped = systemd._state("t3-serve@ada\\x2dl.service", {"User": "ada-l"})
+    assert systemd._choose_unit("ada-l", [plain, escaped]).unit == escaped.unit
+    both = [systemd._state(unit, {"User": "ada-l"}) for unit in (plain.unit, escaped.unit)]
+    assert systemd._choose_unit("ada-l", both).unit == plain.unit

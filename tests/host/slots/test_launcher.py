@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from t3flow.host import slots
-from t3flow.host.launcher import (
+from t3flow.host.slots import creation
+from t3flow.host.slots.launcher import (
     STARTING_MINUTES,
-    forget_former,
+    drop_former_launcher,
+    former_path,
     install_launcher,
-    keep_former,
-    kept_former,
+    keep_former_launcher,
     launcher_text,
 )
 
@@ -26,7 +27,7 @@ def host(tmp_path: Path) -> Path:
         program = tree / "node_modules" / ".bin" / "t3"
         program.write_text(f'#!/bin/sh\necho "{version} $*"\n')
         program.chmod(0o755)
-        slots.make_slot(tmp_path, version, tree, Path("/bin/sh"), {})
+        creation.create_slot(tmp_path, version, tree, Path("/bin/sh"), {})
     slots.set_default(tmp_path, "1.0.0")
     install_launcher(tmp_path / "t3", tmp_path, sandbox=True)
     return tmp_path
@@ -41,15 +42,15 @@ def test_what_was_kept_aside_goes_only_while_it_is_in_place_itself(tmp_path: Pat
     """An adoption that is undone before its last step leaves nothing aside; after it, the former launcher is the way back."""
     path = tmp_path / "t3"
     path.symlink_to("../lib/t3.js")
-    keep_former(path)
-    assert kept_former(path).readlink() == path.readlink()
-    forget_former(path)
-    forget_former(path)
+    keep_former_launcher(path)
+    assert former_path(path).readlink() == path.readlink()
+    drop_former_launcher(path)
+    drop_former_launcher(path)
     assert list(tmp_path.iterdir()) == [path]
-    keep_former(path)
+    keep_former_launcher(path)
     install_launcher(path, tmp_path, sandbox=True)
-    forget_former(path)
-    assert kept_former(path).readlink() == Path("../lib/t3.js")
+    drop_former_launcher(path)
+    assert former_path(path).readlink() == Path("../lib/t3.js")
 
 
 def test_an_assigned_account_gets_its_version(host: Path) -> None:
@@ -70,8 +71,8 @@ def test_nothing_opens_the_database_under_a_server_that_starts(host: Path) -> No
     assert run(host, "ada", "--version").returncode == 0
     assert run(host, "grace", "auth").returncode == 0
     assert slots.links(host) == {"ada": "2.0.0"}
-    slots.forget_starting(host, "ada")
-    slots.forget_starting(host, "ada")
+    slots.remove_starting(host, "ada")
+    slots.remove_starting(host, "ada")
     assert run(host, "ada", "auth").stdout == "2.0.0 auth\n"
 
 
@@ -86,7 +87,7 @@ def test_a_mark_that_a_kill_left_behind_ends_by_itself(host: Path) -> None:
 
 
 def test_hold_means_being_restored(host: Path) -> None:
-    slots.assign(host, "ada", slots.HOLD)
+    slots.assign(host, "ada", slots.RESTORING)
     said = run(host, "ada", "auth")
     assert said.returncode == 75
     assert "being restored" in said.stderr

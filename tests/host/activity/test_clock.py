@@ -2,7 +2,7 @@
 
 import pytest
 
-from t3flow.host.clock import ServerClock
+from t3flow.host.activity.clock import ServerClock
 
 QUIET = 900.0
 HOUR = 3600.0

@@ -34,7 +34,7 @@ def install(host: Host, version: str, folder: Path) -> origin.Origin:
     """
     found, tree = download(host, version, folder)
     in_reach, failed = scripts.run(host, version, folder, tree.installed)
-    gate_account.end_all(host)
+    gate_account.end_processes(host)
     check_installed(host, version, folder / "prefix")
     return {**found, "in_reach_of_scripts": in_reach, "left_out": sorted({*found["left_out"], *failed})}
 

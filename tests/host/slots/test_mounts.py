@@ -8,20 +8,23 @@ from pathlib import Path
 import pytest
 
 from t3flow.engine.files import DiskError
-from t3flow.host import mounts
 from t3flow.host.host import open_host
+from t3flow.host.slots import mounts
 from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal, prepare
+from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 from t3flow.state.doctor.versions import slots_are_whole
 
-LOOK = "import sys; from pathlib import Path; from t3flow.host import mounts; print(mounts.trouble(Path(sys.argv[1])))"
+LOOK = "import sys; from pathlib import Path; from t3flow.host.slots import mounts; print(mounts.problem(Path(sys.argv[1])))"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("noexec", "is mounted noexec, no t3 can run from it: mount -o remount,exec {top}, or set paths.versions_dir"),
+        (
+            "noexec",
+            "is mounted noexec, so t3 cannot run from it: mount -o remount,exec {top}, or set paths.versions_dir",
+        ),
         ("ro", "is mounted read-only: mount -o remount,rw {top}, or set paths.versions_dir"),
         ("rw", ""),
     ],
@@ -42,13 +45,13 @@ def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
     """It runs and leaves nothing; where its folder cannot be entered or its name is taken, the path and the setting are named."""
     box = make_box(["ada"], start=False)
     read = settings_module.load(box.config, {})
-    prepare(read.paths.state_dir)
+    create_state_dir(read.paths.state_dir)
     host = open_host(read, open_journal(read, create=True))
     folder = box.top / "opt/t3/versions"
-    mounts.require_running(host, folder)
+    mounts.require_executable(host, folder)
     assert list(folder.iterdir()) == []
     assert list(slots_are_whole(host)) == []
-    (folder / mounts.TRIAL).mkdir()
-    with pytest.raises(DiskError, match=r"versions cannot be written .*: mend paths.versions_dir"):
-        mounts.require_running(host, folder)
-    (folder / mounts.TRIAL).rmdir()
+    (folder / mounts.TRIAL_NAME).mkdir()
+    with pytest.raises(DiskError, match=r"versions cannot be written .*: fix paths.versions_dir"):
+        mounts.require_executable(host, folder)
+    (folder / mounts.TRIAL_NAME).rmdir()

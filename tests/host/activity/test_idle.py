@@ -13,10 +13,10 @@ import psutil
 import pytest
 from scenes import write
 
-from t3flow.host import idle
+from t3flow.host.activity import idle
+from t3flow.host.activity.idle import Idleness, UnitProcesses
 from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.idle import Idleness, Unit
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.services.manager import ServerState
@@ -113,12 +113,12 @@ def ask(
     assert state.main_pid is not None
     server.has(f"open {database(host)}")
     below = psutil.Process(state.main_pid).children(recursive=True) if psutil.pid_exists(state.main_pid) else []
-    unit = Unit(state.main_pid, (), [state.main_pid, *(process.pid for process in below)])
+    unit = UnitProcesses(state.main_pid, (), [state.main_pid, *(process.pid for process in below)])
     try:
         with OwnerReader(host, "ada") as reader:
             return idle.judge(host, "ada", state, unit, reader, canary=canary, ignore_processes=ignore)
     except OwnerProblem as problem:
-        return idle.doubt(str(problem), 60)
+        return idle.unreadable(str(problem), 60)
 
 
 def test_idle_is_quiet_without_turn_or_process(host: Host, server: Server) -> None:
@@ -287,7 +287,7 @@ def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> No
 def test_a_database_that_is_a_link_is_doubt(host: Host, server: Server, tmp_path: Path) -> None:
     database(host).rename(tmp_path / "elsewhere")
     database(host).symlink_to(tmp_path / "elsewhere")
-    _is_doubt(ask(host, server), "plain file")
+    _is_doubt(ask(host, server), "regular file")
 
 
 def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Server) -> None:
@@ -305,7 +305,7 @@ def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Serve
 
 # The databases of later servers ---------------------------------------------------------------------------------------
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 RUN = "update orchestration_v2_projection_runs set status = ?, payload_json = ?"
 
 
@@ -327,12 +327,12 @@ def ask_later(host: Host, server: Server) -> Idleness:
     finally:
         first.unlink()
         first.with_name("aside.sqlite").rename(first)
-    unit = Unit(server.child.pid, (), [server.child.pid])
+    unit = UnitProcesses(server.child.pid, (), [server.child.pid])
     try:
         with OwnerReader(host, "ada") as reader:
             return idle.judge(host, "ada", server.state(), unit, reader, canary=True, ignore_processes=False)
     except OwnerProblem as problem:
-        return idle.doubt(str(problem), 60)
+        return idle.unreadable(str(problem), 60)
 
 
 def stamp(seconds_ahead: float) -> str:

@@ -1,4 +1,4 @@
-"""How each user's last pairing went, for `status` and the doctor."""
+"""The result of each user's last pairing, for `status` and `doctor`."""
 
 import time
 from typing import TypedDict
@@ -9,14 +9,14 @@ from t3flow.host.records.tables import has_table
 
 
 class LastPairing(TypedDict):
-    """Since when (epoch seconds) a user's pairing goes as it does, and why it fails ("": it goes well)."""
+    """The result of a user's last pairing: why it failed ("" for success), and since when that is so (epoch seconds)."""
 
     since: float
     reason: str
 
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
-    """Note how a user's last pairing went ("" for well). Since when it goes so is kept. Not synced: the next pairing tells anew."""
+    """Record a pairing: why it failed, or "" for success. `since` changes only between the two. Not synced: the next pairing records it again."""
     now = time.time()
     with tables.transaction(journal, synced=False) as connection:
         connection.execute(
@@ -28,13 +28,13 @@ def note_pairing(journal: Journal, user: str, reason: str) -> None:
 
 
 def pairings(journal: Journal) -> dict[str, LastPairing]:
-    """How the last pairing of each user went."""
+    """Return the result of each user's last pairing."""
     found = tables.rows(journal, "pairings", "pairing", "select user, since, reason from pairings")
     return {str(user): {"since": float(since), "reason": str(reason)} for user, since, reason in found}
 
 
 def last_seen(journal: Journal) -> dict[str, float]:
-    """Return when the last pairing of each user was (epoch seconds); those alone that this version or a later one noted."""
+    """Return the time of each user's last pairing (epoch seconds). An older t3flow did not record it."""
     if not has_table(journal, "pairing_checks"):
         return {}
     return {str(user): float(at) for user, at in journal.query("select user, at from pairing_checks")}

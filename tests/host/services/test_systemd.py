@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from t3flow.host.children import Children
-from t3flow.host.services import manager
-from t3flow.host.services.manager import ServiceError, Systemd
+from t3flow.host.services import systemd as backend
+from t3flow.host.services.manager import ServiceError
+from t3flow.host.services.systemd import Systemd
 
 FAILS = """#!/bin/sh
 echo x >> {calls}
@@ -55,7 +56,7 @@ def test_a_word_about_the_unit_is_believed_at_once(tmp_path: Path, monkeypatch: 
 
 def test_systemd_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bounded time, with what it said."""
-    monkeypatch.setattr(manager, "AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(backend, "UNAVAILABLE_SECONDS", 1.0)
     systemd, _ = systemd_that("Failed to connect to bus: Connection refused", 99, tmp_path, monkeypatch)
     began = time.monotonic()
     with pytest.raises(ServiceError, match="Connection refused"):

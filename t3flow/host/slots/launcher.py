@@ -1,4 +1,4 @@
-"""The launcher: the few lines of sh at `paths.launcher` that lead each account to its assigned version."""
+"""The launcher: the sh script at `paths.launcher` that runs the version assigned to the calling account."""
 
 import os
 import shlex
@@ -13,36 +13,36 @@ SANDBOX_USER = "T3FLOW_SANDBOX_USER"
 MARK = "# Written by t3flow"
 MODE = 0o755
 STARTING_MINUTES = 5
-"""How long the launcher believes a mark that a user's server is starting: one that a kill left behind ends by itself."""
+"""How long the launcher honors the mark of a starting server: a mark left by a kill expires."""
 TEMPLATE = """\
 #!/bin/sh
 # Written by t3flow: runs the version of t3 that is assigned to the calling account.
-# An odd or dangling link is an error (75), never the default version. Root runs nothing of a slot (77).
-# So is an account whose name the host cannot tell (a directory service that is away): its link cannot be found.
-# While a server starts on a new version, no other command of that version may migrate the database under it.
+# Fails closed (75) on an odd or dangling link, and on an account without a name (directory service down), whose link
+# cannot be found: the default version never replaces an assigned one. Root runs no code of a slot (77).
+# While a server starts on a new version, no other command may migrate its database.
 fail() {{ printf 't3: %s\n' "$1" >&2; exit 75; }}
 versions_dir={versions_dir}
-user={user} || fail "the name of this account cannot be told (id -un); try again in a minute"
+user={user} || fail "cannot get the name of this account (id -un); try again in a minute"
 link=$versions_dir/users/$user
 [ -n "$user" ] && {{ [ -L "$link" ] || [ -e "$link" ]; }} || link=$versions_dir/current
 [ "$(readlink "$link")" != ../hold ] || fail "the database of $user is being restored; try again in a minute"
 slot=$(readlink -f "$link") && [ -x "$slot/{program}" ] && [ -x "$slot/.node" ] ||
-  fail "$link leads to no usable version; ask the owner of this host to run: t3flow doctor"
+  fail "$link does not point to a usable version; ask the administrator of this host to run: t3flow doctor"
 case $slot in "$versions_dir"/versions/*) ;; *)
-  fail "$link leads out of $versions_dir/versions; ask the owner of this host to run: t3flow doctor";; esac
+  fail "$link points outside $versions_dir/versions; ask the administrator of this host to run: t3flow doctor";; esac
 case " $* " in {minting})
   [ -z "$(find "$versions_dir/users/.$user.starting" -mmin -{minutes} 2>/dev/null)" ] ||
     fail "the server of $user is starting; try again in a moment";; esac
 if [ "$(id -u)" = 0 ]; then
   [ "$*" = --version ] && {{ echo "t3 v${{slot##*/}}"; exit 0; }}
-  echo "t3: not as root, which would run code from the registry; use: runuser -u USER -- t3 ..." >&2; exit 77
+  echo "t3: does not run as root, since its code comes from the registry; use: runuser -u USER -- t3 ..." >&2; exit 77
 fi
 exec "$slot/.node" "$slot/{program}" "$@"
 """
 
 
 def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
-    """The script. In the sandbox, where all users are one account, a variable says who calls."""
+    """Return the script. In the sandbox all users are one account, so a variable names the caller."""
     user = f'"${{{SANDBOX_USER}:-}}"' if sandbox else '"$(id -un)"'
     return TEMPLATE.format(
         versions_dir=shlex.quote(str(versions_dir.resolve())),
@@ -54,27 +54,27 @@ def launcher_text(versions_dir: Path, *, sandbox: bool) -> str:
 
 
 def install_launcher(path: Path, versions_dir: Path, *, sandbox: bool) -> None:
-    """Puts the launcher in place by one rename."""
+    """Install the launcher by one rename. Idempotent."""
     write_atomically(path, launcher_text(versions_dir, sandbox=sandbox), MODE)
 
 
 def is_launcher(path: Path) -> bool:
-    """Whether what is at `paths.launcher` was written by t3flow, of this version or another."""
+    """Return whether any version of t3flow wrote this file."""
     with suppress(OSError):
         return not path.is_symlink() and MARK.encode() in path.read_bytes()[:200]
     return False
 
 
-def kept_former(path: Path) -> Path:
-    """Where what was at `paths.launcher` before t3flow is kept aside."""
+def former_path(path: Path) -> Path:
+    """Return where the launcher from before t3flow is kept."""
     return path.with_name(f".{path.name}.before-t3flow")
 
 
-def keep_former(path: Path) -> None:
-    """Keeps aside what is at `paths.launcher`, unless it is ours. It stays in place as well; repeating it is harmless."""
+def keep_former_launcher(path: Path) -> None:
+    """Keep a second link to the present launcher, unless t3flow wrote it. Idempotent."""
     if is_launcher(path) or not os.path.lexists(path):
         return
-    kept = kept_former(path)
+    kept = former_path(path)
     if path.is_symlink():
         link_atomically(kept, os.readlink(path))
     else:
@@ -83,17 +83,17 @@ def keep_former(path: Path) -> None:
         sync_folder(kept.parent)
 
 
-def forget_former(path: Path) -> None:
-    """Removes what was kept aside, unless the launcher in place is ours. Repeating it is harmless."""
+def drop_former_launcher(path: Path) -> None:
+    """Drop the kept launcher, unless the present one was written by t3flow. Idempotent."""
     if not is_launcher(path):
-        kept_former(path).unlink(missing_ok=True)
+        former_path(path).unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
-def bring_back_former(path: Path) -> None:
-    """Puts what was kept aside in place of the launcher by one rename; without it the launcher is removed. Repeating it is harmless."""
+def restore_former_launcher(path: Path) -> None:
+    """Put the kept launcher back by one rename; without one, remove the launcher of t3flow. Idempotent."""
     with suppress(FileNotFoundError):
-        kept_former(path).rename(path)
+        former_path(path).rename(path)
     if is_launcher(path):
         path.unlink()
     sync_folder(path.parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.host import slots
-from t3flow.host.slots import SlotError
+from t3flow.host.slots import SlotError, creation, removal
 
 
 def tree(top: Path) -> Path:
@@ -25,7 +25,7 @@ def tree(top: Path) -> Path:
 
 
 def make(top: Path, source: Path, version: str = "1.2.3") -> Path:
-    return slots.make_slot(top, version, source, Path("/bin/sh"), {})
+    return creation.create_slot(top, version, source, Path("/bin/sh"), {})
 
 
 def test_modes_are_made_plain_and_links_kept(tmp_path: Path) -> None:
@@ -55,14 +55,14 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path, target: str) -> None:
 def test_a_hard_link_is_refused(tmp_path: Path) -> None:
     source = tree(tmp_path)
     os.link(source / "node_modules/t3/data", source / "node_modules/t3/again")
-    with pytest.raises(SlotError, match="no plain file"):
+    with pytest.raises(SlotError, match="not a regular file"):
         make(tmp_path, source)
 
 
 def test_a_fifo_is_refused(tmp_path: Path) -> None:
     source = tree(tmp_path)
     os.mkfifo(source / "node_modules" / "pipe")
-    with pytest.raises(SlotError, match="no plain file"):
+    with pytest.raises(SlotError, match="not a regular file"):
         make(tmp_path, source)
 
 
@@ -92,10 +92,10 @@ def test_what_is_needed_is_not_removed(tmp_path: Path) -> None:
         make(tmp_path, source, version)
     slots.set_default(tmp_path, "1.0.0")
     slots.assign(tmp_path, "ada", "2.0.0")
-    assert slots.remove_slot(tmp_path, "1.0.0") == "the default link"
-    assert slots.remove_slot(tmp_path, "2.0.0") == "the link of ada"
-    assert slots.remove_slot(tmp_path, "3.0.0") is None
-    assert slots.remove_slot(tmp_path, "3.0.0") is None
+    assert removal.remove_slot(tmp_path, "1.0.0") == "the default link"
+    assert removal.remove_slot(tmp_path, "2.0.0") == "the link of ada"
+    assert removal.remove_slot(tmp_path, "3.0.0") is None
+    assert removal.remove_slot(tmp_path, "3.0.0") is None
     assert slots.installed(tmp_path) == ["1.0.0", "2.0.0"]
 
 

@@ -1,0 +1,77 @@
+"""The version that a process runs: by the slot that it was started from, or as recorded by the adoption of the host."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from t3flow.engine.journal import Journal
+from t3flow.host import slots
+from t3flow.host.processes import listing, proc
+from t3flow.host.records import facts
+from t3flow.t3.commands import SERVE
+
+TRACKER_SERVERS = "old_servers"
+"""Fact: servers that still run from where the shell tracker installed: user → [pid, version]."""
+MAX_ANCESTORS = 16
+"""How many launchers and wrappers above a server are read."""
+
+
+def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: Collection[int] = ()) -> str | None:
+    """Return the version that a user's server runs, or None if it is not known (yet).
+
+    `pid` is the process that listens, or the main process of the unit; `pids` are the others of the unit, one of which may be a server that does not
+    listen yet. A launcher or wrapper above the server counts like the server.
+    """
+    chain = chain_of(pid)
+    version = in_slot(chain, versions_dir)
+    if version is not None:
+        return version
+    noted = (facts.read(journal, TRACKER_SERVERS) or {}).get(user)
+    if noted and noted[0] in chain:
+        return str(noted[1])
+    found = {in_slot([each], versions_dir) for each in pids if SERVE[0] in proc.command_line(each)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def is_from_shell_tracker(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
+    """Return whether a user's server has run since before the adoption: its next restart moves it to a slot."""
+    noted = (facts.read(journal, TRACKER_SERVERS) or {}).get(user)
+    chain = chain_of(pid)
+    return noted is not None and noted[0] in chain and in_slot(chain, versions_dir) is None
+
+
+def chain_of(pid: int) -> list[int]:
+    """Return a process and its ancestors, nearest first."""
+    found = [pid]
+    while len(found) < MAX_ANCESTORS and (stat := proc.stat_of(found[-1])) is not None and stat.parent > 1:
+        found.append(stat.parent)
+    return found
+
+
+def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
+    """Return the version whose slot one of these processes runs from, by command line or executable; the first match counts."""
+    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    for pid in pids:
+        for word in (*proc.command_line(pid), proc.executable(pid)):
+            if word.startswith(prefix):
+                return word[len(prefix) :].partition("/")[0]
+    return None
+
+
+def all_running(versions_dir: Path) -> dict[str, int]:
+    """Return the versions that processes run from slots, by command line or executable: version → one such pid. Walks /proc once."""
+    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    found: dict[str, int] = {}
+    for pid in listing.other_pids():
+        for word in (*proc.command_line(pid), proc.executable(pid)):
+            if word.startswith(prefix):
+                found.setdefault(word[len(prefix) :].partition("/")[0], pid)
+    return found
+
+
+def of_process(main_pid: int, versions_dir: Path) -> str | None:
+    """Return the version whose slot a process was started from, by its command line, or None."""
+    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    for word in proc.command_line(main_pid):
+        if word.startswith(prefix):
+            return word[len(prefix) :].partition("/")[0]
+    return None
