@@ -154,13 +154,13 @@ def restore(user: str) -> None:
 
 def _set_revoked(user: str, revoked: bool) -> None:
     """Record it in the journal; the consumer acts on it within a second. Raises UsageError for a user without a deferral."""
-    from t3flow.host import records
+    from t3flow.host.records import deferral_records
 
     noted = journal(settings())
-    pending = [entry.user for entry in records.deferrals(noted)]
+    pending = [entry.user for entry in deferral_records.deferrals(noted)]
     if user not in pending:
         raise UsageError(f"{user!r} has no pending deferral; pending: {', '.join(pending) or 'none'}")
-    records.set_revoked(noted, user, revoked)
+    deferral_records.set_revoked(noted, user, revoked)
 
 
 @click.command()
