@@ -14,7 +14,8 @@ from takeover import TAKEOVERS
 from verbs import RESTORES, ROLLBACKS
 
 from t3flow.engine.flow import MAX_CRASHES
-from t3flow.host import freeze, records
+from t3flow.host import freeze
+from t3flow.host.records import deferral_records
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
@@ -99,4 +100,4 @@ def test_a_step_that_kills_the_consumer_is_given_up(rig: Rig, step: str, outcome
         assert rig.box.assigned(user) == rig.version
         assert rig.box.pairs(user)
         assert rig.box.level(user) == rig.level
-    assert records.deferrals(rig.journal) == []
+    assert deferral_records.deferrals(rig.journal) == []

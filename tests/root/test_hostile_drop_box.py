@@ -9,7 +9,7 @@ from world import World, in_one_line
 
 from t3flow import periodic
 from t3flow.engine.files import claim_folder
-from t3flow.host.backups import store
+from t3flow.host.backups import drop_box
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_his_copy_is_forged_between_its_check_and_its_taking(world: World, kind:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("symlink", "no plain file"), ("hardlink", "no plain file"), ("fifo", "no plain file"), ("folder", "no plain file"),
-        ("sparse", "make room"), ("nothing", "is gone"), ("others", "no plain file of theirs"),
+        ("symlink", "not a regular file"), ("hardlink", "not a regular file"), ("fifo", "not a regular file"), ("folder", "not a regular file"),
+        ("sparse", "make room"), ("nothing", "is missing"), ("others", "not a regular file of theirs"),
     ],
 )  # fmt: skip
 def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> None:
@@ -53,7 +53,7 @@ def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> No
     elif kind != "nothing":
         goal = {"symlink": world.secret, "hardlink": world.box.database("mallory")}.get(kind, "")
         world.does("put", kind, box / "state.sqlite", goal)
-    assert words in in_one_line(lambda: store.take_copy(box, "state.sqlite", world.host.account("mallory"), kept))
+    assert words in in_one_line(lambda: drop_box.take_copy(box, "state.sqlite", world.host.account("mallory"), kept))
     assert not kept.exists()
 
 

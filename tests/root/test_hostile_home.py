@@ -13,8 +13,9 @@ from mounting import mount
 from world import HOSTILE, World, in_one_line, whose
 
 from t3flow.host import orphans
-from t3flow.host.backups import store
-from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.backups import restoring
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.owner.reader import OwnerReader
 
 KINDS = ["symlink", "hardlink", "fifo", "device", "sparse", "folder"]
 PLACES = ["state.sqlite", "state.sqlite-wal", "userdata", ".t3", "home"]
@@ -53,8 +54,8 @@ def test_whatever_lies_where_his_database_should_be(world: World, kind: str) -> 
             said[place] = in_one_line(world.take)
             with suppress(OwnerProblem), OwnerReader(world.host, "mallory") as reader:
                 reader.read([os.getpid()], 0.7)
-            in_one_line(lambda: store.restore(world.host, "mallory", snapshot, "replaced-1"))
-            in_one_line(lambda: store.put_back(world.host, "mallory", "replaced-1"))
+            in_one_line(lambda: restoring.restore(world.host, "mallory", snapshot, "replaced-1"))
+            in_one_line(lambda: restoring.undo_restore(world.host, "mallory", "replaced-1"))
             assert time.monotonic() - began < 3, place
             assert world.fingerprint() == world.of_ada, place
             if kind == "hardlink":
@@ -76,7 +77,7 @@ def test_his_database_is_swapped_while_it_is_read_and_written(world: World) -> N
     while time.monotonic() < deadline:
         if not in_one_line(lambda: whose(world.take())):
             worked += 1
-        in_one_line(lambda: store.restore(world.host, "mallory", snapshot, f"replaced-{time.time_ns()}"))
+        in_one_line(lambda: restoring.restore(world.host, "mallory", snapshot, f"replaced-{time.time_ns()}"))
         assert world.fingerprint() == world.of_ada
     for kept in (world.top / "backups/mallory").iterdir():
         assert world.token not in kept.read_text("latin-1")
@@ -97,7 +98,7 @@ def test_his_disk_is_full(world: World) -> None:
             capture_output=True,
             check=True,
         )
-        assert "disk is full" in in_one_line(lambda: store.restore(world.host, "mallory", snapshot, "replaced-1"))
+        assert "disk is full" in in_one_line(lambda: restoring.restore(world.host, "mallory", snapshot, "replaced-1"))
         assert in_one_line(world.take) == "there is no database"
         world.nothing_happened()
     finally:
@@ -190,8 +191,8 @@ SCHEMAS = {
         ("triggers", "", ""),
         ("slow", None, "took over"),
         ("lines", "", "cannot be read"),
-        ("level", "not as it should be", "not as it should be"),
-        ("names", "not as it should be", "not as it should be"),
+        ("level", "malformed", "malformed"),
+        ("names", "malformed", "malformed"),
     ],
 )
 def test_a_hostile_schema(world: World, schema: str, backup: str | None, idle: str) -> None:

@@ -8,9 +8,10 @@ import psutil
 import pytest
 from world import World, in_one_line
 
-from t3flow.host import orphans, owner, owner_answers
-from t3flow.host.backups import store
-from t3flow.host.owner import OwnerReader
+from t3flow.host import orphans
+from t3flow.host.backups import restoring
+from t3flow.host.owner import answers, program, reader
+from t3flow.host.owner.reader import OwnerReader
 
 
 def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) -> None:
@@ -32,7 +33,7 @@ def test_an_answer_without_end_is_ended(world: World) -> None:
     world.begins("flood", "state")
     before = processes_memory()
     silent, writer = os.pipe()
-    said = in_one_line(lambda: owner.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
+    said = in_one_line(lambda: program.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
     os.close(silent)
     os.close(writer)
     assert "prints more than" in said
@@ -52,12 +53,12 @@ def processes_memory() -> int:
         b'{"level": 30, "newest": 1e999, "fingerprint": null}', b'{"level": 30, "fingerprint": [[[]]]}', b'{"level": 30, "fingerprint": {"x": [1, 2]}}',
         b'{"level": 30, "files": ["../x"]}', b'{"level": 30, "schema": {"x.sqlite": [[1, 2]]}}', b'{"level": 30, "schema": {"a/b": null}}',
         b'{"level": 30, "rows": {"x.sqlite": {"t": -1}}}', b'{"level": 30, "work": [["active_turn", "x\\n", null]]}', b'{"level": true}',
-        b'{"level": 30, "kept": "/x\\nROLLBACK FAILED"}', b'{"level": 30, "unchanged": true, "more": 1}', b"\xff\xfe", b"null",
+        b'{"level": 30, "replaced": "/x\\nROLLBACK FAILED"}', b'{"level": 30, "unchanged": true, "more": 1}', b"\xff\xfe", b"null",
     ],
 )  # fmt: skip
 def test_a_forged_answer_is_refused(text: bytes) -> None:
     """In one line, whatever the text."""
-    said = in_one_line(lambda: owner_answers.require(owner_answers.parse_answer(text), "level"))
+    said = in_one_line(lambda: answers.require(answers.parse_answer(text), "level"))
     assert said.isprintable()
     assert said
 
@@ -66,21 +67,21 @@ def test_a_forged_answer_is_refused(text: bytes) -> None:
 def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """He stops each helper as soon as it runs: it is killed at its timeout, the error names him, and no other user waits."""
     snapshot = world.snapshot()
-    monkeypatch.setattr(owner, "START_SECONDS", 1.5)
+    monkeypatch.setattr(reader, "START_SECONDS", 1.5)
     world.says("hold", command)
     began = time.monotonic()
     if command == "state":
 
         def deed() -> None:
-            with OwnerReader(world.host, "mallory") as reader:
-                reader.read([os.getpid()], 0.7)
+            with OwnerReader(world.host, "mallory") as waiting:
+                waiting.read([os.getpid()], 0.7)
 
         limit, words = 6.0, "took over"
     elif command == "backup":
         limit, words, deed = 6.0, "the home of mallory failed", lambda: world.take()
     else:
         limit, words = 6.0, "the home of mallory failed"
-        deed = lambda: store.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
+        deed = lambda: restoring.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
     said = in_one_line(deed)
     assert words in said
     assert time.monotonic() - began < limit

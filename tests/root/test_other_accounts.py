@@ -14,7 +14,8 @@ from world import HOSTILE, World
 from t3flow.engine.files import claim_folder
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.host import slots
-from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import probe
 from t3flow.host.processes import ports
 from t3flow.host.slots import creation

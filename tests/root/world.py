@@ -13,10 +13,10 @@ from pathlib import Path
 
 from conftest import LEVEL30
 
-from t3flow.host.backups import store
+from t3flow.host.backups import drop_box, store
 from t3flow.host.host import Host, open_host
-from t3flow.host.owner import OwnerProblem
-from t3flow.host.records import Backup
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records.catalog import Backup
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 
@@ -107,7 +107,7 @@ class World:
         return Path(self.snapshot(user).path)
 
     def snapshot(self, user: str = "mallory") -> Backup:
-        return store.take(self.host, user, wrote="1.0.0", target="2.0.0", run="run-1")
+        return store.take(self.host, user, written_by="1.0.0", version="2.0.0", run="run-1")
 
     def holds_open(self) -> list[int]:
         """Start a process of his that has his database open, like his server."""
@@ -141,7 +141,7 @@ def in_one_line(deed: Callable[[], object]) -> str:
     said = ""
     try:
         deed()
-    except (OwnerProblem, store.BackupError) as error:
+    except (OwnerProblem, drop_box.BackupError) as error:
         said = str(error) or "nothing"
     assert "\n" not in said
     assert len(said) < 400

@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.processes import listing, proc
+from t3flow.host.records import facts
 from t3flow.t3.commands import SERVE
 
 TRACKER_SERVERS = "old_servers"
@@ -24,7 +25,7 @@ def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: C
     version = in_slot(chain, versions_dir)
     if version is not None:
         return version
-    noted = (records.fact(journal, TRACKER_SERVERS) or {}).get(user)
+    noted = (facts.read(journal, TRACKER_SERVERS) or {}).get(user)
     if noted and noted[0] in chain:
         return str(noted[1])
     found = {in_slot([each], versions_dir) for each in pids if SERVE[0] in proc.command_line(each)} - {None}
@@ -33,7 +34,7 @@ def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: C
 
 def is_from_shell_tracker(journal: Journal, versions_dir: Path, user: str, pid: int) -> bool:
     """Return whether a user's server has run since before the adoption: its next restart moves it to a slot."""
-    noted = (records.fact(journal, TRACKER_SERVERS) or {}).get(user)
+    noted = (facts.read(journal, TRACKER_SERVERS) or {}).get(user)
     chain = chain_of(pid)
     return noted is not None and noted[0] in chain and in_slot(chain, versions_dir) is None
 

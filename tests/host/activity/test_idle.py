@@ -17,7 +17,8 @@ from t3flow.host.activity import idle
 from t3flow.host.activity.idle import Idleness, UnitProcesses
 from t3flow.host.backups import store
 from t3flow.host.host import Host
-from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.services.manager import ServerState
 
 QUIET = 900
@@ -247,7 +248,7 @@ def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
     with closing(sqlite3.connect(database(host), isolation_level=None)) as other:
         other.execute("pragma journal_mode = wal")
         other.execute("begin immediate")
-        _is_doubt(ask(host, server), "being written")
+        _is_doubt(ask(host, server), "is writing to")
         other.execute("rollback")
         assert ask(host, server).idle, "an open connection alone is none"
 
@@ -286,7 +287,7 @@ def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> No
 def test_a_database_that_is_a_link_is_doubt(host: Host, server: Server, tmp_path: Path) -> None:
     database(host).rename(tmp_path / "elsewhere")
     database(host).symlink_to(tmp_path / "elsewhere")
-    _is_doubt(ask(host, server), "plain file")
+    _is_doubt(ask(host, server), "regular file")
 
 
 def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Server) -> None:

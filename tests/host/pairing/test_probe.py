@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.host.host import Host
-from t3flow.host.npm import packages
+from t3flow.host.npm import command, packages
 from t3flow.host.pairing import probe
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -78,5 +78,5 @@ def test_a_package_json_that_scripts_have_replaced(bare: Callable[..., Host], tm
             opened.truncate(2**40)
     else:
         file.mkdir()
-    with pytest.raises(packages.PackageError, match=r"no readable package\.json"):
+    with pytest.raises(command.PackageError, match=r"no readable package\.json"):
         packages.check_installed(host, "1.0.0", tmp_path)
