@@ -299,7 +299,7 @@ def test_an_upgrade_takes_over_a_run_in_flight(box: Box) -> None:
     box.publish(UPGRADED, LEVEL)
     program = box.run("readlink", "/opt/t3flow/current")
     run = json.loads(box.t3flow("enqueue", "bump", "--json").stdout)["run"]
-    box.until(lambda: "try_on" in json.dumps(box.document("show", run)["events"]), "the gate is at work")
+    box.until(lambda: "run_trials" in json.dumps(box.document("show", run)["events"]), "the gate is at work")
     began = time.monotonic()
     box.run("systemctl", "restart", "t3flow")
     assert time.monotonic() - began < 10

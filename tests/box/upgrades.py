@@ -58,7 +58,7 @@ def begin(box: Box, kind: str, target: str) -> str:
         run = box.until(
             lambda: [each for each in box.document("deferrals") if each["user"] == GRACE], "she is deferred"
         ) and drain_of(box)
-    step = "try_on" if kind == "the gate" else "assign_version"
+    step = "run_trials" if kind == "the gate" else "assign_version"
     box.until(
         lambda: any(event["step"] == step for event in box.document("show", run)["events"]),
         f"{kind} is in flight",

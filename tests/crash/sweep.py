@@ -46,9 +46,18 @@ CHAIN = 4
 """So often `random` kills in one bump."""
 NPM_STEPS = ("resolve", "stage")
 ALIKE = {
-    "bump": ("held", "resolve", "guard", "link_everyone", "open_scratch", "stage", "people", "choose_seeds"),
-    "rollback": ("freeze_tracking", "people", "find_way_back", "back_up"),
-    "adopt": ("look_around", "open_scratch", "known_schemas", "take_in", "stage", "try_on", "decide"),
+    "bump": (
+        "frozen_reason",
+        "resolve",
+        "guard",
+        "assign_explicitly",
+        "open_scratch",
+        "stage",
+        "survey_users",
+        "choose_seeds",
+    ),
+    "rollback": ("freeze_tracking", "survey_users", "plan_rollback", "back_up"),
+    "adopt": ("survey_host", "open_scratch", "known_schemas", "import_install", "stage", "run_trials", "decide"),
 }
 """Steps that are the same in every scenario of a workflow, with the same before them."""
 FIRST_OF_ITS_KIND = (SWEPT[0], *list(ROLLBACKS)[:1], *list(TAKEOVERS)[:1])

@@ -70,7 +70,7 @@ def test_cancelled_at_each_step(rig: Rig) -> None:
     [
         ("resolve", "error"),
         ("back_up", "error"),
-        ("try_on", "error"),
+        ("run_trials", "error"),
         ("stop_if_idle", "rolled_back"),
         ("verify_user", "rolled_back"),
     ],

@@ -31,11 +31,11 @@ def test_a_commit_that_writes_nothing_syncs_nothing(tmp_path: Path, commit: Call
     new_run(journal, "bump", {}, run_id="bump-1")
     log = tmp_path / "journal.db-wal"
     with journal.transaction(synced=False) as connection:
-        append_event(connection, "bump-1", "completed", "find_way_back")
+        append_event(connection, "bump-1", "completed", "plan_rollback")
     number, written = journal.last_commit, log.read_bytes()
     commit(journal)
     assert log.read_bytes() == written, "the control: SQLite had nothing to sync"
     assert journal.last_synced < number
     with journal.transaction() as connection:
-        append_event(connection, "bump-1", "started", "go_back")
+        append_event(connection, "bump-1", "started", "roll_back_user")
     assert journal.last_synced > number

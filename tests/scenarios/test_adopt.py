@@ -101,8 +101,8 @@ def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
     write(box.database("linus"), "delete from effect_sql_migrations where migration_id = 99")
 
     for undo, steps in (
-        (False, ("take_in", "make_links", "take_markers", "put_launcher")),
-        (True, ("bring_back_launcher", "drop_links", "bring_back_markers")),
+        (False, ("import_install", "make_links", "take_markers", "put_launcher")),
+        (True, ("restore_launcher", "drop_links", "restore_markers")),
     ):
         run = new_run(box.journal, "adopt", {"undo": undo})
         assert run is not None

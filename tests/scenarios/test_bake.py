@@ -176,7 +176,7 @@ def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
 
     is_busy(box, "ada")  # the owner asked: nobody is waited for
     run = box.document("enqueue", "rollback")["run"]
-    for step in ("go_back", "start_server", "stay"):
+    for step in ("roll_back_user", "start_server", "undo_roll_back"):
         killed_in(box, run, step)
     box.until(lambda: box.journal.run(run).status != "running", "it has ended", 60)
     said = box.journal.run(run)

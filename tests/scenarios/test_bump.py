@@ -62,7 +62,7 @@ def test_the_engine_shows_its_work(box: Sandbox) -> None:
     assert all(set(event) >= {"seq", "at", "kind", "step", "attempt", "data"} for event in shown["events"])
     steps = [event["step"] for event in shown["events"] if event["kind"] == "completed"]
     assert steps[:3] == ["held", "resolve", "guard"]
-    assert steps.index("stage") < steps.index("back_up") < steps.index("try_on") < steps.index("stop_if_idle")
+    assert steps.index("stage") < steps.index("back_up") < steps.index("run_trials") < steps.index("stop_if_idle")
     everything = json.dumps(shown) + (box.top / "log" / "consumer.log").read_text()
     assert "t3_session=" not in everything
     assert '"credential"' not in everything
@@ -431,7 +431,7 @@ def test_cancel_during_the_gate(make_box: Callable[..., Sandbox], queue_url: str
     box = make_box(["ada"], queue_url=queue_url)
     box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 12, "when": {}}]})
     run = box.document("enqueue", "bump")["run"]
-    box.until(lambda: _is_at(box, run, "try_on"), "the gate is at work")
+    box.until(lambda: _is_at(box, run, "run_trials"), "the gate is at work")
     began = time.monotonic()
     assert box.t3flow("cancel", run).returncode == 0
     box.until(lambda: box.document("show", run)["status"] != "running", "it has ended")

@@ -72,7 +72,8 @@ def test_a_freeze_stops_a_bump_before_its_first_restart(make_box: Callable[..., 
     box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 12, "when": {}}]})
     run = box.document("enqueue", "bump")["run"]
     box.until(
-        lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "the gate is at work"
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]),
+        "the gate is at work",
     )
     (box.top / "etc" / "t3-autoupdate.freeze").touch()
     box.until(lambda: box.document("show", run)["status"] != "running", "it has ended", 6)
@@ -213,7 +214,9 @@ def test_redis_may_go_and_come(make_box: Callable[..., Sandbox], redis_server: R
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
     redis_server.start()
-    box.until(lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "it goes on", 20)
+    box.until(
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+    )
     redis_server.stop()
     box.until(lambda: box.document("show", run)["status"] != "running", "a bump under way needs no queue", 60)
     assert box.document("show", run)["outcome"] == "updated"

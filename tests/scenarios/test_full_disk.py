@@ -93,7 +93,7 @@ def test_a_disk_that_fills_after_the_gate_restarts_nobody_further(make_box: Call
 
     def is_at_the_gate() -> bool:
         events = box.document("show", run)["events"]
-        return any((event["kind"], event["step"]) == ("started", "try_on") for event in events)
+        return any((event["kind"], event["step"]) == ("started", "run_trials") for event in events)
 
     box.until(is_at_the_gate, "the gate is at work", 60)
     inside = Path(f"/proc/{box.processes['consumer'].pid}/root{box.top}/backups/filling")

@@ -55,8 +55,8 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
     said = bump(box)
     assert said["outcome"] == "updated"
     found = verdicts(box, said["run"])
-    assert set(found) == {("try_on", NEXT, "ada"), ("try_on", NEXT, "grace")}
-    names = [check["name"] for check in found["try_on", NEXT, "ada"]["checks"]]
+    assert set(found) == {("run_trials", NEXT, "ada"), ("run_trials", NEXT, "grace")}
+    names = [check["name"] for check in found["run_trials", NEXT, "ada"]["checks"]]
     assert names == [
         *(
             "says_its_version",
@@ -73,12 +73,12 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
         *("keeps_to_its_port", "logs_no_migration_error", "stops", "leaves_nothing", "keeps_its_identity"),
         *("starts_again", "stops_again", "keeps_integrity", "keeps_rows"),
     ]
-    other = [check["name"] for check in found["try_on", NEXT, "grace"]["checks"]]
+    other = [check["name"] for check in found["run_trials", NEXT, "grace"]["checks"]]
     assert other == names[1:], "what the program prints is the same on any state"
-    evidence = {check["name"]: check["evidence"] for check in found["try_on", NEXT, "ada"]["checks"]}
+    evidence = {check["name"]: check["evidence"] for check in found["run_trials", NEXT, "ada"]["checks"]}
     assert evidence["reads_rows"] == "5 projects, 20 threads by GET /api/orchestration/snapshot"
     assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new fault in 1 databases"
-    assert found["try_on", NEXT, "ada"]["not_isolated"] == ""
+    assert found["run_trials", NEXT, "ada"]["not_isolated"] == ""
     people = box.t3flow("show", said["run"]).stdout
     assert "✓ reads_rows: 5 projects, 20 threads" in people
     assert "Gate: 2 databases, 2 in parallel" in people
@@ -94,7 +94,7 @@ def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_bo
     assert "linus" in said["reason"]
     assert "reads_rows" in said["reason"]
     assert "--without linus" in said["reason"]
-    assert ("try_controls", FIRST, "linus") in verdicts(box, said["run"]), (
+    assert ("run_controls", FIRST, "linus") in verdicts(box, said["run"]), (
         "the version in use was tried on the same database"
     )
     nobody_was_touched(box, servers)
@@ -225,7 +225,7 @@ def test_without_namespaces_it_binds_loopback_and_says_what_is_not_isolated(make
     box.publish(version, {"schema_level": 32, "rules": rule("pairing_404", {"port_not": 1, **ODD})})
     said = bump(box)
     assert said["outcome"] == "updated"
-    found = verdicts(box, said["run"])["try_on", version, "ada"]
+    found = verdicts(box, said["run"])["run_trials", version, "ada"]
     assert "no namespaces can be had here" in found["not_isolated"]
     evidence = {check["name"]: check["evidence"] for check in found["checks"]}
     assert "t3_session_" in evidence["exchanges"], "the server said how it names its cookie"
@@ -355,6 +355,6 @@ def test_a_control_that_cannot_be_held_in_time_blames_nobody(make_box: Callable[
     assert "gate.limit_minutes (0.05) is over" in said["reason"]
     status = box.document("status")
     assert (status["rejected"], status["frozen"]) == ({}, None)
-    held = [each for (step, *_), each in verdicts(box, said["run"]).items() if step == "try_controls"]
+    held = [each for (step, *_), each in verdicts(box, said["run"]).items() if step == "run_controls"]
     assert {each["verdict"] for each in held} == {"inconclusive"}
     nobody_was_touched(box, servers)

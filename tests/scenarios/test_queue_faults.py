@@ -32,7 +32,9 @@ def test_the_file_of_the_queue_goes(make_box: Callable[..., Sandbox], how: str) 
     turn = is_busy(box, "grace")
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
-    box.until(lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "it goes on", 20)
+    box.until(
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+    )
     lose_queue(box, how)
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
     assert box.document("show", run)["outcome"] == "updated"
@@ -65,7 +67,9 @@ def test_redis_is_emptied_and_its_memory_is_full(make_box: Callable[..., Sandbox
     turn = is_busy(box, "grace")
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
-    box.until(lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "it goes on", 20)
+    box.until(
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+    )
     redis.flushall()
     redis.config_set("maxmemory", 1)
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
@@ -105,7 +109,9 @@ def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server
     assert bump(box)["outcome"] == "updated"
     box.publish(LATER, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 3, "when": {}}]})
     run = box.document("enqueue", "bump")["run"]
-    box.until(lambda: any(event["step"] == "try_on" for event in box.document("show", run)["events"]), "it goes on", 20)
+    box.until(
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+    )
     box.end("consumer")
     text = box.config.read_text()
     box.config.write_text(text.replace(box.settings.queue.url, redis_server.url))

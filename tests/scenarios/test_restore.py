@@ -33,7 +33,7 @@ def test_back_and_forth_without_loss(make_box: Callable[..., Sandbox]) -> None:
         refused = box.t3flow("restore", *words)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1), refused
     run = box.document("restore", "ada", snapshot["backup"])["run"]
-    for step in ("go_back", "verify_user"):
+    for step in ("roll_back_user", "verify_user"):
         box.until(lambda step=step: any(e.step == step for e in box.journal.events(run)), step, 60)
         box.kill("consumer")
         box.start_consumer()

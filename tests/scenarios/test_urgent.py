@@ -78,7 +78,7 @@ def test_a_drain_in_its_gate_lets_a_rollback_go_first(make_box: Callable[..., Sa
     records.put_deferral(box.journal, "grace", drain, LATER, "active_turn", time.time())
     records.note_untried(box.journal, LATER, ["grace"])
     box.control("grace", "turn/end", turn=turn)
-    box.until(lambda: "try_on" in steps(box, drain, "started"), "the drain's gate is at work", 75)
+    box.until(lambda: "run_trials" in steps(box, drain, "started"), "the drain's gate is at work", 75)
     time.sleep(0.5)
     run = box.document("enqueue", "rollback", "--user", "ada", "--to", FIRST)["run"]
     returned = time.time()
