@@ -24,7 +24,7 @@ def modes_and_owners(host: Host) -> Iterator[Finding]:
         Path(source.removeprefix("file ")) for source in host.settings.sources.values() if source.startswith("file ")
     }
     steering = [
-        *(paths.state_dir, paths.versions_dir, slots.versions(paths.versions_dir), paths.versions_dir / "users"),
+        *(paths.state_dir, paths.versions_dir, slots.slots_dir(paths.versions_dir), paths.versions_dir / "users"),
         *(paths.launcher, paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file, *sorted(files)),
     ]
     theirs = [paths.backup_dir / entry.name for entry in host.user_map().users]
@@ -85,7 +85,7 @@ def nothing_is_left_over(host: Host) -> Iterator[Finding]:
             yield finding(f"{folder} is left over from a run that has ended", "systemctl restart t3flow removes it")
     if host.journal.query("select 1 from locks"):
         return
-    for path in slots.versions(paths.versions_dir).glob(".*.partial"):
+    for path in slots.slots_dir(paths.versions_dir).glob(".*.partial"):
         yield finding(f"{path} is left over from a slot half made or removed", f"rm -r {path}")
     for path in paths.backup_dir.glob(f"{drop_box.INCOMING}/*"):
         yield finding(f"{path} is left over from a backup", f"rm -r {path}")

@@ -122,7 +122,7 @@ def servers_run_what_is_assigned(host: Host) -> Iterator[Finding]:
 
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """No process of root's runs from a slot."""
-    prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
+    prefix = f"{slots.slots_dir(host.settings.paths.versions_dir).resolve()}/"
     for pid in listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if proc.uid_of(pid) == 0:
             yield finding(

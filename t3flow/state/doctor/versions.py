@@ -77,7 +77,8 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
                     "t3flow runs; t3flow restore, or rollback",
                 )
         elif (
-            not slots.has_slot(versions_dir, version) or link.resolve().parent != slots.versions(versions_dir).resolve()
+            not slots.has_slot(versions_dir, version)
+            or link.resolve().parent != slots.slots_dir(versions_dir).resolve()
         ):
             yield finding(
                 f"{link} leads to no whole slot ({os.readlink(link)})", f"t3flow enqueue rollback --user {user}"
