@@ -80,12 +80,7 @@ def outcomes() -> set[str]:
     for file in [file for room in ("", "engine/", "gate/", "rollout/") for file in TOP.glob(f"t3flow/{room}*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             given: list[ast.AST | None] = []
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
-                "ended",
-                "Outcome",
-                "end_of_bake",
-                "Refused",
-            ):
+            if isinstance(node, ast.Call) and called(node) in ("ended", "Outcome", "Refused"):
                 given = list(node.args[:1])
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("OUTCOME_OF"):
                 given = list(node.value.values) if isinstance(node.value, ast.Dict) else []
@@ -96,6 +91,11 @@ def outcomes() -> set[str]:
                 given = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "outcome"]
             found |= {name for part in given if part is not None for name in results(part)}
     return found
+
+
+def called(node: ast.Call) -> str:
+    """Return the name of the function or method that a call calls."""
+    return str(getattr(node.func, "attr", getattr(node.func, "id", "")))
 
 
 def results(node: ast.AST) -> set[str]:

@@ -116,13 +116,11 @@ class Bump:
                 seeds = [self.users[user] for user in users]
                 withheld = admits(slot, self.version, self.default, seeds, snapshots)
         except Refused as refusal:
-            name = refusal.outcome
-            if name == "gate_inconclusive":
+            if refusal.outcome == "gate_inconclusive":
                 raise Abort(self.inconclusive(refusal.reason)) from refusal
-            if name == "gate_failed" and not self.dry_run:
+            if refusal.outcome == "gate_failed" and not self.dry_run:
                 tasks.reject(self.version, refusal.reason, refusal.users)
-            elif name == "gate_failed":
-                name = "dry_run_failed"
+            name = "dry_run_failed" if refusal.outcome == "gate_failed" and self.dry_run else refusal.outcome
             reason = refusal.reason
             if set(refusal.users) >= set(users):  # leaving all of them out would leave no user to move
                 reason = reason.partition("; to leave them out: ")[0]
