@@ -74,9 +74,7 @@ class Bump:
             if is_ahead(present, self.version) and (self.is_catch_up or not self.is_named):
                 back = f"to move back: t3flow enqueue rollback --to {self.version} --user {user}"
                 self.results[user] = result_of("untouched", previous, f"is on {previous}, which is newer; {back}")
-            elif (self.is_catch_up and not is_behind(present, self.version)) or (
-                user in self.without and not is_behind(present, self.version)
-            ):
+            elif not is_behind(present, self.version) and (self.is_catch_up or user in self.without):
                 self.results[user] = result_of("untouched", previous, CURRENT)
             elif user in self.without:
                 self.results[user] = {**result_of("skipped", previous, LEFT_OUT), "waiting_for": HELD}
