@@ -109,10 +109,10 @@ def test_a_dispatch_that_breaks_later_blames_no_version(make_box: Callable[..., 
     (box.top / "bin/t3").chmod(0)
     log = box.top / "log/consumer.log"
     deadline = time.monotonic() + 60
-    while "GATE INCONCLUSIVE: the watch over" not in log.read_text() and time.monotonic() < deadline:
+    while "GATE INCONCLUSIVE: watching pairings on" not in log.read_text() and time.monotonic() < deadline:
         assert browse(box, "ada") == 502
         time.sleep(0.2)
-    assert "GATE INCONCLUSIVE: the watch over" in log.read_text()
+    assert "GATE INCONCLUSIVE: watching pairings on" in log.read_text()
     (box.top / "bin/t3").chmod(0o755)
     status = box.document("status")
     assert (status["frozen"], status["rejected"], status["bake"]["version"]) == (None, {}, NEXT)
@@ -209,7 +209,7 @@ def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
     write(box.database("grace"), "create table lately as select 'kept' as word")
     back = box.document("enqueue", "rollback", "--user", "grace", "--user", "linus", "--wait")
     assert (back["outcome"], results(back)) == ("done", {"grace": "rolled_back", "linus": "rolled_back"})
-    assert "the program alone" in back["users"]["grace"]["reason"]
+    assert "only the program went back" in back["users"]["grace"]["reason"]
     assert any("kept" in line for line in content(box.database("grace")))
     everybody_is_well(box, {"ada": LATER, "grace": NEXT, "linus": NEXT})
     whole = box.document("enqueue", "rollback", "--to", NEXT, "--wait")

@@ -57,7 +57,7 @@ def test_who_was_left_out_is_moved_by_the_next_bump(box: Sandbox) -> None:
     assert "grace" in said["reason"]
     waiting = deferrals(box)["grace"]
     assert (waiting["target"], waiting["waiting_for"]) == (NEXT, "held")
-    assert waiting["detail"] == f"left out of {NEXT} as asked: t3flow enqueue drain grace"
+    assert waiting["detail"] == f"left out of {NEXT} as requested: t3flow enqueue drain grace"
     assert any(line.endswith("; t3flow enqueue drain grace") for line in lines_of(box, "grace"))
     time.sleep(6)  # longer than a drain waits before it asks again
     assert (box.assigned("grace"), deferrals(box)["grace"]["waiting_for"]) == (FIRST, "held")

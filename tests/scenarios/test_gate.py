@@ -272,7 +272,7 @@ def test_a_dispatch_that_fails_before_the_canary_stops_the_bump(make_box: Callab
     box.kill("dispatch")
     said = bump(box)
     assert (said["outcome"], said["status"]) == ("gate_inconclusive", "failed")
-    assert "nobody was restarted" in said["reason"]
+    assert "No user was restarted" in said["reason"]
     assert "does not answer" in said["reason"]
     nobody_was_touched(box, servers)
     assert box.document("status")["rejected"] == {}
