@@ -85,7 +85,7 @@ def outcomes() -> set[str]:
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("OUTCOME_OF"):
                 given = list(node.value.values) if isinstance(node.value, ast.Dict) else []
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "name":
-                given = [node.value] if isinstance(node.value, ast.IfExp) else []
+                given = [node.value] if isinstance(node.value, ast.IfExp | ast.Constant) else []
             elif isinstance(node, ast.Dict):
                 pairs = zip(node.keys, node.values, strict=True)
                 given = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "outcome"]
@@ -94,8 +94,8 @@ def outcomes() -> set[str]:
 
 
 def called(node: ast.Call) -> str:
-    """Return the name of the function or method that a call calls."""
-    return str(getattr(node.func, "attr", getattr(node.func, "id", "")))
+    """Return the last name of what is called, as `ended` in `bump.ended(…)`."""
+    return str(getattr(node.func, "id", getattr(node.func, "attr", "")))
 
 
 def results(node: ast.AST) -> set[str]:
