@@ -221,7 +221,7 @@ class Bump:
             user = (unproven or failing)[0]
             if restarted:
                 begin_bake(self.version, restarted)
-            return self.inconclusive(f"{user} was taken back: {results[user]['reason']}", not_deferred(results))
+            return self.inconclusive(f"{user} was rolled back: {results[user]['reason']}", not_deferred(results))
         begin_bake(self.version, restarted)
         if failing:
             reason = give_up(self.version, failing[0], results[failing[0]])
