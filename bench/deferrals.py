@@ -20,7 +20,8 @@ import psutil
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.runs import new_run
-from t3flow.host import records, slots
+from t3flow.host import slots
+from t3flow.host.records import deferral_records, facts
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import create_state_dir, open_journal
 
@@ -98,7 +99,7 @@ def fill(box: Sandbox, users: list[str]) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server, that is
         connection.execute("update projection_thread_sessions set active_turn_id = 'turn', updated_at = ?", (now,))
     # Of other rules than the last consumer's every deferral would be looked at when it starts.
-    records.set_fact(journal, "deferral_rules", box.settings.deferral._asdict())
+    facts.write(journal, "deferral_rules", box.settings.deferral._asdict())
     for number, user in enumerate(users):
         slots.assign(versions_dir, user, DEFAULT)
         box.database(user).parent.mkdir()
@@ -106,7 +107,7 @@ def fill(box: Sandbox, users: list[str]) -> None:
         due = began + 20 + SPREAD_SECONDS * number / len(users)
         run = new_run(journal, "drain", {"user": user}, wake_at=due)
         assert run is not None
-        records.put_deferral(journal, user, run, TARGET, "quiet_period", due)
+        deferral_records.put_deferral(journal, user, run, TARGET, "quiet_period", due)
         with journal.transaction(synced=False) as connection:
             connection.execute("update deferrals set next_check = ? where user = ?", (due, user))
 
@@ -123,7 +124,7 @@ def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]
                 late[user] = min(late.get(user, float("inf")), at - due[user])
         time.sleep(1)
     found = Counter(
-        f"{each.waiting_for}: {each.detail}" for each in records.deferrals(box.journal) if each.user in late
+        f"{each.waiting_for}: {each.detail}" for each in deferral_records.deferrals(box.journal) if each.user in late
     )
     if wrong := {line: count for line, count in found.items() if not line.startswith("active_turn:")}:
         raise SystemExit(f"{sum(wrong.values())} of {len(late)} checks did not find the turn that runs: {wrong}")
@@ -138,7 +139,9 @@ def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
     time.sleep(15)
     before, began = consumer.cpu_times(), time.time()
     soon = began + watch_seconds - 5
-    due = {each.user: each.next_check for each in records.deferrals(box.journal) if (each.next_check or 0) < soon}
+    due = {
+        each.user: each.next_check for each in deferral_records.deferrals(box.journal) if (each.next_check or 0) < soon
+    }
     time.sleep(watch_seconds)
     spent, seconds = consumer.cpu_times(), time.time() - began
     own = spent.user + spent.system - before.user - before.system

@@ -89,7 +89,7 @@ def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float]
     """
     from t3flow.host.activity import idle
     from t3flow.host.host import open_host
-    from t3flow.host.owner import OwnerReader
+    from t3flow.host.owner.reader import OwnerReader
     from t3flow.host.processes import suspension
     from t3flow.service.consumer import open_journal
 

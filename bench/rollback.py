@@ -15,7 +15,7 @@ from typing import Any
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.runs import new_run
-from t3flow.host import records
+from t3flow.host.records import deferral_records, rejections
 from t3flow.sandbox.host import Sandbox
 
 TIMES = 3
@@ -94,9 +94,9 @@ def defer(box: Sandbox, user: str, *, untried: bool, at: float | None = None) ->
     """Record a pending deferral and its drain."""
     run = new_run(box.journal, "drain", {"user": user}, wake_at=at)
     assert run is not None
-    records.put_deferral(box.journal, user, run, SLOW, "active_turn", at or time.time())
+    deferral_records.put_deferral(box.journal, user, run, SLOW, "active_turn", at or time.time())
     if untried:
-        records.note_untried(box.journal, SLOW, [user])
+        rejections.note_untried(box.journal, SLOW, [user])
 
 
 def is_under_way_since_now(box: Sandbox, workflow: str, step: str) -> Callable[[], bool]:
@@ -126,9 +126,9 @@ def drain_in(step: str) -> Callable[[Sandbox], None]:
             move_by_hand(box, "grace", FIRST)
         grow(box, 1)
         has_started = is_under_way_since_now(box, "drain", step)
-        for pending in records.deferrals(box.journal):
+        for pending in deferral_records.deferrals(box.journal):
             box.t3flow("cancel", pending.run)
-        box.until(lambda: not records.deferrals(box.journal), "no deferral is left", 60)
+        box.until(lambda: not deferral_records.deferrals(box.journal), "no deferral is left", 60)
         defer(box, "grace", untried=step == "try_on")
         unfreeze(box)
         box.until(has_started, f"the drain is in {step}", 180)

@@ -19,9 +19,10 @@ from t3flow.engine import retention
 from t3flow.engine.engine import Engine
 from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SCRATCH_PREFIX
+from t3flow.host.records import deferral_records, facts
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
@@ -121,7 +122,7 @@ def requeue_lost_messages(engine: Engine, host: Host) -> None:
 
 def start_due_bump(host: Host, now: float) -> str | None:
     """Create the run of the scheduled bump if it is due, at most LATE_SECONDS ago, and plan the next one. Return the run's id or None."""
-    planned = records.fact(host.journal, NEXT_BUMP)
+    planned = facts.read(host.journal, NEXT_BUMP)
     rules: list[str | int | float] = [
         host.settings.schedule.bump,
         host.settings.schedule.jitter_s,
@@ -149,7 +150,7 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     """Plan the next bump: the next time of the schedule plus random jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
-    records.set_fact(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
+    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
 
 
 def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
@@ -160,8 +161,8 @@ def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
 
     def watch() -> None:
         is_frozen = freeze.is_frozen(host.settings)
-        if not is_frozen and records.fact(host.journal, "freeze") is not None:
-            records.set_fact(host.journal, "freeze", None)  # an operator removed the file
+        if not is_frozen and facts.read(host.journal, "freeze") is not None:
+            facts.write(host.journal, "freeze", None)  # an operator removed the file
         wrong = host.journal.query(WRONGLY_REVOKED, is_frozen)
         if reasons := {run: reason for run, reason in wrong if reason is not None}:
             engine.revoke(reasons)
@@ -189,16 +190,16 @@ def clock_watcher(host: Host) -> Callable[[], None]:
         )
         for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
             wake(run.id)
-        planned = records.fact(host.journal, NEXT_BUMP)
+        planned = facts.read(host.journal, NEXT_BUMP)
         if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
-            records.set_fact(host.journal, NEXT_BUMP, None)  # it was planned by a clock that was ahead
+            facts.write(host.journal, NEXT_BUMP, None)  # it was planned by a clock that was ahead
 
     return watch
 
 
 def wake_all_drains(host: Host) -> None:
     """Make every deferral due, because the settings that decided how long it waits have changed."""
-    for pending in records.deferrals(host.journal):
+    for pending in deferral_records.deferrals(host.journal):
         wake(pending.run)
 
 

@@ -19,7 +19,7 @@ from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.step import current_run, step
 from t3flow.host import disk_space, slots
 from t3flow.host.activity.termination import await_commands, stop_all
-from t3flow.host.backups import durations, replaced, store
+from t3flow.host.backups import durations, replaced, restoring, store
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.users import Result, result_of
@@ -153,7 +153,7 @@ def time_now() -> float:
 @step()
 def back_up_stopped(user: str, previous: str, version: str) -> str:
     """Take the second snapshot, of a stopped server whose databases changed since the first. A repeat takes another."""
-    return durations.take(current_host(), user, previous, version, current_run()).path
+    return store.take(current_host(), user, written_by=previous, version=version, run=current_run()).path
 
 
 @step(
@@ -174,11 +174,11 @@ def undo_assignment(user: str, previous: str, version: str, snapshot: str, repla
     try:
         stop_all(host, user)
         is_ended = True
-        aside = store.restore(host, user, backup, replaced_name)
+        aside = restoring.restore(host, user, backup, replaced_name)
     except T3flowError:
         if is_ended:  # never under a process that has the databases open
             with suppress(T3flowError):
-                store.put_back(host, user, replaced_name)  # what a restore that failed half-way has replaced
+                restoring.undo_restore(host, user, replaced_name)  # what a restore that failed half-way has replaced
         slots.assign(versions_dir, user, version)
         raise
     replaced.note(host.journal, user, replaced_name, version)

@@ -9,16 +9,17 @@ from loguru import logger
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.host import freeze as freezing
-from t3flow.host import management, pruning, records, rejections, slots, t3_accounts
-from t3flow.host.backups import durations, store
+from t3flow.host import management, pruning, slots, t3_accounts
+from t3flow.host.backups import drop_box, store
 from t3flow.host.host import current_host
-from t3flow.host.npm import packages, provenance
+from t3flow.host.npm import age, command, origin, registry
 from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
+from t3flow.host.records import catalog, deferral_records, facts, rejections, version_schemas
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.slots import mounts, preflight, removal
 from t3flow.host.users import ANOTHER, User, ahead, is_behind
@@ -65,20 +66,20 @@ def resolve(target: str | None) -> Plan:
     exact = target or pin()
     if exact:
         parse(exact)
-        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not packages.published(host, exact):
-            raise packages.PackageError(
+        if not slots.has_slot(host.settings.paths.versions_dir, exact) and not registry.is_published(host, exact):
+            raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
         return {"default": default, "target": exact, "exact": True, "notices": []}
     tag = host.settings.track.tag
-    return {"default": default, "target": str(parse(packages.tagged(host, tag))), "exact": False, "notices": []}
+    return {"default": default, "target": str(parse(registry.version_of_tag(host, tag))), "exact": False, "notices": []}
 
 
 def pin() -> str:
     """Return the version to stay on, or "": from the consumer's environment, else `t3flow pin`, else the settings file."""
     host = current_host()
     from_environment = host.settings.sources["track.pin"].startswith("environment")
-    noted = records.fact(host.journal, "pin")
+    noted = facts.read(host.journal, "pin")
     return host.settings.track.pin if from_environment or not noted else str(noted)
 
 
@@ -107,14 +108,14 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if not plan["exact"] and parse(version) < parse(default):
         reason = f"{version} is older than {default}; to go back: t3flow enqueue rollback --to {version}"
         return {"outcome": "refused_downgrade", "reason": reason}
-    cause = records.rejected(host.journal).get(version)
-    only = records.rejected_for(host.journal, version)
+    cause = rejections.rejected(host.journal).get(version)
+    only = rejections.rejected_for(host.journal, version)
     if cause is not None and not again and not (only and set(only) <= set(without)):
         cause = cause.removeprefix(f"{version} ").partition("; to ")[0]
         cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
         reason = f"{version} was rejected before: {cause}; to retry: t3flow enqueue bump --target {version} --again"
         return {"outcome": "refused_rejected", "reason": reason}
-    if not plan["exact"] and (reason := provenance.too_young(host, version)):
+    if not plan["exact"] and (reason := age.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}
     reason = preflight.problem(host)
     return {"outcome": "gate_inconclusive" if reason else "", "reason": reason}
@@ -203,7 +204,7 @@ class Staged(TypedDict):
     signatures: str
 
 
-@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(packages.RegistryUnreachable,), undo=unstage)
+@step(interruptible=True, retries=2, retry_delay_seconds=5, retry_on=(command.RegistryUnreachable,), undo=unstage)
 def stage(version: str, in_scratch: bool) -> Staged:
     """Install a version into a slot. Idempotent: a complete slot is kept, a partial one is discarded."""
     host = current_host()
@@ -214,10 +215,10 @@ def stage(version: str, in_scratch: bool) -> Staged:
         mounts.require_executable(host, slots.versions(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
-    notices = provenance.notices(host, versions_dir, version)
+    notices = origin.notices(host, versions_dir, version)
     for notice in notices:
         logger.warning("{}", notice)
-    signatures = provenance.noted(versions_dir, version).get("signatures", "not known")
+    signatures = origin.recorded_origin(versions_dir, version).get("signatures", "not known")
     return {"slot": str(slots.slot_path(versions_dir, version)), "notices": notices, "signatures": signatures}
 
 
@@ -235,7 +236,7 @@ class Snapshot(TypedDict):
     problem: str
     missing: bool
     files: dict[str, str]
-    schema: records.Schemas
+    schema: version_schemas.Schemas
 
 
 @step(interruptible=True, syncs_first=False)
@@ -249,10 +250,10 @@ def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapsho
         folder.mkdir(mode=0o711, exist_ok=True)
     try:
         backup = _take(user, previous, version, folder)
-    except (OwnerProblem, store.BackupError) as error:
+    except (OwnerProblem, drop_box.BackupError) as error:
         missing = str(error) == NO_DATABASE
         if missing and not in_scratch:  # databases that appear later have not been tried
-            records.note_untried(current_host().journal, version, [user])
+            rejections.note_untried(current_host().journal, version, [user])
         return {
             "user": user,
             "path": "",
@@ -265,13 +266,13 @@ def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapsho
             "schema": {},
         }
     return {
-        "user": user, "path": backup.path, "bytes": backup.bytes, "level": backup.level,
+        "user": user, "path": backup.path, "bytes": backup.size_bytes, "level": backup.level,
         "fingerprint": backup.fingerprint, "problem": "", "missing": False,
         "files": {name: str(path) for name, path in backup.paths.items()}, "schema": backup.schema,
     }  # fmt: skip
 
 
-def _take(user: str, previous: str, version: str, folder: Path | None) -> records.Backup:
+def _take(user: str, previous: str, version: str, folder: Path | None) -> catalog.Backup:
     """Take a snapshot after removing the user's old ones; if the disk is too full, remove everything old and retry once.
 
     A dry run removes nothing. Nor does a rollback or restore, which has chosen a snapshot already.
@@ -281,12 +282,12 @@ def _take(user: str, previous: str, version: str, folder: Path | None) -> record
     if folder is None and not goes_back:
         pruning.make_room(host, user)
     try:
-        return durations.take(host, user, previous, version, current_run(), folder)
+        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
     except DiskError as error:
         if folder is not None or goes_back or not (gone := pruning.prune(host, version)):
             raise
         logger.warning("{}: removed {} old snapshots and slots; retrying", error, len(gone))
-        return durations.take(host, user, previous, version, current_run(), folder)
+        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
 
 
 @step(syncs_first=False, former_names=("tried_on",))
@@ -295,8 +296,8 @@ def passed_users(version: str) -> list[str]:
     journal = current_host().journal
     return [
         entry.user
-        for entry in records.deferrals(journal)
-        if entry.target == version and not rejections.is_untried(journal, entry.user, version)
+        for entry in deferral_records.deferrals(journal)
+        if entry.version == version and not rejections.is_untried(journal, entry.user, version)
     ]
 
 
@@ -326,9 +327,9 @@ def accept(version: str) -> None:
     """Make a version the default and the last good one, and remove what is obsolete. Idempotent: two renames and a prune."""
     host = current_host()
     _set_default(version)
-    accepted = [entry for entry in records.fact(host.journal, ACCEPTED) or [] if entry != version]
-    records.set_fact(host.journal, ACCEPTED, [*accepted, version])
-    records.set_fact(host.journal, TO_BE_ACCEPTED, None)
+    accepted = [entry for entry in facts.read(host.journal, ACCEPTED) or [] if entry != version]
+    facts.write(host.journal, ACCEPTED, [*accepted, version])
+    facts.write(host.journal, TO_BE_ACCEPTED, None)
     pruning.prune(host)
 
 
@@ -352,7 +353,7 @@ def _set_default(version: str) -> None:
         assign_explicitly.unjournaled(default)
     slots.set_default(host.settings.paths.versions_dir, version)
     slots.write_last_good(host.settings.paths.last_good_file, version)
-    records.unreject(host.journal, version)
+    rejections.unreject(host.journal, version)
 
 
 @step(wording=("reason",))
@@ -372,7 +373,7 @@ def alert(line: str) -> None:
 @step(wording=("reason",))
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Record that a version failed, and for which users' databases ([]: not known). Idempotent."""
-    records.reject(current_host().journal, version, reason, users)
+    rejections.reject(current_host().journal, version, reason, users)
 
 
 @step()

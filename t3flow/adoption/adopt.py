@@ -16,12 +16,13 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError, require_space
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.host import current_host
 from t3flow.host.npm import packages
 from t3flow.host.npm.staging import slot_bytes, versions_dir_for
 from t3flow.host.pairing import last_pairings
-from t3flow.host.records import Schemas
+from t3flow.host.records import catalog, facts, rejections
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.slots import creation, launcher, mounts, running_version
 from t3flow.host.users import Result, result_of
 from t3flow.t3.versions import parse
@@ -190,9 +191,9 @@ def release_backups(folders: dict[str, list[int]], default: str) -> None:
     """Undo taking over backups: return their folders to the former owners, and drop the records. Idempotent."""
     host = current_host()
     tracker_backups.give_back(host, folders)
-    for entry in records.backups(host.journal):
+    for entry in catalog.backups(host.journal):
         if entry.run == current_run():
-            records.drop_backup(host.journal, entry.path)
+            catalog.drop_backups(host.journal, entry.path)
 
 
 @step(undo=release_backups)
@@ -200,11 +201,11 @@ def take_backups(folders: dict[str, list[int]], default: str) -> list[str]:
     """Record the shell tracker's snapshots and take them out of their owners' reach; return notices about skipped ones. Idempotent."""
     host = current_host()
     notices = tracker_backups.take_over(host, current_run())
-    before = {entry.target for entry in records.backups(host.journal) if is_version(entry.target)}
-    accepted = records.fact(host.journal, tasks.ACCEPTED)
+    before = {entry.version for entry in catalog.backups(host.journal) if is_version(entry.version)}
+    accepted = facts.read(host.journal, tasks.ACCEPTED)
     if accepted is None:  # versions that it assigned count as accepted, so that they are kept as long
         earlier = sorted((version for version in before if parse(version) < parse(default)), key=parse)
-        records.set_fact(host.journal, tasks.ACCEPTED, [*earlier, default])
+        facts.write(host.journal, tasks.ACCEPTED, [*earlier, default])
     return notices
 
 
@@ -216,7 +217,7 @@ def return_markers(
     host = current_host()
     for user in deferrals:
         deferral.settle_deferral.unjournaled(user)
-    records.set_fact(host.journal, running_version.TRACKER_SERVERS, None)
+    facts.write(host.journal, running_version.TRACKER_SERVERS, None)
     shell_tracker.move_markers(shell_tracker.markers_aside(host), shell_tracker.markers_dir(host), list(markers))
 
 
@@ -230,7 +231,7 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
     shell_tracker.note_servers(host)  # before a drain could count their users as moved
     for user in sorted(deferrals, key=lambda user: (user not in first, user)):
         if user not in first and user not in markers:  # on an older version, and nothing was tried on their databases
-            records.note_untried(host.journal, deferrals[user], [user])
+            rejections.note_untried(host.journal, deferrals[user], [user])
         deferral.put_off(deferrals[user], {user: "window"})
     for user, reason in broken.items():
         last_pairings.note_pairing(host.journal, user, reason)
@@ -241,14 +242,14 @@ def take_markers(markers: dict[str, str], deferrals: dict[str, str], first: list
 @step(former_names=("what_was_adopted",))
 def adoption_record() -> dict[str, Any]:
     """Return what an earlier adoption recorded; empty for none. Only reads."""
-    return dict(records.fact(current_host().journal, ADOPTED) or {})
+    return dict(facts.read(current_host().journal, ADOPTED) or {})
 
 
 @step()
 def forget_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
     """Undo the record: restore the earlier one, and without one drop the former launcher that was kept. Idempotent."""
     host = current_host()
-    records.set_fact(host.journal, ADOPTED, former or None)
+    facts.write(host.journal, ADOPTED, former or None)
     if not former:
         launcher.drop_former_launcher(host.settings.paths.launcher)
 
@@ -265,7 +266,7 @@ def note_adoption(former: dict[str, Any], new: dict[str, Any]) -> None:
         "markers": {**new["markers"], **former.get("markers", {})},
         "folders": {**new["folders"], **former.get("folders", {})},
     }
-    records.set_fact(host.journal, ADOPTED, merged)
+    facts.write(host.journal, ADOPTED, merged)
 
 
 @step()

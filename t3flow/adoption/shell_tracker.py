@@ -11,12 +11,12 @@ from pathlib import Path
 
 from t3flow import T3flowError
 from t3flow.engine.files import make_folder, sync_folder
-from t3flow.host import records
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, HostError
-from t3flow.host.npm.client import run_npm
+from t3flow.host.npm.command import run_npm
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
+from t3flow.host.records import facts
 from t3flow.host.slots import running_version
 from t3flow.settings.user_map import USER_NAME
 from t3flow.t3.versions import InvalidVersion, parse
@@ -138,5 +138,5 @@ def note_servers(host: Host) -> list[str]:
             pid = host.services.state(entry.name).main_pid
             if pid is not None and is_from_old_place(host, pid):
                 found[entry.name] = (pid, probe.serving_version(host, entry.name))
-    records.set_fact(host.journal, running_version.TRACKER_SERVERS, found or None)
+    facts.write(host.journal, running_version.TRACKER_SERVERS, found or None)
     return list(found)

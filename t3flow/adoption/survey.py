@@ -7,12 +7,14 @@ from t3flow import T3flowError, tasks
 from t3flow.adoption import shell_tracker, tracker_backups
 from t3flow.adoption.shell_tracker import OldTrackerError
 from t3flow.engine.step import pause, step
-from t3flow.host import management, records, schemas, slots, t3_accounts
+from t3flow.host import management, slots, t3_accounts
+from t3flow.host.backups import compatibility
 from t3flow.host.host import HostError, current_host
-from t3flow.host.npm import packages
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.npm import registry
+from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
-from t3flow.host.records import Schemas
+from t3flow.host.records import deferral_records, version_schemas
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.slots import launcher
 from t3flow.t3.versions import InvalidVersion, is_older, parse
 
@@ -90,7 +92,7 @@ def survey_host() -> Found:
         "program": install.program if install else "",
         "default": default or "",
         "last_good": last_good if last_good and is_version(last_good) else "",
-        "tag": packages.tagged(host, host.settings.track.tag) if is_empty else "",
+        "tag": registry.version_of_tag(host, host.settings.track.tag) if is_empty else "",
         "timers": [timer for timer in shell_tracker.TIMERS if host.services.is_enabled(timer)],
         "markers": shell_tracker.read_markers(host),
         "servers": {user: said_version(user) for user in mapped},
@@ -132,7 +134,7 @@ def is_version(text: str) -> bool:
 def known_schemas(versions: list[str]) -> dict[str, Schemas]:
     """Return the migrations of those versions that were tried before. Only reads."""
     journal = current_host().journal
-    known = {version: records.schema_of_version(journal, version) for version in versions}
+    known = {version: version_schemas.schema_of_version(journal, version) for version in versions}
     return {version: dict(schema) for version, schema in known.items() if schema is not None}
 
 
@@ -162,7 +164,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         decision["notices"].append("tracking stays frozen; resume with: t3flow unfreeze")
     stays = found["installed"] if found["installed"] in known and not found["default"] else default
     decision["others"] = dict.fromkeys(found.get("others", []), stays)
-    pending = {entry.user for entry in records.deferrals(current_host().journal)}
+    pending = {entry.user for entry in deferral_records.deferrals(current_host().journal)}
     for user, reason in found.get("unmanaged", {}).items():
         decision["notices"].append(f"{user} is not managed and keeps what they have: {reason}")
         decision["links"][user] = found["links"][user] or stays
@@ -177,7 +179,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
             if str(problem) != tasks.NO_DATABASE:
                 decision["notices"].append(f"the databases of {user} cannot be read: {problem}")
         linked = found["links"][user]
-        fits = schema is None or linked not in known or not schemas.knows(known[linked], schema)
+        fits = schema is None or linked not in known or not compatibility.unknown_migration(known[linked], schema)
         keeps = linked and (linked == slots.RESTORING or fits)
         assigned = linked if keeps else choose(user, runs, schema, default, known)
         if not keeps:
@@ -189,7 +191,11 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
         wanted = max((each for each in (assigned, *marked) if each in known), key=parse, default=assigned)
         if runs and runs != assigned:
             decision["first"].append(user)
-            if runs in known and schema is not None and (unknown := schemas.knows(known[runs], schema)):
+            if (
+                runs in known
+                and schema is not None
+                and (unknown := compatibility.unknown_migration(known[runs], schema))
+            ):
                 decision["broken"][user] = (
                     f"cannot pair: the server runs {runs}, and {unknown}; t3flow enqueue drain {user}"
                 )
@@ -204,7 +210,7 @@ def schemas_read(user: str) -> Schemas:
     """Return the migrations of a user's databases, read as its owner; retries while the server writes. Raises OwnerProblem."""
     for attempt in range(1, LEVEL_TRIES + 1):
         try:
-            return schemas.schemas_of(current_host(), user)
+            return compatibility.read_schemas(current_host(), user)
         except OwnerProblem as problem:
             if attempt == LEVEL_TRIES or str(problem) == tasks.NO_DATABASE:
                 raise
@@ -216,10 +222,12 @@ def choose(user: str, runs: str, schema: Schemas | None, default: str, known: di
     """Return the version to assign to a user. Raises OldTrackerError if no version knows the databases."""
     if schema is None:
         return runs if runs in known else default
-    fitting = sorted((version for version in known if not schemas.knows(known[version], schema)), key=parse)
+    fitting = sorted(
+        (version for version in known if not compatibility.unknown_migration(known[version], schema)), key=parse
+    )
     if not fitting:
         newest = max(known, key=parse)
-        closest = f"for {newest}: {schemas.knows(known[newest], schema)}"
+        closest = f"for {newest}: {compatibility.unknown_migration(known[newest], schema)}"
         fix = "check that npm reaches the registry, or remove the user from the user map; then retry"
         raise OldTrackerError(f"no available version knows the databases of {user}: {closest}; {fix}")
     if runs in fitting:

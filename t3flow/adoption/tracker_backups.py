@@ -15,10 +15,10 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.files import safe_name
-from t3flow.host import records
 from t3flow.host.host import Host
-from t3flow.host.owner import run_as_owner
-from t3flow.host.records import Backup
+from t3flow.host.owner.program import run_as_owner
+from t3flow.host.records import catalog, version_schemas
+from t3flow.host.records.catalog import Backup
 from t3flow.t3 import files, ledger
 
 NAME = re.compile(r"state-prebump-(.+?)-([0-9TZ:_-]+)\.sqlite")
@@ -43,7 +43,7 @@ def take_over(host: Host, run: str) -> list[str]:
 
     Migrations are read first, while the owner still can.
     """
-    known = {entry.path for entry in records.backups(host.journal)}
+    known = {entry.path for entry in catalog.backups(host.journal)}
     notices = []
     for entry in host.user_map().users:
         user, folder = entry.name, host.settings.paths.backup_dir / safe_name(entry.name)
@@ -60,13 +60,13 @@ def take_over(host: Host, run: str) -> list[str]:
             if str(folder / name) in known:
                 continue
             if isinstance(problem, list):
-                schema = records.as_schema(problem) or []
+                schema = version_schemas.parse_schema(problem) or []
                 match = NAME.fullmatch(name)
                 assert match is not None
                 taken = (folder / name).stat().st_mtime
                 backup = Backup(str(folder / name), user, "", match[1], ledger.level(schema), None, taken, run)
                 backup = replace(backup, schema={files.FIRST_DATABASE: schema})
-                records.put_backup(host.journal, backup)
+                catalog.put_backup(host.journal, backup)
             else:
                 notices.append(f"{folder / name} was left out: {problem}")
     return notices

@@ -14,8 +14,10 @@ from t3flow.adoption.survey import schemas_read
 from t3flow.deferrals import deferral
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
-from t3flow.host import records, schemas, slots
+from t3flow.host import slots
+from t3flow.host.backups import compatibility
 from t3flow.host.host import current_host
+from t3flow.host.records import deferral_records, facts, version_schemas
 from t3flow.host.slots import launcher, removal, running_version
 
 
@@ -50,7 +52,7 @@ def check_undo(noted: dict[str, Any]) -> str:
         )
     if install is None:
         return ""
-    known = records.schema_of_version(host.journal, install.version)
+    known = version_schemas.schema_of_version(host.journal, install.version)
     for entry in host.user_map().users:
         try:
             schema = schemas_read(entry.name)
@@ -60,7 +62,7 @@ def check_undo(noted: dict[str, Any]) -> str:
             raise OldTrackerError(
                 f"the databases of {entry.name} cannot be read, so nothing was undone: {problem}"
             ) from problem
-        if unknown := schemas.knows(known, schema):
+        if unknown := compatibility.unknown_migration(known, schema):
             raise OldTrackerError(
                 f"{entry.name} could no longer pair: the global install is {install.version}, and {unknown}; "
                 f"first: t3flow enqueue rollback --user {entry.name}; or remove t3flow and leave a plain t3: deploy/uninstall.sh"
@@ -77,7 +79,7 @@ def restore_launcher() -> None:
 @step()
 def end_deferrals() -> None:
     """Remove every deferral. Idempotent."""
-    for pending in records.deferrals(current_host().journal):
+    for pending in deferral_records.deferrals(current_host().journal):
         deferral.settle_deferral.unjournaled(pending.user)
 
 
@@ -109,4 +111,4 @@ def restore_markers(users: list[str], folders: dict[str, list[int]]) -> None:
 def clear_adoption() -> None:
     """Remove the record that the host was adopted. Idempotent."""
     for key in (ADOPTED, running_version.TRACKER_SERVERS, tasks.ACCEPTED):
-        records.set_fact(current_host().journal, key, None)
+        facts.write(current_host().journal, key, None)

@@ -104,18 +104,18 @@ def _size(path: Path) -> int | None:
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
     """Return the backups of these users, by user and time. A user whose kept databases cannot be read is reported on stderr."""
-    from t3flow.host import records
     from t3flow.host.backups import replaced
+    from t3flow.host.records import catalog
     from t3flow.t3.files import userdata
 
     found: list[dict[str, Any]] = []
-    for entry in records.backups(host.journal):
+    for entry in catalog.backups(host.journal):
         if entry.user in users:
             path = Path(entry.path)
             shown: dict[str, Any] = {"user": entry.user, "backup": path.name, "kind": "snapshot", "path": entry.path}
             shown |= {
-                "version": entry.wrote or None,
-                "before": entry.target,
+                "version": entry.written_by or None,
+                "before": entry.version,
                 "level": entry.level,
                 "created": entry.created,
             }
@@ -123,9 +123,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
             whole = [size for size in sizes.values() if size is not None]
             found.append({**shown, "bytes": sum(whole) if len(whole) == len(sizes) else None, "files": sizes})
 
-    def aside(user: str) -> list[replaced.Kept]:
+    def aside(user: str) -> list[replaced.ReplacedSet]:
         try:
-            return replaced.listing(host, user)
+            return replaced.list_replaced(host, user)
         except T3flowError as error:
             say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
             return []
@@ -140,9 +140,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
                 "backup": each.name,
                 "kind": "kept",
                 "path": str(path),
-                "version": each.wrote or None,
+                "version": each.written_by or None,
             }
-            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.bytes}
+            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.size_bytes}
             found.append({**shown, "files": each.files})
     return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
 
@@ -153,9 +153,9 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 @click.option("--force", is_flag=True, help="Drop it even if it is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
     """Delete one BACKUP of USER. Example: t3flow backups drop ada replaced-20260609T041500Z"""
-    from t3flow.host import records
     from t3flow.host.backups import replaced
     from t3flow.host.backups import store as snapshots
+    from t3flow.host.records import catalog
 
     read = settings()
     known_users(read, (user,))
@@ -164,15 +164,15 @@ def drop(user: str, backup: str, force: bool) -> None:
         raise T3flowError(
             f"{busy[0][0]} is changing the host and may need the backup: wait until the run has ended; see t3flow show"
         )
-    theirs = records.backups(host.journal, user)
+    theirs = catalog.backups(host.journal, user)
     backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
     aside = replaced.find(host, user, backup) if snapshot is None and backup.startswith(replaced.PREFIX) else None
     if snapshot is not None:
-        others = [entry for entry in theirs if entry.path != snapshot.path and entry.wrote == snapshot.wrote]
-        if not force and not any(entry.is_there for entry in others):
+        others = [entry for entry in theirs if entry.path != snapshot.path and entry.written_by == snapshot.written_by]
+        if not force and not any(entry.exists for entry in others):
             raise T3flowError(
-                f"{backup} is the last snapshot of {user} by {snapshot.wrote or 'an earlier version'}; without it, no rollback to that "
+                f"{backup} is the last snapshot of {user} by {snapshot.written_by or 'an earlier version'}; without it, no rollback to that "
                 "version is possible; to drop it anyway, add --force"
             )
         snapshots.drop(host, snapshot)
@@ -194,14 +194,14 @@ def restore(user: str, backup: str, wait: bool, as_json: bool) -> int:
     Keeps the present database. Freezes tracking first, as a rollback does, and does not ask whether USER is busy. `t3flow backups USER` lists the
     names.
     """
-    from t3flow.host import records
+    from t3flow.host.records import catalog
     from t3flow.rollout.bake import ROLLBACK_PRIORITY
     from t3flow.rollout.restore import RestoreError, find_backup, freeze_reason
 
     read = settings()
     known_users(read, (user,))
     host = open_host(read)
-    backup = full_name([Path(entry.path).name for entry in records.backups(host.journal, user)], backup)
+    backup = full_name([Path(entry.path).name for entry in catalog.backups(host.journal, user)], backup)
     try:
         find_backup(host, user, backup)
     except RestoreError as error:

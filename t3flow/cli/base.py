@@ -58,10 +58,10 @@ def require_consumer(read: Settings) -> int:
 def hint(read: Settings, run: str) -> None:
     """Send the consumer a hint about a journaled run. Without a queue it finds an urgent run within seconds, others when the queue is back."""
     from t3flow.engine.queue import open_queue, queue_key
-    from t3flow.host import records
+    from t3flow.host.records import facts
 
     noted = journal(read)
-    consumer, priority = records.fact(noted, "consumer") or {}, noted.run(run).priority
+    consumer, priority = facts.read(noted, "consumer") or {}, noted.run(run).priority
     try:
         key = queue_key(read.paths.state_dir / "queue.key")
         queue = open_queue(consumer.get("queue_url", read.queue.url), key, name=consumer.get("queue_name", ""))

@@ -10,7 +10,7 @@ import click
 from t3flow.cli.base import NoConsumer
 from t3flow.cli.output import GAP, Progress, dump, styled, table, wrapped
 from t3flow.engine.journal import Journal, Run
-from t3flow.host import records
+from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 from t3flow.state.runs import LONG_SECONDS, Line, Narrator, activity
 from t3flow.state.short import shortener
@@ -53,7 +53,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
                 raise NoConsumer(
                     f"the consumer is gone; {run_id} is journaled and resumes when it is back: systemctl start t3flow"
                 )
-            waits_for = records.fact(journal, "waiting_for")
+            waits_for = facts.read(journal, "waiting_for")
             if waits_for and waits_for != waited_for:
                 progress.say(
                     f"The consumer is waiting for {waits_for}; {run_id} is journaled and goes on with it: t3flow doctor"
@@ -72,7 +72,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
 
 
 def _now(journal: Journal, run: Run, narrator: Narrator, seconds: float) -> str:
-    """What a followed run does at this moment."""
+    """Return what a followed run does now."""
     doing = narrator.doing if run.claim and narrator.doing else activity(journal, run)
     return f"{doing} ({duration(seconds)})" if run.claim and seconds >= LONG_SECONDS else doing
 

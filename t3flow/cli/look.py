@@ -51,7 +51,9 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("Next bump", next_bump(found)),
         ("Run", found["run"] or "none in progress"),
     ]
-    if found["run_doing"]:
+    if (waits := found["run_waits"]) and waits["run"] == found["run"]:  # the problem above tells for what
+        lines.append(("", f"Waiting; next attempt {ahead(epoch(waits['next_try']))}"))
+    elif found["run_doing"]:
         lines.append(("", found["run_doing"]))
     if bake := found["bake"]:
         trouble = f"; nothing is seen: {bake['problem']}" if bake["problem"] else ""
@@ -152,13 +154,13 @@ def restore(user: str) -> None:
 
 def _set_revoked(user: str, revoked: bool) -> None:
     """Record it in the journal; the consumer acts on it within a second. Raises UsageError for a user without a deferral."""
-    from t3flow.host import records
+    from t3flow.host.records import deferral_records
 
     noted = journal(settings())
-    pending = [entry.user for entry in records.deferrals(noted)]
+    pending = [entry.user for entry in deferral_records.deferrals(noted)]
     if user not in pending:
         raise UsageError(f"{user!r} has no pending deferral; pending: {', '.join(pending) or 'none'}")
-    records.set_revoked(noted, user, revoked)
+    deferral_records.set_revoked(noted, user, revoked)
 
 
 @click.command()

@@ -62,7 +62,7 @@ def pin(version: str, unchecked: bool) -> None:
     version that is neither installed nor published; if the registry does not answer, it refuses too, unless you pass --unchecked. T3_PIN or
     T3FLOW_TRACK__PIN in the consumer's environment takes precedence over this pin, and this pin over track.pin in the settings file.
     """
-    from t3flow.host import records
+    from t3flow.host.records import facts
     from t3flow.t3.versions import InvalidVersion, parse
 
     read = settings()
@@ -73,9 +73,9 @@ def pin(version: str, unchecked: bool) -> None:
     noted = journal(read)
     if not unchecked:
         _require_published(read, version)
-    records.set_fact(noted, "pin", version)
+    facts.write(noted, "pin", version)
     tell(f"Pinned to {version}: the next bump moves there, and none moves elsewhere until: t3flow unpin")
-    source = _environment_source(records.fact(noted, "consumer"))
+    source = _environment_source(facts.read(noted, "consumer"))
     if source:
         say(f"t3flow: the consumer's {source} takes precedence; remove it from the consumer's environment")
 
@@ -83,14 +83,14 @@ def pin(version: str, unchecked: bool) -> None:
 def _require_published(read: Settings, version: str) -> None:
     """Raise UsageError for a version that is neither installed nor published, NotKnown where the registry cannot be asked."""
     from t3flow.host import slots
-    from t3flow.host.npm import packages
+    from t3flow.host.npm import registry
 
     if slots.has_slot(read.paths.versions_dir, version):
         return
     host = open_host(read._replace(npm=read.npm._replace(retry_for_s=min(read.npm.retry_for_s, ASK_SECONDS))))
     package = f"{read.track.package}@{version}"
     try:
-        is_there = packages.published(host, version)
+        is_there = registry.is_published(host, version)
     except T3flowError as error:
         raise NotKnown(
             f"not pinned: the registry cannot tell whether {package} exists ({error}); to pin it without that check: t3flow pin {version} --unchecked"
@@ -107,13 +107,13 @@ def unpin() -> None:
 
     Exits 2 if the consumer's environment still pins a version, and names the variable. Reports a pin in the settings file.
     """
-    from t3flow.host import records
+    from t3flow.host.records import facts
 
     read = settings()
     noted = journal(read)
-    was = records.fact(noted, "pin")
-    source = _environment_source(records.fact(noted, "consumer"))
-    records.set_fact(noted, "pin", None)
+    was = facts.read(noted, "pin")
+    source = _environment_source(facts.read(noted, "consumer"))
+    facts.write(noted, "pin", None)
     if source:
         raise UsageError(
             f"the consumer's {source} still pins a version; remove it from the consumer's environment and restart the consumer"

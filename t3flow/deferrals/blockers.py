@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from t3flow.engine.journal import Journal
 from t3flow.engine.log import logger
-from t3flow.host import records
+from t3flow.host.records import tables
 
 MARK = "DEFERRAL STUCK"
 """The words that the alert T3DeferralStuck looks for in the log."""
@@ -82,7 +82,7 @@ def note(journal: Journal, user: str, kind: str, detail: str) -> int:
 
 def forget(journal: Journal, user: str, kind: str | None = None) -> None:
     """Drop a user's blockers, or those of a kind. Idempotent."""
-    if records.has_table(journal, "deferral_troubles"):
+    if tables.has_table(journal, "deferral_troubles"):
         with journal.transaction(synced=False) as connection:
             connection.execute(
                 "delete from deferral_troubles where user = ? and kind = coalesce(?, kind)", (user, kind)
@@ -105,7 +105,7 @@ def lines(journal: Journal) -> dict[str, str]:
 
 
 def _all(journal: Journal) -> list[Blocker]:
-    if not records.has_table(journal, "deferral_troubles"):
+    if not tables.has_table(journal, "deferral_troubles"):
         return []
     rows = journal.query("select user, kind, count, since, at, detail from deferral_troubles order by at")
     return [Blocker(*row) for row in rows if row[1] in LOG_FROM]

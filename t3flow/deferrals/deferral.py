@@ -7,9 +7,10 @@ from typing import TypedDict
 from t3flow.deferrals import left_behind, long_waits
 from t3flow.engine.runs import new_run, wake_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
+from t3flow.host.records import deferral_records, facts, rejections
 from t3flow.settings import schedule
 
 RETRY_AFTER_YIELD_SECONDS = 10.0
@@ -35,12 +36,12 @@ def defer(version: str, causes: dict[str, Cause], is_accepted: bool = False) -> 
     """
     journal = current_host().journal
     if causes and not is_accepted:
-        records.unreject(journal, version)
-        records.set_fact(journal, TO_BE_ACCEPTED, version)
+        rejections.unreject(journal, version)
+        facts.write(journal, TO_BE_ACCEPTED, version)
     for user, cause in causes.items():
         if cause["is_behind"]:
             left_behind.note(journal, user, version, cause["waiting_for"], cause["detail"])
-            records.note_untried(journal, version, [user])
+            rejections.note_untried(journal, version, [user])
         else:
             left_behind.forget(journal, user)
     put_off(version, {user: cause["waiting_for"] for user, cause in causes.items()})
@@ -56,10 +57,10 @@ def put_off(version: str, waiting: dict[str, str]) -> None:
     """Defer users as `defer` does, to a version that is accepted."""
     host = current_host()
     for user, waiting_for in waiting.items():
-        pending = records.deferral(host.journal, user)
+        pending = deferral_records.deferral(host.journal, user)
         run = pending.run if pending is not None and host.journal.run(pending.run).status == "running" else None
         run = run or drain_of(host, user)
-        records.put_deferral(
+        deferral_records.put_deferral(
             host.journal, user, run, version, waiting_for, schedule.window_opens(host.settings, time.time())
         )
         wake(run)
@@ -97,8 +98,8 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
     host = current_host()
     versions_dir = host.settings.paths.versions_dir
     return [
-        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.target}
-        for entry in records.deferrals(host.journal)
+        {"user": entry.user, "version": slots.effective(versions_dir, entry.user) or "", "target": entry.version}
+        for entry in deferral_records.deferrals(host.journal)
         if (not users or entry.user in users) and not entry.revoked
     ]
 
@@ -109,9 +110,9 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     host = current_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
-    if waiting_for == left_behind.HELD and (pending := records.deferral(host.journal, user)) is not None:
-        left_behind.note(host.journal, user, pending.target, waiting_for, detail)
-    records.note_check(host.journal, user, waiting_for, detail, at)
+    if waiting_for == left_behind.HELD and (pending := deferral_records.deferral(host.journal, user)) is not None:
+        left_behind.note(host.journal, user, pending.version, waiting_for, detail)
+    deferral_records.note_check(host.journal, user, waiting_for, detail, at)
     long_waits.note(host.journal, user, waiting_for, detail)
     return at
 
@@ -121,7 +122,7 @@ def note_yielded(user: str) -> float:
     """Record that a drain gave way to a more urgent run. Return when to check again, which is soon. A repeat counts one more check."""
     host, at = current_host(), time.time() + RETRY_AFTER_YIELD_SECONDS
     detail = "gave way to a more urgent run, such as a rollback"
-    records.note_check(host.journal, user, "host_busy", detail, at)
+    deferral_records.note_check(host.journal, user, "host_busy", detail, at)
     long_waits.note(host.journal, user, "host_busy", detail)
     return at
 
@@ -131,9 +132,9 @@ def settle_deferral(user: str) -> None:
     """End a user's deferral and wake its drain, revoked or not, which then ends as well. Idempotent."""
     host = current_host()
     left_behind.forget(host.journal, user)
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     if pending is not None:
-        records.drop_deferral(host.journal, user)
+        deferral_records.drop_deferral(host.journal, user)
         long_waits.forget(host.journal, user)
         if pending.run != current_run():
             with host.journal.transaction() as connection:
@@ -144,4 +145,4 @@ def settle_deferral(user: str) -> None:
 @step()
 def awaits_acceptance(version: str) -> bool:
     """Return whether a version was the last to pass the gate and no user could be moved to it yet. Only reads."""
-    return bool(records.fact(current_host().journal, TO_BE_ACCEPTED) == version)
+    return bool(facts.read(current_host().journal, TO_BE_ACCEPTED) == version)

@@ -7,12 +7,13 @@ from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
-from t3flow.host import freeze, management, records, slots
+from t3flow.host import freeze, management, slots
 from t3flow.host.activity import idle
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity, probe
 from t3flow.host.processes import proc
-from t3flow.host.records import Deferral
+from t3flow.host.records import deferral_records, rejections
+from t3flow.host.records.deferral_records import Deferral
 from t3flow.host.users import Result, result_of
 from t3flow.settings import schedule
 from t3flow.settings.user_map import UserMapError
@@ -52,18 +53,18 @@ def may_still_restart(due: float) -> bool:
 def await_idle(user: str, not_before: float) -> Ready:
     """Poll as a delayed task until a deferred user is idle. Only reads, except that the deferral records each check."""
     host = current_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     if pending is None:
         return {"nothing_to_do": "the deferral was dropped", "version": "", "target": ""}
     try:
         version = slots.effective(host.settings.paths.versions_dir, user) or ""
-        is_moved = version == pending.target and not runs_another(host, user, version)
+        is_moved = version == pending.version and not runs_another(host, user, version)
         if (
             is_moved and own_activity.restart_began(host.journal, user) is not None
         ):  # not verified yet, and may be rolled back
             raise NotYet(time.time() + RESTARTING_SECONDS, "host_busy")
         if is_moved:
-            return {"nothing_to_do": f"{user} is already on {version}", "version": version, "target": pending.target}
+            return {"nothing_to_do": f"{user} is already on {version}", "version": version, "target": pending.version}
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
@@ -77,20 +78,20 @@ def await_idle(user: str, not_before: float) -> Ready:
             "at": time.time() + host.settings.deferral.max_check_interval_s,
         }
     if wait is not None:
-        records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
+        deferral_records.note_check(host.journal, user, wait["waiting_for"], wait["detail"], wait["at"])
         long_waits.note(host.journal, user, wait["waiting_for"], wait["detail"])
         raise NotYet(wait["at"], wait["waiting_for"])
-    return {"nothing_to_do": "", "version": version, "target": pending.target}
+    return {"nothing_to_do": "", "version": version, "target": pending.version}
 
 
 @step(syncs_first=False, former_names=("held_back",))
 def recheck_deferral(user: str, previous: str, version: str, in_window: bool) -> Result | None:
     """Return why a deferred user is not moved after all, as much may have changed while the run waited for the host. Only reads."""
     host = current_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     soon = time.time() + 2
-    if pending is None or pending.target != version:
-        detail = f"{user} is deferred to {pending.target} now" if pending else f"the deferral of {user} was dropped"
+    if pending is None or pending.version != version:
+        detail = f"{user} is deferred to {pending.version} now" if pending else f"the deferral of {user} was dropped"
         return waiting_result(previous, {"waiting_for": "host_busy", "detail": detail, "at": soon})
     if not slots.has_slot(host.settings.paths.versions_dir, version):
         gone = f"the slot of {version} is gone: t3flow enqueue bump --version {version} installs it"
@@ -124,7 +125,7 @@ def runs_another(host: Host, user: str, version: str) -> bool:
 def preview_drain(user: str, ignore_processes: bool) -> Result:
     """Return what a drain would do with a user now. Only reads."""
     host = current_host()
-    pending = records.deferral(host.journal, user)
+    pending = deferral_records.deferral(host.journal, user)
     version = slots.effective(host.settings.paths.versions_dir, user) or ""
     wait = (
         reason_to_wait(host, pending, 0, any_time=True, ignore_processes=ignore_processes)
@@ -163,16 +164,16 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
-    if not any_time and (reason := left_behind.held_reason(host.journal, pending.user, pending.target)):
+    if not any_time and (reason := left_behind.held_reason(host.journal, pending.user, pending.version)):
         return {"waiting_for": left_behind.HELD, "detail": reason, "at": now + interval}
     if pending.revoked:
         return {"waiting_for": "revoked", "detail": "revoked by an operator", "at": now + interval}
     if freeze.is_frozen(host.settings):
         return {"waiting_for": "frozen", "detail": "tracking is frozen", "at": now + interval}
-    if pending.target in records.rejected(host.journal):
+    if pending.version in rejections.rejected(host.journal):
         return {
             "waiting_for": "frozen",
-            "detail": f"{pending.target} was rejected; waiting for a newer version",
+            "detail": f"{pending.version} was rejected; waiting for a newer version",
             "at": now + interval,
         }
     if opens > now:

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host.records import tables
 
 HELD = "held"
 """What a deferral waits for if only an operator or a later bump moves the user."""
@@ -51,7 +51,7 @@ def forget(journal: Journal, user: str) -> None:
 
 def causes(journal: Journal) -> dict[str, Cause]:
     """Return each user who was left behind, with the cause."""
-    if not records.has_table(journal, "left_behind"):
+    if not tables.has_table(journal, "left_behind"):
         return {}
     rows = journal.query("select user, target, waiting_for, detail, since from left_behind order by since, user")
     return {row[0]: Cause(*row[1:]) for row in rows}

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from t3flow.deferrals import blockers
 from t3flow.engine.journal import Journal
 from t3flow.engine.log import logger
-from t3flow.host import records
+from t3flow.host.records import facts
 
 MARK = "DEFERRAL OLD"
 """The words that the alert T3DeferralOld looks for in the log."""
@@ -46,7 +46,7 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
             known["said"] = now
         return {**(facts or {}), user: known}
 
-    cause: Cause = records.change_fact(journal, CAUSES, change)[user]
+    cause: Cause = facts.change(journal, CAUSES, change)[user]
     if cause["said"] == now:
         days = (now - cause["since"]) / 86400
         logger.warning(
@@ -59,8 +59,8 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
 def forget(journal: Journal, user: str) -> None:
     """Drop what is known of a wait that ended. Idempotent."""
     blockers.forget(journal, user)
-    if user in (records.fact(journal, CAUSES) or {}):
-        records.change_fact(
+    if user in (facts.read(journal, CAUSES) or {}):
+        facts.change(
             journal, CAUSES, lambda facts: {name: each for name, each in (facts or {}).items() if name != user} or None
         )
 
@@ -68,7 +68,7 @@ def forget(journal: Journal, user: str) -> None:
 def old(journal: Journal) -> dict[str, Cause]:
     """Return the deferred users who have waited very long for one cause."""
     now = time.time()
-    return {user: cause for user, cause in (records.fact(journal, CAUSES) or {}).items() if is_old(cause, now)}
+    return {user: cause for user, cause in (facts.read(journal, CAUSES) or {}).items() if is_old(cause, now)}
 
 
 def is_old(cause: Cause, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""The gate: tries a version on a copy of a real state, in a cell of its own where the host has them (`cells.py`)."""
+"""Run one trial of the gate: a version on a copy of a real set, in a cell if the host supports cells."""
 
 import fcntl
 import hashlib
@@ -15,27 +15,27 @@ from t3flow.host.cells import cells
 from t3flow.host.cells.cells import Isolation
 from t3flow.host.children import Finished, TookTooLong
 from t3flow.host.host import Host
-from t3flow.host.owner_answers import OwnerProblem, parse_answer
+from t3flow.host.owner.answers import OwnerProblem, parse_answer
 from t3flow.host.processes.ports import listeners
 from t3flow.t3 import files, processes
 
 GRACE_SECONDS = 300.0
 BYTES_PER_SECOND = 20e6
-"""How slow a disk may be that is scanned a few times."""
+"""The slowest disk on which a trial, which reads its set a few times, still ends in time."""
 SPARE_BYTES = 256 * 1024 * 1024
 COPIES = 3
-"""How often its seed's size a trial may take on disk: the copy, its log, a table written anew."""
+"""Disk space of a trial in multiples of its seed's size: the copy, its log, a rewritten table."""
 FICLONE = 0x40049409
 
 
 class Verdict(TypedDict):
-    """What a trial found. `verdict`: pass, fail, or inconclusive when it could not be held. `failed`: the check not passed with its evidence, or why.
+    """The result of a trial. `verdict`: pass, fail, or inconclusive. `failed`: evidence of the failed check, or why the trial is inconclusive.
 
-    `seed` is the user whose state it was, `version` what was tried on it, `level` the schema level reached in the live database (0: unknown),
-    `schema` the applied migrations of each database as the trial left them, `live` the databases that the server had open (None: not known),
-    `slow` that only a time-out failed it, `started_s` how long its slowest start took until the first answer, its migration included (0: not seen),
-    `unknown` what t3flow does not know of this t3 ("": nothing; else the verdict is inconclusive),
-    `not_isolated` what of the host was in reach ("": nothing).
+    `seed`: the user whose set was copied; `version`: the version under trial; `level`: schema level of the live database (0: unknown);
+    `schema`: applied migrations of each database after the trial; `live`: databases that the server had open (None: unknown);
+    `slow`: it failed by a timeout alone; `started_s`: duration of the slowest start to the first answer, with migration (0: not measured);
+    `unknown`: what t3flow does not know about this t3 ("": nothing; otherwise the verdict is inconclusive);
+    `not_isolated`: what of the host was within reach ("": nothing).
     """
 
     seed: str
@@ -53,13 +53,13 @@ class Verdict(TypedDict):
 
 
 def disk_bound(snapshot_bytes: int) -> int:
-    """The most bytes of disk that a trial on a snapshot of this size may take."""
+    """Return the limit of disk space (bytes) for a trial on a snapshot of this size."""
     return COPIES * snapshot_bytes + SPARE_BYTES
 
 
-def try_version(
+def run_trial(
     host: Host,
-    given: Isolation,
+    isolation: Isolation,
     slot: Path,
     version: str,
     scratch: Path,
@@ -69,48 +69,52 @@ def try_version(
     asks_version: bool = True,
     in_use: Sequence[str] = (),
 ) -> Verdict:
-    """Hold one trial, on a copy of a snapshot: original name → file (none: on an empty base dir). Raises Interrupted.
+    """Run one trial on a copy of a snapshot (file of the set → path; empty: an empty base dir) and return its verdict. Raises Interrupted.
 
-    `asks_version`: what the program prints is the same on any state, and a command of a real one takes a second of a processor. `in_use`: the
-    databases that the version in use is known to serve.
+    `asks_version`: check `t3 --version`, once for a batch of trials, because its output does not depend on the set and a command of a real t3 takes
+    a second of processor time. `in_use`: the databases that the version in use is known to serve.
 
-    Repeating it is harmless: it works on a fresh copy. Whatever keeps it from being held is inconclusive, and so is a t3 of a kind that is not
-    known; whatever else the version does is its failure, also ending or outlasting the trial.
+    Idempotent: each trial has a fresh copy. The verdict is inconclusive if the trial cannot run, and for a t3 of an unknown generation. Everything
+    else that the version does wrong is a failure, including one that ends the trial or does not let it end.
     """
-    folder = (
-        scratch / f"seed-{hashlib.sha256(seed.encode()).hexdigest()[:16]}"
-    )  # a name may have signs that no file name should
+    # a hash, because an account name may contain characters that are not safe in a file name
+    folder = scratch / f"seed-{hashlib.sha256(seed.encode()).hexdigest()[:16]}"
     try:
         size = sum(path.stat().st_size for path in snapshot.values())
     except OSError as error:
-        return verdict_of(seed, version, given, "inconclusive", f"the snapshot cannot be read: {error}")
+        return verdict_of(seed, version, isolation, "inconclusive", f"the snapshot cannot be read: {error}")
     try:
-        if not given.is_whole and listeners(host.settings.gate.port):
-            raise DiskError(f"port {host.settings.gate.port} is taken: free it, or set gate.port")
+        if not isolation.is_available and listeners(host.settings.gate.port):
+            raise DiskError(f"port {host.settings.gate.port} is in use: free it, or set gate.port")
         base_dir = _make_folder(host, folder, seed, snapshot)
     except (DiskError, OSError) as error:
         remove_tree(folder)
-        return verdict_of(seed, version, given, "inconclusive", str(error))
-    request = _request(host, given, slot, version, folder, base_dir, disk_bound(size))
+        return verdict_of(seed, version, isolation, "inconclusive", str(error))
+    request = _request(host, isolation, slot, version, folder, base_dir, disk_bound(size))
     limit_seconds = 3 * host.settings.gate.start_timeout_s + GRACE_SECONDS + size / BYTES_PER_SECOND
     visible = [slot, *cells.program_paths(Path(os.path.realpath(slot / ".node")))]
-    cell = cells.words(host, given, own_network=True, visible=visible, writable=[folder], disk_bytes=disk_bound(size))
+    cell = cells.cell_command(
+        host, isolation, own_network=True, visible=visible, writable=[folder], disk_bytes=disk_bound(size)
+    )
     try:
         finished = host.children.run(
-            [*cell, *cells.python("t3flow.gate.cell.trial")],
+            [*cell, *cells.python_command("t3flow.gate.cell.trial")],
             environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
             text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version, "in_use": [*in_use]}),
             timeout_seconds=limit_seconds + 30,
         )
     except TookTooLong as error:
-        return {**verdict_of(seed, version, given, "fail", f"the trial does not end: {error}"), "slow": True}
+        return {
+            **verdict_of(seed, version, isolation, "fail", f"the trial does not end in time: {error}"),
+            "slow": True,
+        }
     finally:
         remove_tree(folder)
-    return _judge(finished, seed, version, given)
+    return _judge(finished, seed, version, isolation)
 
 
 def _make_folder(host: Host, folder: Path, seed: str, snapshot: Mapping[str, Path]) -> Path:
-    """Make a folder of the gate account's with a base dir in it, and in that the copies. Return the base dir. Raises DiskError, OSError."""
+    """Create a folder for the gate's account with a base dir that contains the copies; return the base dir. Raises DiskError, OSError."""
     who = host.gate_account()
     remove_tree(folder)
     base_dir = folder / "base"
@@ -129,7 +133,7 @@ def _make_folder(host: Host, folder: Path, seed: str, snapshot: Mapping[str, Pat
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file; where the file system can share its blocks, in no time and without taking space."""
+    """Copy a file, by sharing its blocks if the file system supports that."""
     with source.open("rb") as original, target.open("xb") as copy:
         os.fchmod(copy.fileno(), 0o600)
         with suppress(OSError):
@@ -139,7 +143,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _request(
-    host: Host, given: Isolation, slot: Path, version: str, folder: Path, base_dir: Path, disk_bytes: int
+    host: Host, isolation: Isolation, slot: Path, version: str, folder: Path, base_dir: Path, disk_bytes: int
 ) -> dict[str, Any]:
     settings = host.settings
     return {
@@ -148,8 +152,10 @@ def _request(
         "version": version,
         "base_dir": str(base_dir),
         "log": str(folder / "serve.log"),
-        "host": "0.0.0.0" if given.is_whole else "127.0.0.1",  # as production binds it; never on the host's own network
-        "isolated": given.is_whole,
+        "host": "0.0.0.0"
+        if isolation.is_available
+        else "127.0.0.1",  # as in production, but never on the host's network
+        "isolated": isolation.is_available,
         "port": settings.gate.port,
         "endpoints": settings.dispatch.pair_endpoints,
         "cookie": settings.dispatch.cookie,
@@ -158,12 +164,12 @@ def _request(
     }
 
 
-def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Verdict:
-    """The verdict that a trial's answer means. One that was ended from within has failed; one that never began is inconclusive."""
+def _judge(finished: Finished, seed: str, version: str, isolation: Isolation) -> Verdict:
+    """Return the verdict for the output of a trial. A trial that was ended from within has failed; one that never began is inconclusive."""
     try:
         answer = json.loads(finished.stdout)
         if "problem" in answer:
-            return verdict_of(seed, version, given, "inconclusive", str(answer["problem"]))
+            return verdict_of(seed, version, isolation, "inconclusive", str(answer["problem"]))
         checks = [
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
@@ -173,15 +179,14 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
         live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
     except (ValueError, KeyError, TypeError, OwnerProblem):
         if finished.code == 70:
-            return verdict_of(seed, version, given, "inconclusive", finished.last_line)
-        reason = f"the trial was ended from within (exit code {finished.code}): {finished.last_line}"
-        return verdict_of(seed, version, given, "fail", reason)
-    failed = next((f"{c['name']}: {c['evidence']}" for c in checks if not c["ok"]), "")
-    failed = failed or ("" if checks else "no check was made")
+            return verdict_of(seed, version, isolation, "inconclusive", finished.last_line)
+        reason = f"the version ended its own trial (exit status {finished.code}): {finished.last_line}"
+        return verdict_of(seed, version, isolation, "fail", reason)
+    failed = next((str(c["evidence"]) for c in checks if not c["ok"]), "" if checks else "the trial made no check")
     outcome: Literal["pass", "fail", "inconclusive"] = "fail" if failed else "pass"
     if unknown:
         outcome, failed = "inconclusive", unknown
-    found = verdict_of(seed, version, given, outcome, failed)
+    found = verdict_of(seed, version, isolation, outcome, failed)
     return {
         **found,
         "level": level,
@@ -195,15 +200,15 @@ def _judge(finished: Finished, seed: str, version: str, given: Isolation) -> Ver
 
 
 def verdict_of(
-    seed: str, version: str, given: Isolation, verdict: Literal["pass", "fail", "inconclusive"], failed: str
+    seed: str, version: str, isolation: Isolation, verdict: Literal["pass", "fail", "inconclusive"], failed: str
 ) -> Verdict:
-    """A verdict without checks."""
+    """Return a verdict without checks."""
     return {
         "seed": seed,
         "version": version,
         "verdict": verdict,
         "failed": failed,
-        "not_isolated": given.missing,
+        "not_isolated": isolation.missing,
         "level": 0,
         "schema": {},
         "live": None,

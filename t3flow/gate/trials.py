@@ -14,12 +14,13 @@ from loguru import logger
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trial_run
 from t3flow.gate.trial_run import Verdict
-from t3flow.host import records, rejections, slots
+from t3flow.host import slots
 from t3flow.host.backups import durations
 from t3flow.host.cells import cells
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, current_host
 from t3flow.host.npm.staging import scratch_folder
+from t3flow.host.records import rejections, version_schemas
 from t3flow.host.users import User
 from t3flow.t3.files import FIRST_DATABASE
 from t3flow.t3.unknown import MARK
@@ -99,11 +100,11 @@ def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> 
 
 def _width(host: Host, disk_bytes: int) -> int:
     """Return how many trials the cores, memory and disk allow at a time; one if trials would share the host's network."""
-    if not cells.isolation(host).is_whole:
+    if not cells.isolation(host).is_available:
         return 1
     by_memory = psutil.virtual_memory().available // MEMORY_PER_TRIAL
     by_disk = psutil.disk_usage(str(scratch_folder(current_run()))).free // disk_bytes
-    return max(1, min(os.cpu_count() or 1, cells.WIDEST, by_memory, by_disk))
+    return max(1, min(os.cpu_count() or 1, cells.MAX_PARALLEL, by_memory, by_disk))
 
 
 @step(interruptible=True, former_names=("try_on",))
@@ -122,8 +123,8 @@ def run_trials(slot: str, version: str, seeds: list[Seed], width: int, until: fl
     verdicts = _in_parallel(judge, seeds, width)
     for verdict in verdicts:
         if verdict["verdict"] == "pass":
-            records.note_level(current_host().journal, version, verdict["level"])
-            records.note_schema(current_host().journal, version, verdict["schema"], verdict["live"] or [])
+            version_schemas.note_level(current_host().journal, version, verdict["level"])
+            version_schemas.note_schema(current_host().journal, version, verdict["schema"], verdict["live"] or [])
             durations.note_start(current_host().journal, verdict["seed"], version, verdict["started_s"])
     unknown = {verdict["unknown"]: verdict["seed"] for verdict in verdicts if verdict["unknown"]}
     for fact, user in unknown.items():
@@ -170,7 +171,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
     files = {name: Path(path) for name, path in files_of(seed).items()}
     scratch = scratch_folder(current_run())
     try:
-        return trial_run.try_version(
+        return trial_run.run_trial(
             host,
             cells.isolation(host),
             Path(slot),
@@ -179,7 +180,7 @@ def _try_one(slot: str, version: str, seed: Seed, *, asks_version: bool = True) 
             seed["user"],
             files,
             asks_version=asks_version,
-            in_use=[*(records.schema_of_version(host.journal, seed["version"]) or {})],
+            in_use=[*(version_schemas.schema_of_version(host.journal, seed["version"]) or {})],
         )
     except (ChildError, cells.CellError) as error:
         return _not_tried(seed, version, str(error))
@@ -192,7 +193,7 @@ def _not_tried(seed: Seed, version: str, reason: str) -> Verdict:
 @step()
 def note_untried(version: str, users: list[str]) -> None:
     """Record on whose databases a version was not tried, so that it is tried before these users are moved. Idempotent."""
-    records.note_untried(current_host().journal, version, users)
+    rejections.note_untried(current_host().journal, version, users)
 
 
 @step()

@@ -4,7 +4,7 @@ from t3flow import T3flowError
 from t3flow.gate import trials
 from t3flow.gate.trial_run import Verdict
 from t3flow.gate.trials import Seed, Seeds
-from t3flow.host import schemas
+from t3flow.host.backups import compatibility
 from t3flow.host.users import User
 from t3flow.t3.versions import parse
 from t3flow.tasks import Snapshot
@@ -127,7 +127,9 @@ def refuse_older_schema(slot: str, version: str, default: str, until: float, sna
         reason = f"{version} knows schema level {tried['level']}, but databases are at level {highest}; {back}"
         raise Refused("refused_downgrade", reason)
     for snapshot in snapshots:
-        if not snapshot["problem"] and (unknown := schemas.knows(tried["schema"], snapshot.get("schema") or {})):
+        if not snapshot["problem"] and (
+            unknown := compatibility.unknown_migration(tried["schema"], snapshot.get("schema") or {})
+        ):
             reason = f"{version} does not fit the databases of {snapshot['user']}: {unknown}; {back}"
             raise Refused("refused_downgrade", reason)
 

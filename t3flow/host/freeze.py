@@ -1,4 +1,4 @@
-"""Freeze: one file holds everything, however it was made; the journal notes who asked and why."""
+"""Freeze and unfreeze: the freeze file decides, and the journal records who froze tracking and why."""
 
 import getpass
 import time
@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from t3flow.engine.files import write_atomically
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 
 
@@ -20,7 +20,7 @@ class Frozen(TypedDict):
 
 
 def is_frozen(settings: Settings) -> bool:
-    """Whether the freeze file is there, in whatever form. If that cannot be told, it is."""
+    """Return whether the freeze file exists in any form. Fails closed: frozen if that cannot be told."""
     try:
         settings.paths.freeze_file.lstat()
         return True
@@ -31,12 +31,12 @@ def is_frozen(settings: Settings) -> bool:
 
 
 def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
-    """What holds tracking, or None. A file made by plain `touch` has its text as the reason and its time as since."""
+    """Return why tracking is frozen, or None. For a file made by hand, the reason is its text and the time its modification time."""
     if not is_frozen(settings):
         return None
-    noted: Frozen | None = records.fact(journal, "freeze") if journal is not None else None
-    if noted is not None:
-        return noted
+    recorded: Frozen | None = facts.read(journal, "freeze") if journal is not None else None
+    if recorded is not None:
+        return recorded
     path = settings.paths.freeze_file
     text, since = "", time.time()
     with suppress(OSError):
@@ -47,17 +47,17 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
 
 
 def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | None = None) -> None:
-    """Writes the file first, then the note: killed in between it is frozen all the same. Repeating it keeps the first reason."""
+    """Write the freeze file, then the record: a kill in between leaves tracking frozen. Idempotent: the first reason stays."""
     reason = " ".join(reason.split()) or "no reason given"
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
         if journal is not None:
-            records.set_fact(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
+            facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
 
 
 def unfreeze(settings: Settings, journal: Journal) -> None:
-    """Removes the note, then the file. Repeating it is harmless."""
-    records.set_fact(journal, "freeze", None)
+    """Remove the record, then the freeze file. Idempotent."""
+    facts.write(journal, "freeze", None)
     with suppress(FileNotFoundError):
         settings.paths.freeze_file.unlink()
 

@@ -16,10 +16,11 @@ from t3flow import T3flowError
 from t3flow.engine.errors import Interrupted, NotYet
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import current_run, step
-from t3flow.host import management, records, slots
+from t3flow.host import management, slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
 from t3flow.host.pairing.log_lines import Line
+from t3flow.host.records import facts
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
@@ -57,7 +58,7 @@ def begin_bake(version: str, users: list[str]) -> str:
         "problem": "",
         "verdict": None,
     }
-    known = records.fact(host.journal, BAKE)
+    known = facts.read(host.journal, BAKE)
     ended = known["run"] if known and host.journal.runs("id = ? and status != 'running'", known["run"]) else None
 
     def change(known: Any) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def begin_bake(version: str, users: list[str]) -> str:
         until = now + host.settings.bake.minutes * 60
         return {**watch, "until": until, "users": {**dict.fromkeys(users, now), **watch["users"]}}
 
-    run = str(records.change_fact(host.journal, BAKE, change)["run"])
+    run = str(facts.change(host.journal, BAKE, change)["run"])
     if new_run(host.journal, "bake", {"version": version}, run_id=run):
         host.hint(run)
     return run
@@ -81,7 +82,7 @@ def watch_pairings(version: str) -> Verdict:
     blamed, users are paired now: whether the dispatch serves other users, and whether the users who failed still fail.
     """
     host, run = current_host(), current_run()
-    known = records.fact(host.journal, BAKE)
+    known = facts.read(host.journal, BAKE)
     if known is None or known["run"] != run:
         return _taken_over()
     new, cursor, more, problem = _read_log(host, known)
@@ -108,7 +109,7 @@ def watch_pairings(version: str) -> Verdict:
             verdict = _passed(current, problem)
         return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict}
 
-    after = records.change_fact(host.journal, BAKE, change, synced=False)
+    after = facts.change(host.journal, BAKE, change, synced=False)
     if after is None or after["run"] != run:
         return _taken_over()
     if after["verdict"] is not None:
@@ -124,7 +125,7 @@ def watch_pairings(version: str) -> Verdict:
 def end_bake() -> None:
     """Remove the watch if it is this run's. Idempotent."""
     run = current_run()
-    records.change_fact(current_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
+    facts.change(current_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 
 @step()

@@ -12,10 +12,11 @@ from t3flow.engine.errors import StepFailed
 from t3flow.engine.step import current_run, step
 from t3flow.gate import trials
 from t3flow.gate.trials import NO_END, Seed, empty_seed
-from t3flow.host import records, schemas, slots
-from t3flow.host.backups import replaced, store
+from t3flow.host import slots
+from t3flow.host.backups import compatibility, replaced, store
 from t3flow.host.host import Host, current_host
-from t3flow.host.records import Schemas
+from t3flow.host.records import catalog, version_schemas
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.users import Result, result_of
 from t3flow.rollout.outcomes import STILL_FROZEN
 from t3flow.rollout.rollback import move_back, state_for_the_record
@@ -49,14 +50,14 @@ class Candidate(TypedDict):
 
 def find_backup(host: Host, user: str, name: str) -> Wanted:
     """Return the backup of that name. Raises RestoreError if there is none or it cannot be read, OwnerProblem."""
-    snapshot = next((entry for entry in records.backups(host.journal, user) if Path(entry.path).name == name), None)
+    snapshot = next((entry for entry in catalog.backups(host.journal, user) if Path(entry.path).name == name), None)
     if snapshot is not None:
         if gone := next((path for path in snapshot.paths.values() if not path.is_file()), None):
             raise RestoreError(f"{gone} is gone, so nothing was restored: t3flow backups {user}")
         return {
             "path": snapshot.path,
             "level": snapshot.level,
-            "wrote": snapshot.wrote,
+            "wrote": snapshot.written_by,
             "schema": snapshot.schema,
         }
     aside = replaced.find(host, user, name) if name.startswith(replaced.PREFIX) else None
@@ -64,8 +65,8 @@ def find_backup(host: Host, user: str, name: str) -> Wanted:
         raise RestoreError(f"{user} has no backup {name!r}; list them with: t3flow backups {user}")
     if aside.level is None:
         raise RestoreError(f"{name} of {user} cannot be read as a database, so nothing was restored")
-    schema = schemas.schemas_of(host, user, kept=name)
-    return {"path": "", "level": aside.level, "wrote": aside.wrote, "schema": schema}
+    schema = compatibility.read_schemas(host, user, replaced=name)
+    return {"path": "", "level": aside.level, "wrote": aside.written_by, "schema": schema}
 
 
 def freeze_reason(user: str, backup: str) -> str:
@@ -89,7 +90,7 @@ def candidate_versions(wrote: str) -> list[Candidate]:
         {
             "version": version,
             "slot": str(slots.slot_path(versions_dir, version)),
-            "schema": records.schema_of_version(host.journal, version),
+            "schema": version_schemas.schema_of_version(host.journal, version),
         }
         for version in sorted(installed, key=lambda version: (version != wrote, parse(version)))
     ]
@@ -98,7 +99,7 @@ def candidate_versions(wrote: str) -> list[Candidate]:
 @step(former_names=("snapshot_of_kept",))
 def snapshot_replaced(user: str, name: str, wrote: str, version: str) -> str:
     """Make a checked snapshot of replaced databases; return its path. A repeat makes another."""
-    return store.take(current_host(), user, wrote=wrote, target=version, run=current_run(), kept=name).path
+    return store.take(current_host(), user, written_by=wrote, version=version, run=current_run(), replaced=name).path
 
 
 def version_for(wanted: Wanted) -> str:
@@ -120,7 +121,7 @@ def version_for(wanted: Wanted) -> str:
         if known is None:
             verdict = trials.run_trials(slot, version, [empty_seed(version)], 1, NO_END)[0]
             known = verdict["schema"] if verdict["verdict"] == "pass" else None
-        if not schemas.knows(known, schema):
+        if not compatibility.unknown_migration(known, schema):
             return version
     return ""
 

@@ -17,11 +17,12 @@ from t3flow.engine.flow import current_flow
 from t3flow.engine.step import step
 from t3flow.gate import trials
 from t3flow.gate.trials import Seed
-from t3flow.host import management, records, schemas, slots
+from t3flow.host import management, slots
 from t3flow.host.activity.termination import stop_all
-from t3flow.host.backups import replaced, store
+from t3flow.host.backups import compatibility, replaced, restoring, store
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity
+from t3flow.host.records import catalog, facts, rejections, version_schemas
 from t3flow.host.slots import preflight
 from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
@@ -69,14 +70,14 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
     """Return where a user goes back to: `to`, else the version before the last accepted bump, as recorded with their snapshots. Only reads."""
     host = current_host()
     versions_dir = host.settings.paths.versions_dir
-    of_user = records.backups(host.journal, user)
+    of_user = catalog.backups(host.journal, user)
     forward = [
         entry
         for entry in of_user
-        if entry.wrote not in ("", entry.target) and not entry.run.startswith(("rollback-", "restore-"))
+        if entry.written_by not in ("", entry.version) and not entry.run.startswith(("rollback-", "restore-"))
     ]
-    version = to or next((entry.wrote for entry in reversed(forward) if entry.target == previous), "")
-    accepted: list[str] = records.fact(host.journal, ACCEPTED) or []
+    version = to or next((entry.written_by for entry in reversed(forward) if entry.version == previous), "")
+    accepted: list[str] = facts.read(host.journal, ACCEPTED) or []
     if not to and accepted and is_older(previous, accepted[-1]):
         return _stays(
             "untouched",
@@ -90,8 +91,8 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
         return _stays("skipped", f"no snapshot records the version before {previous}: name one with --to VERSION")
     if not slots.has_slot(versions_dir, version):
         return _stays("skipped", f"the slot of {version} is gone: t3flow enqueue bump --target {version} installs it")
-    matching = [entry for entry in of_user if entry.wrote == version]
-    present = [entry for entry in matching if entry.is_there]
+    matching = [entry for entry in of_user if entry.written_by == version]
+    present = [entry for entry in matching if entry.exists]
     if not matching:
         return _stays("skipped", f"{user} has no snapshot from {version}: t3flow backups {user}")
     chosen = present[-1] if present else matching[-1]
@@ -160,9 +161,14 @@ def check_schema_fit(version: str, level: int, state: Snapshot | None) -> Fit:
     slot = str(slots.slot_path(host.settings.paths.versions_dir, version))
     if state is None:
         return {"slot": slot, "reason": "the present databases cannot be copied", "is_open": False, "aside": []}
-    known = records.schema_of_version(host.journal, version)
+    known = version_schemas.schema_of_version(host.journal, version)
     is_open = known is None and level == state["level"]
-    return {"slot": slot, "reason": schemas.knows(known, state["schema"]), "is_open": is_open, "aside": []}
+    return {
+        "slot": slot,
+        "reason": compatibility.unknown_migration(known, state["schema"]),
+        "is_open": is_open,
+        "aside": [],
+    }
 
 
 def serves_as_it_is(user: str, previous: str, version: str, state: Snapshot, fit: Fit) -> Fit:
@@ -239,7 +245,7 @@ def state_for_the_record(user: str, previous: str, version: str) -> Snapshot | N
 @step()
 def compare_rows(user: str) -> None:
     """Compare the rows of the restored databases with the snapshot's: a server that hides earlier data has not gone back. Only reads."""
-    store.check_restored(current_host(), user)
+    restoring.check_restored(current_host(), user)
 
 
 @step(former_names=("server_was",))
@@ -273,11 +279,13 @@ def undo_roll_back(
     try:
         stop_all(host, user)
         if snapshot or aside:
-            store.put_back(host, user, replaced_name)
+            restoring.undo_restore(host, user, replaced_name)
             replaced.forget(host.journal, user, replaced_name)
     except T3flowError:
         # The version that fits the present databases: no user is left at `hold`.
-        slots.assign(versions_dir, user, version if replaced.is_noted(host.journal, user, replaced_name) else previous)
+        slots.assign(
+            versions_dir, user, version if replaced.is_recorded(host.journal, user, replaced_name) else previous
+        )
         if state_before != STOPPED:
             start_or_owe(host, user)
         raise
@@ -310,9 +318,9 @@ def roll_back_user(
     logger.warning("rolling back {} from {} to {}, as requested", user, previous, version)
     stop_all(host, user)
     if snapshot:
-        store.restore(host, user, store.on_record(host, user, snapshot), replaced_name)
+        restoring.restore(host, user, store.on_record(host, user, snapshot), replaced_name)
     elif aside:
-        store.set_aside(host, user, list(aside), replaced_name)
+        restoring.set_aside(host, user, list(aside), replaced_name)
     if snapshot or aside:
         replaced.note(host.journal, user, replaced_name, previous)
     slots.assign(versions_dir, user, version)
@@ -324,10 +332,10 @@ def roll_back_user(
 def reject_abandoned(reasons: dict[str, str]) -> None:
     """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
     journal = current_host().journal
-    known = records.rejected(journal)
+    known = rejections.rejected(journal)
     for version, reason in reasons.items():
         if version not in known:
-            records.reject(journal, version, reason, [])
+            rejections.reject(journal, version, reason, [])
 
 
 @step(former_names=("where_all_are",))

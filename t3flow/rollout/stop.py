@@ -14,10 +14,10 @@ from t3flow.deferrals import blockers
 from t3flow.engine.step import current_attempt, step
 from t3flow.host import freeze, management, slots
 from t3flow.host.activity import idle, resumption, writers
-from t3flow.host.backups import durations, store
+from t3flow.host.backups import durations, restoring
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, current_host
-from t3flow.host.owner import OwnerReader
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.processes import suspension
 from t3flow.host.services.manager import ServerState, ServiceError
@@ -79,7 +79,7 @@ def undo_stop(
         raise
     if assigned != previous:
         raise RestartError(f"{user} is on {assigned}, not back on {previous}")
-    store.check_restored(host, user)
+    restoring.check_restored(host, user)
 
 
 def verify_again(host: Host, user: str, assigned: str | None) -> None:

@@ -6,7 +6,7 @@ The loopback device is brought up; with --memory, /tmp becomes a file system in 
 import os
 import sys
 
-from t3flow.host.cells.world import raise_loopback
+from t3flow.host.cells.build import raise_loopback
 from t3flow.sandbox.enter import MEMORY, put_tmp_in_memory
 
 

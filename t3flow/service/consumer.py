@@ -23,9 +23,10 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import freeze, journal_reserve, orphans, records, tables
+from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
+from t3flow.host.records import facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.systemd import notify, status_watcher
@@ -73,7 +74,7 @@ def only_consumer(state_dir: Path) -> Iterator[None]:
 
 def open_journal(settings: Settings, *, create: bool = False) -> Journal:
     """Open the journal in the state folder of the settings. Raises JournalError."""
-    return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=records.SCHEMA)
+    return Journal(settings.paths.state_dir / JOURNAL, create=create, extra_schema=tables.SCHEMA)
 
 
 class Worker(Consumer):  # type: ignore[misc]
@@ -191,7 +192,7 @@ def consume(settings: Settings) -> None:
     create_state_dir(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
-        tables.take_over(journal)
+        tables.migrate_facts(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
@@ -245,7 +246,7 @@ def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
         }
         for key, value in present.items():
             if value != noted[key]:
-                records.set_fact(host.journal, key, value)
+                facts.write(host.journal, key, value)
                 noted[key] = value
                 if key == QUEUE_SHARED and value:
                     logger.error(
@@ -269,7 +270,7 @@ def create_state_dir(state_dir: Path) -> None:
 def publish_settings(host: Host, queue_name: str) -> None:
     """Record the settings of this process, which are in force, for other commands."""
     settings = host.settings
-    records.set_fact(
+    facts.write(
         host.journal,
         "consumer",
         {
@@ -281,9 +282,9 @@ def publish_settings(host: Host, queue_name: str) -> None:
             "pin": settings.track.pin,
         },
     )
-    records.set_fact(host.journal, "waiting_for", None)
-    records.set_fact(host.journal, QUEUE_SHARED, None)
+    facts.write(host.journal, "waiting_for", None)
+    facts.write(host.journal, QUEUE_SHARED, None)
     rules = settings.deferral._asdict()
-    if records.fact(host.journal, "deferral_rules") != rules:
-        records.set_fact(host.journal, "deferral_rules", rules)
+    if facts.read(host.journal, "deferral_rules") != rules:
+        facts.write(host.journal, "deferral_rules", rules)
         periodic.wake_all_drains(host)

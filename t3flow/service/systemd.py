@@ -10,8 +10,9 @@ from datetime import datetime
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.records import deferral_records, facts
 from t3flow.periodic import NEXT_BUMP
 from t3flow.settings import schedule
 from t3flow.state.runs import activity
@@ -51,11 +52,11 @@ def status_text(engine: Engine, host: Host) -> str:
     parts += [f"{run.id}: {activity(host.journal, run)}" for run in runs_under_way(engine, host)]
     if frozen := freeze.frozen(host.settings, host.journal):
         parts.append(f"FROZEN: {frozen['reason']}")
-    pending = records.deferrals(host.journal)
+    pending = deferral_records.deferrals(host.journal)
     parts += [f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}" for entry in pending[:3]]
     if len(pending) > 3:
         parts.append(f"{len(pending) - 3} more wait")
-    if planned := records.fact(host.journal, NEXT_BUMP):
+    if planned := facts.read(host.journal, NEXT_BUMP):
         parts.append(f"next bump {datetime.fromtimestamp(planned['at'], schedule.zone(host.settings)):%a %H:%M}")
     return "; ".join(parts) or "ready"
 

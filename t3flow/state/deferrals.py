@@ -7,7 +7,7 @@ from typing import Any
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Journal
-from t3flow.host import records
+from t3flow.host.records import deferral_records
 from t3flow.state.times import duration, rfc3339
 
 
@@ -15,7 +15,7 @@ def deferrals(journal: Journal) -> list[dict[str, Any]]:
     """Return the pending deferrals under the keys of the interface. `old`: the problem that one is, with its remedy; "" for none."""
     found = []
     old_waits, stuck = long_waits.old(journal), blockers.lines(journal)
-    for entry in records.deferrals(journal):
+    for entry in deferral_records.deferrals(journal):
         run = next(iter(journal.runs("id = ?", entry.run)), None)
         cause = entry.waiting_for
         if run is not None and run.status == "running":
@@ -24,7 +24,7 @@ def deferrals(journal: Journal) -> list[dict[str, Any]]:
         found.append(
             {
                 "user": entry.user,
-                "target": entry.target,
+                "target": entry.version,
                 "since": rfc3339(entry.since),
                 "checks": entry.checks,
                 "next_check": rfc3339(entry.next_check),
@@ -45,10 +45,10 @@ def in_words(deferral: dict[str, Any]) -> str:
     return waits_for(cause, "" if cause == "revoked" else detail)
 
 
-def _old_wait(entry: records.Deferral, cause: long_waits.Cause) -> str:
-    """That a deferral has waited for one cause for long, with the command to run."""
+def _old_wait(entry: deferral_records.Deferral, cause: long_waits.Cause) -> str:
+    """Return that a deferral has waited long for one cause, with the command to run."""
     user, waited = shlex.quote(entry.user), duration(time.time() - cause["since"])
-    what = f"{entry.user} has waited {waited} ({cause['checks']} checks) for {entry.target}: "
+    what = f"{entry.user} has waited {waited} ({cause['checks']} checks) for {entry.version}: "
     what += waits_for(cause["waiting_for"], entry.detail)
     if cause["waiting_for"] == "unreadable_state":
         return f"{what}; see t3flow doctor"

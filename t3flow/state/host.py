@@ -6,8 +6,9 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
 from t3flow.host.host import user_map_of
+from t3flow.host.records import facts, rejections
 from t3flow.host.slots import preflight
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
@@ -22,8 +23,8 @@ def collect(read: Settings) -> dict[str, Any]:
     """Return everything that `status --json` prints."""
     noted = journal_if_any(read)
     held = freeze.frozen(read, noted)
-    planned = (records.fact(noted, "next_bump") or {}) if noted else {}
-    consumer = (records.fact(noted, "consumer") or {}) if noted else {}
+    planned = (facts.read(noted, "next_bump") or {}) if noted else {}
+    consumer = (facts.read(noted, "consumer") or {}) if noted else {}
     pid = consumer_pid(read.paths.state_dir)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     try:
@@ -36,14 +37,14 @@ def collect(read: Settings) -> dict[str, Any]:
         "default_version": version_or_none(lambda: slots.default_version(read.paths.versions_dir)),
         "last_good": slots.read_last_good(read.paths.last_good_file),
         "tracked_tag": read.track.tag,
-        "pin": pinned or (records.fact(noted, "pin") if noted else None) or read.track.pin or None,
+        "pin": pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
         "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
-        "rejected": records.rejected(noted) if noted else {},
+        "rejected": rejections.rejected(noted) if noted else {},
         "users": users(read, noted, mapped),
         "user_map_problems": problems,
         "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
         "run": active[0].id if active else None,
-        "run_doing": activity(noted, active[0]) if noted and active else None,
+        "run_doing": activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         "run_waits": run_waits(noted, [run.id for run in active]) if noted else None,
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
@@ -52,7 +53,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "consumer": {
             "alive": pid is not None,
             "pid": pid,
-            "waiting_for": records.fact(noted, "waiting_for") if noted else None,
+            "waiting_for": facts.read(noted, "waiting_for") if noted else None,
         },
     }
 
@@ -87,7 +88,7 @@ def next_bump(found: dict[str, Any]) -> str:
 
 
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
-    """What is wrong with the launcher and the mount of the slots, each with its remedy."""
+    """Return what is wrong with the launcher and the mount of the slots, each with its remedy."""
     try:
         return [*preflight.launcher_problems(read), *preflight.mounts_problems(read)]
     except (T3flowError, OSError) as error:
@@ -107,7 +108,7 @@ def last_bump(noted: Journal) -> dict[str, Any] | None:
 
 
 def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
-    """The first of these runs that sleeps until the registry has what it needs: what that is, and when it asks again; None for none."""
+    """Return the first of these runs that waits for the registry, with what it waits for and when it asks again; None for none."""
     for run in runs:
         rows = noted.query(
             "select json_extract(data, '$.waiting_for'), wake_at from events join runs on runs.id = run where run = ? and kind = 'waiting' "
@@ -121,8 +122,8 @@ def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
 
 
 def bake(noted: Journal) -> dict[str, Any] | None:
-    """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
-    known = records.fact(noted, "bake")
+    """Return the version whose pairings are watched, until when, and why nothing can be seen ("" if it can); None without a watch."""
+    known = facts.read(noted, "bake")
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
     return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}

@@ -7,9 +7,10 @@ from typing import Any, cast
 from t3flow import T3flowError
 from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
-from t3flow.host import management, records, slots, t3_accounts
+from t3flow.host import management, slots, t3_accounts
 from t3flow.host.host import COMMANDS_LOCK, open_host
 from t3flow.host.pairing import last_pairings
+from t3flow.host.records import facts
 from t3flow.host.slots import running_version
 from t3flow.settings.load import Settings
 from t3flow.settings.user_map import UserMap
@@ -24,7 +25,7 @@ def users(read: Settings, journal: Journal | None, mapped: UserMap) -> dict[str,
     )  # without a journal, what is asked of it here needs none
     pairing = last_pairings.pairings(journal) if journal else {}
     seen = last_pairings.last_seen(journal) if journal else {}
-    unknown = (records.fact(journal, records.UNKNOWN) or {}) if journal else {}
+    unknown = (facts.read(journal, facts.UNKNOWN_T3) or {}) if journal else {}
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
     names = [entry.name for entry in mapped.users]

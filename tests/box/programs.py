@@ -17,9 +17,9 @@ from t3flow.settings.load import load
 read = load(None, {})
 host = open_host(read, open_journal(read))
 given = cells.isolation(host)
-assert given.is_whole and not given.missing, given
-words = cells.words(host, given, own_network=True)
-finished = host.children.run([*words, *cells.python("t3flow.host.cells.watch")[:4], "-c", sys.argv[1]], environment=cells.environment(), timeout_seconds=60)
+assert given.is_available and not given.missing, given
+words = cells.cell_command(host, given, own_network=True)
+finished = host.children.run([*words, *cells.python_command("t3flow.host.cells.build")[:4], "-c", sys.argv[1]], environment=cells.environment(), timeout_seconds=60)
 print(finished.code, finished.stdout.decode()[-300:], finished.stderr.decode()[-300:])
 """
 

@@ -9,7 +9,8 @@ from rig import BUSY, Attempt, Rig, read
 from tracer import Point
 
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
+from t3flow.host.records import deferral_records
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def look(rig: Rig, found: Attempt, scenario: Scenario, ended: Run, target: str, 
     frozen = freeze.is_frozen(rig.settings)
     if frozen != (undone or ended.outcome in ("rolled_back", "frozen")) and not started_again:
         wrong.append(f"frozen: {frozen} after {ended.outcome}")
-    deferred = [entry.user for entry in records.deferrals(rig.journal)]
+    deferred = [entry.user for entry in deferral_records.deferrals(rig.journal)]
     if not started_again and deferred != ([user for user in rig.box.users if user not in moved] if moved else []):
         wrong.append(f"deferred: {deferred}")
     rig.nothing_half_done(found, ended)
@@ -87,11 +88,11 @@ def look(rig: Rig, found: Attempt, scenario: Scenario, ended: Run, target: str, 
 
 def finish(rig: Rig, found: Attempt, target: str, turn: str | None) -> None:
     """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
-    waiting = [entry.user for entry in records.deferrals(rig.journal)]
+    waiting = [entry.user for entry in deferral_records.deferrals(rig.journal)]
     rig.unfreeze()
     if turn is not None:
         rig.box.control(BUSY, "turn/end", turn=turn)
-    rig.wait(lambda: not records.deferrals(rig.journal), "every deferral is seen through")
+    rig.wait(lambda: not deferral_records.deferrals(rig.journal), "every deferral is seen through")
     for user in rig.box.users if found.outcome == "updated" else waiting:
         rig.user_is_on(found, user, target, rig.level + 1)
     if waiting or found.outcome == "updated":
@@ -134,12 +135,12 @@ def attempt_fault(rig: Rig, name: str, point: Point, whom: str) -> Attempt:
             moved = rig.box.assigned(user) == target
             rig.user_is_on(found, user, *((target, rig.level + 1) if moved else (rig.version, rig.level)))
         rig.unfreeze()
-        rig.wait(lambda: not records.deferrals(rig.journal), "every deferral is seen through")
+        rig.wait(lambda: not deferral_records.deferrals(rig.journal), "every deferral is seen through")
         later = rig.publish(rig.level + 2)
         said = rig.box.document("enqueue", "bump", "--target", later, "--wait")
         if said["outcome"] != "updated":
             found.wrong.append(f"the next bump: {said}")
-        rig.wait(lambda: not records.deferrals(rig.journal), "nobody is deferred any more")
+        rig.wait(lambda: not deferral_records.deferrals(rig.journal), "nobody is deferred any more")
         rig.before, rig.version, rig.level = None, later, rig.level + 2
         for user in rig.box.users:
             rig.user_is_on(found, user, later, rig.level)

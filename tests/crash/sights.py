@@ -10,9 +10,10 @@ from typing import Any
 
 from rig import Attempt, Rig
 
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
 from t3flow.host.backups import replaced
-from t3flow.host.home.replace import MANIFEST
+from t3flow.host.home.restore import MANIFEST
+from t3flow.host.records import catalog
 from t3flow.t3.files import IDENTITY_FILES
 
 STATE_FILES = {*("state.sqlite", "state.sqlite-wal", "state.sqlite-shm"), *IDENTITY_FILES, MANIFEST}
@@ -46,7 +47,7 @@ def kept_names(rig: Rig, user: str) -> set[str]:
 
 def noted_versions(rig: Rig, user: str, besides: set[str]) -> list[str]:
     """The versions that are noted to have written databases kept of a user, but those that were kept before."""
-    noted = replaced.wrote(rig.journal)
+    noted = replaced.recorded_versions(rig.journal)
     return [version for (of, name), version in noted.items() if of == user and name not in besides]
 
 
@@ -62,7 +63,7 @@ def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: R
 
 def unrecorded(rig: Rig) -> list[str]:
     """Snapshots that are on no record, so that nobody would ever drop them; and records without a file."""
-    known = {str(path) for each in records.backups(rig.journal) for path in each.paths.values()}
+    known = {str(path) for each in catalog.backups(rig.journal) for path in each.paths.values()}
     there = {str(path) for path in rig.settings.paths.backup_dir.glob("*/*-prebump-*")}
     return [f"a snapshot on no record: {path}" for path in there - known] + [
         f"{path} is gone" for path in known - there

@@ -16,7 +16,8 @@ from sights import accepted_is, expect, unrecorded
 
 from t3flow.adoption.adopt import ADOPTED
 from t3flow.engine.journal import Run
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
+from t3flow.host.records import deferral_records, facts, version_schemas
 from t3flow.host.slots import launcher, running_version
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -67,7 +68,7 @@ TAKEOVERS = {"adopt": play_adopt, "adopt_cancelled": play_cancelled, "adopt_undo
 def made_ready(rig: Rig) -> Host:
     """What the host is like. What was learnt of versions is forgotten, so that each adoption tries the versions; a slot may be there already."""
     journal = open_journal(rig.settings)
-    records.forget_schemas(journal)
+    version_schemas.forget_schemas(journal)
     before = {"rooms": rooms(rig.box), "pids": pids(rig.box), "levels": levels(rig)}
     if rig.staged and remembered(rig).exists():
         shutil.copytree(remembered(rig), slots.slot_path(rig.settings.paths.versions_dir, FIRST), symlinks=True)
@@ -102,8 +103,8 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
         str(launcher.former_path(paths.launcher).readlink()),
         "../usr/lib/node_modules/t3/bin/t3.js",
     )
-    deferred = records.deferrals(rig.journal)
-    expect(found, "deferrals", {entry.user: entry.target for entry in deferred}, DEFERRED)
+    deferred = deferral_records.deferrals(rig.journal)
+    expect(found, "deferrals", {entry.user: entry.version for entry in deferred}, DEFERRED)
     expect(found, "their drains", sorted(entry.run for entry in deferred), sorted(under_way(rig)))
     for folder, wanted in (("deferred", []), ("deferred-before-t3flow", sorted(DEFERRED))):
         expect(
@@ -118,12 +119,12 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     expect(found, "levels", levels(rig), LEVELS)
     if not remembered(rig).exists():
         shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
-    noted = records.fact(rig.journal, running_version.TRACKER_SERVERS) or {}
+    noted = facts.read(rig.journal, running_version.TRACKER_SERVERS) or {}
     expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
     expect(
         found,
         "what is remembered",
-        sorted((records.fact(rig.journal, ADOPTED) or {}).get("markers", {})),
+        sorted((facts.read(rig.journal, ADOPTED) or {}).get("markers", {})),
         sorted(DEFERRED),
     )
     is_at_rest(rig, found, ended)
@@ -139,10 +140,10 @@ def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: st
             found.wrong.append(f"{path} is {str(now.get(path))[:80]}, and was {str(before['rooms'].get(path))[:80]}")
     expect(found, "the timers", timers(rig.box), [True, True])
     expect(found, "levels", levels(rig), before["levels"])
-    expect(found, "deferrals", records.deferrals(rig.journal), [])
+    expect(found, "deferrals", deferral_records.deferrals(rig.journal), [])
     rig.wait(lambda: not under_way(rig), "no drain is left")
     for fact in (ADOPTED, running_version.TRACKER_SERVERS, *([ACCEPTED] if outcome == "done" else [])):
-        expect(found, f"the fact {fact}", records.fact(rig.journal, fact), None)
+        expect(found, f"the fact {fact}", facts.read(rig.journal, fact), None)
     expect(found, "whether ada pairs", rig.box.pairs("ada"), True)
     is_at_rest(rig, found, ended)
 

@@ -11,9 +11,10 @@ from scenes import write
 from sights import Rows, accepted_is, expect, frozen_for, kept_names, noted_versions, one_is_kept, rows, unrecorded
 
 from t3flow.engine.journal import Run
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.backups import replaced
 from t3flow.host.host import open_host
+from t3flow.host.records import catalog, deferral_records, rejections
 from t3flow.sandbox.packages import PACKAGE
 from t3flow.service.consumer import open_journal
 
@@ -67,10 +68,13 @@ def play_rollback(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, An
         else:
             has_stayed(rig, found, user, written[user], names[user], undone=scenario.fails)
     frozen_for(rig, found, "a rollback of everybody to the version before")
-    deferred = [entry.user for entry in records.deferrals(rig.journal)]
+    deferred = [entry.user for entry in deferral_records.deferrals(rig.journal)]
     expect(found, "who is deferred", deferred, [BUSY] if scenario.deferred else [])
     expect(
-        found, "whether the version left is rejected", present[0] in records.rejected(rig.journal), not scenario.fails
+        found,
+        "whether the version left is rejected",
+        present[0] in rejections.rejected(rig.journal),
+        not scenario.fails,
     )
     accepted_is(rig, found, present[0] if scenario.fails else former[0])
     found.wrong += unrecorded(rig)
@@ -111,8 +115,8 @@ def play_restore(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any
         expect(found, "the server of who was not named", rig.server(BUSY), others)
     has_gone_back(rig, found, ADA, then, there, names, present[0])
     frozen_for(rig, found, f"restoring {name} of {ADA}")
-    expect(found, "who is deferred", records.deferrals(rig.journal), [])
-    expect(found, "whether a version is rejected", {*former, *present} & records.rejected(rig.journal).keys(), set())
+    expect(found, "who is deferred", deferral_records.deferrals(rig.journal), [])
+    expect(found, "whether a version is rejected", {*former, *present} & rejections.rejected(rig.journal).keys(), set())
     accepted_is(rig, found, rig.version)
     found.wrong += unrecorded(rig)
     rig.nothing_half_done(found, ended)
@@ -175,7 +179,7 @@ def restored(rig: Rig, name: str) -> set[str]:
 
 def newest_of(rig: Rig, user: str, version: str) -> Path:
     """The newest snapshot of a user that a version wrote."""
-    return next(Path(each.path) for each in reversed(records.backups(rig.journal, user)) if each.wrote == version)
+    return next(Path(each.path) for each in reversed(catalog.backups(rig.journal, user)) if each.written_by == version)
 
 
 def write_since(rig: Rig, user: str) -> Rows:
@@ -202,4 +206,6 @@ def go_on(rig: Rig) -> None:
     journal = open_journal(rig.settings)
     for user in rig.box.users:
         for name in kept_names(rig, user):
-            replaced.drop(open_host(rig.settings, journal), replaced.Kept(user, name, 0, 0, None, {}, ""), force=True)
+            replaced.drop(
+                open_host(rig.settings, journal), replaced.ReplacedSet(user, name, 0, 0, None, {}, ""), force=True
+            )

@@ -11,8 +11,8 @@ from t3flow.deferrals.recovery import revive_drains
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, end_run
-from t3flow.host import records
 from t3flow.host.host import Host, set_current_host
+from t3flow.host.records import deferral_records
 from t3flow.state import deferrals
 
 NEXT = "0.0.25-nightly.20260609.501"
@@ -47,8 +47,8 @@ class Minutes:
     def tries(self) -> int:
         return len(self.host.journal.runs("workflow = 'drain' and status != 'running'"))
 
-    def deferral(self) -> records.Deferral:
-        found = records.deferral(self.host.journal, "ada")
+    def deferral(self) -> deferral_records.Deferral:
+        found = deferral_records.deferral(self.host.journal, "ada")
         assert found is not None
         return found
 
@@ -112,22 +112,24 @@ def test_what_was_renewed_or_dropped_meanwhile_stays_so(
     minutes = Minutes(bare(("ada", "bob", "cyd")), monkeypatch)
     journal = minutes.host.journal
     deferral.put_off(NEXT, {"bob": "active_turn", "cyd": "active_turn"})
-    for entry in records.deferrals(journal):
+    for entry in deferral_records.deferrals(journal):
         end_run(journal, journal.run(entry.run), Outcome("error", CAUSE, "failed"))
 
     hinted: list[str] = []
 
     def meanwhile(run_id: str, at: float | None = None) -> None:
         if not hinted:
-            records.drop_deferral(journal, "cyd")
+            deferral_records.drop_deferral(journal, "cyd")
             deferral.put_off(NEWER, {"bob": "active_turn"})
         hinted.append(run_id)
 
     monkeypatch.setattr(minutes.engine, "hint", meanwhile)
     revive_drains(minutes.engine, minutes.host)
-    assert {entry.user: entry.target for entry in records.deferrals(journal)} == {"ada": NEXT, "bob": NEWER}
+    assert {entry.user: entry.version for entry in deferral_records.deferrals(journal)} == {"ada": NEXT, "bob": NEWER}
     assert {
-        entry.status for entry in journal.runs() if entry.id in {each.run for each in records.deferrals(journal)}
+        entry.status
+        for entry in journal.runs()
+        if entry.id in {each.run for each in deferral_records.deferrals(journal)}
     } == {"running"}
 
 

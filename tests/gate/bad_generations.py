@@ -35,8 +35,8 @@ PARTS = [
     ),
     of("C", "native-silent", "a program that prints nothing", [rule("version_prints_nothing")], "says_its_version"),
     of("C", "native-crashes", "a server for a second", [rule("crash_after", seconds=1.0)], EARLY),
-    of("C", "native-mint-fails", "nobody can pair", [rule("mint_fails")], "mints"),
-    of("C", "native-listens-too", "a door that nobody knows of", [rule("listens_too")], "keeps_to_its_port", cell=True),
+    of("C", "native-mint-fails", "no user can pair", [rule("mint_fails")], "mints"),
+    of("C", "native-listens-too", "an unexpected open port", [rule("listens_too")], "keeps_to_its_port", cell=True),
     of(
         "C",
         "native-logs",
@@ -161,7 +161,7 @@ DATABASES = [
     of(
         "D",
         "copy-empty",
-        "everything is gone: the new database was not made from the old",
+        "all data is gone: the new database was not made from the old",
         [rule("seeds_empty")],
         "reads_rows",
         seed="C",

@@ -24,7 +24,7 @@ def tables() -> str:
 
 
 def _checks(names: str) -> str:
-    return "whichever is under way" if names == ANY else " or ".join(f"`{name}`" for name in names.split())
+    return "the check in progress" if names == ANY else " or ".join(f"`{name}`" for name in names.split())
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "gate.md"
 def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> trial_run.Verdict:
     """The verdict on a build."""
     given = cells.isolation(host)
-    if build.cell and not given.is_whole:
+    if build.cell and not given.is_available:
         pytest.skip(f"this host gives no namespaces: {given.missing}")
     generation = {"generation": build.generation} if build.generation else {"schema_level": 32}
     behaviour = {**generation, "boot_window_ms": 100, **build.behaviour, "rules": build.rules}
     version = build.version or VERSIONS[build.generation]
     slot = make_slot(host, version, folder / "build", behaviour, build.without)
-    return trial_run.try_version(host, given, slot, version, scratch, build.seed, seed(build.seed, folder))
+    return trial_run.run_trial(host, given, slot, version, scratch, build.seed, seed(build.seed, folder))
 
 
 def told(verdict: trial_run.Verdict) -> str:
@@ -137,7 +137,7 @@ def test_a_second_database_that_was_left_behind_moves_nobody(
     host = make_host(gate={"user": "nobody"}, dispatch={"cookie": ""})
     slot = make_slot(host, VERSIONS["D"], tmp_path / "build", {"generation": "D", "boot_window_ms": 100})
     given, state = cells.isolation(host), seed("stale", tmp_path)
-    found = trial_run.try_version(host, given, slot, VERSIONS["D"], scratch, "ada", state, in_use=in_use)
+    found = trial_run.run_trial(host, given, slot, VERSIONS["D"], scratch, "ada", state, in_use=in_use)
     assert (found["verdict"], found["unknown"]) == (verdict, ""), told(found)
     assert (f"move {SECOND_DATABASE}" in found["failed"]) == (verdict == "inconclusive"), told(found)
 
@@ -162,7 +162,7 @@ def test_a_host_without_namespaces_needs_the_cookie_s_own_name(
     host = make_host()
     slot = make_slot(host, build.version, tmp_path / "build", {"schema_level": 32, "rules": []})
     nothing = cells.Isolation([], "not asked for")
-    verdict = trial_run.try_version(host, nothing, slot, build.version, scratch, "real", seed("real", tmp_path))
+    verdict = trial_run.run_trial(host, nothing, slot, build.version, scratch, "real", seed("real", tmp_path))
     assert (verdict["verdict"], verdict["failed"]) == ("pass", ""), told(verdict)
     exchanged = next(check["evidence"] for check in verdict["checks"] if check["name"] == "exchanges")
     assert "t3_session_" in exchanged

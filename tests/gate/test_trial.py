@@ -31,7 +31,7 @@ def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, k
         "bounds": cells.bounds([], 10**9),
     }
     finished = subprocess.run(
-        ["prlimit", f"--nofile={open_files}", *cells.python("t3flow.gate.cell.trial")],
+        ["prlimit", f"--nofile={open_files}", *cells.python_command("t3flow.gate.cell.trial")],
         env=cells.environment(PATH="/usr/bin:/bin"),
         input=json.dumps(request).encode(),
         capture_output=True,

@@ -14,7 +14,8 @@ from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
 from t3flow.engine.step import LEGACY_UNDOS, STEPS, present_name
-from t3flow.host import freeze, records
+from t3flow.host import freeze
+from t3flow.host.records import tables
 from t3flow.service.consumer import make_engine
 from t3flow.settings.load import load
 
@@ -186,7 +187,7 @@ def host_engine(tmp_path: Path) -> Engine:
     """Return the consumer's engine, with a freeze file in a temporary folder."""
     config = tmp_path / "config.toml"
     config.write_text(f'[paths]\nfreeze_file = "{tmp_path}/freeze"\nstate_dir = "{tmp_path}"\n')
-    journal = Journal(tmp_path / "journal.db", create=True, extra_schema=records.SCHEMA)
+    journal = Journal(tmp_path / "journal.db", create=True, extra_schema=tables.SCHEMA)
     return make_engine(load(config, {}), journal, open_queue(f"sqlite://{tmp_path}/queue.db", b"k" * 32))
 
 

@@ -1,4 +1,4 @@
-"""Clocks that jump, machines that sleep: no bump is caught up, no timer is lost."""
+"""Clock steps and sleeping machines: no missed bump is caught up, no timer is lost."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,15 @@ import pytest
 
 from t3flow import periodic
 from t3flow.engine.runs import new_run
-from t3flow.host import records
 from t3flow.host.host import Host, set_current_host
+from t3flow.host.records import deferral_records, facts
 
 HOUR, DAY = 3600.0, 86400.0
 
 
 def at(host: Host) -> float:
-    """When the next bump is due."""
-    planned = records.fact(host.journal, periodic.NEXT_BUMP)
+    """Return when the next bump is due."""
+    planned = facts.read(host.journal, periodic.NEXT_BUMP)
     assert isinstance(planned, dict)
     found: float = planned["at"]
     return found
@@ -23,7 +23,7 @@ def at(host: Host) -> float:
 
 @pytest.mark.parametrize("away", [2 * HOUR, 5 * HOUR + 60, 8 * HOUR, DAY, 40 * DAY])
 def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away: float) -> None:
-    """Down or suspended from a minute before the time: skipped, and the next one is drawn."""
+    """Down or asleep from a minute before the due time: that bump is skipped, and the next one is scheduled."""
     host = bare()
     periodic.start_due_bump(host, time.time())
     due = at(host)
@@ -35,7 +35,7 @@ def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, HOUR, -HOUR])
 def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump: float) -> None:
-    """Minute by minute over two days, with a jump in the middle: at most one bump for each due time, none outside its two minutes."""
+    """Minute by minute over two days with a clock step: at most one bump per due time, none outside its two minutes."""
     host = bare()
     start = time.time()
     periodic.start_due_bump(host, start)
@@ -63,17 +63,17 @@ def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     set_current_host(host)
     run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() + HOUR)
     assert run is not None
-    records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
+    deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
     owed = new_run(host.journal, "revive", {"user": "ada"}, wake_at=time.time() + 60)
     assert owed is not None
-    records.set_fact(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR, "due": time.time() + 800 * DAY})
+    facts.write(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR, "due": time.time() + 800 * DAY})
     watch = periodic.clock_watcher(host)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2)
     watch()
-    assert records.fact(host.journal, periodic.NEXT_BUMP) is not None
+    assert facts.read(host.journal, periodic.NEXT_BUMP) is not None
     assert (host.journal.run(run).wake_at or 0) > real() + HOUR / 2
     monkeypatch.setattr(time, "time", lambda: real() - DAY)
     watch()
     assert all((host.journal.run(each).wake_at or 0) < real() - DAY + 5 for each in (run, owed))
-    assert records.fact(host.journal, periodic.NEXT_BUMP) is None
+    assert facts.read(host.journal, periodic.NEXT_BUMP) is None

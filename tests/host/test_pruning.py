@@ -21,10 +21,11 @@ from t3flow.engine.files import DiskError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import journal_reserve, pruning, records, slots
-from t3flow.host.backups import durations, replaced, store
+from t3flow.host import pruning, slots
+from t3flow.host.backups import drop_box, replaced, store
 from t3flow.host.host import Host, set_current_host
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
 from t3flow.host.services.supervisor import Supervised
 from t3flow.state.doctor import history
 
@@ -50,14 +51,14 @@ def lead(host: Host, user: str, version: str) -> None:
     slots.assign(host.settings.paths.versions_dir, user, version)
 
 
-def snapshot(host: Host, user: str, wrote: str, target: str) -> records.Backup:
+def snapshot(host: Host, user: str, wrote: str, target: str) -> catalog.Backup:
     """A snapshot of a database that was written to since the last."""
     write(store.database_path(host, user), f"create table t{time.monotonic_ns()} (x)")
-    return store.take(host, user, wrote=wrote, target=target, run="bump-1")
+    return store.take(host, user, written_by=wrote, version=target, run="bump-1")
 
 
 def names(host: Host) -> set[str]:
-    return {Path(entry.path).name for entry in records.backups(host.journal)}
+    return {Path(entry.path).name for entry in catalog.backups(host.journal)}
 
 
 def on_disk(host: Host) -> set[str]:
@@ -108,8 +109,8 @@ def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
     made = {}
     for former, target in pairwise(VERSIONS[1:14]):
         made[target] = snapshot(host, "grace", former, target)
-    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:14])
-    records.put_deferral(host.journal, "ada", "drain-1", VERSIONS[12], "active_turn", 0.0)
+    facts.write(host.journal, pruning.ACCEPTED, VERSIONS[1:14])
+    deferral_records.put_deferral(host.journal, "ada", "drain-1", VERSIONS[12], "active_turn", 0.0)
     new_run(host.journal, "rollback", {"users": [], "to": VERSIONS[3]})
     new_run(host.journal, "restore", {"user": "grace", "backup": Path(made[VERSIONS[2]].path).name})
     pruning.prune(host)
@@ -167,12 +168,12 @@ def test_a_link_goes_14_days_after_its_account(hosted: Callable[..., Host]) -> N
         lead(host, user, VERSIONS[0])
     pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada", "left"}
-    since = records.fact(host.journal, pruning.GONE)
+    since = facts.read(host.journal, pruning.GONE)
     assert set(since) == {"left"}
-    records.set_fact(host.journal, pruning.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
+    facts.write(host.journal, pruning.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
     assert "users/left" in pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada"}
-    assert records.fact(host.journal, pruning.GONE) is None
+    assert facts.read(host.journal, pruning.GONE) is None
 
 
 def test_records_that_cannot_be_dropped_are_dropped_later(
@@ -184,8 +185,8 @@ def test_records_that_cannot_be_dropped_are_dropped_later(
     slot(host, lead_to)
     for former, target in pairwise(VERSIONS[:10]):
         snapshot(host, "ada", former, target)
-    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
-    journal_reserve.hold(host.settings.paths.state_dir)
+    facts.write(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
+    journal_reserve.allocate(host.settings.paths.state_dir)
     pages = host.journal.query("pragma page_count")[0][0]
     host.journal._connection("FULL").execute(f"pragma max_page_count = {pages}")
     fill(host)
@@ -201,9 +202,9 @@ def fill(host: Host) -> None:
     for size in (100_000, 1000, 10):
         with suppress(JournalError):
             for number in range(100_000):
-                records.set_fact(host.journal, f"fill{size}-{number}", "x" * size)
+                facts.write(host.journal, f"fill{size}-{number}", "x" * size)
     with pytest.raises(JournalError, match="full"):
-        records.set_fact(host.journal, "one more", "x" * 100)
+        facts.write(host.journal, "one more", "x" * 100)
 
 
 SMALL = """
@@ -273,7 +274,7 @@ def test_pruning_works_on_a_disk_without_a_free_byte(bare: Callable[..., Host]) 
     lead(host, "ada", VERSIONS[9])
     for former, target in pairwise(VERSIONS[:10]):
         snapshot(host, "ada", former, target)
-    records.set_fact(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
+    facts.write(host.journal, pruning.ACCEPTED, VERSIONS[1:10])
     assert small(host, "full") == f"pruned {host.settings.backup.keep}\n"
 
 
@@ -297,10 +298,10 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
         snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
     there = names(host)
 
-    def take(*words: object) -> None:
+    def take(*words: object, **named: object) -> None:
         raise DiskError("the disk is full")
 
-    monkeypatch.setattr(durations, "take", take)
+    monkeypatch.setattr(store, "take", take)
     monkeypatch.setattr(pruning, "make_room", lambda host, user: None)
     queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
     engine = Engine(host.journal, queue, {"copied": copied})
@@ -328,14 +329,14 @@ def test_a_large_claim_is_its_users_own_trouble(bare: Callable[..., Host]) -> No
         file.seek(28)
         file.write((2**30).to_bytes(4, "big"))
         file.truncate(2**30 * 4096)
-    with pytest.raises((OwnerProblem, store.BackupError), match=r"room|malformed|full"):
-        store.take(host, "ada", wrote="1.0.0", target="2.0.0", run="bump-1")
+    with pytest.raises((OwnerProblem, drop_box.BackupError), match=r"room|malformed|full"):
+        store.take(host, "ada", written_by="1.0.0", version="2.0.0", run="bump-1")
     assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
 
 
 def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look = journal_reserve.watch(tmp_path)
-    monkeypatch.setattr(journal_reserve, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(journal_reserve, "CHECK_SECONDS", 0.0)
     look()
     made = tmp_path / journal_reserve.NAME
     assert made.stat().st_blocks * 512 >= journal_reserve.RESERVE_BYTES

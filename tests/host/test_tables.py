@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from t3flow.engine.journal import Journal
-from t3flow.host import records, rejections, tables
 from t3flow.host.backups import replaced
 from t3flow.host.pairing import last_pairings, own_activity
+from t3flow.host.records import rejections, tables, version_schemas
 
 NOW = time.time()
 FORMER: dict[str, Any] = {
@@ -29,7 +29,7 @@ FORMER: dict[str, Any] = {
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     """As an earlier t3flow has left it: facts, and none of the tables."""
-    extra = records.SCHEMA.replace(tables.SCHEMA.lstrip(), "")
+    extra = tables.SCHEMA.replace(tables.LATER_TABLES.lstrip(), "")
     made = Journal(tmp_path / "journal.db", create=True, extra_schema=extra)
     put(made, FORMER)
     return made
@@ -49,12 +49,12 @@ def look(journal: Journal) -> dict[str, Any]:
     """Everything that the tables are asked for."""
     return {
         "pairings": last_pairings.pairings(journal),
-        "kept": replaced.wrote(journal),
+        "kept": replaced.recorded_versions(journal),
         "needed": replaced.versions_needed(journal),
-        "noted": replaced.is_noted(journal, "grace", "replaced-20000101T000000Z"),
-        "levels": [records.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
+        "noted": replaced.is_recorded(journal, "grace", "replaced-20000101T000000Z"),
+        "levels": [version_schemas.level_of_version(journal, version) for version in ("0.0.24", "0.0.25", "0.0.26")],
         "untried": [rejections.is_untried(journal, user, "0.0.25") for user in ("ada", "grace")],
-        "rejected_for": [records.rejected_for(journal, version) for version in ("0.0.25", "0.0.26", "0.0.27")],
+        "rejected_for": [rejections.rejected_for(journal, version) for version in ("0.0.25", "0.0.26", "0.0.27")],
         "ours": [own_activity.is_own(journal, "ada", NOW + at, NOW + at) for at in (-60, -45, -20, 0)],
         "of others": own_activity.is_own(journal, "grace", NOW, NOW),
     }
@@ -76,14 +76,14 @@ EXPECTED = {
 def test_a_look_reads_the_former_facts_and_changes_nothing(journal: Journal) -> None:
     assert look(journal) == EXPECTED
     assert keys(journal) == set(FORMER)
-    assert not records.has_table(journal, "pairings")
+    assert not tables.has_table(journal, "pairings")
 
 
 def test_they_are_taken_over_once(journal: Journal) -> None:
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     assert look(journal) == EXPECTED
     assert keys(journal) == {"pin"}
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     assert look(journal) == EXPECTED
 
 
@@ -92,9 +92,9 @@ def test_they_are_taken_over_once(journal: Journal) -> None:
     [
         lambda journal: last_pairings.note_pairing(journal, "linus", ""),
         lambda journal: replaced.note(journal, "linus", "replaced-20990101T000000Z", "0.0.24"),
-        lambda journal: records.note_level(journal, "0.0.27", 33),
-        lambda journal: records.note_untried(journal, "0.0.27", ["linus"]),
-        lambda journal: records.reject(journal, "0.0.27", "bad", ["linus"]),
+        lambda journal: version_schemas.note_level(journal, "0.0.27", 33),
+        lambda journal: rejections.note_untried(journal, "0.0.27", ["linus"]),
+        lambda journal: rejections.reject(journal, "0.0.27", "bad", ["linus"]),
         lambda journal: own_activity.note_restart(journal, "linus"),
     ],
     ids=["pairing", "kept", "level", "untried", "rejection", "ours"],
@@ -110,7 +110,7 @@ def test_any_write_takes_over_all(journal: Journal, write: Any) -> None:
 
 def test_what_dies_on_the_way_has_taken_nothing(journal: Journal) -> None:
     def die() -> None:
-        with tables.writing(journal) as connection:
+        with tables.transaction(journal) as connection:
             connection.execute("delete from levels")
             raise RuntimeError
 
@@ -122,12 +122,12 @@ def test_what_dies_on_the_way_has_taken_nothing(journal: Journal) -> None:
 
 def test_an_earlier_t3flow_that_comes_back_writes_its_facts_beside(journal: Journal) -> None:
     """It finds none of its facts and begins anew; what it notes is taken over in its turn, and nothing else is lost."""
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     put(
         journal,
         {"pairing": {"ada": {"since": 99.0, "reason": "no"}}, "kept": {"ken/replaced-20990101T000001Z": "0.0.22"}},
     )
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     found = look(journal)
     assert found["pairings"]["ada"] == {"since": 99.0, "reason": "no"}
     assert found["pairings"]["grace"] == FORMER["pairing"]["grace"]
@@ -137,7 +137,7 @@ def test_an_earlier_t3flow_that_comes_back_writes_its_facts_beside(journal: Jour
 
 def test_a_fact_that_is_damaged_stops_nothing(journal: Journal) -> None:
     put(journal, {"pairing": {"ada": {"since": 1}}, "rejected_for": 7, "ours:ada": [[1]]})
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     assert keys(journal) == {"pin"}
     assert last_pairings.pairings(journal) == {}
     assert replaced.versions_needed(journal) == {"0.0.24"}
@@ -146,15 +146,15 @@ def test_a_fact_that_is_damaged_stops_nothing(journal: Journal) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda journal: records.reject(journal, "0.0.27", "bad", ["linus", "ken"]),
-        lambda journal: records.unreject(journal, "0.0.25"),
-        lambda journal: records.note_untried(journal, "0.0.27", ["linus", "ken"]),
+        lambda journal: rejections.reject(journal, "0.0.27", "bad", ["linus", "ken"]),
+        lambda journal: rejections.unreject(journal, "0.0.25"),
+        lambda journal: rejections.note_untried(journal, "0.0.27", ["linus", "ken"]),
     ],
     ids=["reject", "unreject", "untried"],
 )
 def test_what_belongs_together_is_one_commit(journal: Journal, write: Any) -> None:
     """Before, a rejection and whose it is were two: killed in between, the version was rejected for the wrong users."""
-    tables.take_over(journal)
+    tables.migrate_facts(journal)
     commits: list[int] = []
     with closing(sqlite3.connect(journal.path)) as other:
         before = other.execute("pragma data_version").fetchone()[0]
@@ -172,11 +172,11 @@ def test_what_belongs_together_is_one_commit(journal: Journal, write: Any) -> No
 
 
 def test_a_rejection_names_those_of_the_last_time(journal: Journal) -> None:
-    records.reject(journal, "0.0.25", "bad for linus", ["linus"])
-    assert records.rejected_for(journal, "0.0.25") == ["linus"]
-    records.unreject(journal, "0.0.25")
-    assert records.rejected_for(journal, "0.0.25") == []
-    assert "0.0.25" not in records.rejected(journal)
+    rejections.reject(journal, "0.0.25", "bad for linus", ["linus"])
+    assert rejections.rejected_for(journal, "0.0.25") == ["linus"]
+    rejections.unreject(journal, "0.0.25")
+    assert rejections.rejected_for(journal, "0.0.25") == []
+    assert "0.0.25" not in rejections.rejected(journal)
 
 
 def test_a_pairing_keeps_since_when_it_goes_so(journal: Journal) -> None:

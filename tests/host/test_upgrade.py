@@ -11,9 +11,10 @@ from conftest import DATA
 
 from t3flow.engine.journal import Journal
 from t3flow.gate.trials import files_of
-from t3flow.host import pruning, records
-from t3flow.host.backups import replaced, store
+from t3flow.host import pruning
+from t3flow.host.backups import replaced, restoring, store
 from t3flow.host.host import Host, open_host
+from t3flow.host.records import catalog, deferral_records, facts, rejections, version_schemas
 from t3flow.service.consumer import open_journal
 
 FIRST, NEXT, LATER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -34,7 +35,7 @@ def host(bare: Callable[..., Host]) -> Host:
         connection.executescript(text)
     (top / "ada").mkdir(parents=True)
     found = open_host(fresh.settings, open_journal(fresh.settings, create=True))
-    for entry in records.backups(found.journal):
+    for entry in catalog.backups(found.journal):
         Path(entry.path).write_bytes(store.database_path(found, "ada").read_bytes())
     return found
 
@@ -45,46 +46,46 @@ def tables(journal: Journal) -> set[str]:
 
 def test_all_that_was_noted_is_read(host: Host) -> None:
     assert {"backup_sets", "schemas"}.isdisjoint(tables(host.journal)), "looking changes nothing"
-    [pending] = records.deferrals(host.journal)
-    assert (pending.user, pending.target, pending.waiting_for) == ("grace", NEXT, "active_turn")
-    first, second = records.backups(host.journal, "ada")
-    assert (first.wrote, first.target, first.level, first.fingerprint) == (FIRST, NEXT, 30, None)
-    assert (second.wrote, second.is_whole, second.schema, second.rows) == (NEXT, False, {}, {})
+    [pending] = deferral_records.deferrals(host.journal)
+    assert (pending.user, pending.version, pending.waiting_for) == ("grace", NEXT, "active_turn")
+    first, second = catalog.backups(host.journal, "ada")
+    assert (first.written_by, first.version, first.level, first.fingerprint) == (FIRST, NEXT, 30, None)
+    assert (second.written_by, second.is_complete, second.schema, second.rows) == (NEXT, False, {}, {})
     assert list(first.paths) == ["state.sqlite"]
-    assert records.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
+    assert rejections.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
     assert replaced.versions_needed(host.journal) <= {NEXT}
-    assert records.level_of_version(host.journal, NEXT) == 32
-    assert records.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
+    assert version_schemas.level_of_version(host.journal, NEXT) == 32
+    assert version_schemas.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
 
 
 def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
     """Also where it was killed over a file that it had noted in the former way."""
-    left = Path(records.fact(host.journal, store.TAKING + "ada"))
+    left = Path(facts.read(host.journal, store.TAKING + "ada"))
     left.write_text("half")
-    made = store.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    made = store.take(host, "ada", written_by=LATER, version="0.0.26", run="run-1")
     assert not left.exists()
-    assert [entry.is_whole for entry in records.backups(host.journal, "ada")] == [False, False, True]
-    assert records.backup_at(host.journal, made.path) == made
-    for entry in records.backups(host.journal, "ada"):
-        assert entry.is_there
-    store.restore(host, "ada", records.backups(host.journal, "ada")[0], "replaced-1")
+    assert [entry.is_complete for entry in catalog.backups(host.journal, "ada")] == [False, False, True]
+    assert catalog.backup_at(host.journal, made.path) == made
+    for entry in catalog.backups(host.journal, "ada"):
+        assert entry.exists
+    restoring.restore(host, "ada", catalog.backups(host.journal, "ada")[0], "replaced-1")
     store.drop(host, made)
-    assert len(records.backups(host.journal, "ada")) == 2
+    assert len(catalog.backups(host.journal, "ada")) == 2
     pruning.prune(host)
-    assert records.deferral(host.journal, "grace") is not None
+    assert deferral_records.deferral(host.journal, "grace") is not None
 
 
 def test_the_earlier_t3flow_could_take_it_up_again(host: Host) -> None:
     """Its statements fit the tables that it knows: whoever puts it back finds a journal that it can read and write."""
-    store.take(host, "ada", wrote=LATER, target="0.0.26", run="run-1")
+    store.take(host, "ada", written_by=LATER, version="0.0.26", run="run-1")
     with host.journal.transaction() as connection:
         connection.execute(
             FORMER_COLUMNS, ("/x/y.sqlite", "ada", LATER, "0.0.27", 32, json.dumps([[1, 2, 3], None]), 2e9, "r")
         )
-    newest = records.backups(host.journal, "ada")[-1]
-    assert (newest.path, newest.is_whole, newest.fingerprint) == ("/x/y.sqlite", False, None)
+    newest = catalog.backups(host.journal, "ada")[-1]
+    assert (newest.path, newest.is_complete, newest.fingerprint) == ("/x/y.sqlite", False, None)
     again = open_journal(host.settings, create=True)
-    assert len(records.backups(again)) == 4
+    assert len(catalog.backups(again)) == 4
 
 
 def test_a_run_in_flight_has_snapshots_of_one_file(host: Host) -> None:

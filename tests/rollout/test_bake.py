@@ -22,9 +22,10 @@ from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run, send_signal
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.pairing import last_pairings, own_activity
+from t3flow.host.records import facts, rejections
 from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -161,8 +162,8 @@ def test_more_failures_than_are_borne_freeze(watch: Callable[..., Watch]) -> Non
         "unfreeze",
     ):
         assert part in ended.result["reason"]
-    assert found.frozen == ended.result["reason"] == records.rejected(found.host.journal)[NEW]
-    assert records.fact(found.host.journal, bake.BAKE) is None
+    assert found.frozen == ended.result["reason"] == rejections.rejected(found.host.journal)[NEW]
+    assert facts.read(found.host.journal, bake.BAKE) is None
     assert [each.workflow for each in found.host.journal.runs()] == ["begin", "bake"], (
         "no user is rolled back without the setting"
     )
@@ -194,7 +195,7 @@ def test_what_is_no_fault_of_the_version_does_not_count(watch: Callable[..., Wat
     found.said(*failures("ada", 9))
     own_activity.note_restart_end(found.host.journal, "ada")
     assert found.look(run).status == "running", found.frozen
-    assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
+    assert facts.read(found.host.journal, bake.BAKE)["counted"] == []
     found.said(*failures("linus", 9))
     assert found.look(run).status == "running", "not on it"
     found.said(*failures("ken", 1), *failures("lise", 1))
@@ -246,7 +247,7 @@ def test_what_passes_by_itself_blames_nobody(watch: Callable[..., Watch]) -> Non
     found.said(*failures("ada", 3), *failures("grace", 3))
     assert found.look(run).status == "running"
     assert (found.asked, found.frozen) == (["linus", "ada", "grace"], "")
-    assert records.fact(found.host.journal, bake.BAKE)["counted"] == []
+    assert facts.read(found.host.journal, bake.BAKE)["counted"] == []
     assert last_pairings.pairings(found.host.journal)["ada"]["reason"], "status names her alone"
     found.said(*failures("ada", 1))
     found.look(run)
@@ -266,9 +267,9 @@ def test_a_dispatch_that_pairs_no_user_is_at_fault(watch: Callable[..., Watch]) 
     found.said(*failures("ada", 3), *failures("grace", 3))
     assert found.look(run).status == "running"
     logger.remove(sink)
-    assert (found.frozen, records.rejected(found.host.journal)) == ("", {})
+    assert (found.frozen, rejections.rejected(found.host.journal)) == ("", {})
     assert any("GATE INCONCLUSIVE" in line and "linus" in line for line in lines), lines
-    known = records.fact(found.host.journal, bake.BAKE)
+    known = facts.read(found.host.journal, bake.BAKE)
     assert (known["counted"], "the dispatch is at fault" in known["problem"]) == ([], True)
     found.broken -= {"linus"}
     found.said(*failures("ada", 3), *failures("grace", 3))
@@ -283,7 +284,7 @@ def test_a_dispatch_that_is_down_is_at_fault(bare: Callable[..., Host], monkeypa
     found.said(*failures("ada", 3), *failures("grace", 3))
     assert found.look(run).status == "running"
     assert (found.frozen, found.asked) == ("", [])
-    assert "does not answer" in records.fact(found.host.journal, bake.BAKE)["problem"]
+    assert "does not answer" in facts.read(found.host.journal, bake.BAKE)["problem"]
 
 
 def test_without_a_witness_the_users_concerned_are_asked(watch: Callable[..., Watch]) -> None:
@@ -321,7 +322,7 @@ def test_our_own_doing_has_an_end(watch: Callable[..., Watch], monkeypatch: pyte
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2 * own_activity.RETENTION_SECONDS)
     own_activity.note_restart_end(journal, "ada")
-    assert records.fact(journal, "ours:ada") is None, "what is over is forgotten"
+    assert facts.read(journal, "ours:ada") is None, "what is over is forgotten"
 
 
 def test_fallbacks_count_for_who_was_moved(watch: Callable[..., Watch]) -> None:
@@ -379,7 +380,7 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     third = found.host.journal.runs("workflow = 'bake'")[-1].id
     send_signal(found.host.journal, third, "cancel")
     assert found.look(third).outcome == "cancelled"
-    assert records.fact(found.host.journal, bake.BAKE) is None
+    assert facts.read(found.host.journal, bake.BAKE) is None
 
 
 def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Watch]) -> None:
@@ -391,7 +392,7 @@ def test_it_ends_when_nobody_is_on_its_version_any_more(watch: Callable[..., Wat
     slots.assign(found.host.settings.paths.versions_dir, "ada", OLD)
     ended = found.look(run)
     assert (ended.outcome, ended.result["reason"]) == ("done", f"no user is on {NEW} any more")
-    assert records.fact(found.host.journal, bake.BAKE) is None
+    assert facts.read(found.host.journal, bake.BAKE) is None
 
 
 def test_it_can_be_switched_off(watch: Callable[..., Watch]) -> None:
@@ -415,7 +416,7 @@ def test_killed_at_a_look(watch: Callable[..., Watch], monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         if at == "before the commit":
-            patch.setattr(records, "change_fact", die)
+            patch.setattr(facts, "change", die)
         elif at == "after the commit":
             patch.setattr(bake, "NotYet", die)
         else:
@@ -447,7 +448,7 @@ def test_a_log_that_cannot_be_read_is_no_failure(watch: Callable[..., Watch], mo
     assert "cannot read" in waiting.data["waiting_for"]
     found.said(*failures("ada", 1))
     found.look(run)
-    assert records.fact(found.host.journal, bake.BAKE)["counted"]
+    assert facts.read(found.host.journal, bake.BAKE)["counted"]
     found.log.unlink()
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 3700)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from scenes import NEXT
 
 from t3flow.host.host import Host, open_host
-from t3flow.host.npm import packages, provenance
+from t3flow.host.npm import command, origin, packages
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.sandbox.registry import Registry
 from t3flow.service.consumer import create_state_dir, open_journal
@@ -23,7 +23,7 @@ def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
         yield open_host(read, open_journal(read, create=True))
 
 
-def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen: str) -> provenance.Origin | str:
+def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen: str) -> origin.Origin | str:
     """What an install says of a version's origin, or why it is refused. The tree is at `scratch/one/prefix` if it is to be kept."""
     folder = box.top / "scratch" / "one"
     shutil.rmtree(folder, ignore_errors=True)
@@ -31,7 +31,7 @@ def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen
     try:
         with host_of(box, **chosen) as host:
             return packages.install(host, version, folder)
-    except (packages.PackageError, packages.RegistryUnreachable, packages.IncompleteRelease) as error:
+    except (command.PackageError, command.RegistryUnreachable, command.IncompleteRelease) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         if not keep:

@@ -12,8 +12,9 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host, open_host, set_current_host
+from t3flow.host.records import deferral_records, rejections
 from t3flow.host.services.manager import ServiceError
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -56,7 +57,7 @@ class Rig:
     def drain(self, user: str = "ada") -> Run:
         """One try to move a deferred user: the drain's run after it."""
         run = new_run(self.host.journal, "drain", {"user": user}) or ""
-        records.put_deferral(self.host.journal, user, run, NEXT, "quiet_period", time.time())
+        deferral_records.put_deferral(self.host.journal, user, run, NEXT, "quiet_period", time.time())
         time.sleep(1.1)  # quiet_seconds
         self.engine.advance(run)
         return self.host.journal.run(run)
@@ -64,10 +65,10 @@ class Rig:
     @property
     def verdict(self) -> tuple[bool, bool]:
         """(rejected, frozen)."""
-        return NEXT in records.rejected(self.host.journal), freeze.is_frozen(self.host.settings)
+        return NEXT in rejections.rejected(self.host.journal), freeze.is_frozen(self.host.settings)
 
-    def deferral(self, user: str = "ada") -> records.Deferral:
-        found = records.deferral(self.host.journal, user)
+    def deferral(self, user: str = "ada") -> deferral_records.Deferral:
+        found = deferral_records.deferral(self.host.journal, user)
         assert found is not None
         return found
 

@@ -15,9 +15,10 @@ from t3flow.engine.flow import MAX_CRASHES
 from t3flow.engine.history import undo_reference
 from t3flow.engine.journal import Event, append_event
 from t3flow.engine.runs import new_run
-from t3flow.host import disk_space, records
-from t3flow.host.backups import durations
-from t3flow.host.owner_answers import OwnerProblem
+from t3flow.host import disk_space
+from t3flow.host.backups import store
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records import deferral_records, facts
 from t3flow.sandbox.host import Sandbox
 
 NOT_SCRATCH = {"not_scratch": True}
@@ -164,16 +165,16 @@ def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
 ) -> None:
     """The server was stopped for it, and is back: each try comes later, and `status` says so."""
     made = rig()
-    take = durations.take
+    take = store.take
 
-    def take_or_fail(host: Any, user: str, *more: Any) -> Any:
+    def take_or_fail(host: Any, user: str, **more: Any) -> Any:
         if made.manager.state(user).main_pid is None:
             raise OwnerProblem("the copy is gone")
-        taken = take(host, user, *more)
+        taken = take(host, user, **more)
         write(made.box.database(user), f"create table written_{time.monotonic_ns()} (x)")
         return taken
 
-    monkeypatch.setattr(durations, "take", take_or_fail)
+    monkeypatch.setattr(store, "take", take_or_fail)
     made.drain()
     made.drain()
     waits = [event.data["result"] - event.at for event in noted(made)]
@@ -254,14 +255,14 @@ def test_who_was_moved_before_an_inconclusive_end_is_watched(
     assert (outcome, told) == ("gate_inconclusive", {"ada": "restarted", "grace": "rolled_back"})
     assert made.verdict == (False, False)
     [watch] = made.host.journal.runs("workflow = 'bake'")
-    assert (watch.args, list(records.fact(made.host.journal, "bake")["users"])) == ({"version": NEXT}, ["ada"])
+    assert (watch.args, list(facts.read(made.host.journal, "bake")["users"])) == ({"version": NEXT}, ["ada"])
 
 
 def test_a_drain_of_all_ends_at_the_second_user_too(rig: Callable[..., Rig]) -> None:
     made = rig(users=("ada", "grace", "linus"))
     made.manager.refuses = {NEXT}
     for user in made.box.users:
-        records.put_deferral(made.host.journal, user, "none", NEXT, "quiet_period", time.time())
+        deferral_records.put_deferral(made.host.journal, user, "none", NEXT, "quiet_period", time.time())
     time.sleep(1.1)
     server = made.box.supervise("status", "linus")["main_pid"]
     ended = made.now()

@@ -19,11 +19,12 @@ from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue, queue_key
 from t3flow.engine.runs import new_run
 from t3flow.engine.storages import CONSUMERS
-from t3flow.host import freeze, records, slots
+from t3flow.host import freeze, slots
 from t3flow.host.backups import replaced as replaced_databases
 from t3flow.host.host import Host, open_host
 from t3flow.host.pairing import last_pairings
 from t3flow.host.processes import proc
+from t3flow.host.records import catalog, deferral_records, rejections
 from t3flow.sandbox.host import Sandbox, environment_of
 from t3flow.service.consumer import open_journal
 from t3flow.state.doctor import CHECKS, Finding, examine
@@ -171,7 +172,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
     slot = slots.slot_path(paths.versions_dir, NEXT)
     link = slots.user_link(paths.versions_dir, "ada")
     run = str(host.journal.runs("workflow = 'bump'")[0].id)
-    snapshot = Path(records.backups(host.journal, "ada")[-1].path)
+    snapshot = Path(catalog.backups(host.journal, "ada")[-1].path)
     env = paths.serve_env_dir
     kept_name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
     # Should the consumer look just then, it finds nothing to do.
@@ -236,7 +237,7 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
     for name in ("PATH", "HOME"):
         monkeypatch.setenv(name, box.environment[name])
     host = open_host(box.settings, box.journal)
-    records.reject(host.journal, NEXT, "for the test", [])
+    rejections.reject(host.journal, NEXT, "for the test", [])
     cases = spoilt(box, host)
     for check, spoiling, words in cases:
         assert examine(host, [check]) == [], check
@@ -248,7 +249,7 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
     assert set(CHECKS) - {check for check, _, _ in cases} == {"systemd", "dispatch", "queue", "root"}, "tested below"
     seen_by_root(box)
 
-    records.unreject(host.journal, NEXT)
+    rejections.unreject(host.journal, NEXT)
     box.kill("dispatch")
     found = [Finding(**each) for each in box.document("doctor")]
     assert {each.check for each in found} >= {"dispatch", "pairing"}
@@ -318,7 +319,7 @@ def test_a_drain_that_is_late(bare_box: Sandbox) -> None:
     host = open_host(bare_box.settings, open_journal(bare_box.settings, create=True))
     run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() - 700)
     assert run is not None
-    records.put_deferral(host.journal, "ada", run, NEXT, "window", time.time())
+    deferral_records.put_deferral(host.journal, "ada", run, NEXT, "window", time.time())
     [found] = examine(host, ["deferrals"])
     assert (found.what, found.mend) == ("the drain of ada is 12 minutes late", "systemctl restart t3flow")
     for change in (

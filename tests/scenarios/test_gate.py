@@ -76,8 +76,8 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
     other = [check["name"] for check in found["run_trials", NEXT, "grace"]["checks"]]
     assert other == names[1:], "what the program prints is the same on any state"
     evidence = {check["name"]: check["evidence"] for check in found["run_trials", NEXT, "ada"]["checks"]}
-    assert evidence["reads_rows"] == "5 projects, 20 threads by GET /api/orchestration/snapshot"
-    assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new fault in 1 databases"
+    assert evidence["reads_rows"] == "5 projects, 20 threads from GET /api/orchestration/snapshot"
+    assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new faults in 1 database(s)"
     assert found["run_trials", NEXT, "ada"]["not_isolated"] == ""
     people = box.t3flow("show", said["run"]).stdout
     assert "✓ reads_rows: 5 projects, 20 threads" in people
@@ -92,7 +92,7 @@ def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_bo
     said = bump(box)
     assert said["outcome"] == "gate_failed"
     assert "linus" in said["reason"]
-    assert "reads_rows" in said["reason"]
+    assert "GET /api/orchestration/snapshot" in said["reason"]
     assert "--without linus" in said["reason"]
     assert ("run_controls", FIRST, "linus") in verdicts(box, said["run"]), (
         "the version in use was tried on the same database"
@@ -226,7 +226,7 @@ def test_without_namespaces_it_binds_loopback_and_says_what_is_not_isolated(make
     said = bump(box)
     assert said["outcome"] == "updated"
     found = verdicts(box, said["run"])["run_trials", version, "ada"]
-    assert "no namespaces can be had here" in found["not_isolated"]
+    assert "this host supports no namespaces" in found["not_isolated"]
     evidence = {check["name"]: check["evidence"] for check in found["checks"]}
     assert "t3_session_" in evidence["exchanges"], "the server said how it names its cookie"
     assert "not isolated" in box.t3flow("show", said["run"]).stdout
@@ -253,7 +253,9 @@ def test_what_the_time_does_not_reach_is_tried_before_its_user_moves(make_box: C
     box.end("consumer")
     del box.environment["T3FLOW_DEFERRAL__WINDOW"]
     box.start_consumer()
-    box.until(lambda: "mints" in deferrals(box)["linus"]["detail"], "its own trial says that it fails there")
+    box.until(
+        lambda: "auth pairing create" in deferrals(box)["linus"]["detail"], "its own trial says that it fails there"
+    )
     assert box.assigned("linus") == FIRST
     write(box.database("linus"), "update projection_projects set title = 'even'")
     drained(box, "linus", NEXT)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from scenes import FIRST, NEXT, bump, deferrals, drained, everybody_is_well, is_busy, results, write
 
 from t3flow.deferrals import long_waits
-from t3flow.host import records, slots
+from t3flow.host import slots
+from t3flow.host.records import deferral_records
 from t3flow.sandbox.host import Sandbox
 
 
@@ -149,7 +150,7 @@ def test_a_wait_that_never_ends_is_said(box: Sandbox) -> None:
         long_waits.note(box.journal, "ada", "active_turn", "a turn is running")
     lines = lines_of_status(box)
     assert any(line.startswith("ada has waited") and line.endswith("t3flow enqueue drain ada") for line in lines), lines
-    assert records.deferral(box.journal, "ada") is not None
+    assert deferral_records.deferral(box.journal, "ada") is not None
 
 
 def test_a_consumer_renews_the_launcher_of_an_earlier_t3flow(box: Sandbox) -> None:

@@ -12,7 +12,7 @@ import pytest
 from origins import host_of, installed, of
 from scenes import FIRST, NEXT, bump
 
-from t3flow.host.npm import provenance
+from t3flow.host.npm import age, signatures
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import pack
 
@@ -47,7 +47,7 @@ def test_a_young_release_waits(make_box: Callable[..., Sandbox]) -> None:
     said = json.loads(waited.stdout)
     assert (waited.returncode, said["status"], said["outcome"]) == (0, "succeeded", "too_young")
     enough = datetime.now().astimezone() + timedelta(hours=23)
-    assert f"{NEXT} is 1.0 h old and track.min_age_hours wants 24 h" in said["reason"]
+    assert f"{NEXT} is 1.0 h old and track.min_age_hours requires 24 h" in said["reason"]
     assert f"{enough:%Y-%m-%d }" in said["reason"]
     assert [entry.name for entry in (box.top / "opt/t3/versions").iterdir()] == [FIRST]
     assert box.document("status")["rejected"] == {}
@@ -59,7 +59,7 @@ def test_an_age_that_nobody_knows_is_no_age(bare: Sandbox) -> None:
 
     def why(hours: str = "1") -> str:
         with host_of(bare, track__min_age_hours=hours) as host:
-            return provenance.too_young(host, NEXT)
+            return age.too_young(host, NEXT)
 
     assert "0.0 h old" in why()
     assert why("0") == ""
@@ -76,17 +76,17 @@ def test_an_age_that_nobody_knows_is_no_age(bare: Sandbox) -> None:
         if isinstance(odd, str):
             (bare.top / "registry/registry.json").write_text(json.dumps(state))
             assert "gives it the time" in why()
-        assert provenance._moment(odd) is None
+        assert age._epoch(odd) is None
 
 
 # Signatures and integrity -------------------------------------------------------------------------------------------
 
 
 def test_a_registry_without_keys(bare: Sandbox) -> None:
-    for wanted, signatures in (("auto", provenance.NO_KEYS), ("off", provenance.OFF)):
+    for wanted, expected in (("auto", signatures.NO_KEYS), ("off", signatures.OFF)):
         found = installed(bare, npm__verify_signatures=wanted)
         assert isinstance(found, dict), found
-        assert found["signatures"] == signatures
+        assert found["signatures"] == expected
         assert found["integrity"].startswith("sha512-")
     refused = installed(bare, npm__verify_signatures="require")
     assert "has no signing keys" in str(refused)
@@ -100,7 +100,7 @@ def test_a_registry_that_signs(bare: Sandbox, wanted: str) -> None:
     found = installed(bare, npm__verify_signatures=wanted)
     assert isinstance(found, dict), found
     assert found["provenance"]
-    assert found["signatures"] == (provenance.OFF if wanted == "off" else provenance.VERIFIED)
+    assert found["signatures"] == (signatures.OFF if wanted == "off" else signatures.VERIFIED)
     for fault, reason in (
         ("unsigned", f"no signature of t3@{NEXT}"),
         ("bad_signature", f"the signature of t3@{NEXT} is invalid"),
@@ -139,8 +139,8 @@ def test_a_new_install_script_and_a_lost_provenance_are_reported(make_box: Calla
     box.start_consumer()
     box.publish(NEXT, {"schema_level": 32}, manifest=SCRIPT)
     notices = [
-        f"{NEXT} brings install scripts that {FIRST} has not: t3",
-        f"{NEXT} has no provenance, {FIRST} has: who built it is not known",
+        f"{NEXT} has install scripts that {FIRST} does not have: t3",
+        f"{NEXT} has no provenance, {FIRST} has: its builder is unknown",
     ]
     assert bump(box, "--dry-run")["notices"] == notices
     waited = box.t3flow("enqueue", "bump", "--wait")
@@ -156,7 +156,7 @@ def test_a_new_install_script_and_a_lost_provenance_are_reported(make_box: Calla
     ended = box.document("show", run)["events"][-1]
     assert ended["data"]["notices"] == notices
     kept = json.loads((box.top / "opt/t3/versions" / NEXT / ".t3flow.json").read_text())["origin"]
-    assert (kept["install_scripts"], kept["provenance"], kept["signatures"]) == (["t3"], False, provenance.NO_KEYS)
+    assert (kept["install_scripts"], kept["provenance"], kept["signatures"]) == (["t3"], False, signatures.NO_KEYS)
     later = f"{NEXT}2"
     box.publish(later, {"schema_level": 32}, manifest=SCRIPT)
     said = bump(box, "--dry-run")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from scenes import FIRST, bump, drained, is_busy
 
-from t3flow.host import records
+from t3flow.host.records import catalog
 from t3flow.sandbox.host import Sandbox
 
 NIGHTLIES = [f"0.0.25-nightly.2026060{day}.50{day}" for day in range(1, 6)]
@@ -24,8 +24,8 @@ def test_nightlies_that_only_drains_accept_do_not_pile_up(make_box: Callable[...
         box.until(
             lambda box=box, version=version: box.document("status")["default_version"] == version, "it is accepted"
         )
-        there = records.backups(box.journal)
-        assert len({entry.target for entry in there}) <= min(number + 1, KEEP + 1), there
+        there = catalog.backups(box.journal)
+        assert len({entry.version for entry in there}) <= min(number + 1, KEEP + 1), there
     assert len(there) <= 2 * KEEP
     slots = {path.name for path in (box.top / "opt/t3/versions").iterdir()}
     assert FIRST not in slots

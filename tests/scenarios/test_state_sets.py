@@ -7,7 +7,7 @@ from typing import Any
 from conftest import DATA, FIRST, NEXT
 from scenes import bump, content, everybody_is_well, results, write
 
-from t3flow.host import records
+from t3flow.host.records import version_schemas
 from t3flow.sandbox.host import Sandbox
 
 C = "0.0.42"
@@ -67,7 +67,7 @@ def listed(box: Sandbox) -> None:
     assert {"state.sqlite", "statev2.sqlite", "environment-id"} <= set(newest["files"])
     assert newest["bytes"] == sum(newest["files"].values())
     assert "statev2.sqlite" in box.t3flow("backups", "ada").stdout
-    known = records.schema_of_version(box.journal, D2)
+    known = version_schemas.schema_of_version(box.journal, D2)
     assert known is not None
     assert known["statev2.sqlite"][-1][0] == 56
 
@@ -112,7 +112,7 @@ def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandb
     assert has(box.database("ada"), "precious")
     reason = said["users"]["grace"]["reason"]
     assert "the snapshot of grace" in reason
-    assert "went through migration 99 Later" in reason, "by now it is known what the older version knows"
+    assert "has migration 99 Later" in reason, "by now it is known what the older version knows"
     assert "tried on a copy" in reason
     everybody_is_well(box, {"ada": FIRST})
     assert box.assigned("grace") == NEXT

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from t3flow.host import records
 from t3flow.host.activity import idle
 from t3flow.host.activity.idle import Idleness
 from t3flow.host.activity.resumption import SUSPENDED, resume_suspended
 from t3flow.host.host import Host, open_host, set_current_host
-from t3flow.host.owner import OwnerReader
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import probe, verification
 from t3flow.host.processes import ports, proc, suspension
+from t3flow.host.records import facts
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 
@@ -94,7 +94,7 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     """The process that held the unit is killed: the next consumer lets all of it go on."""
     box, host = native()
     pids = host.services.pids("ada")
-    records.set_fact(host.journal, SUSPENDED, "ada")
+    facts.write(host.journal, SUSPENDED, "ada")
     program = (
         "import sys, time; from t3flow.host.processes import suspension\n"
         "with suspension.suspended(lambda: [int(word) for word in sys.argv[1:]]):\n"
@@ -109,7 +109,7 @@ def test_what_was_held_goes_on_after_a_kill(native: Callable[..., Made]) -> None
     assert all(proc.is_suspended(pid) for pid in pids)
     resume_suspended(host)
     box.until(lambda: not any(proc.is_suspended(pid) for pid in pids), "all go on")
-    assert records.fact(host.journal, SUSPENDED) is None
+    assert facts.read(host.journal, SUSPENDED) is None
     resume_suspended(host)
 
 
@@ -145,9 +145,9 @@ def test_a_server_of_an_unknown_kind_is_left_alone(native: Callable[..., Made]) 
     found = look(host)
     assert (found.idle, found.waiting_for) == (False, "unreadable_state")
     assert "this t3 keeps its work in a way that this t3flow does not know" in found.detail
-    [since, line] = records.fact(host.journal, records.UNKNOWN)["ada"]
+    [since, line] = facts.read(host.journal, facts.UNKNOWN_T3)["ada"]
     look(host)
-    assert records.fact(host.journal, records.UNKNOWN)["ada"] == [since, line]
+    assert facts.read(host.journal, facts.UNKNOWN_T3)["ada"] == [since, line]
     assert f"ada is left alone: {line}; install a newer t3flow" in " ".join(box.t3flow("status").stdout.split())
     assert box.document("status")["users"]["ada"]["unknown"] == line
 

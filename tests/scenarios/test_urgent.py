@@ -10,7 +10,7 @@ import pytest
 from conftest import RedisServer
 from scenes import FIRST, LATER, NEXT, bump, deferrals, drained, everybody_is_well, is_busy
 
-from t3flow.host import records
+from t3flow.host.records import deferral_records, rejections
 from t3flow.rollout.bake import ROLLBACK_PRIORITY
 from t3flow.sandbox.host import Sandbox
 
@@ -72,11 +72,11 @@ def test_a_drain_in_its_gate_lets_a_rollback_go_first(make_box: Callable[..., Sa
     slow = {"fault": "slow_start", "seconds": GATE_SECONDS, "when": {"not_scratch": False}}
     box.publish(LATER, {"schema_level": 30, "rules": [slow]}, tag=None)
     box.install_slot(LATER)
-    pending = records.deferral(box.journal, "grace")
+    pending = deferral_records.deferral(box.journal, "grace")
     assert pending is not None
     drain = pending.run
-    records.put_deferral(box.journal, "grace", drain, LATER, "active_turn", time.time())
-    records.note_untried(box.journal, LATER, ["grace"])
+    deferral_records.put_deferral(box.journal, "grace", drain, LATER, "active_turn", time.time())
+    rejections.note_untried(box.journal, LATER, ["grace"])
     box.control("grace", "turn/end", turn=turn)
     box.until(lambda: "run_trials" in steps(box, drain, "started"), "the drain's gate is at work", 75)
     time.sleep(0.5)

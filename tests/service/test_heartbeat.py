@@ -12,7 +12,7 @@ import pytest
 from conftest import RedisServer
 
 from t3flow.engine.runs import new_run
-from t3flow.host import records
+from t3flow.host.records import deferral_records
 from t3flow.sandbox.host import Sandbox
 from t3flow.service import heartbeat
 from t3flow.service.heartbeat import MAX_SILENT_SECONDS, Heartbeats, feed_watchdog
@@ -99,7 +99,7 @@ def test_a_redis_that_hangs_under_a_consumer(
     for number in range(DEFERRED):
         run = new_run(box.journal, "drain", {"user": f"user{number}"}, wake_at=time.time() + 600)
         assert run is not None
-        records.put_deferral(box.journal, f"user{number}", run, "0.0.25", "window", time.time() + 600)
+        deferral_records.put_deferral(box.journal, f"user{number}", run, "0.0.25", "window", time.time() + 600)
     deferred = lambda: box.journal.query("select count(*) from runs where message is not null")[0][0]  # noqa: E731
     box.until(lambda: deferred() >= DEFERRED, "each has its message", 70)
     assert len(fed(ear, 5)) >= 2

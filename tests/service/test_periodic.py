@@ -13,13 +13,14 @@ from t3flow import periodic
 from t3flow.engine.engine import Engine
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LEASE, new_run
-from t3flow.host import freeze, records
+from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.records import deferral_records, facts
 from t3flow.workflows import WORKFLOWS
 
 
 def plan(host: Host) -> dict[str, float]:
-    found = records.fact(host.journal, periodic.NEXT_BUMP)
+    found = facts.read(host.journal, periodic.NEXT_BUMP)
     assert isinstance(found, dict)
     return found
 
@@ -44,7 +45,7 @@ def test_a_crash_between_the_two_notes_begins_it_once(bare: Callable[..., Host])
     periodic.start_due_bump(host, time.time())
     drawn = plan(host)
     assert periodic.start_due_bump(host, drawn["at"] + 1) is not None
-    records.set_fact(host.journal, periodic.NEXT_BUMP, drawn)
+    facts.write(host.journal, periodic.NEXT_BUMP, drawn)
     assert periodic.start_due_bump(host, drawn["at"] + 2) is None
     assert len(host.journal.runs()) == 1
 
@@ -84,7 +85,7 @@ def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redi
     engine = Engine(host.journal, open_queue(redis_server.url, b"k" * 32), WORKFLOWS)
     periodic.start_due_bump(host, time.time())
     at = time.time() + 1
-    records.set_fact(host.journal, periodic.NEXT_BUMP, {**plan(host), "at": at, "due": at})
+    facts.write(host.journal, periodic.NEXT_BUMP, {**plan(host), "at": at, "due": at})
     redis_server.child.send_signal(signal.SIGSTOP)
     minute = periodic.Minute(engine, host)
     thread = threading.Thread(target=minute.keep, args=(lambda: None,))
@@ -170,7 +171,7 @@ def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -
     host = bare()
     engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
     run = new_run(host.journal, "drain", {"user": "ada"}) or ""
-    records.put_deferral(host.journal, "ada", run, "0.0.25", "active_turn", time.time())
+    deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "active_turn", time.time())
     with host.journal.transaction() as connection:
         connection.execute("insert into locks values (?, ?, ?)", (HOST_LEASE, run, time.time()))
     watch = periodic.freeze_watcher(engine, host)

@@ -1,4 +1,4 @@
-"""What the databases of a state say about themselves before and after a migration: whole, consistent, which rows. Never changes them."""
+"""Read the databases of a set before and after a migration: schemas, integrity, rows. Never writes."""
 
 import contextlib
 import os
@@ -16,19 +16,19 @@ STEPS_BETWEEN_LOOKS = 100_000
 
 
 class Unreadable(Exception):
-    """A database cannot be read. The text says why."""
+    """A database cannot be read; the text gives the reason."""
 
 
 @dataclass
 class Facts:
-    """One database. `schema`: its applied migrations. `damages` of quick_check, `orphans` of foreign_key_check. `rows`: how many in each table.
+    """One database: applied migrations, faults found by quick_check, rows found by foreign_key_check, and the row count of each table.
 
-    `shown`: the ids of what a client must see, by kind. `runs`: the status of each run, where the generation has runs.
-    `newest_event`: the number of the newest event of the first generations.
+    `shown`: ids of what a client must see, by kind. `runs`: status of each run, in generations that have runs. `newest_event`: number of the newest
+    event, in the first generations.
     """
 
     schema: ledger.Schema = field(default_factory=list)
-    damages: int = 0
+    faults: int = 0
     orphans: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     shown: dict[str, set[str]] = field(default_factory=dict)
@@ -37,19 +37,19 @@ class Facts:
 
 
 Set = dict[str, Facts]
-"""The facts of each database of a state, by its file's name."""
+"""File name of each database of a set → its facts."""
 
 
 def read_set(folder: Path, deadline: float) -> Set:
-    """Read each database in a folder, all of them before `deadline` (monotonic seconds). Raises Unreadable, which names the database.
+    """Read each database in a folder before `deadline` (monotonic seconds). Raises Unreadable, which names the database.
 
-    What a candidate left may be anything: a link, a pipe, a database made to be slow. Links and special files are no databases.
+    The program under trial may have left anything: a link, a pipe, a database that is slow on purpose. Links and special files are not databases.
     """
     return {name: read_facts(folder / name, deadline) for name in files.databases(folder)}
 
 
 def read_facts(path: Path, deadline: float) -> Facts:
-    """Read one database; no file and an empty one have no facts. Raises Unreadable."""
+    """Read one database; a missing or empty file has no facts. Raises Unreadable."""
     try:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not os.path.exists(f"{path}-wal"):
@@ -57,19 +57,19 @@ def read_facts(path: Path, deadline: float) -> Facts:
     except FileNotFoundError:
         return Facts()
     if not stat.S_ISREG(status.st_mode):
-        raise Unreadable(f"{path.name} is no plain file any more")
+        raise Unreadable(f"{path.name} is no longer a regular file")
     with _opened(path, deadline) as connection:
         return _facts(connection)
 
 
 def read_shown(path: Path, deadline: float) -> dict[str, set[str]]:
-    """Return the ids of what a client must see of a database, by kind, also while its server runs. Raises Unreadable."""
+    """Return the ids of what a client must see, by kind, also while the server runs. Raises Unreadable."""
     with _opened(path, deadline) as connection:
         return rows.present(connection)
 
 
 def read_activity(path: Path, deadline: float) -> activity.Activity:
-    """Read who is at work by a live database. Raises Unreadable, and Unknown where its tables are none that t3flow knows."""
+    """Read the work in progress from a live database. Raises Unreadable, and Unknown if its tables are of an unknown generation."""
     with _opened(path, deadline) as connection:
         return activity.read(connection, path.name)
 
@@ -89,7 +89,7 @@ def _facts(connection: sqlite3.Connection) -> Facts:
     findings = [row[0] for row in connection.execute(f"pragma quick_check({FINDINGS})")]
     return Facts(
         schema=ledger.read(connection) or [],
-        damages=0 if findings == ["ok"] else len(findings),
+        faults=0 if findings == ["ok"] else len(findings),
         orphans=sum(1 for _ in connection.execute("pragma foreign_key_check")),
         rows=rows.counts(connection),
         shown=rows.present(connection),
@@ -98,11 +98,11 @@ def _facts(connection: sqlite3.Connection) -> Facts:
     )
 
 
-# Which database is the live one ---------------------------------------------------------------------------------------
+# The live database ----------------------------------------------------------------------------------------------------
 
 
 def open_databases(pids: list[int], base_dir: Path) -> list[Path]:
-    """Return the SQLite databases below a base dir that any of the processes has open, by the kernel's word: sorted, without their logs."""
+    """Return the SQLite databases below a base dir that any of the processes has open according to /proc, sorted, without logs."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -118,9 +118,9 @@ def open_databases(pids: list[int], base_dir: Path) -> list[Path]:
 
 
 def worse_integrity(before: Facts, after: Facts) -> str:
-    """Return what the checks find that they did not find before, or ""."""
-    if after.damages > before.damages:
-        return f"quick_check finds {after.damages} faults, {before.damages} before"
+    """Return which of SQLite's checks finds more than before, or ""."""
+    if after.faults > before.faults:
+        return f"quick_check finds {after.faults} faults, {before.faults} before"
     if after.orphans > before.orphans:
         return f"foreign_key_check finds {after.orphans} rows, {before.orphans} before"
     return ""
@@ -132,13 +132,13 @@ def lost_rows(before: Facts, after: Facts) -> str:
 
 
 def dropped_runs(before: Facts, after: Facts) -> str:
-    """Return how many queued runs a recovery has dropped: they are gone, or ended without having been tried. "" for none."""
+    """Return how many queued runs a recovery dropped, or "". Dropped runs are deleted, or ended without an attempt."""
     queued = [run for run, status in before.runs.items() if status == activity.QUEUED]
     dropped = [run for run in queued if after.runs.get(run) in (None, *rows.DROPPED)]
     return f"{len(dropped)} of {len(queued)} queued runs were dropped" if dropped else ""
 
 
 def missing(wanted: dict[str, set[str]], found: dict[str, set[str]]) -> str:
-    """Return how many of what a client must see are not there, for people; "" if all are."""
+    """Return how many items that a client must see are missing, or ""."""
     gaps = {kind: len(ids - found.get(kind, set())) for kind, ids in wanted.items()}
     return ", ".join(f"{gap} of {len(wanted[kind])} {kind}" for kind, gap in gaps.items() if gap)

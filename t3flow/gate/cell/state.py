@@ -1,4 +1,4 @@
-"""The state that a candidate works on: which database its server has live, and that nothing of the set is lost."""
+"""The set that a trial runs on: which database the server has live, and whether anything of the set is lost."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ KNOWN = (files.SECOND_DATABASE, files.FIRST_DATABASE)
 
 
 class State:
-    """The state below a base dir: its facts before the candidate touched it, and (once read) after."""
+    """The set below a base dir: its facts before the trial and, once read, after it."""
 
     def __init__(self, base_dir: Path, deadline: float) -> None:
         self.base_dir = base_dir
@@ -26,25 +26,25 @@ class State:
         self.identity = b""
 
     def read_before(self) -> None:
-        """Read the copy as it was put there. Raises Unreadable."""
+        """Read the unchanged copy. Raises Unreadable."""
         self.before = database.read_set(self.folder, self.deadline)
         self.identity = self._identity()
 
     def find_live(self, pids: list[int]) -> str:
-        """Return the live database: the newest that the server has open. Raises Unknown for one of another kind, and Failed for a misplaced one.
+        """Return the live database: the newest that the server has open. Raises Unknown if it is of another kind, and Failed if it is misplaced.
 
-        All that is open in the folder of the state must be known, with tables that say who is at work: a server is only ever stopped by them.
+        t3flow must know every open database in the set's folder, with tables that show work in progress: it decides by them when to stop a server.
         """
         opened = database.open_databases(pids, self.base_dir.resolve())
         here = [path.name for path in opened if path.parent == self.folder.resolve()]
         astray = [path for path in opened if path.name in KNOWN and path.name not in here]
         if astray:
             where = astray[0].relative_to(self.base_dir.resolve())
-            raise Failed(f"its database is {where}, which is not where the state is: in {files.USERDATA}")
-        if odd := next((name for name in KNOWN if is_odd(self.folder / name)), ""):
-            raise Failed(f"the database {odd} is no plain file any more")
+            raise Failed(f"its database is {where}, outside of {files.USERDATA}, so no backup would find it")
+        if special := next((name for name in KNOWN if is_special(self.folder / name)), ""):
+            raise Failed(f"the database {special} is no longer a regular file")
         if self.live and self.live not in here:
-            raise Failed(f"its database was {self.live}, and is {' and '.join(here) or 'none'} now")
+            raise Failed(f"its database was {self.live} and is now {' and '.join(here) or 'none'}")
         if others := [name for name in here if name not in KNOWN]:
             raise keeps_its_work(f"its server has the database {others[0]} open")
         live = next((name for name in KNOWN if name in here), "")
@@ -56,14 +56,14 @@ class State:
             except Unreadable as error:
                 raise Failed(
                     f"the live database cannot be read: {error}", slow=True
-                ) from error  # perhaps locked for long
+                ) from error  # it may be locked for long
         self.live, self.open = live, here
         return live
 
     def why_stale(self, in_use: list[str]) -> str:
-        """Return why the live database is not the one that the version in use goes on with, or "".
+        """Return why the live database is not the one that the version in use continues with, or "".
 
-        A newer build that a user ran once makes the second database of the first and leaves it; the older one goes on with the first.
+        A newer version that the user once ran created the second database from the first; the older version then continued with the first.
         """
         first, second = (self.before.get(name) or Facts() for name in (files.FIRST_DATABASE, files.SECOND_DATABASE))
         if self.live != files.SECOND_DATABASE or self.live in in_use or not second.newest_event:
@@ -71,52 +71,52 @@ class State:
         if first.newest_event <= second.newest_event:
             return ""
         return (
-            f"{files.FIRST_DATABASE} went on after {files.SECOND_DATABASE} was made of it, by a newer t3 of the user's own, and this version would "
+            f"the user's own newer t3 created {files.SECOND_DATABASE} from {files.FIRST_DATABASE}, which was written since, and this version would "
             f"show the older one: move {files.SECOND_DATABASE} and its -wal and -shm out of {files.USERDATA} while the server is stopped"
         )
 
     def must_show(self) -> dict[str, int]:
-        """Return how many rows of each kind a client must see: those of the live database, with all that was there before. Raises Failed."""
+        """Return how many rows of each kind a client must see in the live database. Raises Failed if rows from before the trial are missing in it."""
         try:
             shown = database.read_shown(self.folder / self.live, self.deadline)
         except Unreadable as error:
             raise Failed(f"the live database cannot be read: {error}", slow=True) from error
         if gone := database.missing(self._origin(self.live).shown, shown):
-            raise Failed(f"{gone} are not in {self.live}")
+            raise Failed(f"{gone} are missing in {self.live}")
         return {kind: len(ids) for kind, ids in shown.items()}
 
     def _origin(self, name: str) -> Facts:
-        """What a database was before: a new one is made from the first."""
+        """Return the facts of a database before the trial: t3 creates a new database from the first."""
         return self.before.get(name) or self.before.get(files.FIRST_DATABASE) or Facts()
 
     def read_after(self) -> None:
-        """Read what the candidate left. Raises Failed where a database is gone, is no plain file or cannot be read."""
+        """Read the set after the trial. Raises Failed if a database is missing, is not a regular file or cannot be read."""
         for name in self.before:
             path = self.folder / name
             if not path.is_symlink() and not path.exists():
-                raise Failed(f"the database {name} is gone")
-            if is_odd(path):
-                raise Failed(f"the database {name} is no plain file any more")
+                raise Failed(f"the database {name} was deleted")
+            if is_special(path):
+                raise Failed(f"the database {name} is no longer a regular file")
         try:
             self.after = database.read_set(self.folder, self.deadline)
         except Unreadable as error:
             raise Failed(f"a migrated database cannot be read: {error}") from error
         if self.live not in self.after:
-            raise Failed(f"the database {self.live} is gone")
+            raise Failed(f"the database {self.live} was deleted")
 
     def check_integrity(self) -> str:
-        """Compare SQLite's own checks and the schema levels with those before. Return the levels as evidence. Raises Failed."""
+        """Compare SQLite's own checks and the schema levels with those before. Raises Failed."""
         for name, after in self.after.items():
             before = self._origin(name)
             if worse := database.worse_integrity(before, after):
                 raise Failed(f"{name}: {worse}")
             if name in (*self.before, self.live) and ledger.level(after.schema) < ledger.level(before.schema):
-                raise Failed(f"{name}: schema level {ledger.level(after.schema)}, {ledger.level(before.schema)} before")
+                raise Failed(f"{name}: schema level {ledger.level(after.schema)}, was {ledger.level(before.schema)}")
         first, last = (ledger.level(facts.schema) for facts in (self._origin(self.live), self.after[self.live]))
-        return f"{self.live}: level {first} → {last}, no new fault in {len(self.after)} databases"
+        return f"{self.live}: level {first} → {last}, no new faults in {len(self.after)} database(s)"
 
     def check_rows(self) -> str:
-        """Check that no table has lost rows, in each database of the set and in a live one that was made from it. Raises Failed."""
+        """Check that no table lost rows, in each database of the set and in a live database created from it. Raises Failed."""
         for name in {*self.before, self.live}:
             before, after = self._origin(name), self.after[name]
             lost = (
@@ -125,17 +125,17 @@ class State:
                 or database.dropped_runs(before, after)
             )
             if lost:
-                raise Failed(f"rows of {name} were lost: {lost}")
+                raise Failed(f"{name} lost rows: {lost}")
         counts = [sum(facts.rows.values()) for facts in self.before.values()]
-        return f"{sum(counts)} rows in {len(counts)} databases, none fewer"
+        return f"{sum(counts)} rows in {len(counts)} database(s), none lost"
 
     def check_identity(self) -> str:
-        """Check that the server is still who it was: its cookies are named by that. Raises Failed."""
+        """Check that the server's identity is unchanged: the names of its cookies depend on it. Raises Failed."""
         now = self._identity()
         if self.identity and now != self.identity:
             raise Failed(f"{files.ENVIRONMENT_ID} was {'removed' if not now else 'rewritten'}")
         self.identity = now
-        return "the same" if now else "none"
+        return "unchanged" if now else "none"
 
     def _identity(self) -> bytes:
         path = self.folder / files.ENVIRONMENT_ID
@@ -145,7 +145,7 @@ class State:
             return b""
 
     def schema(self) -> dict[str, ledger.Schema]:
-        """Return the applied migrations of each database that has such a list, as the candidate left them; none where that cannot be read."""
+        """Return the applied migrations of each database that records them; empty if the set cannot be read."""
         found = self.after
         if not found:
             try:
@@ -155,12 +155,12 @@ class State:
         return {name: facts.schema for name, facts in found.items() if facts.schema}
 
     def level(self) -> int:
-        """Return the highest level of the live database, else of the newest one; 0 where there is none to read."""
+        """Return the schema level of the live database, otherwise of the newest one; 0 if none can be read."""
         found = self.schema()
         newest = [name for name in (self.live, *KNOWN) if name in found]
         return ledger.level(found[newest[0]]) if newest else 0
 
 
-def is_odd(path: Path) -> bool:
-    """Return whether something is there that is no plain file."""
+def is_special(path: Path) -> bool:
+    """Return whether a path exists and is not a regular file."""
     return path.is_symlink() or (path.exists() and not path.is_file())

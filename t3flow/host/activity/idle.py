@@ -12,11 +12,13 @@ from typing import Any
 
 from t3flow.engine.journal import Journal
 from t3flow.engine.log import logger
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.activity.clock import ServerClock
 from t3flow.host.host import Host
-from t3flow.host.owner import OwnerProblem, OwnerReader
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.processes import ports, proc, work
+from t3flow.host.records import facts
 from t3flow.host.services.manager import ServerState
 from t3flow.host.slots import running_version
 from t3flow.t3.activity import QUEUED_WORK
@@ -141,7 +143,7 @@ def judge_activity(
 
 def note_unknown(journal: Journal, user: str, line: str) -> None:
     """Record that a user's t3 is of an unknown kind (or no longer: ""), and log each change once."""
-    known = (records.fact(journal, records.UNKNOWN) or {}).get(user)
+    known = (facts.read(journal, facts.UNKNOWN_T3) or {}).get(user)
     if (known[1] if known else "") == line:
         return
 
@@ -149,6 +151,6 @@ def note_unknown(journal: Journal, user: str, line: str) -> None:
         others = {name: fact for name, fact in (facts or {}).items() if name != user}
         return {**others, user: [time.time(), line]} if line else others or None
 
-    records.change_fact(journal, records.UNKNOWN, change)
+    facts.change(journal, facts.UNKNOWN_T3, change)
     if line:
         logger.error("{}: {}: {}; t3flow does not restart this server: install a newer t3flow", MARK, user, line)

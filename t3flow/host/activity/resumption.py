@@ -3,9 +3,9 @@
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
 from t3flow.engine.log import logger
-from t3flow.host import records
 from t3flow.host.host import Host
 from t3flow.host.processes import suspension
+from t3flow.host.records import facts
 
 SUSPENDED = "held"
 """Fact: the user whose unit is being suspended, written before the first SIGSTOP."""
@@ -15,24 +15,24 @@ FORMER_SUSPENDED = "paused"
 
 def note_suspended(journal: Journal, user: str) -> None:
     """Record whose unit is about to be suspended. Not synced: no process survives a power cut."""
-    records.set_fact(journal, SUSPENDED, user, synced=False)
+    facts.write(journal, SUSPENDED, user, synced=False)
 
 
 def resume_suspended(host: Host) -> None:
     """Resume the unit that a previous consumer may have left suspended. Called when a consumer starts. Idempotent."""
-    user = records.fact(host.journal, SUSPENDED)
+    user = facts.read(host.journal, SUSPENDED)
     if isinstance(user, str):
         try:
             if resumed := suspension.resume_all(host.services.pids(user)):
                 logger.info(
                     "resumed {} processes of the unit of {} that a previous consumer had suspended", len(resumed), user
                 )
-            records.set_fact(host.journal, SUSPENDED, None)
+            facts.write(host.journal, SUSPENDED, None)
         except T3flowError as error:  # the next start tries again
             logger.error("cannot resume the server of {}, which may be suspended: {}; run t3flow doctor", user, error)
-    pid = records.fact(host.journal, FORMER_SUSPENDED)
+    pid = facts.read(host.journal, FORMER_SUSPENDED)
     if isinstance(pid, int):
         for entry in host.user_map().users:
             if host.services.state(entry.name).main_pid == pid:
                 suspension.resume_all([pid])
-        records.set_fact(host.journal, FORMER_SUSPENDED, None)
+        facts.write(host.journal, FORMER_SUSPENDED, None)

@@ -1,1 +1,1 @@
-"""Snapshots of users' databases, and databases that were replaced."""
+"""Snapshots of users' sets, their restore, and the databases that a restore replaced."""

@@ -1,7 +1,7 @@
-"""Whether a backup failed because of the disk that it is kept on, or of something in its user's home.
+"""Tell whether a backup failed because of the disk that stores it, or because of something in the user's home.
 
-Found by looks of our own while what was copied is still there: what is said in a home is a user's word, and a full disk or quota there is
-that user's.
+t3flow measures the disk itself while the copies are still there: a message from a home is the user's word, and a full disk or quota there is the
+user's fault.
 """
 
 import os
@@ -10,19 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from t3flow.engine.files import DiskError, safe_name
-from t3flow.host import records
 from t3flow.host.home.copies import DISK_IS_FULL, NO_ROOM, SPARE_BYTES
 from t3flow.host.host import Host
-from t3flow.host.owner_answers import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records import catalog
 
-NEARLY_BYTES, PROBE_BYTES = 4 * 1024 * 1024, 64 * 1024
-"""The owner's copy stops by itself when SPARE_BYTES are left, some pages more or less."""
+MARGIN_BYTES, PROBE_BYTES = 4 * 1024 * 1024, 64 * 1024
+"""The owner's program stops copying when SPARE_BYTES are left, give or take some pages."""
 
 
 def require_sound(host: Host, top: Path, incoming: Path, user: str, problem: OwnerProblem) -> None:
-    """Raise DiskError where the copy of a user's state failed as the disk below `top` is full. Raise OSError where it cannot be written."""
+    """Raise DiskError if the copy of a user's set failed because the disk below `top` is full, or OSError if that disk cannot be written."""
     free = shutil.disk_usage(top).free
-    is_full = free < SPARE_BYTES + NEARLY_BYTES
+    is_full = free < SPARE_BYTES + MARGIN_BYTES
     if is_full or (str(problem).startswith((NO_ROOM, DISK_IS_FULL)) and _is_short(host, free)):
         raise DiskError(
             f"no backup of {user}: {problem}; {top} has {free / 1e6:.0f} MB left: make room in it, then run it again"
@@ -39,9 +39,9 @@ def require_sound(host: Host, top: Path, incoming: Path, user: str, problem: Own
 
 
 def _is_short(host: Host, free_bytes: int) -> bool:
-    """Return whether a disk has not the room that a backup usually takes: else it is one user's database that is too large, or that says so.
+    """Return whether the disk lacks the room that a backup usually takes; otherwise one user's database is too large, or claims to be.
 
-    While no snapshot says what states need here, a user's word alone is not enough to fail the others.
+    While no snapshot shows how large sets are on this host, one user's word is not enough to fail the backups of the others.
     """
-    sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
+    sizes = [entry.size_bytes for entry in catalog.backups(host.journal) if entry.exists]
     return free_bytes < 2 * max(sizes, default=0) + SPARE_BYTES

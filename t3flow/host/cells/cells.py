@@ -1,7 +1,7 @@
-"""Cells: closed worlds for code from the registry, in namespaces of their own. What is inside is built by `world.py`.
+"""Cells: namespaces that isolate code from the registry. `build.py` sets a cell up from the inside.
 
-A cell has its own network (but for install scripts, which may need to compile against what they fetch), processes, mounts and account; it sees
-the system's programs and what it is shown, and no home, backup, journal, queue or secret. It dies with whoever made it.
+A cell has its own network (except for install scripts, which may download what they compile against), processes, mounts and account. It sees
+the system's programs and the paths it is given, and no home, backup, journal, queue or secret. It ends with the process that created it.
 """
 
 import json
@@ -26,61 +26,62 @@ MEMORY_BYTES = 2 * 1024**3
 TMP_BYTES = 256 * 1024**2
 PROCESSES, TASKS = 200, 512
 FILES = 20_000
-WIDEST = 8
-"""Trials side by side, at the most."""
+MAX_PARALLEL = 8
+"""Limit for trials in parallel."""
 OPEN_FILES = 16_384
 CPU_SECONDS = 3600
 
 
 class CellError(T3flowError):
-    """No cell can be made now, though the host may give them."""
+    """A cell cannot be created now, although the host may support cells."""
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What this host gives: the words before a command that make its namespaces (empty: none), and what is missing, for people."""
+    """The isolation that this host supports: the command prefix that creates namespaces (empty: none), and what is missing, for people."""
 
-    words: list[str] = field(default_factory=list)
+    prefix: list[str] = field(default_factory=list)
     missing: str = ""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether cells can be had."""
-        return bool(self.words)
+    def is_available(self) -> bool:
+        """Whether this host supports cells."""
+        return bool(self.prefix)
 
 
 def isolation(host: Host) -> Isolation:
-    """The best that this host gives, found by trying. Raises CellError where that takes too long: a busy host is no reason to do without.
+    """Return the best isolation that this host supports, found by trying. Raises CellError on a timeout: a busy host must not lose its isolation.
 
-    With limits of a control group where systemd runs, else without; an unprivileged user namespace where this process is not root; else nothing.
+    As root: namespaces, in a control group with limits where systemd runs. Otherwise: namespaces within an unprivileged user namespace.
     """
     missing = ""
     scope = _scope() if is_root() and Path("/run/systemd/system").is_dir() else []
     user = [] if is_root() else ["--user", "--map-current-user", "--keep-caps"]
-    spaces = ["unshare", *user, "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--"]
-    for before, lacks in ((scope, ""), ([], "no control group limits it")) if scope else (([], ""),):
-        given = Isolation([*before, *spaces], lacks)
+    namespaces = ["unshare", *user, "--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--"]
+    for prefix, lacks in ((scope, ""), ([], "no control group limits it")) if scope else (([], ""),):
+        candidate = Isolation([*prefix, *namespaces], lacks)
         try:
             finished = host.children.run(
-                [*words(host, given, own_network=True), "true"],
+                [*cell_command(host, candidate, own_network=True), "true"],
                 timeout_seconds=PROBE_SECONDS,
                 environment=environment(),
             )
         except TookTooLong as error:
-            raise CellError(f"this host is too slow now to make a cell: {error}") from error
+            raise CellError(f"this host is too slow now to create a cell: {error}") from error
         except ChildError as error:
             missing = str(error)
             continue
         if finished.code == 0:
-            return given
+            return candidate
         missing = finished.last_line
     return Isolation(
-        [], f"no namespaces can be had here ({missing}): network, processes and files of the host are in its reach"
+        [],
+        f"this host supports no namespaces ({missing}): the host's network, processes and files are within its reach",
     )
 
 
 def _scope() -> list[str]:
-    """A transient unit of systemd around the cell, for what only a control group can limit."""
+    """Return the prefix that runs a cell in a transient systemd scope, for limits that only a control group can enforce."""
     cores = max(1, (os.cpu_count() or 1) // 2)
     limits = [
         f"MemoryMax={MEMORY_BYTES + TMP_BYTES}",
@@ -99,22 +100,25 @@ def _scope() -> list[str]:
     ]
 
 
-def words(
+def cell_command(
     host: Host,
-    given: Isolation,
+    isolation: Isolation,
     *,
     own_network: bool,
     visible: Sequence[Path] = (),
     writable: Sequence[Path] = (),
     disk_bytes: int = 0,
     files: int = FILES,
-    keeper: bool = False,
+    init: bool = False,
 ) -> list[str]:
-    """The words before a command that put it into a cell as the gate's account. Without namespaces it only changes the account."""
+    """Return the prefix that runs a command in a cell as the gate's account. Without namespaces, it only changes the account.
+
+    `init`: a process of t3flow stays in the cell, reaps orphans, and ends the cell when it exceeds its bounds.
+    """
     who = host.gate_account()
-    if not given.is_whole:
+    if not isolation.is_available:
         return command_as(who, [])
-    wanted = {
+    specification = {
         "visible": [str(path) for path in (*program_paths(PYTHON), PACKAGE, *visible)],
         "writable": [str(path) for path in writable],
         "uid": who.uid if who.is_other else None,
@@ -125,20 +129,22 @@ def words(
             **({"FSIZE": disk_bytes} if disk_bytes else {}),
             "DATA": MEMORY_BYTES,
             "NPROC": TASKS
-            * (1 if who.uid == os.geteuid() else WIDEST),  # without a user namespace it counts the whole account
+            * (
+                1 if who.uid == os.geteuid() else MAX_PARALLEL
+            ),  # without a user namespace, the limit counts the whole account
             "NOFILE": OPEN_FILES,
             "CORE": 0,
             "CPU": CPU_SECONDS,
         },
-        "keeper": keeper,
+        "init": init,
         "bounds": bounds(writable, disk_bytes, files),
     }
-    spaces = [word for word in given.words if own_network or word != "--net"]
-    return [*spaces, *python("t3flow.host.cells.world"), json.dumps(wanted)]
+    prefix = [word for word in isolation.prefix if own_network or word != "--net"]
+    return [*prefix, *python_command("t3flow.host.cells.build"), json.dumps(specification)]
 
 
 def bounds(folders: Sequence[Path], disk_bytes: int, files: int = FILES) -> dict[str, Any]:
-    """What `host/cells/watch.py` watches over."""
+    """Return the bounds that `bounds.py` enforces."""
     return {
         "memory_bytes": MEMORY_BYTES,
         "processes": PROCESSES,
@@ -148,18 +154,18 @@ def bounds(folders: Sequence[Path], disk_bytes: int, files: int = FILES) -> dict
     }
 
 
-def python(module: str) -> list[str]:
-    """The command line of one of our programs inside cells: the standard library and t3flow's own package, nothing of site-packages."""
+def python_command(module: str) -> list[str]:
+    """Return the command line of a t3flow program inside cells: standard library and t3flow alone, without site-packages."""
     return [str(PYTHON), "-S", "-s", "-P", "-m", module]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What such a program needs in its environment."""
+    """Return the environment of such a program."""
     return {"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1", **more}
 
 
 def program_paths(program: Path) -> list[Path]:
-    """What must be visible for a program to run: its installation (`PREFIX/bin/PROGRAM` with `PREFIX/lib` beside it), or its folder."""
+    """Return the paths that a program needs: its installation (`PREFIX/bin/PROGRAM` with `PREFIX/lib` beside it), or its folder."""
     found = []
     for path in (program, Path(os.path.realpath(program))):
         prefix = path.parent.parent
@@ -169,7 +175,7 @@ def program_paths(program: Path) -> list[Path]:
 
 
 def find_program(name: str) -> Path:
-    """Where a command is found. Raises ChildError."""
+    """Return the path of a command on PATH. Raises ChildError."""
     found = shutil.which(name)
     if found is None:
         raise ChildError(f"cannot run {name}: it is not on PATH")

@@ -1,1 +1,1 @@
-"""Work inside a home, as its owner: the parts of `host/home/program.py`. The standard library and `t3flow.t3` alone; never run by root as itself."""
+"""The program that works in a home as its owner, in parts: the standard library and `t3flow.t3` alone, and never run as root."""

@@ -1,4 +1,4 @@
-"""What the live databases of a running server say at this moment: work, times, schemas, and what the whole state looks like."""
+"""Read the live databases of a running server at one moment: work, times, schemas, and the fingerprint of the set."""
 
 import contextlib
 import sqlite3
@@ -13,8 +13,8 @@ from t3flow.t3.unknown import Unknown
 MOST_WORK = 100
 
 
-def state(folder: Path, pids: list[int]) -> dict[str, Any]:
-    """Read the databases that the processes have open. Raises Problem for anything that cannot be read."""
+def read_state(folder: Path, pids: list[int]) -> dict[str, Any]:
+    """Read the databases that the processes have open. Raises Problem if anything cannot be read."""
     names = database.databases(folder)
     live = files.live_databases(pids, folder, names)
     if not live:
@@ -35,9 +35,9 @@ def state(folder: Path, pids: list[int]) -> dict[str, Any]:
                 except Unknown as error:
                     unknown = unknown or str(error)
     if writing:
-        raise Problem("the database is being written to at this moment")
+        raise Problem("a process is writing to the database")
     work = [piece for each in found for piece in each.work]
-    work.sort(key=lambda piece: (piece.since is not None, -(piece.since or 0.0)))  # what is dropped is the oldest
+    work.sort(key=lambda piece: (piece.since is not None, -(piece.since or 0.0)))  # the oldest are cut off
     return {
         "live": live,
         "schema": schemas,

@@ -1,4 +1,4 @@
-"""Copying the state as a set: every database by VACUUM INTO and checked, and the identity files, all of one moment."""
+"""Copy a set: every database by VACUUM INTO and checked, and the identity files, all of one moment."""
 
 import contextlib
 import ctypes
@@ -16,21 +16,21 @@ from t3flow.t3 import rows
 TRIES = 5
 DISK_IS_FULL = "the disk is full: make room, then run it again"
 NO_ROOM = "there is no room for the backup"
-"""What the problem begins with where the copies do not fit the disk: said before the first is begun."""
+"""Beginning of the problem if the copies do not fit on the disk; found before the first copy begins."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SPARE_BYTES = 32 * 1024 * 1024
 MOST_TABLES = 1000
-"""All tables of all databases whose rows are counted."""
+"""Limit for the tables of all databases together."""
 FALLOC_FL_KEEP_SIZE = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def copy_set(folder: Path, box: Path, known: Any) -> dict[str, Any]:
-    """Copy the state of a folder into a box; copy nothing if it still has the `known` fingerprint.
+    """Copy the set in a folder into a box; copy nothing if it still has the `known` fingerprint.
 
-    While a server runs, its live database changes and the others lie still. Each copy of a database is of one moment by itself, so that the set
-    is of one moment if at most one database changed meanwhile, and no identity file did; else it is taken again. Raises Problem when that goes
-    on. `fingerprint` is what the whole set looked like, or None if the live database was written to.
+    While a server runs, its live database changes and the others do not. Each copy of a database is of one moment by itself, so the set is of one
+    moment if at most one database changed during the copy, and no identity file did; otherwise it is copied again. Raises Problem after TRIES
+    such copies. In the answer, `fingerprint` is that of the whole set, or None if the live database was written to.
     """
     for _ in range(TRIES):
         before = database.fingerprint(folder)
@@ -41,7 +41,7 @@ def copy_set(folder: Path, box: Path, known: Any) -> dict[str, Any]:
         moved = database.changed(before, after)
         if len(moved) <= 1 and not any(database.is_identity(name) for name in moved):
             return {**answer, "fingerprint": before if before == after else None}
-    raise Problem(f"no copy of one moment can be had: {', '.join(sorted(moved))} keep changing")
+    raise Problem(f"no consistent copy in {TRIES} tries: {', '.join(sorted(moved))} kept changing")
 
 
 def _copy_once(folder: Path, box: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _copy_once(folder: Path, box: Path) -> dict[str, Any]:
         schemas[name], counts[name] = _copy_database(folder / name, box / name)
     level = database.level(schemas)
     if not level:
-        raise Problem(f"{' and '.join(names)} went through no migration of t3's")
+        raise Problem(f"{' and '.join(names)} have no migration of t3's")
     if sum(len(each) for each in counts.values()) > MOST_TABLES:
         raise Problem(f"the databases have more than {MOST_TABLES} tables")
     identity = database.identity_files(folder)
@@ -64,7 +64,7 @@ def _copy_once(folder: Path, box: Path) -> dict[str, Any]:
 
 
 def _used_bytes(source: Path) -> int:
-    """Return what a copy of a database will take: its pages, those in its log included, without the free ones."""
+    """Return the size of a copy of a database: its pages including those in its log, without free pages."""
     with naming(source.name), contextlib.closing(connect(source)) as connection:
         pages, free, size = (
             int(connection.execute(f"pragma {each}").fetchone()[0])
@@ -74,15 +74,15 @@ def _used_bytes(source: Path) -> int:
 
 
 def _reserve(box: Path, sizes: dict[str, int]) -> None:
-    """Allocate the blocks of all copies in files that are still empty, which VACUUM INTO takes over. Raises Problem where they do not fit.
+    """Allocate the blocks of all copies in empty files, which VACUUM INTO then fills. Raises Problem if they do not fit.
 
-    Each copy is copied once more, out of the box, and removed from it after that: so the room of the largest is needed twice.
-    A file system that cannot allocate has its free space looked at, no more.
+    Each copy is copied once more, out of the box, and then removed from it: the room of the largest is needed twice. On a file system that
+    cannot allocate, only its free space is checked.
     """
     disk = os.statvfs(box)
     needed, free = sum(sizes.values()) + max(sizes.values(), default=0) + SPARE_BYTES, disk.f_bavail * disk.f_frsize
     if needed > free:
-        raise Problem(f"{NO_ROOM}: it needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; make room")
+        raise Problem(f"{NO_ROOM}: it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free; make room")
     for name, size in sizes.items():
         descriptor = os.open(box / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
         try:
@@ -95,8 +95,8 @@ def _reserve(box: Path, sizes: dict[str, int]) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> tuple[Any, dict[str, int]]:
-    """Copy a database and check the copy; return its applied migrations and rows."""
-    disk = os.statvfs(target.parent)  # a sparse file of a few kB may become any number of them
+    """Copy a database and check the copy; return its applied migrations and row counts."""
+    disk = os.statvfs(target.parent)  # the copy of a sparse file of a few kB may become any size
     most = max(0, disk.f_bavail * disk.f_frsize - SPARE_BYTES) + target.stat().st_blocks * 512
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
@@ -108,7 +108,7 @@ def _copy_database(source: Path, target: Path) -> tuple[Any, dict[str, int]]:
             if target.exists() and target.stat().st_size + 2 * 1024 * 1024 > most:
                 raise Problem(DISK_IS_FULL) from error
             raise
-    os.truncate(target, target.stat().st_size)  # gives back what was reserved beyond its end
+    os.truncate(target, target.stat().st_size)  # free what was allocated beyond its end
     os.chmod(target, 0o600)
     with naming(source.name), contextlib.closing(connect(target)) as copy:
         verdict = copy.execute("pragma quick_check(1)").fetchone()[0]

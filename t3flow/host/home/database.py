@@ -1,4 +1,4 @@
-"""Reading one user's databases as their owner: which there are, what they look like, what schema they are at. Nothing here changes anything."""
+"""Read one user's databases as their owner: names, fingerprint, schemas. Nothing here writes."""
 
 import contextlib
 import fcntl
@@ -23,18 +23,18 @@ WRITE_LOCK_BYTE = 120
 WAIT_SECONDS = 0.2
 
 Marks = dict[str, list[int]]
-"""File → inode, size and time of change: what changes with every write."""
+"""File → inode, size and modification time, of which at least one changes with every write."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
 
 class Problem(Exception):
-    """Why it cannot be done, for people."""
+    """The reason why a command fails, for people."""
 
 
 @contextlib.contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Name the database in whatever SQLite says of it."""
+    """Add the name of the database to every SQLite error."""
     try:
         yield
     except (sqlite3.Error, OverflowError, ValueError, TypeError) as error:
@@ -44,12 +44,12 @@ def naming(name: str) -> Iterator[None]:
 
 
 def databases(folder: Path) -> list[str]:
-    """Return the names of a folder's databases, t3's first one first. Raises Problem for none, too many, and what only looks like one."""
+    """Return the names of a folder's databases, t3's first database first. Raises Problem for none, too many, and files that only look like one."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in os.scandir(folder):
             plain = stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
             if entry.name.endswith(files.DATABASE_SUFFIX) and not entry.name.startswith(".") and not plain:
-                raise Problem(f"{ascii(entry.name)[1:-1][:60]} is not a plain file")
+                raise Problem(f"{ascii(entry.name)[1:-1][:60]} is not a regular file")
     found = files.databases(folder)
     if not found:
         raise Problem(NO_DATABASE)
@@ -57,23 +57,23 @@ def databases(folder: Path) -> list[str]:
         raise Problem(f"there are {len(found)} databases in {folder.name}: move aside those that are not t3's")
     for name in found:
         if not _NAME.fullmatch(name) or ".." in name:
-            raise Problem(f"the database {ascii(name)[:60]} in {folder.name} has a name that cannot be kept: rename it")
+            raise Problem(f"the database {ascii(name)[:60]} in {folder.name} has an unsupported name: rename it")
     return sorted(found, key=lambda name: (name != files.FIRST_DATABASE, name))
 
 
 def identity_files(folder: Path) -> list[str]:
-    """Return the names of a folder's identity files that are small enough to be such."""
+    """Return the names of a folder's identity files, without files too large to be one."""
     found = files.identity_files(folder)
     return [name for name in found if (folder / name).stat().st_size <= LARGEST_IDENTITY_BYTES]
 
 
 def is_identity(name: str) -> bool:
-    """Return whether a name is that of an identity file, and not of a database."""
+    """Return whether a name belongs to an identity file, not a database."""
     return name in files.IDENTITY_FILES
 
 
 def fingerprint(folder: Path) -> Marks:
-    """Return the marks of every database, of every log that has something in it, and of every identity file."""
+    """Return the marks of every database, every log that is not empty, and every identity file."""
     marks: Marks = {}
     try:
         names = databases(folder)
@@ -88,24 +88,24 @@ def fingerprint(folder: Path) -> Marks:
 
 
 def changed(before: Marks, after: Marks) -> set[str]:
-    """Return the databases and identity files whose marks differ."""
+    """Return the databases and identity files whose marks differ, logs counted as their database."""
     names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     return {base_of(name) for name in names}
 
 
 def base_of(name: str) -> str:
-    """Return the name of the database that a log belongs to; any other name as it is."""
+    """Return the name of the database that a log belongs to; any other name unchanged."""
     for suffix in files.LOG_SUFFIXES:
         name = name.removesuffix(suffix)
     return name
 
 
 def connect(database: Path, *, at_rest: bool = False, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
-    """Open a database read-only. One `at_rest` has no log, and is given none. Raises Problem, sqlite3.Error."""
+    """Open a database read-only. With `at_rest`, it has no log and none is created. Raises Problem, sqlite3.Error."""
     for suffix in SUFFIXES:
         path = Path(f"{database}{suffix}")
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise Problem(f"{path.name} is not a plain file")
+            raise Problem(f"{path.name} is not a regular file")
     if not database.exists():
         raise Problem(NO_DATABASE)
     if database.stat().st_size == 0 and not Path(f"{database}-wal").exists():
@@ -119,8 +119,8 @@ def connect(database: Path, *, at_rest: bool = False, wait_seconds: float = WAIT
 def being_written(database: Path) -> bool:
     """Return whether a process is in the middle of a write.
 
-    One that is held still between the commit to its log and the note in the log's index would show the state before, and be found to have
-    committed once it is ended. SQLite's lock on the log for writing is byte 120 of the index (WALINDEX_LOCK_OFFSET in its wal.c).
+    A process that is suspended between the commit to its log and the update of the log's index shows the state before the commit, but the commit
+    is found once the process has ended. SQLite's write lock on the log is byte 120 of the index (WALINDEX_LOCK_OFFSET in its wal.c).
     """
     try:
         descriptor = os.open(f"{database}-shm", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -131,22 +131,22 @@ def being_written(database: Path) -> bool:
         found: int = struct.unpack("hhqqi4x", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
         return found != fcntl.F_UNLCK
     finally:
-        os.close(descriptor)  # before SQLite opens the file: closing it later would drop SQLite's own locks
+        os.close(descriptor)  # before SQLite opens the file: closing it later would release SQLite's own locks
 
 
 def schema(connection: sqlite3.Connection, name: str) -> ledger.Schema | None:
-    """Return the applied migrations of an open database, None for one that is not t3's. Raises Problem."""
+    """Return the applied migrations of an open database, None if it is not t3's. Raises Problem."""
     with naming(name):
         found = ledger.read(connection)
     if found is None:
         return None
     if len(found) > MOST_MIGRATIONS or any(number < 0 or len(text) > MOST_NAME for number, text in found):
-        raise Problem(f"{name} has a ledger that is none of t3's")
+        raise Problem(f"{name} has a migration table that t3 cannot have written")
     return found
 
 
 def schemas(folder: Path) -> dict[str, ledger.Schema | None]:
-    """Return database → applied migrations. Raises Problem for one that cannot be read."""
+    """Return database → applied migrations. Raises Problem if one cannot be read."""
     found = {}
     for name in databases(folder):
         with naming(name), contextlib.closing(connect(folder / name)) as connection:
@@ -155,7 +155,7 @@ def schemas(folder: Path) -> dict[str, ledger.Schema | None]:
 
 
 def row_counts(folder: Path, wait_seconds: float) -> dict[str, dict[str, int]]:
-    """Return database → table → rows, of databases that a server may have open. Raises Problem."""
+    """Return database → table → row count, also while a server has the databases open. Raises Problem."""
     found = {}
     for name in databases(folder):
         with naming(name), contextlib.closing(connect(folder / name, wait_seconds=wait_seconds)) as connection:
@@ -164,5 +164,5 @@ def row_counts(folder: Path, wait_seconds: float) -> dict[str, dict[str, int]]:
 
 
 def level(found: dict[str, Any]) -> int:
-    """Return the highest migration of several databases, for people; 0 for none."""
+    """Return the highest schema level of several databases, for people; 0 for none."""
     return max((ledger.level(schema) for schema in found.values() if schema), default=0)

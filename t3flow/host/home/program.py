@@ -1,17 +1,17 @@
-"""What is done inside a home, as its owner: a program of its own, of the standard library and `t3flow.t3`, that root never runs as itself.
+"""The program that works in a home, as its owner: standard library and `t3flow.t3` alone; root never runs it as itself.
 
-usage: program.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout; `{"problem": TEXT}` when it cannot be done.
+usage: program.py COMMAND BASE_DIR [ARGUMENT...]   → one JSON document on stdout; `{"problem": TEXT}` if the command fails
 
-  state BASE_DIR              waits for a line `go PID PID …` on stdin, then reads work, schemas and fingerprint of what these have open
-  schema BASE_DIR [KEPT]      the applied migrations of each database, or of those kept in userdata/KEPT
-  rows BASE_DIR               how many rows each table of each database has
-  backup BASE_DIR BOX MARK    a consistent copy of the whole state into BOX, checked; none if its fingerprint is still MARK (JSON)
-  restore BASE_DIR KEPT JSON  puts `{"files": {NAME: DESCRIPTOR}, "aside": [NAME] | null}` in place, what is there kept in userdata/KEPT
-  put-back BASE_DIR KEPT      moves what is kept in userdata/KEPT back into place, what is there kept in userdata/KEPT-undone
-  schemas BASE_DIR FOLDER NAME...  the applied migrations of snapshots that the owner once wrote into a folder
-  kept BASE_DIR               what is kept in userdata/replaced-*: name, size, time, schema level, files
-  backup-kept BASE_DIR BOX KEPT  a consistent copy of such a one into BOX, checked
-  drop-kept BASE_DIR KEPT     removes such a one
+  state BASE_DIR                 wait for a line `go PID PID …` on stdin, then report work, schemas and fingerprint of the databases these have open
+  schema BASE_DIR [REPLACED]     applied migrations of each database, or of each in userdata/REPLACED
+  rows BASE_DIR                  row count of each table of each database
+  backup BASE_DIR BOX MARK       consistent, checked copy of the set in BOX; no copy if the fingerprint still equals MARK (JSON)
+  restore BASE_DIR NAME JSON     put `{"files": {FILE: DESCRIPTOR}, "aside": [FILE] | null}` in place; the present set is preserved in userdata/NAME
+  undo-restore BASE_DIR NAME     move userdata/NAME back into place; the present set is preserved in userdata/NAME-undone
+  schemas BASE_DIR FOLDER FILE…  applied migrations of snapshots that the owner once wrote into a folder
+  list-replaced BASE_DIR         the sets in userdata/replaced-*: name, size, time, schema level, files
+  backup-replaced BASE_DIR BOX NAME   consistent, checked copy of such a set in BOX
+  drop-replaced BASE_DIR NAME    remove such a set
 """
 
 import json
@@ -21,47 +21,51 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # isolated, Python looks there for nothing
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[3])
+)  # an isolated interpreter (-I) searches no folder for t3flow
 
-from t3flow.host.home import activity, copies, database, replace, replaced
+from t3flow.host.home import activity, copies, database, replaced, restore
 from t3flow.host.home.database import Problem
 from t3flow.t3 import files
 
 ROWS_SECONDS = 5.0
 
 
-def state(folder: Path) -> dict[str, Any]:
-    """Say that this program has started, and read once it is told to."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """Report that this program has started, wait for the command to go, and read."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    asked, *pids = sys.stdin.readline().split() or [""]
-    return activity.state(folder, [int(pid) for pid in pids if asked == "go" and pid.isdigit()])
+    word, *pids = sys.stdin.readline().split() or [""]
+    return activity.read_state(folder, [int(pid) for pid in pids if word == "go" and pid.isdigit()])
 
 
-def restore(folder: Path, kept: str, asked: str) -> dict[str, Any]:
-    """Restore what JSON asks for."""
-    wanted = json.loads(asked)
-    return replace.restore(folder, kept, wanted["files"], wanted["aside"])
+def restore_files(folder: Path, name: str, request: str) -> dict[str, Any]:
+    """Restore as the JSON request says."""
+    wanted = json.loads(request)
+    return restore.restore(folder, name, wanted["files"], wanted["aside"])
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
-    "state": state,
-    "schema": lambda folder, *kept: {
-        "schema": database.schemas(replaced.kept_folder(folder, kept[0]) if kept else folder)
+    "state": read_state,
+    "schema": lambda folder, *name: {
+        "schema": database.schemas(replaced.replaced_folder(folder, name[0]) if name else folder)
     },
     "rows": lambda folder: {"rows": database.row_counts(folder, ROWS_SECONDS)},
     "backup": lambda folder, box, known: copies.copy_set(folder, Path(box), json.loads(known)),
-    "restore": restore,
-    "put-back": replace.put_back,
+    "restore": restore_files,
+    "undo-restore": restore.undo_restore,
     "schemas": lambda folder, top, *names: {name: replaced.schema_or_reason(Path(top) / name) for name in names},
-    "kept": replaced.list_kept,
-    "backup-kept": lambda folder, box, kept: copies.copy_set(replaced.kept_folder(folder, kept), Path(box), None),
-    "drop-kept": replaced.drop_kept,
+    "list-replaced": replaced.list_replaced,
+    "backup-replaced": lambda folder, box, name: copies.copy_set(
+        replaced.replaced_folder(folder, name), Path(box), None
+    ),
+    "drop-replaced": replaced.drop_replaced,
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; every failure is a `problem` in the answer."""
+    """Run one command; report every failure as a `problem` in the answer."""
     command, base_dir, *more = arguments
     try:
         answer = COMMANDS[command](files.userdata(Path(base_dir)), *more)

@@ -1,4 +1,4 @@
-"""What was kept when it was replaced, in `userdata/replaced-*`: listed, and dropped."""
+"""List and drop the sets that were replaced and preserved in `userdata/replaced-*`."""
 
 import contextlib
 import os
@@ -12,42 +12,42 @@ from t3flow.host.home.database import Problem, base_of, connect
 from t3flow.t3 import files
 
 PREFIX = "replaced-"
-MOST_KEPT = 200
+MOST_SETS = 200
 MOST_FILES = 40
 
 
-def kept_folder(folder: Path, name: str) -> Path:
-    """Return the folder of a kept set. Raises Problem for what is none."""
-    kept = folder / name
-    if not name.startswith(PREFIX) or "/" in name or kept.is_symlink() or not kept.is_dir():
-        raise Problem(f"there is no kept database {name}")
-    return kept
+def replaced_folder(folder: Path, name: str) -> Path:
+    """Return the folder of a replaced set. Raises Problem if there is none."""
+    path = folder / name
+    if not name.startswith(PREFIX) or "/" in name or path.is_symlink() or not path.is_dir():
+        raise Problem(f"there is no replaced database {name}")
+    return path
 
 
-def list_kept(folder: Path) -> dict[str, Any]:
-    """Return the newest MOST_KEPT kept sets: name, bytes, time, schema level (None: cannot be read), and file → bytes, logs included."""
+def list_replaced(folder: Path) -> dict[str, Any]:
+    """Return the newest MOST_SETS replaced sets: name, bytes, time, schema level (None: unreadable), and file → bytes, logs included."""
     names: list[str] = []
     if folder.is_dir():
         names = sorted((name for name in os.listdir(folder) if name.startswith(PREFIX)), reverse=True)
     found = []
-    for name in names[:MOST_KEPT]:
+    for name in names[:MOST_SETS]:
         with contextlib.suppress(Problem, OSError):
-            there = kept_folder(folder, name)
+            path = replaced_folder(folder, name)
             sizes: dict[str, int] = {}
-            for entry in os.scandir(there):
+            for entry in os.scandir(path):
                 if not entry.name.startswith("."):
                     key = base_of(entry.name)[:100]
                     sizes[key] = sizes.get(key, 0) + entry.stat(follow_symlinks=False).st_size
-            levels = [level_or_none(there / each) for each in files.databases(there)]
+            levels = [level_or_none(path / each) for each in files.databases(path)]
             known = [level for level in levels if level]
             level = max(known) if known and None not in levels else None
             shown = dict(sorted(sizes.items())[:MOST_FILES])
-            found.append([name[:100], sum(sizes.values()), there.stat().st_mtime, level, shown])
-    return {"kept": found}
+            found.append([name[:100], sum(sizes.values()), path.stat().st_mtime, level, shown])
+    return {"replaced": found}
 
 
 def level_or_none(path: Path) -> int | None:
-    """Return the schema level of a database, 0 for one that is not t3's, None for one that cannot be read."""
+    """Return the schema level of a database, 0 if it is not t3's, None if it cannot be read."""
     try:
         with contextlib.closing(connect(path)) as connection:
             return database.level({path.name: database.schema(connection, path.name)})
@@ -56,17 +56,17 @@ def level_or_none(path: Path) -> int | None:
 
 
 def schema_or_reason(path: Path) -> Any:
-    """Return the applied migrations of a snapshot, or the reason why it has none."""
+    """Return the applied migrations of a snapshot, or the reason why they cannot be told."""
     try:
         with contextlib.closing(connect(path, at_rest=True)) as connection:
             found = database.schema(connection, path.name)
-            return found or f"{path.name} went through no migration of t3's"
+            return found or f"{path.name} has no migration of t3's"
     except (Problem, sqlite3.Error, OSError) as error:
         return str(error)[:100]
 
 
-def drop_kept(folder: Path, name: str) -> dict[str, Any]:
-    """Remove a kept set; one that is gone is no problem."""
+def drop_replaced(folder: Path, name: str) -> dict[str, Any]:
+    """Remove a replaced set. Idempotent."""
     with contextlib.suppress(Problem):
-        shutil.rmtree(kept_folder(folder, name))
+        shutil.rmtree(replaced_folder(folder, name))
     return {}

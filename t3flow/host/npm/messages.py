@@ -1,4 +1,4 @@
-"""What npm and the scripts that it runs say went wrong: one line of it, the one that tells most, without secrets."""
+"""Extract the most informative line from the errors of npm and of install scripts, without secrets."""
 
 import json
 import re
@@ -31,55 +31,55 @@ TELLING = re.compile(
 )
 
 
-def cleaned(text: str) -> str:
-    """A text without what looks like a token, a password or credentials in an address."""
+def redact(text: str) -> str:
+    """Return a text without anything that looks like a token, a password or credentials in a URL."""
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
-def telling_line(lines: Iterable[str]) -> str:
-    """Of the lines that a program printed the first that names its error, or speaks of one, else the last that says something; "" for none."""
+def summary_line(lines: Iterable[str]) -> str:
+    """Return the first line that names an error, otherwise the first that mentions one, otherwise the last informative one, or ""."""
     said = [line.strip() for line in lines]
     said = [line for line in said if line and not HINT.search(line) and not EMPTY.match(line)]
     telling = (line for pattern in (NAMED, TELLING) for line in said if pattern.search(line))
     found = next(telling, said[-1] if said else "")
-    return cleaned(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
+    return redact(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
 
 
-def error_of(finished: Finished) -> tuple[str, str]:
-    """npm's code for what went wrong ("" where it gave none), and one line about it."""
+def parse_error(finished: Finished) -> tuple[str, str]:
+    """Return npm's error code ("" if there is none) and one line about the error."""
     with suppress(ValueError, AttributeError):
         error = json.loads(finished.stdout).get("error", {})
         if isinstance(error, dict) and error:
             summary = next((line for line in str(error.get("summary") or "").splitlines() if line.strip()), "")
-            return str(error.get("code") or ""), cleaned(summary.strip())[:LONGEST]
+            return str(error.get("code") or ""), redact(summary.strip())[:LONGEST]
     errors = _npm_errors(finished)
     code = next((line[5:].strip() for line in errors if line.startswith("code ")), "")
-    said = telling_line(line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path ")))
-    return code, said or telling_line(_lines(finished.stderr) + _lines(finished.stdout)) or "no output"
+    said = summary_line(line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path ")))
+    return code, said or summary_line(_lines(finished.stderr) + _lines(finished.stdout)) or "no output"
 
 
 def error_line(finished: Finished) -> str:
-    """What npm says went wrong, in one line: its code and the line that tells most."""
-    return " ".join(part for part in error_of(finished) if part)
+    """Return npm's error in one line: its code and the most informative line."""
+    return " ".join(part for part in parse_error(finished) if part)
 
 
-def script_line(finished: Finished) -> str:
-    """What an install script that fails says: the package, its command, its exit code, and the script's own line."""
+def script_error(finished: Finished) -> str:
+    """Return the error of a failed install script in one line: package, command, exit status, and the script's own output."""
     errors = _npm_errors(finished)
     named = {key: value for key, _, value in (line.partition(" ") for line in reversed(errors))}
     command = next((line.removeprefix("command sh -c ") for line in errors if line.startswith("command sh -c ")), "")
     path = named.get("path", "")
     package = path.rpartition("/node_modules/")[2]
     own = [line for line in _lines(finished.stderr) if not NPM_ERROR.match(line)]
-    line = telling_line(own) or telling_line(_lines(finished.stdout))
-    what = f"{package or 'a package'}{f' (`{cleaned(command)[:80]}`)' if command else ''}"
-    return f"{what} ends with exit code {named.get('code', finished.code)}: {line or error_line(finished)}"
+    line = summary_line(own) or summary_line(_lines(finished.stdout))
+    subject = f"{package or 'a package'}{f' (`{redact(command)[:80]}`)' if command else ''}"
+    return f"{subject} ends with exit code {named.get('code', finished.code)}: {line or error_line(finished)}"
 
 
 def _npm_errors(finished: Finished) -> list[str]:
-    """npm's own lines about an error, without its mark and without the hint at a log that is gone by then."""
+    """Return npm's own error lines, without their prefix and without the hint at a log that no longer exists."""
     lines = [line for line in _lines(finished.stderr) if NPM_ERROR.match(line) and not HINT.search(line)]
     return [NPM_ERROR.sub("", line).strip() for line in lines]
 

@@ -1,7 +1,7 @@
-"""A release in parts: what npm was to install, what it installed, and which parts of the release for this platform are not there.
+"""A release in parts: what npm was to install, what it installed, and which parts for this platform are missing.
 
-npm exits 0 when an optional package, as each platform's part is one, is not in the registry or cannot be fetched. So its own lists tell: the
-lock file has every package of every platform, the hidden one in `node_modules` has what was installed.
+Each platform's part is an optional package, and npm exits 0 if it is not in the registry or cannot be downloaded. npm's own lists show the
+difference: the lock file has every package of every platform, the hidden one in `node_modules` has what was installed.
 """
 
 import json
@@ -34,12 +34,12 @@ CPU_WORDS = {"x64", "arm64", "ia32", "arm", "ppc64", "s390x", "riscv64", "loong6
 LIBC_WORDS = {"musl": "musl", "gnu": "glibc", "glibc": "glibc"}
 
 Packages = dict[str, dict[str, Any]]
-"""npm's list of packages: the place in the tree → what npm notes of the package there."""
+"""npm's list of packages: place in the tree → npm's entry for the package."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """What npm compares a package's `os`, `cpu` and `libc` with."""
+    """The values with which npm compares a package's `os`, `cpu` and `libc`."""
 
     os: str
     cpu: str
@@ -48,13 +48,13 @@ class Platform:
     def __str__(self) -> str:
         return f"{self.os}-{self.cpu}"
 
-    def takes(self, described: dict[str, Any]) -> bool:
-        """Whether a package that is described so is for this platform."""
+    def supports(self, described: dict[str, Any]) -> bool:
+        """Return whether a package with this description is for this platform."""
         mine = {"os": self.os, "cpu": self.cpu, "libc": self.libc}
-        return all(_among(described.get(key), value) for key, value in mine.items())
+        return all(_matches(described.get(key), value) for key, value in mine.items())
 
-    def may_be(self, name: str) -> bool:
-        """Whether a package of this name, of which nothing else is known, may be for this platform."""
+    def may_support(self, name: str) -> bool:
+        """Return whether a package of which only the name is known may be for this platform."""
         said = set(re.split(r"[^a-z0-9]+", name.lower()))
         systems, cpus, libcs = said & OS_WORDS, said & CPU_WORDS, {LIBC_WORDS[word] for word in said & set(LIBC_WORDS)}
         mine = {self.os, *({"macos"} if self.os == "darwin" else ())}
@@ -65,8 +65,8 @@ class Platform:
         )
 
 
-def here() -> Platform:
-    """This host's platform, in npm's words."""
+def this_platform() -> Platform:
+    """Return this host's platform in npm's terms."""
     machine = platform.machine()
     try:
         libc = "glibc" if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc") else "musl"
@@ -75,52 +75,54 @@ def here() -> Platform:
     return Platform(sys.platform, CPUS.get(machine, machine), libc)
 
 
-def _among(wanted: Any, mine: str) -> bool:
-    """npm's rule: a list of words of which one is meant, or of words with a ! that are not."""
+def _matches(wanted: Any, mine: str) -> bool:
+    """Apply npm's rule: a list of accepted words, or of excluded words with a `!`."""
     words = [wanted] if isinstance(wanted, str) else [str(word) for word in wanted or []]
     if f"!{mine}" in words:
         return False
-    meant = [word for word in words if not word.startswith("!")]
-    return not meant or mine in meant or "any" in meant
+    accepted = [word for word in words if not word.startswith("!")]
+    return not accepted or mine in accepted or "any" in accepted
 
 
 @dataclass(frozen=True)
 class Tree:
-    """npm's two lists of one install: all that was to be there on any platform, and all that is."""
+    """npm's two lists of one install: all packages of any platform (`locked`), and those installed."""
 
-    wanted: Packages
+    locked: Packages
     installed: Packages
 
     def parts(self, package: str) -> dict[str, str]:
-        """The optional parts that the package's own description names: name → version."""
-        noted = self.installed.get(f"node_modules/{package}") or self.wanted.get(f"node_modules/{package}") or {}
+        """Return the optional parts that the package's description names: name → version."""
+        noted = self.installed.get(f"node_modules/{package}") or self.locked.get(f"node_modules/{package}") or {}
         named = noted.get("optionalDependencies")
         return {str(name): str(version) for name, version in named.items()} if isinstance(named, dict) else {}
 
     def place(self, packages: Packages, name: str, package: str) -> str | None:
-        """Where in a list a part of the package is, or None."""
+        """Return the place of a part of the package in a list, or None."""
         places = (f"node_modules/{package}/node_modules/{name}", f"node_modules/{name}")
         return next((place for place in places if place in packages), None)
 
     def of_parts(self, package: str) -> dict[str, dict[str, Any]]:
-        """The parts of the package that are installed: name → npm's note."""
+        """Return the installed parts of the package: name → npm's entry."""
         found = {name: self.place(self.installed, name, package) for name in self.parts(package)}
         return {name: self.installed[place] for name, place in found.items() if place is not None}
 
-    def left_out(self, mine: Platform, package: str) -> list[str]:
-        """The optional packages for this platform, other than the package's own parts, that npm left out: NAME@VERSION."""
-        own = {self.place(self.wanted, name, package) for name in self.parts(package)}
+    def left_out(self, platform: Platform, package: str) -> list[str]:
+        """Return the optional packages for a platform, except the package's own parts, that npm left out: NAME@VERSION."""
+        own = {self.place(self.locked, name, package) for name in self.parts(package)}
         found = {
             f"{_name(place)}@{noted.get('version')}"
-            for place, noted in self.wanted.items()
+            for place, noted in self.locked.items()
             if noted.get("optional") and place not in self.installed and place not in own
-            and not noted.get("inBundle") and mine.takes(noted)
+            and not noted.get("inBundle") and platform.supports(noted)
         }  # fmt: skip
-        known = {_name(place) for place in self.wanted}
+        known = {_name(place) for place in self.locked}
         for place, noted in self.installed.items():
             if place != f"node_modules/{package}" and isinstance(named := noted.get("optionalDependencies"), dict):
                 found |= {
-                    f"{name}@{version}" for name, version in named.items() if name not in known and mine.may_be(name)
+                    f"{name}@{version}"
+                    for name, version in named.items()
+                    if name not in known and platform.may_support(name)
                 }
         return sorted(found)
 
@@ -130,9 +132,9 @@ def _name(place: str) -> str:
 
 
 def write_skeleton(packages: Packages, folder: Path) -> None:
-    """Writes the descriptions of packages without their files, and without those that a part brings along: npm checks signatures by them.
+    """Write the package.json files of packages alone: npm checks signatures by them.
 
-    What a package bundles is covered by that package's own checksum, and need not be in any registry.
+    Bundled packages are left out: the checksum of the package that bundles them covers them, and no registry needs to have them.
     """
     for place, entry in packages.items():
         if entry.get("inBundle") or entry.get("link"):
@@ -147,15 +149,14 @@ def write_skeleton(packages: Packages, folder: Path) -> None:
 
 
 def installed(prefix: Path) -> Packages | None:
-    """What npm says it installed in a tree; None where it left no such list."""
+    """Return npm's list of installed packages in a tree, or None if there is none."""
     return _packages(prefix, INSTALLED)
 
 
 def read(prefix: Path) -> Tree | None:
-    """npm's lists of an install that has just been made; None where it left none."""
-    there = installed(prefix)
-    wanted = _packages(prefix, LOCK)
-    return None if there is None or wanted is None else Tree(wanted, there)
+    """Return npm's lists of a fresh install, or None if one is missing."""
+    present, locked = installed(prefix), _packages(prefix, LOCK)
+    return None if present is None or locked is None else Tree(locked, present)
 
 
 def _packages(prefix: Path, name: Path) -> Packages | None:

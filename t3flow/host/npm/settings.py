@@ -1,7 +1,7 @@
-"""npm's settings: those that lead to the registry stay in force, those that would change what is installed do not.
+"""Which of npm's settings stay in force: those that lead to the registry, and none that would change what is installed.
 
-A host's npmrc files and environment may say anything: `omit=optional` leaves the platform's part out, `ignore-scripts` a compiled module. So
-npm is given a file with the settings that REACH names and no other, and the rest is said on its command line.
+A host's npmrc files and environment may contain anything: `omit=optional` leaves out the platform's part, `ignore-scripts` a compiled module.
+Therefore npm gets a file with the settings that REACH names and no other, and the rest on its command line.
 """
 
 import os
@@ -19,7 +19,7 @@ REACH = re.compile(
 )
 PREFIX = "npm_config_"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "proxy", "node_extra_ca_certs", "ssl_cert_file", "ssl_cert_dir")
-"""What npm and Node read beside npm's own settings to reach a registry, in either case."""
+"""Variables that npm and Node read besides npm's own settings to reach a registry, in upper or lower case."""
 QUIET = {
     "npm_config_audit": "false",
     "npm_config_fund": "false",
@@ -32,16 +32,16 @@ WHOLE = (
     *("--install-strategy=hoisted", "--install-links=false", "--bin-links=true", "--engine-strict=false"),
     *("--package-lock=true", "--package-lock-only=false", "--prefer-dedupe=false"),
 )
-"""The whole of a package as npm installs it by default, whatever the file says that npm itself was installed with."""
+"""Install the complete package as npm does by default, whatever npm's built-in settings file says."""
 
 
-def words(prefix: Path) -> list[str]:
-    """The words after npm's verb that make it work in `prefix` on the whole of what is there."""
+def install_options(prefix: Path) -> list[str]:
+    """Return the options that make an npm command work on the complete tree in `prefix`."""
     return ["--prefix", str(prefix), *WHOLE]
 
 
 def reaching(lines: Iterable[str]) -> list[str]:
-    """Of the lines of npmrc files those that lead to the registry, with the environment's values in them (`${NAME}`)."""
+    """Return the npmrc lines that lead to the registry, with `${NAME}` replaced from the environment."""
     found = []
     for line in lines:
         key, equals, value = line.partition("=")
@@ -51,19 +51,19 @@ def reaching(lines: Iterable[str]) -> list[str]:
 
 
 def _resolved(text: str) -> str:
-    """Names in braces replaced as npm does; one that is not set stays."""
+    """Replace names in braces as npm does; a variable that is not set stays."""
     return re.sub(r"\$\{(\w+)\??\}", lambda name: os.environ.get(name[1], name[0]), text)
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Of an environment (this process's, unless given) what leads npm to the registry."""
-    kept = {}
+    """Return the variables of an environment (default: this process's) that lead npm to the registry."""
+    variables = {}
     for name, value in (os.environ if given is None else given).items():
         setting = name[len(PREFIX) :]
         if name.lower().startswith(PREFIX):
             plain = setting if setting.startswith(("//", "_")) else setting.replace("_", "-")
             if REACH.fullmatch(plain):
-                kept[name] = value
+                variables[name] = value
         elif name.lower() in PROXIES:
-            kept[name] = value
-    return kept
+            variables[name] = value
+    return variables

@@ -4,8 +4,8 @@ import time
 from typing import TypedDict
 
 from t3flow.engine.journal import Journal
-from t3flow.host import tables
-from t3flow.host.facts import has_table
+from t3flow.host.records import tables
+from t3flow.host.records.tables import has_table
 
 
 class LastPairing(TypedDict):
@@ -18,7 +18,7 @@ class LastPairing(TypedDict):
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
     """Record a pairing: why it failed, or "" for success. `since` changes only between the two. Not synced: the next pairing records it again."""
     now = time.time()
-    with tables.writing(journal, synced=False) as connection:
+    with tables.transaction(journal, synced=False) as connection:
         connection.execute(
             "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
             "since = case when (pairings.reason = '') = (excluded.reason = '') then pairings.since else excluded.since end",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t3flow.engine.journal import Journal
-from t3flow.host import tables
+from t3flow.host.records import tables
 
 RETENTION_SECONDS = 3600.0
 """How long records are kept; also how long a restart that never finished counts as in flight."""
@@ -56,20 +56,22 @@ def probing(journal: Journal, user: str) -> Iterator[None]:
 def is_own(journal: Journal, user: str, earliest: float, latest: float) -> bool:
     """Return whether an event between `earliest` and `latest` (epoch seconds) may have been caused by t3flow."""
     sql = "select 1 from ours where user = ? and since <= ? and ? <= coalesce(until, since + ?)"
-    return bool(tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, latest, earliest, RETENTION_SECONDS))
+    return bool(
+        tables.rows(journal, "ours", f"{tables.OWN_ACTIVITY}{user}", sql, user, latest, earliest, RETENTION_SECONDS)
+    )
 
 
 def restart_began(journal: Journal, user: str) -> float | None:
     """Return when the restart in flight began (epoch seconds), or None. A restart that never finished counts for RETENTION_SECONDS."""
     sql = "select min(since) from ours where user = ? and until is null and since > ?"
-    found = tables.rows(journal, "ours", f"{tables.OURS}{user}", sql, user, time.time() - RETENTION_SECONDS)
+    found = tables.rows(journal, "ours", f"{tables.OWN_ACTIVITY}{user}", sql, user, time.time() - RETENTION_SECONDS)
     return found[0][0] if found else None
 
 
 @contextmanager
 def _transaction(journal: Journal, user: str) -> Iterator[sqlite3.Connection]:
     """Open a transaction (not synced) that also deletes old records."""
-    with tables.writing(journal, synced=False) as connection:
+    with tables.transaction(journal, synced=False) as connection:
         yield connection
         oldest = time.time() - RETENTION_SECONDS
         connection.execute("delete from ours where user = ? and coalesce(until, since) <= ?", (user, oldest))

@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from t3flow.adoption import shell_tracker
-from t3flow.host import freeze, orphans, records, slots
+from t3flow.host import freeze, orphans, slots
 from t3flow.host.backups import replaced
 from t3flow.host.host import CHILDREN_LOCK, Host
+from t3flow.host.records import catalog, deferral_records
 from t3flow.state.doctor.finding import Finding, finding
 
 LATE_SECONDS = 600.0
@@ -21,7 +22,7 @@ CONSUMER_LOCK = "consumer.lock"
 
 def backups_are_there(host: Host) -> Iterator[Finding]:
     """Each snapshot on record is a file."""
-    for entry in records.backups(host.journal):
+    for entry in catalog.backups(host.journal):
         gone = next((path for path in entry.paths.values() if not path.is_file()), None)
         if gone is not None:
             name = Path(entry.path).name
@@ -33,13 +34,13 @@ def backups_are_there(host: Host) -> Iterator[Finding]:
 
 def kept_databases_are_there(host: Host) -> Iterator[Finding]:
     """What was kept when a database was replaced is still kept, for 14 days at least."""
-    noted = replaced.wrote(host.journal)
+    noted = replaced.recorded_versions(host.journal)
     mapped = [entry.name for entry in host.user_map().users]
     for user in sorted({user for user, _ in noted} & set(mapped)):
-        listed = replaced.listing(host, user)
+        listed = replaced.list_replaced(host, user)
         old = [each for each in listed if time.time() - each.created > replaced.KEEP_SECONDS]
-        if len(old) > OLD_KEPT or sum(each.bytes for each in old) > OLD_KEPT_BYTES:
-            size = sum(each.bytes for each in old) / 1e6
+        if len(old) > OLD_KEPT or sum(each.size_bytes for each in old) > OLD_KEPT_BYTES:
+            size = sum(each.size_bytes for each in old) / 1e6
             yield finding(
                 f"{len(old)} kept databases of {user} are older than 14 days and take {size:.0f} MB of their home",
                 f"t3flow backups {user} lists them; t3flow backups drop {user} {old[0].name}",
@@ -104,7 +105,7 @@ def tracking_is_not_held(host: Host) -> Iterator[Finding]:
 def deferrals_are_pending(host: Host) -> Iterator[Finding]:
     """Each deferral has a user of the map, and a drain that lives and is not late."""
     mapped = {entry.name for entry in host.user_map().users}
-    for pending in records.deferrals(host.journal):
+    for pending in deferral_records.deferrals(host.journal):
         if pending.user not in mapped:
             yield finding(
                 f"{pending.user} is deferred, and not in {host.settings.paths.user_map}: nobody moves them",

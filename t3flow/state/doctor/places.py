@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t3flow.engine.files import is_on_tmpfs
-from t3flow.host import records, slots
-from t3flow.host.backups import store
+from t3flow.host import slots
+from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SANDBOX_SLOT_BYTES, SCRATCH_PATTERN, SCRATCH_PREFIX, SLOT_BYTES
+from t3flow.host.records import catalog
 from t3flow.state.doctor.finding import Finding, finding
 
 STATE_BYTES = 100 * 1024 * 1024
@@ -57,8 +58,8 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
     """Each folder has the space that the next bump needs; scratch is on a disk."""
     paths = host.settings.paths
     slot = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
-    sizes = [entry.bytes for entry in records.backups(host.journal) if entry.is_there]
-    largest = max(sizes, default=0) + store.MIN_FREE_BYTES
+    sizes = [entry.size_bytes for entry in catalog.backups(host.journal) if entry.exists]
+    largest = max(sizes, default=0) + drop_box.MIN_FREE_BYTES
     needs = {"scratch_dir": slot + 3 * largest, "versions_dir": slot, "backup_dir": largest, "state_dir": STATE_BYTES}
     for key, needed in needs.items():
         folder: Path = getattr(paths, key)
@@ -86,5 +87,5 @@ def nothing_is_left_over(host: Host) -> Iterator[Finding]:
         return
     for path in slots.versions(paths.versions_dir).glob(".*.partial"):
         yield finding(f"{path} is left over from a slot half made or removed", f"rm -r {path}")
-    for path in paths.backup_dir.glob(f"{store.INCOMING}/*"):
+    for path in paths.backup_dir.glob(f"{drop_box.INCOMING}/*"):
         yield finding(f"{path} is left over from a backup", f"rm -r {path}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from t3flow.host import management, slots
 from t3flow.host.cells import cells
 from t3flow.host.host import Host
-from t3flow.host.npm import packages
+from t3flow.host.npm import command, packages
 from t3flow.host.pairing import dispatch_log, log_lines, probe
 from t3flow.host.slots import creation
 from t3flow.settings import schedule, timezones
@@ -50,7 +50,7 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
         major = said.strip().lstrip("v").partition(".")[0]
         if not major.isdigit() or int(major) < NODE_MAJOR:
             yield finding(f"node on PATH is {said.strip() or 'silent'}", f"install Node.js {NODE_MAJOR} or newer")
-    except packages.PackageError as error:
+    except command.PackageError as error:
         yield finding("there is no node on PATH", str(error).partition(": ")[2])
     versions_dir = host.settings.paths.versions_dir
     for version in sorted({*slots.links(versions_dir).values(), slots.default_version(versions_dir) or ""}):

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from t3flow.engine.queue import LEGACY_QUEUE_NAME, QUEUE_SHARED, HintQueue, open_queue, queue_key
-from t3flow.host import records
 from t3flow.host.host import Host
+from t3flow.host.records import facts
 from t3flow.state.doctor.finding import Finding, finding
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -44,7 +44,7 @@ def _is_open(folder: Path) -> bool:
 
 def queue_is_ours(host: Host, queue: HintQueue) -> Iterator[Finding]:
     """No other consumer takes messages from this host's queue, as a copy of a whole machine does; none are left under the one name of earlier."""
-    if others := records.fact(host.journal, QUEUE_SHARED):
+    if others := facts.read(host.journal, QUEUE_SHARED):
         key = host.settings.paths.state_dir / "queue.key"
         yield finding(
             f"another consumer takes messages from this host's queue: {', '.join(others)}",

@@ -14,7 +14,7 @@ from t3flow import T3flowError
 from t3flow.adoption import shell_tracker
 from t3flow.engine.files import remove_tree
 from t3flow.host import slots, t3_accounts
-from t3flow.host.backups import store
+from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SCRATCH_PATTERN, SCRATCH_PREFIX
 from t3flow.host.slots import launcher, preflight
@@ -94,7 +94,7 @@ def leftovers_go(host: Host) -> Iterator[str]:
     if not any(run.workflow not in ("drain", "bake", "revive") for run in host.journal.runs("status = 'running'")):
         left += [
             *slots.versions(paths.versions_dir).glob(".*.partial"),
-            *paths.backup_dir.glob(f"{store.INCOMING}/*"),
+            *paths.backup_dir.glob(f"{drop_box.INCOMING}/*"),
         ]
     for path in left:
         remove_tree(path)

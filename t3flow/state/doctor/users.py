@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from t3flow import T3flowError
-from t3flow.host import gate_account, management, records, schemas, slots
+from t3flow.host import gate_account, management, slots
+from t3flow.host.backups import compatibility
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.pairing import last_pairings, probe
 from t3flow.host.processes import listing, ports, proc
-from t3flow.host.records import Schemas
+from t3flow.host.records import version_schemas
+from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.services.manager import ServerState
 from t3flow.host.slots import running_version
 from t3flow.state.doctor.finding import Finding, finding
@@ -135,7 +137,7 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
 
     def read(user: str) -> Schemas | str | None:
         try:
-            return schemas.schemas_of(host, user)
+            return compatibility.read_schemas(host, user)
         except T3flowError as error:
             return None if str(error) == NO_DATABASE else str(error)
 
@@ -144,13 +146,13 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
         found = dict(zip(users, pool.map(read, users), strict=True))
     for user, theirs in found.items():
         version = slots.effective(versions_dir, user) or ""
-        known = records.schema_of_version(host.journal, version)
+        known = version_schemas.schema_of_version(host.journal, version)
         if isinstance(theirs, str):
             yield finding(
                 f"the database of {user} cannot be read: {theirs}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
-        elif theirs is not None and known is not None and (unknown := schemas.knows(known, theirs)):
+        elif theirs is not None and known is not None and (unknown := compatibility.unknown_migration(known, theirs)):
             yield finding(
                 f"{version} does not fit the databases of {user}: {unknown}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 
 from t3flow.engine.files import safe_name
-from t3flow.host import records, slots
+from t3flow.host import slots
 from t3flow.host.host import Host
 from t3flow.host.pairing import last_pairings
+from t3flow.host.records import rejections
 from t3flow.host.slots import preflight
 from t3flow.state.doctor.finding import Finding, finding
 from t3flow.t3 import processes
@@ -52,7 +53,7 @@ def slots_are_whole(host: Host) -> Iterator[Finding]:
 def links_lead_to_slots(host: Host) -> Iterator[Finding]:
     """Each user has a link of their own to a whole slot, not to a version that failed, and is not left held."""
     versions_dir = host.settings.paths.versions_dir
-    rejected = records.rejected(host.journal)
+    rejected = rejections.rejected(host.journal)
     pairing = last_pairings.pairings(host.journal)
     is_busy = bool(host.journal.query("select 1 from locks"))
     if slots.default_version(versions_dir) is None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from t3flow.host import records
-from t3flow.host.backups import durations
+from t3flow.host.backups import durations, store
 from t3flow.host.host import Host
+from t3flow.host.records import tables
 
 NEXT, LATER = "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
 
@@ -14,15 +14,15 @@ def test_what_the_gate_measured_decides_in_place(bare: Callable[..., Host]) -> N
     host = bare(("ada", "grace"))
     least = max(host.settings.dispatch.verify_timeout_s, host.settings.gate.start_timeout_s)
     assert durations.start_limit(host, "ada", NEXT) == least, "a journal that has no such table yet"
-    assert not records.has_table(host.journal, "measured")
+    assert not tables.has_table(host.journal, "measured")
     durations.note_start(host.journal, "ada", NEXT, 40.0)
     durations.note_start(host.journal, "grace", NEXT, 1.0)
-    assert durations.start_limit(host, "ada", NEXT) == 40 * durations.UNDER_LOAD
+    assert durations.start_limit(host, "ada", NEXT) == 40 * durations.LOAD_FACTOR
     assert durations.start_limit(host, "grace", NEXT) == least
-    assert durations.start_limit(host, "ken", NEXT) == 40 * durations.UNDER_LOAD
+    assert durations.start_limit(host, "ken", NEXT) == 40 * durations.LOAD_FACTOR
     assert durations.start_limit(host, "ada", LATER) == least
     durations.note_start(host.journal, "ada", NEXT, 20.0)
-    assert durations.start_limit(host, "ada", NEXT) == 20 * durations.UNDER_LOAD, "the newest counts"
+    assert durations.start_limit(host, "ada", NEXT) == 20 * durations.LOAD_FACTOR, "the newest counts"
 
 
 def test_old_measurements_are_removed(bare: Callable[..., Host]) -> None:
@@ -39,9 +39,9 @@ def test_the_duration_of_a_snapshot_is_noted(bare: Callable[..., Host]) -> None:
     """Of one that was taken. One that serves again, as itself or under another target, says nothing about how long a new one takes."""
     host = bare()
     assert durations.snapshot_seconds(host.journal, "ada") == 0.0
-    first = durations.take(host, "ada", "0.0.24", NEXT, "bump-1")
+    first = store.take(host, "ada", written_by="0.0.24", version=NEXT, run="bump-1")
     seconds = durations.snapshot_seconds(host.journal, "ada")
     assert seconds > 0
-    assert durations.take(host, "ada", "0.0.24", NEXT, "bump-2").path == first.path
-    assert durations.take(host, "ada", "0.0.24", LATER, "bump-3").path != first.path
+    assert store.take(host, "ada", written_by="0.0.24", version=NEXT, run="bump-2").path == first.path
+    assert store.take(host, "ada", written_by="0.0.24", version=LATER, run="bump-3").path != first.path
     assert durations.snapshot_seconds(host.journal, "ada") == seconds

@@ -12,21 +12,22 @@ import pytest
 from scenes import content, write
 
 from t3flow.engine.files import DiskError
-from t3flow.host import pruning, records
-from t3flow.host.backups import store
+from t3flow.host import pruning
+from t3flow.host.backups import restoring, store
 from t3flow.host.host import Host
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records import catalog, facts
 
 
-def take(host: Host, target: str = "2.0.0") -> records.Backup:
-    return store.take(host, "ada", wrote="1.0.0", target=target, run="run-1")
+def take(host: Host, target: str = "2.0.0") -> catalog.Backup:
+    return store.take(host, "ada", written_by="1.0.0", version=target, run="run-1")
 
 
 def test_a_snapshot_is_the_database(bare: Callable[..., Host]) -> None:
     host = bare()
     made = take(host)
     assert content(Path(made.path)) == content(store.database_path(host, "ada"))
-    assert (made.level, made.wrote, made.target) == (30, "1.0.0", "2.0.0")
+    assert (made.level, made.written_by, made.version) == (30, "1.0.0", "2.0.0")
     path = Path(made.path)
     assert path.parent == host.settings.paths.backup_dir / "ada"
     assert path.name.startswith("state-prebump-2.0.0-")
@@ -62,13 +63,13 @@ def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
         raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(records, "put_backup", die)
+        killed.setattr(catalog, "put_backup", die)
         with pytest.raises(SystemExit):
             take(host)
     assert len(list(stranger.parent.iterdir())) == 3
     second = take(host)
     assert set(stranger.parent.iterdir()) == {Path(first.path), stranger, Path(second.path)}
-    assert [entry.path for entry in records.backups(host.journal, "ada")] == [first.path, second.path]
+    assert [entry.path for entry in catalog.backups(host.journal, "ada")] == [first.path, second.path]
 
 
 def test_a_snapshot_is_consistent_while_the_server_writes(bare: Callable[..., Host]) -> None:
@@ -118,7 +119,7 @@ def test_a_bad_database_gives_no_snapshot(
     spoil(store.database_path(host, "ada"))
     with pytest.raises(OwnerProblem, match=word):
         take(host)
-    assert records.backups(host.journal) == []
+    assert catalog.backups(host.journal) == []
     assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
 
 
@@ -142,7 +143,7 @@ def test_a_restore_puts_back_and_keeps_what_was_there(bare: Callable[..., Host])
         connection.commit()
         assert Path(f"{database}-wal").stat().st_size > 0
         connection.execute("pragma wal_autocheckpoint = 0")
-        kept = store.restore(host, "ada", made, "replaced-1")  # the connection stays open: its log stays
+        kept = restoring.restore(host, "ada", made, "replaced-1")  # the connection stays open: its log stays
     assert content(database) == before
     assert "written_since" in "".join(content(Path(kept) / "state.sqlite")), "with what was in its log alone"
     with closing(sqlite3.connect(database)) as connection:
@@ -156,7 +157,7 @@ def test_a_restore_that_is_repeated_ends_the_same(bare: Callable[..., Host]) -> 
     before = content(database)
     write(database, "create table written_since (x)")
     for _ in range(3):
-        kept = store.restore(host, "ada", made, "replaced-1")
+        kept = restoring.restore(host, "ada", made, "replaced-1")
         assert content(database) == before
         assert "written_since" in "".join(content(Path(kept) / "state.sqlite"))
 
@@ -166,10 +167,10 @@ def test_old_snapshots_go_the_last_of_the_former_version_stays(bare: Callable[..
     made = []
     for number in range(12):
         write(store.database_path(host, "ada"), f"create table t{number} (x)")
-        made.append(store.take(host, "ada", wrote=f"1.0.{number}", target=f"1.0.{number + 1}", run="r").path)
-    records.set_fact(host.journal, pruning.ACCEPTED, [f"1.0.{number}" for number in range(13)])
+        made.append(store.take(host, "ada", written_by=f"1.0.{number}", version=f"1.0.{number + 1}", run="r").path)
+    facts.write(host.journal, pruning.ACCEPTED, [f"1.0.{number}" for number in range(13)])
     pruning.prune(host)
-    left = {Path(entry.path).name for entry in records.backups(host.journal)}
+    left = {Path(entry.path).name for entry in catalog.backups(host.journal)}
     assert {path.name for path in (host.settings.paths.backup_dir / "ada").iterdir()} == left
     assert Path(made[-1]).name in left
     assert len(left) <= host.settings.backup.keep + 1

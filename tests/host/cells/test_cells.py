@@ -31,12 +31,12 @@ class Cell:
         self.folder = folder
         folder.mkdir()
         self.given = cells.isolation(host)
-        if not self.given.is_whole:
+        if not self.given.is_available:
             pytest.skip(f"NOT TESTED: {self.given.missing}")
 
     def words(self, **more: Any) -> list[str]:
         given = {"own_network": True, "writable": [self.folder], "disk_bytes": 64 * MEGABYTE, **more}
-        return cells.words(self.host, self.given, **given)
+        return cells.cell_command(self.host, self.given, **given)
 
     def run(self, *command: str, seconds: float = 20, **more: Any) -> Finished:
         return self.host.children.run(
@@ -223,7 +223,7 @@ def test_one_that_wants_too_much_is_ended(cell: Cell, hog: str) -> None:
     looking.start()
     began = time.monotonic()
     finished = cell.run(
-        *("sh", "-c", f'cd {cell.folder} && exec {cells.PYTHON} -I -S -c "$0"', text), seconds=60, keeper=True
+        *("sh", "-c", f'cd {cell.folder} && exec {cells.PYTHON} -I -S -c "$0"', text), seconds=60, init=True
     )
     stop.set()
     looking.join()
@@ -234,7 +234,7 @@ def test_one_that_wants_too_much_is_ended(cell: Cell, hog: str) -> None:
 
 
 def test_without_namespaces_only_the_account_changes(cell: Cell) -> None:
-    assert cells.words(cell.host, Isolation([], "none"), own_network=True)[0] == "setpriv"
+    assert cells.cell_command(cell.host, Isolation([], "none"), own_network=True)[0] == "setpriv"
 
 
 def test_an_installation_is_shown_as_a_whole(tmp_path: Path) -> None:

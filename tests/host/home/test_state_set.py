@@ -16,11 +16,11 @@ from conftest import DATA
 from scenes import content, write
 
 from t3flow.engine.files import DiskError
-from t3flow.host import records, schemas
-from t3flow.host.backups import replaced, store
-from t3flow.host.home import copies, replace
+from t3flow.host.backups import compatibility, drop_box, replaced, restoring, store
+from t3flow.host.home import copies, restore
 from t3flow.host.host import Host, open_host
-from t3flow.host.owner import OwnerProblem
+from t3flow.host.owner.answers import OwnerProblem
+from t3flow.host.records import catalog, version_schemas
 from t3flow.service.consumer import open_journal
 
 C, D = DATA / "state-level52.sqlite", DATA / "statev2-level56.sqlite"
@@ -48,8 +48,8 @@ def userdata(host: Host) -> Path:
     return host.base_dir("ada") / "userdata"
 
 
-def take(host: Host, target: str = "2.0.0", wrote: str = "1.0.0") -> records.Backup:
-    return store.take(host, "ada", wrote=wrote, target=target, run="run-1")
+def take(host: Host, target: str = "2.0.0", wrote: str = "1.0.0") -> catalog.Backup:
+    return store.take(host, "ada", written_by=wrote, version=target, run="run-1")
 
 
 def names(folder: Path) -> set[str]:
@@ -86,7 +86,7 @@ def test_a_set_has_all_databases_and_identity_files_under_one_time(host: Host) -
     assert made.rows["cache.sqlite"] == {"cached": 1}
     assert made.rows["state.sqlite"]["projection_threads"] >= 1
     assert not any(table.startswith("auth_") for table in made.rows["state.sqlite"])
-    assert records.backup_at(host.journal, made.path) == made
+    assert catalog.backup_at(host.journal, made.path) == made
 
 
 def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host: Host) -> None:
@@ -97,18 +97,18 @@ def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host
     assert {name: os.stat(path).st_ino for name, path in other.paths.items()} == {
         name: os.stat(path).st_ino for name, path in first.paths.items()
     }
-    assert (other.schema, other.rows, other.target) == (first.schema, first.rows, "3.0.0")
+    assert (other.schema, other.rows, other.version) == (first.schema, first.rows, "3.0.0")
     (userdata(host) / "environment-id").write_text(BAD)
     assert take(host, "3.0.0").path != other.path
     Path(take(host, "3.0.0").paths["environment-id"]).unlink()
-    assert take(host, "3.0.0").is_there, "one that has lost a file serves nobody"
+    assert take(host, "3.0.0").exists, "one that has lost a file serves nobody"
 
 
 def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
     first = take(host)
     write(userdata(host) / "statev2.sqlite", "create table more (x)")
-    real = store.take_copy
+    real = drop_box.take_copy
 
     def die(*arguments: Any) -> None:
         real(*arguments)
@@ -116,7 +116,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
             raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(store, "take_copy", die)
+        killed.setattr(drop_box, "take_copy", die)
         with pytest.raises(SystemExit):
             take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -127,18 +127,18 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
 
 def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
-    real = store.take_copy
+    real = drop_box.take_copy
 
     def fail(*arguments: Any) -> None:
         if arguments[1] == "environment-id":
             raise DiskError("no room")
         real(*arguments)
 
-    monkeypatch.setattr(store, "take_copy", fail)
+    monkeypatch.setattr(drop_box, "take_copy", fail)
     with pytest.raises(DiskError):
         take(host)
     assert not any((host.settings.paths.backup_dir / "ada").iterdir())
-    assert records.backups(host.journal) == []
+    assert catalog.backups(host.journal) == []
 
 
 def _make_fifo(path: Path) -> None:
@@ -157,8 +157,8 @@ def _make_link(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "statev2.sqlite is an empty file"),
         (lambda path: path.write_bytes(b"garbage" * 999), "statev2.sqlite: file is not a database"),
         (lambda path: path.write_bytes(path.read_bytes()[:20_000]), "statev2.sqlite: .*malformed"),
-        (_make_fifo, "statev2.sqlite is not a plain file"),
-        (_make_link, "statev2.sqlite is not a plain file"),
+        (_make_fifo, "statev2.sqlite is not a regular file"),
+        (_make_link, "statev2.sqlite is not a regular file"),
         (lambda path: path.rename(path.with_name("state (copy).sqlite")), "rename it"),
     ],
     ids=["empty", "garbage", "truncated", "fifo", "link", "odd name"],
@@ -169,7 +169,7 @@ def test_one_bad_database_is_no_set_and_one_line(host: Host, spoil: Callable[[Pa
     with pytest.raises(OwnerProblem, match=word) as raised:
         take(host)
     assert len(str(raised.value).splitlines()) == 1
-    assert records.backups(host.journal) == []
+    assert catalog.backups(host.journal) == []
     assert not any((host.settings.paths.backup_dir / ".incoming").iterdir())
 
 
@@ -220,7 +220,7 @@ def test_two_that_change_at_once_are_no_set(host: Host, writing: Callable[..., N
     fill(userdata(host), second=True)
     for name in ("state.sqlite", "statev2.sqlite"):
         writing(userdata(host) / name)
-    with pytest.raises(OwnerProblem, match=r"no copy of one moment .*state.sqlite, statev2.sqlite keep changing"):
+    with pytest.raises(OwnerProblem, match=r"no consistent copy .*state.sqlite, statev2.sqlite kept changing"):
         take(host)
 
 
@@ -253,18 +253,18 @@ def test_going_back_from_the_second_database_moves_it_aside(host: Host) -> None:
     made = take(host)
     fill(userdata(host), second=True, identity=BAD)
     write(userdata(host) / "statev2.sqlite", "create table by_the_newer as select 1 as one")
-    aside = Path(store.restore(host, "ada", made, "replaced-20260101T000000Z"))
+    aside = Path(restoring.restore(host, "ada", made, "replaced-20260101T000000Z"))
     assert not any(name.startswith("statev2") for name in names(userdata(host)))
     assert (userdata(host) / "environment-id").read_text() == GOOD
     assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
     assert "by_the_newer" in "".join(content(aside / "statev2.sqlite"))
     assert (aside / "environment-id").read_text() == BAD
     assert stat_mode(userdata(host) / "state.sqlite") == 0o600
-    [listed] = replaced.listing(host, "ada")
+    [listed] = replaced.list_replaced(host, "ada")
     assert (listed.level, set(listed.files)) == (56, {"state.sqlite", "statev2.sqlite", "environment-id"})
-    back = store.take(host, "ada", wrote="2.0.0", target="2.0.0", run="r", kept=listed.name)
+    back = store.take(host, "ada", written_by="2.0.0", version="2.0.0", run="r", replaced=listed.name)
     assert set(back.files) == set(listed.files)
-    store.restore(host, "ada", back, "replaced-20260101T000001Z")
+    restoring.restore(host, "ada", back, "replaced-20260101T000001Z")
     assert "by_the_newer" in "".join(content(userdata(host) / "statev2.sqlite"))
     assert (userdata(host) / "environment-id").read_text() == BAD
 
@@ -277,7 +277,7 @@ def test_files_that_a_snapshot_does_not_know_stay(host: Host) -> None:
     made = take(host)
     (userdata(host) / "keybindings.json").write_text("mine")
     (userdata(host) / "attachments").mkdir()
-    store.restore(host, "ada", made, "replaced-1")
+    restoring.restore(host, "ada", made, "replaced-1")
     assert (userdata(host) / "keybindings.json").read_text() == "mine"
     assert (userdata(host) / "attachments").is_dir()
 
@@ -325,10 +325,10 @@ class Scene:
             os.close(descriptor)
 
     def restore(self) -> None:
-        replace.restore(self.folder, "replaced-1", self.descriptors, None)
+        restore.restore(self.folder, "replaced-1", self.descriptors, None)
 
-    def put_back(self) -> None:
-        replace.put_back(self.folder, "replaced-1")
+    def undo_restore(self) -> None:
+        restore.undo_restore(self.folder, "replaced-1")
 
 
 CHANGES = ("link", "rename", "unlink", "fsync", "rmdir", "mkdir", "open")
@@ -387,7 +387,7 @@ def test_a_restore_that_is_killed_anywhere_is_repeated_to_the_same_end(scene: Sc
     assert 20 < number < 99, "it was killed before each of its changes, and once not at all"
 
 
-@pytest.mark.parametrize("cut", ["restore", "put_back"])
+@pytest.mark.parametrize("cut", ["restore", "undo_restore"])
 def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: Scene) -> None:
     for number in range(1, 100):
         scene.reset()
@@ -395,12 +395,12 @@ def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: 
             died = killed_at(number, scene.restore)
         else:
             scene.restore()
-            died = killed_at(number, scene.put_back)
-        scene.put_back()
+            died = killed_at(number, scene.undo_restore)
+        scene.undo_restore()
         assert plain(scene.folder) == scene.was, number
         assert nothing_half(scene.folder), number
         assert not (scene.folder / "replaced-1").exists(), number
-        if cut == "put_back":
+        if cut == "undo_restore":
             assert plain(scene.folder / "replaced-1-undone") == scene.given, number
         if not died:
             break
@@ -409,10 +409,10 @@ def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: 
 
 def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """What these tests look for: a log that is not put back takes with it all that the killed server wrote last."""
-    real = replace._move
-    monkeypatch.setattr(replace, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
+    real = restore._move
+    monkeypatch.setattr(restore, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
     scene.restore()
-    scene.put_back()
+    scene.undo_restore()
     assert plain(scene.folder) != scene.was
 
 
@@ -424,7 +424,7 @@ def test_what_an_earlier_t3flow_kept_is_put_back(scene: Scene) -> None:
         os.link(scene.folder / f"state.sqlite{suffix}", aside / f"state.sqlite{suffix}")
         (scene.folder / f"state.sqlite{suffix}").unlink()
     shutil.copyfile(scene.new / "state.sqlite", scene.folder / "state.sqlite")
-    scene.put_back()
+    scene.undo_restore()
     assert plain(scene.folder) == scene.was
     assert not aside.exists()
 
@@ -453,11 +453,11 @@ def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Ho
     before = plain(userdata(host))
     made.paths["state.sqlite"].write_bytes(b"no database" * 1000)
     with pytest.raises(OwnerProblem, match=r"state.sqlite: file is not a database"):
-        store.restore(host, "ada", made, "replaced-1")
+        restoring.restore(host, "ada", made, "replaced-1")
     assert plain(userdata(host)) == before
     made.paths["environment-id"].unlink()
-    with pytest.raises(store.BackupError, match=r"environment-id-prebump.* cannot be read"):
-        store.restore(host, "ada", made, "replaced-1")
+    with pytest.raises(drop_box.BackupError, match=r"environment-id-prebump.* cannot be read"):
+        restoring.restore(host, "ada", made, "replaced-1")
 
 
 @pytest.mark.parametrize("unchanged", [False, True])
@@ -469,7 +469,11 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
 
     def take_anew() -> None:
         store.take(
-            open_host(host.settings, open_journal(host.settings)), "ada", wrote="1.0.0", target=f"3.0.{number}", run="r"
+            open_host(host.settings, open_journal(host.settings)),
+            "ada",
+            written_by="1.0.0",
+            version=f"3.0.{number}",
+            run="r",
         )
 
     for number in range(1, 60):
@@ -477,9 +481,9 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
             write(userdata(host) / "statev2.sqlite", f"create table more{number} (x)")
         died = killed_at(number, take_anew)
         take(host, f"4.0.{number}")
-        on_record = records.backups(host.journal, "ada")
+        on_record = catalog.backups(host.journal, "ada")
         assert names(top) == {name for entry in on_record for name in entry.files.values()}, number
-        assert all(entry.is_there for entry in on_record), number
+        assert all(entry.exists for entry in on_record), number
         if not died:
             break
     assert 5 < number < 59, "it was killed before each of its changes, and once not at all"
@@ -490,22 +494,22 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
 
 def test_rows_that_are_missing_after_a_restore_are_named(host: Host) -> None:
     made = take(host)
-    store.restore(host, "ada", made, "replaced-1")
-    store.check_restored(host, "ada")
+    restoring.restore(host, "ada", made, "replaced-1")
+    restoring.check_restored(host, "ada")
     write(userdata(host) / "state.sqlite", "insert into auth_sessions (session_id) select 'x' where false")
     write(userdata(host) / "state.sqlite", "delete from projection_threads")
     with pytest.raises(
-        store.BackupError, match=r"rows are missing in state.sqlite of ada .*projection_threads: 0, \d+"
+        drop_box.BackupError, match=r"rows are missing in state.sqlite of ada .*projection_threads: 0, \d+"
     ):
-        store.check_restored(host, "ada")
-    store.put_back(host, "ada", "replaced-1")
-    store.check_restored(host, "ada")
+        restoring.check_restored(host, "ada")
+    restoring.undo_restore(host, "ada", "replaced-1")
+    restoring.check_restored(host, "ada")
 
 
 # Snapshots of earlier times ------------------------------------------------------------------------------------------
 
 
-def old_snapshot(host: Host, wrote: str) -> records.Backup:
+def old_snapshot(host: Host, wrote: str) -> catalog.Backup:
     """A snapshot as an earlier t3flow took and recorded it: the first database, and its level."""
     path = host.settings.paths.backup_dir / "ada" / "state-prebump-2.0.0-20260601T000000000000Z.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -517,33 +521,35 @@ def old_snapshot(host: Host, wrote: str) -> records.Backup:
             "insert into backups values (?, ?, ?, ?, ?, ?, ?, ?)",
             (str(path), "ada", wrote, "2.0.0", 52, json.dumps([[1, 2, 3], None]), time.time(), "run-0"),
         )
-    found = records.backup_at(host.journal, str(path))
+    found = catalog.backup_at(host.journal, str(path))
     assert found is not None
     return found
 
 
 def test_a_snapshot_of_one_file_still_restores(host: Host) -> None:
     made = old_snapshot(host, "1.0.0")
-    assert (made.is_whole, made.fingerprint, made.is_there) == (False, None, True)
+    assert (made.is_complete, made.fingerprint, made.exists) == (False, None, True)
     fill(userdata(host), second=True, identity=BAD)
     write(userdata(host) / "state.sqlite", "create table since (x)")
-    aside = Path(store.restore(host, "ada", made, "replaced-1"))
+    aside = Path(restoring.restore(host, "ada", made, "replaced-1"))
     assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
     assert not (userdata(host) / "statev2.sqlite").exists(), "it is of another moment"
     assert (aside / "statev2.sqlite").exists()
     assert (userdata(host) / "environment-id").read_text() == BAD, "of this it says nothing"
-    store.check_restored(host, "ada")
-    store.put_back(host, "ada", "replaced-1")
+    restoring.check_restored(host, "ada")
+    restoring.undo_restore(host, "ada", "replaced-1")
     assert (userdata(host) / "statev2.sqlite").exists()
 
 
 def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
-    records.note_schema(host.journal, "1.0.0", {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]]})
+    version_schemas.note_schema(
+        host.journal, "1.0.0", {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]]}
+    )
     made = old_snapshot(host, "1.0.0")
     fill(userdata(host), second=True)
     before = plain(userdata(host))
-    with pytest.raises(store.BackupError, match=r"1.0.0 keeps its work in statev2.sqlite: .*t3flow backups ada"):
-        store.restore(host, "ada", made, "replaced-1")
+    with pytest.raises(drop_box.BackupError, match=r"1.0.0 keeps its work in statev2.sqlite: .*t3flow backups ada"):
+        restoring.restore(host, "ada", made, "replaced-1")
     assert plain(userdata(host)) == before
 
 
@@ -552,37 +558,39 @@ def test_one_of_a_version_that_works_elsewhere_is_refused(host: Host) -> None:
 
 def test_a_reused_number_is_another_schema(host: Host) -> None:
     first = [[number, f"m{number}"] for number in range(1, 47)]
-    records.note_schema(host.journal, "1.0.0", {"state.sqlite": first})
-    known = records.schema_of_version(host.journal, "1.0.0")
-    mine: records.Schemas = {"state.sqlite": [(number, f"m{number}") for number in range(1, 47)]}
-    assert schemas.knows(known, mine) == ""
+    version_schemas.note_schema(host.journal, "1.0.0", {"state.sqlite": first})
+    known = version_schemas.schema_of_version(host.journal, "1.0.0")
+    mine: version_schemas.Schemas = {"state.sqlite": [(number, f"m{number}") for number in range(1, 47)]}
+    assert compatibility.unknown_migration(known, mine) == ""
     assert mine["state.sqlite"] is not None
     mine["state.sqlite"][-1] = (46, "of a preview")
-    assert schemas.knows(known, mine) == (
-        "state.sqlite went through migration 46 of a preview, not m46, which it does not know"
+    assert compatibility.unknown_migration(known, mine) == (
+        "state.sqlite has migration 46 of a preview, not m46, which it does not know"
     )
-    assert schemas.knows(None, mine)
-    assert schemas.knows(known, {**mine, "state.sqlite": None, "cache.sqlite": None}) == ""
-    assert schemas.knows(known, {"statev2.sqlite": []}) == "it does not know statev2.sqlite"
+    assert compatibility.unknown_migration(None, mine)
+    assert compatibility.unknown_migration(known, {**mine, "state.sqlite": None, "cache.sqlite": None}) == ""
+    assert compatibility.unknown_migration(known, {"statev2.sqlite": []}) == "it does not know statev2.sqlite"
 
 
 def test_a_database_that_lay_there_says_nothing_about_a_version(host: Host) -> None:
     lists = {"state.sqlite": [[1, "a"]], "statev2.sqlite": [[1, "a"], [2, "b"]], "cache.sqlite": None}
-    records.note_schema(host.journal, "older", lists, ["state.sqlite"])
-    records.note_schema(host.journal, "newer", lists, ["statev2.sqlite"])
-    assert records.schema_of_version(host.journal, "older") == {"state.sqlite": [(1, "a")]}
-    newer = records.schema_of_version(host.journal, "newer")
+    version_schemas.note_schema(host.journal, "older", lists, ["state.sqlite"])
+    version_schemas.note_schema(host.journal, "newer", lists, ["statev2.sqlite"])
+    assert version_schemas.schema_of_version(host.journal, "older") == {"state.sqlite": [(1, "a")]}
+    newer = version_schemas.schema_of_version(host.journal, "newer")
     assert newer == {"state.sqlite": [(1, "a")], "statev2.sqlite": [(1, "a"), (2, "b")]}
-    assert schemas.knows(newer, {"state.sqlite": [(1, "a"), (2, "b")]}) == "", "it makes the second of the first"
+    assert compatibility.unknown_migration(newer, {"state.sqlite": [(1, "a"), (2, "b")]}) == "", (
+        "it makes the second of the first"
+    )
 
 
 def test_snapshots_say_what_a_version_knows_where_no_trial_did(host: Host) -> None:
-    assert records.schema_of_version(host.journal, "1.0.0") is None
+    assert version_schemas.schema_of_version(host.journal, "1.0.0") is None
     made = take(host)
-    assert records.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
+    assert version_schemas.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
     old_snapshot(host, "0.9.0")
-    assert records.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
-    assert records.schema_of_version(host.journal, "") is None
+    assert version_schemas.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
+    assert version_schemas.schema_of_version(host.journal, "") is None
 
 
 def test_a_box_without_room_is_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t3flow.host.children import Finished
-from t3flow.host.npm.messages import cleaned, error_line, error_of, script_line
+from t3flow.host.npm.messages import error_line, parse_error, redact, script_error
 
 TOKEN = "npm_" + "Ab3" * 12
 
@@ -55,7 +55,7 @@ npm error command sh -c node install.js
     ],
 )
 def test_secrets_are_taken_out(secret: str) -> None:
-    said = cleaned(f"GET {secret} failed with 403")
+    said = redact(f"GET {secret} failed with 403")
     assert "[hidden]" in said
     assert said.startswith("GET ")
     assert said.endswith(" failed with 403")
@@ -68,7 +68,7 @@ def test_secrets_are_taken_out(secret: str) -> None:
     ["npm error code E404", "https://registry.example/@t3code%2ft3-linux-x64", "sha512-abc/def+ghi==", "t3@0.0.42"],
 )
 def test_the_rest_stays(harmless: str) -> None:
-    assert cleaned(harmless) == harmless
+    assert redact(harmless) == harmless
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_rest_stays(harmless: str) -> None:
     ],
 )
 def test_a_script_that_fails(stderr: str, said: str) -> None:
-    line = script_line(Finished(1, b"", stderr.encode()))
+    line = script_error(Finished(1, b"", stderr.encode()))
     assert line.startswith(said)
     assert "complete log" not in line
 
@@ -94,7 +94,7 @@ def test_a_script_that_fails(stderr: str, said: str) -> None:
 def test_the_code_and_the_summary_of_npm() -> None:
     summary = f"Not Found - GET https://user:word@r.example/t3 - {TOKEN}\nmore"
     finished = Finished(1, json.dumps({"error": {"code": "E404", "summary": summary}}).encode(), b"")
-    assert error_of(finished) == ("E404", "Not Found - GET https://[hidden]@r.example/t3 - [hidden]")
+    assert parse_error(finished) == ("E404", "Not Found - GET https://[hidden]@r.example/t3 - [hidden]")
     plain = b"npm error code ENOSPC\nnpm error syscall write\nnpm error nospc There is not enough space\nnpm error A complete log of this run can be found in: x\n"
     assert error_line(Finished(1, b"", plain)) == "ENOSPC nospc There is not enough space"
     assert (

@@ -1,4 +1,4 @@
-"""A hostile user's hands on the processes that work in his home, and on what they say."""
+"""Attacks of a hostile user on the processes that work in his home, and on their output."""
 
 import json
 import os
@@ -8,13 +8,14 @@ import psutil
 import pytest
 from world import World, in_one_line
 
-from t3flow.host import orphans, owner, owner_answers
-from t3flow.host.backups import store
-from t3flow.host.owner import OwnerReader
+from t3flow.host import orphans
+from t3flow.host.backups import restoring
+from t3flow.host.owner import answers, program, reader
+from t3flow.host.owner.reader import OwnerReader
 
 
 def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) -> None:
-    """He takes the descriptor out of the reader in his home, and hides it where no process has it: work and a new consumer go on."""
+    """He takes the lock's descriptor out of the reader in his home and hides it in a message: t3flow and a new consumer still work."""
     with OwnerReader(world.host, "mallory"):
         thief = world.begins("steal")
         assert thief.stdout is not None
@@ -28,11 +29,11 @@ def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) ->
 
 
 def test_an_answer_without_end_is_ended(world: World) -> None:
-    """He writes into the pipe that root reads: neither root's memory nor its patience is his."""
+    """He writes without end into the pipe that root reads: memory and time stay bounded."""
     world.begins("flood", "state")
     before = processes_memory()
     silent, writer = os.pipe()
-    said = in_one_line(lambda: owner.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
+    said = in_one_line(lambda: program.run_as_owner(world.host, "mallory", "state", timeout_seconds=25, stdin=silent))
     os.close(silent)
     os.close(writer)
     assert "prints more than" in said
@@ -52,35 +53,35 @@ def processes_memory() -> int:
         b'{"level": 30, "newest": 1e999, "fingerprint": null}', b'{"level": 30, "fingerprint": [[[]]]}', b'{"level": 30, "fingerprint": {"x": [1, 2]}}',
         b'{"level": 30, "files": ["../x"]}', b'{"level": 30, "schema": {"x.sqlite": [[1, 2]]}}', b'{"level": 30, "schema": {"a/b": null}}',
         b'{"level": 30, "rows": {"x.sqlite": {"t": -1}}}', b'{"level": 30, "work": [["active_turn", "x\\n", null]]}', b'{"level": true}',
-        b'{"level": 30, "kept": "/x\\nROLLBACK FAILED"}', b'{"level": 30, "unchanged": true, "more": 1}', b"\xff\xfe", b"null",
+        b'{"level": 30, "replaced": "/x\\nROLLBACK FAILED"}', b'{"level": 30, "unchanged": true, "more": 1}', b"\xff\xfe", b"null",
     ],
 )  # fmt: skip
 def test_a_forged_answer_is_refused(text: bytes) -> None:
-    """In one line, whatever it is."""
-    said = in_one_line(lambda: owner_answers.require(owner_answers.parse_answer(text), "level"))
+    """In one line, whatever the text."""
+    said = in_one_line(lambda: answers.require(answers.parse_answer(text), "level"))
     assert said.isprintable()
     assert said
 
 
 @pytest.mark.parametrize("command", ["state", "backup", "restore"])
 def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """He stops each helper as soon as it runs: it is ended when its time is over, he is named, and nobody waits for him."""
+    """He stops each helper as soon as it runs: it is killed at its timeout, the error names him, and no other user waits."""
     snapshot = world.snapshot()
-    monkeypatch.setattr(owner, "START_SECONDS", 1.5)
+    monkeypatch.setattr(reader, "START_SECONDS", 1.5)
     world.says("hold", command)
     began = time.monotonic()
     if command == "state":
 
         def deed() -> None:
-            with OwnerReader(world.host, "mallory") as reader:
-                reader.read([os.getpid()], 0.7)
+            with OwnerReader(world.host, "mallory") as waiting:
+                waiting.read([os.getpid()], 0.7)
 
         limit, words = 6.0, "took over"
     elif command == "backup":
         limit, words, deed = 6.0, "the home of mallory failed", lambda: world.take()
     else:
         limit, words = 6.0, "the home of mallory failed"
-        deed = lambda: store.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
+        deed = lambda: restoring.restore(world.host, "mallory", snapshot, "replaced-1")  # noqa: E731
     said = in_one_line(deed)
     assert words in said
     assert time.monotonic() - began < limit

@@ -1,7 +1,7 @@
-"""Room on the journal's disk that t3flow gives up when the disk is full, so that what was begun can be noted and ended.
+"""A reserve of disk space for the journal: t3flow frees it when the disk is full, so that runs in flight can record their end.
 
-A file of RESERVE_BYTES lies in `state_dir`, its blocks allocated. The consumer watches the free space: below LOW_BYTES it removes the file and says
-so in the log; above HIGH_BYTES it makes the file again.
+The reserve is a file of RESERVE_BYTES in `state_dir` with allocated blocks. The consumer watches the free space: below LOW_BYTES it deletes the
+file and logs an error; above HIGH_BYTES it allocates the file again.
 """
 
 import os
@@ -17,11 +17,11 @@ NAME = "reserve"
 RESERVE_BYTES = 8 * 1024 * 1024
 LOW_BYTES = 2 * 1024 * 1024
 HIGH_BYTES = 64 * 1024 * 1024
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 
 
-def hold(state_dir: Path) -> bool:
-    """Make the reserve where there is room for it; return whether it is there. Idempotent; a half-made one is removed."""
+def allocate(state_dir: Path) -> bool:
+    """Create the reserve if there is room for it; return whether it exists. Idempotent; an incomplete file is removed."""
     path = state_dir / NAME
     with suppress(OSError):
         if path.exists() and path.stat().st_size >= RESERVE_BYTES:
@@ -40,7 +40,7 @@ def hold(state_dir: Path) -> bool:
 
 
 def release(state_dir: Path) -> bool:
-    """Give the reserve up; return whether there was one. It takes no space to remove it. Idempotent."""
+    """Delete the reserve, which needs no disk space; return whether it existed. Idempotent."""
     with suppress(OSError):
         (state_dir / NAME).unlink()
         return True
@@ -48,21 +48,21 @@ def release(state_dir: Path) -> bool:
 
 
 def watch(state_dir: Path) -> Callable[[], None]:
-    """Return a watcher that gives the reserve up while the journal's disk is full and makes it again once there is room."""
-    next_look = [0.0]
+    """Return a function to call often: it releases the reserve while the journal's disk is full and allocates it again once there is room."""
+    next_check = [0.0]
 
-    def look() -> None:
-        if time.monotonic() < next_look[0]:
+    def check() -> None:
+        if time.monotonic() < next_check[0]:
             return
-        next_look[0] = time.monotonic() + LOOK_SECONDS
+        next_check[0] = time.monotonic() + CHECK_SECONDS
         with suppress(OSError):
             free = shutil.disk_usage(state_dir).free
             if free < LOW_BYTES and release(state_dir):
                 logger.error(
-                    "DISK FULL: {} has {:.1f} MB free; the reserve of {:.0f} MB is given up so that runs can end: make room",
+                    "DISK FULL: {} has {:.1f} MB free; released the reserve of {:.0f} MB so that runs can end: make room",
                     *(state_dir, free / 1e6, RESERVE_BYTES / 1e6),
                 )
             elif free >= HIGH_BYTES:
-                hold(state_dir)
+                allocate(state_dir)
 
-    return look
+    return check

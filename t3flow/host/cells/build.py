@@ -1,11 +1,11 @@
-"""usage: python -m t3flow.host.cells.world SPECIFICATION COMMAND [ARGUMENT...]: builds a cell around itself, then becomes the command.
+"""usage: python -m t3flow.host.cells.build SPECIFICATION COMMAND [ARGUMENT...]: build a cell around this process, then run the command.
 
-It is the first process of new namespaces (`host/cells/cells.py` has the words). The cell's files are an empty memory file system with what the
-specification shows of the host, read-only, and what it may write to; a /proc, /tmp and loopback device of its own; the account without
-any privilege, limits on what it may use. Nothing of it is left when its first process has ended.
+This is the first process of new namespaces (`cells.py` creates them). The root of the cell is an empty memory file system with the visible paths of
+the host, read-only, and the writable ones; it has its own /proc, /tmp and loopback device, an account without privileges, and resource limits.
+The cell vanishes when its first process ends.
 
-SPECIFICATION (JSON): `visible` and `writable` paths, `uid` and `gid` (null: stay as we are), `own_network`, `tmp_bytes`, `limits` (name of a
-resource limit without RLIMIT_ → value), `keeper`: stay as the first process beside the command, and end it when it breaks `bounds` (watch.py).
+SPECIFICATION (JSON): `visible` and `writable` paths, `uid` and `gid` (null: no change), `own_network`, `tmp_bytes`, `limits` (name of a
+resource limit without RLIMIT_ → value), `init`: stay as the first process, reap orphans, and end the command when it exceeds `bounds` (bounds.py).
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from t3flow.host.cells.watch import GENTLY, Watch
+from t3flow.host.cells.bounds import BoundsWatch
+from t3flow.host.cells.processes import LOW_PRIORITY
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store", "/gnu/store")
 RESOLVER = "/run/systemd/resolve"
@@ -36,7 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def build(wanted: dict[str, Any]) -> None:
-    """Builds the cell and enters it, still with the privileges that this takes. Raises OSError where the host does not allow it."""
+    """Build the cell and enter it, while this process still has the privileges for that. Raises OSError if the host does not allow it."""
     if wanted["own_network"]:
         raise_loopback()
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -70,7 +71,7 @@ def _own_folders(tmp_bytes: int) -> None:
 
 
 def _show(path: str, attributes: int) -> None:
-    """Shows a path of the host, at the same place. One that is not there is left out, a link is made again."""
+    """Mount a path of the host at the same place. A missing path is skipped, a link is recreated."""
     source = f"/host{path}"
     if os.path.islink(source):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -86,22 +87,22 @@ def _show(path: str, attributes: int) -> None:
 
 
 def _without_nested(paths: list[str]) -> list[str]:
-    """The paths that do not lie in another one, each once."""
-    kept: list[str] = []
+    """Return the paths that are not below another one, each once."""
+    outermost: list[str] = []
     for path in sorted(set(paths)):
-        if not any(path.startswith(f"{above}/") for above in kept):
-            kept.append(path)
-    return kept
+        if not any(path.startswith(f"{above}/") for above in outermost):
+            outermost.append(path)
+    return outermost
 
 
 def raise_loopback() -> None:
-    """Brings the loopback device of this network namespace up. Raises OSError."""
+    """Bring up the loopback device of this network namespace. Raises OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Limits what this process and those below it may use; when memory runs out they go first. A lower limit that is in force stays."""
+    """Set resource limits for this process and its children, never above those in force. They are the first to be killed when memory runs out."""
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(number)[1]
@@ -112,7 +113,7 @@ def limit(limits: dict[str, int]) -> None:
 
 
 def without_privileges(wanted: dict[str, Any], command: list[str]) -> list[str]:
-    """The command without any capability or the means to get one, and as the account; it dies with its parent."""
+    """Return the command with a prefix that changes the account, drops all capabilities for good, and ends it with its parent."""
     change: list[str] = []
     if wanted["uid"] is not None:
         change = [f"--reuid={wanted['uid']}", f"--regid={wanted['gid']}", "--clear-groups", "--bounding-set=-all"]
@@ -120,17 +121,17 @@ def without_privileges(wanted: dict[str, Any], command: list[str]) -> list[str]:
     return ["setpriv", *change, *dropped, "--", *command]
 
 
-def keep(command: list[str], bounds: dict[str, Any]) -> int:
-    """Runs a command to its end, and reaps what it leaves. Returns its exit code; 1, with a line, when it broke its bounds."""
-    child = subprocess.Popen([*GENTLY, *command])  # without the descriptors that this process keeps
-    watch = Watch(bounds)
+def run_as_init(command: list[str], bounds: dict[str, Any]) -> int:
+    """Run a command to its end and reap orphans. Return its exit code; 1, with a line on stderr, if it exceeded its bounds."""
+    child = subprocess.Popen([*LOW_PRIORITY, *command])  # without the open descriptors of this process
+    watch = BoundsWatch(bounds)
     watch.start()
     while True:
         pid, status = os.wait()
         if pid == child.pid:
             watch.stop()
-            if watch.broken:
-                print(watch.broken, file=sys.stderr)
+            if watch.exceeded:
+                print(watch.exceeded, file=sys.stderr)
                 return 1
             return os.waitstatus_to_exitcode(status) & 0xFF
 
@@ -170,18 +171,18 @@ def _call(what: str, result: int) -> None:
 
 
 def main() -> int:
-    """Builds the cell and becomes the command, or its keeper."""
+    """Build the cell, then become the command, or run it as its init process."""
     wanted, command = json.loads(sys.argv[1]), sys.argv[2:]
     try:
         build(wanted)
         limit(wanted["limits"])
     except (OSError, KeyError) as error:
-        print(f"no cell can be built: {error}", file=sys.stderr)
+        print(f"cannot build a cell: {error}", file=sys.stderr)
         return 70
     words = without_privileges(wanted, command)
-    if not wanted["keeper"]:
+    if not wanted["init"]:
         os.execvp(words[0], words)
-    return keep(words, wanted["bounds"])
+    return run_as_init(words, wanted["bounds"])
 
 
 if __name__ == "__main__":

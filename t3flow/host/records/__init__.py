@@ -1,0 +1,1 @@
+"""What t3flow records about the host beside its runs: facts and tables in the journal's file."""
