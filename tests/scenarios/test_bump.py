@@ -265,7 +265,7 @@ def test_a_trouble_of_one_is_no_trouble_of_others(box: Sandbox) -> None:
     assert said["outcome"] == "updated"
     assert results(said) == {"ada": "restarted", "grace": "skipped", "linus": "skipped"}
     assert "backup" in said["users"]["grace"]["reason"]
-    assert said["users"]["linus"]["reason"] == "left out as asked"
+    assert said["users"]["linus"]["reason"] == "left out as requested"
     everybody_is_well(box, {"ada": NEXT, "linus": FIRST})
     assert "user map: " in (box.top / "log" / "consumer.log").read_text()
 
