@@ -3,7 +3,6 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(nproc) * 4)))  # tests wait more than they work
-SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder  # in the order of tests/ordering.py
 FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
@@ -20,7 +19,7 @@ test: lint  ## everything that CI runs; what runs on a real systemd or with the 
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
-	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider $(SPREAD) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
 
 durations: $(VENV)/.ready  ## writes anew how long each test takes, for tests/ordering.py: on a quiet machine
 	@chmod a+w tests/durations.json; $(MAKE) --no-print-directory suite ARGS=--record-durations; code=$$?; chmod 644 tests/durations.json; exit $$code
