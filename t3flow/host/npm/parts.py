@@ -56,7 +56,11 @@ class Platform:
     def may_support(self, name: str) -> bool:
         """Return whether a package of which only the name is known may be for this platform."""
         words = set(re.split(r"[^a-z0-9]+", name.lower()))
-        systems, cpus, libcs = words & OS_WORDS, words & CPU_WORDS, {LIBC_WORDS[word] for word in words & set(LIBC_WORDS)}
+        systems, cpus, libcs = (
+            words & OS_WORDS,
+            words & CPU_WORDS,
+            {LIBC_WORDS[word] for word in words & set(LIBC_WORDS)},
+        )
         accepted = {self.os, *({"macos"} if self.os == "darwin" else ())}
         return (
             (not systems or bool(systems & accepted))
