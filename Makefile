@@ -2,12 +2,13 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-WORKERS ?= $(shell echo $$(($$(nproc) * 2)))  # tests wait more than they work
+WORKERS ?= $(shell echo $$(($$(nproc) * 4)))  # tests wait more than they work
+SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder  # in the order of tests/ordering.py
 FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite box real box-and-real lint format bench requirements hooks release clean
+.PHONY: demo test suite durations box real box-and-real lint format bench requirements hooks release clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
@@ -19,7 +20,10 @@ test: lint  ## everything that CI runs; what runs on a real systemd or with the 
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
-	@$(BIN)/python -m t3flow.sandbox.enter $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider $(SPREAD) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+
+durations: $(VENV)/.ready  ## writes anew how long each test takes, for tests/ordering.py: on a quiet machine
+	@chmod a+w tests/durations.json; $(MAKE) --no-print-directory suite ARGS=--record-durations; code=$$?; chmod 644 tests/durations.json; exit $$code
 
 box: $(VENV)/.ready  ## on a real systemd, as root, in namespaces; elsewhere it says that it was skipped
 	@sh tests/box/prepare.sh $(LATER)

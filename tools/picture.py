@@ -16,7 +16,7 @@ ERASE = "\x1b[K"
 
 
 def played() -> str:
-    """What the demo writes to a terminal."""
+    """Return what the demo writes to a terminal."""
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "t3flow", "demo"]
     child = subprocess.Popen(

@@ -3,7 +3,7 @@
 import click
 
 from t3flow.cli.base import as_json, open_host, settings
-from t3flow.cli.output import dump, say, styled, with_remedy
+from t3flow.cli.output import dump, say, styled, tell, with_remedy
 from t3flow.engine.journal import JournalError
 
 
@@ -32,7 +32,7 @@ def doctor(fix: bool, as_json: bool) -> int:
         what, _, mend = str(error).rpartition(": ")
         found = [Finding("journal", what, mend)]
     for line in done:
-        (say if as_json else click.echo)(f"mended: {line}")
+        (say if as_json else tell)(f"mended: {line}")
     if as_json:
         dump([finding._asdict() for finding in found])
     else:

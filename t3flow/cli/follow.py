@@ -72,7 +72,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
 
 
 def _now(journal: Journal, run: Run, narrator: Narrator, seconds: float) -> str:
-    """What a followed run does at this moment."""
+    """Return what a followed run does now."""
     doing = narrator.doing if run.claim and narrator.doing else activity(journal, run)
     return f"{doing} ({duration(seconds)})" if run.claim and seconds >= LONG_SECONDS else doing
 

@@ -51,7 +51,9 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("Next bump", next_bump(found)),
         ("Run", found["run"] or "none in progress"),
     ]
-    if found["run_doing"]:
+    if (waits := found["run_waits"]) and waits["run"] == found["run"]:  # the problem above tells for what
+        lines.append(("", f"Waiting; next attempt {ahead(epoch(waits['next_try']))}"))
+    elif found["run_doing"]:
         lines.append(("", found["run_doing"]))
     if bake := found["bake"]:
         trouble = f"; nothing is seen: {bake['problem']}" if bake["problem"] else ""

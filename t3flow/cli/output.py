@@ -117,7 +117,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, is_cut: boo
 
 
 def _cell(text: str, width: int | None, is_cut: bool) -> list[str]:
-    """The lines of a table's last cell."""
+    """Return the lines of a table's last cell."""
     if width is None or len(text) <= width:
         return [text]
     if is_cut:

@@ -12,7 +12,8 @@ from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal, Run
 from t3flow.state.runs import activity, asked_for
 from t3flow.state.short import SHORT_ID, short_id, shortened
-from t3flow.state.times import ago, duration, rfc3339, when
+from t3flow.state.sources import consumer_pid
+from t3flow.state.times import ago, ahead, duration, rfc3339, when
 
 
 @click.command()
@@ -24,7 +25,8 @@ def runs(as_json: bool, limit: int) -> None:
     Shows for each run the outcome, the start, the duration, and the reason; for a run in progress, its current step. Ids are shortened; show and
     cancel accept the short form, and --json has the full ids.
     """
-    noted = journal(settings())
+    read = settings()
+    noted = journal(read)
     found = noted.runs(limit=limit)
     if as_json:
         dump([_document(run) for run in found])
@@ -33,19 +35,15 @@ def runs(as_json: bool, limit: int) -> None:
         click.echo("No run yet; start one with: t3flow enqueue bump --wait")
         return
     ids = [short_id(run.id) for run in found]
+    is_alive = consumer_pid(read.paths.state_dir) is not None
     rows = []
     for run, short in zip(found, ids, strict=True):
-        reason = str(run.result.get("reason", "")) or sentence_of(noted, run)
+        reason = str(run.result.get("reason", "")) or activity(noted, run, is_alive=is_alive)
         is_running = run.status == "running"
         took = "-" if is_running else duration(run.updated - run.created)
         shown = short if ids.count(short) == 1 else run.id
         rows.append([shown, run.outcome or "running", ago(run.created), took, shortened(reason)])
     table(["run", "outcome", "started", "took", "reason"], rows, is_cut=True)
-
-
-def sentence_of(noted: Journal, run: Run) -> str:
-    """Return what a run does now; "" for one that has ended."""
-    return activity(noted, run) if run.status == "running" else ""
 
 
 @click.command()
@@ -57,7 +55,8 @@ def show(run: str, as_json: bool) -> None:
     RUN is an id, the start of an id, or a short form such as bump-1fb35f, if it names only one run. Shows each step in a sentence, each trial of the
     gate with its checks and their evidence, then the outcome and the result of each user.
     """
-    noted = journal(settings())
+    read = settings()
+    noted = journal(read)
     found = noted.run(_full_id(noted, run))
     events = noted.events(found.id)
     if as_json:
@@ -89,8 +88,11 @@ def show(run: str, as_json: bool) -> None:
                 mark = styled("✓", fg="green") if check["ok"] else styled("✗", fg="red")
                 text = wrapped(f"{check['name']}: {check['evidence']}", " " * 17, " " * 15 + "✓ ")
                 click.echo(text.replace("✓", mark, 1))
-    if found.status == "running":
-        click.echo(wrapped(activity(noted, found)))
+    is_alive = consumer_pid(read.paths.state_dir) is not None
+    if found.status == "running" and is_alive and narrator.is_waiting and found.wake_at is not None:
+        tell(f"Next check {ahead(found.wake_at)}")
+    elif found.status == "running":
+        tell(activity(noted, found, is_alive=is_alive))
     else:
         conclude(found)
 

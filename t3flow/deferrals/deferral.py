@@ -5,7 +5,7 @@ import time
 from typing import TypedDict
 
 from t3flow.deferrals import left_behind, long_waits
-from t3flow.engine.runs import new_run
+from t3flow.engine.runs import new_run, wake_run
 from t3flow.engine.step import current_run, step
 from t3flow.host import slots
 from t3flow.host.host import Host, current_host
@@ -80,11 +80,7 @@ def drain_of(host: Host, user: str, *, make: bool = True) -> str:
 def wake(run: str) -> None:
     """Make a sleeping run due now."""
     host = current_host()
-    with host.journal.transaction() as connection:
-        connection.execute(
-            "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null and claim is null",
-            (time.time(), run),
-        )
+    wake_run(host.journal, run)
     host.hint(run)
 
 

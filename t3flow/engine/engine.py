@@ -182,16 +182,19 @@ class Engine:
     def _suspend(self, flow: Flow, suspended: Suspended) -> None:
         """Let the run go and queue its next hint. A run that waits for the lease is hinted at when the lease is free.
 
-        Synced only if an event was recorded: losing the rest in a power cut makes the run poll once more, and earlier.
+        A wake that met the run while a worker had it is kept: the run is due at once. Synced only if an event was recorded: losing the rest in a
+        power cut makes the run poll once more, and earlier.
         """
         run = flow.run
         with self.journal.transaction(synced=not flow.is_synced) as connection:
             connection.execute(
-                "update runs set claim = null, wake_at = ?, updated = ? where id = ?",
-                (suspended.wake_at, time.time(), run.id),
+                "update runs set claim = null, updated = ?, wake_at = case when wake_at is not ? and wake_at < ? then wake_at else ? end "
+                "where id = ?",
+                (time.time(), flow.wake_at, suspended.wake_at, suspended.wake_at, run.id),
             )
-        if suspended.wake_at is not None:
-            self.hint(run.id, suspended.wake_at, suspended.step)
+            (wake_at,) = connection.execute("select wake_at from runs where id = ?", (run.id,)).fetchone()
+        if wake_at is not None:
+            self.hint(run.id, wake_at, suspended.step)
 
     def _stall(self, flow: Flow, stalled: Stalled) -> None:
         """Let a run go that cannot write to the journal, and retry soon. If not even that can be written, `recover` does it within a minute."""

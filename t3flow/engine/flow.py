@@ -52,6 +52,7 @@ class Flow:
         self.journal = journal
         self.run = run
         self.history = History(run.id, journal.events(run.id))
+        self.wake_at = run.wake_at  # as this flow left it: another value in the journal is a wake
         self.interrupt = Interrupt()
         self.interruptible = False
         self.attempt = 1
@@ -285,11 +286,13 @@ class Flow:
 
     def _acquire(self, name: str) -> None:
         event = None
+        self.wake_at = None
         with self._writing() as connection:
             connection.execute("update runs set wake_at = null where id = ?", (self.run.id,))
             if next_for_lease(connection, name) == self.run.id:
-                connection.execute("insert into locks values (?, ?, ?)", (name, self.run.id, time.time()))
-                connection.execute("update runs set wake_at = ? where id = ?", (time.time(), self.run.id))
+                self.wake_at = time.time()
+                connection.execute("insert into locks values (?, ?, ?)", (name, self.run.id, self.wake_at))
+                connection.execute("update runs set wake_at = ? where id = ?", (self.wake_at, self.run.id))
                 event = append_event(connection, self.run.id, "acquired", name)
         if event is None:
             raise Suspended(None, None, "host_busy")

@@ -64,6 +64,15 @@ def send_signal(journal: Journal, run_id: str, name: str) -> None:
         connection.execute("insert or ignore into signals values (?, ?, ?)", (run_id, name, time.time()))
 
 
+def wake_run(journal: Journal, run_id: str) -> None:
+    """Make a sleeping run due now; a hint starts it. One that is polling at the moment polls once more. Idempotent."""
+    with journal.transaction() as connection:
+        connection.execute(
+            "update runs set wake_at = ? where id = ? and status = 'running' and wake_at is not null",
+            (time.time(), run_id),
+        )
+
+
 def end_run(journal: Journal, run: Run, outcome: Outcome) -> Event:
     """Journal a run's end, and release its lease and signals, in one commit."""
     result = {"reason": outcome.reason, **outcome.data}

@@ -50,19 +50,19 @@ def sharing_problem(host: Host) -> str:
 
     Container images use the same uids below 1000 as the host's services, and the kernel compares only numbers.
     """
-    who = host.gate_account()
+    account = host.gate_account()
     remedy = "useradd --system t3flow, and set gate.user to it"
-    if who.name in SHARED_NAMES or who.uid >= NOBODY:
-        return f"gate.user is {who.name}, an account that other services use: {remedy}"
+    if account.name in SHARED_NAMES or account.uid >= NOBODY:
+        return f"gate.user is {account.name}, an account that other services use: {remedy}"
     with suppress(T3flowError):
-        if any(entry.name == who.name or uid_of(entry.name) == who.uid for entry in host.user_map().users):
-            return f"gate.user is {who.name}, an account in the user map: {remedy}"
+        if any(entry.name == account.name or uid_of(entry.name) == account.uid for entry in host.user_map().users):
+            return f"gate.user is {account.name}, an account in the user map: {remedy}"
     with suppress(KeyError):
-        if who.uid in LOGIN_UIDS and not pwd.getpwnam(who.name).pw_shell.endswith(NO_SHELLS):
-            return f"gate.user is {who.name}, an account with a login shell: {remedy}"
-    if others := listing.in_containers(listing.pids_of_account(who.uid)):
-        process = f"{proc.describe(others[:1])} in a container also runs under uid {who.uid} of {who.name}"
-        return f"{process}: run usermod --uid UID {who.name} with an unused uid"
+        if account.uid in LOGIN_UIDS and not pwd.getpwnam(account.name).pw_shell.endswith(NO_SHELLS):
+            return f"gate.user is {account.name}, an account with a login shell: {remedy}"
+    if others := listing.in_containers(listing.pids_of_account(account.uid)):
+        process = f"{proc.describe(others[:1])} in a container also runs under uid {account.uid} of {account.name}"
+        return f"{process}: run usermod --uid UID {account.name} with an unused uid"
     return ""
 
 
@@ -71,31 +71,31 @@ def end_processes(host: Host) -> int:
 
     A no-op in the sandbox, where this process runs as that account. Raise ProcessesLeft, ChildError, Interrupted.
     """
-    who = host.gate_account()
-    if not who.is_other:
+    account = host.gate_account()
+    if not account.is_other:
         return 0
     if shared := sharing_problem(host):
         logger.warning("processes that an install may have left are not killed: {}", shared)
         return 0
     deadline = time.monotonic() + END_SECONDS
-    found = set(_live_pids(who.uid))
+    found = set(_live_pids(account.uid))
     while True:
         # Even if none was found: a process that forks faster than /proc is read appears in no list.
-        words = [sys.executable, "-I", "-S", "-c", KILL_PROGRAM, str(who.uid), str(who.gid), str(NO_ACCOUNT)]
+        words = [sys.executable, "-I", "-S", "-c", KILL_PROGRAM, str(account.uid), str(account.gid), str(NO_ACCOUNT)]
         ended = host.children.run(words, timeout_seconds=ROUND_SECONDS)
-        left = _live_pids(who.uid)
+        left = _live_pids(account.uid)
         found.update(left)
         if ended.code == 0 and not left:
             break
         if time.monotonic() > deadline:
             processes = proc.describe(left[:3]) or ended.last_line
             raise ProcessesLeft(
-                f"processes of the account {who.name} survive SIGKILL ({processes}), so nothing is copied; "
-                f"see where they hang: ps -o pid,stat,wchan,args -u {who.name}"
+                f"processes of the account {account.name} survive SIGKILL ({processes}), so nothing is copied; "
+                f"see where they hang: ps -o pid,stat,wchan,args -u {account.name}"
             )
         time.sleep(0.02)
     if found:
-        logger.info("killed {} processes of {}", len(found), who.name)
+        logger.info("killed {} processes of {}", len(found), account.name)
     return len(found)
 
 

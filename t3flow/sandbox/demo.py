@@ -1,4 +1,4 @@
-"""The main job, played on real parts in a temporary folder: a good nightly, one that the gate stops, one that is undone."""
+"""The main job on a complete host in a temporary folder: a good nightly, one that the gate stops, and one that is rolled back."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from t3flow.sandbox.probes import LOCKED, PAUSE_SECONDS, pairing_browsers, resta
 
 @dataclass(frozen=True)
 class Cast:
-    """The builds that are played: versions and schema levels; the real t3 as the good one, or the stand-in alone."""
+    """The versions of a demo with their schema levels; the good one is the real t3 if `is_real`."""
 
     first: str
     first_level: int
@@ -69,9 +69,9 @@ BREAKS_PAIRING = {"fault": "pairing_500", "when": {"not_scratch": True}}
 
 
 def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) -> int:
-    """Plays the demo and returns the exit code: 0 if everything was as announced. `keep` leaves the folder.
+    """Play the demo and return the exit code: 0 if every claim holds. `keep` leaves the folder.
 
-    `with_real`: the good nightly is the real t3, which is fetched first; 2 if it cannot be had.
+    `with_real`: use the real t3 as the good nightly and download it first; return 2 if that fails.
     """
     if with_real and (code := fetch_real()) != 0:
         return code
@@ -79,12 +79,12 @@ def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) ->
     enter([sys.executable, "-m", "t3flow", "demo", *(flag for flag, given in flags.items() if given)])
     top = Path(tempfile.mkdtemp(prefix="t3flow-demo-", dir=on_disk()))
     sandbox = Sandbox(top, USERS)
-    colour = sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ
-    story = Story(sandbox, REAL if with_real else STAND_IN, colour=colour)
+    color = sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ
+    story = Story(sandbox, REAL if with_real else STAND_IN, color=color)
     try:
         story.play()
     except (AssertionError, OSError, subprocess.SubprocessError) as error:
-        story.check(f"the demo goes on to its end ({error})", False)
+        story.check(f"the demo runs to its end ({error})", False)
     finally:
         sandbox.close()
         if keep:
@@ -95,12 +95,12 @@ def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) ->
 
 
 def fetch_real() -> int:
-    """Makes sure that the real t3 is at hand, and says so; the exit code."""
+    """Download the real t3 if it is not cached. Return the exit code."""
     if is_inside():
         return 0
     try:
         if real.cached() is None:
-            print(f"fetching {real.PACKAGE}@{real.VERSION} with npm (64 MB) ...", flush=True)
+            print(f"downloading {real.PACKAGE}@{real.VERSION} with npm (64 MB) ...", flush=True)
         print(f"the real t3 {real.VERSION}: {real.fetch()}", flush=True)
     except T3flowError as error:
         print(f"t3flow demo --real: {error}; without --real the demo needs nothing", file=sys.stderr)
@@ -109,14 +109,14 @@ def fetch_real() -> int:
 
 
 def on_disk() -> str | None:
-    """Where a candidate may be tried: not in memory, as /tmp is on some hosts."""
+    """Return a parent folder on a disk; /tmp is in memory on some hosts. None for the default."""
     return "/var/tmp" if is_on_tmpfs(Path(tempfile.gettempdir())) else None
 
 
 class Story:
-    """Tells what happens, lets it happen, and checks that it did."""
+    """Announces what happens, does it, and checks each claim."""
 
-    def __init__(self, sandbox: Sandbox, cast: Cast, *, colour: bool) -> None:
+    def __init__(self, sandbox: Sandbox, cast: Cast, *, color: bool) -> None:
         self.sandbox = sandbox
         self.cast = cast
         self.seconds = REAL_WAIT_SECONDS if cast.is_real else WAIT_SECONDS
@@ -124,26 +124,26 @@ class Story:
         self.failed = 0
         self.summary: list[str] = []
         self._bold, self._green, self._red, self._dim, self._off = (
-            ("\033[1m", "\033[32m", "\033[31m", "\033[2m", "\033[0m") if colour else ("",) * 5
+            ("\033[1m", "\033[32m", "\033[31m", "\033[2m", "\033[0m") if color else ("",) * 5
         )
 
     def play(self) -> None:
-        """The four scenes."""
+        """Play the four scenes."""
         self.set_up()
         self.good_nightly()
         self.nightly_that_breaks_data()
         self.nightly_that_breaks_later()
 
     def set_up(self) -> None:
-        """A host as it is on a quiet evening."""
+        """Start a host on a quiet evening."""
         box = self.sandbox
         self.scene(
-            "A devvm in a folder",
-            f"{', '.join(USERS)}: each with a real database, a server and a browser; all on t3 {self.cast.first}",
+            "A complete host in a folder",
+            f"{', '.join(USERS)}: each with a real database, a server and a browser, all on t3 {self.cast.first}",
         )
         self.tell(
-            "npm registry, dispatch, supervisor and consumer are real processes"
-            + (", in a network of their own" if has_own_network() else "")
+            "The npm registry, the dispatch, the supervisor and the consumer are real processes"
+            + (" in a network of their own" if has_own_network() else "")
         )
         if self.cast.is_real:
             box.environment |= REAL_ENVIRONMENT
@@ -151,32 +151,32 @@ class Story:
         database = DATA / f"state-level{self.cast.first_level}.sqlite"
         box.start(self.cast.first, dict.fromkeys(USERS, database), {"schema_level": self.cast.first_level})
         box.start_consumer()
-        self.check("everybody can pair through the dispatch", all(box.pairs(user) for user in USERS))
+        self.check("all users can pair through the dispatch", all(box.pairs(user) for user in USERS))
 
     def good_nightly(self) -> None:
-        """Idle users move, the busy one is deferred and moves when their turn has ended."""
+        """Idle users are restarted at once, the busy user when her turn has ended."""
         box, good = self.sandbox, self.cast.good
-        what = "which renames the pairing endpoint and migrates each database one way"
+        what = "which renames the pairing endpoint and migrates every database"
         if self.cast.is_real:
             what = "the real t3: another package, other processes, other cookies, and each database from level 32 to 52"
         self.scene(
             f"A good nightly: {good}, {what}",
-            f"{BUSY} has an agent at work, and is not to be disturbed; a browser for each user pairs all the time",
+            f"{BUSY} has a running turn and must not be interrupted; a browser pairs for each user all the time",
         )
         self.publish_good()
         turn = box.control(BUSY, "turn/start", agent="claude")["turn"]
         with pairing_browsers(box, USERS, 1.5 if self.cast.is_real else PAUSE_SECONDS) as browsers:
             self.give_to_everybody(turn)
         outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
-        self.check(f"of {browsers.tried} pairings meanwhile none failed but during the user's own restart", not outside)
+        self.check(
+            f"of {browsers.tried} pairings meanwhile, none failed except during the user's own restart", not outside
+        )
         for failure in outside:
             self.tell(f"{failure.user} at {time.strftime('%H:%M:%S', time.localtime(failure.began))}: {failure.cause}")
-        self.summary.append(
-            f"{good}: given to two idle users at once, to {BUSY} when the turn had ended; no turn was cut off"
-        )
+        self.summary.append(f"{good}: two idle users at once, {BUSY} when her turn had ended; no turn was interrupted")
 
     def publish_good(self) -> None:
-        """The good build: the stand-in's, or the real platform package with its launcher."""
+        """Publish the good version: the stand-in, or the real package."""
         if not self.cast.is_real:
             self.sandbox.publish(self.cast.good, {"schema_level": self.cast.good_level})
             return
@@ -186,58 +186,58 @@ class Story:
         real.publish(self.sandbox.top / "registry", tarball)
 
     def give_to_everybody(self, turn: str) -> None:
-        """The bump, and the deferral that it leaves."""
+        """Run the bump and see the deferral through."""
         box, first, good = self.sandbox, self.cast.first, self.cast.good
         code = self.run("enqueue", "bump", "--wait", *(["--target", good] if self.cast.is_real else []))
-        self.check("the bump ends well (exit 0)", code == 0)
-        # A pairing at the wrong moment defers somebody for a second.
+        self.check("the bump succeeds (exit 0)", code == 0)
+        # A pairing at the wrong moment defers a user for a second.
         with suppress(AssertionError):
             box.until(self.idle_are_moved, "ada and linus are moved")
         self.check("ada and linus run the nightly", self.idle_are_moved())
         self.check(
-            f"{BUSY} was left at work on {first}, and can still pair", box.assigned(BUSY) == first and box.pairs(BUSY)
+            f"{BUSY} keeps working on {first} and can still pair", box.assigned(BUSY) == first and box.pairs(BUSY)
         )
         self.run("deferrals")
-        self.tell(f"now the turn of {BUSY} ends; the delayed task finds the first quiet moment")
+        self.tell(f"The turn of {BUSY} ends; a delayed task restarts the server at the first quiet moment")
         box.control(BUSY, "turn/end", turn=turn)
         began = time.monotonic()
         box.until(
             lambda: box.assigned(BUSY) == good and not box.document("deferrals"), f"{BUSY} is migrated", self.seconds
         )
-        self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later, and can pair", box.pairs(BUSY))
+        self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later and can pair", box.pairs(BUSY))
 
     def idle_are_moved(self) -> bool:
-        """Whether all but the busy one are led to the good nightly."""
+        """Return whether all users but the busy one are assigned the good nightly."""
         return all(self.sandbox.assigned(user) == self.cast.good for user in USERS if user != BUSY)
 
     def nightly_that_breaks_data(self) -> None:
-        """The gate tries a copy of each database, so that one user's data is enough to stop a build."""
+        """Show that the gate stops a version that fails on the data of one user."""
         box, version = self.sandbox, self.cast.breaks_data
         self.scene(
             f"A nightly that breaks one user's data: {version}",
-            "its migration fails on a project that only linus has",
+            "Its migration fails on a project that only linus has",
         )
         self.change_database("linus", NAMED_PROJECT)
         before = self.fingerprints()
         box.publish(version, self.bad_build(BREAKS_MIGRATION))
         code = self.run("enqueue", "bump", "--wait")
         self.check("the gate stops it (exit 1)", code == 1 and box.document("runs")[-1]["outcome"] == "gate_failed")
-        self.check("no server was restarted, nobody was led to it", self.fingerprints() == before)
-        self.summary.append(f"{version}: stopped by the gate on a copy of linus' database; nobody noticed")
+        self.check("no server was restarted, and no user was assigned the version", self.fingerprints() == before)
+        self.summary.append(f"{version}: stopped by the gate on a copy of the database of linus; no user noticed")
 
     def nightly_that_breaks_later(self) -> None:
-        """What no gate can see is undone at the first user."""
+        """Show that a failure which no gate can see is undone at the first user."""
         box, version = self.sandbox, self.cast.breaks_later
         self.scene(
             f"A nightly that only fails in place: {version}",
-            "it passes the gate, then pairing breaks on the real server",
+            "It passes the gate, then pairing breaks on the real server",
         )
         box.publish(version, self.bad_build(BREAKS_PAIRING))
         code = self.run("enqueue", "bump", "--wait")
         run = box.document("runs")[-1]
-        self.check("it is undone (exit 1, rolled_back)", code == 1 and run["outcome"] == "rolled_back")
+        self.check("it is rolled back (exit 1, rolled_back)", code == 1 and run["outcome"] == "rolled_back")
         self.check(
-            "everybody is on the good nightly and can pair",
+            "all users are on the good nightly and can pair",
             all(box.assigned(user) == self.cast.good and box.pairs(user) for user in USERS),
         )
         self.check(
@@ -246,23 +246,23 @@ class Story:
         )
         status = box.document("status")
         self.check(
-            "tracking is frozen, and the build is remembered",
+            "tracking is frozen, and the version is rejected",
             status["frozen"] is not None and version in status["rejected"],
         )
         self.run("status")
         self.summary.append(
-            f"{version}: undone at the first user, database and program; tracking is frozen until a person looks"
+            f"{version}: rolled back at the first user, database and program; tracking stays frozen until an operator resumes it"
         )
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def bad_build(self, rule: dict[str, Any]) -> dict[str, Any]:
-        """A build of the good one's generation that migrates one level further, with a fault."""
+        """Return the behavior of a version that migrates one level further and has a fault."""
         generation = {"generation": self.cast.generation} if self.cast.generation else {}
         return {"schema_level": self.cast.good_level + 1, "rules": [rule], **generation}
 
     def run(self, *arguments: str) -> int:
-        """Runs a command of t3flow as a person would, in sight."""
+        """Run a command of t3flow and show it. Return its exit code."""
         print(f"{self._dim}$ t3flow {' '.join(arguments)}{self._off}", flush=True)
         return subprocess.run(
             [sys.executable, "-m", "t3flow", *arguments],
@@ -273,7 +273,7 @@ class Story:
         ).returncode
 
     def change_database(self, user: str, sql: str) -> None:
-        """Writes to a user's database as their server would."""
+        """Write to the database of a user."""
         import sqlite3
         from contextlib import closing
 
@@ -281,28 +281,28 @@ class Story:
             connection.execute(sql)
 
     def fingerprints(self) -> dict[str, Any]:
-        """Which process serves each user from which version."""
+        """Return the process and the assigned version of each user."""
         return {
             user: (self.sandbox.supervise("status", user)["main_pid"], self.sandbox.assigned(user)) for user in USERS
         }
 
     def scene(self, title: str, text: str) -> None:
-        """A heading."""
+        """Print a heading and what happens."""
         print(f"\n{self._bold}{title}{self._off}\n  {text}", flush=True)
 
     def tell(self, text: str) -> None:
-        """A line of the story."""
+        """Print a line."""
         print(f"  {text}", flush=True)
 
     def check(self, claim: str, holds: bool | Callable[[], bool]) -> None:
-        """A claim, and whether it is so."""
+        """Print a claim and whether it holds."""
         good = holds() if callable(holds) else holds
         self.failed += not good
         mark = f"{self._green}✓{self._off}" if good else f"{self._red}✗ NOT SO:{self._off}"
         print(f"  {mark} {claim}", flush=True)
 
     def conclude(self) -> int:
-        """The summary and the exit code."""
+        """Print the summary and return the exit code."""
         print(f"\n{self._bold}In short{self._off} ({time.monotonic() - self.began:.0f} s)")
         for line in self.summary:
             print(f"  {line}")

@@ -46,7 +46,7 @@ def in_words(deferral: dict[str, Any]) -> str:
 
 
 def _old_wait(entry: deferral_records.Deferral, cause: long_waits.Cause) -> str:
-    """That a deferral has waited for one cause for long, with the command to run."""
+    """Return that a deferral has waited long for one cause, with the command to run."""
     user, waited = shlex.quote(entry.user), duration(time.time() - cause["since"])
     what = f"{entry.user} has waited {waited} ({cause['checks']} checks) for {entry.version}: "
     what += waits_for(cause["waiting_for"], entry.detail)

@@ -44,7 +44,7 @@ def collect(read: Settings) -> dict[str, Any]:
         "user_map_problems": problems,
         "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
         "run": active[0].id if active else None,
-        "run_doing": activity(noted, active[0]) if noted and active else None,
+        "run_doing": activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         "run_waits": run_waits(noted, [run.id for run in active]) if noted else None,
         "last_bump": last_bump(noted) if noted else None,
         "bake": bake(noted) if noted else None,
@@ -88,7 +88,7 @@ def next_bump(found: dict[str, Any]) -> str:
 
 
 def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
-    """What is wrong with the launcher and the mount of the slots, each with its remedy."""
+    """Return what is wrong with the launcher and the mount of the slots, each with its remedy."""
     try:
         return [*preflight.launcher_problems(read), *preflight.mounts_problems(read)]
     except (T3flowError, OSError) as error:
@@ -108,7 +108,7 @@ def last_bump(noted: Journal) -> dict[str, Any] | None:
 
 
 def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
-    """The first of these runs that sleeps until the registry has what it needs: what that is, and when it asks again; None for none."""
+    """Return the first of these runs that waits for the registry, with what it waits for and when it asks again; None for none."""
     for run in runs:
         rows = noted.query(
             "select json_extract(data, '$.waiting_for'), wake_at from events join runs on runs.id = run where run = ? and kind = 'waiting' "
@@ -122,7 +122,7 @@ def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
 
 
 def bake(noted: Journal) -> dict[str, Any] | None:
-    """The version whose pairings are watched, until when, and why nothing can be seen ("" when it can); None while none are."""
+    """Return the version whose pairings are watched, until when, and why nothing can be seen ("" if it can); None without a watch."""
     known = facts.read(noted, "bake")
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None

@@ -32,16 +32,22 @@ class Line(NamedTuple):
 
 
 class Narrator:
-    """Tells a run's history: takes its events in their order. `doing` is what the run does after the last of them, "" for nothing."""
+    """Tells a run's history: takes its events in their order.
+
+    After the last of them `doing` is what the run does ("" for nothing), and `is_waiting` says whether it sleeps until a check.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._begun: dict[str, Event] = {}
+        self._failed = ""
         self.doing = ""
+        self.is_waiting = False
 
     def line(self, event: Event) -> Line | None:
         """Return what an event means; None for one that says nothing to people."""
         step = event.step or ""
+        self.is_waiting = event.kind == "waiting"
         if event.kind == "started":
             self._begun[step] = event
             self.doing = self._doing(step)
@@ -52,7 +58,7 @@ class Narrator:
         if event.kind == "signal":
             return Line("problem", SIGNALS.get(step, "The run was asked to stop"))
         if event.kind == "acquired":
-            return Line("good", "Has the host to itself", True)
+            return Line("good", "Acquired the lease on the host", True)
         if event.kind == "continued":
             return Line("good", f"The history starts over after {event.data['events']} events", True)
         if event.kind == "stopped":
@@ -60,7 +66,7 @@ class Narrator:
         return self._ended(event, step)
 
     def _ended(self, event: Event, step: str) -> Line | None:
-        """The end of an attempt at a step."""
+        """Tell how an attempt at a step ended."""
         if event.kind not in ("completed", "undone", "failed", "undo_failed", "retrying"):
             return None
         doing, begun = self._doing(step), self._begun.pop(step, None)
@@ -68,6 +74,7 @@ class Narrator:
         took = event.at - begun.at if begun is not None else 0.0
         after = f" ({duration(took)})" if took >= SHORTEST_SECONDS else ""
         if event.kind in ("failed", "undo_failed"):
+            self._failed = str(event.data["reason"])
             return Line("failed", f"{doing} failed: {event.data['reason']}{after}")
         if event.kind == "retrying":
             return Line("waiting", f"{doing} failed: {event.data['reason']}; next attempt at {clock(event.data['at'])}")
@@ -82,20 +89,27 @@ class Narrator:
 
     def _waiting(self, event: Event) -> str:
         cause = str(event.data["waiting_for"])
+        if self._failed and cause.startswith(self._failed):  # which the line before has told
+            cause = cause[len(self._failed) :].lstrip("; ")
         given = {**self._run.args, "problem": cause}
         doing = sentences.doing(str(event.step), (), given)
         return doing if cause in doing else f"{doing}: {waits_for(cause)}"
 
 
 def _call(begun: Event | None) -> tuple[list[object], dict[str, object]]:
-    """The arguments that a step began with; none where the journal has lost its start."""
+    """Return the arguments that a step began with; none if the journal no longer has its start."""
     return (begun.data.get("args") or [], begun.data.get("kwargs") or {}) if begun is not None else ([], {})
 
 
-def activity(journal: Journal, run: Run) -> str:
-    """Return what a run does or waits for now, in a sentence; "" for one that has ended."""
+def activity(journal: Journal, run: Run, *, is_alive: bool = True) -> str:
+    """Return what a run does or waits for now, in a sentence; "" for one that has ended. `is_alive`: a consumer is running."""
     if run.status != "running":
         return ""
+    doing = _activity(journal, run)
+    return doing if is_alive else f"Interrupted until a consumer is running: {doing}"
+
+
+def _activity(journal: Journal, run: Run) -> str:
     if run.revoked:
         return f"Waiting: {waits_for(run.revoked)}"
     if run.wake_at is None:

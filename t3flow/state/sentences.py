@@ -112,7 +112,12 @@ SENTENCES: dict[str, Sentence] = {
     "reject_abandoned": Sentence(
         "reasons",
         "Rejecting the versions left behind",
-        say.how_many("Rejected {names}, which users left by a rollback", "reasons", "version"),
+        say.how_many(
+            "Rejected {names}, which users left by a rollback",
+            "No version was left by the rollback",
+            "reasons",
+            "version",
+        ),
     ),
     "freeze_tracking": Sentence("reason", "Freezing tracking", say.problem("Froze tracking")),
     "alert": Sentence("line", "Writing to the log", "Wrote to the log: {line}", True),
@@ -192,7 +197,9 @@ SENTENCES: dict[str, Sentence] = {
     ),
     # Deferrals
     "defer": Sentence(
-        "version causes is_accepted", "Deferring users", say.how_many("Deferred {names} to {version}", "causes")
+        "version causes is_accepted",
+        "Deferring users",
+        say.how_many("Deferred {names} to {version}", "No user has to wait", "causes"),
     ),
     "await_idle": Sentence("user not_before", "Waiting until {user} is idle", say.idle),
     "pending_deferrals": Sentence("users", "Looking up pending deferrals", say.pending),
@@ -210,7 +217,11 @@ SENTENCES: dict[str, Sentence] = {
     "begin_bake": Sentence("version users", "Starting the watch over pairings", say.watch),
     "watch_pairings": Sentence(VERSION, "Watching pairings on {version}", say.watched),
     "end_bake": Sentence("", "Ending the watch over pairings", "Ended the watch over pairings", True),
-    "begin_rollback": Sentence("users", "Starting a rollback", say.how_many("Started a rollback of {names}", "users")),
+    "begin_rollback": Sentence(
+        "users",
+        "Starting a rollback",
+        say.how_many("Started a rollback of {names}", "No user is to be rolled back", "users"),
+    ),
     # Rollback and restore
     "cannot_roll_back_to": Sentence(
         "version",
@@ -266,7 +277,9 @@ SENTENCES: dict[str, Sentence] = {
         "version in_scratch tree program", "Removing the copy of {version}", "Removed the copy of {version}"
     ),
     "make_links": Sentence(
-        "default links former", "Assigning versions", say.how_many("Assigned a version to {number}", "links")
+        "default links former",
+        "Assigning versions",
+        say.how_many("Assigned a version to {number}", "No version is to be assigned", "links"),
     ),
     "unmake_links": Sentence("default links former", "Removing the assigned versions", "Removed the assigned versions"),
     "take_backups": Sentence("folders default", "Taking over the shell tracker's snapshots", say.taken_over),
@@ -274,7 +287,9 @@ SENTENCES: dict[str, Sentence] = {
         "folders default", "Returning the shell tracker's snapshots", "Returned the shell tracker's snapshots"
     ),
     "take_markers": Sentence(
-        MARKERS, "Turning the shell tracker's markers into deferrals", say.how_many("Deferred {names}", "deferrals")
+        MARKERS,
+        "Turning the shell tracker's markers into deferrals",
+        say.how_many("Deferred {names}", "No user is to be deferred", "deferrals"),
     ),
     "return_markers": Sentence(
         MARKERS, "Returning the shell tracker's markers", "Returned the shell tracker's markers"

@@ -74,12 +74,12 @@ def of_user(seed: str) -> str:
 
 
 def asking(given: Args) -> str:
-    """The search for the version to move to."""
+    """Tell the search for the version to move to."""
     return f"Checking that {given['target']} is published" if given["target"] else "Asking for the version to follow"
 
 
 def resolved(given: Args, found: dict[str, Any]) -> str:
-    """The version to move to, and the one to move from."""
+    """Tell the version to move to and the default."""
     if found["target"] == found["default"]:
         return f"The version to follow is {found['target']}, the default already"
     return f"The version to follow is {found['target']}; the default is {found['default']}"
@@ -96,12 +96,11 @@ def guarded(given: Args, found: dict[str, str]) -> str:
 
 def next_attempt(given: Args, found: dict[str, Any]) -> str:
     """When a run that the registry stopped tries again."""
-    when = f"the next attempt is at {clock(found['at'])}" if found["at"] else "there is no further attempt"
-    return Problem(f"{sentence_case(given['reason'])}; {when}")
+    return Detail(f"Planned the next attempt for {clock(found['at'])}" if found["at"] else "No further attempt is due")
 
 
 def people(given: Args, found: list[dict[str, Any]]) -> str:
-    """The users of the host."""
+    """Tell how many users and servers there are, and whom t3flow cannot manage."""
     unmanaged = [each["user"] for each in found if each.get("why")]
     beside = f"; t3flow cannot manage {names(unmanaged)}" if unmanaged else ""
     return (
@@ -110,14 +109,14 @@ def people(given: Args, found: list[dict[str, Any]]) -> str:
 
 
 def installed(given: Args, found: dict[str, Any]) -> str:
-    """A version that was installed, with what is to be told of its origin."""
+    """Tell an installed version and what is notable about its origin."""
     signatures = f"; signatures {found['signatures']}" if found.get("signatures") else ""
     text = f"Installed {given['version']}{signatures}"
     return Problem("; ".join([text, *found["notices"]])) if found.get("notices") else text
 
 
 def backed_up(given: Args, found: dict[str, Any]) -> str:
-    """The backup of one user."""
+    """Tell the backup of one user."""
     if found.get("missing"):
         return f"Nothing to back up for {given['user']}: there is no database yet"
     if found["problem"]:
@@ -129,7 +128,7 @@ def backed_up(given: Args, found: dict[str, Any]) -> str:
 
 
 def gate(given: Args, found: dict[str, Any]) -> str:
-    """What the gate tries a version on."""
+    """Tell what the gate tries a version on."""
     seeds = [seed["user"] for batch in found["batches"] for seed in batch]
     if seeds == ["nobody"]:
         return "Gate: an empty database, as there is no other"
@@ -137,14 +136,14 @@ def gate(given: Args, found: dict[str, Any]) -> str:
 
 
 def trying(given: Args) -> str:
-    """The trials that are under way."""
+    """Tell the trials in flight."""
     seeds = given["seeds"]
     on = of_user(seeds[0]["user"]) if len(seeds) == 1 else count(len(seeds), "database")
     return f"Gate: trying {given['version']} on {on}"
 
 
 def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
-    """The verdicts on a version: the first that is not a pass with its evidence, the others by name."""
+    """Tell the verdicts on a version: the first failure with its evidence, the others by name."""
     bad = [each for each in found if each["verdict"] != "pass"]
     if len(found) == 1:
         text = f"Gate: {judged_on(found[0])}"
@@ -156,7 +155,7 @@ def verdicts(given: Args, found: list[dict[str, Any]]) -> str:
 
 
 def controls(given: Args, found: list[dict[str, Any]]) -> str:
-    """The verdicts on the version in use, where the new one failed."""
+    """Tell the verdicts on the version in use where the new version failed."""
     told: dict[str, list[str]] = {}
     for each in found:
         told.setdefault(f"{each['version']} {judged(each)}", []).append(each["seed"])
@@ -171,7 +170,7 @@ def controls(given: Args, found: list[dict[str, Any]]) -> str:
 
 
 def order(given: Args, found: list[dict[str, Any]]) -> str:
-    """The order of restarts."""
+    """Tell the order of restarts."""
     users = [each["user"] for each in found]
     return f"Order of restarts: {names(users)}" if len(users) > 1 else Detail("Chose the order of restarts")
 
@@ -193,39 +192,39 @@ def pairing(given: Args, found: dict[str, str]) -> str:
 
 
 def stopped(given: Args, found: dict[str, Any]) -> str:
-    """A server that was stopped, or why it was left running."""
+    """Tell that a server was stopped, or why it was left running."""
     if found["stopped"]:
         return f"Stopped the idle server of {given['user']}"
     return f"Left {given['user']} alone: {waits_for(found['waiting_for'], found['detail'])}"
 
 
 def idle(given: Args, found: dict[str, Any]) -> str:
-    """A deferred user who is idle at last, or needs no move."""
+    """Tell that a deferred user is idle or needs no move."""
     return sentence_case(found["nothing_to_do"], given["user"]) or f"{given['user']} is idle"
 
 
 def pending(given: Args, found: list[dict[str, Any]]) -> str:
-    """The deferrals that a drain tries."""
+    """Tell which deferrals a drain tries."""
     if not found:
         return "No deferral is pending"
     return f"{count(len(found), 'deferral')} pending: {names(each['user'] for each in found)}"
 
 
 def preview_drain(given: Args, found: dict[str, Any]) -> str:
-    """What a drain would do with a user."""
+    """Tell what a drain would do with a user."""
     if found["result"] == "untouched":
         return f"{given['user']} is idle and would be restarted"
     return f"{given['user']} would be left alone: {waits_for(found['waiting_for'], found['reason'])}"
 
 
 def waits(given: Args, found: Any) -> str:
-    """A deferred user who goes on waiting."""
+    """Tell that a deferred user continues to wait."""
     again = f" until {clock(found)}" if isinstance(found, int | float) and found else ""
     return Detail(f"{given['user']} waits{again}: {waits_for(given['waiting_for'], given['detail'])}")
 
 
 def watch(given: Args, found: str) -> str:
-    """The start of a watch over pairings."""
+    """Tell that the pairings are watched."""
     if not found:
         return Detail("No pairings to watch")
     return f"Started to watch the pairings of {count(len(given['users']), 'user')} on {given['version']}"
@@ -241,7 +240,7 @@ def watched(given: Args, found: dict[str, Any]) -> str:
 
 
 def way_back(given: Args, found: dict[str, Any]) -> str:
-    """The version that a user goes back to."""
+    """Tell the version that a user goes back to."""
     if found["stays"]:
         text = f"{given['user']} stays: {found['reason']}"
         return Problem(text) if found["stays"] == "skipped" else text
@@ -249,18 +248,18 @@ def way_back(given: Args, found: dict[str, Any]) -> str:
 
 
 def found_backup(given: Args, found: Any) -> str:
-    """The backup that is to be restored."""
+    """Tell which backup is restored."""
     return f"Found the backup {short_backup(given['name'])} of {given['user']}"
 
 
 def moved_back(given: Args, found: Any) -> str:
-    """A user who was moved back, with or without the database."""
+    """Tell that a user was rolled back, with or without the database."""
     what = "database and program" if given["snapshot"] else "program only"
     return f"Moved {given['user']} to {given['version']}: {what}"
 
 
 def inspected(given: Args, found: dict[str, Any]) -> str:
-    """What the shell tracker left."""
+    """Tell what the shell tracker left."""
     there = f"t3 {found['installed']}" if found["installed"] else "no global t3"
     return f"Found {there}, {count(len(found['servers']), 'user')} and {count(len(found['markers']), 'marker')}"
 
@@ -272,12 +271,12 @@ def decided(given: Args, found: dict[str, Any]) -> str:
 
 
 def taken_over(given: Args, found: list[str]) -> str:
-    """The snapshots of the shell tracker."""
+    """Tell that the snapshots of the shell tracker were taken over."""
     return Problem("; ".join(map(sentence_case, found))) if found else "Took over the shell tracker's snapshots"
 
 
 def ended(given: Args, found: str) -> str:
-    """A result that is a sentence."""
+    """Tell a result that is a sentence itself."""
     return sentence_case(str(found), given["user"])
 
 
@@ -300,12 +299,12 @@ def listed(some: str, none: str, what: str = "user", many: str = "") -> Callable
     return told
 
 
-def how_many(text: str, key: str, what: str = "user") -> Callable[..., str]:
-    """Return the words for an argument that is a list or a table, with its `{number}` and `{names}`; a detail where it is empty."""
+def how_many(some: str, none: str, key: str, what: str = "user") -> Callable[..., str]:
+    """Return the words for an argument that is a list or a table: `some` with its `{number}` and `{names}`, `none` (a detail) for an empty one."""
 
     def told(given: Args, found: Any = None) -> str:
-        said = {**given, "number": count(len(given[key]), what), "names": names(given[key]) or f"no {what}"}
-        return text.format_map(said) if given[key] else Detail(text.format_map(said))
+        said = {**given, "number": count(len(given[key]), what), "names": names(given[key])}
+        return some.format_map(said) if given[key] else Detail(none.format_map(given))
 
     return told
 

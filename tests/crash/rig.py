@@ -207,7 +207,8 @@ class Rig:
             "all is dead",
         )
         self.journal.let_go()
-        still = [link for entry in Path("/proc/self/fd").iterdir() if "journal.db" in (link := _target(entry))]
+        journal = str(self.settings.paths.state_dir / JOURNAL)
+        still = [link for entry in Path("/proc/self/fd").iterdir() if journal in (link := _target(entry))]
         assert not still, f"this process would keep SQLite from looking at its log anew: {still}"
         self.go.touch()
         self.box.until(lambda: b'"killed"' in read(self.log), "the power is cut")

@@ -136,41 +136,77 @@ class Crew:
             worker.join()
 
 
-def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str]) -> None:
-    """One process: a rig that takes tasks, and is made anew after a failure."""
-    rigs: dict[str, Rig] = {}
-    try:
-        while time.time() < deadline and (task := queue.get()) is not None:
-            name, kills, whom = task
-            for _ in range(RETRIES):
-                rig = rigs[host_for(name)] = rigs.get(host_for(name)) or rig_for(name, idle)
-                if whom.startswith("errno:"):
-                    assert isinstance(kills[0], Point)
-                    found = attempt_fault(rig, name, kills[0], whom)
-                else:
-                    found = attempt(rig, name, kills, whom, staged=staged(name, kills))
-                if found.wrong:
-                    rig.keep(keep / f"{name}-{time.time():.0f}")
-                    rig.kill_everything()
-                    rigs.pop(host_for(name)).close()
-                if found.wrong or found.killed or found.reached:
-                    break
-            results.put((task, found))
-    finally:
-        for rig in rigs.values():
+class Bench:
+    """Rigs, one for each kind of host, on which tasks are played; a rig is made anew after a failure."""
+
+    def __init__(self, keep: Path, idle: list[str] = IDLE) -> None:
+        self.keep, self.idle = keep, idle
+        self.rigs: dict[str, Rig] = {}
+
+    def rig(self, name: str) -> Rig:
+        """The rig for a scenario."""
+        kind = host_for(name)
+        if kind not in self.rigs:
+            self.rigs[kind] = rig_for(name, self.idle)
+        return self.rigs[kind]
+
+    def play(self, task: Task) -> Attempt:
+        """What a task shows; one that is not reached is tried again."""
+        name, kills, whom = task
+        for _ in range(RETRIES):
+            rig = self.rig(name)
+            if whom.startswith("errno:"):
+                assert isinstance(kills[0], Point)
+                found = attempt_fault(rig, name, kills[0], whom)
+            else:
+                found = attempt(rig, name, kills, whom, staged=staged(name, kills))
+            if found.wrong:
+                rig.keep(self.keep / f"{name}-{time.time():.0f}")
+                rig.kill_everything()
+                self.rigs.pop(host_for(name)).close()
+            if found.wrong or found.killed or found.reached:
+                break
+        return found
+
+    def take(self, tasks: Iterable[Task], seconds: float) -> Iterator[tuple[Task, Attempt]]:
+        """Yields each task with what it showed, until there are none or the time is over."""
+        deadline = time.time() + seconds
+        for task in tasks:
+            if time.time() >= deadline:
+                break
+            yield task, self.play(task)
+
+    def close(self) -> None:
+        """Ends all rigs."""
+        for rig in self.rigs.values():
             rig.close()
+
+
+def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str]) -> None:
+    """One process: a bench that takes tasks."""
+    bench = Bench(keep, idle)
+    try:
+        for result in bench.take(iter(queue.get, None), deadline - time.time()):
+            results.put(result)
+    finally:
+        bench.close()
         results.put(None)
 
 
 def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float, idle: list[str] = IDLE) -> int:
-    """Takes tasks and tells what came of them. Returns the exit code."""
+    """Takes tasks with so many processes and tells what came of them. Returns the exit code."""
+    return tell(len(tasks), Crew(jobs, keep, time.time() + seconds, idle).take(tasks))
+
+
+def tell(listed: int, taken: Iterable[tuple[Task, Attempt]]) -> int:
+    """Tells what came of tasks as they are taken. Returns the exit code."""
     began = time.time()
     done = reached = killed = 0
     wrong: list[str] = []
     outcomes: Counter[str] = Counter()
     repeated: Counter[str] = Counter()
     resumed: list[float] = []
-    for task, found in Crew(jobs, keep, began + seconds, idle).take(tasks):
+    for task, found in taken:
         done += 1
         reached += found.reached
         killed += found.killed
@@ -184,10 +220,10 @@ def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float, idle: li
         elif not found.reached:
             print(f"not reached {spell(task)}", flush=True)
         if done % 25 == 0:
-            print(f"{done} of {len(tasks)} after {time.time() - began:.0f} s, {len(wrong)} wrong", flush=True)
+            print(f"{done} of {listed} after {time.time() - began:.0f} s, {len(wrong)} wrong", flush=True)
     minutes = (time.time() - began) / 60
     print(
-        f"\n{len(tasks)} listed, {done} taken, {reached} reached, {killed} kills, {len(wrong)} wrong, {minutes:.1f} minutes"
+        f"\n{listed} listed, {done} taken, {reached} reached, {killed} kills, {len(wrong)} wrong, {minutes:.1f} minutes"
     )
     print("outcomes:", dict(outcomes))
     print("steps that ran again:", dict(repeated))
@@ -232,15 +268,22 @@ def all_points(names: list[str]) -> list[Task]:
             except BaseException:
                 rig.close()
                 raise
-            with_children = {point.mark for point in points if point.who not in ("worker", "thread")} | {ANY}
-            for point in points:
-                alike = any(f"{kind} {step}." in point.mark for kind in ALIKE for step in ALIKE[kind])
-                if name in (names[0], *FIRST_OF_ITS_KIND) or not (alike or "drain " in point.mark):
-                    tasks.append((name, [point], "all"))
-                    if point.mark in with_children:
-                        tasks.append((name, [point], "one"))
+            tasks += tasks_at(name, points, name in (names[0], *FIRST_OF_ITS_KIND))
         if rig is not None:
             rig.close()
+    return tasks
+
+
+def tasks_at(name: str, points: list[Point], is_first: bool) -> list[Task]:
+    """A scenario's points as tasks; `is_first`: with those that all scenarios of its kind have."""
+    tasks: list[Task] = []
+    with_children = {point.mark for point in points if point.who not in ("worker", "thread")} | {ANY}
+    for point in points:
+        alike = any(f"{kind} {step}." in point.mark for kind in ALIKE for step in ALIKE[kind])
+        if is_first or not (alike or "drain " in point.mark):
+            tasks.append((name, [point], "all"))
+            if point.mark in with_children:
+                tasks.append((name, [point], "one"))
     return tasks
 
 

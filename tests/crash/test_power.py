@@ -1,9 +1,8 @@
-"""The simulated power cut itself: it loses what is not synced and nothing else; and whole runs that it hits."""
+"""The simulated power cut itself: it loses what is not synced and nothing else. test_crash.py has whole runs that it hits."""
 
 import json
 import os
 import platform
-import random
 import sqlite3
 import subprocess
 import sys
@@ -13,13 +12,11 @@ from pathlib import Path
 import pytest
 from power import VARIANTS
 from rig import HERE
-from sweep import CUT, all_points, power_cuts, run_tasks
 from tracer import ANY
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
-POWER_SECONDS = 30.0
 END = {"mark": ANY, "who": "thread", "call": "kill", "number": 1}
 """`os.kill(os.getpid(), 0)`: where the programs below lose the power."""
 
@@ -109,10 +106,3 @@ for number in range(20):
             counted.add(connection.execute("select count(*) from t").fetchone()[0])
             assert connection.execute("pragma integrity_check").fetchone()[0] == "ok"
     assert min(counted) == (20 if synchronous == "full" else 0)
-
-
-def test_the_power_is_cut_in_mid_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What fits into the time, other points each hour, as with the kills."""
-    dice = random.Random(int(os.environ["T3CRASH_SEED"]))
-    tasks = power_cuts(dice, all_points(list(CUT)), 300)
-    assert run_tasks(tasks, 1, tmp_path, POWER_SECONDS) == 0, capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""usage: program.py JOURNAL QUEUE_URL TRACE: a consumer of its own, to be killed. Its steps write what they do to TRACE."""
+"""A consumer to be killed. Usage: program.py JOURNAL QUEUE_URL TRACE. Its steps write what they do to TRACE."""
 
 import os
 import sys
@@ -25,13 +25,13 @@ IS_EARLIER = "PROGRAM_IS_EARLIER" in os.environ
 
 
 def trace(text: str) -> None:
-    """One line, written in one call."""
+    """Write one line in one call."""
     with TRACE.open("a") as file:
         file.write(text + "\n")
 
 
 def renamed_from(former: str, **more: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that makes a step which had a former name; the earlier program knows it by that name alone."""
+    """Return a decorator for a step that had a former name, which is its only name in the earlier program."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         if IS_EARLIER:
@@ -44,14 +44,14 @@ def renamed_from(former: str, **more: Any) -> Callable[[Callable[..., Any]], Any
 
 @renamed_from("program_take_away")
 def program_unput(number: int) -> None:
-    """Undo of a put."""
+    """Undo a put."""
     time.sleep(0.005)
     trace(f"unput {number}")
 
 
 @renamed_from("program_add", undo=program_unput)
 def program_put(number: int) -> int:
-    """Writes a line; a crash may make it write it again."""
+    """Write a line. A crash may make it write the line again."""
     time.sleep(0.005)
     trace(f"put {number}")
     return number
@@ -59,7 +59,7 @@ def program_put(number: int) -> int:
 
 @renamed_from("program_ask")
 def program_poll(until: float) -> float:
-    """Polls until a moment."""
+    """Poll until a time."""
     if time.time() < until:
         raise NotYet(time.time() + 0.05, "time")
     return until
@@ -67,26 +67,26 @@ def program_poll(until: float) -> float:
 
 @step()
 def program_now() -> float:
-    """The time."""
+    """Return the time."""
     return time.time()
 
 
 @step()
 def program_die() -> None:
-    """Ends the consumer, as a crash in a library would."""
+    """Kill the consumer, as a crash in a library would."""
     trace("die")
     os.kill(os.getpid(), 9)
 
 
 @step(interruptible=True)
 def program_long() -> None:
-    """Takes its time."""
+    """Take long, until interrupted."""
     trace("long")
     pause(30)
 
 
 def chain(length: int, fail: bool = False) -> Outcome:
-    """Puts numbers one after the other, polls in the middle; fails at the end if told to."""
+    """Put numbers in order, poll in the middle, and fail at the end if told to."""
     flow: Flow = current_flow()
     with flow.lease(HOST_LEASE), flow.saga():
         for number in range(length):
@@ -99,7 +99,7 @@ def chain(length: int, fail: bool = False) -> Outcome:
 
 
 def deadly() -> Outcome:
-    """Has a step that kills its consumer."""
+    """Run a step that kills its consumer."""
     with current_flow().saga():
         program_put(1)
         program_die()
@@ -107,13 +107,13 @@ def deadly() -> Outcome:
 
 
 def long() -> Outcome:
-    """Has a step that takes long."""
+    """Run a step that takes long."""
     program_long()
     return Outcome("done")
 
 
 def laps(count: int) -> Outcome:
-    """Puts numbers in a loop, each in a saga of its own, and starts over with an empty history again and again."""
+    """Put numbers in a loop, each in its own saga, and continue as new again and again."""
     flow: Flow = current_flow()
     number = int(flow.carried.get("number", 0))
     while number < count:
@@ -127,7 +127,7 @@ WORKFLOWS = {"chain": chain, "deadly": deadly, "long": long, "laps": laps}
 
 
 def main() -> None:
-    """Consumes until it is killed."""
+    """Consume until killed."""
     flows.LONG_HISTORY_EVENTS = 12
     engine = Engine(Journal(Path(sys.argv[1]), create=True), open_queue(sys.argv[2], b"k" * 32), WORKFLOWS)
     threading.Thread(target=engine.watch, daemon=True).start()
@@ -139,7 +139,7 @@ def main() -> None:
             super().stop(graceful)
 
         def start(self) -> None:
-            super().start()  # the signals' handlers come last in it
+            super().start()  # which installs the signal handlers last
             print("ready", flush=True)
 
     engine.recover()

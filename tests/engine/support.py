@@ -1,4 +1,4 @@
-"""A small engine to test with: its workflows append to a file what they do, so that effects can be counted."""
+"""A small engine for tests, and functions that deliver its messages without a consumer."""
 
 import threading
 import time
@@ -16,13 +16,13 @@ KEY = b"k" * 32
 
 
 def open_engine(top: Path, workflows: dict[str, Callable[..., Outcome]], url: str = "", **more: Any) -> Engine:
-    """An engine on a journal and a queue in a folder."""
+    """Return an engine with its journal and queue in a folder."""
     journal = Journal(top / "journal.db", create=True)
     return Engine(journal, open_queue(url or f"sqlite://{top}/queue.db", KEY), workflows, **more)
 
 
 def deliver(engine: Engine, *, until: float = 0.0) -> int:
-    """Takes due messages from the queue and acts on them as Huey's workers do; how many. `until`: as if it were so much later."""
+    """Execute due messages as Huey's workers do, and return how many. `until`: pretend that it is so many seconds later."""
     from datetime import UTC, datetime
 
     queue = engine.queue
@@ -37,12 +37,12 @@ def deliver(engine: Engine, *, until: float = 0.0) -> int:
 
 
 def take(queue: HintQueue) -> Any:
-    """The next message, without waiting for one."""
+    """Return the next message, without waiting for one."""
     return queue.dequeue() if queue.storage.queue_size() else None
 
 
 def settle(engine: Engine, run_id: str, timeout_seconds: float = 10.0) -> Run:
-    """Delivers until the run has ended."""
+    """Deliver messages until the run ends."""
     deadline = time.monotonic() + timeout_seconds
     while (run := engine.journal.run(run_id)).status == "running":
         assert time.monotonic() < deadline, engine.journal.events(run_id)
@@ -52,7 +52,7 @@ def settle(engine: Engine, run_id: str, timeout_seconds: float = 10.0) -> Run:
 
 
 def begin(engine: Engine, workflow: str, **args: Any) -> str:
-    """Journals a run and hints at it."""
+    """Create a run and send its hint."""
     run_id = new_run(engine.journal, workflow, args)
     assert run_id is not None
     engine.hint(run_id)
@@ -60,13 +60,13 @@ def begin(engine: Engine, workflow: str, **args: Any) -> str:
 
 
 def kinds(engine: Engine, run_id: str) -> list[str]:
-    """The run's history as `kind step`."""
+    """Return the run's events as `kind step`."""
     return [f"{event.kind} {event.step}" if event.step else event.kind for event in engine.journal.events(run_id)]
 
 
 @contextmanager
 def watching(engine: Engine) -> Iterator[None]:
-    """The engine's watcher, as the consumer runs it."""
+    """Run the engine's watcher threads, as the consumer does."""
     threads = [threading.Thread(target=work) for work in (engine.watch, engine.watch_queue)]
     for thread in threads:
         thread.start()
@@ -79,5 +79,5 @@ def watching(engine: Engine) -> Iterator[None]:
 
 
 def queue_of(url: str, key: bytes = KEY) -> HintQueue:
-    """A queue as another process would open it."""
+    """Return a queue as another process would open it."""
     return open_queue(url, key)

@@ -1,11 +1,11 @@
-"""The engine on both queues: replay, retries, sagas, signals, the lock, recovery, and deliveries in any order."""
+"""The engine on both queues: replay, retries, sagas, signals, the lease, recovery, and deliveries in any order."""
 
 import itertools
 import random
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from t3flow.engine import journal as journals
 from t3flow.engine.errors import Interrupted, NotYet, StepFailed, UndoFailed
 from t3flow.engine.flow import current_flow
 from t3flow.engine.journal import Journal, JournalError, append_event
-from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, new_run, send_signal
+from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, new_run, send_signal, wake_run
 from t3flow.engine.step import STEPS, pause, step
 
 EFFECTS: list[str] = []
@@ -30,25 +30,25 @@ def _no_effects() -> None:
 
 
 class Flaky(T3flowError):
-    """Fails for a while."""
+    """A temporary failure."""
 
 
 @step()
 def remove(name: str) -> None:
-    """Undo of an addition."""
+    """Undo an addition."""
     EFFECTS.append(f"-{name}")
 
 
 @step(undo=remove)
 def add(name: str) -> str:
-    """An effect."""
+    """Have an effect."""
     EFFECTS.append(f"+{name}")
     return name.upper()
 
 
 @step(retries=3, retry_delay_seconds=0.01, retry_on=(Flaky,))
 def flaky(failures: int) -> int:
-    """Fails so many times first."""
+    """Fail so many times, then succeed."""
     EFFECTS.append("try")
     if EFFECTS.count("try") <= failures:
         raise Flaky("not now")
@@ -57,30 +57,30 @@ def flaky(failures: int) -> int:
 
 @step()
 def broken() -> None:
-    """Fails for good."""
+    """Fail for good."""
     raise T3flowError("it is broken")
 
 
 @step()
 def buggy() -> None:
-    """Has a mistake."""
+    """Have a bug."""
     raise KeyError("nothing")
 
 
 @step()
 def refuse_undo() -> None:
-    """An undo that fails."""
+    """Fail as an undo."""
     raise T3flowError("cannot be undone")
 
 
 @step(undo=refuse_undo)
 def irrevocable() -> None:
-    """Cannot be undone."""
+    """Have an undo that fails."""
 
 
 @step()
 def poll(times: int) -> int:
-    """Is ready at the given call."""
+    """Poll, and be ready at the given call."""
     EFFECTS.append("poll")
     if EFFECTS.count("poll") < times:
         raise NotYet(time.time() + 0.3, "patience")
@@ -89,18 +89,18 @@ def poll(times: int) -> int:
 
 @step(interruptible=True)
 def long_work() -> None:
-    """Works until it is interrupted."""
+    """Work until interrupted."""
     EFFECTS.append("long")
     pause(20)
 
 
 def straight() -> Outcome:
-    """Two steps."""
+    """Run two steps."""
     return Outcome("done", add("a") + add("b"))
 
 
 def retrying(failures: int) -> Outcome:
-    """A step that fails first."""
+    """Run a step that fails at first."""
     try:
         return Outcome("done", str(flaky(failures)))
     except StepFailed as failure:
@@ -108,12 +108,12 @@ def retrying(failures: int) -> Outcome:
 
 
 def polling(times: int) -> Outcome:
-    """A step that waits."""
+    """Run a step that polls."""
     return Outcome("done", str(poll(times)))
 
 
 def saga(fail: str) -> Outcome:
-    """A change of three parts."""
+    """Change three things as one."""
     flow = current_flow()
     try:
         with flow.saga():
@@ -134,7 +134,7 @@ def saga(fail: str) -> Outcome:
 
 
 def settled_then_failing() -> Outcome:
-    """The first saga is settled before the outer fails."""
+    """Settle an inner saga before the outer one fails."""
     flow = current_flow()
     with flow.saga():
         add("outer")
@@ -144,7 +144,7 @@ def settled_then_failing() -> Outcome:
 
 
 def bug() -> Outcome:
-    """A step with a mistake."""
+    """Run a step with a bug."""
     with current_flow().saga():
         add("1")
         buggy()
@@ -152,7 +152,7 @@ def bug() -> Outcome:
 
 
 def exclusive(name: str) -> Outcome:
-    """Works alone."""
+    """Work with the lease."""
     with current_flow().lease(HOST_LEASE):
         add(name)
         poll(1)
@@ -164,14 +164,14 @@ def exclusive(name: str) -> Outcome:
 
 @step()
 def poll_twice() -> None:
-    """Sleeps once in the middle of the lock."""
+    """Sleep once while the run has the lease."""
     EFFECTS.append("twice")
     if EFFECTS.count("twice") % 2:
         raise NotYet(time.time() + 0.01, "once more")
 
 
 def interruptible() -> Outcome:
-    """Can be stopped half-way, and says by what."""
+    """Stop when interrupted, and report the signal."""
     try:
         with current_flow().saga():
             add("1")
@@ -182,7 +182,7 @@ def interruptible() -> Outcome:
 
 
 def shielded() -> Outcome:
-    """Holds signals back for a while."""
+    """Defer signals for a while."""
     flow = current_flow()
     try:
         with flow.shielded():
@@ -210,7 +210,7 @@ def test_a_run_goes_through_its_steps_once(tmp_path: Path, queue_url: str) -> No
 
 
 def test_a_replay_takes_results_from_the_journal(tmp_path: Path, queue_url: str) -> None:
-    """After a crash between two steps only the second is run."""
+    """After a crash between two steps, only the second one runs."""
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     run_id = begin(engine, "straight")
     with engine.journal.transaction() as connection:
@@ -223,7 +223,7 @@ def test_a_replay_takes_results_from_the_journal(tmp_path: Path, queue_url: str)
 
 @pytest.mark.parametrize("seed", range(20))
 def test_each_message_three_times_in_any_order(tmp_path: Path, queue_url: str, seed: int) -> None:
-    """Runs that retry, poll, lock and fail: each message is delivered three times, shuffled, by several workers at once."""
+    """Runs retry, poll, take the lease, and fail; each message is delivered three times, shuffled, by several workers at once."""
     import threading
     from datetime import UTC, datetime
 
@@ -267,7 +267,7 @@ def test_a_step_is_queued_again_when_it_may_be(tmp_path: Path, queue_url: str) -
     run_id = begin(engine, "retrying", failures=2)
     deliver(engine)
     scheduled = engine.queue.scheduled()
-    assert [task.name for task in scheduled] == ["flaky"], "the retry is a Huey task of the step's own name"
+    assert [task.name for task in scheduled] == ["flaky"], "the retry is a Huey task named after the step"
     run = settle(engine, run_id)
     assert (run.outcome, run.result["reason"]) == ("done", "3")
 
@@ -330,7 +330,7 @@ def test_another_versions_history_is_undone_not_guessed_at(tmp_path: Path) -> No
 
 
 def test_a_step_under_way_is_undone_with_the_others(tmp_path: Path) -> None:
-    """Killed within the second, and the next program's history differs before it."""
+    """The consumer dies in the second step, and the next program's workflow differs before it."""
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "saga", fail="")
     with engine.journal.transaction() as connection:
@@ -343,7 +343,7 @@ def test_a_step_under_way_is_undone_with_the_others(tmp_path: Path) -> None:
 def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody holds it for long, just when a step is done: nothing is undone or ended unnoticed, the run goes on from what is on record."""
+    """The journal is locked just when a step ends: nothing is undone or ended unnoticed, and the run resumes from its last event."""
     monkeypatch.setattr(journals, "BUSY_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(engines, "STALLED_RETRY_SECONDS", 0.1)
     engine = open_engine(tmp_path, WORKFLOWS)
@@ -368,7 +368,7 @@ def test_a_journal_that_cannot_be_written_leaves_the_run_as_it_is(
 
 
 def test_a_step_that_meets_such_a_journal_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor has the consumer died in it, however often."""
+    """An unwritable journal does not count as a death of the consumer, however often it happens."""
     monkeypatch.setattr(engines, "STALLED_RETRY_SECONDS", 0.01)
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "saga", fail="")
@@ -436,12 +436,12 @@ def test_a_signal_wakes_a_sleeper(tmp_path: Path, queue_url: str) -> None:
 
 @step()
 def sleep_long() -> None:
-    """Sleeps for an hour."""
+    """Sleep for an hour."""
     raise NotYet(time.time() + 3600, "the hour")
 
 
 def sleeper() -> Outcome:
-    """Sleeps until it is signalled."""
+    """Sleep until signaled."""
     try:
         sleep_long()
     except Interrupted:
@@ -473,7 +473,7 @@ def test_shutdown_lets_a_run_go_and_the_next_engine_takes_it_up(tmp_path: Path, 
 
 
 def test_a_step_that_begins_as_the_engine_stops_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was asked for signals just before, and is not under way yet as the others are told."""
+    """The step checked for signals just before, and is not under way yet when running steps are interrupted."""
     engine = open_engine(tmp_path, WORKFLOWS)
     run_id = begin(engine, "interruptible")
     monkeypatch.setattr(engine, "_on_event", lambda run, event: engine.stop() if event.step == "long_work" else None)
@@ -490,7 +490,7 @@ def test_the_lock_goes_to_the_urgent_then_to_the_oldest(tmp_path: Path, queue_ur
     first, second = begin(engine, "exclusive", name="1"), begin(engine, "exclusive", name="2")
     urgent = new_run(engine.journal, "exclusive", {"name": "3"}, priority=9)
     assert urgent is not None
-    engine.advance(first)  # takes the lock and sleeps in it
+    engine.advance(first)  # takes the lease and sleeps with it
     for run in (second, urgent):
         engine.advance(run)
     for run in (first, second, urgent):
@@ -499,7 +499,7 @@ def test_the_lock_goes_to_the_urgent_then_to_the_oldest(tmp_path: Path, queue_ur
 
 
 def test_a_lost_queue_is_rebuilt_from_the_journal(tmp_path: Path, queue_url: str, queue_kind: str) -> None:
-    """Deleted, flushed or swapped for another: everything pending is put back."""
+    """The queue is deleted, flushed, or replaced: all pending messages are restored."""
     engine = open_engine(tmp_path, {**WORKFLOWS, "sleeper": sleeper}, queue_url)
     runs = [begin(engine, "polling", times=3), begin(engine, "sleeper")]
     deliver(engine)
@@ -508,7 +508,7 @@ def test_a_lost_queue_is_rebuilt_from_the_journal(tmp_path: Path, queue_url: str
     assert engine.recover() == 2
     assert len(engine.queue.message_ids()) == 2
     engine.recover()
-    assert len(engine.queue.message_ids()) == 2, "what has its message gets no second one"
+    assert len(engine.queue.message_ids()) == 2, "a run with a message gets no second one"
     assert settle(engine, runs[0]).outcome == "done"
     other = open_engine(tmp_path, {**WORKFLOWS, "sleeper": sleeper}, f"sqlite://{tmp_path}/other.db")
     assert other.recover() == 1
@@ -549,12 +549,39 @@ def test_an_early_copy_of_a_hint_does_nothing(tmp_path: Path) -> None:
     assert engine.journal.events(run_id) == before
 
 
+@pytest.mark.parametrize("with_lease", [False, True])
+def test_a_wake_in_the_middle_of_a_poll_is_kept(
+    tmp_path: Path, with_lease: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step has read the state before the wake, and asks to sleep for an hour after it."""
+
+    def poll_hourly(times: int) -> int:
+        EFFECTS.append("polled")
+        if len(EFFECTS) == 1:
+            wake_run(engine.journal, run_id)
+            engine.hint(run_id)
+        raise NotYet(time.time() + 3600, "an hour")
+
+    def hourly() -> Outcome:
+        with current_flow().lease(HOST_LEASE) if with_lease else nullcontext():
+            return Outcome("done", str(poll(2)))
+
+    monkeypatch.setattr(poll, "function", poll_hourly)
+    engine = open_engine(tmp_path, {"hourly": hourly})
+    run_id = begin(engine, "hourly")
+    deliver(engine)
+    assert EFFECTS == ["polled", "polled"]
+    run = engine.journal.run(run_id)
+    assert run.wake_at is not None
+    assert run.wake_at > time.time() + 3000
+
+
 def test_a_hint_that_comes_before_the_release_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue may hand a message to another worker before the one that sent it has let the run go."""
+    """The queue may deliver a message to another worker before the sender has let the run go."""
 
     @step()
     def due_at_once() -> None:
-        """Asks again without any wait, three times."""
+        """Poll without a delay, three times."""
         EFFECTS.append("asked")
         if len(EFFECTS) < 4:
             raise NotYet(time.time(), "nothing")
@@ -578,7 +605,7 @@ def test_a_hint_that_comes_before_the_release_is_not_lost(tmp_path: Path, monkey
 
 
 def test_two_engines_never_share_a_run(tmp_path: Path) -> None:
-    """Claims are compared and swapped: in one process a run has one worker, however many threads try."""
+    """Claims are compare-and-swap: in one process only one worker has a run, however many threads try."""
     engine = open_engine(tmp_path, WORKFLOWS)
     for _ in range(20):
         run_id = begin(engine, "straight")
@@ -598,11 +625,11 @@ def test_a_scheduled_id_is_taken_once(tmp_path: Path) -> None:
 
 
 def test_the_queue_may_be_away(tmp_path: Path, redis_server: Any) -> None:
-    """A hint that cannot be sent is sent by the recovery when the queue is back."""
+    """Recovery sends the hint when the queue answers again."""
     engine = open_engine(tmp_path, WORKFLOWS, redis_server.url)
     redis_server.stop()
     run_id = begin(engine, "straight")
-    assert engine.recover() == 0, "it is not asked again and again"
+    assert engine.recover() == 0, "an unavailable queue is not called again"
     redis_server.start()
     engine.probe_queue()
     assert settle(engine, run_id).outcome == "done"

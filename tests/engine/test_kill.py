@@ -1,4 +1,4 @@
-"""Consumers that are really killed, at moments spread over their whole work: each run ends as it would have."""
+"""Consumers killed with SIGKILL at points spread over all their work: each run ends as it would have."""
 
 import itertools
 import os
@@ -51,7 +51,7 @@ def test_killed_at_random_moments(tmp_path: Path, queue_url: str, fail: bool) ->
         if _ended(journal, run):
             break
     assert journal.run(run).outcome == ("failed_as_asked" if fail else "done")
-    assert kills >= 3, "it was to be killed on the way"
+    assert kills >= 3, "the consumer must be killed on the way"
     lines = (tmp_path / "trace").read_text().split("\n")
     put = [int(line.split()[1]) for line in lines if line.startswith("put")]
     unput = [int(line.split()[1]) for line in lines if line.startswith("unput")]
@@ -68,7 +68,7 @@ def test_killed_at_random_moments(tmp_path: Path, queue_url: str, fail: bool) ->
 
 @pytest.mark.parametrize("last_line", ["put 3", "put 10", "unput 19", "unput 10", "unput 0"])
 def test_killed_before_an_upgrade_that_renames_steps(tmp_path: Path, last_line: str) -> None:
-    """The later program finds results, a step under way and undos under former names: each undo is done, and done once where no kill met it."""
+    """The later program finds results, a step under way, and undos under former names. Each undo runs, and only an interrupted one runs twice."""
     journal = Journal(tmp_path / "journal.db", create=True)
     run = new_run(journal, "chain", {"length": 20, "fail": True})
     assert run is not None
@@ -93,7 +93,7 @@ def test_killed_before_an_upgrade_that_renames_steps(tmp_path: Path, last_line: 
     lines = trace.read_text().split()[1::2]
     expected = [str(number) for number in [*range(20), *reversed(range(20))]]
     assert [number for number, _ in itertools.groupby(lines)] == [number for number, _ in itertools.groupby(expected)]
-    assert len(expected) <= len(lines) <= len(expected) + 1, "what the kill met may be repeated"
+    assert len(expected) <= len(lines) <= len(expected) + 1, "an interrupted step may run twice"
 
 
 def test_a_step_that_kills_its_consumer_is_given_up(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_sigterm_ends_within_seconds_and_the_run_goes_on(tmp_path: Path, queue_u
 
 
 def test_killed_while_a_run_starts_over(tmp_path: Path, queue_url: str) -> None:
-    """Each number is put, in order, at most repeated where a kill met it; nothing is held, and no history is long."""
+    """Each number is put in order, twice only if interrupted; no lease is left, and no history is long."""
     dice = random.Random(11)
     journal = Journal(tmp_path / "journal.db", create=True)
     count = 200
@@ -164,10 +164,10 @@ def test_killed_while_a_run_starts_over(tmp_path: Path, queue_url: str) -> None:
         events = journal.events(run)
         assert events[0].kind == "created"
         assert len(events) < 30
-        assert events[-1].seq >= last, "numbers only rise"
+        assert events[-1].seq >= last, "event numbers rise"
         last = events[-1].seq
     assert journal.run(run).result["reason"] == str(count)
-    assert kills >= 3, "it was to be killed on the way"
+    assert kills >= 3, "the consumer must be killed on the way"
     lines = (tmp_path / "trace").read_text().split("\n")
     put = [int(line.split()[1]) for line in lines if line.startswith("put")]
     assert sorted(set(put)) == list(range(count))
@@ -192,8 +192,8 @@ while not retention.delete_expired_runs(journal, 90, lambda run: run == "needed"
 """
 
 
-def test_killed_while_the_journal_is_trimmed(tmp_path: Path) -> None:
-    """What is to stay is whole at each moment; what goes goes in the end; the file is sound."""
+def test_killed_while_old_runs_are_deleted(tmp_path: Path) -> None:
+    """Runs to keep are complete at each point, runs to delete are gone in the end, and the file is intact."""
     dice = random.Random(5)
     journal = Journal(tmp_path / "journal.db", create=True)
     names = [f"old-{number}" for number in range(60)]
@@ -225,4 +225,4 @@ def test_killed_while_the_journal_is_trimmed(tmp_path: Path) -> None:
             "no events without their run"
         )
     assert left == ["needed", "young"]
-    assert kills >= 5, "it was to be killed on the way"
+    assert kills >= 5, "the consumer must be killed on the way"

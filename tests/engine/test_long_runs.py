@@ -1,4 +1,4 @@
-"""Runs that loop for weeks: their history starts over, their replay stays short, and no event costs more than the first."""
+"""Runs that loop for weeks: they continue as new, their replay stays short, and no event costs more than the first."""
 
 import time
 from pathlib import Path
@@ -24,20 +24,20 @@ def _no_effects() -> None:
 
 @step()
 def lap_undone(number: int) -> None:
-    """Undo of a lap."""
+    """Undo a lap."""
     EFFECTS.append(f"-{number}")
 
 
 @step(undo=lap_undone)
 def lap(number: int) -> int:
-    """One more."""
+    """Count one more lap."""
     EFFECTS.append(f"+{number}")
     return number + 1
 
 
 @step()
 def rest(number: int) -> None:
-    """Sleeps once a lap."""
+    """Sleep once in each lap."""
     if EFFECTS.count(f"rest {number}") == 0:
         EFFECTS.append(f"rest {number}")
         raise NotYet(time.time(), "breath")
@@ -45,12 +45,12 @@ def rest(number: int) -> None:
 
 @step()
 def think(number: int) -> int:
-    """Does nothing."""
+    """Do nothing."""
     return number
 
 
 def laps(count: int) -> Outcome:
-    """A loop as a drain's: waits, then works alone; what it counts goes along."""
+    """Loop as a drain does: wait, then work with the lease, and carry the count over."""
     flow = current_flow()
     number = int(flow.carried.get("number", 0))
     try:
@@ -65,7 +65,7 @@ def laps(count: int) -> Outcome:
 
 
 def where_it_may_not(how: str) -> Outcome:
-    """Offers to start over where something is not settled, or the host is held."""
+    """Try to continue as new while a step is unsettled, or with the lease."""
     flow = current_flow()
     for number in range(LONG_HISTORY_EVENTS):
         think(number)
@@ -83,14 +83,14 @@ def where_it_may_not(how: str) -> Outcome:
 
 
 def many(count: int) -> Outcome:
-    """Steps one after the other."""
+    """Run many steps."""
     for number in range(count):
         think(number)
     return Outcome("done")
 
 
 def many_undoable(count: int) -> Outcome:
-    """Steps of one saga."""
+    """Run many steps in one saga."""
     with current_flow().saga():
         for number in range(count):
             lap(number)
@@ -109,7 +109,7 @@ def test_a_long_run_starts_over_and_loses_nothing(tmp_path: Path, queue_url: str
         events = engine.journal.events(run_id)
         longest = max(longest, len(events))
         assert events[0].kind == "created"
-        assert events[-1].seq >= last, "numbers only rise"
+        assert events[-1].seq >= last, "event numbers rise"
         for event in engine.journal.events(run_id, seen):
             seen = event.seq
         last = events[-1].seq
@@ -121,7 +121,7 @@ def test_a_long_run_starts_over_and_loses_nothing(tmp_path: Path, queue_url: str
     assert seen == events[-1].seq > 700
     [continued] = [event for event in events if event.kind == CONTINUED]
     assert continued.data["times"] >= 3
-    assert continued.data["events"] > 600, "those of all histories that were given up"
+    assert continued.data["events"] > 600, "including the deleted events"
     line = Narrator(run).line(continued)
     assert line is not None
     assert "starts over" in line.text
@@ -148,9 +148,9 @@ def test_a_signal_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("workflow", ["many", "many_undoable"])
 def test_the_last_event_costs_no_more_than_the_first(tmp_path: Path, workflow: str) -> None:
-    """Linear, not quadratic: 6 times the steps may not take 18 times the processor. Before, each step searched the whole history."""
+    """The cost is linear: 6 times the steps may not take 18 times the CPU, as when each step searched the whole history."""
     engine = open_engine(tmp_path, WORKFLOWS)
-    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # the disk is not asked
+    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # unsynced
 
     def cpu_seconds(count: int) -> float:
         run_id = begin(engine, workflow, count=count)

@@ -1,4 +1,4 @@
-"""What a queue that was away has missed comes back from the journal; what others do to the queue keeps no worker."""
+"""Hints that an unavailable queue lost come back from the journal, and bad messages block no worker."""
 
 import time
 from pathlib import Path
@@ -21,20 +21,20 @@ LOOKS: list[float] = []
 
 @step()
 def look_hourly() -> None:
-    """Looks, and again in an hour."""
+    """Poll each hour."""
     LOOKS.append(time.time())
     raise NotYet(time.time() + 3600, "the hour")
 
 
 def hourly() -> Outcome:
-    """Looks each hour."""
+    """Run a step that polls each hour."""
     look_hourly()
     return Outcome("done")
 
 
 @pytest.fixture
 def asleep(tmp_path: Path, queue_url: str) -> tuple[Engine, str]:
-    """An engine and a run that has looked once."""
+    """Return an engine, and a run that has polled once."""
     LOOKS.clear()
     engine = open_engine(tmp_path, {"hourly": hourly}, queue_url)
     run_id = begin(engine, "hourly")
@@ -44,7 +44,7 @@ def asleep(tmp_path: Path, queue_url: str) -> tuple[Engine, str]:
 
 
 def test_a_run_that_was_released_without_a_queue_goes_on_with_it(asleep: tuple[Engine, str]) -> None:
-    """Its old message lies in the schedule still, revoked and an hour ahead."""
+    """Its former message is still in the schedule, revoked and due in an hour."""
     engine, run_id = asleep
     engine.revoke({run_id: "frozen"})
     engine.queue_unavailable.set()
@@ -56,12 +56,12 @@ def test_a_run_that_was_released_without_a_queue_goes_on_with_it(asleep: tuple[E
 
 
 def test_a_run_that_was_woken_without_a_queue_goes_on_with_it(asleep: tuple[Engine, str]) -> None:
-    """Its message is there, and comes in an hour."""
+    """Its message is in the queue, due in an hour."""
     engine, run_id = asleep
     with engine.journal.transaction() as connection:
         connection.execute("update runs set wake_at = ? where id = ?", (time.time(), run_id))
     assert engine.recover() == 1
-    assert engine.recover() == 0, "what has its message gets no second one"
+    assert engine.recover() == 0, "a run with a message gets no second one"
     deliver(engine)
     assert len(LOOKS) == 2
     assert engine.recover() == 0
@@ -84,7 +84,7 @@ def test_a_flood_of_bad_messages_lets_a_worker_give_signs_of_life(
     ids=["few commands", "its keys alone"],
 )
 def test_an_account_of_little_power_has_a_queue(redis_server: RedisServer, keys: str, commands: str) -> None:
-    """It may not ask for Redis's time, or not note that it lives, as a probe does: the queue was away for ever."""
+    """The Redis account may be denied the calls of a heartbeat, which once made the queue unavailable for ever."""
     words = ("on", ">secret", *keys.format(queues.queue_name(KEY)).split(), *commands.split())
     Redis.from_url(redis_server.url).execute_command("ACL", "SETUSER", "t3flow", *words)
     url = f"unix://t3flow@{redis_server.socket}?password=secret"

@@ -1,4 +1,4 @@
-"""The queue: what it did not sign is dropped, at full speed; due times survive any zone; priorities; several hosts; one that does not answer."""
+"""The queue: unsigned messages are dropped at full speed, due times ignore the time zone, and several hosts or a hang do no harm."""
 
 import json
 import pickle
@@ -41,7 +41,7 @@ def _drain(queue: HintQueue) -> int:
 
 
 class Exploding:
-    """What an attacker would put into a pickle."""
+    """What an attacker could put into a pickle."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return Path.write_text, (Path("/tmp/t3flow-test-exploded"), "boom")
@@ -57,7 +57,7 @@ def test_a_message_comes_out_as_it_went_in(queue_url: str) -> None:
 
 
 def test_bad_messages_are_dropped_counted_and_cost_nothing(queue_url: str) -> None:
-    """1,000 pickled, forged, truncated and foreign messages before a good one."""
+    """1,000 pickled, forged, truncated, and foreign messages precede a good one."""
     seen: list[str] = []
     queue = _queue(queue_url, seen)
     Path("/tmp/t3flow-test-exploded").unlink(missing_ok=True)
@@ -153,11 +153,11 @@ def test_a_damaged_key_is_refused(tmp_path: Path) -> None:
         queue_key(tmp_path / "queue.key")
 
 
-# Priorities, and what a reader of Huey's own storage finds ------------------------------------------------------------------------
+# Priorities, and the messages in Huey's storage -----------------------------------------------------------------------------------
 
 
 def _stored(url: str, queue: HintQueue, where: str) -> list[dict[str, Any]]:
-    """The messages in Huey's own table or sorted set, in their order, read without t3flow: a signature, a space, JSON."""
+    """Return the messages in Huey's table or sorted set, in order, read without t3flow: a signature, a space, JSON."""
     if url.startswith("sqlite://"):
         order = {"task": "priority desc, id", "schedule": "timestamp"}[where]
         with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as connection:
@@ -172,7 +172,7 @@ def _stored(url: str, queue: HintQueue, where: str) -> list[dict[str, Any]]:
 
 
 def test_the_most_urgent_message_is_taken_first(queue_url: str) -> None:
-    """A rollback is not behind three hundred drains, nor behind those that come due later."""
+    """A rollback overtakes three hundred drains, and those that are due later."""
     seen: list[str] = []
     queue = _queue(queue_url, seen)
     for number in range(300):
@@ -182,7 +182,7 @@ def test_the_most_urgent_message_is_taken_first(queue_url: str) -> None:
     assert _stored(queue_url, queue, "task")[0]["priority"] == 10
     for _ in range(4):
         queue.execute(queue.dequeue())
-    assert seen == ["rollback-1", "rollback-2", "drain-0", "drain-1"], "the others in the order in which they came"
+    assert seen == ["rollback-1", "rollback-2", "drain-0", "drain-1"], "the others in order of arrival"
 
 
 def test_priority_survives_the_schedule(queue_url: str) -> None:
@@ -208,7 +208,7 @@ def test_a_delayed_message_says_step_run_and_user(queue_url: str) -> None:
 
 
 def test_what_cannot_be_advanced_is_tried_again_by_huey(queue_url: str) -> None:
-    """As while the journal's disk is full: the message is not lost until the minute's recovery."""
+    """Huey retries, as while the journal's disk is full, so the message need not wait for recovery."""
 
     def fail(run_id: str) -> None:
         raise OSError("no space left on device")
@@ -228,7 +228,7 @@ def test_what_cannot_be_advanced_is_tried_again_by_huey(queue_url: str) -> None:
 
 
 def test_two_hosts_take_their_own_messages_alone(redis_server: RedisServer) -> None:
-    """They dropped three quarters of each other's when all queues had one name."""
+    """When all queues had one name, hosts dropped three quarters of each other's messages."""
     seen: dict[bytes, list[str]] = {KEY: [], b"z" * 32: []}
     queues = {key: open_queue(redis_server.url, key) for key in seen}
     for key, queue in queues.items():
@@ -242,7 +242,7 @@ def test_two_hosts_take_their_own_messages_alone(redis_server: RedisServer) -> N
 
 
 def test_the_name_follows_the_key_and_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the state folder on another machine has a queue of its own; a restart has the same."""
+    """A copy of the state folder on another machine has its own queue; a restarted consumer has the same one."""
     (tmp_path / "machine-id").write_text("1" * 32)
     monkeypatch.setattr(queues, "MACHINE_ID", tmp_path / "machine-id")
     mine = queues.queue_name(KEY)
@@ -255,7 +255,7 @@ def test_the_name_follows_the_key_and_the_machine(tmp_path: Path, monkeypatch: p
 
 
 def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> None:
-    """Two consumers of one queue, as after a copy of a whole machine; a consumer that ended before is no clone."""
+    """Two consumers have one queue, as after cloning a machine. A consumer that stopped earlier is not a clone."""
     consumer = {"host": "devvm1", "boot": "a", "pid": "1"}
     ended = open_queue(redis_server.url, KEY, consumer={**consumer, "pid": "0"})
     assert ended.storage.probe() == []
@@ -266,7 +266,7 @@ def test_a_clone_is_seen_and_another_host_is_not(redis_server: RedisServer) -> N
     assert other.storage.probe() == []
     assert mine.storage.probe() == []
     clone = open_queue(redis_server.url, KEY, consumer={**consumer, "boot": "b"})
-    assert clone.storage.probe() == [], "nothing has shown yet that the other lives on"
+    assert clone.storage.probe() == [], "the other has no heartbeat since"
     assert [(each["host"], each["boot"]) for each in mine.storage.probe()] == [("devvm1", "b")]
     assert [(each["host"], each["boot"]) for each in clone.storage.probe()] == [("devvm1", "a")]
 
@@ -280,7 +280,7 @@ def test_what_others_write_among_the_consumers_is_no_harm(redis_server: RedisSer
 
 
 def test_messages_under_an_earlier_name_are_forgotten(tmp_path: Path) -> None:
-    """The file is this host's alone; what an earlier t3flow left in it under one name for all would stay for ever."""
+    """Messages under the former name of every host's queue would stay in the file for ever."""
     url = f"sqlite://{tmp_path}/queue.db"
     earlier = open_queue(url, KEY, name="t3flow")
     earlier.register(lambda run: None, [])
@@ -298,7 +298,7 @@ def test_messages_under_an_earlier_name_are_forgotten(tmp_path: Path) -> None:
 
 
 class Swallower:
-    """A TCP proxy in front of a Redis that, once told to, takes what is sent and passes on nothing."""
+    """A TCP proxy for Redis that can be told to swallow all data."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -327,7 +327,7 @@ class Swallower:
 
 @pytest.fixture(params=["stopped", "swallowed"])
 def hanging(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[tuple[str, Callable[[bool], None]]]:
-    """A Redis that can be made to hang: its URL, and a function that makes it hang or go on."""
+    """Return the URL of a Redis, and a function that makes it hang or resume."""
     if request.param == "stopped":
         yield (
             redis_server.url,
@@ -341,7 +341,7 @@ def hanging(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterat
 
 
 def test_a_queue_that_hangs_costs_one_wait(hanging: tuple[str, Callable[[bool], None]]) -> None:
-    """Three hundred messages took three hundred waits."""
+    """Three hundred messages cost one timeout, not three hundred."""
     url, hang = hanging
     failures: list[Exception] = []
     queue = _queue(url, [])
@@ -363,7 +363,7 @@ def test_a_queue_that_hangs_costs_one_wait(hanging: tuple[str, Callable[[bool], 
     hang(False)
     queue.storage.probe()
     assert not queue.unavailable.is_set()
-    assert len(queue.message_ids()) in (1, 2), "one that was sent may have arrived without an answer"
+    assert len(queue.message_ids()) in (1, 2), "a message may have arrived without an answer"
 
 
 def test_a_worker_does_not_take_silence_for_an_empty_queue(hanging: tuple[str, Callable[[bool], None]]) -> None:

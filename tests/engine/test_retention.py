@@ -1,4 +1,4 @@
-"""The journal is trimmed: what ended long ago goes, what something refers to stays, and the file does not grow for ever."""
+"""Retention: runs that ended long ago are deleted unless something refers to them, and the journal does not grow for ever."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ DAY = 86400.0
 
 
 def make(journal: Journal, run_id: str, *, days_ago: float, events: int = 10, is_ended: bool = True) -> str:
-    """A run with so many events, which began and ended so long ago."""
+    """Create a run with so many events that ended so long ago."""
     made = new_run(journal, "bump", {}, run_id=run_id)
     assert made == run_id
     with journal.transaction(synced=False) as connection:
@@ -56,7 +56,7 @@ def test_only_what_ended_long_ago_goes(journal: Journal) -> None:
 
 
 def test_what_something_refers_to_stays(journal: Journal) -> None:
-    """Any table with a column `run`, a table of a later t3flow too, and what the caller says."""
+    """References count in any table with a column `run`, even of a later t3flow, and as the caller decides."""
     for name in ("of-deferral", "of-later", "of-fact", "of-nothing", "last"):
         make(journal, name, days_ago=100 if name != "last" else 1)
     with journal.transaction() as connection:
@@ -68,7 +68,7 @@ def test_what_something_refers_to_stays(journal: Journal) -> None:
 
 
 def test_the_newest_of_each_workflow_stays(journal: Journal) -> None:
-    """`status` tells of it after months without a bump, too."""
+    """`status` shows it, also after months without a bump."""
     make(journal, "older", days_ago=300)
     make(journal, "newest", days_ago=200)
     retention.delete_expired_runs(journal, 90)
@@ -81,13 +81,13 @@ def test_a_call_is_bounded_and_the_next_goes_on(journal: Journal) -> None:
     counts = []
     while not (deleted := retention.delete_runs_before(journal, time.time() - 90 * DAY, max_events=1000)).is_complete:
         counts.append(deleted.events)
-        assert "long" in runs(journal), "the run goes with its last event"
+        assert "long" in runs(journal), "the run is deleted with its last event"
     assert counts == [1000, 1000]
     assert runs(journal) == ["last"]
 
 
 def test_nobody_waits_long_for_it(journal: Journal) -> None:
-    """While 20,000 events go, other commits take no longer than a batch."""
+    """While 20,000 events are deleted, other commits wait no longer than one batch."""
     for number in range(20):
         make(journal, f"old-{number}", days_ago=100, events=1000)
     make(journal, "last", days_ago=1)
@@ -104,7 +104,7 @@ def test_nobody_waits_long_for_it(journal: Journal) -> None:
 
 
 def test_space_is_used_again_and_given_back(journal: Journal) -> None:
-    """A year of runs, trimmed as it goes, takes the space of what is kept; and the file shrinks when that is less."""
+    """A year of runs takes the space of those that are kept, and the file shrinks when there are fewer."""
     sizes = []
     for month in range(12):
         make(journal, f"run-{month}", days_ago=0, events=1000)
@@ -121,7 +121,7 @@ def test_space_is_used_again_and_given_back(journal: Journal) -> None:
 
 
 def test_a_journal_of_an_earlier_t3flow_uses_its_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot shrink, and it does not grow."""
+    """The file cannot shrink, but does not grow."""
     made = Journal(tmp_path / "journal.db", create=True)
     with made.transaction() as connection:
         connection.execute("select 1")
@@ -141,7 +141,7 @@ def test_a_journal_of_an_earlier_t3flow_uses_its_space_again(tmp_path: Path, mon
 
 
 def test_the_log_is_cut_once_a_reader_lets_it(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that stays keeps SQLite from starting its log over; after it the log is cut."""
+    """A long read keeps SQLite from restarting its log, which is truncated afterwards."""
     monkeypatch.setattr(journals, "MAX_LOG_BYTES", 2**20)
     writer = Journal(journal.path)
     reader = Journal(journal.path)

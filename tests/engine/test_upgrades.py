@@ -1,4 +1,4 @@
-"""Runs in flight over an upgrade that changed steps, their undos, or their arguments: all that was begun is undone, or it is said loudly that it was not."""
+"""Runs in flight during an upgrade that changed steps, undos, or arguments: they resume, are undone, or report what could not be undone."""
 
 import json
 import random
@@ -30,40 +30,40 @@ def _clean() -> None:
 
 @step()
 def unmount(name: str, where: str = "/") -> None:
-    """Undo of a mount."""
+    """Undo a mount."""
     EFFECTS.append(f"-{name}")
 
 
 @step(undo=unmount)
 def mount(name: str, where: str = "/") -> str:
-    """An effect."""
+    """Have an effect."""
     EFFECTS.append(f"+{name}")
     return name
 
 
 @step()
 def look_at_it(what: str) -> str:
-    """A step without an undo."""
+    """Have no undo."""
     EFFECTS.append(f"?{what}")
     return what
 
 
 @step(former_names=("rub_out",), former_parameters={"what": "name"})
 def erase(name: str) -> None:
-    """Undo of a drawing."""
+    """Undo a drawing."""
     EFFECTS.append(f"-{name}")
 
 
 @step(undo=erase, former_names=("scribble", "paint"))
 def draw(name: str) -> str:
-    """An effect, of a step that had other names."""
+    """Have an effect, under a name that was another one before."""
     EFFECTS.append(f"+{name}")
     return name
 
 
 @step(former_names=("sleep_on_it",))
 def wait_for_it(checks: int) -> int:
-    """Polls, and has no undo."""
+    """Poll, without an undo."""
     if current_attempt() <= checks:
         raise NotYet(time.time(), "time")
     EFFECTS.append("~")
@@ -71,7 +71,7 @@ def wait_for_it(checks: int) -> int:
 
 
 def drawing(end: str = "") -> Outcome:
-    """Draws twice, waits in between, and fails if told to."""
+    """Draw twice, wait in between, and fail if told to."""
     with current_flow().saga():
         draw("a")
         wait_for_it(2)
@@ -82,7 +82,7 @@ def drawing(end: str = "") -> Outcome:
 
 
 def two(*names: str, end: str = "") -> Outcome:
-    """Mounts, and fails if told to."""
+    """Mount, and fail if told to."""
     try:
         with current_flow().saga():
             for name in names or ("a", "b"):
@@ -96,7 +96,7 @@ def two(*names: str, end: str = "") -> Outcome:
 
 
 def one_that_ends() -> Outcome:
-    """Today's code has no step at all."""
+    """Run no step at all."""
     return Outcome("done")
 
 
@@ -108,7 +108,7 @@ def engine_in(top: Path) -> Engine:
 
 
 def started(step_name: str, *args: Any, **identity: Any) -> tuple[str, str, dict[str, Any]]:
-    """A start; `identity`: what it says of its undo, nothing in the way of an earlier t3flow."""
+    """Return a start. `identity` is what it says of its undo; early versions of t3flow said nothing."""
     return "started", step_name, {"args": list(args), "kwargs": {}, **identity}
 
 
@@ -122,7 +122,7 @@ UNMOUNT = {"undo": "unmount", "takes": ["name", "where"]}
 
 
 def play(engine: Engine, workflow: str, events: list[tuple[str, str, dict[str, Any]]], **args: Any) -> Any:
-    """A run with this history, to its end."""
+    """Run a workflow with this history to its end."""
     run_id = begin(engine, workflow, **args)
     with engine.journal.transaction() as connection:
         for kind, name, data in events:
@@ -138,7 +138,7 @@ def play(engine: Engine, workflow: str, events: list[tuple[str, str, dict[str, A
 def test_a_history_under_former_names_goes_on_wherever_it_was_cut(
     tmp_path: Path, end: str, names_undos: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after each event of the earlier program, the run goes on in the later one as it would have in the earlier."""
+    """Killed after any event in the earlier program, the run continues in the later one as it would have in the earlier."""
     if not names_undos:
         monkeypatch.setitem(LEGACY_UNDOS, "scribble", "rub_out")
         monkeypatch.setitem(LEGACY_UNDOS, "sleep_on_it", None)
@@ -163,7 +163,7 @@ def test_a_history_under_former_names_goes_on_wherever_it_was_cut(
 
 
 def formerly(data: dict[str, Any], names_undos: bool) -> dict[str, Any]:
-    """What an event says in the earlier program."""
+    """Return the data of an event as the earlier program journals it."""
     if "undo" not in data:
         return data
     if not names_undos:
@@ -172,7 +172,7 @@ def formerly(data: dict[str, Any], names_undos: bool) -> dict[str, Any]:
 
 
 def test_attempts_under_a_former_name_count(tmp_path: Path) -> None:
-    """A step that killed the consumer under its former name is given up after as many deaths, and undone once."""
+    """Deaths of the consumer in a step under its former name count, and the step is undone once."""
     engine = engine_in(tmp_path)
     run = play(engine, "drawing", [started("paint", "a", **RUB_OUT)] * 3)
     assert "died 3 times" in run.result["reason"]
@@ -188,7 +188,7 @@ def test_a_step_under_a_former_name_waits_in_one_event(tmp_path: Path) -> None:
 
 
 def test_a_message_under_a_former_name_is_taken(tmp_path: Path) -> None:
-    """The queue keeps what the earlier program sent."""
+    """The queue may hold messages of the earlier program."""
     engine = engine_in(tmp_path)
     run_id = new_run(engine.journal, "drawing", {})
     assert run_id is not None
@@ -201,7 +201,7 @@ def test_a_former_name_is_given_to_no_other_step() -> None:
     for name, former in (("scribble", ()), ("fresh", ("paint",)), ("fresh", ("mount",))):
 
         def function() -> None:
-            """Does nothing."""
+            """Do nothing."""
 
         function.__name__ = name
         with pytest.raises(ValueError, match="two steps are named"):
@@ -224,7 +224,7 @@ def test_a_start_journals_which_undo_it_has(tmp_path: Path) -> None:
 
 
 def test_a_renamed_step_is_undone_by_its_journaled_undo(tmp_path: Path) -> None:
-    """Before, a start whose step was unknown was skipped in silence, and the run said that it was undone."""
+    """A start whose step is unknown must not be skipped while the run reports that it was undone."""
     engine = engine_in(tmp_path)
     run = play(engine, "two", [started("attach", "a", **UNMOUNT), completed("attach", "a")])
     assert (run.outcome, EFFECTS, LOST) == ("error", ["-a"], [])
@@ -238,7 +238,7 @@ def test_a_renamed_step_that_was_under_way_is_undone_too(tmp_path: Path) -> None
 
 
 def test_a_step_that_was_removed_at_the_end_is_undone(tmp_path: Path) -> None:
-    """Today's code ends before the history does: it may not end as if nothing had been begun."""
+    """The present workflow ends before its history: the run may not end as if nothing had started."""
     engine = engine_in(tmp_path)
     for events in ([started("attach", "a", **UNMOUNT)], [started("attach", "a", **UNMOUNT), completed("attach", "a")]):
         EFFECTS.clear()
@@ -265,7 +265,7 @@ def test_a_workflow_that_takes_other_arguments_is_undone(tmp_path: Path) -> None
     ids=["renamed or removed", "other order", "one fewer", "other meaning", "not named at all"],
 )
 def test_an_undo_that_is_not_known_is_loud(tmp_path: Path, identity: dict[str, Any]) -> None:
-    """The others are undone all the same; the run ends as an error that names the step and what to do, and the host hears of it."""
+    """The other steps are undone; the run ends as an error that names the step and the remedy, and `on_not_undone` is called."""
     engine = engine_in(tmp_path)
     events = [started("mount", "a", **UNMOUNT), completed("mount", "a"), started("attach", "b", **identity)]
     run = play(engine, "two", [*events, completed("attach", "b")])
@@ -285,7 +285,7 @@ def test_an_undo_that_only_gained_an_option_is_run(tmp_path: Path) -> None:
 
 
 def test_a_dropped_undo_is_still_that_of_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step is there and has no undo any more: the journal says which it had."""
+    """The step has no undo any more, but the journal names the one that it had."""
     monkeypatch.setattr(STEPS["mount"], "undo", None)
     engine = engine_in(tmp_path)
     run = play(engine, "two", [started("mount", "a", **UNMOUNT), completed("mount", "a"), completed("of_yore")])
@@ -293,7 +293,7 @@ def test_a_dropped_undo_is_still_that_of_what_was_begun(tmp_path: Path, monkeypa
 
 
 def test_an_unknown_undo_in_a_run_that_goes_on_is_told_too(tmp_path: Path) -> None:
-    """The steps fit, so that the run goes on; it fails later, and its saga has an undo to do that is not known."""
+    """The run resumes because its steps fit, and fails later, when its saga needs an unknown undo."""
     engine = engine_in(tmp_path)
     events = [started("mount", "a", undo="detach", takes=["name"]), completed("mount", "a")]
     run = play(engine, "two", events, end="abort")
@@ -303,7 +303,7 @@ def test_an_unknown_undo_in_a_run_that_goes_on_is_told_too(tmp_path: Path) -> No
 
 
 def test_a_death_after_a_failed_undo_does_not_make_it_forgotten(tmp_path: Path) -> None:
-    """Killed between the failed undo and the run's end, the run still ends as one whose undo failed."""
+    """Killed between the failed undo and its end, the run still reports that the undo failed."""
     engine = engine_in(tmp_path)
     events = [started("attach", "a", undo="detach", takes=["name"]), completed("attach")]
     failed = {"of": 2, "kind": "UnknownUndo", "reason": "no undo detach"}
@@ -314,7 +314,7 @@ def test_a_death_after_a_failed_undo_does_not_make_it_forgotten(tmp_path: Path) 
 
 
 def test_former_steps_tell_what_a_history_without_names_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that is gone, of which the list says that it had nothing to undo, is no false alarm; one that had is undone by that name."""
+    """A removed step without an undo, according to the list, is no false alarm; one with an undo is undone by that name."""
     monkeypatch.setitem(LEGACY_UNDOS, "peek", None)
     monkeypatch.setitem(LEGACY_UNDOS, "attach", "unmount")
     engine = engine_in(tmp_path)
@@ -324,7 +324,7 @@ def test_former_steps_tell_what_a_history_without_names_had(tmp_path: Path, monk
 
 
 def test_attempts_of_two_versions_are_one_start(tmp_path: Path) -> None:
-    """An earlier t3flow's start names no undo, ours does: the call is undone once."""
+    """The first attempt's start names no undo and the second one does: the call is undone once."""
     engine = engine_in(tmp_path)
     run = play(
         engine, "two", [started("mount", "a"), started("mount", "a", **UNMOUNT), completed("mount", "a")], end="abort"
@@ -335,7 +335,7 @@ def test_attempts_of_two_versions_are_one_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["args", "kwargs"])
 def test_a_result_belongs_to_a_call_with_the_same_arguments(tmp_path: Path, given: str) -> None:
-    """The step has kept its name and is called with other values: its result is not taken for theirs."""
+    """The step has the same name but other arguments, so the journaled result does not count."""
     engine = engine_in(tmp_path)
     call = digest(["a2"], {}) if given == "args" else digest([], {"name": "a"})
     run = play(engine, "two", [started("mount", "a", **UNMOUNT), completed("mount", "a", call=call)])
@@ -351,7 +351,7 @@ def test_a_failure_belongs_to_its_arguments_too(tmp_path: Path) -> None:
 
 
 def test_what_was_begun_again_after_an_undo_is_undone_again(tmp_path: Path) -> None:
-    """The same call in a second saga, under way when the code changes: the undo of the first is not taken for its own."""
+    """The same call is under way in a second saga when the code changes: the first undo does not count for it."""
     engine = engine_in(tmp_path)
     first = [
         started("mount", "a", **UNMOUNT),
@@ -370,7 +370,7 @@ def test_a_digest_does_not_depend_on_how_json_came() -> None:
 
 
 def test_the_open_steps_are_those_of_a_search_of_the_whole_history() -> None:
-    """Against plain bookkeeping, in random histories with settled parts and undos."""
+    """Compare with plain bookkeeping on random histories with settled parts and undos."""
     for seed in range(200):
         dice = random.Random(seed)
         journal_events: list[Event] = []
@@ -398,7 +398,7 @@ def test_the_open_steps_are_those_of_a_search_of_the_whole_history() -> None:
 
 
 def test_a_former_undo_is_a_step_of_ours() -> None:
-    """The list names the undoes of an earlier t3flow: those that are gone by now end in UndoFailed, which is to be meant."""
+    """The undos of early versions must still exist: a removed one would end in UndoFailed, and that must be intended."""
     assert workflows.WORKFLOWS
     gone = {undo for undo in LEGACY_UNDOS.values() if undo is not None and present_name(undo) not in STEPS}
     assert gone == set()

@@ -1,4 +1,4 @@
-"""Urgent runs: asked for again and again, those that hold the host let them go first; they need neither a worker nor a queue that answers."""
+"""Urgent runs: the run with the lease yields to them, as often as asked, and they need neither a worker nor an available queue."""
 
 import json
 import signal
@@ -34,37 +34,37 @@ def _no_effects() -> None:
 
 @step()
 def tidy(name: str) -> None:
-    """Undo of a preparation."""
+    """Undo a preparation."""
     EFFECTS.append(f"-{name}")
 
 
 @step(undo=tidy)
 def make_ready(name: str) -> None:
-    """What is to be undone before the host is free."""
+    """Have an effect that must be undone before the lease is free."""
     EFFECTS.append(f"+{name}")
 
 
 @step(interruptible=True)
 def long_trial() -> None:
-    """Works for long, until it is interrupted."""
+    """Work until interrupted."""
     EFFECTS.append("trial")
     pause(20 if EFFECTS.count("trial") < 4 else 0)
 
 
 @step()
 def first_aid() -> None:
-    """What an urgent run does."""
+    """Do the work of an urgent run."""
     EFFECTS.append("aid")
 
 
 @step()
 def await_quiet(user: str) -> None:
-    """Is never ready."""
+    """Poll, and never be ready."""
     raise NotYet(time.time() + 600, "quiet")
 
 
 def patient() -> Outcome:
-    """Holds the host for long, and lets others go first as often as they ask."""
+    """Have the lease for long, and yield as often as asked."""
     yielded = 0
     while True:
         try:
@@ -77,14 +77,14 @@ def patient() -> Outcome:
 
 
 def urgent() -> Outcome:
-    """Needs the host."""
+    """Need the lease."""
     with current_flow().lease(HOST_LEASE):
         first_aid()
     return Outcome("done")
 
 
 def waiting(user: str) -> Outcome:
-    """A run that sleeps for its user."""
+    """Sleep for a user."""
     await_quiet(user)
     return Outcome("done")
 
@@ -93,7 +93,7 @@ WORKFLOWS: dict[str, Any] = {"patient": patient, "urgent": urgent, "waiting": wa
 
 
 def yielding(top: Path, url: str = "") -> Engine:
-    """An engine whose runs are asked to yield while a more urgent one waits."""
+    """Return an engine whose runs must yield while a more urgent one waits."""
 
     def standing(run: Run) -> str | None:
         return YIELD if engine.journal.query(WAITS, run.id, run.priority) else None
@@ -103,7 +103,7 @@ def yielding(top: Path, url: str = "") -> Engine:
 
 
 def works(engine: Engine, stop: threading.Event) -> threading.Thread:
-    """A worker beside the test's own."""
+    """Run a worker beside the test's own."""
 
     def work() -> None:
         while not stop.wait(0.01):
@@ -115,14 +115,14 @@ def works(engine: Engine, stop: threading.Event) -> threading.Thread:
 
 
 def begin_urgent(engine: Engine) -> str:
-    """Journals an urgent run; its hint is the caller's affair."""
+    """Create an urgent run without a hint."""
     run = new_run(engine.journal, "urgent", {}, priority=10)
     assert run is not None
     return run
 
 
 def test_a_run_yields_each_time_that_it_is_asked(tmp_path: Path, queue_url: str) -> None:
-    """What it had begun is undone first, and the urgent run waits for no more than that."""
+    """Started steps are undone first, and the urgent run waits only for that."""
     engine = yielding(tmp_path, queue_url)
     run = begin(engine, "patient")
     stop = threading.Event()
@@ -150,7 +150,7 @@ def test_a_run_yields_each_time_that_it_is_asked(tmp_path: Path, queue_url: str)
 
 
 def test_an_urgent_run_needs_no_queue(tmp_path: Path, redis_server: RedisServer) -> None:
-    """A rollback goes on within seconds while Redis hangs, also when it had to wait for the host."""
+    """A rollback starts within seconds while Redis hangs, also after waiting for the lease."""
     engine = yielding(tmp_path, redis_server.url)
     holder = new_run(engine.journal, "waiting", {"user": "ada"})
     with engine.journal.transaction() as connection:
@@ -187,7 +187,7 @@ def test_a_run_that_is_not_urgent_waits_for_its_message(tmp_path: Path) -> None:
 
 
 def test_forty_signals_cost_the_watcher_one_wait(tmp_path: Path, redis_server: RedisServer) -> None:
-    """Forty runs to be told of a signal stopped it for forty waits while Redis hung; nothing else was watched meanwhile."""
+    """Forty signaled runs cost one timeout while Redis hangs, not forty in which nothing else is watched."""
     engine = yielding(tmp_path, redis_server.url)
     for number in range(40):
         run = begin(engine, "waiting", user=f"user{number}")
@@ -208,7 +208,7 @@ def test_forty_signals_cost_the_watcher_one_wait(tmp_path: Path, redis_server: R
 
 
 def test_each_sleeping_run_has_one_delayed_message_of_its_step(tmp_path: Path, queue_url: str) -> None:
-    """A reader of Huey's own table or sorted set recognizes them: step, run, user. One that was replaced is revoked."""
+    """An operator recognizes them in Huey's table or sorted set by step, run, and user. A replaced message is revoked."""
     engine = open_engine(tmp_path, WORKFLOWS, queue_url)
     users = [f"user{number}" for number in range(5)]
     runs = {user: begin(engine, "waiting", user=user) for user in users}
@@ -234,7 +234,7 @@ def test_each_sleeping_run_has_one_delayed_message_of_its_step(tmp_path: Path, q
 
 
 def test_recovery_names_the_step_and_keeps_the_priority(tmp_path: Path) -> None:
-    """What was lost comes back as it was."""
+    """Lost messages come back as they were."""
     engine = open_engine(tmp_path, WORKFLOWS)
     begin(engine, "waiting", user="ada")
     deliver(engine)
@@ -247,7 +247,7 @@ def test_recovery_names_the_step_and_keeps_the_priority(tmp_path: Path) -> None:
 
 
 def test_a_yield_does_not_end_a_run_that_asks_again(tmp_path: Path) -> None:
-    """Killed after it has yielded, the run goes on from there: the signal is in its history."""
+    """Killed after it yielded, the run resumes from there, since the signal is in its history."""
     engine = yielding(tmp_path)
     run = begin(engine, "patient")
     EFFECTS.extend(["trial"] * 2)
@@ -257,7 +257,7 @@ def test_a_yield_does_not_end_a_run_that_asks_again(tmp_path: Path) -> None:
         while EFFECTS.count("trial") < 3:
             time.sleep(0.01)
         asked = begin_urgent(engine)
-        other = open_engine(tmp_path, WORKFLOWS)  # another consumer's worker, for the urgent run alone
+        other = open_engine(tmp_path, WORKFLOWS)  # another consumer, for the urgent run alone
         other.advance(asked)
         while "signal yield" not in kinds(engine, run):
             time.sleep(0.01)

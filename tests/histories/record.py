@@ -1,8 +1,8 @@
-"""Records the history of each scenario, for test_histories.py.
+"""Record the history of each scenario for test_histories.py.
 
-usage, with the project's Python:  python -m t3flow.sandbox.enter python tests/histories/record.py > tests/histories/recorded.json
+Usage, with the project's Python:  python -m t3flow.sandbox.enter python tests/histories/record.py > tests/histories/recorded.json
 
-To be repeated after a change of the workflows that is meant. Whoever has a run in flight over such a change has it undone.
+Repeat it after an intended change of the workflows. A run in flight during such an upgrade is undone.
 """
 
 import json
@@ -19,11 +19,11 @@ from rig import Rig  # noqa: E402
 from t3flow.engine.history import digest  # noqa: E402
 
 SCENARIOS = {"good": 0, "alone": 0, "gate": 0, "undo": 0, "freeze": 0, "cancel": 8}
-"""Each with the step before which it is cancelled, if it is."""
+"""Scenario → the number of the step before which it is canceled, or 0."""
 
 
 def histories(rig: Rig, since: float) -> list[dict[str, Any]]:
-    """All runs that ended since then."""
+    """Return all runs that were created since then and have ended."""
     return [
         {
             "workflow": run.workflow,
@@ -37,7 +37,7 @@ def histories(rig: Rig, since: float) -> list[dict[str, Any]]:
 
 
 def digest_anew(history: dict[str, Any]) -> None:
-    """Makes the digests of calls those of the arguments as they are shown, where the sandbox's folder has another name."""
+    """Recompute the digests of calls, because the sandbox's folder in the arguments was replaced."""
     calls: dict[str, str] = {}
     for kind, step, _, data in history["events"]:
         if kind == "started":
@@ -47,7 +47,7 @@ def digest_anew(history: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Prints them all."""
+    """Print all histories."""
     recorded = {}
     for name, cancel_at in SCENARIOS.items():
         rig = Rig()

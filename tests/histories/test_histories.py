@@ -1,4 +1,4 @@
-"""Histories that were recorded, replayed by the code as it is now: a run in flight over an upgrade goes on where it was, or is undone."""
+"""Recorded histories, replayed by the present code: a run in flight during an upgrade resumes where it was, or is undone."""
 
 import json
 import time
@@ -34,7 +34,7 @@ TEXT_STEPS = {"alert", "freeze_tracking", "reject"}
 
 
 class Ran(BaseException):
-    """A step was run, which ends the replay."""
+    """A step ran, which ends the replay."""
 
 
 @pytest.fixture(params=HISTORIES)
@@ -50,7 +50,7 @@ def engine(tmp_path: Path) -> Engine:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No step may run: the first that is asked to says so."""
+    """Make every step raise Ran."""
     for name, step in STEPS.items():
 
         def run(*arguments: Any, name: str = name, **more: Any) -> None:
@@ -60,7 +60,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put(engine: Engine, history: History, events: list[list[Any]]) -> str:
-    """Journals a run with these events."""
+    """Journal a run with these events."""
     run = new_run(engine.journal, history["workflow"], history["args"])
     assert run is not None
     with engine.journal.transaction() as connection:
@@ -72,7 +72,7 @@ def put(engine: Engine, history: History, events: list[list[Any]]) -> str:
 
 
 def begun_after(events: list[list[Any]], count: int) -> str | None:
-    """The step that comes next, None if something else does."""
+    """Return the step that comes next, or None if another event does."""
     for kind, step, _, _ in events[count:]:
         if kind == "started":
             return str(step)
@@ -99,7 +99,7 @@ def test_a_whole_history_is_replayed_without_a_step(
 
 
 def without_texts(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as scripts read it: the wording of a reason may change from version to version."""
+    """Return a result without wording, which may change from version to version."""
     users = {user: {**each, "reason": ""} for user, each in result["users"].items()}
     return {**result, "reason": "", "users": users}
 
@@ -147,7 +147,7 @@ def test_a_history_with_former_names_goes_on(engine: Engine, scenario: str, monk
 
 
 def test_a_history_of_other_code_is_undone(engine: Engine, history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each step that ended: had it had another name, the run would be undone up to there, and nothing else would be done."""
+    """At each step that ended: under an unknown name, the run is undone up to there, and nothing else runs."""
     undos = {step.undo.name for step in STEPS.values() if step.undo is not None}
     ran: list[str] = []
     for name, step in STEPS.items():
@@ -173,7 +173,7 @@ def test_a_history_of_other_code_is_undone(engine: Engine, history: History, mon
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the steps that ran; none does anything."""
+    """Replace all steps by no-ops, and return the names of those that run."""
     names: list[str] = []
     for name, step in STEPS.items():
         monkeypatch.setattr(step, "function", lambda *arguments, name=name, **more: names.append(name))
@@ -182,7 +182,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def host_engine(tmp_path: Path) -> Engine:
-    """The consumer's own engine, with a freeze file in a folder of the test."""
+    """Return the consumer's engine, with a freeze file in a temporary folder."""
     config = tmp_path / "config.toml"
     config.write_text(f'[paths]\nfreeze_file = "{tmp_path}/freeze"\nstate_dir = "{tmp_path}"\n')
     journal = Journal(tmp_path / "journal.db", create=True, extra_schema=tables.SCHEMA)
@@ -190,7 +190,7 @@ def host_engine(tmp_path: Path) -> Engine:
 
 
 def with_identity(events: list[list[Any]]) -> list[list[Any]]:
-    """The history as this t3flow journals it: starts name their undo."""
+    """Return the history as this version journals it: starts name their undo."""
     return [
         [kind, step, attempt, {**data, **undo_reference(STEPS[step])} if kind == "started" and step in STEPS else data]
         for kind, step, attempt, data in events
@@ -198,7 +198,7 @@ def with_identity(events: list[list[Any]]) -> list[list[Any]]:
 
 
 def without_identity(events: list[list[Any]]) -> list[list[Any]]:
-    """The history as an earlier t3flow journaled it: starts name no undo."""
+    """Return the history as early versions journaled it: starts name no undo."""
     return [
         [kind, step, attempt, {name: value for name, value in data.items() if name not in ("undo", "takes")}]
         for kind, step, attempt, data in events
@@ -206,12 +206,12 @@ def without_identity(events: list[list[Any]]) -> list[list[Any]]:
 
 
 def renamed(events: list[list[Any]], former: str, name: str) -> list[list[Any]]:
-    """The history of a program in which a step had another name."""
+    """Return the history with another name for a step."""
     return [[kind, name if step == former else step, attempt, data] for kind, step, attempt, data in events]
 
 
 def open_at(events: list[list[Any]]) -> list[tuple[int, str]]:
-    """For each undoable step: the number of events up to its end (or start), where it is still to be undone."""
+    """Return, for each start and end of an undoable step, the number of events up to there and its name."""
     found = []
     for count, (kind, step, _, _) in enumerate(events, 1):
         known = STEPS.get(step or "")
@@ -238,7 +238,7 @@ def test_a_renamed_or_removed_step_is_undone_by_the_undo_it_was_journaled_with(
 def test_a_renamed_step_of_a_history_without_identity_is_not_said_to_be_undone(
     host_engine: Engine, history: History, ran: list[str]
 ) -> None:
-    """It cannot be told what undoes it: the others are undone, and the host is frozen until a person has looked."""
+    """Its undo is unknown: the other steps are undone, and the host is frozen until an operator has looked."""
     for count, name in open_at(history["events"]):
         ran.clear()
         events = without_identity(history["events"][:count])
@@ -284,18 +284,18 @@ def test_a_result_of_other_arguments_is_not_taken(host_engine: Engine, history: 
 
 
 def test_each_former_step_is_known_or_listed() -> None:
-    """A step that is gone is listed with the undo that it had, and that undo is still there."""
+    """A removed step is listed with the undo that it had, and that undo still exists."""
     for step, undo in LEGACY_UNDOS.items():
         assert undo is None or present_name(undo) in STEPS, (step, undo)
 
 
 def settings_of(engine: Engine) -> Any:
-    """The settings of `host_engine`."""
+    """Return the settings of `host_engine`."""
     return load(engine.journal.path.with_name("config.toml"), {})
 
 
 def assert_lost(engine: Engine, run: str, name: str) -> None:
-    """The run ended as one that could not be undone, the host is frozen for that reason; then it is unfrozen for the next."""
+    """Assert that the run could not be undone and the host is frozen for that reason, then unfreeze it."""
     ended = engine.journal.run(run)
     assert ended.outcome == "error"
     assert "ROLLBACK FAILED" in ended.result["reason"]
@@ -308,7 +308,7 @@ def assert_lost(engine: Engine, run: str, name: str) -> None:
 
 
 def expected_undos(events: list[list[Any]]) -> list[str]:
-    """The undo of each step that was begun and neither settled nor undone, last first."""
+    """Return the undo of each step that started and is neither settled nor undone, last first."""
     open_steps: list[tuple[int, str, str]] = []
     for number, (kind, step, _, data) in enumerate(events, 1):
         known = STEPS.get(step or "")

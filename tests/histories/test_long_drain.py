@@ -1,4 +1,4 @@
-"""A drain that tries for weeks: its history starts over, and it asks when it would have asked."""
+"""A drain that tries for weeks: it continues as new, and polls when it would have."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ TRIES = 100
 
 
 def test_a_drain_that_tries_for_weeks_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before, 100 tries left some 1,500 events, and each look replayed all of them."""
+    """100 tries would leave 1,500 events, and each poll would replay them all."""
     asked: list[float] = []
 
     def await_idle(user: str, not_before: float) -> dict[str, Any]:
@@ -48,6 +48,6 @@ def test_a_drain_that_tries_for_weeks_starts_over(tmp_path: Path, monkeypatch: p
         engine.advance(run)
         longest = max(longest, len(engine.journal.events(run)))
     assert engine.journal.run(run).outcome == "up_to_date"
-    assert asked == [float(number) for number in range(TRIES + 1)], "when to ask again goes along"
+    assert asked == [float(number) for number in range(TRIES + 1)], "the time of the next poll is carried over"
     assert longest < LONG_HISTORY_EVENTS + 30
     assert next(event.data["times"] for event in engine.journal.events(run) if event.kind == CONTINUED) >= 3

@@ -1,4 +1,4 @@
-"""Starting programs on a host that is short of processes, for a moment or for good."""
+"""Starts of programs on a host without free processes, for a moment or permanently."""
 
 import resource
 import threading
@@ -13,7 +13,7 @@ from t3flow.host.children import ChildError, Children
 
 @pytest.fixture
 def limit() -> Iterator[Callable[[int], None]]:
-    """Sets how many processes this account may have."""
+    """Set the limit of processes of this account."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     yield lambda most: resource.setrlimit(resource.RLIMIT_NPROC, (most, hard))
     resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))

@@ -1,4 +1,4 @@
-"""Clocks that jump, machines that sleep: no bump is caught up, no timer is lost."""
+"""Clock steps and sleeping machines: no missed bump is caught up, no timer is lost."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 def at(host: Host) -> float:
-    """When the next bump is due."""
+    """Return when the next bump is due."""
     planned = facts.read(host.journal, periodic.NEXT_BUMP)
     assert isinstance(planned, dict)
     found: float = planned["at"]
@@ -23,7 +23,7 @@ def at(host: Host) -> float:
 
 @pytest.mark.parametrize("away", [2 * HOUR, 5 * HOUR + 60, 8 * HOUR, DAY, 40 * DAY])
 def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away: float) -> None:
-    """Down or suspended from a minute before the time: skipped, and the next one is drawn."""
+    """Down or asleep from a minute before the due time: that bump is skipped, and the next one is scheduled."""
     host = bare()
     periodic.start_due_bump(host, time.time())
     due = at(host)
@@ -35,7 +35,7 @@ def test_a_machine_that_slept_catches_nothing_up(bare: Callable[..., Host], away
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, HOUR, -HOUR])
 def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump: float) -> None:
-    """Minute by minute over two days, with a jump in the middle: at most one bump for each due time, none outside its two minutes."""
+    """Minute by minute over two days with a clock step: at most one bump per due time, none outside its two minutes."""
     host = bare()
     start = time.time()
     periodic.start_due_bump(host, start)

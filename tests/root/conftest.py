@@ -1,4 +1,4 @@
-"""Where this is not root with mounts of its own, its tests are skipped, and that is said where nobody overlooks it."""
+"""Without root and its own mounts these tests are skipped, with a prominent message."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ from world import World
 REASON = "NOT TESTED AS ROOT"
 FIRST_UID = 64100 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 ACCOUNTS = {"mallory": FIRST_UID + 1, "ada": FIRST_UID + 2, "t3flow": FIRST_UID + 3}
-"""Of each worker its own: what Mallory does to his processes in one test is not to meet those of another."""
+"""Each worker has its own accounts, so that an attack on processes does not reach other tests."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips them all, or none."""
+    """Skip all of these tests, or none."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     reason = "not root" if os.geteuid() != 0 else ""
     if ours and not reason and (pid := os.fork()) == 0:
@@ -30,14 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Loud enough."""
+    """Report the skip at the end."""
     if any(REASON in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
         terminalreporter.section(REASON, sep="!", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """Three accounts that exist for this process and its children alone, to which the program is shown wherever it lies."""
+    """Three accounts that exist only for this process and its children, and can read the program wherever it lies."""
     from t3flow.sandbox.enter import open_to_nobody
 
     assert libc.unshare(CLONE_NEWNS) == 0

@@ -1,4 +1,4 @@
-"""What a hostile account runs, each as a process of its own. usage: hostile.py DEED ARGUMENT..."""
+"""Attacks by a hostile account, each in its own process. usage: hostile.py DEED ARGUMENT..."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ PIDFD_GETFD = 438
 
 
 def deep(folder: Path, levels: int = 3000) -> None:
-    """Folders nested deeper than Python's own removal goes."""
+    """Nest folders deeper than Python's own removal goes."""
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(levels):
@@ -30,7 +30,7 @@ def deep(folder: Path, levels: int = 3000) -> None:
 
 
 def put(kind: str, place: Path, goal: str) -> None:
-    """Something odd at a place, which must be free."""
+    """Put something odd at a free path."""
     if kind == "symlink":
         place.symlink_to(goal)
     elif kind == "fifo":
@@ -47,7 +47,7 @@ def put(kind: str, place: Path, goal: str) -> None:
 
 
 def swap(place: Path, *goals: str) -> None:
-    """Puts one thing after the other at a place, as fast as it goes, the real one among them."""
+    """Put one thing after another at a path as fast as possible, including the real one."""
     real = place.with_name("real")
     shutil.copy(place, real)
     for number in range(10**9):
@@ -63,7 +63,7 @@ def swap(place: Path, *goals: str) -> None:
 
 
 def swap_folder(place: Path, goal: str) -> None:
-    """A folder, and in its place a link to another that has the same names, in turn and as fast as it goes."""
+    """Swap a folder and a link to another folder with the same names, as fast as possible."""
     link, away = place.with_name(f"{place.name}-link"), place.with_name(f"{place.name}-away")
     link.symlink_to(goal)
     print("swapping", flush=True)
@@ -76,7 +76,7 @@ def swap_folder(place: Path, goal: str) -> None:
 
 
 def breed(seconds: str) -> None:
-    """Forks out of its own session again and again, each child the parent of the next, so that no list of processes is ever up to date."""
+    """Fork into a new session again and again, each child the parent of the next, so that no list of processes is ever up to date."""
     print("breeding", flush=True)
     deadline = time.monotonic() + float(seconds)
     while time.monotonic() < deadline:
@@ -87,7 +87,7 @@ def breed(seconds: str) -> None:
 
 
 def survive(seconds: str, line: str) -> None:
-    """In a session of its own and as nobody's child, with SIGTERM ignored and its memory closed to others: writes a line until its time is over."""
+    """Write lines for a while, orphaned, in a new session, with SIGTERM ignored and not dumpable."""
     if os.fork() != 0:
         return
     os.setsid()
@@ -105,7 +105,7 @@ def survive(seconds: str, line: str) -> None:
 
 
 def helper_of_mine(command: str) -> int:
-    """The pid of t3flow's program in this account's home, once it runs."""
+    """Return the pid of t3flow's program in this account's home, once it runs."""
     while True:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -119,7 +119,7 @@ def helper_of_mine(command: str) -> int:
 
 
 def forge(box: Path, kind: str, goal: str) -> None:
-    """Waits until the copy in the drop box is written and checked, then puts something else in its place before root takes it."""
+    """Wait until the copy in the drop box is written and checked, then replace it before root takes it."""
     copy, other = box / "state.sqlite", Path(f"{goal}.{kind}")
     if kind == "deep":
         deep(Path(goal) / "deep", 3000)
@@ -157,7 +157,7 @@ def forge(box: Path, kind: str, goal: str) -> None:
 
 
 def steal() -> None:
-    """Takes the lock's descriptor out of a helper, tries to lock everybody out with it, and hides it in a message."""
+    """Take the lock's descriptor out of a helper, try to lock all others out with it, and hide it in a message."""
     pid = helper_of_mine("state")
     while not (
         numbers := [n for n in os.listdir(f"/proc/{pid}/fd") if "children.lock" in os.readlink(f"/proc/{pid}/fd/{n}")]
@@ -186,7 +186,7 @@ def steal() -> None:
 
 
 def flood(command: str) -> None:
-    """Writes without end into what root reads of a helper."""
+    """Write without end into the pipe that root reads from a helper."""
     descriptor = -1
     while descriptor < 0:
         with contextlib.suppress(OSError):
@@ -196,7 +196,7 @@ def flood(command: str) -> None:
 
 
 def plant(place: Path, goal: str) -> None:
-    """Whenever nothing of this account's is at a place, puts something there: a link or a folder."""
+    """Put a link or a folder at a path whenever this account has nothing there."""
     print("planting", flush=True)
     while True:
         with contextlib.suppress(OSError):
@@ -208,7 +208,7 @@ def plant(place: Path, goal: str) -> None:
 
 
 def listen(port: str, address: str, how: str = "listens") -> None:
-    """Takes a port on an address; if it only "binds", no table of the kernel's shows it."""
+    """Take a port on an address; "binds" does not listen, so no table of the kernel shows it."""
     server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     if ":" in address:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -220,7 +220,7 @@ def listen(port: str, address: str, how: str = "listens") -> None:
 
 
 def hold(command: str) -> None:
-    """Holds each of t3flow's helpers in his home still, as soon as it runs."""
+    """Send SIGSTOP to each of t3flow's helpers in the home as soon as it runs."""
     print("holding", flush=True)
     while True:
         with contextlib.suppress(OSError):
@@ -228,7 +228,7 @@ def hold(command: str) -> None:
 
 
 def hang(descriptor: str) -> None:
-    """A filesystem of his own that takes every question and answers none but the first."""
+    """Mount a FUSE filesystem that accepts every request and answers only the first."""
     while True:
         asked = os.read(int(descriptor), 2**17)
         _, operation, unique = struct.unpack("IIQ", asked[:16])
@@ -239,7 +239,7 @@ def hang(descriptor: str) -> None:
 
 
 def push(path: str, key: str, count: str) -> None:
-    """Writes rubbish into a queue through its Redis's socket, if it lets him in."""
+    """Write garbage into a queue through the socket of its Redis, if it is accessible."""
     with socket.socket(socket.AF_UNIX) as redis:
         try:
             redis.connect(path)
@@ -255,7 +255,7 @@ def push(path: str, key: str, count: str) -> None:
 
 
 def attempts(*words: str) -> None:
-    """Tries each of `read:PATH`, `list:PATH`, `write:PATH`, `make:FOLDER`, `remove:PATH`, `signal:PID`; prints those that went well."""
+    """Try each of `read:PATH`, `list:PATH`, `write:PATH`, `make:FOLDER`, `remove:PATH`, `signal:PID`; print those that succeed."""
     done = []
     for word in words:
         kind, _, place = word.partition(":")

@@ -1,4 +1,4 @@
-"""Mounts, seen by this process and its children alone."""
+"""Mounts that only this process and its children see."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""A unit's processes by real control groups. What systemctl says comes from a script: systemd itself is in tests/box."""
+"""Processes of a unit in real control groups. A script replaces systemctl; tests/box has a real systemd."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ case $1 in show) cat {shown};; stop) echo stopped >> {calls};; esac
 
 
 class Group:
-    """A control group of this test's own, with processes that sleep."""
+    """A control group of this test, with sleeping processes."""
 
     def __init__(self, top: Path) -> None:
         mounted = [where for _, where in cgroups._hierarchies(cgroups.MOUNTS) if os.access(where, os.W_OK)]
@@ -43,7 +43,7 @@ class Group:
         return child
 
     def says(self, main_pid: int, group: str | None = None) -> None:
-        """What systemctl shows of the unit."""
+        """Set what systemctl shows of the unit."""
         self.shown.write_text(
             f"LoadState=loaded\nActiveState={'active' if main_pid else 'failed'}\nMainPID={main_pid}\n"
             f"ControlGroup={self.name if group is None else group}\nSlice=-.slice\n"
@@ -80,7 +80,7 @@ def test_all_processes_of_the_unit_and_no_others(group: Group, systemd: Systemd)
 
 
 def test_a_group_that_cannot_be_seen_is_an_error(group: Group, systemd: Systemd) -> None:
-    """Never an empty unit: nothing would be held still, and a stop would follow."""
+    """An invisible group is an error, not an empty unit: nothing would be suspended before the stop."""
     stranger = group.runs(inside=False)
     group.says(stranger.pid)
     with pytest.raises(ServiceError, match="does not list"):
@@ -88,7 +88,7 @@ def test_a_group_that_cannot_be_seen_is_an_error(group: Group, systemd: Systemd)
 
 
 def test_what_a_stop_leaves_in_the_group_is_ended(group: Group, systemd: Systemd) -> None:
-    """`KillMode=process`: an orphaned server keeps port and database. A stranger is not touched."""
+    """`KillMode=process`: an orphaned server keeps port and database. Foreign processes are not touched."""
     server, agent, stranger = group.runs(), group.runs("agents"), group.runs(inside=False)
     group.says(0)
     systemd.stop("ada")

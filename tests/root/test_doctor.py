@@ -1,4 +1,4 @@
-"""The doctor on what only root can show it: a real PATH of the host's, and a host that was booted with systemd."""
+"""Checks of the doctor that need root: the real PATH of the host, and a host booted with systemd."""
 
 import subprocess
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ for word; do
   esac
 done
 """
-"""One block for each unit that is asked for, as systemctl prints them."""
+"""One block for each unit in the arguments, as systemctl prints them."""
 
 
 @contextmanager
 def mounted(place: str) -> Iterator[Path]:
-    """An empty folder over one of the host's, for this process alone."""
+    """Mount an empty folder over one of the host's, for this process alone."""
     mount("none", Path(place), "tmpfs", 0, "mode=755")
     try:
         yield Path(place)
@@ -37,14 +37,14 @@ def mounted(place: str) -> Iterator[Path]:
 
 
 def on_systemd(world: World) -> Host:
-    """The same host, whose servers are units."""
+    """Return the same host with servers as units."""
     config = world.box.config
     config.write_text(config.read_text().replace('backend = "process"', 'backend = "systemd"'))
     return open_host(world.box.settings, open_journal(world.box.settings))
 
 
 def test_another_t3_first_on_path(world: World) -> None:
-    """As an `npm install -g` with another prefix leaves it: whoever mints by name gets that one."""
+    """As after an `npm install -g` with another prefix: a minting by name runs that one."""
     host = on_systemd(world)
     install_launcher(world.top / "bin/t3", world.top / "opt/t3", sandbox=False)
     with mounted("/usr/local/sbin") as folder:
@@ -73,7 +73,7 @@ def test_another_t3_first_on_path(world: World) -> None:
 def test_the_units_of_a_host_with_systemd(
     world: World, monkeypatch: pytest.MonkeyPatch, loaded: str, account: str, words: str
 ) -> None:
-    """A program of systemctl's name says what systemd would."""
+    """A program named systemctl answers like systemd."""
     tools = world.top / "tools"
     (tools / "systemctl").write_text(SYSTEMCTL.replace("$LOADED", loaded).replace("$ACCOUNT", account))
     (tools / "systemctl").chmod(0o755)

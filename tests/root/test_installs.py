@@ -1,4 +1,4 @@
-"""An install as root: npm and what it brings run as the account of the gate, with the settings of root that lead to the registry and no other."""
+"""Installs by root: npm and the package's scripts run as the gate's account, with only those settings of root that reach the registry."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ TOKEN = "only-root-may-know-this"
 
 
 def test_a_release_in_parts_is_installed_by_the_gates_account(world: World) -> None:
-    """Whole, with root's token, as nobody else: scripts run without it, an optional package whose script fails is gone, nothing belongs to root."""
+    """Complete, with root's token; scripts run without it, an optional package whose script fails is removed, nothing belongs to root."""
     box = world.box
     os.chmod(box.top / "scratch", 0o711)
     box.start_registry()
@@ -66,7 +66,7 @@ def _all(top: Path) -> list[Path]:
 
 
 def test_a_folder_that_is_swapped_for_a_link_is_never_followed(world: World) -> None:
-    """Deep in the tree, while root copies it: what it copies is of the tree, or it says that the tree changes. Root's secret is in no slot."""
+    """Swaps deep in the tree while root copies it: the copy contains only the tree, or fails because the tree changes. No slot has root's secret."""
     aim = world.top / "state/aim"
     (aim / "inner").mkdir(parents=True)
     (aim / "inner/data").write_text(world.token)
@@ -97,7 +97,7 @@ def test_a_folder_that_is_swapped_for_a_link_is_never_followed(world: World) -> 
 
 
 def what_is_said_of(world: World, tree: Path) -> str:
-    """Why a tree is not copied into a slot, or ""."""
+    """Return why a tree is not copied into a slot, or ""."""
     try:
         creation.create_slot(world.top / "slots", "1.0.0", tree, Path("/bin/sh"), {})
         return ""
@@ -110,7 +110,7 @@ def what_is_said_of(world: World, tree: Path) -> str:
 def test_nothing_of_the_gates_account_outlives_an_install(
     world: World, deed: str, no_account: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in a session of its own, orphaned, deaf to SIGTERM and hidden; nor one that forks faster than anybody lists."""
+    """Neither a process in its own session, orphaned, ignoring SIGTERM and hidden, nor one that forks faster than /proc can be read."""
     monkeypatch.setattr(gate_account, "NO_ACCOUNT", no_account)
     host = gates_account_is(world, "mallory")
     line = world.top / "line"
@@ -146,12 +146,12 @@ def test_an_account_that_others_share_is_left_alone(world: World) -> None:
     child = world.begins("breed", 5)
     assert child.stdout is not None
     child.stdout.readline()
-    assert "is in the user map" in gate_account.sharing_problem(host)
+    assert "an account in the user map" in gate_account.sharing_problem(host)
     assert gate_account.end_processes(host) == 0
 
 
 def test_a_container_with_processes_of_the_same_number_is_left_alone(world: World) -> None:
-    """As those of a database whose image has the number that this host gave to the gate's account. Made by nobody of ours."""
+    """Like those of a database whose image uses the uid that this host gave to the gate's account. t3flow did not start them."""
     host = gates_account_is(world, "mallory")
     uid = world.uids["mallory"]
     made = f"setsid unshare --pid --mount-proc --fork setpriv --reuid={uid} --clear-groups sleep 60 &"
@@ -173,17 +173,17 @@ def test_a_container_with_processes_of_the_same_number_is_left_alone(world: Worl
 
 
 def test_a_person_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one who is not in the user map, as an administrator."""
+    """Also an account that is not in the user map, such as an administrator."""
     host = gates_account_is(world, "mallory")
     assert gate_account.sharing_problem(host) == ""
     monkeypatch.setattr(gate_account, "LOGIN_UIDS", range(world.uids["mallory"], world.uids["mallory"] + 1))
-    assert "a person may log in as" in gate_account.sharing_problem(host)
+    assert "an account with a login shell" in gate_account.sharing_problem(host)
 
 
 def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no cell can be had. It would go on writing into the tree."""
+    """Without cells. It would continue to write into the tree."""
     box = world.box
     os.chmod(box.top / "scratch", 0o711)
     box.start_registry()
@@ -211,7 +211,7 @@ def test_a_child_of_an_install_script_is_gone_before_anything_is_copied(
 
 
 def gates_account_is(world: World, user: str, *, mapped: bool = False) -> Host:
-    """The host, whose gate has an account of the test's."""
+    """Return the host with a gate account of the test."""
     if not mapped:
         path = world.host.settings.paths.user_map
         path.write_text("".join(line for line in path.read_text().splitlines(True) if user not in line))

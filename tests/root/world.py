@@ -1,4 +1,4 @@
-"""A host with two users: Mallory, and Ada whom he is after; and root, who has a secret. Whatever Mallory does, processes of his do (`hostile.py`)."""
+"""A host with Ada, with Mallory, who attacks her, and with a secret of root. Mallory acts only through processes (`hostile.py`)."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ HOSTILE = Path(__file__).with_name("hostile.py")
 
 
 class World:
-    """Two users: Mallory, and Ada whom he is after. And root, who has a secret."""
+    """Ada, Mallory, who attacks her, and root with a secret."""
 
     def __init__(self, top: Path, accounts: dict[str, int]) -> None:
         os.chmod(top, 0o755)
@@ -46,7 +46,7 @@ class World:
         return self.box.base_dir(user).parent
 
     def give(self, user: str) -> None:
-        """A home as it should be."""
+        """Create a regular home."""
         home = self.home(user)
         if home.is_symlink() or home.is_file() or home.is_fifo() or home.is_char_device():
             home.unlink()
@@ -60,7 +60,7 @@ class World:
             os.chown(path, self.uids[user], self.uids[user])
 
     def fingerprint(self) -> dict[str, str]:
-        """All of Ada's, and root's secret."""
+        """Return a checksum of Ada's files and root's secret."""
         paths = [self.secret, *(path for path in self.home("ada").rglob("*") if path.is_file())]
         paths = [
             path for path in paths if not path.name.endswith(("-wal", "-shm"))
@@ -70,17 +70,17 @@ class World:
         }
 
     def words(self, *words: str) -> list[str]:
-        """A command as Mallory."""
+        """Return a command line that runs as Mallory."""
         uid = self.uids["mallory"]
         return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--pdeathsig=KILL", *words]
 
     def does(self, deed: str, *words: object) -> str:
-        """What one of his deeds prints, to its end."""
+        """Run one of his deeds to its end and return its output."""
         command = self.words(sys.executable, "-I", str(HOSTILE), deed, *map(str, words))
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
     def begins(self, deed: str, *words: object) -> subprocess.Popen[bytes]:
-        """One of his deeds, going on."""
+        """Start one of his deeds."""
         return self.runs(deed, *map(str, words))
 
     def runs(self, *words: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
@@ -89,7 +89,7 @@ class World:
         return self.children[-1]
 
     def says(self, deed: str, *words: object) -> subprocess.Popen[bytes]:
-        """One of his deeds, going on, once it has said that it does."""
+        """Start one of his deeds and wait until it reports that it runs."""
         child = self.begins(deed, *words)
         assert child.stdout is not None
         assert child.stdout.readline()
@@ -110,7 +110,7 @@ class World:
         return store.take(self.host, user, written_by="1.0.0", version="2.0.0", run="run-1")
 
     def holds_open(self) -> list[int]:
-        """A process of his that has his database open, as his server would."""
+        """Start a process of his that has his database open, like his server."""
         script = 'exec 3<"$1" && echo open && exec sleep 60'
         words = self.words("sh", "-c", script, "sh", str(self.box.database("mallory")))
         child = subprocess.Popen(words, stdout=subprocess.PIPE)
@@ -120,7 +120,7 @@ class World:
         return [child.pid]
 
     def nothing_happened(self) -> None:
-        """Ada's and root's are as they were, he can read no secret, and Ada's backup is had."""
+        """Check that Ada's and root's files are unchanged, that he can read no secret, and that Ada's backup succeeds."""
         self.stop()
         assert self.fingerprint() == self.of_ada
         assert whose(self.take("ada")) == "ada"
@@ -137,7 +137,7 @@ def whose(database: Path) -> str:
 
 
 def in_one_line(deed: Callable[[], object]) -> str:
-    """What is said of him: "" if it worked. It must be no fault of the disk's, which would end the run for all."""
+    """Return the error about him, or "" for success. It must not be a disk error, which would end the run for all."""
     said = ""
     try:
         deed()

@@ -58,7 +58,7 @@ def test_who_was_left_out_is_moved_by_the_next_bump(box: Sandbox) -> None:
     waiting = deferrals(box)["grace"]
     assert (waiting["target"], waiting["waiting_for"]) == (NEXT, "held")
     assert waiting["detail"] == f"left out of {NEXT} as asked: t3flow enqueue drain grace"
-    assert any(line.endswith("; t3flow enqueue drain grace") for line in lines_of(box, "grace"))
+    assert any(line.endswith(": t3flow enqueue drain grace") for line in lines_of(box, "grace"))
     time.sleep(6)  # longer than a drain waits before it asks again
     assert (box.assigned("grace"), deferrals(box)["grace"]["waiting_for"]) == (FIRST, "held")
     servers = {user: box.supervise("status", user)["main_pid"] for user in ("ada", "linus")}
@@ -105,7 +105,7 @@ def test_who_had_no_backup_is_deferred_and_moved_once_there_is_one(make_box: Cal
     assert results(said) == {"ada": "restarted", "grace": "skipped"}
     assert deferrals(box)["grace"]["target"] == NEXT
     line = next(line for line in lines_of(box, "grace") if "no backup" in line)
-    assert line.endswith("; t3flow enqueue drain grace")
+    assert line.endswith(": t3flow enqueue drain grace")
     said = bump(box)
     assert (said["outcome"], results(said)) == ("updated", {"ada": "untouched", "grace": "skipped"}), said
     mended(box, "grace", was)
@@ -128,7 +128,7 @@ def test_an_accepted_version_is_not_blamed_for_one_users_databases(make_box: Cal
     status = box.document("status")
     assert (status["rejected"], status["frozen"], status["default_version"]) == ({}, None, NEXT)
     assert "mint" in deferrals(box)["grace"]["detail"]
-    assert any("mint" in line and line.endswith("; t3flow enqueue drain grace") for line in lines_of(box, "grace"))
+    assert any("mint" in line and line.endswith(": t3flow enqueue drain grace") for line in lines_of(box, "grace"))
     write(box.database("grace"), EVEN)
     drained(box, "grace", NEXT)
 
@@ -231,7 +231,7 @@ def test_adopt_leaves_nobody_behind_in_silence(make_box: Callable[..., Sandbox])
     with box.journal.transaction() as connection:  # as an earlier t3flow left it
         connection.execute("delete from deferrals")
         connection.execute("delete from left_behind")
-    assert any(line.endswith("; t3flow enqueue bump") for line in lines_of(box, "grace"))
+    assert any(line.endswith(": t3flow enqueue bump") for line in lines_of(box, "grace"))
     said = box.t3flow("adopt")
     assert said.returncode == 0, said
     drained(box, "grace", NEXT)

@@ -53,7 +53,7 @@ def test_who_could_not_pair_before_is_no_fault_of_the_build(make_box: Callable[.
     assert box.supervise("status", "ada")["main_pid"]
     assert deferrals(box)["ada"]["waiting_for"] == "held"
     lines = box.t3flow("status").stdout.splitlines()
-    assert any("ada stays on" in line and line.endswith("; t3flow enqueue drain ada") for line in lines), lines
+    assert any("ada stays on" in line and line.endswith(": t3flow enqueue drain ada") for line in lines), lines
 
 
 def test_a_build_that_breaks_pairing_for_all_is_left_by_an_exact_target(make_box: Callable[..., Sandbox]) -> None:

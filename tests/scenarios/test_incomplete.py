@@ -63,7 +63,7 @@ def test_the_part_comes_and_the_same_run_goes_on(waiting: tuple[Sandbox, str]) -
     box, run = waiting
     said = box.document("status")
     assert said["run_waits"]["waiting_for"].startswith(f"t3@{NEXT} is not complete in the registry yet: E404")
-    assert "tried again at" in said["run_waits"]["waiting_for"]
+    assert "next attempt at" in said["run_waits"]["waiting_for"]
     assert f"{run} is waiting: " in box.t3flow("status").stdout
     nothing_is_left(box, run)
     assert box.document("enqueue", "drain", "--wait")["outcome"] == "up_to_date"
@@ -86,7 +86,7 @@ def test_the_part_does_not_come(make_box: Callable[..., Sandbox]) -> None:
     waited = box.t3flow("enqueue", "bump", "--wait")
     assert waited.returncode == 1
     assert waited.stdout.startswith(f"incomplete_release: t3@{NEXT} is not complete in the registry yet: its part")
-    assert "tried again at" in waited.stderr
+    assert "next attempt at" in waited.stderr
     run = box.document("status")["last_bump"]["run"]
     events = box.document("show", run)["events"]
     assert sum(event["step"] == "await_registry" and event["kind"] == "completed" for event in events) >= 2

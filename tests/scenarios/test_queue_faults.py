@@ -94,7 +94,7 @@ def test_redis_goes_while_nothing_is_to_be_sent(make_box: Callable[..., Sandbox]
     with said.open("w") as file:
         words = [sys.executable, "-m", "t3flow", "enqueue", "bump", "--wait"]
         follower = subprocess.Popen(words, env=box.environment, stdout=file, stderr=file)
-    box.until(lambda: "the consumer waits for the queue" in said.read_text(), "who follows a run is told", 20)
+    box.until(lambda: "The consumer is waiting for the queue" in said.read_text(), "who follows a run is told", 20)
     redis_server.start()
     box.until(lambda: waits() is None, "it is over", 20)
     assert follower.wait(60) == 0

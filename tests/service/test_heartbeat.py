@@ -1,4 +1,4 @@
-"""The watchdog: fed while every thread lives, whatever the queue does, and no longer once one is silent."""
+"""The watchdog: fed while every thread is alive, whatever the queue does, and not while one is silent."""
 
 import itertools
 import signal
@@ -22,7 +22,7 @@ DEFERRED = 40
 
 
 class Clock:
-    """A clock that the test sets."""
+    """A clock under the test's control."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,12 +43,14 @@ def test_a_thread_that_waits_must_beat_and_one_at_work_need_not() -> None:
     assert heartbeats.silent_threads() == []
     heartbeats.beat()
     clock.now += MAX_SILENT_SECONDS + 1
-    assert heartbeats.silent_threads() == sorted(["clock", threading.current_thread().name]), "its work has ended"
+    assert heartbeats.silent_threads() == sorted(["clock", threading.current_thread().name]), (
+        "its work ended with its last heartbeat"
+    )
 
 
 @pytest.fixture
 def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """systemd's end of the socket."""
+    """Return systemd's end of the socket."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ear.bind(str(tmp_path / "notify"))
@@ -58,7 +60,7 @@ def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.sock
 
 
 def fed(ear: socket.socket, seconds: float) -> list[float]:
-    """The moments at which the watchdog was fed in so many seconds."""
+    """Return the times at which the watchdog was fed within so many seconds."""
     found: list[float] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -80,7 +82,7 @@ def test_the_watchdog_starves_with_a_silent_thread(ear: socket.socket, monkeypat
     try:
         assert fed(ear, 1)
         clock.now += MAX_SILENT_SECONDS + 1
-        fed(ear, 0.3)  # one may be on its way
+        fed(ear, 0.3)  # one may be in flight
         assert not fed(ear, 1)
         heartbeats.beat("clock")
         assert fed(ear, 1)
@@ -92,7 +94,7 @@ def test_the_watchdog_starves_with_a_silent_thread(ear: socket.socket, monkeypat
 def test_a_redis_that_hangs_under_a_consumer(
     ear: socket.socket, make_box: Callable[..., Sandbox], redis_server: RedisServer
 ) -> None:
-    """With forty deferrals to be held back, as after a freeze, a hanging Redis kept the watchdog unfed for over 180 s."""
+    """A hanging Redis does not starve the watchdog while forty messages are to be revoked, as after a freeze."""
     box = make_box(["ada"], queue_url=redis_server.url)
     for number in range(DEFERRED):
         run = new_run(box.journal, "drain", {"user": f"user{number}"}, wake_at=time.time() + 600)
@@ -111,4 +113,4 @@ def test_a_redis_that_hangs_under_a_consumer(
         redis_server.child.send_signal(signal.SIGCONT)
     silence = max(after - before for before, after in itertools.pairwise(moments))
     assert silence < 10, f"{silence:.0f} s"
-    assert held == [(DEFERRED,)], "the journal holds them back all the same"
+    assert held == [(DEFERRED,)], "the journal revokes them all the same"

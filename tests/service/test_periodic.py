@@ -1,4 +1,4 @@
-"""The schedule's bump: begun once, never caught up, drawn beforehand; and what a starting consumer sweeps."""
+"""The scheduled bump: planned beforehand, started once, skipped if missed; and what a starting consumer removes."""
 
 import signal
 import threading
@@ -28,7 +28,7 @@ def plan(host: Host) -> dict[str, float]:
 def test_a_due_bump_is_begun_once(bare: Callable[..., Host]) -> None:
     host = bare()
     now = time.time()
-    assert periodic.start_due_bump(host, now) is None, "the first look only draws the time"
+    assert periodic.start_due_bump(host, now) is None, "the first call only plans"
     at = plan(host)["at"]
     assert at > now
     assert periodic.start_due_bump(host, at - 1) is None
@@ -40,7 +40,7 @@ def test_a_due_bump_is_begun_once(bare: Callable[..., Host]) -> None:
 
 
 def test_a_crash_between_the_two_notes_begins_it_once(bare: Callable[..., Host]) -> None:
-    """The run's id is the due time's, so that a second try makes no second run."""
+    """The run's id contains the due time, so a second try creates no second run."""
     host = bare()
     periodic.start_due_bump(host, time.time())
     drawn = plan(host)
@@ -80,7 +80,7 @@ def test_scratch_of_ended_runs_is_swept(bare: Callable[..., Host]) -> None:
 
 
 def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redis_server: RedisServer) -> None:
-    """With Redis away when it was due the night's bump was lost: the minute's work came as a message of the queue alone."""
+    """The bump is not lost if Redis is unavailable when it is due, because a thread does the periodic work too."""
     host = bare()
     engine = Engine(host.journal, open_queue(redis_server.url, b"k" * 32), WORKFLOWS)
     periodic.start_due_bump(host, time.time())
@@ -125,7 +125,7 @@ def test_clock_and_queue_do_the_minutes_work_once(bare: Callable[..., Host], mon
 def test_a_host_that_has_just_booted_has_its_first_minute(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a power cut has interrupted goes on at once: a user's server may be stopped."""
+    """A run that a power cut interrupted resumes at once, since a user's server may be stopped."""
     host = bare()
     engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
     done: list[str] = []
@@ -138,7 +138,7 @@ def test_a_host_that_has_just_booted_has_its_first_minute(
 def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else no minute would pass any more, and systemd would hear that all is well."""
+    """Otherwise all periodic work would stop while systemd's watchdog is fed."""
     host = bare()
     engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
     hangs, begun = threading.Event(), threading.Event()
@@ -167,7 +167,7 @@ def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
 
 
 def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -> None:
-    """It slept with the host, as over a restart of the consumer: frozen, it kept it, and a rollback waited until somebody unfroze."""
+    """It sleeps with the lease, as after a restart of the consumer. Revoked, it would keep the lease and block a rollback."""
     host = bare()
     engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
     run = new_run(host.journal, "drain", {"user": "ada"}) or ""
@@ -178,7 +178,7 @@ def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -
     freeze.freeze(host.settings, host.journal, "as asked")
     watch()
     assert host.journal.run(run).revoked is None
-    engine.revoke({run: "frozen"})  # as an earlier t3flow has done
+    engine.revoke({run: "frozen"})  # as early versions did
     watch()
     assert host.journal.run(run).revoked is None
     with host.journal.transaction() as connection:

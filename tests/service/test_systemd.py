@@ -1,4 +1,4 @@
-"""What the consumer tells systemd, heard on a socket as systemd would."""
+"""What the consumer sends to systemd, received on a socket as systemd would."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from t3flow.service.systemd import notify
 
 
 class Ear:
-    """A socket as systemd has it, and all that was said to it."""
+    """A socket like systemd's, and all that it has received."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -26,7 +26,7 @@ class Ear:
         self.heard: list[str] = []
 
     def hears(self, wanted: str, timeout_seconds: float = 15) -> bool:
-        """Whether a word that begins so was or is said in time."""
+        """Whether a word with this prefix arrives in time."""
         deadline = time.monotonic() + timeout_seconds
         while not any(word.startswith(wanted) for word in self.heard):
             if time.monotonic() > deadline:
@@ -38,7 +38,7 @@ class Ear:
         return True
 
     def forget(self) -> None:
-        """Begins anew."""
+        """Forget what was received."""
         self.heard = []
 
 
@@ -51,7 +51,7 @@ def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ear]:
 
 
 def test_a_consumer_says_how_it_fares(ear: Ear, make_box: Callable[..., Sandbox]) -> None:
-    """Ready once it works; alive again and again; a run's step, who waits for what, a freeze, the next bump; and that it ends."""
+    """The consumer reports that it is ready, alive, and stopping; and a run's step, deferred users, a freeze, and the next bump."""
     box = make_box(["ada", "grace"])
     assert ear.hears("READY=1")
     assert ear.heard.index("READY=1") > ear.heard.index("STATUS=ending processes that a killed consumer left")
@@ -73,7 +73,7 @@ def test_a_consumer_says_how_it_fares(ear: Ear, make_box: Callable[..., Sandbox]
 def test_a_consumer_without_its_queue_says_what_it_waits_for(
     ear: Ear, make_box: Callable[..., Sandbox], redis_server: RedisServer
 ) -> None:
-    """It is ready and lives all the same: a queue that is away is no reason to restart it."""
+    """It is ready and alive without a queue, so systemd does not restart it."""
     box = make_box(["ada"], queue_url=redis_server.url, consumer=False)
     redis_server.stop()
     box.start_consumer()
@@ -85,13 +85,13 @@ def test_a_consumer_without_its_queue_says_what_it_waits_for(
 
 @pytest.mark.parametrize("address", ["", "nowhere", "/nowhere/at/all", "@nobody-listens-here"])
 def test_nobody_who_listens_is_no_harm(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without systemd, or with one that is gone, nothing is raised."""
+    """Without systemd, nothing is raised."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("READY=1")
 
 
 def test_an_abstract_socket_is_heard() -> None:
-    """systemd may give one; both are tried as another process would say it."""
+    """systemd may use an abstract socket; another process sends to both kinds."""
     address = f"@t3flow-test-{os.getpid()}"
     ear = Ear(address)
     program = "from t3flow.service.systemd import notify; notify('READY=1', 'STATUS=two words')"

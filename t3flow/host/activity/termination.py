@@ -1,5 +1,6 @@
 """End of a user's server and of every process that may write to the databases."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,7 +59,7 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
 
     Other files in the folder do not count: an editor or a `tail` on a log there is left alone.
     """
-    who, base_dir = host.account(user), str(host.base_dir(user))
+    account, base_dir = host.account(user), str(host.base_dir(user))
     programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
     folder = ""
     with suppress(OSError):
@@ -69,10 +70,15 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
 
     def is_at_work(pid: int) -> bool:
         words = proc.command_line(pid)
-        if any(word.startswith(programs) for word in words) and (who.is_other or base_dir in words):
+        if any(word.startswith(programs) for word in words) and (account.is_other or base_dir in words):
             return True
-        if who.is_other and proc.executable(pid).startswith(programs):
+        if account.is_other and proc.executable(pid).startswith(programs):
             return True
-        return with_files and bool(folder) and proc.can_access(pid, is_state)
+        # a descriptor of the mere name (O_PATH) allows neither reading nor writing
+        return (
+            with_files
+            and bool(folder)
+            and any(not flags & os.O_PATH for flags in proc.flags_of_open_files(pid, is_state))
+        )
 
     return is_at_work

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,9 @@ def _describe_process(pid: int) -> str:
 
 def _is_writer(pid: int, names: Collection[str], below: str = "") -> bool:
     """Return whether a process has one of these files open for writing, in a state folder below that path."""
-    with suppress(OSError):
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-                folder, _, name = path.rpartition("/")
-                if name in names and folder.endswith(f"/{files.USERDATA}") and path.startswith(below):
-                    flags = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().partition("flags:")[2].split()[0]
-                    if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
-                        return True
-    return False
+
+    def matches(path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        return name in names and folder.endswith(f"/{files.USERDATA}") and path.startswith(below)
+
+    return any(flags & os.O_ACCMODE != os.O_RDONLY for flags in proc.flags_of_open_files(pid, matches))

@@ -123,16 +123,14 @@ def open_files(pid: int) -> Iterator[str]:
                 yield os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)
 
 
-def can_access(pid: int, matches: Callable[[str], bool]) -> bool:
-    """Return whether a process has a file open whose path `matches`, other than by O_PATH, which allows neither reading nor writing."""
+def flags_of_open_files(pid: int, matches: Callable[[str], bool]) -> Iterator[int]:
+    """Yield the flags (as of open(2)) of a process's open files whose path `matches`."""
     with suppress(OSError):
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):
                 if matches(os.readlink(f"/proc/{pid}/fd/{descriptor}").removesuffix(DELETED)):
                     flags = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().partition("flags:")[2].split()[0]
-                    if not int(flags, 8) & os.O_PATH:
-                        return True
-    return False
+                    yield int(flags, 8)
 
 
 def is_suspended(pid: int) -> bool:

@@ -16,10 +16,10 @@ SETTING = "paths.versions_dir"
 
 def problem(folder: Path, setting: str = SETTING) -> str:
     """Return why programs cannot run from a folder or be written there, by its mount options, with the remedy, or "". Read-only."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    flags, mount = os.statvfs(there).f_flag, _mount_point(there)
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    flags, mount = os.statvfs(existing).f_flag, _mount_point(existing)
     if flags & os.ST_RDONLY:
         return f"{folder} is mounted read-only: mount -o remount,rw {mount}, or set {setting}"
     if flags & os.ST_NOEXEC:
@@ -59,7 +59,7 @@ def require_executable(host: Host, folder: Path, setting: str = SETTING, *, make
 
 
 def _mount_point(folder: Path) -> Path:
-    there = folder.resolve()
-    while not there.is_mount() and there != there.parent:
-        there = there.parent
-    return there
+    existing = folder.resolve()
+    while not existing.is_mount() and existing != existing.parent:
+        existing = existing.parent
+    return existing

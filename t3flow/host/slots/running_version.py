@@ -1,6 +1,6 @@
 """The version that a process runs: by the slot that it was started from, or as recorded by the adoption of the host."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from t3flow.engine.journal import Journal
@@ -49,29 +49,33 @@ def chain_of(pid: int) -> list[int]:
 
 def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
     """Return the version whose slot one of these processes runs from, by command line or executable; the first match counts."""
-    prefix = f"{slots.versions(versions_dir).resolve()}/"
-    for pid in pids:
-        for word in (*proc.command_line(pid), proc.executable(pid)):
-            if word.startswith(prefix):
-                return word[len(prefix) :].partition("/")[0]
-    return None
+    prefix = _prefix(versions_dir)
+    return next((version for pid in pids for version in _versions(_paths(pid), prefix)), None)
+
+
+def of_process(pid: int, versions_dir: Path) -> str | None:
+    """Return the version whose slot a process was started from, by its command line, or None."""
+    return next(_versions(proc.command_line(pid), _prefix(versions_dir)), None)
 
 
 def all_running(versions_dir: Path) -> dict[str, int]:
-    """Return the versions that processes run from slots, by command line or executable: version → one such pid. Walks /proc once."""
-    prefix = f"{slots.versions(versions_dir).resolve()}/"
+    """Return all versions whose slots appear in a command line or as an executable: version → one such pid. Walks /proc once."""
+    prefix = _prefix(versions_dir)
     found: dict[str, int] = {}
     for pid in listing.other_pids():
-        for word in (*proc.command_line(pid), proc.executable(pid)):
-            if word.startswith(prefix):
-                found.setdefault(word[len(prefix) :].partition("/")[0], pid)
+        for version in _versions(_paths(pid), prefix):
+            found.setdefault(version, pid)
     return found
 
 
-def of_process(main_pid: int, versions_dir: Path) -> str | None:
-    """Return the version whose slot a process was started from, by its command line, or None."""
-    prefix = f"{slots.versions(versions_dir).resolve()}/"
-    for word in proc.command_line(main_pid):
-        if word.startswith(prefix):
-            return word[len(prefix) :].partition("/")[0]
-    return None
+def _prefix(versions_dir: Path) -> str:
+    return f"{slots.versions(versions_dir).resolve()}/"
+
+
+def _paths(pid: int) -> Iterator[str]:
+    yield from proc.command_line(pid)
+    yield proc.executable(pid)
+
+
+def _versions(paths: Iterable[str], prefix: str) -> Iterator[str]:
+    return (path[len(prefix) :].partition("/")[0] for path in paths if path.startswith(prefix))

@@ -1,4 +1,4 @@
-"""What a row's time means after the clock was set: functions of time, no clock is touched. A server that started at 0, on the scale of its start."""
+"""Ages of rows after the clock was set. Pure functions of time; the server started at 0 on the old scale."""
 
 import pytest
 
@@ -9,14 +9,14 @@ HOUR = 3600.0
 
 
 def after(age: float, step: float) -> ServerClock:
-    """The clocks of a server of that age, whose clock was set forward by `step` meanwhile."""
+    """Return the clocks of a server of that age whose clock was set forward by `step`."""
     return ServerClock(now=age + step, age=age, recorded=0.0)
 
 
 @pytest.mark.parametrize("step", [0.0, 3.0, 2 * HOUR, -2 * HOUR, 8766 * HOUR, -8766 * HOUR])
 @pytest.mark.parametrize("age", [60.0, HOUR, 30 * HOUR])
 def test_a_live_turn_is_never_dead_while_an_agent_runs(age: float, step: float) -> None:
-    """Whenever after the start it began, before the step or after it."""
+    """At any time after the start, before or after the step."""
     clock = after(age, step)
     for since_start in (0.0, 1.0, age / 2, age):
         for moment in (since_start, since_start + step):
@@ -25,7 +25,7 @@ def test_a_live_turn_is_never_dead_while_an_agent_runs(age: float, step: float) 
 
 @pytest.mark.parametrize("step", [0.0, 2 * HOUR, -2 * HOUR, 8766 * HOUR, -8766 * HOUR])
 def test_a_turn_of_a_server_before_is_dead_in_the_end(step: float) -> None:
-    """At once where nothing is ambiguous; else once it was quiet for the quiet period. Never waited out."""
+    """At once if nothing is ambiguous, else after the quiet period."""
     for before in (10.0, HOUR, 3 * HOUR, 1000 * HOUR):
         dead_at = [
             age
@@ -38,7 +38,7 @@ def test_a_turn_of_a_server_before_is_dead_in_the_end(step: float) -> None:
 
 
 def test_after_a_step_back_only_a_row_that_may_be_young_is_doubted() -> None:
-    """The clock went back by two hours an hour after the start: a row of half an hour before the start could be one of today's scale, later."""
+    """The clock went back by two hours an hour after the start: a row from half an hour before the start could be a later one on the new scale."""
     clock = after(HOUR, -2 * HOUR)
     assert (clock.started, clock.step) == (-2 * HOUR, -2 * HOUR)
     assert clock.is_dead(-HOUR / 2, QUIET, has_agents=True), "ahead of the present clock: of the old scale alone"
@@ -49,7 +49,7 @@ def test_after_a_step_back_only_a_row_that_may_be_young_is_doubted() -> None:
 
 
 def test_a_row_ahead_of_every_clock_is_doubted_for_the_quiet_period() -> None:
-    """Its clock was set more than once: nothing tells when it was written."""
+    """The clock was set more than once, so the time of writing is unknown."""
     ahead = 8766 * HOUR
     assert not after(QUIET / 2, 0).is_dead(ahead, QUIET, has_agents=False)
     assert after(2 * QUIET, 0).is_dead(ahead, QUIET, has_agents=False)
@@ -73,5 +73,5 @@ def test_a_row_ahead_of_every_clock_is_doubted_for_the_quiet_period() -> None:
 def test_the_newest_change_is_as_young_as_it_may_be(
     age: float, step: float, moments: list[float], youngest: float | None
 ) -> None:
-    """So that the quiet period never ends early."""
+    """The quiet period never ends early."""
     assert after(age, step).youngest(moments) == youngest

@@ -1,4 +1,4 @@
-"""Idle: one test for each clause of its definition, on real databases, processes and terminals."""
+"""One test for each clause of the definition of idle, on real databases, processes and terminals."""
 
 import sqlite3
 import subprocess
@@ -45,7 +45,7 @@ for line in sys.stdin:
 
 
 class Server:
-    """A process that stands for a user's server and has children as asked."""
+    """A stand-in for a user's server that starts children on request."""
 
     def __init__(self) -> None:
         self.child = subprocess.Popen(
@@ -54,7 +54,7 @@ class Server:
         self.started = time.time()
 
     def has(self, order: str) -> None:
-        """A child: `PROGRAM ARGV…`, `pty ARGV…` on a terminal of its own, or `type TEXT` into that; or `open PATH`, as its database."""
+        """Start a child: `PROGRAM ARGV…`, or `pty ARGV…` on its own terminal; `type TEXT` into that; or `open PATH` as its database."""
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         self.child.stdin.write(order + "\n")
@@ -91,7 +91,7 @@ def database(host: Host) -> Path:
 
 
 def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | None = None) -> None:
-    """A thread that was changed so long ago, with a turn or without."""
+    """Insert a thread that changed so long ago, with or without a turn."""
     moment = (
         datetime.fromtimestamp(time.time() - seconds_ago, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
@@ -108,7 +108,7 @@ def thread(host: Host, seconds_ago: float, *, turn: bool = False, text: str | No
 def ask(
     host: Host, server: Server, state: ServerState | None = None, *, canary: bool = True, ignore: bool = False
 ) -> Idleness:
-    """As read_idleness asks, of a unit of the server and all below it."""
+    """Read idleness as `read_idleness`, for a unit of the server and its descendants."""
     state = state or server.state()
     assert state.main_pid is not None
     server.has(f"open {database(host)}")
@@ -210,13 +210,13 @@ def _is_doubt(found: Idleness, *words: str) -> None:
 
 
 def test_a_change_in_the_future_is_one_from_before_the_start(host: Host, server: Server) -> None:
-    """A server before this one had another clock: quiet is counted from this one's start, not from a moment that may be years ahead."""
+    """A previous server had another clock: quiet counts from this server's start, not from a moment that may be years ahead."""
     thread(host, -3600)
     assert ask(host, server).waiting_for == "quiet_period"
 
 
 def test_a_clock_step_since_the_start_is_bridged(host: Host, server: Server) -> None:
-    """The turn of a server before stays dead, and one that began before the step is alive (all cases: test_clock.py)."""
+    """A turn of a previous server stays dead; one that began before the step is alive (all cases: test_clock.py)."""
     thread(host, 9000, turn=True)
     assert ask(host, server, server.state(started_wall=server.started - 7200)).idle
     thread(host, 7100, turn=True)
@@ -244,7 +244,7 @@ def test_a_locked_database_is_doubt(host: Host, server: Server) -> None:
 
 
 def test_a_write_under_way_is_doubt(host: Host, server: Server) -> None:
-    """What is committed to the log and not yet in its index cannot be seen, and would be there after the end."""
+    """A commit in the log that is not in its index yet is invisible, but would be there after the end."""
     with closing(sqlite3.connect(database(host), isolation_level=None)) as other:
         other.execute("pragma journal_mode = wal")
         other.execute("begin immediate")
@@ -275,7 +275,7 @@ def test_a_foreign_database_is_doubt(host: Host, server: Server) -> None:
 
 
 def test_a_view_in_place_of_the_table_is_doubt(host: Host, server: Server) -> None:
-    """What a user could put there to look idle, or to make the reader call something, is not read."""
+    """Files that a user could place to look idle, or to make the reader execute something, are not read."""
     write(database(host), "drop table projection_thread_sessions")
     write(
         database(host),
@@ -291,7 +291,7 @@ def test_a_database_that_is_a_link_is_doubt(host: Host, server: Server, tmp_path
 
 
 def test_a_database_that_lies_in_its_log_alone_is_read(host: Host, server: Server) -> None:
-    """Until its first clean stop all of a server's data is in the write-ahead log."""
+    """Until its first clean stop, all data of a server is in the write-ahead log."""
     text = "\n".join(closing(sqlite3.connect(database(host))).thing.iterdump())
     database(host).unlink()
     with closing(sqlite3.connect(database(host))) as other:
@@ -311,14 +311,14 @@ RUN = "update orchestration_v2_projection_runs set status = ?, payload_json = ?"
 
 @pytest.fixture
 def later(bare: Callable[..., Host]) -> Host:
-    """A user whose live database is the second one; the first has a turn that says nothing any more."""
+    """A user whose live database is the second one; the first has a stale turn."""
     made = bare(quiet_seconds=QUIET)
     (database(made).parent / "statev2.sqlite").write_bytes((DATA / "statev2-level56.sqlite").read_bytes())
     return made
 
 
 def ask_later(host: Host, server: Server) -> Idleness:
-    """With the second database open, and not the first."""
+    """With the second database open and the first closed."""
     first = database(host)
     first.rename(first.with_name("aside.sqlite"))
     first.symlink_to("statev2.sqlite")  # what `ask` has the server open
@@ -340,7 +340,7 @@ def stamp(seconds_ahead: float) -> str:
 
 
 def test_the_live_database_alone_counts(later: Host, server: Server) -> None:
-    """The first one is stale once there is a second; a turn in it that was begun just now is of no running server."""
+    """The first database is stale once there is a second: a new turn in it belongs to no running server."""
     thread(later, 0, turn=True)
     assert ask_later(later, server).idle, ask_later(later, server)
 
@@ -355,7 +355,7 @@ def test_the_live_database_alone_counts(later: Host, server: Server) -> None:
     ],
 )  # fmt: skip
 def test_runs(later: Host, server: Server, status: str, payload: str, waiting_for: str) -> None:
-    """A run is live whatever its age; one that waits in a held queue starts only once its user says so."""
+    """A run is live whatever its age; one that waits in a held queue starts only when its user says so."""
     write(database(later).with_name("statev2.sqlite"), RUN, status, payload)
     found = ask_later(later, server)
     assert (found.idle, found.waiting_for) == (not waiting_for, waiting_for), found
@@ -374,7 +374,7 @@ def test_effects(later: Host, server: Server, status: str) -> None:
 def test_a_scheduled_task_that_would_fall_into_the_restart(
     later: Host, server: Server, enabled: int, due: float, waits: bool
 ) -> None:
-    """Also beside one that was missed long ago, which waits for nothing."""
+    """Also beside a task that was missed long ago, which does not count."""
     for task, moment, is_enabled in (("a", due, enabled), ("b", -90000.0, 1)):
         write(
             database(later).with_name("statev2.sqlite"),

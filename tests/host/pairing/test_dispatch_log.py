@@ -1,4 +1,4 @@
-"""The dispatch's log: what counts in it, and that a look neither loses, doubles nor is hurt by a line."""
+"""The dispatch's log: which lines count; no line is lost, counted twice, or breaks the reader."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_a_line_says(text: str, expected: tuple[str, str] | None) -> None:
 
 
 def test_a_file_is_followed(bare: Callable[..., Host]) -> None:
-    """From its present end; a last line without an end waits; rotated, cut short, gone and back again: each line once."""
+    """From its present end; an incomplete last line waits; after rotation, truncation or removal each line counts once."""
     host = bare()
     path = Path(host.settings.dispatch.log)
     path.write_text(f"{FAILED}\n")
@@ -100,7 +100,7 @@ def test_a_file_is_followed(bare: Callable[..., Host]) -> None:
 
 
 def test_odd_files_and_lines_do_no_harm(bare: Callable[..., Host]) -> None:
-    """Binary, endless and a pipe: nothing is read without bound, nothing waits, what is whole counts."""
+    """Binary data, an endless line, a pipe: reads are bounded and never block, and complete lines count."""
     host = bare()
     path = Path(host.settings.dispatch.log)
     cursor = dispatch_log.end_of_log(host)  # not there yet
@@ -121,7 +121,7 @@ def test_odd_files_and_lines_do_no_harm(bare: Callable[..., Host]) -> None:
 
 @pytest.fixture
 def journald(bare: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A host whose PATH has a journalctl that prints what is in a file, from the cursor or time asked for, and a systemctl that knows one unit."""
+    """A host with a journalctl on PATH that prints a file from the given cursor or time, and a systemctl that knows one unit."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/setpriv").symlink_to(str(shutil.which("setpriv")))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
@@ -152,7 +152,7 @@ for line in entries[-int(given["--lines"]):]:
 
 
 def source(host: Host, log: str) -> Host:
-    """The host with another log."""
+    """Return the host with another log."""
     dispatch = host.settings.dispatch._replace(log=log)
     return Host(host.settings._replace(dispatch=dispatch), host.journal, host.children, host.services, host.hint)
 
@@ -163,7 +163,7 @@ def entry(number: int, at: float, message: object) -> bytes:
 
 
 def test_journald_is_followed(journald: Host, tmp_path: Path) -> None:
-    """Lines have their own times; those before the beginning do not count; bytes, nulls and garbage are passed over."""
+    """Entries have their own times; those before the start do not count; bytes, nulls and garbage are skipped."""
     now = time.time()
     entries = tmp_path / "entries"
     entries.write_bytes(entry(1, now - 60, FAILED))

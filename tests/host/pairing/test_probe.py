@@ -1,4 +1,4 @@
-"""What a user's server or the dispatch may answer, and how long that is borne; and what an install script may leave in place of a file."""
+"""Answers of a user's server and of the dispatch, and their time limits; and what an install script may leave in place of a file."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @pytest.fixture
 def server() -> Iterator[Callable[[bytes, bytes], str]]:
-    """Starts a server that sends a beginning at once, and then a piece every 50 ms for ever; returns its address."""
+    """Start a server that sends a first part at once and then a piece every 50 ms without end; return its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(beginning: bytes, piece: bytes) -> str:
@@ -40,7 +40,7 @@ def server() -> Iterator[Callable[[bytes, bytes], str]]:
 
 
 def test_a_server_that_does_not_answer(server: Callable[[bytes, bytes], str]) -> None:
-    """Each piece comes in time, the whole never would: a run that holds the host must not wait for it."""
+    """Each piece is in time, but the whole never ends: a run with the host lock must not wait for it."""
     for url, why in (("http://127.0.0.1:1/", "connection refused"), (server(HEAD, b"X-More: 1\r\n"), "no complete")):
         with pytest.raises(probe.NotReady, match=rf"^{url} does not answer \({why}"):
             probe.get(url, {}, 0.4)
@@ -58,14 +58,14 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none(server: Callable[[bytes, bytes], str], beginning: bytes, piece: bytes) -> None:
-    """Whatever a server of a user's own says, it is one reason why they cannot pair, and takes no memory."""
+    """Any answer of a user's own server is only a reason why that user cannot pair, and takes no memory."""
     with pytest.raises(probe.NotPaired):
         probe.get_json(server(beginning, piece), {}, 0.4)
 
 
 @pytest.mark.parametrize("what", ["fifo", "link", "huge", "folder"])
 def test_a_package_json_that_scripts_have_replaced(bare: Callable[..., Host], tmp_path: Path, what: str) -> None:
-    """It is read by root: a FIFO would have it wait for ever, an endless file would take all memory."""
+    """root reads it: a FIFO would block for ever, an endless file would take all memory."""
     host = bare()
     file = tmp_path / "node_modules" / host.settings.track.package / "package.json"
     file.parent.mkdir(parents=True)

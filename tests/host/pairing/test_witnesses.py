@@ -1,4 +1,4 @@
-"""Asking many users whether they pair: side by side, bounded, and no further than it takes. Over real HTTP, one address a user."""
+"""Probes of many users: parallel, bounded, and no more than needed. Over real HTTP, one address per user."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from t3flow.host.pairing import probe as pairing_probe
 
 
 class Answering(ThreadingHTTPServer):
-    """Answers 302 for some users and 502 for others, each after a while; counts who was asked, and how many at a time."""
+    """Answers 302 for some users and 502 for others, each after a delay; counts the requests, and how many are parallel."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def serve() -> Iterator[Callable[[set[str], float], Answering]]:
 
 
 def probing(server: Answering) -> Callable[[Host, str], None]:
-    """A probe that asks this server."""
+    """Return a probe that requests this server."""
 
     def probe(host: Host, user: str) -> None:
         status, _, _ = pairing_probe.get(f"http://127.0.0.1:{server.server_port}/{user}", {}, 5)
@@ -109,7 +109,7 @@ def test_a_dispatch_that_hangs_has_an_end(
 
 
 def test_a_few_are_asked_again(bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]) -> None:
-    """A minting that met a lock fails once and pairs the next time."""
+    """A minting that met a lock fails once and succeeds the next time."""
     server = serve(set(), 0.05)
     threading.Timer(1.0, server.pairs.add, ["user1"]).start()
     assert parallel_probes.probe_users(bare(), MANY[:2], 10, probe=probing(server))[0] == ["user1"]
@@ -119,7 +119,7 @@ def test_a_few_are_asked_again(bare: Callable[..., Host], serve: Callable[[set[s
 def test_one_failure_among_many_users_is_not_noted_as_theirs(
     bare: Callable[..., Host], serve: Callable[[set[str], float], Answering]
 ) -> None:
-    """A minting that met a lock: by the time that all others have answered, it is tried once more. Who fails again is noted."""
+    """A user whose minting met a lock is probed once more after all others. A second failure is recorded."""
     host, users = bare(), MANY[:40]
     server = serve({*users} - {"user1", "user2"}, 0.7)
     threading.Timer(2.0, server.pairs.add, ["user1"]).start()

@@ -1,4 +1,4 @@
-"""Control groups, as the three kinds of hosts have them mounted. (Real ones: tests/root/test_control_groups.py.)"""
+"""Control groups as mounted on the three kinds of hosts. Real ones: tests/root/test_control_groups.py."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def group(folder: Path, *pids: int) -> Path:
 
 
 def mounts(top: Path, *lines: str) -> Path:
-    """A mountinfo: each line is `ROOT WHERE KIND OPTIONS`."""
+    """Write a mountinfo; each line is `ROOT WHERE KIND OPTIONS`."""
     found = []
     for line in lines:
         root, where, kind, options = line.split()
@@ -36,7 +36,7 @@ def mounts(top: Path, *lines: str) -> Path:
     ids=["unified", "legacy", "hybrid", "no-namespace"],
 )
 def test_the_group_of_a_unit_is_found(tmp_path: Path, lines: list[str], where: str) -> None:
-    """In a hybrid host both hierarchies have the folder, and one of them the processes."""
+    """On a hybrid host both hierarchies have the folder, and only one lists the processes."""
     named = f"/lxc/7{GROUP}" if "lxc" in lines[0] else GROUP
     for line in lines:
         group(Path(f"{tmp_path}{line.split()[1]}{GROUP}"))
@@ -68,5 +68,5 @@ def test_a_process_of_another_namespace_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_where_a_stopped_unit_has_its_group(name: str, path: str) -> None:
-    """systemd does not say it any more, and what the unit has left behind is there."""
+    """systemd no longer reports the group, which still contains the leftover processes."""
     assert cgroups.default_group("t3-serve@ada.service", name) == (path and cgroups._manager_root() + path)

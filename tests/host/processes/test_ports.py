@@ -1,4 +1,4 @@
-"""Who listens on a port, by netlink as by the kernel's tables."""
+"""Listeners on a port, by netlink and by the kernel's tables."""
 
 import os
 import socket
@@ -48,7 +48,7 @@ def test_where_the_kernel_does_not_answer_the_tables_do(monkeypatch: pytest.Monk
 
 
 def test_connections_of_others_cost_nothing() -> None:
-    """Asked while a unit is held still: with 400 connections it takes no longer than without, give or take a busy machine."""
+    """The query runs while a unit is suspended: 400 connections do not make it slower, apart from a busy machine."""
 
     def fastest(port: int) -> float:
         return min(_seconds(port) for _ in range(20))

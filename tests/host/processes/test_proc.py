@@ -1,4 +1,4 @@
-"""What /proc says of processes: looks that are made for each user cost one walk, not one each."""
+"""Processes in /proc: checks of many users share one walk."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ USERS = tuple(f"user{number}" for number in range(30))
 
 
 def test_one_walk_serves_the_looks_at_many_users(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where each is looked at by itself, as the checks of 300 deferrals do."""
+    """Also if each user is checked alone, as by 300 deferrals."""
     host = bare(USERS)
     walks = []
     walk = listing.pids_by_account

@@ -1,4 +1,4 @@
-"""Holding processes still: all of a unit, none of its terminals, and nobody stays stopped."""
+"""Suspension: all processes of a unit, no jobs on terminals, and all are resumed."""
 
 import os
 import pty
@@ -35,7 +35,7 @@ threading.Event().wait()
 
 @pytest.fixture
 def runs() -> Iterator[Callable[..., int]]:
-    """Starts a session of processes of Python text or of words; returns its first pid."""
+    """Start a session that runs Python code or a command; return its first pid."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str, text: str = "") -> int:
@@ -58,7 +58,7 @@ def states(pids: list[int]) -> set[str]:
 
 
 def test_all_stop_and_all_go_on(runs: Callable[..., int]) -> None:
-    """Also when what is done meanwhile fails."""
+    """Also if the block raises."""
     pids = [runs("sleep", "100") for _ in range(5)]
     with suppress(ZeroDivisionError), suspension.suspended(lambda: pids) as processes:
         assert (sorted(processes.pids), states(pids)) == (sorted(pids), {"T"})
@@ -69,7 +69,7 @@ def test_all_stop_and_all_go_on(runs: Callable[..., int]) -> None:
 
 
 def test_a_process_that_starts_others_is_caught_with_them(runs: Callable[..., int]) -> None:
-    """The list is read until it names no new one: what was started between two looks is stopped too."""
+    """The list is read until it contains no new process, so a process started between two reads is stopped too."""
     parent = runs(text=FORKS)
     time.sleep(0.3)
     children = Path(f"/proc/{parent}/task/{parent}/children")
@@ -111,7 +111,7 @@ def on_a_terminal(*words: str) -> tuple[int, int]:
 
 
 def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path: Path) -> None:
-    """An interactive shell would report it, and take the terminal away from it."""
+    """An interactive shell would report the stopped job and take the terminal from it."""
     file = tmp_path / "userdata" / "state.sqlite"
     file.parent.mkdir()
     file.touch()
@@ -133,7 +133,7 @@ def test_a_job_on_a_terminal_is_left_alone_unless_it_has_the_state_open(tmp_path
 
 
 def test_those_that_are_ended_never_run_again(runs: Callable[..., int]) -> None:
-    """The manager's own process is the last: its end has the others let go on."""
+    """The main process is killed last, because its end makes the manager resume the others."""
     main, *others = [runs("sleep", "100") for _ in range(4)]
     with suspension.suspended(lambda: [main, *others]) as processes:
         processes.kill(last=[main])
@@ -145,7 +145,7 @@ def test_those_that_are_ended_never_run_again(runs: Callable[..., int]) -> None:
 
 
 def test_only_what_is_still_listed_is_ended(runs: Callable[..., int]) -> None:
-    """A number that has passed to another process is not meant."""
+    """A reused pid is not killed."""
     kept, ended = runs("sleep", "100"), runs("sleep", "100")
     suspension.end_if(kept, list)
     suspension.end_if(ended, lambda: [ended])

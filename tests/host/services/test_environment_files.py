@@ -1,4 +1,4 @@
-"""Environment files: what systemd makes of them, and so do we. The cases were recorded from a real systemd (tests/box asks it again)."""
+"""Environment files are parsed as by systemd. The cases were recorded from a real systemd; tests/box checks them again."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_file_is_read_as_systemd_reads_it(text: str, port: str | None) -> None
 
 
 def test_a_later_file_counts_and_one_may_be_missing(tmp_path: Path) -> None:
-    """As with several `EnvironmentFile=`, one of them with a `-`."""
+    """Like several `EnvironmentFile=`, one of them with a `-`."""
     (tmp_path / "a").write_text("T3_PORT=1\nA=a\n")
     (tmp_path / "b").write_text("T3_PORT=2\n")
     files = [(tmp_path / "a", False), (tmp_path / "none", True), (tmp_path / "b", False)]

@@ -1,4 +1,4 @@
-"""systemctl that cannot reach systemd for a moment: a word about the moment, not about a unit. (The real one is asked in tests/box.)"""
+"""A systemctl that cannot reach systemd for a moment says nothing about a unit. tests/box uses the real one."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ ExecMainStartTimestamp=@7"
 
 
 def systemd_that(says: str, times: int, top: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Systemd, Path]:
-    """One whose systemctl fails so often with these words, then answers; and the file that counts its calls."""
+    """Return services whose systemctl fails so often with this text and then succeeds, and the file that counts its calls."""
     calls = top / "calls"
     (top / "systemctl").write_text(FAILS.format(calls=calls, times=times, says=says))
     (top / "systemctl").chmod(0o755)
@@ -39,7 +39,7 @@ def systemd_that(says: str, times: int, top: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_systemd_that_is_away_is_asked_again(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right after a boot this undid a healthy build."""
+    """Right after a boot, this rolled back a healthy version."""
     systemd, calls = systemd_that(says, 2, tmp_path, monkeypatch)
     found = systemd.state("ada")
     assert (found.active, found.main_pid, found.started_wall) == (True, 42, 7.0)
@@ -47,7 +47,7 @@ def test_systemd_that_is_away_is_asked_again(says: str, tmp_path: Path, monkeypa
 
 
 def test_a_word_about_the_unit_is_believed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A unit that does not start is not started again and again; that it is not loaded, and so has no failures to clear, is no reason not to try."""
+    """A failed start is not retried. A unit that is not loaded, and so has no failures to clear, is started all the same."""
     systemd, calls = systemd_that("Job for t3-serve@ada.service failed.", 9, tmp_path, monkeypatch)
     with pytest.raises(ServiceError, match="failed"):
         systemd.start("ada")
@@ -55,7 +55,7 @@ def test_a_word_about_the_unit_is_believed_at_once(tmp_path: Path, monkeypatch: 
 
 
 def test_systemd_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bounded time, with what it said."""
+    """In bounded time, with its error."""
     monkeypatch.setattr(backend, "UNAVAILABLE_SECONDS", 1.0)
     systemd, _ = systemd_that("Failed to connect to bus: Connection refused", 99, tmp_path, monkeypatch)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What systemd says of a unit, as systemd 249 to 257 print it."""
+"""Facts of a unit, from the output of systemd 249 to 257."""
 
 from pathlib import Path
 
@@ -22,13 +22,13 @@ DropInPaths=/etc/x.conf /etc/y.conf
 
 
 def shown(started: str = "@1764000000", flags: str = "ignore_errors=no") -> dict[str, str]:
-    """The properties of a unit."""
+    """Return the properties of a unit."""
     return unit_facts.properties(SHOWN.format(started=started, flags=flags))
 
 
 @pytest.mark.parametrize("flags", ["ignore_errors=no", "flags="])
 def test_the_facts_of_a_unit(flags: str) -> None:
-    """Command, environment and files; several files come in lines."""
+    """Command, environment and files; several files are on several lines."""
     facts = unit_facts.facts_of("t3-serve@ada.service", shown(flags=flags))
     assert facts.option("--port") == "${T3_PORT}"
     assert facts.option("--base-dir") == "/home/CORP\\ada/.t3"
@@ -39,7 +39,7 @@ def test_the_facts_of_a_unit(flags: str) -> None:
 
 
 def test_properties_that_an_older_systemd_lacks() -> None:
-    """None of them is needed."""
+    """All properties are optional."""
     facts = unit_facts.facts_of("x.service", {})
     assert (facts.commands, facts.load_state, facts.environment_files) == ((), "", ())
     assert systemd._state("x.service", {}).active is False
@@ -55,12 +55,12 @@ def test_properties_that_an_older_systemd_lacks() -> None:
     ],
 )
 def test_times_with_and_without_unix_timestamps(said: str, wall: float | None) -> None:
-    """systemctl is asked with TZ=UTC where it does not know `--timestamp=unix`."""
+    """systemctl runs with TZ=UTC if it does not know `--timestamp=unix`."""
     assert systemd._state("x.service", shown(started=said)).started_wall == wall
 
 
 def test_of_two_units_the_one_that_runs_as_the_user() -> None:
-    """With `User=%I` the escaped instance is the user's, with `User=%i` the plain one."""
+    """With `User=%I` the escaped instance belongs to the user, with `User=%i` the plain one."""
     plain = systemd._state("t3-serve@ada-l.service", {"User": "ada/l", "ActiveState": "active", "MainPID": "1"})
     escaped = systemd._state("t3-serve@ada\\x2dl.service", {"User": "ada-l"})
     assert systemd._choose_unit("ada-l", [plain, escaped]).unit == escaped.unit

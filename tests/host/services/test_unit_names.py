@@ -1,4 +1,4 @@
-"""Names of units: our escaping is systemd's, and both forms that hosts use are known."""
+"""Names of units: the escaping equals systemd's, and both forms in use are known."""
 
 import shutil
 import subprocess
@@ -27,27 +27,27 @@ NAMES = [
 
 @pytest.mark.skipif(shutil.which("systemd-escape") is None, reason="no systemd-escape here")
 def test_escaping_is_systemds() -> None:
-    """One call of the real program for all names."""
+    """Return the output of the real program, called once for all names."""
     said = subprocess.run(["systemd-escape", "--", *NAMES], capture_output=True, text=True, check=True).stdout
     assert said.rstrip("\n").split(" ") == [unit_names.escape(name) for name in NAMES]
 
 
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1))
 def test_escaping_is_reversible(name: str) -> None:
-    """Whatever the name, and a unit can have what comes of it."""
+    """For every name, and the result is a valid unit name."""
     assert unit_names.unescape(unit_names.escape(name)) == name
     assert all(letter.isascii() and (letter.isalnum() or letter in ":_.-\\") for letter in unit_names.escape(name))
 
 
 def test_the_units_that_may_be_a_users() -> None:
-    """The plain form comes first where a unit can have it."""
+    """The plain form comes first if it is a valid unit name."""
     assert unit_names.units(TEMPLATE, "ada.lovelace") == ["t3-serve@ada.lovelace.service"]
     assert unit_names.units(TEMPLATE, "ada-l") == ["t3-serve@ada-l.service", "t3-serve@ada\\x2dl.service"]
     assert unit_names.units(TEMPLATE, "a+b") == ["t3-serve@a\\x2bb.service"]
 
 
 def test_the_accounts_that_a_unit_may_be_for() -> None:
-    """The instance as it stands, and unescaped; units of another template are nobody's."""
+    """The instance as it is, and unescaped; units of another template belong to no account."""
     assert unit_names.accounts(TEMPLATE, "t3-serve@bob\\x40corp.service") == ["bob\\x40corp", "bob@corp"]
     assert unit_names.accounts(TEMPLATE, "t3-serve@CORP\\bob.service") == ["CORP\\bob"]
     assert unit_names.accounts(TEMPLATE, "t3-serve@.service") == []

@@ -1,4 +1,4 @@
-"""The launcher: everybody gets the version that is assigned to them, or a clear error; never another one."""
+"""The launcher: every user gets the assigned version or a clear error, never another version."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from t3flow.host.slots.launcher import (
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """Two slots whose program says what it was called with, a default, and the launcher."""
+    """Two slots whose program prints its arguments, a default, and the launcher."""
     for version in ("1.0.0", "2.0.0"):
         tree = tmp_path / "tree" / version
         (tree / "node_modules" / ".bin").mkdir(parents=True)
@@ -39,7 +39,7 @@ def run(host: Path, user: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_was_kept_aside_goes_only_while_it_is_in_place_itself(tmp_path: Path) -> None:
-    """An adoption that is undone before its last step leaves nothing aside; after it, the former launcher is the way back."""
+    """An adoption undone before its last step keeps no launcher aside; after that step, the former launcher is the way back."""
     path = tmp_path / "t3"
     path.symlink_to("../lib/t3.js")
     keep_former_launcher(path)
@@ -60,7 +60,7 @@ def test_an_assigned_account_gets_its_version(host: Path) -> None:
 
 
 def test_nothing_opens_the_database_under_a_server_that_starts(host: Path) -> None:
-    """A minting would migrate it, and hold its lock for too long; the server itself and other commands run, and so do other accounts."""
+    """A minting would migrate the database and hold its lock for too long. The server itself, other commands and other accounts run."""
     slots.assign(host, "ada", "2.0.0")
     slots.note_starting(host, "ada")
     for words in (["auth", "pairing", "create"], ["pair"], ["--base-dir", "/x", "auth", "session", "list"]):
@@ -77,7 +77,7 @@ def test_nothing_opens_the_database_under_a_server_that_starts(host: Path) -> No
 
 
 def test_a_mark_that_a_kill_left_behind_ends_by_itself(host: Path) -> None:
-    """Nobody is without pairing for long, whatever becomes of t3flow."""
+    """Users can pair again soon, whatever happens to t3flow."""
     slots.assign(host, "ada", "2.0.0")
     slots.note_starting(host, "ada")
     mark = host / "users" / ".ada.starting"
@@ -135,7 +135,7 @@ def test_odd_folders_are_quoted(tmp_path: Path) -> None:
 
 
 def test_root_runs_nothing_of_a_slot(host: Path) -> None:
-    """As root `--version` is answered from the slot's name and all else refused. `id` on PATH tells who calls."""
+    """As root, `--version` is answered from the slot's name and everything else is refused. `id` on PATH names the caller."""
     fake = host / "fake"
     fake.mkdir()
     (fake / "id").write_text("#!/bin/sh\necho 0\n")
@@ -149,7 +149,7 @@ def test_root_runs_nothing_of_a_slot(host: Path) -> None:
 
 
 def test_assigning_is_one_rename_that_readers_never_miss(host: Path) -> None:
-    """A reader that looks all the time sees one version or the other."""
+    """A constant reader sees one version or the other."""
     import threading
 
     slots.assign(host, "ada", "1.0.0")

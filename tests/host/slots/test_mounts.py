@@ -1,4 +1,4 @@
-"""A file system that no program can run from, and one that nothing can be put on: said in one line, with the remedy."""
+"""A file system that is noexec or read-only is reported in one line with the remedy."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ LOOK = "import sys; from pathlib import Path; from t3flow.host.slots import moun
     ],
 )
 def test_how_the_folder_is_mounted(tmp_path: Path, options: str, said: str) -> None:
-    """In a mount namespace of the test's own, with a real file system; the folder itself is not there yet."""
+    """In the test's own mount namespace, with a real file system; the folder does not exist yet."""
     mount = f'mount -t tmpfs -o {options} none "{tmp_path}" && exec "$0" -c "$1" "{tmp_path}/versions"'
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, sys.executable, LOOK]
     finished = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
@@ -42,7 +42,7 @@ def test_how_the_folder_is_mounted(tmp_path: Path, options: str, said: str) -> N
 
 
 def test_a_program_is_tried(make_box: Callable[..., Sandbox]) -> None:
-    """It runs and leaves nothing; where its folder cannot be entered or its name is taken, the path and the setting are named."""
+    """It runs and leaves nothing behind. If the folder is inaccessible or the name is taken, the error names path and setting."""
     box = make_box(["ada"], start=False)
     read = settings_module.load(box.config, {})
     create_state_dir(read.paths.state_dir)

@@ -1,4 +1,4 @@
-"""Slots: copied, never moved; only plain things; complete or not there."""
+"""Slots are copied, never moved; contain only regular files, folders and inner links; and are complete or missing."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from t3flow.host.slots import SlotError, creation, removal
 
 
 def tree(top: Path) -> Path:
-    """An installed tree as npm leaves it."""
+    """Return an installed tree as npm leaves it."""
     made = top / "tree"
     (made / "node_modules" / "t3" / "bin").mkdir(parents=True)
     (made / "node_modules" / ".bin").mkdir()
@@ -67,7 +67,7 @@ def test_a_fifo_is_refused(tmp_path: Path) -> None:
 
 
 def test_half_a_slot_is_none(tmp_path: Path) -> None:
-    """What a crash leaves has another name, and the next try replaces it."""
+    """Leftovers of a crash have another name, and the next attempt replaces them."""
     half = slots.versions(tmp_path) / ".1.2.3.partial"
     half.mkdir(parents=True)
     (half / "junk").write_text("x")

@@ -1,4 +1,4 @@
-"""What is not his: others' ports, backups, journal, queue, slots, and the Node that runs."""
+"""Attacks on other accounts: their ports, backups, journal, queue, slots, and the Node that runs."""
 
 import json
 import os
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_another_users_port_in_his_hands_is_found_and_named(world: World, address: str, how: str, words: str) -> None:
-    """While her server is away he takes it: it is said whose it is, though he only binds it. On ::1 he is in no server's way."""
+    """He takes the port while her server is down: he is named, even if he only binds it. A listener on ::1 blocks no server."""
     none = list[int]()
     port = world.box.ports["ada"]
     assert ports.port_blocker(port, none) == ""
@@ -48,7 +48,7 @@ def test_another_users_port_in_his_hands_is_found_and_named(world: World, addres
 
 
 def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
-    """She goes on pairing with what is hers, and it is said who listens beside it."""
+    """She still pairs with her own server, and the other listener is named."""
     port = world.box.ports["ada"]
     words = [sys.executable, "-I", str(HOSTILE), "listen", str(port), "0.0.0.0"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as hers:
@@ -64,7 +64,7 @@ def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
 
 
 def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
-    """With her port in his hands and her server away, nothing of ours asks the dispatch to hand him one."""
+    """While he has her port and her server is down, t3flow never makes the dispatch hand him one."""
     world.says("listen", world.box.ports["ada"], "127.0.0.1")
     world.box.start_supervisor()
     try:
@@ -77,7 +77,7 @@ def test_he_does_not_get_a_credential_of_hers(world: World) -> None:
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_rubbish_in_the_queues_redis(world: World, is_open: bool) -> None:
-    """The socket is closed to him, with the settings that we ship; if it is not, what he writes is dropped, and what is ours comes through."""
+    """With the shipped settings he cannot open the socket. If he can, his messages are dropped and the real ones arrive."""
     folder = world.top / "redis"
     folder.mkdir()
     shipped = (ROOT / "deploy/redis/redis.conf").read_text()
@@ -104,17 +104,17 @@ def test_rubbish_in_the_queues_redis(world: World, is_open: bool) -> None:
 
 
 def test_the_journal_is_not_his_to_ask(world: World) -> None:
-    """Through the program, too: one line, and nothing of what is in it."""
+    """The command line prints one message and none of the content."""
     create_state_dir(world.top / "state")
     words = world.words("env", f"T3FLOW_CONFIG={world.box.config}", sys.executable, "-m", "t3flow", "runs")
     said = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
-    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1), said
+    assert (said.returncode, said.stdout, said.stderr.count("t3flow: ")) == (1, "", 1), said
     assert "journal" in said.stderr
     world.nothing_happened()
 
 
 def test_what_is_others_is_closed_to_him(world: World) -> None:
-    """Journal, queue, key, others' backups, slots, links, launcher, freeze file: not to be read where secret, not to be written anywhere."""
+    """Journal, queue, key, other backups, slots, links, launcher, freeze file: secrets are not readable, and nothing is writable."""
     top = world.top
     create_state_dir(top / "state")
     queue = open_queue(f"sqlite://{top}/state/queue.db", queue_key(top / "state/queue.key"))
@@ -153,7 +153,7 @@ def test_what_is_others_is_closed_to_him(world: World) -> None:
 
 
 def fake_slot(world: World) -> Path:
-    """A slot whose program says which Node runs it, and Mallory's link to it. Returns the program."""
+    """Create a slot whose program prints its Node, and Mallory's link to it; return the program."""
     tree = world.top / "tree"
     program = tree / processes.PROGRAM
     program.parent.mkdir(parents=True)
@@ -166,7 +166,7 @@ def fake_slot(world: World) -> Path:
 
 
 def test_a_wrong_node_first_in_his_path_runs_nothing(world: World) -> None:
-    """The launcher takes the slot's."""
+    """The launcher runs the slot's Node."""
     fake_slot(world)
     install_launcher(world.top / "bin/t3", world.top / "opt/t3", sandbox=False)
     bad = world.home("mallory") / "bin"

@@ -1,4 +1,4 @@
-"""A hostile user's hands on the processes that work in his home, and on what they say."""
+"""Attacks of a hostile user on the processes that work in his home, and on their output."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from t3flow.host.owner.reader import OwnerReader
 
 
 def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) -> None:
-    """He takes the descriptor out of the reader in his home, and hides it where no process has it: work and a new consumer go on."""
+    """He takes the lock's descriptor out of the reader in his home and hides it in a message: t3flow and a new consumer still work."""
     with OwnerReader(world.host, "mallory"):
         thief = world.begins("steal")
         assert thief.stdout is not None
@@ -29,7 +29,7 @@ def test_the_lock_of_the_children_in_his_hands_locks_nobody_out(world: World) ->
 
 
 def test_an_answer_without_end_is_ended(world: World) -> None:
-    """He writes into the pipe that root reads: neither root's memory nor its patience is his."""
+    """He writes without end into the pipe that root reads: memory and time stay bounded."""
     world.begins("flood", "state")
     before = processes_memory()
     silent, writer = os.pipe()
@@ -57,7 +57,7 @@ def processes_memory() -> int:
     ],
 )  # fmt: skip
 def test_a_forged_answer_is_refused(text: bytes) -> None:
-    """In one line, whatever it is."""
+    """In one line, whatever the text."""
     said = in_one_line(lambda: answers.require(answers.parse_answer(text), "level"))
     assert said.isprintable()
     assert said
@@ -65,7 +65,7 @@ def test_a_forged_answer_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize("command", ["state", "backup", "restore"])
 def test_who_works_in_his_home_is_held_still(world: World, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """He stops each helper as soon as it runs: it is ended when its time is over, he is named, and nobody waits for him."""
+    """He stops each helper as soon as it runs: it is killed at its timeout, the error names him, and no other user waits."""
     snapshot = world.snapshot()
     monkeypatch.setattr(reader, "START_SECONDS", 1.5)
     world.says("hold", command)

@@ -1,4 +1,4 @@
-"""What lies in a hostile user's home, and in his database: whatever it is, nothing of anybody else's changes or is read, and he is named in one line."""
+"""Content of a hostile user's home and database: nothing of other accounts is changed or read, and one line names him."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ PLACES = ["state.sqlite", "state.sqlite-wal", "userdata", ".t3", "home"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_lies_where_his_database_should_be(world: World, kind: str) -> None:
-    """Backup, idle question and restore meet it: they end soon, and touch nobody else's.
+    """Backup, check for idleness and restore end soon and touch nothing of other accounts.
 
     Where the kernel forbids an account to make it (a device, a hard link to another's file), root makes it, as on a host that does not.
     """
@@ -69,7 +69,7 @@ def test_whatever_lies_where_his_database_should_be(world: World, kind: str) -> 
 
 
 def test_his_database_is_swapped_while_it_is_read_and_written(world: World) -> None:
-    """Links to a root-only file and to Ada's database, fifos and the real one, in a loop, during backups and restores."""
+    """Links to a root-only file and to Ada's database, FIFOs and the real file, swapped in a loop during backups and restores."""
     database = world.box.database("mallory")
     snapshot = world.snapshot()
     world.begins("swap", database, world.secret, world.box.database("ada"))
@@ -86,7 +86,7 @@ def test_his_database_is_swapped_while_it_is_read_and_written(world: World) -> N
 
 
 def test_his_disk_is_full(world: World) -> None:
-    """A restore that finds no room leaves his database, and says so."""
+    """A restore without space leaves his database as it is, and says so."""
     snapshot = world.snapshot()
     home = world.box.database("mallory").parent
     subprocess.run(
@@ -107,7 +107,7 @@ def test_his_disk_is_full(world: World) -> None:
 
 @pytest.mark.parametrize("place", ["userdata", "drop box"])
 def test_a_filesystem_of_his_that_never_answers(world: World, place: str) -> None:
-    """A process that asks it something cannot even be ended: it is left behind, he is named, and Ada's backup is taken meanwhile.
+    """A process that reads it cannot even be killed: it is left behind, the error names him, and Ada's backup is taken meanwhile.
 
     Mounted as fusermount does it for him: root, who is not let in, gets no for an answer at once.
     """
@@ -148,7 +148,7 @@ def read(world: World) -> None:
 
 
 def test_mounts_in_a_namespace_of_his_own_are_his_alone(world: World) -> None:
-    """What he mounts over his home and his drop box there, root does not see."""
+    """Root does not see what he mounts over his home and his drop box."""
     script = 'mount -t tmpfs none "$1" && mount -t tmpfs none "$2" && echo mounted && exec sleep 60'
     places = (str(world.box.base_dir("mallory")), str(world.top / "backups"))
     words = world.words("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *places)
@@ -196,7 +196,7 @@ SCHEMAS = {
     ],
 )
 def test_a_hostile_schema(world: World, schema: str, backup: str | None, idle: str) -> None:
-    """Doubt means not idle; a reading that takes long is given up; and no text of his makes a line of its own."""
+    """Doubt means not idle; a slow read is abandoned; and no text of his starts a new line in a message."""
     with closing(sqlite3.connect(world.box.database("mallory"))) as connection:
         connection.executescript(SCHEMAS[schema])
     said = in_one_line(world.take)
@@ -220,7 +220,7 @@ def test_a_hostile_schema(world: World, schema: str, backup: str | None, idle: s
 
 
 def test_corrupt_pages_are_no_backup(world: World) -> None:
-    """Rubbish in the middle of his database."""
+    """Write garbage into the middle of his database."""
     database = world.box.database("mallory")
     with database.open("r+b") as file:
         file.seek(8192)
@@ -230,7 +230,7 @@ def test_corrupt_pages_are_no_backup(world: World) -> None:
 
 
 def test_a_small_database_that_becomes_a_huge_copy(world: World) -> None:
-    """Blobs of zeros in a sparse file: the copy is stopped before the disk of the backups is full, and Ada's is taken all the same."""
+    """Blobs of zeros in a sparse file: the copy stops before the backup disk is full, and Ada's backup is taken."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m,mode=711", "none", str(world.top / "backups")], check=True)
     try:
         with closing(sqlite3.connect(world.box.database("mallory"))) as connection, connection:

@@ -1,4 +1,4 @@
-"""The drop box, in which a hostile user leaves the copy of his database for root, and what lies where everybody may write."""
+"""The drop box, in which a hostile user leaves the copy of his database for root, and paths that all accounts can write."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from t3flow.host.backups import drop_box
     [("symlink", True), ("hardlink", True), ("fifo", True), ("folder", True), ("sparse", True), ("grow", True), ("deep", False)],
 )  # fmt: skip
 def test_his_copy_is_forged_between_its_check_and_its_taking(world: World, kind: str, refused: bool) -> None:
-    """A race, tried until it ends as most do. Whoever is quicker, and whatever is said: nothing of others' is taken or lost, and the box is gone."""
+    """A race, repeated until it ends as most do. Whatever the winner: nothing of other accounts is taken or lost, and the box is gone."""
     mine = world.home("mallory") / "mine"
     mine.mkdir()
     os.chown(mine, world.uids["mallory"], world.uids["mallory"])
@@ -44,7 +44,7 @@ def test_his_copy_is_forged_between_its_check_and_its_taking(world: World, kind:
     ],
 )  # fmt: skip
 def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> None:
-    """One plain file of his, which the disk holds: anything else is refused for what it is."""
+    """Only a regular file of his that fits on the disk is taken; anything else is refused with the reason."""
     box, kept = world.top / "box", world.top / "backups/mallory/kept"
     box.mkdir()
     os.chown(box, world.uids["mallory"], world.uids["mallory"])
@@ -58,7 +58,7 @@ def test_what_root_takes_from_the_box(world: World, kind: str, words: str) -> No
 
 
 def test_what_he_left_in_the_box_is_cleared_away(world: World) -> None:
-    """Deeper than Python's own removal goes, with links to others' and folders closed to all; and a box that is a link."""
+    """Deeper than Python's own removal goes, with links to other accounts' files and inaccessible folders; and a box that is a link."""
     world.take()
     box = world.top / "backups/.incoming/mallory"
     box.mkdir()
@@ -74,7 +74,7 @@ def test_what_he_left_in_the_box_is_cleared_away(world: World) -> None:
 
 
 def test_the_scratch_folder_of_a_run_whose_name_he_guessed(world: World) -> None:
-    """He plants links and folders at its name as fast as he can: root has a folder of its own there all the same."""
+    """He creates links and folders at its name as fast as possible; root still gets its own folder there."""
     shared = world.top / "scratch"
     os.chmod(shared, 0o1777)
     for number in range(20):
@@ -90,7 +90,7 @@ def test_the_scratch_folder_of_a_run_whose_name_he_guessed(world: World) -> None
 
 
 def test_what_he_planted_there_stops_no_consumer(world: World) -> None:
-    """A link, a file and a folder without end, named like those of a run: a consumer that starts clears them away and follows none."""
+    """A link, a file and a bottomless folder, named like those of a run: a starting consumer removes them and follows no link."""
     shared = world.top / "scratch"
     os.chmod(shared, 0o1777)
     name = "t3flow-bump-20261124T0400-"
