@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import threading
@@ -35,6 +36,14 @@ def fill(folder: Path, *, second: bool, identity: str = GOOD) -> None:
     if second:
         shutil.copyfile(D, folder / "statev2.sqlite")
     (folder / "environment-id").write_text(identity)
+
+
+@pytest.fixture(autouse=True)
+def _file_size_limit() -> Iterator[None]:
+    """Restore the limit of a file's size, which the program that copies sets for its own process."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
@@ -108,7 +117,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
     fill(userdata(host), second=True)
     first = take(host)
     write(userdata(host) / "statev2.sqlite", "create table more (x)")
-    real = drop_box.take_copy
+    real = store.take_copy
 
     def die(*arguments: Any) -> None:
         real(*arguments)
@@ -116,7 +125,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
             raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(drop_box, "take_copy", die)
+        killed.setattr(store, "take_copy", die)
         with pytest.raises(SystemExit):
             take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -127,14 +136,14 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
 
 def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
-    real = drop_box.take_copy
+    real = store.take_copy
 
     def fail(*arguments: Any) -> None:
         if arguments[1] == "environment-id":
             raise DiskError("no room")
         real(*arguments)
 
-    monkeypatch.setattr(drop_box, "take_copy", fail)
+    monkeypatch.setattr(store, "take_copy", fail)
     with pytest.raises(DiskError):
         take(host)
     assert not any((host.settings.paths.backup_dir / "ada").iterdir())
