@@ -161,7 +161,7 @@ def snapshot(box: Sandbox, user: str) -> Path:
 def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
     """Across a schema level: one user goes back, one fails and is restored, one has no snapshot. Within a level only the program goes back."""
     stuck = {"fault": "hang_at_start", "when": {"sql": "select 1 from poison"}}
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": [stuck]})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": [stuck]})
     box.publish(NEXT, {"schema_level": 32})
     assert bump(box)["outcome"] == "updated"
     for user in ALL:

@@ -26,10 +26,10 @@ NOT_SCRATCH = {"not_scratch": True}
 
 @pytest.fixture
 def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
-    def make(behaviour: dict[str, Any] | None = None, users: tuple[str, ...] = ("ada",)) -> Rig:
+    def make(behavior: dict[str, Any] | None = None, users: tuple[str, ...] = ("ada",)) -> Rig:
         box = make_box(list(users), consumer=False)
         monkeypatch.setenv("PATH", box.environment["PATH"])
-        return Rig(box, behaviour or {"schema_level": 32})
+        return Rig(box, behavior or {"schema_level": 32})
 
     return make
 

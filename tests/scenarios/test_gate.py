@@ -111,7 +111,7 @@ def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_bo
 
 def test_a_database_that_no_version_can_serve_skips_its_user(make_box: Callable[..., Sandbox]) -> None:
     broken = rule("snapshot_fails", {**ODD, **IN_SCRATCH})
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": broken})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": broken})
     make_odd(box, "linus")
     box.publish(NEXT, {"schema_level": 32, "rules": broken})
     said = bump(box)
@@ -124,7 +124,7 @@ def test_a_database_that_no_version_can_serve_skips_its_user(make_box: Callable[
 
 def test_when_most_databases_fail_with_both_nobody_is_blamed(make_box: Callable[..., Sandbox]) -> None:
     broken = rule("snapshot_fails", {**ODD, **IN_SCRATCH})
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": broken})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": broken})
     make_odd(box, "ada", "linus")
     servers = servers_of(box)
     box.publish(NEXT, {"schema_level": 32, "rules": broken})

@@ -95,7 +95,7 @@ def taken_back(box: Sandbox) -> None:
 def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandbox]) -> None:
     """Of what an earlier t3flow has left only levels are known: the older version is tried on a copy, so that nothing newer is put away for nothing."""
     rule = {"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}
-    box = make_box(BOTH, behaviour={"schema_level": 30, "rules": [rule]})
+    box = make_box(BOTH, behavior={"schema_level": 30, "rules": [rule]})
     box.publish(NEXT, {"schema_level": 30})
     assert bump(box)["outcome"] == "updated"
     with box.journal.transaction() as connection:
