@@ -96,7 +96,7 @@ def test_a_server_beside_the_unit_makes_its_user_unmanaged(box: Sandbox) -> None
         assert any(line.startswith("linus is not managed: process ") for line in lines_of_status(box))
         ended = bump(box)
         assert results(ended) == {"ada": "restarted", "grace": "restarted", "linus": "skipped"}, ended
-        assert "beside" in ended["users"]["linus"]["reason"]
+        assert "also serves" in ended["users"]["linus"]["reason"]
         assert beside.poll() is None
         assert box.assigned("linus") == FIRST
     finally:
