@@ -22,7 +22,7 @@ def problem(host: Host, user: str) -> str:
         return f"cannot read the free space of {folder} ({error.strerror})"
     free = status.f_bavail * status.f_frsize
     if free < MIN_BYTES:
-        return f"the disk of {folder} is full ({free / 1e6:.1f} MB free): free some space"
+        return f"the disk of {folder} is full ({free / 1e6:.1f} MB free): make room"
     if status.f_files and not status.f_favail:
         return f"the disk of {folder} has no free inodes: remove some files"
     return ""
