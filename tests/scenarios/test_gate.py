@@ -184,7 +184,7 @@ def test_a_gate_that_is_wrong_itself_rejects_no_good_build(make_box: Callable[..
             "and it is tried again, not remembered"
         )
         assert "the gate or this host is at fault" in said["reason"]
-        assert "sets no cookie t3_session_3799_abc, but t3_session" in said["reason"]
+        assert "does not set the cookie t3_session_3799_abc but t3_session" in said["reason"]
         assert box.t3flow("enqueue", "bump", "--wait").returncode == 1
     nobody_was_touched(box, servers)
     status = box.document("status")
