@@ -152,7 +152,7 @@ SHOWING = [
         [rule("shell_hides_rows")],
         "reads_rows",
         seed="B",
-        behaviour={"schema_level": 41},
+        behavior={"schema_level": 41},
     ),
     of("D", "shell-v2-hides", "all threads are gone", [rule("shell_hides_rows", count=99)], "reads_rows", seed="D"),
 ]

@@ -33,7 +33,7 @@ class Build(NamedTuple):
     says: str = ""  # what the evidence must say then: a regular expression
     seed: str = "real"  # the database that it is tried on: see seeds.py
     start_timeout_s: float = 15.0
-    behaviour: Rule = {}
+    behavior: Rule = {}
     settings: Rule = {}  # of [dispatch]
     version: str = ""
     generation: str = ""

