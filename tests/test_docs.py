@@ -80,7 +80,7 @@ def outcomes() -> set[str]:
     for file in [file for room in ("", "engine/", "gate/", "rollout/") for file in TOP.glob(f"t3flow/{room}*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             given: list[ast.AST | None] = []
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            if isinstance(node, ast.Call) and called(node) in (
                 "ended",
                 "Outcome",
                 "end_of_bake",
@@ -90,12 +90,17 @@ def outcomes() -> set[str]:
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("OUTCOME_OF"):
                 given = list(node.value.values) if isinstance(node.value, ast.Dict) else []
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "name":
-                given = [node.value] if isinstance(node.value, ast.IfExp) else []
+                given = [node.value] if isinstance(node.value, ast.IfExp | ast.Constant) else []
             elif isinstance(node, ast.Dict):
                 pairs = zip(node.keys, node.values, strict=True)
                 given = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "outcome"]
             found |= {name for part in given if part is not None for name in results(part)}
     return found
+
+
+def called(node: ast.Call) -> str:
+    """Return the last name of what is called, as `ended` in `bump.ended(…)`."""
+    return str(getattr(node.func, "id", getattr(node.func, "attr", "")))
 
 
 def results(node: ast.AST) -> set[str]:

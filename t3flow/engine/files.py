@@ -97,11 +97,6 @@ def link_atomically(link: Path, target: str) -> None:
     sync_folder(link.parent)
 
 
-def read_regular_file(path: Path, max_bytes: int = 1024 * 1024) -> str:
-    """Return the text of a regular file in a place that others can write to. Raises OSError, ValueError."""
-    return _read_regular_file(os.open(path, REGULAR_FILE_FLAGS), str(path), max_bytes)
-
-
 def _read_regular_file(descriptor: int, name: str, max_bytes: int) -> str:
     """Return the text of an open file, and close it."""
     with os.fdopen(descriptor, "rb") as file:

@@ -252,11 +252,6 @@ class Journal:
         )
         return [Event(*(*row[:5], json.loads(row[5]))) for row in rows]
 
-    def meta(self, key: str) -> Any:
-        """Return a fact of the engine (JSON), or None."""
-        rows = self.query("select value from meta where key = ?", key)
-        return json.loads(rows[0][0]) if rows else None
-
     def set_meta(self, key: str, value: Any, *, synced: bool = True) -> None:
         """Set a fact; None deletes it."""
         with self.transaction(synced=synced) as connection:

@@ -128,11 +128,6 @@ class Registry:
         with self._changing(package) as known:
             known["tags"][tag] = version
 
-    def remove_tag(self, tag: str, package: str = PACKAGE) -> None:
-        """Takes a dist-tag away."""
-        with self._changing(package) as known:
-            known["tags"].pop(tag, None)
-
     def tarball(self, version: str, package: str = PACKAGE) -> Path:
         """Where the tarball of a version is or would be."""
         return self.tarballs / _escaped(package) / f"{version}.tgz"

@@ -32,11 +32,6 @@ def level(schema: Schema) -> int:
     return max((number for number, _ in schema), default=0)
 
 
-def is_known_to(schema: Schema, known: Schema) -> bool:
-    """Return whether a version that migrates to `known` knows every migration in `schema`."""
-    return set(schema) <= set(known)
-
-
 def difference(schema: Schema, known: Schema) -> str:
     """Return a description of the first migration of `schema` that `known` lacks, or ""."""
     names = dict(known)
