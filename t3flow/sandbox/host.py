@@ -24,14 +24,14 @@ from t3flow.host.slots.launcher import install_launcher
 from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
 from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
-PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
+PORTS, _used_ports = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
 FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
 """Variables that do not reach the sandbox begin so. The last two are set in each worker of pytest-xdist."""
 
@@ -81,8 +81,8 @@ def free_port() -> int:
         port = random.randrange(*PORTS)
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("0.0.0.0", port))
-            if port not in _given:
-                _given.add(port)
+            if port not in _used_ports:
+                _used_ports.add(port)
                 return port
 
 
@@ -121,7 +121,7 @@ class Sandbox:
             **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             "HOME": str(top / "home"),
             "T3FLOW_CONFIG": str(self.config),
-            "PATH": f"{bring_node(top / 'tools')}:{os.environ['PATH']}",
+            "PATH": f"{link_node(top / 'tools')}:{os.environ['PATH']}",
         }
 
     @property
@@ -148,13 +148,13 @@ class Sandbox:
         self, version: str, databases: dict[str, Path] | None = None, behavior: dict[str, Any] | None = None
     ) -> None:
         """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
-        self.give(databases or {})
+        self.copy_databases(databases or {})
         self.start_registry()
         self.publish(version, behavior)
         self.install(version)
         self.start_servers()
 
-    def give(self, databases: dict[str, Path]) -> None:
+    def copy_databases(self, databases: dict[str, Path]) -> None:
         """Puts copies of databases into users' homes."""
         for user, source in databases.items():
             self.database(user).parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +218,7 @@ class Sandbox:
 
         prepared.make_slot(versions_dir, version, Registry(self.top / "registry"), self.environment, install)
 
-    def lead(self, user: str, version: str) -> None:
+    def assign(self, user: str, version: str) -> None:
         """Leads a user to a version, as t3flow does once their server has stopped."""
         slots.assign(self.settings.paths.versions_dir, user, version)
 

@@ -112,21 +112,21 @@ class Registry:
         partial.replace(target)
         if self.keys.exists():
             self._sign(package, version)
-        with self._changing(package) as known:
-            known["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
+        with self._update_package(package) as record:
+            record["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
             if tag is not None:
-                known["tags"][tag] = version
+                record["tags"][tag] = version
 
     def unpublish(self, version: str, package: str = PACKAGE) -> None:
         """Takes a version away; tags that lead to it stay, as dangling as they can be on a real registry."""
         self.tarball(version, package).unlink(missing_ok=True)
-        with self._changing(package) as known:
-            known["times"].pop(version, None)
+        with self._update_package(package) as record:
+            record["times"].pop(version, None)
 
     def set_tag(self, tag: str, version: str, package: str = PACKAGE) -> None:
         """Points a dist-tag at a version."""
-        with self._changing(package) as known:
-            known["tags"][tag] = version
+        with self._update_package(package) as record:
+            record["tags"][tag] = version
 
     def tarball(self, version: str, package: str = PACKAGE) -> Path:
         """Where the tarball of a version is or would be."""
@@ -171,12 +171,12 @@ class Registry:
 
     def attest(self, version: str, package: str = PACKAGE) -> None:
         """Says from now on that the version has an attestation; one that verifies is there if the registry signs."""
-        with self._changing(package) as known:
-            known["attested"][version] = True
+        with self._update_package(package) as record:
+            record["attested"][version] = True
 
     def require_token(self, token: str) -> None:
         """Answers from now on only who brings this token; only its checksum is stored."""
-        with self._storing() as state:
+        with self._update_state() as state:
             state["token"] = {"sha256": hashlib.sha256(token.encode()).hexdigest()}
 
     # Faults ---------------------------------------------------------------------------------------------------------
@@ -184,13 +184,13 @@ class Registry:
     def set_faults(self, **faults: Any) -> None:
         """Gives the registry these faults of FAULTS in place of those before; none: it is well. Raises ValueError."""
         self._check(faults)
-        with self._storing() as state:
+        with self._update_state() as state:
             state["faults"] = [faults] if faults else []
 
     def add_faults(self, **faults: Any) -> None:
         """Gives the registry these faults of FAULTS beside those before, with `only`, `package` and `until` of their own. Raises ValueError."""
         self._check(faults)
-        with self._storing() as state:
+        with self._update_state() as state:
             state["faults"].append(faults)
 
     @staticmethod
@@ -227,11 +227,11 @@ class Registry:
         return self.state()["packages"].get(package) or {"tags": {}, "times": {}, "attested": {}}
 
     def packument(
-        self, url: str, package: str = PACKAGE, *, abbreviated: bool = False, looking: bool = False
+        self, url: str, package: str = PACKAGE, *, abbreviated: bool = False, for_view: bool = False
     ) -> dict[str, Any]:
-        """All that the registry says of a package; `url` is the registry's own, for the tarballs' addresses. `looking`: to `npm view`."""
-        known, faults = self.package(package), self.faults(package, "packument")
-        hidden = {faults.get("without"), None if looking else faults.get("lagging")}
+        """All that the registry says of a package; `url` is the registry's own, for the tarballs' addresses. `for_view`: to `npm view`."""
+        record, faults = self.package(package), self.faults(package, "packument")
+        hidden = {faults.get("without"), None if for_view else faults.get("lagging")}
         versions, times = {}, {}
         for version in self.versions(package):
             if version in hidden:
@@ -240,10 +240,10 @@ class Registry:
             status = path.stat()
             manifest, checksums = _read_tarball(path, status.st_mtime_ns, status.st_size)
             address = f"{url}/{package}/-/{package.rpartition('/')[2]}-{version}.tgz"
-            dist = {**checksums, "tarball": address} | self._vouched(package, version, url)
+            dist = {**checksums, "tarball": address} | self._provenance(package, version, url)
             if faults.get("no_integrity"):
                 del dist["integrity"]
-            elif faults.get("other_integrity") and looking:
+            elif faults.get("other_integrity") and for_view:
                 dist["integrity"] = "sha512-" + base64.b64encode(bytes(64)).decode()
             scripts = manifest.get("scripts", {})
             if abbreviated:
@@ -251,9 +251,9 @@ class Registry:
             if scripts.keys() & {"preinstall", "install", "postinstall"}:
                 manifest = {**manifest, "hasInstallScript": True}
             versions[version] = {**manifest, "name": package, "version": version, "dist": dist}
-            times[version] = known["times"].get(version) or _time_text(status.st_mtime)
+            times[version] = record["times"].get(version) or _time_text(status.st_mtime)
         modified = max(times.values(), default=_time_text(0))
-        answer = {"name": package, "dist-tags": known["tags"], "versions": versions, "modified": modified}
+        answer = {"name": package, "dist-tags": record["tags"], "versions": versions, "modified": modified}
         if abbreviated:
             return answer
         if faults.get("no_times"):
@@ -261,7 +261,7 @@ class Registry:
         created = min(times.values(), default=_time_text(0))
         return {"_id": package, **answer, "time": {"created": created, "modified": modified, **times}}
 
-    def _vouched(self, package: str, version: str, url: str) -> dict[str, Any]:
+    def _provenance(self, package: str, version: str, url: str) -> dict[str, Any]:
         """What `dist` says of signatures and attestations."""
         faults, signed = self.faults(package, "packument"), self.signed(version, package)
         found: dict[str, Any] = {}
@@ -281,13 +281,13 @@ class Registry:
     # Storing --------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _changing(self, package: str) -> Iterator[Package]:
+    def _update_package(self, package: str) -> Iterator[Package]:
         """What is stored of one package, to be changed."""
-        with self._storing() as state:
+        with self._update_state() as state:
             yield state["packages"].setdefault(package, {"tags": {}, "times": {}, "attested": {}})
 
     @contextmanager
-    def _storing(self) -> Iterator[State]:
+    def _update_state(self) -> Iterator[State]:
         """The state, to be changed by one process at a time and stored by one rename."""
         with (self.folder / "registry.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -41,7 +41,7 @@ def processes_from(folder: Path) -> list[str]:
 def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     """Nobody stops for the adoption. Then Ada is idle, a turn of Grace's runs, and the server of Linus is stopped."""
     box = patient(make_box)
-    box.give(dict.fromkeys(USERS, LEVEL52))
+    box.copy_databases(dict.fromkeys(USERS, LEVEL52))
     box.start_registry()
     publish(box)
     shell_tracker.start_published(box, real.VERSION, "--ignore-scripts")  # bundled packages are compiled already

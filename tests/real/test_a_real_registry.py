@@ -26,7 +26,7 @@ def test_bumps_from_it(make_box: Callable[..., Sandbox]) -> None:
     packed = box.top / "registry/packed"
     for part in pack_release(BEFORE, packed, {"schema_level": 32}):
         registry.publish(part)
-    box.give(dict.fromkeys(USERS, LEVEL32))
+    box.copy_databases(dict.fromkeys(USERS, LEVEL32))
     box.install(BEFORE)
     box.start_servers()
     box.start_consumer()

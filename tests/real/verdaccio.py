@@ -17,7 +17,7 @@ from pathlib import Path
 
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox, free_port
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 
 PINNED = Path(__file__).parent / "registry"
 FILES = ("package.json", "package-lock.json")
@@ -67,7 +67,7 @@ def fetch() -> Path:
         folder.mkdir()
         for file in FILES:
             shutil.copy(PINNED / file, folder)
-        npm = shutil.which("npm") or str(bring_node(Path(name, "tools")) / "npm")
+        npm = shutil.which("npm") or str(link_node(Path(name, "tools")) / "npm")
         words = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
         words += ["--cache", str(Path(name, "cache"))]
         try:

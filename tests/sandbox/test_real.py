@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from t3flow.sandbox import demo, real
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
 from t3flow.sandbox.registry_server import RegistryServer
@@ -21,7 +21,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     server = RegistryServer(found)
     serving = Thread(target=server.serve_forever)
     serving.start()
-    monkeypatch.setenv("PATH", f"{bring_node(tmp_path / 'tools')}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{link_node(tmp_path / 'tools')}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("npm_config_registry", server.url)
     monkeypatch.setattr(real, "cache", lambda: tmp_path / "cache")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from t3flow.sandbox import signing
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack
 from t3flow.sandbox.registry import Registry
 
@@ -25,7 +25,7 @@ def npm(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[st
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]
-    tools = bring_node(tmp_path / "tools")
+    tools = link_node(tmp_path / "tools")
     environment = {
         "PATH": f"{tools}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
