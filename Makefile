@@ -3,12 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 WORKERS ?= $(shell echo $$(($$(nproc) * 4)))  # tests wait more than they work
-SPREAD = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder  # in the order of tests/ordering.py
 FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo test suite durations box real box-and-real lint format bench requirements hooks release clean
+.PHONY: demo check units test suite durations box real box-and-real lint format bench requirements hooks release clean
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
@@ -16,11 +15,17 @@ demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good night
 BESIDE = rm -f .box.log .real.log; $(MAKE) --no-print-directory -j2 suite box-and-real LATER=">>.box.log 2>&1" REAL_LATER=">>.real.log 2>&1"; \
   code=$$?; cat .box.log .real.log; exit $$code
 
+check: $(VENV)/.ready  ## lint, types and the unit tests, which start no process (tests/units.py): for daily work
+	@$(MAKE) --no-print-directory -j2 lint units
+
+units: $(VENV)/.ready
+	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider -q -n $(shell nproc) -r fE --timeout 60 --units $(ARGS)
+
 test: lint  ## everything that CI runs; what runs on a real systemd or with the real t3 goes beside the rest, one after the other, and is shown after it
 	@$(if $(ARGS),$(MAKE) --no-print-directory suite,$(BESIDE))
 
 suite: $(VENV)/.ready
-	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider $(SPREAD) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
 
 durations: $(VENV)/.ready  ## writes anew how long each test takes, for tests/ordering.py: on a quiet machine
 	@chmod a+w tests/durations.json; $(MAKE) --no-print-directory suite ARGS=--record-durations; code=$$?; chmod 644 tests/durations.json; exit $$code

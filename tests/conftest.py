@@ -23,7 +23,7 @@ from t3flow.sandbox import prepared
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 
-pytest_plugins = ["ordering"]
+pytest_plugins = ["ordering", "units"]
 DATA = Path(__file__).parent / "data"
 LEVEL30, LEVEL32 = DATA / "state-level30.sqlite", DATA / "state-level32.sqlite"
 FIRST = "0.0.24"

@@ -1,39 +1,55 @@
 """The order in which parallel workers take tests: those that took longest in a recorded run first, so that no long one is left for the end.
 
 `pytest --record-durations` writes tests/durations.json, which is committed: seconds of each test that took RECORDED_SECONDS or more. A test that it
-does not know is a short one. Tests of one xdist_group stay together, in their own order, and count as one.
+does not know is a short one. Of the modules in BY_PARAMETER, the tests with the same parameter share an expensive fixture: one worker takes them all.
 """
 
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 DURATIONS = Path(__file__).with_name("durations.json")
 RECORDED_SECONDS = 3.0
+BY_PARAMETER = {"tests/crash/test_points.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-durations", action="store_true", help=f"write what tests took into {DURATIONS.name}")
 
 
-def group_of(item: pytest.Item) -> str:
-    """The name of the unit that a worker takes: a group's, or the test's own."""
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0] if mark.args else mark.kwargs["name"]) if mark else item.nodeid
+def unit_of(nodeid: str) -> str:
+    """The name of what a worker takes at once: the test, or all with its parameter."""
+    module, _, test = nodeid.partition("::")
+    return f"{module}[{test.partition('[')[2]}" if module in BY_PARAMETER else nodeid
+
+
+class LongestFirst(LoadScopeScheduling):
+    """Hands out units in the order of the collection, which `pytest_collection_modifyitems` makes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongestFirst:
+    """For whatever `--dist` asks."""
+    config.option.loadscopereorder = False
+    return LongestFirst(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sorts in a worker of pytest-xdist alone: who runs a few tests sees them in the order of the file."""
+    """Sorts in a worker of pytest-xdist alone: a few tests in one process come in the order of their file."""
     if not hasattr(config, "workerinput"):
         return
     seconds: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
     total: defaultdict[str, float] = defaultdict(float)
     for item in items:
-        total[group_of(item)] += seconds.get(item.nodeid.partition("@")[0], 0.0)
-    items.sort(key=lambda item: (-total[group_of(item)], group_of(item) if total[group_of(item)] else ""))
+        total[unit_of(item.nodeid)] += seconds.get(item.nodeid, 0.0)
+    items.sort(key=lambda item: -total[unit_of(item.nodeid)])
 
 
 class Recorder:
@@ -43,7 +59,7 @@ class Recorder:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid.partition("@")[0]] += report.duration
+        self.seconds[report.nodeid] += report.duration
 
     def pytest_sessionfinish(self) -> None:
         """Keeps what is known of tests that did not run this time."""

@@ -1,4 +1,4 @@
-"""More builds that the gate must stop: what can go wrong since a release has parts, a server has a launcher and a state a second database."""
+"""More builds that the gate must stop: faults of releases in parts, servers with a launcher, and sets with a second database."""
 
 from builds import MINT, PLATFORM, SHELL, SHORT_S, again, answer, of, rule, sql
 

