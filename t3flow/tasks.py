@@ -212,9 +212,9 @@ def stage(version: str, in_scratch: bool) -> Staged:
     host = current_host()
     is_there = slots.has_slot(host.settings.paths.versions_dir, version)
     versions_dir = versions_dir_for(in_scratch and not is_there)
-    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.slots_dir(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
-        mounts.require_executable(host, slots.versions(versions_dir), "paths.scratch_dir")
+        mounts.require_executable(host, slots.slots_dir(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = origin.notices(host, versions_dir, version)
