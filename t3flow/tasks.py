@@ -113,7 +113,9 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if cause is not None and not again and not (only and set(only) <= set(without)):
         cause = cause.removeprefix(f"{version} ").partition("; to ")[0]
         cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
-        reason = f"{version} was rejected before: {cause}; to retry: t3flow enqueue bump --target {version} --again"
+        reason = (
+            f"{version} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {version} --again"
+        )
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := age.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}

@@ -87,7 +87,7 @@ def test_a_person_may_insist_and_is_told_the_outage(
 ) -> None:
     """A drain of all does not; a drain of the named user takes the second snapshot, whatever it takes, and says for how long they were away."""
     rig.drain()
-    assert "moved 0 of 1" in rig.now().result["reason"]
+    assert "moved 0 of 1 deferred" in rig.now().result["reason"]
     assert rig.box.assigned("ada") == FIRST
     monkeypatch.setattr("t3flow.restart.LONG_OUTAGE_SECONDS", 0.1)
     ended = rig.now("ada")
