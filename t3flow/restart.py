@@ -128,7 +128,7 @@ def long_outages(results: dict[str, Result]) -> list[str]:
     return [f"{user} was down for {took:.1f} s" for user, took in outages.items() if took > LONG_OUTAGE_SECONDS]
 
 
-@step()
+@step(wording=("why",))
 def note_not_moved(user: str, version: str, why: str, *, is_own: bool = False) -> float:
     """Record why a user was not moved, for no fault of the version; return when to retry (epoch seconds), with backoff up to a day.
 

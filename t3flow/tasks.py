@@ -356,7 +356,7 @@ def _set_default(version: str) -> None:
     rejections.unreject(host.journal, version)
 
 
-@step()
+@step(wording=("reason",))
 def freeze_tracking(reason: str) -> None:
     """Write the freeze file. A repeat keeps the first reason."""
     host = current_host()
@@ -364,13 +364,13 @@ def freeze_tracking(reason: str) -> None:
     logger.error("FROZEN: {}", reason)
 
 
-@step()
+@step(wording=("line",))
 def alert(line: str) -> None:
     """Log a line that alert rules match. A repeat logs it again."""
     logger.error("{}", line)
 
 
-@step()
+@step(wording=("reason",))
 def reject(version: str, reason: str, users: list[str]) -> None:
     """Record that a version failed, and for which users' databases ([]: not known). Idempotent."""
     rejections.reject(current_host().journal, version, reason, users)

@@ -163,12 +163,12 @@ def make_box() -> Iterator[Callable[..., Sandbox]]:
         users: list[str], *, start: bool = True, queue_url: str = "", consumer: bool = True, **more: Any
     ) -> Sandbox:
         databases = more.pop("databases", dict.fromkeys(users, LEVEL30))
-        behaviour = more.pop("behaviour", {"schema_level": 30})
+        behavior = more.pop("behavior", {"schema_level": 30})
         top = Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp"))  # short: a socket's path takes 107 bytes
         box = Sandbox(top, users, queue_url=queue_url, **more)
         made.append(box)
         if start:
-            box.start(FIRST, databases, behaviour)
+            box.start(FIRST, databases, behavior)
             if consumer:
                 box.start_consumer()
         return box

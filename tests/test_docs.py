@@ -80,12 +80,7 @@ def outcomes() -> set[str]:
     for file in [file for room in ("", "engine/", "gate/", "rollout/") for file in TOP.glob(f"t3flow/{room}*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             given: list[ast.AST | None] = []
-            if isinstance(node, ast.Call) and called(node) in (
-                "ended",
-                "Outcome",
-                "end_of_bake",
-                "Refused",
-            ):
+            if isinstance(node, ast.Call) and called(node) in ("ended", "Outcome", "Refused"):
                 given = list(node.args[:1])
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("OUTCOME_OF"):
                 given = list(node.value.values) if isinstance(node.value, ast.Dict) else []

@@ -151,8 +151,10 @@ def workplace() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Refused("another release is in progress; wait for it") from None
-    for left in Path("dist").glob(".release-*"):  # of a release that was killed
-        shutil.rmtree(left)
+    for left in Path("dist").glob(
+        ".release-*"
+    ):  # of a release that was killed; its children may still write there for a moment
+        shutil.rmtree(left, ignore_errors=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".release-", dir="dist") as folder:
             yield Path(folder).resolve()

@@ -75,7 +75,7 @@ def _is_package(folder: Path, name: str) -> bool:
 def _npm_root(host: Host) -> Path | None:
     """Return npm's global folder, asked as the unprivileged account."""
     with suppress(ChildError):
-        asked = run_npm(host, ["root", "-g"], timeout_seconds=NPM_SECONDS, who=host.gate_account())
+        asked = run_npm(host, ["root", "-g"], timeout_seconds=NPM_SECONDS, account=host.gate_account())
         text = asked.stdout.decode(errors="replace").strip()
         if asked.code == 0 and text.startswith("/"):
             return Path(text)

@@ -1,4 +1,4 @@
-"""`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and kept databases."""
+"""`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and replaced databases."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ class ListedOrDropped(Commands):
 
 @click.group(cls=ListedOrDropped)
 def backups() -> None:
-    """List the snapshots and kept databases of USER, or of all users; drop one."""
+    """List the snapshots and replaced databases of USER, or of all users; drop one."""
 
 
 @backups.command("list")
@@ -103,7 +103,7 @@ def _size(path: Path) -> int | None:
 
 
 def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
-    """Return the backups of these users, by user and time. A user whose kept databases cannot be read is reported on stderr."""
+    """Return the backups of these users, by user and time. A user whose replaced databases cannot be read is reported on stderr."""
     from t3flow.host.backups import replaced
     from t3flow.host.records import catalog
     from t3flow.t3.files import userdata
@@ -127,7 +127,7 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
         try:
             return replaced.list_replaced(host, user)
         except T3flowError as error:
-            say(f"t3flow: the kept databases of {user} cannot be seen: {error}")
+            say(f"t3flow: the replaced databases of {user} cannot be seen: {error}")
             return []
 
     from concurrent.futures import ThreadPoolExecutor

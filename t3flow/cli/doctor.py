@@ -22,22 +22,22 @@ def doctor(fix: bool, as_json: bool) -> int:
     from t3flow.state.doctor import CHECKS, Finding, examine, remedies
 
     done: list[str] = []
-    unmended: list[Finding] = []
+    unfixed: list[Finding] = []
     try:
         host = open_host(settings())
         if fix:
-            done, unmended = remedies.fix(host)
-        found = [*unmended, *examine(host)]
+            done, unfixed = remedies.fix(host)
+        found = [*unfixed, *examine(host)]
     except JournalError as error:
-        what, _, mend = str(error).rpartition(": ")
-        found = [Finding("journal", what, mend)]
+        problem, _, remedy = str(error).rpartition(": ")
+        found = [Finding("journal", problem, remedy)]
     for line in done:
-        (say if as_json else tell)(f"mended: {line}")
+        (say if as_json else tell)(f"fixed: {line}")
     if as_json:
         dump([finding._asdict() for finding in found])
     else:
         for finding in found:
-            text = with_remedy(f"{finding.check}: {finding.what}", finding.mend)
+            text = with_remedy(f"{finding.check}: {finding.problem}", finding.remedy)
             click.echo(styled(finding.check, fg="red") + text[len(finding.check) :])
         if not found:
             click.echo(f"{len(CHECKS)} checks, no finding")

@@ -104,7 +104,7 @@ def pending_deferrals(users: list[str]) -> list[Pending]:
     ]
 
 
-@step()
+@step(wording=("detail",))
 def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> float:
     """Record in the deferral why its user was not moved. Return when to check again, which is never at once. A repeat counts one more check."""
     host = current_host()

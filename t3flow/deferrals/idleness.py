@@ -94,7 +94,7 @@ def recheck_deferral(user: str, previous: str, version: str, in_window: bool) ->
         detail = f"{user} is deferred to {pending.version} now" if pending else f"the deferral of {user} was dropped"
         return waiting_result(previous, {"waiting_for": "host_busy", "detail": detail, "at": soon})
     if not slots.has_slot(host.settings.paths.versions_dir, version):
-        gone = f"the slot of {version} is gone: t3flow enqueue bump --version {version} installs it"
+        gone = f"the slot of {version} is gone: t3flow enqueue bump --target {version} installs it"
         at = soon + host.settings.deferral.max_check_interval_s
         return waiting_result(previous, {"waiting_for": "unreadable_state", "detail": gone, "at": at})
     wait = reason_not_now(host, pending, any_time=not in_window)

@@ -73,7 +73,7 @@ class Flow:
 
     def run_step(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the step's journaled result, or run the step. Raises StepFailed, Interrupted, Suspended, HistoryMismatch."""
-        call = digest(args, kwargs)
+        call = digest(*step.without_wording(args, kwargs))
         event = self._replay(step.name, "completed", "failed", call=call)
         if event is None:
             self.history.check_under_way(step.name, call)

@@ -33,6 +33,13 @@ def digest(args: Any, kwargs: Any) -> str:
     return hashlib.blake2b(json.dumps([args, kwargs], sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def digest_of(start: Event) -> str:
+    """Return the digest of the call that a start begins, without its wording."""
+    args, kwargs = start.data["args"], start.data["kwargs"]
+    step = STEPS.get(str(start.step))
+    return digest(*(step.without_wording(args, kwargs) if step is not None else (args, kwargs)))
+
+
 class History:
     """The events of a run, and the position of its replay: the number of the last recorded event that the replay consumed."""
 
@@ -90,10 +97,20 @@ class History:
         recorded = f"{event.kind} {event.step}"
         if event.step != name or event.kind not in kinds:
             raise self._mismatch("its steps differ", f"the history has {recorded}, the workflow is at {name}")
-        if call is not None and event.data.get("call", call) != call:
+        if call is not None and call not in (event.data.get("call", call), self._call_of(event)):
             raise self._mismatch("its steps take other arguments", f"the history has {recorded} with other arguments")
         if start_seq is not None and event.data["of"] != start_seq:
             raise self._mismatch("its steps differ", f"the history has {recorded} of another start")
+
+    def _call_of(self, event: Event) -> str | None:
+        """Return the digest of the call that a recorded event ends, by its start; None for a step without wording.
+
+        The recorded digest is that of another wording, or of a version that counted the wording in.
+        """
+        if not getattr(STEPS.get(str(event.step)), "wording", ()):
+            return None
+        starts = (each for each in reversed(self.events) if each.seq < event.seq)
+        return next((digest_of(each) for each in starts if (each.kind, each.step) == ("started", event.step)), None)
 
     def _mismatch(self, reason: str, detail: str) -> HistoryMismatch:
         """Return the error, with a reason for people, and log the detail for developers."""
@@ -110,7 +127,7 @@ class History:
                 return
             if event.kind != "started" or not needs_undo(event):
                 continue
-            if event.step != step or digest(event.data["args"], event.data["kwargs"]) != call:
+            if event.step != step or digest_of(event) != call:
                 raise self._mismatch(
                     "its steps differ",
                     f"{event.step} was under way, the workflow is {f'at {step}' if step else 'past it'}",
@@ -159,9 +176,7 @@ class History:
             if event.kind == "started":
                 if needs_undo(event):
                     # Attempts at one call count as one start, even if an earlier version of t3flow journaled the first.
-                    self._unsettled.setdefault(
-                        json.dumps([event.step, event.data["args"], event.data["kwargs"]]), event
-                    )
+                    self._unsettled.setdefault(f"{event.step} {digest_of(event)}", event)
             elif event.kind == "settled":
                 since = event.data["since"]
                 self._unsettled = {key: start for key, start in self._unsettled.items() if start.seq <= since}

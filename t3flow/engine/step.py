@@ -4,8 +4,9 @@ A step names its own undo, retries, and former names, so that the procedure in a
 """
 
 import inspect
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
@@ -46,6 +47,8 @@ class Step(Generic[P, R]):
     `interruptible`: a signal may end the function early. `undo` takes the same arguments and compensates the step, even if it ran only in part.
     `syncs_first`: earlier events of the run are on disk before the step starts. False for a step that only reads, or whose effects do not matter
     to earlier steps that a power cut makes run again.
+    `wording` names parameters that are text for people: a call that differs only in them is the same call to a replay, so that a release may reword
+    them while a run is in flight.
     `former_parameters` (former name → present name) lets an undo that renamed its parameters run for a start under the former names.
     """
 
@@ -57,6 +60,7 @@ class Step(Generic[P, R]):
     interruptible: bool = False
     undo: "Step[..., Any] | None" = None
     syncs_first: bool = True
+    wording: tuple[str, ...] = ()
     former_parameters: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, bool] = field(default_factory=dict)
     """Parameter of the function, in order → whether it is optional."""
@@ -67,6 +71,14 @@ class Step(Generic[P, R]):
             name: each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
             for name, each in signature.parameters.items()
         }
+
+    def without_wording(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call without its text for people."""
+        named = zip(itertools.chain(self.parameters, itertools.repeat("")), args, strict=False)
+        return (
+            [None if name in self.wording else value for name, value in named],
+            {name: value for name, value in kwargs.items() if name not in self.wording},
+        )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the journaled result, or run the step in the current workflow. Raises StepFailed."""
@@ -85,6 +97,7 @@ def step(
     interruptible: bool = False,
     undo: "Step[..., Any] | None" = None,
     syncs_first: bool = True,
+    wording: tuple[str, ...] = (),
     former_names: tuple[str, ...] = (),
     former_parameters: dict[str, str] | None = None,
 ) -> Callable[[Callable[P, R]], Step[P, R]]:
@@ -104,6 +117,7 @@ def step(
             interruptible,
             undo,
             syncs_first,
+            wording,
             former_parameters or {},
         )
         made.__doc__ = function.__doc__

@@ -62,8 +62,9 @@ def begin_bake(version: str, users: list[str]) -> str:
     ended = known["run"] if known and host.journal.runs("id = ? and status != 'running'", known["run"]) else None
 
     def change(known: Any) -> dict[str, Any]:
-        is_extended = known and known["version"] == version and known["verdict"] is None and known["run"] != ended
-        watch: dict[str, Any] = known if is_extended else fresh
+        watch = fresh
+        if known and known["version"] == version and known["verdict"] is None and known["run"] != ended:
+            watch = known
         until = now + host.settings.bake.minutes * 60
         return {**watch, "until": until, "users": {**dict.fromkeys(users, now), **watch["users"]}}
 

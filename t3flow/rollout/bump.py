@@ -74,9 +74,7 @@ class Bump:
             if is_ahead(present, self.version) and (self.is_catch_up or not self.is_named):
                 back = f"to move back: t3flow enqueue rollback --to {self.version} --user {user}"
                 self.results[user] = result_of("untouched", previous, f"is on {previous}, which is newer; {back}")
-            elif (self.is_catch_up and not is_behind(present, self.version)) or (
-                user in self.without and not is_behind(present, self.version)
-            ):
+            elif not is_behind(present, self.version) and (self.is_catch_up or user in self.without):
                 self.results[user] = result_of("untouched", previous, CURRENT)
             elif user in self.without:
                 self.results[user] = {**result_of("skipped", previous, LEFT_OUT), "waiting_for": HELD}
@@ -116,13 +114,11 @@ class Bump:
                 seeds = [self.users[user] for user in users]
                 withheld = admits(slot, self.version, self.default, seeds, snapshots)
         except Refused as refusal:
-            name = refusal.outcome
-            if name == "gate_inconclusive":
+            if refusal.outcome == "gate_inconclusive":
                 raise Abort(self.inconclusive(refusal.reason)) from refusal
-            if name == "gate_failed" and not self.dry_run:
+            if refusal.outcome == "gate_failed" and not self.dry_run:
                 tasks.reject(self.version, refusal.reason, refusal.users)
-            elif name == "gate_failed":
-                name = "dry_run_failed"
+            name = "dry_run_failed" if refusal.outcome == "gate_failed" and self.dry_run else refusal.outcome
             reason = refusal.reason
             if set(refusal.users) >= set(users):  # leaving all of them out would leave no user to move
                 reason = reason.partition("; to leave them out: ")[0]
@@ -225,7 +221,7 @@ class Bump:
             user = (unproven or failing)[0]
             if restarted:
                 begin_bake(self.version, restarted)
-            return self.inconclusive(f"{user} was taken back: {results[user]['reason']}", not_deferred(results))
+            return self.inconclusive(f"{user} was rolled back: {results[user]['reason']}", not_deferred(results))
         begin_bake(self.version, restarted)
         if failing:
             reason = give_up(self.version, failing[0], results[failing[0]])

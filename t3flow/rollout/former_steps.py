@@ -1,7 +1,7 @@
-"""The steps of the t3flow whose histories do not name the undo of a step, for runs of it that are in flight over an upgrade.
+"""The undos of steps in histories that do not name them, for runs that were begun before `started` events recorded the undo.
 
-Such a history has the step's name alone. When today's code has no step of that name, only this list tells whether it had something to undo. It is
-complete and never changes: since then each `started` event carries the identity of its undo.
+Such a history has only the step's name. If the present code has no step of that name, this list tells whether there is something to undo. It is
+complete and never changes: each `started` event has named its undo since.
 """
 
 UNDOS = {
@@ -94,6 +94,6 @@ WITHOUT = [
     "where_all_are",
     "would_move",
 ]
-"""Steps that had none."""
+"""Steps that had no undo."""
 
 FORMER: dict[str, str | None] = {**dict.fromkeys(WITHOUT), **UNDOS}

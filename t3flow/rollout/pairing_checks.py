@@ -78,7 +78,7 @@ def other_users_pairing(version: str, user: str) -> list[str]:
     return witnesses.find_pairing_users(host, running, ENOUGH)
 
 
-@step(former_names=("note_alone",))
+@step(wording=("reason",), former_names=("note_alone",))
 def note_fails_alone(user: str, version: str, reason: str) -> None:
     """Record that a version seems to fail for a user alone, so that the next such user counts. Idempotent."""
     left_behind.note(current_host().journal, user, version, left_behind.HELD, reason)

@@ -48,7 +48,7 @@ class RegistryWait:
         self.retries, self.until = self.retries + 1, retry["until"]
 
 
-@step()
+@step(wording=("reason",))
 def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retry:
     """Return when a run that the registry has stopped `tries` + 1 times is retried. Only reads the clock: a repeat gives a later time."""
     settings = current_host().settings
@@ -64,7 +64,7 @@ def plan_retry(reason: str, tries: int, until: float, due: float | None) -> Retr
     return {"at": at, "until": until, "problem": f"{reason}; next attempt at {clock}"}
 
 
-@step()
+@step(wording=("problem",))
 def await_registry(at: float, problem: str) -> None:
     """Sleep until `at` as a delayed task. A repeat sleeps for the rest; a clock that was set back does not prolong it."""
     longest = float(current_host().settings.schedule.retry_s) * MOST_WAIT_FACTOR

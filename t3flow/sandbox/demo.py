@@ -79,7 +79,7 @@ def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) ->
     enter([sys.executable, "-m", "t3flow", "demo", *(flag for flag, given in flags.items() if given)])
     top = Path(tempfile.mkdtemp(prefix="t3flow-demo-", dir=on_disk()))
     sandbox = Sandbox(top, USERS)
-    color = sys.stdout.isatty() and not plain and "NO_COLOR" not in os.environ
+    color = sys.stdout.isatty() and not plain and not os.environ.get("NO_COLOR")
     story = Story(sandbox, REAL if with_real else STAND_IN, color=color)
     try:
         story.play()

@@ -145,12 +145,12 @@ class Sandbox:
     # Setting up -----------------------------------------------------------------------------------------------------
 
     def start(
-        self, version: str, databases: dict[str, Path] | None = None, behaviour: dict[str, Any] | None = None
+        self, version: str, databases: dict[str, Path] | None = None, behavior: dict[str, Any] | None = None
     ) -> None:
         """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
         self.give(databases or {})
         self.start_registry()
-        self.publish(version, behaviour)
+        self.publish(version, behavior)
         self.install(version)
         self.start_servers()
 
@@ -183,11 +183,11 @@ class Sandbox:
         signing.trust(self.top / "tools" / "npm", registry.keys.parent, self.environment["npm_config_registry"])
 
     def publish(
-        self, version: str, behaviour: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
+        self, version: str, behavior: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
     ) -> None:
         """Publishes a build of the stand-in that behaves as told: all its parts, the launcher last."""
         registry = Registry(self.top / "registry")
-        parts = pack_release(version, self.top / "registry" / "packed", behaviour, **options)
+        parts = pack_release(version, self.top / "registry" / "packed", behavior, **options)
         for part in parts:
             registry.publish(version, part, tag=tag if part is parts[-1] else None)
 

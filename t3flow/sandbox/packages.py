@@ -1,4 +1,4 @@
-"""npm packages of the stand-in t3: the folder `standin/`, given a version and a behaviour, as npm would publish it.
+"""npm packages of the stand-in t3: the folder `standin/`, given a version and a behavior, as npm would publish it.
 
 Generations A and B are one Node package. C, D and E are a launcher package and one package for each platform, at the same version.
 """
@@ -58,15 +58,15 @@ def platform_package(name: str = "") -> str:
     return f"{SCOPE}/t3-{name or this_platform()}"
 
 
-def generation_of(behaviour: dict[str, Any] | None) -> str:
-    """The generation that a behaviour asks for; "" where the version decides between A and B."""
-    return str((behaviour or {}).get("generation", ""))
+def generation_of(behavior: dict[str, Any] | None) -> str:
+    """The generation that a behavior asks for; "" where the version decides between A and B."""
+    return str((behavior or {}).get("generation", ""))
 
 
 def pack(
     version: str,
     folder: Path,
-    behaviour: dict[str, Any] | None = None,
+    behavior: dict[str, Any] | None = None,
     *,
     schema_level: int | None = None,
     padding_files: int = 0,
@@ -74,14 +74,14 @@ def pack(
 ) -> Path:
     """Packs a build of the stand-in that is one Node package (A, B) and returns the path of its tarball in the folder, which is made if need be.
 
-    `behaviour` is a build's `behaviour.json`, its faults. The level to which it migrates is `schema_level`, else the
-    behaviour's, else that of the real version. `padding_files` adds that many files, as a real install has thousands.
+    `behavior` is a build's `behavior.json`, its faults. The level to which it migrates is `schema_level`, else the
+    behavior's, else that of the real version. `padding_files` adds that many files, as a real install has thousands.
     `manifest` is put over the package.json: `{"scripts": {"install": …}}`, a `version` that lies.
     Raises InvalidVersion, OSError, ValueError for a generation that is published in parts.
     """
-    if generation_of(behaviour) in NATIVE:
-        raise ValueError(f"generation {generation_of(behaviour)} is published in parts: use pack_release")
-    rules = _rules(version, behaviour, schema_level)
+    if generation_of(behavior) in NATIVE:
+        raise ValueError(f"generation {generation_of(behavior)} is published in parts: use pack_release")
+    rules = _rules(version, behavior, schema_level)
     described = json.loads((TEMPLATE / "package.json").read_text())
     described |= {"name": PACKAGE, "version": version, "bin": {"t3": PROGRAM}, **(manifest or {})}
     return _write(folder / f"{PACKAGE}-{version}.tgz", _node_package(described, rules, padding_files))
@@ -90,7 +90,7 @@ def pack(
 def pack_release(
     version: str,
     folder: Path,
-    behaviour: dict[str, Any] | None = None,
+    behavior: dict[str, Any] | None = None,
     *,
     generation: str = "",
     schema_level: int | None = None,
@@ -101,23 +101,23 @@ def pack_release(
 ) -> list[Path]:
     """Packs all parts of a release and returns their tarballs in the order of publishing: platform packages first, `t3` last.
 
-    The generation is `generation`, else the behaviour's, else A or B by the version: those have one part. `platforms` are those that are
+    The generation is `generation`, else the behavior's, else A or B by the version: those have one part. `platforms` are those that are
     packed; the launcher always names all of PLATFORMS. Only this machine's holds a program. `padding_files` go into the platform package,
     `platform_manifest` is put over the package.json of each platform package, the rest is as in `pack`. Raises as `pack`.
     """
-    behaviour = {**(behaviour or {}), **({"generation": generation} if generation else {})}
-    if generation_of(behaviour) not in NATIVE:
+    behavior = {**(behavior or {}), **({"generation": generation} if generation else {})}
+    if generation_of(behavior) not in NATIVE:
         return [
             pack(
                 version,
                 folder,
-                behaviour,
+                behavior,
                 schema_level=schema_level,
                 padding_files=padding_files,
                 manifest=manifest,
             )
         ]
-    rules = _rules(version, behaviour, schema_level)
+    rules = _rules(version, behavior, schema_level)
     parts = []
     for name in platforms:
         described = _platform_manifest(name, version) | (platform_manifest or {})
@@ -155,8 +155,8 @@ def unpack(parts: Iterable[Path], tree: Path) -> Path:
     return program
 
 
-def _rules(version: str, behaviour: dict[str, Any] | None, schema_level: int | None) -> dict[str, Any]:
-    rules = dict(behaviour or {})
+def _rules(version: str, behavior: dict[str, Any] | None, schema_level: int | None) -> dict[str, Any]:
+    rules = dict(behavior or {})
     generation = generation_of(rules)
     if generation and generation not in LEVELS:
         raise ValueError(f"there is no generation {generation!r}: known are {', '.join(LEVELS)}")
@@ -182,7 +182,7 @@ def _platform_manifest(name: str, version: str) -> dict[str, Any]:
 
 def _node_package(described: dict[str, Any], rules: dict[str, Any], padding_files: int) -> Iterator[tuple[str, bytes]]:
     """The files of the one package of A and B in a fixed order: (name, content)."""
-    yield from [("behaviour.json", _json(rules)), ("package.json", _json(described))]
+    yield from [("behavior.json", _json(rules)), ("package.json", _json(described))]
     for name, path in _template(*ONE_PACKAGE):
         yield name, path.read_bytes()
     yield from _padding(padding_files)
@@ -196,7 +196,7 @@ def _platform_package(
     if described["name"] != platform_package():
         yield from [("t3", b"a program for another machine\n"), (f"{NODE_PTY}/package.json", b'{"name": "node-pty"}\n')]
         return
-    yield "behaviour.json", _json(rules)
+    yield "behavior.json", _json(rules)
     for source, name in NATIVE_FILES.items():
         yield name, (TEMPLATE / source).read_bytes()
     yield f"resource-monitor/{this_platform()}/{MONITOR}", (TEMPLATE / "native" / MONITOR).read_bytes()
@@ -206,7 +206,7 @@ def _platform_package(
 
 
 def _launcher_package(described: dict[str, Any], rules: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    yield from [("package.json", _json(described)), ("dist/behaviour.json", _json(rules))]
+    yield from [("package.json", _json(described)), ("dist/behavior.json", _json(rules))]
     for source, name in LAUNCHER_FILES.items():
         yield name, (TEMPLATE / source).read_bytes()
 

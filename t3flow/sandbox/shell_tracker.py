@@ -10,11 +10,11 @@ from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import create_state_dir, open_journal
 
 
-def start(box: Sandbox, version: str, databases: dict[str, Path], behaviour: dict[str, Any] | None = None) -> None:
+def start(box: Sandbox, version: str, databases: dict[str, Path], behavior: dict[str, Any] | None = None) -> None:
     """Starts everything but the consumer, with every user on a version that is installed globally."""
     box.give(databases)
     box.start_registry()
-    box.publish(version, behaviour)
+    box.publish(version, behavior)
     start_published(box, version)
 
 

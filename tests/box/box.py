@@ -145,7 +145,7 @@ class Box:
 
     # The host as t3flow finds it ------------------------------------------------------------------------------------
 
-    def set_up(self, version: str, databases: dict[str, Path], behaviour: dict[str, Any]) -> None:
+    def set_up(self, version: str, databases: dict[str, Path], behavior: dict[str, Any]) -> None:
         """Users with databases and units, dispatch, registry, and t3 as a global npm install of this version."""
         self.sh(
             """
@@ -171,7 +171,7 @@ class Box:
         for name, text in UNITS.items():
             self.write(f"/etc/systemd/system/{name}", textwrap.dedent(text).lstrip())
         self.run("systemctl", "daemon-reload")
-        self.publish(version, behaviour)
+        self.publish(version, behavior)
         self.lab(
             "from t3flow.sandbox.registry import Registry; import sys; Registry(Path('/srv/registry')).require_token(sys.argv[1])",
             TOKEN,
@@ -197,18 +197,18 @@ class Box:
         preamble = "from pathlib import Path\n"
         return self.run("env", *LAB, "python3", "-c", preamble + textwrap.dedent(program), *words)
 
-    def publish(self, version: str, behaviour: dict[str, Any], **options: Any) -> None:
+    def publish(self, version: str, behavior: dict[str, Any], **options: Any) -> None:
         """Publishes a build of the stand-in that behaves as told, as nightly."""
         self.lab(
             """
             import json, sys
             from t3flow.sandbox.packages import pack
             from t3flow.sandbox.registry import Registry
-            version, behaviour, options = json.loads(sys.argv[1])
-            tarball = pack(version, Path("/srv/registry/packed"), behaviour, **options)
+            version, behavior, options = json.loads(sys.argv[1])
+            tarball = pack(version, Path("/srv/registry/packed"), behavior, **options)
             Registry(Path("/srv/registry")).publish(version, tarball, tag="nightly")
             """,
-            json.dumps([version, behaviour, options]),
+            json.dumps([version, behavior, options]),
         )
 
     def pairs(self, user: str) -> bool:

@@ -148,7 +148,7 @@ def test_who_cannot_be_managed_is_named_and_has_a_link(box: Box) -> None:
     assert {user for user in MAPPED if shown[user]["managed"]} == set(MANAGED), shown
     assert "/opt/own-t3" in shown[OWN]["why_unmanaged"]
     assert f"{OWN} is not managed" in box.t3flow("status").stdout
-    assert any(f"{OWN} is not managed" in each["what"] for each in box.document("doctor"))
+    assert any(f"{OWN} is not managed" in each["problem"] for each in box.document("doctor"))
     assert links(box)[OWN] == FIRST
 
 
@@ -165,8 +165,8 @@ def test_an_overwritten_launcher_is_found_before_anybody_is_stopped(box: Box) ->
     shown = box.document("status")
     assert (shown["frozen"], shown["rejected"]) == (None, {})
     assert pids(box) == before
-    mended = box.t3flow("doctor", "--fix")
-    assert "mended: /usr/bin/t3 is the launcher again" in mended.stdout, mended
+    fixed = box.t3flow("doctor", "--fix")
+    assert "fixed: /usr/bin/t3 is the launcher again" in fixed.stdout, fixed
     assert not any(line.startswith("/usr/bin/t3 was") for line in box.t3flow("status").stdout.splitlines())
     assert not any(each["check"] == "launcher" for each in box.document("doctor"))
     assert pids(box) == before

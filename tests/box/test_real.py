@@ -207,5 +207,5 @@ def test_a_host_that_runs_it_is_taken_over(box: Box) -> None:
     assert [main_pid(box, f"t3-serve@{user}") for user in ALL] == pids
     everybody_is_well(box, real.VERSION)
     assert verified(box)
-    assert all("from the old place until its next restart" in found for found in findings(box)), findings(box)
+    assert all("from the shell tracker's install" in found for found in findings(box)), findings(box)
     assert Path(box.run("readlink", "-f", f"/opt/t3/users/{ADA}").strip()).name == real.VERSION

@@ -129,8 +129,8 @@ class Rig:
         """Publishes the next build, and returns its version. If `staged`, its slot is there already, as npm would have made it, which saves its time."""
         self.published += 1
         version = f"0.0.25-nightly.20260609.{500 + self.published}"
-        behaviour = {"schema_level": level, "boot_window_ms": 0, "rules": rules or []}
-        self.box.publish(version, behaviour)
+        behavior = {"schema_level": level, "boot_window_ms": 0, "rules": rules or []}
+        self.box.publish(version, behavior)
         if not self.staged:
             return version
         folder = slots.versions(self.settings.paths.versions_dir)
@@ -138,7 +138,7 @@ class Rig:
         package = folder / f".{version}" / "node_modules" / PACKAGE
         for path, change in (
             (package / "package.json", {"version": version}),
-            (package / "behaviour.json", behaviour),
+            (package / "behavior.json", behavior),
             (folder / f".{version}" / slots.MANIFEST, {"version": version}),
         ):
             path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

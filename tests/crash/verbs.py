@@ -196,7 +196,7 @@ def forget_turns(rig: Rig, user: str) -> None:
 
 def misbehave(rig: Rig, version: str, rules: list[dict[str, Any]]) -> None:
     """Makes an installed version do wrong."""
-    path = slots.slot_path(rig.settings.paths.versions_dir, version) / "node_modules" / PACKAGE / "behaviour.json"
+    path = slots.slot_path(rig.settings.paths.versions_dir, version) / "node_modules" / PACKAGE / "behavior.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rules": rules}))
 
 

@@ -69,7 +69,7 @@ def test_bad_messages_are_dropped_counted_and_cost_nothing(queue_url: str) -> No
     queue.send("run-1")
     began = time.monotonic()
     assert _drain(queue) == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "no backoff"
     assert seen == ["run-1"]
     assert queue.dropped == 1000
     assert not Path("/tmp/t3flow-test-exploded").exists()

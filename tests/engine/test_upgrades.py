@@ -100,7 +100,19 @@ def one_that_ends() -> Outcome:
     return Outcome("done")
 
 
-WORKFLOWS = {"two": two, "drawing": drawing, "one_that_ends": one_that_ends}
+@step(wording=("reason",))
+def note(name: str, reason: str) -> str:
+    """Take text for people."""
+    EFFECTS.append(f"!{name}")
+    return reason
+
+
+def noting(name: str, reason: str) -> Outcome:
+    """Note a reason, given in two ways."""
+    return Outcome("done", note(name, reason) + note(name, reason=reason))
+
+
+WORKFLOWS = {"noting": noting, "two": two, "drawing": drawing, "one_that_ends": one_that_ends}
 
 
 def engine_in(top: Path) -> Engine:
@@ -348,6 +360,18 @@ def test_a_failure_belongs_to_its_arguments_too(tmp_path: Path) -> None:
     failed = {"kind": "X", "reason": "no", "call": digest(["other"], {})}
     run = play(engine, "two", [started("mount", "a", **UNMOUNT), ("failed", "mount", failed)])
     assert (run.outcome, EFFECTS) == ("error", ["-a"])
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["before wording was left out", "since"])
+def test_a_reason_may_be_reworded_while_a_run_is_in_flight(tmp_path: Path, is_counted: bool) -> None:
+    """The result of the call stays; a call with another value beside the text is another call."""
+    engine = engine_in(tmp_path)
+    call = digest(["a", "no pairing"], {}) if is_counted else digest(["a", None], {})
+    events = [started("note", "a", "no pairing", undo=None), completed("note", "old", call=call)]
+    run = play(engine, "noting", events, name="a", reason="cannot pair")
+    assert (run.outcome, run.result["reason"], EFFECTS) == ("done", "oldcannot pair", ["!a"])
+    run = play(engine, "noting", events, name="b", reason="cannot pair")
+    assert (run.outcome, EFFECTS) == ("error", ["!a"])
 
 
 def test_what_was_begun_again_after_an_undo_is_undone_again(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ ANY = (
 
 
 def taking(name: str, seen: str, says: str, *rules: Rule, **more: Any) -> Build:
-    """A build that takes what is not its own: found by whichever check is under way."""
+    """Return a build that takes too much of the host: found by the check in progress."""
     return Build(name, seen, list(rules), ANY, says, cell=True, **more)
 
 

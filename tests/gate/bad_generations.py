@@ -1,4 +1,4 @@
-"""More builds that the gate must stop: what can go wrong since a release has parts, a server has a launcher and a state a second database."""
+"""More builds that the gate must stop: faults of releases in parts, servers with a launcher, and sets with a second database."""
 
 from builds import MINT, PLATFORM, SHELL, SHORT_S, again, answer, of, rule, sql
 
@@ -152,7 +152,7 @@ SHOWING = [
         [rule("shell_hides_rows")],
         "reads_rows",
         seed="B",
-        behaviour={"schema_level": 41},
+        behavior={"schema_level": 41},
     ),
     of("D", "shell-v2-hides", "all threads are gone", [rule("shell_hides_rows", count=99)], "reads_rows", seed="D"),
 ]

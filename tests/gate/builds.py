@@ -1,4 +1,4 @@
-"""What a build of the corpus is, and the rules that it is made of."""
+"""The builds of the corpus, and the rules that they consist of."""
 
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ Rule = dict[str, Any]
 
 
 class Build(NamedTuple):
-    """One build of the stand-in, `name` its test's and `seen` what people would see of it."""
+    """One build of the stand-in: `name` of its test, `seen` what users would notice."""
 
     name: str
     seen: str
@@ -33,7 +33,7 @@ class Build(NamedTuple):
     says: str = ""  # what the evidence must say then: a regular expression
     seed: str = "real"  # the database that it is tried on: see seeds.py
     start_timeout_s: float = 15.0
-    behaviour: Rule = {}
+    behavior: Rule = {}
     settings: Rule = {}  # of [dispatch]
     version: str = ""
     generation: str = ""
@@ -42,37 +42,37 @@ class Build(NamedTuple):
 
 
 def rule(fault: str, **more: Any) -> Rule:
-    """A rule of the stand-in, with its conditions under `when`."""
+    """Return a rule of the stand-in, with its conditions under `when`."""
     return {"fault": fault, **more}
 
 
 def answer(path: str, **more: Any) -> Rule:
-    """A rule by which a path is answered wrongly."""
+    """Return a rule that answers a path wrongly."""
     return rule("answers", when={"path": path}, **more)
 
 
 def printing(command: str, **more: Any) -> Rule:
-    """A rule by which a command prints and ends, or hangs, instead of doing its work."""
+    """Return a rule by which a command prints and ends, or hangs, instead of doing its work."""
     return rule("prints", when={"command": command}, **more)
 
 
 def again(fault: str, **more: Any) -> Rule:
-    """A rule for every start of the server but the first."""
+    """Return a rule for every start of the server except the first."""
     return rule(fault, when={"started_before": True}, **more)
 
 
 def sql(*statements: str, at: str = "migration", **more: Any) -> Rule:
-    """A rule by which a build runs SQL of its own."""
+    """Return a rule by which a build runs SQL."""
     return rule("runs_sql", at=at, sql=list(statements), **more)
 
 
 def of(generation: str, name: str, seen: str, rules: list[Rule], fails: str = "", **more: Any) -> Build:
-    """A build of a generation, tried on a state of that generation unless `seed` says another."""
+    """Return a build of a generation, tried on a set of that generation unless `seed` names another."""
     return Build(name, seen, rules, fails, generation=generation, **{"seed": generation, **more})
 
 
 class Package(NamedTuple):
-    """A package that never gets as far as a trial: `script` is its install script, `manifest` what its package.json says."""
+    """A package that never reaches a trial: `script` is its install script, `manifest` goes into its package.json."""
 
     name: str
     seen: str

@@ -1,4 +1,4 @@
-"""A host without users, and the check that nothing of a trial is left."""
+"""A host without users, and the check that a trial leaves nothing behind."""
 
 import os
 import time
@@ -17,7 +17,7 @@ GONE_WITHIN_SECONDS = 2.0
 
 @pytest.fixture
 def make_host(tmp_path: Path) -> Callable[..., Host]:
-    """Makes a host without users; `changes` are settings by section."""
+    """Create a host without users; `changes` are settings by section."""
 
     def make(**changes: dict[str, Any]) -> Host:
         (tmp_path / "box").mkdir()
@@ -31,7 +31,7 @@ def make_host(tmp_path: Path) -> Callable[..., Host]:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Path]:
-    """A scratch folder of which no process, mount or file is left."""
+    """Provide a scratch folder, and check that no process, mount or file of it remains."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     yield folder

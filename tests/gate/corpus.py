@@ -1,4 +1,4 @@
-"""The corpus of builds as tables, which docs/gate.md has. usage: python tests/gate/corpus.py"""
+"""Print the tables of builds for docs/gate.md. usage: python tests/gate/corpus.py"""
 
 import sys
 
@@ -7,7 +7,7 @@ from good_builds import GOOD, PACKAGES, UNKNOWN
 
 
 def tables() -> str:
-    """The tables of docs/gate.md, and before them how many builds they have."""
+    """Return the tables of docs/gate.md, after a line with the number of builds."""
     bad = sum(len(builds) for builds in BAD.values()) + len(PACKAGES)
     lines = [f"`bad let through: 0 of {bad}, good refused: 0 of {len(GOOD)}`", ""]
     for kind, builds in BAD.items():

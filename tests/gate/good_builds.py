@@ -1,4 +1,4 @@
-"""The builds that the gate must let through, unusual as they are; and packages that must never become a slot."""
+"""Unusual builds that the gate must pass, and packages that must never become a slot."""
 
 from builds import Build, Package, again, answer, of, rule, sql
 
@@ -43,7 +43,7 @@ GOOD = [
             )
         ],
     ),
-    Build("many-migrations", "forty migrations at once", [], behaviour={"schema_level": 70}),
+    Build("many-migrations", "forty migrations at once", [], behavior={"schema_level": 70}),
     Build(
         "more-cookies",
         "three cookies, one of them the session's",
@@ -82,7 +82,7 @@ GOOD_GENERATIONS = [
     of("C", "native-migrates", "22 levels at once, from a Node package's database", [], seed="real"),
     of("C", "native-killed", "a database whose server was killed in mid-turn", [], seed="killed"),
     of("C", "native-keeps-identity", "a state with an identity of its own", [], seed="identified"),
-    of("C", "native-slow-stop", "3.5 s to stop soon after the start", [], behaviour={"early_stop_ms": 3500}),
+    of("C", "native-slow-stop", "3.5 s to stop soon after the start", [], behavior={"early_stop_ms": 3500}),
     of("C", "no-monitor", "no monitor", [rule("no_monitor")]),
     of("C", "monitor-restarts", "a monitor that is started anew", [rule("monitor_restarts", seconds=0.5)]),
     of("C", "launcher-title", "a launcher that calls itself otherwise", [rule("launcher_title")]),
@@ -107,7 +107,7 @@ GOOD_GENERATIONS = [
         [rule("ledger_reuses_id", id=46)],
         seed="real",
     ),
-    of("B", "late", "both read endpoints", [], behaviour={"schema_level": 41}),
+    of("B", "late", "both read endpoints", [], behavior={"schema_level": 41}),
     of("D", "second", "a second database", []),
     of("D", "second-made", "a second database, made from the first", [], seed="C"),
     of("D", "second-made-from-old", "the same from a database of level 30", [], seed="real"),

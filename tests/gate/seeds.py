@@ -1,4 +1,4 @@
-"""The databases that builds are tried on, made from the one that a real server wrote."""
+"""The databases on which builds are tried, derived from one that a real server wrote."""
 
 import shutil
 import sqlite3
@@ -82,7 +82,7 @@ CHANGES: dict[str, Callable[[sqlite3.Connection], None]] = {
 
 
 def seed(name: str, folder: Path) -> dict[str, Path]:
-    """The files of a state's snapshot by their original names, made in the folder; none for a base dir without a state."""
+    """Create the files of a snapshot in the folder and return them by original name; empty for an empty base dir."""
     if name == "fresh":
         return {}
     if name in SETS:

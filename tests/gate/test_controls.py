@@ -1,4 +1,4 @@
-"""The controls of failed seeds run in parallel and within the gate's time."""
+"""The controls of failed seeds run in parallel and within the gate's time limit."""
 
 import json
 import time
@@ -24,7 +24,7 @@ TRIAL_SECONDS = 0.3
 
 
 class Trials:
-    """Trials that take a while and pass, and how many ran at a time."""
+    """Trials that take a while and pass; it counts how many run at a time."""
 
     def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_a_time: list[int] = []
@@ -65,7 +65,7 @@ def verdicts(asked: list[Seed], width: int, until: float) -> list[str]:
 
 
 def test_they_are_held_side_by_side(held: Trials) -> None:
-    """Six take the time of two, and no more run at a time than trials of the version do."""
+    """Six controls take the time of two, and no more run in parallel than trials of the version."""
     began = time.monotonic()
     assert verdicts(seeds(6), 3, time.time() + 60) == ["pass"] * 6
     assert time.monotonic() - began < 4 * TRIAL_SECONDS
@@ -73,7 +73,7 @@ def test_they_are_held_side_by_side(held: Trials) -> None:
 
 
 def test_what_would_begin_too_late_is_inconclusive(held: Trials) -> None:
-    """All end at most one trial after the gate's time, however many there are."""
+    """All controls end at most one trial after the gate's time limit, however many there are."""
     began = time.monotonic()
     found = verdicts(seeds(40), 2, time.time() + 2.5 * TRIAL_SECONDS)
     assert time.monotonic() - began < 6 * TRIAL_SECONDS
@@ -108,7 +108,7 @@ def judged(users: Any, snapshots: Any) -> Outcome:
 def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_control(
     held: Trials, monkeypatch: pytest.MonkeyPatch, fails_on: int, outcome: str
 ) -> None:
-    """As when the slot of the version in use is gone, or the time is over."""
+    """No control ran because the slot of the version in use is missing, or the time limit has passed."""
     monkeypatch.setattr(trials, "_width", lambda host, size: 1)
     held.fails = {(f"user{number}", "0.0.25") for number in range(fails_on)}
     names = [f"user{number}" for number in range(3)]

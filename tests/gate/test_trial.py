@@ -1,4 +1,4 @@
-"""A host that gives out in the middle of a trial is not the candidate's fault."""
+"""A host that runs out of resources during a trial is not the version's fault."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from t3flow.host.cells import cells
 
 @pytest.mark.parametrize(("open_files", "key"), [(6, "problem"), (64, "checks")])
 def test_without_descriptors_no_trial_is_held(tmp_path: Path, open_files: int, key: str) -> None:
-    """With six open files no program can be started: that is no failed check. With enough of them, for control, there is a check that fails."""
+    """With a limit of six open files no program can start: that is not a failed check. With enough files, as the control, a check fails."""
     request: dict[str, Any] = {
         "node": "/bin/true",
         "program": "t3",

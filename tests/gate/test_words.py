@@ -1,4 +1,4 @@
-"""The reason that people read is the line that tells most, and holds no secret."""
+"""The evidence is the most informative line, and contains no secret."""
 
 import pytest
 
@@ -33,7 +33,7 @@ READY = "Listening on http://0.0.0.0:3799\nToken: DNREZ825QWWZ\nPairing URL: htt
     ],
 )
 def test_the_line_that_tells_most(text: str, line: str) -> None:
-    """An error before the last line, no QR code, and a line about secrets only where there is no other."""
+    """An error wins over the last line, QR codes are ignored, and a line about secrets is used only if there is no other."""
     assert last_line(text) == line
 
 
@@ -41,6 +41,6 @@ def test_the_line_that_tells_most(text: str, line: str) -> None:
     "secret", ["DNREZ825QWWZ", "eyJ2IjoxLCJraW5kIjoic2Vzc2lvbiJ9.kmgG9gWK9utqzuZO3pica2oR6tMPaoKC"]
 )
 def test_no_secret_is_kept(secret: str) -> None:
-    """Credentials and signed tokens are taken out wherever they stand."""
+    """Credentials and signed tokens are removed wherever they are."""
     assert secret not in clean(f"it says {secret}, twice: {secret}")
     assert "it says …, twice" in clean(f"it says {secret}, twice")

@@ -1,4 +1,4 @@
-"""Pruning: what is needed stays, what is not goes, also on a full disk; and a snapshot is not begun where it does not fit."""
+"""Pruning keeps what is needed and removes the rest, also on a full disk; a snapshot that does not fit is not begun."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ from t3flow.state.doctor import history
 
 
 class Managed(Supervised):
-    """A manager of servers that knows of none."""
+    """A service manager without servers."""
 
     def accounts(self) -> list[str]:
         return []
@@ -52,7 +52,7 @@ def lead(host: Host, user: str, version: str) -> None:
 
 
 def snapshot(host: Host, user: str, wrote: str, target: str) -> catalog.Backup:
-    """A snapshot of a database that was written to since the last."""
+    """Take a snapshot of a database that was written to since the last one."""
     write(store.database_path(host, user), f"create table t{time.monotonic_ns()} (x)")
     return store.take(host, user, written_by=wrote, version=target, run="bump-1")
 
@@ -67,7 +67,7 @@ def on_disk(host: Host) -> set[str]:
 
 @pytest.fixture
 def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
-    """As `bare`, with a manager that answers."""
+    """Like `bare`, with a service manager that answers."""
 
     def make(users: tuple[str, ...] = ("ada",)) -> Host:
         host = bare(users)
@@ -77,7 +77,7 @@ def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
 
 
 def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted: Callable[..., Host]) -> None:
-    """Each is given to everybody by drains alone: the first of them accepts it, and no bump ever does."""
+    """Drains alone move all users: the first drain accepts the version, and no bump ever does."""
     host = hosted(("ada", "grace", "linus"))
     set_current_host(host)
     slot(host, VERSIONS[0])
@@ -94,11 +94,11 @@ def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted
     assert len(names(host)) <= 3 * keep
     assert on_disk(host) == names(host)
     assert len(slots.installed(host.settings.paths.versions_dir)) <= keep + 1
-    assert pruning.prune(host) == [], "nothing is left to do"
+    assert pruning.prune(host) == [], "a repeat is a no-op"
 
 
 def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
-    """Of a user who has not moved for long, of one who is deferred, and what a rollback or restore that waits goes back to."""
+    """Snapshots of a user who has not moved for long, of a deferred user, and those to which a waiting rollback or restore returns."""
     host = bare(("ada", "grace"))
     set_current_host(host)
     for version in VERSIONS[:14]:
@@ -115,9 +115,9 @@ def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
     new_run(host.journal, "restore", {"user": "grace", "backup": Path(made[VERSIONS[2]].path).name})
     pruning.prune(host)
     left = names(host)
-    assert Path(of_ada.path).name in left, "she is on its target"
-    assert Path(made[VERSIONS[4]].path).name in left, "a rollback to its writer waits"
-    assert Path(made[VERSIONS[2]].path).name in left, "its restore waits"
+    assert Path(of_ada.path).name in left, "she runs its version"
+    assert Path(made[VERSIONS[4]].path).name in left, "a rollback to the version that wrote it is waiting"
+    assert Path(made[VERSIONS[2]].path).name in left, "its restore is waiting"
     assert Path(made[VERSIONS[3]].path).name not in left
     assert slots.has_slot(host.settings.paths.versions_dir, VERSIONS[0])
     with host.journal.transaction() as connection:
@@ -179,7 +179,7 @@ def test_a_link_goes_14_days_after_its_account(hosted: Callable[..., Host]) -> N
 def test_records_that_cannot_be_dropped_are_dropped_later(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a journal whose disk is full the files go all the same: they are what makes room."""
+    """If the journal's disk is full, the files are removed anyway, because that makes room."""
     host = bare()
     lead_to = VERSIONS[9]
     slot(host, lead_to)
@@ -198,7 +198,7 @@ def test_records_that_cannot_be_dropped_are_dropped_later(
 
 
 def fill(host: Host) -> None:
-    """Leaves no free page in the journal."""
+    """Fill all free pages of the journal."""
     for size in (100_000, 1000, 10):
         with suppress(JournalError):
             for number in range(100_000):
@@ -225,7 +225,7 @@ test_pruning.on_a_small_disk(Path({config!r}), {what!r})
 
 
 def on_a_small_disk(config: Path, what: str) -> None:
-    """What a process does that sees backups on a disk of 40 MB."""
+    """Run one scenario in a process that sees backups on a disk of 40 MB."""
     from t3flow.host.host import open_host
     from t3flow.service.consumer import open_journal
     from t3flow.settings.load import load
@@ -255,7 +255,7 @@ def on_a_small_disk(config: Path, what: str) -> None:
 
 
 def small(host: Host, what: str) -> str:
-    """Has a process do that, and returns what it said."""
+    """Run such a process and return its output."""
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this host lets nobody mount a file system")
     top = host.settings.paths.backup_dir
@@ -279,7 +279,7 @@ def test_pruning_works_on_a_disk_without_a_free_byte(bare: Callable[..., Host]) 
 
 
 def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> None:
-    """40 MB, of which 32 stay free, and a database of 6 MB that is needed twice for a moment: refused with figures, and nothing is left of it."""
+    """On 40 MB, of which 32 stay free, a database of 6 MB needs its size twice for a moment: refused with figures, and nothing remains."""
     host = bare()
     database = store.database_path(host, "ada")
     write(database, "create table large as select randomblob(6000000) as bytes")
@@ -291,7 +291,7 @@ def test_a_backup_that_does_not_fit_is_not_begun(bare: Callable[..., Host]) -> N
 def test_a_dry_run_removes_nothing_where_the_disk_is_full(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bump does, and tries again."""
+    """A bump removes old snapshots and retries."""
     host = bare()
     set_current_host(host)
     for _ in range(3):
@@ -313,7 +313,7 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
 
 
 def copied(in_scratch: bool) -> Outcome:
-    """A workflow of nothing but a backup."""
+    """A workflow with a backup alone."""
     tasks.open_scratch()
     try:
         return Outcome("done", tasks.back_up("ada", VERSIONS[0], VERSIONS[2], in_scratch)["path"], "succeeded")
@@ -322,7 +322,7 @@ def copied(in_scratch: bool) -> Outcome:
 
 
 def test_a_large_claim_is_its_users_own_trouble(bare: Callable[..., Host]) -> None:
-    """A database of more than any disk has, by a header and a hole: where there is room for what states take, the host is not at fault."""
+    """A sparse database claims more than any disk has. If there is room for usual sets, the host is not at fault."""
     host = bare()
     database = store.database_path(host, "ada")
     with open(database, "r+b") as file:
@@ -346,7 +346,7 @@ def test_the_reserve_is_given_up_and_made_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted: Callable[..., Host]) -> None:
-    """A person alone drops them. Young ones are never named."""
+    """Only an operator drops them. Young ones are never listed."""
     host = hosted()
     userdata = store.database_path(host, "ada").parent
     for number in range(12):
@@ -354,13 +354,13 @@ def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted:
         made.mkdir()
         shutil.copy(store.database_path(host, "ada"), made / "state.sqlite")
         replaced.note(host.journal, "ada", made.name, VERSIONS[0])
-    [found] = list(history.kept_databases_are_there(host))
-    assert found.what.startswith("12 kept databases of ada are older than 14 days and take "), found
-    assert "t3flow backups drop ada replaced-20260101T000000Z" in found.mend
-    assert len(list(history.kept_databases_are_there(host))) == 1, "to look at them makes them no younger"
+    [found] = list(history.replaced_databases_exist(host))
+    assert found.problem.startswith("12 replaced databases of ada are older than 14 days and take "), found
+    assert "t3flow backups drop ada replaced-20260101T000000Z" in found.remedy
+    assert len(list(history.replaced_databases_exist(host))) == 1, "to look at them makes them no younger"
     for made in userdata.glob("replaced-*T01*"):
         shutil.rmtree(made)
-    assert list(history.kept_databases_are_there(host)) == []
+    assert list(history.replaced_databases_exist(host)) == []
 
 
 def test_the_user_map_is_read_again_when_it_changes(hosted: Callable[..., Host]) -> None:

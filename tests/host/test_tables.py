@@ -1,4 +1,4 @@
-"""What used to be facts that were rewritten whole: tables, written row by row, into which an earlier t3flow's facts go once."""
+"""Tables that replaced facts of an earlier release: written row by row, and filled once from those facts."""
 
 import json
 import sqlite3
@@ -28,7 +28,7 @@ FORMER: dict[str, Any] = {
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    """As an earlier t3flow has left it: facts, and none of the tables."""
+    """Provide a journal as an earlier release left it: facts, and none of the tables."""
     extra = tables.SCHEMA.replace(tables.LATER_TABLES.lstrip(), "")
     made = Journal(tmp_path / "journal.db", create=True, extra_schema=extra)
     put(made, FORMER)
@@ -46,7 +46,7 @@ def keys(journal: Journal) -> set[str]:
 
 
 def look(journal: Journal) -> dict[str, Any]:
-    """Everything that the tables are asked for."""
+    """Run every query on the tables."""
     return {
         "pairings": last_pairings.pairings(journal),
         "kept": replaced.recorded_versions(journal),
@@ -121,7 +121,7 @@ def test_what_dies_on_the_way_has_taken_nothing(journal: Journal) -> None:
 
 
 def test_an_earlier_t3flow_that_comes_back_writes_its_facts_beside(journal: Journal) -> None:
-    """It finds none of its facts and begins anew; what it notes is taken over in its turn, and nothing else is lost."""
+    """After a downgrade, the earlier release finds no facts and starts over; what it writes is migrated later, and nothing else is lost."""
     tables.migrate_facts(journal)
     put(
         journal,
@@ -153,7 +153,7 @@ def test_a_fact_that_is_damaged_stops_nothing(journal: Journal) -> None:
     ids=["reject", "unreject", "untried"],
 )
 def test_what_belongs_together_is_one_commit(journal: Journal, write: Any) -> None:
-    """Before, a rejection and whose it is were two: killed in between, the version was rejected for the wrong users."""
+    """A rejection and its users were two commits once: a kill in between rejected the version for the wrong users."""
     tables.migrate_facts(journal)
     commits: list[int] = []
     with closing(sqlite3.connect(journal.path)) as other:
@@ -190,7 +190,7 @@ def test_a_pairing_keeps_since_when_it_goes_so(journal: Journal) -> None:
 
 
 def test_one_row_costs_the_same_among_many(journal: Journal) -> None:
-    """Before, each pairing wrote those of all users anew."""
+    """Each pairing rewrote those of all users once."""
 
     def written(user: str) -> int:
         log = journal.path.with_name("journal.db-wal")

@@ -1,4 +1,4 @@
-"""A journal that an earlier t3flow has left, when a state was one file: nothing of it is lost, and that t3flow could take it up again."""
+"""A journal of an earlier release, in which a set was one file: nothing is lost, and that release can read it again."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ FORMER_COLUMNS = "insert or replace into backups values (?, ?, ?, ?, ?, ?, ?, ?)
 
 @pytest.fixture
 def host(bare: Callable[..., Host]) -> Host:
-    """A host of users with databases whose journal is the earlier one's. The snapshots lie where they did."""
+    """Provide a host with users, databases, and the journal and snapshots of the earlier release."""
     fresh = bare(("ada", "grace"))
     path = fresh.journal.path
     for suffix in ("", "-wal", "-shm"):
@@ -45,7 +45,7 @@ def tables(journal: Journal) -> set[str]:
 
 
 def test_all_that_was_noted_is_read(host: Host) -> None:
-    assert {"backup_sets", "schemas"}.isdisjoint(tables(host.journal)), "looking changes nothing"
+    assert {"backup_sets", "schemas"}.isdisjoint(tables(host.journal)), "reading changes nothing"
     [pending] = deferral_records.deferrals(host.journal)
     assert (pending.user, pending.version, pending.waiting_for) == ("grace", NEXT, "active_turn")
     first, second = catalog.backups(host.journal, "ada")
@@ -55,11 +55,11 @@ def test_all_that_was_noted_is_read(host: Host) -> None:
     assert rejections.rejected_for(host.journal, "0.0.25-nightly.20260608.400") == ["ada"]
     assert replaced.versions_needed(host.journal) <= {NEXT}
     assert version_schemas.level_of_version(host.journal, NEXT) == 32
-    assert version_schemas.schema_of_version(host.journal, NEXT) is None, "a level says nothing for certain"
+    assert version_schemas.schema_of_version(host.journal, NEXT) is None, "a level alone proves nothing"
 
 
 def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
-    """Also where it was killed over a file that it had noted in the former way."""
+    """Also if the earlier release was killed after it recorded a file in the former way."""
     left = Path(facts.read(host.journal, store.TAKING + "ada"))
     left.write_text("half")
     made = store.take(host, "ada", written_by=LATER, version="0.0.26", run="run-1")
@@ -76,7 +76,7 @@ def test_the_next_snapshot_stands_beside_the_former_ones(host: Host) -> None:
 
 
 def test_the_earlier_t3flow_could_take_it_up_again(host: Host) -> None:
-    """Its statements fit the tables that it knows: whoever puts it back finds a journal that it can read and write."""
+    """Its statements fit the tables: after a downgrade, the earlier release can read and write the journal."""
     store.take(host, "ada", written_by=LATER, version="0.0.26", run="run-1")
     with host.journal.transaction() as connection:
         connection.execute(

@@ -54,7 +54,7 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     assert (done["outcome"], done["target"]) == ("done", real.VERSION), done
     assert pids(box) == servers
     all_is_well(box, dict.fromkeys(USERS, real.VERSION))
-    assert all("from the old place until its next restart" in found for found in findings(box)), findings(box)
+    assert all("from the shell tracker's install" in found for found in findings(box)), findings(box)
     assert deferrals(box) == {}
 
     # A later build: who is idle leaves nothing of the old server behind, who is at work is not touched.

@@ -52,7 +52,7 @@ def test_another_t3_first_on_path(world: World) -> None:
         (folder / "t3").write_text("#!/bin/sh\n")
         (folder / "t3").chmod(0o755)
         [found] = examine(host, ["launcher"])
-        assert (f"{folder}/t3 comes before {world.top}/bin/t3 on PATH" in found.what, found.mend) == (
+        assert (f"{folder}/t3 comes before {world.top}/bin/t3 on PATH" in found.problem, found.remedy) == (
             True,
             f"remove {folder}/t3",
         )
@@ -80,7 +80,7 @@ def test_the_units_of_a_host_with_systemd(
     monkeypatch.setenv("PATH", world.box.environment["PATH"])
     host = on_systemd(world)
     with mounted("/run") as folder:
-        assert ["not booted with systemd" in each.what for each in examine(host, ["systemd"])] == [True]
+        assert ["not booted with systemd" in each.problem for each in examine(host, ["systemd"])] == [True]
         (folder / "systemd/system").mkdir(parents=True)
         found = examine(host, ["systemd"])
-    assert [words in each.what and bool(each.mend) for each in found] == ([True] if words else [])
+    assert [words in each.problem and bool(each.remedy) for each in found] == ([True] if words else [])

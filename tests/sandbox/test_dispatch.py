@@ -35,7 +35,7 @@ def test_failures_are_logged_as_the_rules_know_them(make_box: Callable[..., Sand
         {"fault": "mint_fails", "when": {"database_has_project_title": "odd"}},
         {"fault": "pairing_500", "when": {"database_has_project_title": "strange"}},
     ]
-    box = make_box(["ada", "grace", "linus"], consumer=False, behaviour={"schema_level": 30, "rules": rules})
+    box = make_box(["ada", "grace", "linus"], consumer=False, behavior={"schema_level": 30, "rules": rules})
     write(box.database("ada"), "update projection_projects set title = 'odd'")
     write(box.database("grace"), "update projection_projects set title = 'strange'")
     box.supervise("stop", "linus")

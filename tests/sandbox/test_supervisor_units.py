@@ -83,8 +83,8 @@ def units(tmp_path: Path, builds: Callable[..., Any]) -> Iterator[Callable[..., 
     made: list[Units] = []
 
     def make(generation: str = "C", *rules: dict[str, Any]) -> Units:
-        behaviour = {"generation": generation, "boot_window_ms": 50, "stop_ms": 20, "rules": list(rules)}
-        made.append(Units(tmp_path, builds("0.0.42", behaviour)))
+        behavior = {"generation": generation, "boot_window_ms": 50, "stop_ms": 20, "rules": list(rules)}
+        made.append(Units(tmp_path, builds("0.0.42", behavior)))
         return made[-1]
 
     yield make

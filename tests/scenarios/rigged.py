@@ -43,9 +43,9 @@ class Refusing:
 class Rig:
     """A user who is idle and deferred to NEXT, and an engine that is advanced by hand."""
 
-    def __init__(self, box: Sandbox, behaviour: dict[str, Any]) -> None:
+    def __init__(self, box: Sandbox, behavior: dict[str, Any]) -> None:
         self.box = box
-        box.publish(NEXT, behaviour)
+        box.publish(NEXT, behavior)
         box.install_slot(NEXT)
         host = open_host(box.settings, open_journal(box.settings, create=True))
         self.manager = Refusing(box, host.services)

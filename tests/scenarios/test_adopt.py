@@ -69,7 +69,7 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     assert again["outcome"] == "done"
     found = box.document("doctor")
     assert {each["check"] for each in found} == {"servers", "pairing"}, found
-    assert any("linus still runs 0.0.24 from the old place" in each["what"] for each in found), found
+    assert any("linus still runs 0.0.24 from the shell tracker" in each["problem"] for each in found), found
     assert list(deferrals(box)) == ["grace", "linus"]
 
     for user, turn in turns.items():

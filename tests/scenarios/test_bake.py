@@ -13,14 +13,14 @@ from t3flow.sandbox.host import Sandbox, free_port
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """A browser's redirect is not followed: the cookie is what counts."""
+    """Do not follow the redirect: only the cookie counts."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
 
 
 def browse(box: Sandbox, user: str) -> int:
-    """A real person's browser without a session: what the dispatch answers. Nothing of t3flow takes part."""
+    """Return what the dispatch answers a real browser without a session. t3flow takes no part."""
     address = f"http://127.0.0.1:{box.dispatch_port}/"
     request = urllib.request.Request(address, headers={"X-authentik-username": f"{user}@example.test"})
     try:
@@ -31,7 +31,7 @@ def browse(box: Sandbox, user: str) -> int:
 
 
 def frozen(box: Sandbox) -> str:
-    """The freeze file's text, or ""."""
+    """Return the text of the freeze file, or ""."""
     file = box.top / "etc" / "t3-autoupdate.freeze"
     return file.read_text() if file.exists() else ""
 
@@ -41,7 +41,7 @@ def logged(box: Sandbox, words: str) -> int:
 
 
 def ended(box: Sandbox, workflow: str) -> Any:
-    """The one run of a workflow, once it has ended."""
+    """Return the only run of a workflow once it has ended."""
     box.until(lambda: box.journal.runs("workflow = ? and status != 'running'", workflow), f"{workflow} has ended", 60)
     [run] = box.journal.runs("workflow = ?", workflow)
     return run
@@ -100,7 +100,7 @@ def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: s
 
 
 def test_a_dispatch_that_breaks_later_blames_no_version(make_box: Callable[..., Sandbox]) -> None:
-    """It mints for no user any more: for ada on the new version, and for grace who is not on it. The watch says so, and goes on."""
+    """It no longer mints for any user: ada on the new version, and grace on another. The watch reports that and continues."""
     box = make_box(["ada", "grace"], extra="[bake]\nmax_failures = 2\n")
     is_busy(box, "grace")
     box.publish(NEXT, {"schema_level": 32})
@@ -109,10 +109,10 @@ def test_a_dispatch_that_breaks_later_blames_no_version(make_box: Callable[..., 
     (box.top / "bin/t3").chmod(0)
     log = box.top / "log/consumer.log"
     deadline = time.monotonic() + 60
-    while "GATE INCONCLUSIVE: the watch over" not in log.read_text() and time.monotonic() < deadline:
+    while "GATE INCONCLUSIVE: watching pairings on" not in log.read_text() and time.monotonic() < deadline:
         assert browse(box, "ada") == 502
         time.sleep(0.2)
-    assert "GATE INCONCLUSIVE: the watch over" in log.read_text()
+    assert "GATE INCONCLUSIVE: watching pairings on" in log.read_text()
     (box.top / "bin/t3").chmod(0o755)
     status = box.document("status")
     assert (status["frozen"], status["rejected"], status["bake"]["version"]) == (None, {}, NEXT)
@@ -120,7 +120,7 @@ def test_a_dispatch_that_breaks_later_blames_no_version(make_box: Callable[..., 
 
 
 def test_users_who_are_not_on_the_version_are_no_fault_of_it(make_box: Callable[..., Sandbox]) -> None:
-    """Grace is still on the former version, and her pairing breaks: many failures in a row freeze nothing. The same of ada does."""
+    """Grace is on the previous version: many failures of hers in a row freeze nothing. The same failures of ada do."""
     box = make_box(["ada", "grace"], extra="[bake]\nmax_failures = 2\n")
     is_busy(box, "grace")
     fault = {"fault": "pairing_500", "when": {"not_scratch": True, "sql": "select 1 from broken"}}
@@ -146,22 +146,22 @@ def test_users_who_are_not_on_the_version_are_no_fault_of_it(make_box: Callable[
 
 
 def killed_in(box: Sandbox, run: str, step: str) -> None:
-    """Kills the consumer while a step of a run is under way, and starts another."""
+    """Kill the consumer during a step of a run, and start another."""
     box.until(lambda: any(e.step == step for e in box.journal.events(run)), f"{step} has begun", 60)
     box.kill("consumer")
     box.start_consumer()
 
 
 def snapshot(box: Sandbox, user: str) -> Path:
-    """The user's snapshot from before the bump to NEXT."""
+    """Return the user's snapshot from before the bump to NEXT."""
     [found] = [each for each in box.document("backups", user) if each["before"] == NEXT]
     return Path(found["path"])
 
 
 def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
-    """Across a level: one goes back, one fails and is put back as they were, one has no snapshot; within a level the program alone goes back."""
+    """Across a schema level: one user goes back, one fails and is restored, one has no snapshot. Within a level only the program goes back."""
     stuck = {"fault": "hang_at_start", "when": {"sql": "select 1 from poison"}}
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": [stuck]})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": [stuck]})
     box.publish(NEXT, {"schema_level": 32})
     assert bump(box)["outcome"] == "updated"
     for user in ALL:
@@ -209,7 +209,7 @@ def test_a_rollback_loses_nothing(make_box: Callable[..., Sandbox]) -> None:
     write(box.database("grace"), "create table lately as select 'kept' as word")
     back = box.document("enqueue", "rollback", "--user", "grace", "--user", "linus", "--wait")
     assert (back["outcome"], results(back)) == ("done", {"grace": "rolled_back", "linus": "rolled_back"})
-    assert "the program alone" in back["users"]["grace"]["reason"]
+    assert "only the program went back" in back["users"]["grace"]["reason"]
     assert any("kept" in line for line in content(box.database("grace")))
     everybody_is_well(box, {"ada": LATER, "grace": NEXT, "linus": NEXT})
     whole = box.document("enqueue", "rollback", "--to", NEXT, "--wait")

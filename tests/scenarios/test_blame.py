@@ -26,23 +26,23 @@ NOT_SCRATCH = {"not_scratch": True}
 
 @pytest.fixture
 def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rig]:
-    def make(behaviour: dict[str, Any] | None = None, users: tuple[str, ...] = ("ada",)) -> Rig:
+    def make(behavior: dict[str, Any] | None = None, users: tuple[str, ...] = ("ada",)) -> Rig:
         box = make_box(list(users), consumer=False)
         monkeypatch.setenv("PATH", box.environment["PATH"])
-        return Rig(box, behaviour or {"schema_level": 32})
+        return Rig(box, behavior or {"schema_level": 32})
 
     return make
 
 
 def noted(rig: Rig) -> list[Event]:
-    """The notes that a user was not moved for no fault of the version, oldest first."""
+    """Return the notes that a user was not moved for no fault of the version, oldest first."""
     runs = sorted(rig.host.journal.runs("workflow = 'drain'"), key=lambda run: run.created)
     events = [event for run in runs for event in rig.host.journal.events(run.id)]
     return [event for event in events if (event.kind, event.step) == ("completed", "note_not_moved")]
 
 
 def test_control_a_version_that_cannot_pair_is_rejected(rig: Callable[..., Rig]) -> None:
-    """The control for all that follows: the version's own server ran and did not pair, and the former one does."""
+    """The control for all other tests: the version's own server ran and did not pair, and the previous one does."""
     made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
     made.drain()
     assert made.verdict == (True, True)
@@ -51,7 +51,7 @@ def test_control_a_version_that_cannot_pair_is_rejected(rig: Callable[..., Rig])
 
 
 def test_a_manager_that_refuses_the_new_server_blames_nobody(rig: Callable[..., Rig]) -> None:
-    """Nothing of the version ran. The user is back, deferred with the cause, and named in `status`."""
+    """None of the version's code ran. The user is back, deferred with the cause, and named in `status`."""
     made = rig()
     made.manager.refuses = {NEXT}
     made.drain()
@@ -69,7 +69,7 @@ def test_a_manager_that_refuses_the_new_server_blames_nobody(rig: Callable[..., 
 
 
 def test_a_manager_that_refuses_both_owes_a_start(rig: Callable[..., Rig]) -> None:
-    """The undo cannot start the former server either: that is retried by a run of its own, and the version is not to blame."""
+    """The undo cannot start the previous server either: a run of its own retries that, and the version is not at fault."""
     made = rig()
     made.manager.refuses = {NEXT, FIRST}
     made.drain()
@@ -85,7 +85,7 @@ def test_a_manager_that_refuses_both_owes_a_start(rig: Callable[..., Rig]) -> No
 
 
 def test_a_dispatch_that_dies_meanwhile_blames_nobody(rig: Callable[..., Rig]) -> None:
-    """There is no other user to ask, and the former version does not pair either: tracking is frozen as a user is left, and nothing rejected."""
+    """There is no witness, and the previous version does not pair either: tracking is frozen because a user is down, and nothing is rejected."""
     made = rig()
 
     def kill(version: str) -> None:
@@ -99,7 +99,7 @@ def test_a_dispatch_that_dies_meanwhile_blames_nobody(rig: Callable[..., Rig]) -
 
 
 def test_a_port_file_that_is_damaged_meanwhile_blames_nobody(rig: Callable[..., Rig]) -> None:
-    """What leads to the server is the user's configuration. It is mended while the undo runs."""
+    """The user's own configuration is broken. It is repaired while the undo runs."""
     made = rig()
     file = made.box.top / "etc/t3-serve/ada.env"
     right = file.read_text()
@@ -123,7 +123,7 @@ def test_a_port_file_that_is_damaged_meanwhile_blames_nobody(rig: Callable[..., 
 
 
 def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., Rig]) -> None:
-    """The server ends as one that was asked to stop does."""
+    """The server ends as after a stop by an operator."""
     made = rig({"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 30, "when": NOT_SCRATCH}]})
     start = made.manager.start
 
@@ -141,7 +141,7 @@ def test_a_person_who_stops_the_unit_meanwhile_blames_nobody(rig: Callable[..., 
 
 
 def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that cannot write does not pair. Any disk counts as full here; the version is that of the control."""
+    """A server that cannot write does not pair. Every disk counts as full here; the version is the one of the control."""
     monkeypatch.setattr(disk_space, "MIN_BYTES", 2**60)
     made = rig({"schema_level": 32, "rules": [{"fault": "pairing_500", "when": NOT_SCRATCH}]})
     made.drain()
@@ -151,7 +151,7 @@ def test_a_full_disk_blames_nobody(rig: Callable[..., Rig], monkeypatch: pytest.
 
 
 def test_a_server_of_an_unknown_kind_blames_nobody(rig: Callable[..., Rig]) -> None:
-    """In place it says its version in a way that is not known: the user is back, and the run ends without a verdict."""
+    """After the restart it reports its version in an unknown way: the user is back, and the run is inconclusive."""
     when = {**NOT_SCRATCH, "path": "/.well-known/t3/environment"}
     made = rig({"schema_level": 32, "rules": [{"fault": "answers", "status": 404, "when": when}]})
     made.drain()
@@ -163,7 +163,7 @@ def test_a_server_of_an_unknown_kind_blames_nobody(rig: Callable[..., Rig]) -> N
 def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server was stopped for it, and is back: each try comes later, and `status` says so."""
+    """The server was stopped for it and is back: each attempt comes later, and `status` says so."""
     made = rig()
     take = store.take
 
@@ -185,7 +185,7 @@ def test_a_second_snapshot_that_fails_is_not_tried_at_each_check(
 
 
 def test_the_other_users_go_on(rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a bump one user's unit is masked: the others are moved and the version is accepted."""
+    """One user's unit is masked during a bump: the other users are moved and the version is accepted."""
     made = rig(users=("ada", "grace"))
     monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
     made.manager.refuses, made.manager.only_of = {NEXT}, {"ada"}
@@ -201,7 +201,7 @@ def test_the_other_users_go_on(rig: Callable[..., Rig], monkeypatch: pytest.Monk
 
 
 def bumped(rig: Rig) -> tuple[str, dict[str, str]]:
-    """The outcome of a bump to NEXT, and what became of each user."""
+    """Return the outcome of a bump to NEXT, and the result of each user."""
     time.sleep(1.1)
     run = new_run(rig.host.journal, "bump", {"target": NEXT}) or ""
     rig.engine.advance(run)
@@ -212,7 +212,7 @@ def bumped(rig: Rig) -> tuple[str, dict[str, str]]:
 def test_a_fault_of_unknown_cause_ends_a_bump_at_the_second_user(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it is, no third user is stopped for it: tracking is frozen, and nothing is rejected."""
+    """No third user is stopped for an unknown fault: tracking is frozen, and nothing is rejected."""
     made = rig(users=("ada", "grace", "ken", "linus"))
     monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
     made.manager.refuses = {NEXT}
@@ -229,7 +229,7 @@ def test_a_fault_of_unknown_cause_ends_a_bump_at_the_second_user(
 def test_a_manager_that_starts_nothing_any_more_ends_a_bump_at_the_first_user(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first user is down: the next would be, too."""
+    """The first user is down, and the next one would be too."""
     made = rig(users=("ada", "grace"))
     monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
     made.manager.refuses = {NEXT, FIRST}
@@ -246,7 +246,7 @@ def test_a_manager_that_starts_nothing_any_more_ends_a_bump_at_the_first_user(
 def test_who_was_moved_before_an_inconclusive_end_is_watched(
     rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The version answers in an unknown way for grace alone: ada keeps it, and her pairings are watched."""
+    """The version answers in an unknown way for grace only: ada keeps it, and her pairings are watched."""
     when = {**NOT_SCRATCH, "path": "/.well-known/t3/environment", "database_has_project_title": "odd"}
     made = rig({"schema_level": 32, "rules": [{"fault": "answers", "status": 404, "when": when}]}, ("ada", "grace"))
     monkeypatch.setenv("npm_config_registry", made.box.environment["npm_config_registry"])
@@ -275,7 +275,7 @@ def test_a_drain_of_all_ends_at_the_second_user_too(rig: Callable[..., Rig]) -> 
 
 
 def test_drains_do_not_stop_one_user_after_another_for_nothing(rig: Callable[..., Rig]) -> None:
-    """Each has a run of its own: once one was stopped for nothing, the others wait a while, or until somebody was moved."""
+    """Each drain is a run of its own: after one user was stopped in vain, the others wait a while, or until a user was moved."""
     made = rig(users=("ada", "grace"))
     made.manager.refuses = {NEXT}
     made.drain("ada")
@@ -294,13 +294,13 @@ def test_drains_do_not_stop_one_user_after_another_for_nothing(rig: Callable[...
 
 @pytest.mark.parametrize("step", ["start_server", "verify_user", "assign_version"])
 def test_a_consumer_that_is_killed_again_and_again_blames_no_version(rig: Callable[..., Rig], step: str) -> None:
-    """It would be killed in the next run too, so tracking is frozen; the version is not remembered as bad."""
+    """The next run would kill it too, so tracking is frozen; the version is not rejected."""
     made = rig()
     journal = made.host.journal
     record = journal.transaction
 
     def die_before(name: str) -> None:
-        """As MAX_CRASHES consumers that died in the step have left the journal."""
+        """Write the journal that MAX_CRASHES consumers leave when they die in the step."""
         from t3flow.engine.flow import Flow
 
         perform = Flow._perform

@@ -101,7 +101,7 @@ FAULTS = {
 
 
 def test_the_gate_stops_what_it_can_see(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """Some faults (tests/gate has the others), each on one user's copy alone; nobody is restarted, led anywhere or frozen, and nothing is left."""
+    """Some faults (tests/gate has the others), each on one user's copy: no user is restarted or assigned the version, and nothing is frozen or left."""
     box = make_box(["ada", "linus"], queue_url=queue_url)
     write(
         box.database("linus"),
@@ -138,7 +138,7 @@ def test_the_gate_stops_what_it_can_see(make_box: Callable[..., Sandbox], queue_
 def test_what_fails_after_the_restart_is_undone_and_frozen(
     make_box: Callable[..., Sandbox], queue_url: str, fault: dict[str, object]
 ) -> None:
-    """Program and database go back; what the new one wrote is kept aside; who was verified before keeps the new one."""
+    """Program and databases go back, and what the new version wrote is kept; users who were verified before keep the new version."""
     box = make_box(ALL, queue_url=queue_url)
     rule = {**fault, "when": {**NOT_SCRATCH, "user": "grace"}}
     write(box.database("grace"), "create table mine as select 'precious' as word")
@@ -182,7 +182,7 @@ def test_a_rejected_version_is_tried_again_when_asked(make_box: Callable[..., Sa
 
 
 def test_a_version_tried_again_reaches_who_is_deferred(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """It was rejected before and has passed now: who is at work waits for their turn to end, and for no newer version."""
+    """It was rejected before and passes now: a busy user waits for the turn to end, not for a newer version."""
     box = make_box(["ada"], queue_url=queue_url)
     box.publish(
         NEXT, {"schema_level": 32, "rules": [{"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}]}
@@ -224,7 +224,7 @@ def test_refusals_name_the_mend(make_box: Callable[..., Sandbox], queue_url: str
 
 
 def test_a_refused_target_stays_installed_for_who_may_go_back_to_it(make_box: Callable[..., Sandbox]) -> None:
-    """The refusal names a rollback to that version; its program must still be there."""
+    """The refusal names a rollback to that version, so its slot must still exist."""
     box = make_box(["ada"])
     box.publish(NEXT, {"schema_level": 32})
     assert bump(box)["outcome"] == "updated"
@@ -265,7 +265,7 @@ def test_a_trouble_of_one_is_no_trouble_of_others(box: Sandbox) -> None:
     assert said["outcome"] == "updated"
     assert results(said) == {"ada": "restarted", "grace": "skipped", "linus": "skipped"}
     assert "backup" in said["users"]["grace"]["reason"]
-    assert said["users"]["linus"]["reason"] == "left out as asked"
+    assert said["users"]["linus"]["reason"] == "left out as requested"
     everybody_is_well(box, {"ada": NEXT, "linus": FIRST})
     assert "user map: " in (box.top / "log" / "consumer.log").read_text()
 
@@ -283,7 +283,7 @@ def test_no_backup_no_restart(make_box: Callable[..., Sandbox], queue_url: str) 
 
 
 def test_a_registry_that_does_not_answer_as_it_should(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """Down, answering HTML, without the tag, with a tarball that was changed, with a package that lies about itself."""
+    """Down, answering HTML, without the tag, with a changed tarball, with a package that names another version."""
     box = make_box(["ada"], queue_url=queue_url, consumer=False)
     box.environment["T3FLOW_NPM__TIMEOUT_S"] = "8"
     box.start_consumer()
@@ -321,7 +321,7 @@ def test_a_changed_tarball_is_not_installed(make_box: Callable[..., Sandbox], qu
 
 
 def test_two_bumps_at_once(box: Sandbox) -> None:
-    """They take turns; the second finds nothing to do."""
+    """They run one after the other; the second is a no-op."""
     box.publish(NEXT, {"schema_level": 32})
     first = box.document("enqueue", "bump")["run"]
     second = box.document("enqueue", "bump")["run"]
@@ -345,7 +345,7 @@ def test_a_second_consumer_is_refused(make_box: Callable[..., Sandbox]) -> None:
 
 
 def test_all_deferred_then_the_first_drained_is_the_canary(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """Default and last-good stay until somebody was verified on the new version."""
+    """Default and last-good stay until a user was verified on the new version."""
     box = make_box(["ada", "grace"], queue_url=queue_url)
     turns = {user: is_busy(box, user) for user in box.users}
     box.publish(NEXT, {"schema_level": 32})
@@ -399,7 +399,7 @@ def test_a_newer_bump_supersedes_the_target(make_box: Callable[..., Sandbox], qu
 
 
 def test_stopped_and_databaseless_users(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """A stopped server keeps version and link and waits; one that was never started has no database, and waits too."""
+    """A stopped server keeps its version and is deferred; one that was never started has no database, and is deferred too."""
     box = make_box(["ada", "grace", "newbie"], queue_url=queue_url, start=False)
     box.start(
         FIRST,
@@ -427,7 +427,7 @@ def test_stopped_and_databaseless_users(make_box: Callable[..., Sandbox], queue_
 
 
 def test_cancel_during_the_gate(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """Stops within seconds, children ended, everything taken back."""
+    """It stops within seconds, ends its children, and is undone."""
     box = make_box(["ada"], queue_url=queue_url)
     box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 12, "when": {}}]})
     run = box.document("enqueue", "bump")["run"]
@@ -464,7 +464,7 @@ def test_the_waiting_end_of_a_follow(make_box: Callable[..., Sandbox]) -> None:
 
 
 def test_a_deferral_without_room_for_its_backup_waits(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """No backup, no restart: it stays pending, says why, and does not ask in a circle."""
+    """Without a backup there is no restart: the deferral stays, says why, and does not loop."""
     box = make_box(["ada", "grace"], queue_url=queue_url)
     turn = is_busy(box, "grace")
     box.publish(NEXT, {"schema_level": 32})

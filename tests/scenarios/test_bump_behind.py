@@ -25,7 +25,7 @@ EVEN = "update projection_projects set title = 'even'"
 
 
 def lines_of(box: Sandbox, user: str) -> list[str]:
-    """The lines of `status` about a user."""
+    """Return the lines of `status` about a user."""
     said = box.t3flow("status").stdout
     return [line for line in said.splitlines() if user in line and ";" in line]
 
@@ -50,14 +50,14 @@ def mended(box: Sandbox, user: str, was: bytes) -> None:
 
 @pytest.mark.both_queues
 def test_who_was_left_out_is_moved_by_the_next_bump(box: Sandbox) -> None:
-    """Left out, held by name until then; the next bump moves them alone, and only then everything is up to date."""
+    """A user who was left out is named until the next bump, which moves only them; then all are up to date."""
     box.publish(NEXT, {"schema_level": 32})
     said = bump(box, "--without", "grace")
     assert results(said) == {"ada": "restarted", "grace": "skipped", "linus": "restarted"}
     assert "grace" in said["reason"]
     waiting = deferrals(box)["grace"]
     assert (waiting["target"], waiting["waiting_for"]) == (NEXT, "held")
-    assert waiting["detail"] == f"left out of {NEXT} as asked: t3flow enqueue drain grace"
+    assert waiting["detail"] == f"left out of {NEXT} as requested: t3flow enqueue drain grace"
     assert any(line.endswith(": t3flow enqueue drain grace") for line in lines_of(box, "grace"))
     time.sleep(6)  # longer than a drain waits before it asks again
     assert (box.assigned("grace"), deferrals(box)["grace"]["waiting_for"]) == (FIRST, "held")
@@ -115,7 +115,7 @@ def test_who_had_no_backup_is_deferred_and_moved_once_there_is_one(make_box: Cal
 
 
 def test_an_accepted_version_is_not_blamed_for_one_users_databases(make_box: Callable[..., Sandbox]) -> None:
-    """The gate fails for one who was left behind: theirs, deferred with the evidence; nothing is rejected or frozen."""
+    """The gate fails for a user who was left behind: deferred with the evidence, and nothing is rejected or frozen."""
     box = make_box(["ada", "grace", "linus"])
     rule = {"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}
     box.publish(NEXT, {"schema_level": 32, "rules": [rule]})
@@ -134,7 +134,7 @@ def test_an_accepted_version_is_not_blamed_for_one_users_databases(make_box: Cal
 
 
 def test_a_restart_that_fails_for_one_is_theirs_where_others_run_the_version(make_box: Callable[..., Sandbox]) -> None:
-    """Two who run the accepted version and pair prove it: the third is taken back, held, and nothing is rejected or frozen."""
+    """Two users run the accepted version and pair: the third is rolled back and held, and nothing is rejected or frozen."""
     box = make_box(["ada", "grace", "linus"])
     rule = {"fault": "pairing_500", "when": {"not_scratch": True, "database_has_project_title": "odd"}}
     box.publish(NEXT, {"schema_level": 32, "rules": [rule]})
@@ -161,7 +161,7 @@ def test_a_restart_that_fails_for_one_is_theirs_where_others_run_the_version(mak
 def test_a_version_that_fails_for_several_users_is_to_blame_though_others_run_it(
     make_box: Callable[..., Sandbox],
 ) -> None:
-    """Alone is one of few: the second is taken back too, and no third is stopped for it."""
+    """If it fails for a second user as well, it is at fault: both are rolled back, and no third user is stopped for it."""
     box = make_box(["ada", "grace", "ken", "linus", "zoe"])
     rule = {"fault": "pairing_500", "when": {"not_scratch": True, "database_has_project_title": "odd"}}
     box.publish(NEXT, {"schema_level": 32, "rules": [rule]})
@@ -178,7 +178,7 @@ def test_a_version_that_fails_for_several_users_is_to_blame_though_others_run_it
 
 
 def test_stopped_and_busy_users_are_asked_again(make_box: Callable[..., Sandbox]) -> None:
-    """A bump to the default goes on with whoever does not run it, and is up to date only when all do."""
+    """A bump to the default moves the users who do not run it, and is up to date only when all do."""
     box = make_box(["ada", "grace", "linus"])
     box.supervise("stop", "linus")
     turn = is_busy(box, "grace")
@@ -207,7 +207,7 @@ def test_a_server_that_runs_another_program_than_its_link_is_behind(make_box: Ca
 
 
 def test_who_is_on_a_newer_version_is_left_there(make_box: Callable[..., Sandbox]) -> None:
-    """Verified on a version that then failed for another: the tag goes back, and their databases are not led to what does not know them."""
+    """A user was verified on a version that then failed for another user. The tag goes back; the databases stay with a version that knows them."""
     box = make_box(["ada", "grace"])
     write(box.database("grace"), "create table mine as select hex(randomblob(900000)) as word")  # restarted last
     rule = {"fault": "pairing_500", "when": {"not_scratch": True, "user": "grace"}}
@@ -224,7 +224,7 @@ def test_who_is_on_a_newer_version_is_left_there(make_box: Callable[..., Sandbox
 
 
 def test_adopt_leaves_nobody_behind_in_silence(make_box: Callable[..., Sandbox]) -> None:
-    """Whoever is led to an older version than the default has a deferral afterwards."""
+    """A user who is assigned an older version than the default has a deferral afterwards."""
     box = make_box(["ada", "grace"])
     box.publish(NEXT, {"schema_level": 32})
     bump(box, "--without", "grace")

@@ -23,8 +23,8 @@ def break_pairing(box: Sandbox, *users: str) -> None:
 
 
 def test_three_who_cannot_pair_stop_neither_a_bump_nor_a_drain(make_box: Callable[..., Sandbox]) -> None:
-    """They are moved too, and the new build mends them; the last of them, at work, is drained when the turn ends."""
-    box = make_box(["ada", "bea", "cleo", "grace"], behaviour=BROKEN_WHILE_ODD)
+    """They are moved too, and the new version repairs them; the last one, who is busy, is drained when the turn ends."""
+    box = make_box(["ada", "bea", "cleo", "grace"], behavior=BROKEN_WHILE_ODD)
     break_pairing(box, "ada", "bea", "cleo")
     turn = is_busy(box, "cleo")
     box.publish(NEXT, {"schema_level": 32})
@@ -40,8 +40,8 @@ def test_three_who_cannot_pair_stop_neither_a_bump_nor_a_drain(make_box: Callabl
 
 
 def test_who_could_not_pair_before_is_no_fault_of_the_build(make_box: Callable[..., Sandbox]) -> None:
-    """One who pairs neither before nor after is taken back and held; the others are moved, nothing is rejected or frozen."""
-    box = make_box(["ada", "grace", "linus"], behaviour=BROKEN_WHILE_ODD)
+    """A user who pairs neither before nor after is rolled back and held; the others are moved, and nothing is rejected or frozen."""
+    box = make_box(["ada", "grace", "linus"], behavior=BROKEN_WHILE_ODD)
     break_pairing(box, "ada")
     box.publish(NEXT, {**BROKEN_WHILE_ODD, "schema_level": 32})
     said = bump(box)
@@ -57,8 +57,8 @@ def test_who_could_not_pair_before_is_no_fault_of_the_build(make_box: Callable[.
 
 
 def test_a_build_that_breaks_pairing_for_all_is_left_by_an_exact_target(make_box: Callable[..., Sandbox]) -> None:
-    """Without a person it is inconclusive, and says what to type; asked for by name it goes on, and the verification decides."""
-    box = make_box(["ada", "grace"], behaviour=BROKEN_WHILE_ODD)
+    """A scheduled bump is inconclusive and names the command; with a named version it continues, and the verification decides."""
+    box = make_box(["ada", "grace"], behavior=BROKEN_WHILE_ODD)
     break_pairing(box, "ada", "grace")
     box.publish(NEXT, {"schema_level": 32})
     said = bump(box)
@@ -69,9 +69,9 @@ def test_a_build_that_breaks_pairing_for_all_is_left_by_an_exact_target(make_box
 
 
 def test_a_target_that_does_not_pair_either_is_undone_and_blamed_on_nobody(make_box: Callable[..., Sandbox]) -> None:
-    """For one user alone on the host too, of whom nobody else can say whether the dispatch is at fault."""
+    """Also for the only user of a host, where there is no witness for the dispatch."""
     for users in (["ada"], ["ada", "grace"]):
-        box = make_box(users, behaviour=BROKEN_WHILE_ODD)
+        box = make_box(users, behavior=BROKEN_WHILE_ODD)
         break_pairing(box, *users)
         box.publish(NEXT, {**BROKEN_WHILE_ODD, "schema_level": 32})
         said = bump(box, "--target", NEXT)
@@ -85,8 +85,8 @@ def test_a_target_that_does_not_pair_either_is_undone_and_blamed_on_nobody(make_
 
 
 def test_who_could_not_pair_before_is_no_witness_against_the_dispatch(make_box: Callable[..., Sandbox]) -> None:
-    """A build that breaks pairing is blamed though the only other user cannot pair: she could not before, and the former version pairs again."""
-    box = make_box(["ada", "grace"], behaviour=BROKEN_WHILE_ODD)
+    """A version that breaks pairing is blamed although the only other user cannot pair: she could not before, and the previous version pairs again."""
+    box = make_box(["ada", "grace"], behavior=BROKEN_WHILE_ODD)
     break_pairing(box, "grace")
     box.publish(NEXT, {"schema_level": 32, "rules": [{"fault": "pairing_500", "when": {"not_scratch": True}}]})
     said = bump(box)
@@ -97,8 +97,8 @@ def test_who_could_not_pair_before_is_no_witness_against_the_dispatch(make_box: 
 
 
 def test_who_is_left_out_never_speaks_against_the_dispatch(make_box: Callable[..., Sandbox]) -> None:
-    """The broken users left out, the one who is stopped has nobody against them: nothing is inconclusive."""
-    box = make_box(["ada", "bea", "grace"], behaviour=BROKEN_WHILE_ODD)
+    """The broken users are left out, so nothing counts against the stopped one: nothing is inconclusive."""
+    box = make_box(["ada", "bea", "grace"], behavior=BROKEN_WHILE_ODD)
     break_pairing(box, "ada", "bea")
     box.supervise("stop", "grace")
     box.publish(NEXT, {"schema_level": 32})
@@ -108,7 +108,7 @@ def test_who_is_left_out_never_speaks_against_the_dispatch(make_box: Callable[..
 
 
 def test_a_drain_by_name_moves_a_user_though_no_user_pairs(make_box: Callable[..., Sandbox]) -> None:
-    box = make_box(["ada", "grace"], behaviour=BROKEN_WHILE_ODD)
+    box = make_box(["ada", "grace"], behavior=BROKEN_WHILE_ODD)
     box.publish(NEXT, BROKEN_WHILE_ODD)
     bump(box, "--without", "grace")
     break_pairing(box, "ada", "grace")

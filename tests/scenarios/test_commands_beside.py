@@ -28,7 +28,7 @@ def slow_npm(box: Sandbox, seconds: float) -> Path:
 
 def orphans_said(box: Sandbox) -> list[str]:
     found = examine(open_host(box.settings), ["npm", "consumer"])
-    return [each.what for each in found if "children of a consumer" in each.what]
+    return [each.problem for each in found if "children of a consumer" in each.problem]
 
 
 def test_the_doctors_own_child_is_no_orphan(make_box: Callable[..., Sandbox]) -> None:

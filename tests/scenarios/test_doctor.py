@@ -1,4 +1,4 @@
-"""The doctor: on a sound host it finds nothing; each thing that is spoiled is found, with its mend, and found no more once mended."""
+"""The doctor finds nothing on a sound host, and each fault with its remedy for as long as the fault lasts."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ USERS = ["ada", "grace"]
 
 @contextmanager
 def moved(path: Path) -> Iterator[None]:
-    """Away for a while."""
+    """Move a file away for a while."""
     aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     yield
@@ -45,7 +45,7 @@ def moved(path: Path) -> Iterator[None]:
 
 @contextmanager
 def mode(path: Path, bits: int) -> Iterator[None]:
-    """With another mode for a while."""
+    """Change a mode for a while."""
     before = path.stat().st_mode
     path.chmod(bits)
     yield
@@ -54,7 +54,7 @@ def mode(path: Path, bits: int) -> Iterator[None]:
 
 @contextmanager
 def there(path: Path, text: str = "") -> Iterator[None]:
-    """A file for a while."""
+    """Create a file for a while."""
     made = not path.parent.exists()
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -64,7 +64,7 @@ def there(path: Path, text: str = "") -> Iterator[None]:
 
 @contextmanager
 def time_zone(name: str) -> Iterator[None]:
-    """With another TZ for a while."""
+    """Set TZ for a while."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     yield
@@ -73,7 +73,7 @@ def time_zone(name: str) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path, text: str) -> Iterator[None]:
-    """Another text for a while, and another mode."""
+    """Replace the content of a file for a while."""
     before, bits = path.read_bytes(), path.stat().st_mode
     path.write_text(text)
     yield
@@ -83,7 +83,7 @@ def replaced(path: Path, text: str) -> Iterator[None]:
 
 @contextmanager
 def linked(link: Path, target: str) -> Iterator[None]:
-    """A link that leads elsewhere for a while."""
+    """Point a link elsewhere for a while."""
     before = os.readlink(link)
     link.unlink()
     link.symlink_to(target)
@@ -93,26 +93,26 @@ def linked(link: Path, target: str) -> Iterator[None]:
 
 
 @contextmanager
-def held(box: Sandbox, user: str) -> Iterator[None]:
-    """A server that somebody holds still."""
+def suspended(box: Sandbox, user: str) -> Iterator[None]:
+    """Suspend a server for a while."""
     pid = box.supervise("status", user)["main_pid"]
     os.kill(pid, signal.SIGSTOP)
-    box.until(lambda: proc.is_suspended(pid), "it is still")
+    box.until(lambda: proc.is_suspended(pid), "it is suspended")
     yield
     os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
 def not_paired(host: Host, user: str) -> Iterator[None]:
-    """A pairing that failed."""
+    """Record a failed pairing for a while."""
     last_pairings.note_pairing(host.journal, user, "no")
     yield
     last_pairings.note_pairing(host.journal, user, "")
 
 
 @contextmanager
-def noted_as_kept(host: Host, user: str, name: str) -> Iterator[None]:
-    """A kept database on record."""
+def recorded_as_replaced(host: Host, user: str, name: str) -> Iterator[None]:
+    """Record a replaced database that does not exist."""
     replaced_databases.note(host.journal, user, name, FIRST)
     yield
     replaced_databases.forget(host.journal, user, name)
@@ -120,14 +120,14 @@ def noted_as_kept(host: Host, user: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(host: Host) -> Iterator[None]:
-    freeze.freeze(host.settings, host.journal, "a look")
+    freeze.freeze(host.settings, host.journal, "a test")
     yield
     freeze.unfreeze(host.settings, host.journal)
 
 
 @contextmanager
 def from_the_future(host: Host, run: str) -> Iterator[None]:
-    """An event as a clock that was set back leaves it."""
+    """Date an event in the future, as a clock that was set back does."""
     with host.journal.transaction() as connection:
         seq = append_event(connection, run, "waiting").seq
         connection.execute("update events set at = ? where run = ? and seq = ?", (time.time() + 900, run, seq))
@@ -138,7 +138,7 @@ def from_the_future(host: Host, run: str) -> Iterator[None]:
 
 @contextmanager
 def row(host: Host, insert: str, delete: str) -> Iterator[None]:
-    """A row in the journal that should not be there."""
+    """Add an invalid row to the journal for a while."""
     for statement in (insert, delete):
         with host.journal.transaction() as connection:
             connection.execute(statement)
@@ -166,16 +166,16 @@ def no_consumer(box: Sandbox) -> Iterator[None]:
     box.start_consumer()
 
 
-def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
-    """(check, what spoils it, words of the finding)."""
+def faults(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
+    """Return (check, fault, part of the finding)."""
     paths, top = host.settings.paths, box.top
     slot = slots.slot_path(paths.versions_dir, NEXT)
     link = slots.user_link(paths.versions_dir, "ada")
     run = str(host.journal.runs("workflow = 'bump'")[0].id)
     snapshot = Path(catalog.backups(host.journal, "ada")[-1].path)
     env = paths.serve_env_dir
-    kept_name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
-    # Should the consumer look just then, it finds nothing to do.
+    name = time.strftime("replaced-%Y%m%dT%H%M%SZ", time.gmtime())
+    # waiting_for=window: the consumer has nothing to do if it looks meanwhile.
     drain = (
         f"insert into deferrals (user, run, target, since, waiting_for) values ('ada', 'gone', '{NEXT}', 0, 'window')"
     )
@@ -183,44 +183,44 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("npm", replaced(top / "tools/npm", "#!/bin/sh\nexit 3\n"), "npm --version"),
         ("npm", another_environment(host, PATH="/nonexistent"), "npm is not on PATH"),
         ("node", another_environment(host, PATH="/nonexistent"), "no node on PATH"),
-        ("node", linked(slot / ".node", "/bin/true"), "is not the one"),
-        ("node", linked(slot / ".node", "/nonexistent"), "is gone"),
+        ("node", linked(slot / ".node", "/bin/true"), "with another Node"),
+        ("node", linked(slot / ".node", "/nonexistent"), "is missing, so t3 cannot start"),
         ("cells", another_environment(host, PATH="/nonexistent"), "not isolated"),
         ("dispatch log", moved(top / "log/dispatch.log"), "cannot read"),
         ("clock", from_the_future(host, run), "ahead of the clock"),
         ("accounts", replaced(paths.user_map, "ada@example.test=ada\nx=root\n"), "root"),
         ("accounts", moved(env / "ada.env"), "ada.env"),
         ("accounts", replaced(env / "ada.env", f"T3_PORT={box.ports['grace']}\n"), "same port"),
-        ("modes", mode(paths.state_dir / "queue.key", 0o644), "others can reach"),
+        ("modes", mode(paths.state_dir / "queue.key", 0o644), "so other accounts can read it"),
         ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
         ("modes", mode(box.config, 0o666), "config.toml can be written"),
-        ("disk", moved(paths.scratch_dir), "is not there"),
+        ("disk", moved(paths.scratch_dir), "does not exist"),
         ("schedule", time_zone("Mars"), "TZ=Mars is not a time zone"),
         ("leftovers", there(paths.scratch_dir / "t3flow-bump-20260101T000000-abcdef/x"), "left over"),
         ("launcher", replaced(paths.launcher, "#!/usr/bin/env node\n"), "overwritten"),
-        ("launcher", moved(paths.launcher), "is not there"),
+        ("launcher", moved(paths.launcher), "is missing"),
         ("launcher", mode(paths.launcher, 0o777), "was changed"),
         ("default", replaced(paths.last_good_file, f"{FIRST}\n"), "last-good says"),
-        ("slots", moved(slot / ".t3flow.json"), "not whole"),
+        ("slots", moved(slot / ".t3flow.json"), "is incomplete"),
         ("slots", mode(slot / "node_modules", 0o777), "written by others"),
-        ("links", moved(link), "has no link"),
-        ("links", linked(link, "../hold"), "is held"),
-        ("links", linked(link, "/usr"), "leads to no whole slot"),
+        ("links", moved(link), "has no assignment"),
+        ("links", linked(link, "../hold"), "did not finish"),
+        ("links", linked(link, "/usr"), "does not lead to a complete slot"),
         ("links", not_paired(host, "ada"), "was rejected"),
-        ("servers", held(box, "ada"), "held still"),
-        ("servers", linked(link, f"../versions/{FIRST}"), "are led to"),
+        ("servers", suspended(box, "ada"), "is suspended"),
+        ("servers", linked(link, f"../versions/{FIRST}"), f"but {FIRST} is assigned"),
         ("schema", later_schema(box, "ada"), "migration 99 Later"),
         ("schema", replaced(box.database("grace"), "rubbish"), "cannot be read"),
         ("pairing", moved(paths.launcher), "cannot pair"),
         ("backups", moved(snapshot), "is missing"),
-        ("kept databases", noted_as_kept(host, "ada", kept_name), "is gone"),
-        ("old tracker", there(env / "t3-autoupdate.timer"), "is on"),
-        ("old tracker", there(paths.last_good_file.parent / "deferred/ada", NEXT), "has marked ada"),
+        ("replaced databases", recorded_as_replaced(host, "ada", name), "is missing before its 14 days"),
+        ("shell tracker", there(env / "t3-autoupdate.timer"), "is enabled"),
+        ("shell tracker", there(paths.last_good_file.parent / "deferred/ada", NEXT), "has marked ada"),
         ("freeze", frozen(host), "FROZEN"),
         (
-            "lock",
+            "lease",
             row(host, f"insert into locks values ('host', '{run}', 0)", "delete from locks"),
-            "still has the host",
+            "still has the lease of the host",
         ),
         ("consumer", no_consumer(box), "no consumer runs"),
         ("deferrals", row(host, drain, "delete from deferrals"), "has no drain"),
@@ -228,7 +228,7 @@ def spoilt(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
 
 
 def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a sandbox after a bump, each check in turn; it names what is wrong, says how to mend it, and is silent before and after."""
+    """Each check reports its fault with a remedy, and nothing before and after the fault."""
     box = make_box(USERS)
     box.publish(NEXT, {"schema_level": 32})
     assert bump(box)["outcome"] == "updated"
@@ -238,13 +238,13 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
         monkeypatch.setenv(name, box.environment[name])
     host = open_host(box.settings, box.journal)
     rejections.reject(host.journal, NEXT, "for the test", [])
-    cases = spoilt(box, host)
-    for check, spoiling, words in cases:
+    cases = faults(box, host)
+    for check, fault, words in cases:
         assert examine(host, [check]) == [], check
-        with spoiling:  # type: ignore[attr-defined]
+        with fault:  # type: ignore[attr-defined]
             found = examine(host, [check])
-            assert any(words in each.what for each in found), (check, words, found)
-            assert all(each.check == check and each.mend and "\n" not in each.what for each in found), found
+            assert any(words in each.problem for each in found), (check, words, found)
+            assert all(each.check == check and each.remedy and "\n" not in each.problem for each in found), found
         assert examine(host, [check]) == [], check
     assert set(CHECKS) - {check for check, _, _ in cases} == {"systemd", "dispatch", "queue", "root"}, "tested below"
     seen_by_root(box)
@@ -259,7 +259,7 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
 
 
 def test_a_waiting_message_is_no_finding(bare_box: Sandbox) -> None:
-    """A message of t3flow's own in the queue: the doctor, who knows no tasks, neither takes it for a stranger's nor takes it out."""
+    """The doctor, which registers no tasks, neither drops a hint of t3flow as foreign nor takes it from the queue."""
     box = bare_box
     host = open_host(box.settings, open_journal(box.settings, create=True))
     queue = open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key"))
@@ -270,20 +270,20 @@ def test_a_waiting_message_is_no_finding(bare_box: Sandbox) -> None:
     assert queue.pending_count() == 1
 
 
-def test_one_cause_is_said_once(bare_box: Sandbox) -> None:
-    """Without a user map many checks cannot look; the doctor says so in one line."""
+def test_one_cause_is_reported_once(bare_box: Sandbox) -> None:
+    """Without a user map many checks fail; the doctor reports one finding."""
     bare_box.settings.paths.user_map.unlink()
     found = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)))
-    assert sum("cannot be looked at" in each.what for each in found) == 1, found
+    assert sum("the check failed" in each.problem for each in found) == 1, found
 
 
 def seen_by_root(box: Sandbox) -> None:
-    """In a namespace in which this account is root, the users' servers are root's."""
+    """In a user namespace that maps this account to root, the users' servers run as root."""
     code = (
         "from t3flow.state.doctor import examine; from t3flow.host.host import open_host; import sys, pathlib;"
         "from t3flow.settings import load; from t3flow.service.consumer import open_journal;"
         "read = load.load(pathlib.Path(sys.argv[1]), {}); host = open_host(read, open_journal(read));"
-        "print(*(each.what for each in examine(host, ['root'])), sep='\\n')"
+        "print(*(each.problem for each in examine(host, ['root'])), sep='\\n')"
     )
     for words, findings in ((["unshare", "--user", "--map-root-user"], 2), ([], 0)):
         command = [*words, sys.executable, "-c", code, str(box.config)]
@@ -296,11 +296,11 @@ def test_a_host_without_systemd(bare_box: Sandbox) -> None:
         pytest.skip("this host has systemd")
     bare_box.config.write_text(bare_box.config.read_text().replace('backend = "process"', 'backend = "systemd"'))
     [found] = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["systemd"])
-    assert "not booted with systemd" in found.what
+    assert "not booted with systemd" in found.problem
 
 
-def test_a_clock_that_nobody_keeps(bare_box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked of `timedatectl`, on a host with systemd; one without the program, or on which it cannot tell, is no finding."""
+def test_a_clock_that_is_not_synchronized(bare_box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With systemd, `timedatectl` decides; a missing program or an empty answer is no finding."""
     bare_box.config.write_text(bare_box.config.read_text().replace('backend = "process"', 'backend = "systemd"'))
     host = open_host(bare_box.settings, open_journal(bare_box.settings, create=True))
     program = bare_box.top / "tools/timedatectl"
@@ -308,20 +308,20 @@ def test_a_clock_that_nobody_keeps(bare_box: Sandbox, monkeypatch: pytest.Monkey
     for said, findings in (("no", ["the clock is not synchronized"]), ("yes", []), ("", [])):
         program.write_text(f"#!/bin/sh\n[ \"$*\" = 'show --property=NTPSynchronized --value' ] && echo {said}\n")
         program.chmod(0o755)
-        assert [each.what for each in examine(host, ["clock"])] == findings
+        assert [each.problem for each in examine(host, ["clock"])] == findings
     program.unlink()
     monkeypatch.setenv("PATH", str(program.parent))
     assert examine(host, ["clock"]) == []
 
 
 def test_a_drain_that_is_late(bare_box: Sandbox) -> None:
-    """It was due ten minutes ago and nobody has taken it; one that is due, held back or at work is not late."""
+    """A drain that is more than ten minutes overdue is late; one that is due, blocked or running is not."""
     host = open_host(bare_box.settings, open_journal(bare_box.settings, create=True))
     run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() - 700)
     assert run is not None
     deferral_records.put_deferral(host.journal, "ada", run, NEXT, "window", time.time())
     [found] = examine(host, ["deferrals"])
-    assert (found.what, found.mend) == ("the drain of ada is 12 minutes late", "systemctl restart t3flow")
+    assert (found.problem, found.remedy) == ("the drain of ada is 12 minutes late", "systemctl restart t3flow")
     for change in (
         "wake_at = wake_at + 300",
         "wake_at = wake_at - 300, held = 'frozen'",
@@ -335,16 +335,16 @@ def test_a_drain_that_is_late(bare_box: Sandbox) -> None:
 def test_without_a_journal(make_box: Callable[..., Sandbox]) -> None:
     box = make_box(["ada"], start=False)
     [found] = box.document("doctor")
-    assert (found["check"], "no journal" in found["what"]) == ("journal", True)
+    assert (found["check"], "no journal" in found["problem"]) == ("journal", True)
 
 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
         ("redis://127.0.0.1:1/0", "no password"),
-        ("redis://:secret@redis.example:6379/0", "in clear"),
+        ("redis://:secret@redis.example:6379/0", "is not encrypted"),
         ("rediss://:secret@127.0.0.1:1/0", "does not answer"),
-        ("unix:///{top}/open.sock", "everybody may write"),
+        ("unix:///{top}/open.sock", "every account can write"),
     ],
 )
 def test_how_open_the_queue_is(bare_box: Sandbox, url: str, words: str) -> None:
@@ -354,19 +354,19 @@ def test_how_open_the_queue_is(bare_box: Sandbox, url: str, words: str) -> None:
     text = bare_box.config.read_text().replace(f"sqlite://{bare_box.top}/state/queue.db", url.format(top=bare_box.top))
     bare_box.config.write_text(text)
     found = examine(open_host(bare_box.settings, open_journal(bare_box.settings, create=True)), ["queue"])
-    assert any(words in each.what for each in found), found
+    assert any(words in each.problem for each in found), found
     assert "secret" not in str(found)
 
 
 def test_a_queue_that_others_use_is_seen(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
-    """A copy of the whole machine takes messages from this host's queue; another host on the same Redis has its own."""
+    """A clone of the machine that takes messages from this queue is reported; another host on the same Redis is not."""
     box = make_box(["ada"], queue_url=redis_server.url)
-    said = lambda: [each["what"] for each in box.document("doctor") if each["check"] == "queue"]  # noqa: E731
+    said = lambda: [each["problem"] for each in box.document("doctor") if each["check"] == "queue"]  # noqa: E731
     before = said()
     key = queue_key(box.settings.paths.state_dir / "queue.key")
     who = {"host": "devvm-copy", "boot": "other", "pid": "7"}
-    open_queue(redis_server.url, b"z" * 32, who=who).storage.probe()
-    clone = open_queue(redis_server.url, key, who=who)
+    open_queue(redis_server.url, b"z" * 32, consumer=who).storage.probe()
+    clone = open_queue(redis_server.url, key, consumer=who)
     beats = lambda: isinstance(clone.storage.probe(), list)  # noqa: E731
     box.until(lambda: beats() and "devvm-copy (pid 7)" in " ".join(said()), "the copy is seen", 20)
     assert len(said()) == len(before) + 1

@@ -99,7 +99,7 @@ def test_no_file_descriptors_are_left(make_box: Callable[..., Sandbox]) -> None:
 
 
 def test_a_server_that_ignores_sigterm(make_box: Callable[..., Sandbox]) -> None:
-    box = make_box(["ada"], behaviour={"schema_level": 30, "rules": [{"fault": "ignores_sigterm", "when": {}}]})
+    box = make_box(["ada"], behavior={"schema_level": 30, "rules": [{"fault": "ignores_sigterm", "when": {}}]})
     box.publish(NEXT, {"schema_level": 32})
     said = bump(box)
     assert said["outcome"] == "updated"

@@ -13,7 +13,7 @@ from t3flow.sandbox.host import Sandbox
 
 
 def scheduled(box: Sandbox) -> list[str]:
-    """The runs that have a task in Huey's own queue or schedule which is not revoked."""
+    """Return the runs that have a task in Huey's queue or schedule that is not revoked."""
     settings = box.settings
     queue: HintQueue = open_queue(settings.queue.url, queue_key(settings.paths.state_dir / "queue.key"))
     queue.register(lambda run: None, ["await_idle"])
@@ -84,7 +84,7 @@ def test_a_freeze_stops_a_bump_before_its_first_restart(make_box: Callable[..., 
 
 
 def test_a_freeze_after_the_first_restart_defers_the_rest(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """The user in hand is finished, nobody further is restarted."""
+    """The present user is finished, and no further user is restarted."""
     box = make_box(["ada", "grace"], queue_url=queue_url)
     box.publish(
         NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 2, "when": {"not_scratch": True}}]}
@@ -179,7 +179,7 @@ def test_a_pin_that_is_no_version_stops_the_consumer_by_name(make_box: Callable[
 
 
 def test_enqueue_drain_checks_now(make_box: Callable[..., Sandbox], queue_url: str) -> None:
-    """Outside the window a deferral waits; `enqueue drain` moves who is idle all the same, and nobody else."""
+    """Outside the window a deferral waits; `enqueue drain` moves idle users anyway, and only those."""
     now = time.localtime()
     window = f"{(now.tm_hour + 2) % 24:02d}:00-{(now.tm_hour + 3) % 24:02d}:00"
     box = make_box(["ada", "grace"], queue_url=queue_url, start=False)
@@ -204,7 +204,7 @@ def test_enqueue_drain_checks_now(make_box: Callable[..., Sandbox], queue_url: s
 
 
 def test_redis_may_go_and_come(make_box: Callable[..., Sandbox], redis_server: RedisServer) -> None:
-    """Away at the start, and again in the middle of a bump: said in `status`, and nothing is lost."""
+    """It is down at the start and again during a bump: `status` says so, and nothing is lost."""
     redis_server.stop()
     box = make_box(["ada", "grace"], queue_url=redis_server.url)
     box.until(

@@ -15,7 +15,7 @@ IN_SCRATCH = {"not_scratch": False}
 
 
 def make_odd(box: Sandbox, *users: str) -> None:
-    """Gives users a project that some builds cannot read."""
+    """Give users a project that some versions cannot read."""
     for user in users:
         write(
             box.database(user),
@@ -28,7 +28,7 @@ def rule(fault: str, when: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
 
 
 def verdicts(box: Sandbox, run: str) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Every verdict of a run: (step, version, seed) → it."""
+    """Return every verdict of a run: (step, version, seed) → verdict."""
     found = {}
     for event in box.document("show", run)["events"]:
         result = event["data"].get("result") if event["kind"] == "completed" else None
@@ -111,7 +111,7 @@ def test_a_build_that_is_bad_for_one_is_refused_and_goes_on_without_them(make_bo
 
 def test_a_database_that_no_version_can_serve_skips_its_user(make_box: Callable[..., Sandbox]) -> None:
     broken = rule("snapshot_fails", {**ODD, **IN_SCRATCH})
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": broken})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": broken})
     make_odd(box, "linus")
     box.publish(NEXT, {"schema_level": 32, "rules": broken})
     said = bump(box)
@@ -124,7 +124,7 @@ def test_a_database_that_no_version_can_serve_skips_its_user(make_box: Callable[
 
 def test_when_most_databases_fail_with_both_nobody_is_blamed(make_box: Callable[..., Sandbox]) -> None:
     broken = rule("snapshot_fails", {**ODD, **IN_SCRATCH})
-    box = make_box(ALL, behaviour={"schema_level": 30, "rules": broken})
+    box = make_box(ALL, behavior={"schema_level": 30, "rules": broken})
     make_odd(box, "ada", "linus")
     servers = servers_of(box)
     box.publish(NEXT, {"schema_level": 32, "rules": broken})
@@ -137,7 +137,7 @@ def test_when_most_databases_fail_with_both_nobody_is_blamed(make_box: Callable[
 
 
 def test_a_t3_of_a_kind_that_is_not_known_is_neither_good_nor_bad(make_box: Callable[..., Sandbox]) -> None:
-    """Nothing is rejected or frozen, everybody keeps pairing, the log has the words of the alert, and the next run tries it again."""
+    """Nothing is rejected or frozen, all users keep pairing, the log has the alert's words, and the next run retries."""
     box = make_box(["ada", "grace"])
     servers = servers_of(box)
     box.publish(NEXT, {"schema_level": 32, "rules": rule("unknown_activity", {})})
@@ -153,7 +153,7 @@ def test_a_t3_of_a_kind_that_is_not_known_is_neither_good_nor_bad(make_box: Call
 
 
 def test_what_is_not_known_on_one_database_alone_holds_its_user(make_box: Callable[..., Sandbox]) -> None:
-    """The others go on; that user keeps what they have, and is told why."""
+    """The other users are moved; that user stays, and the result says why."""
     box = make_box(ALL)
     make_odd(box, "linus")
     forgets = {"sql": ["drop table if exists projection_thread_sessions"], "at": "opened"}
@@ -167,7 +167,7 @@ def test_what_is_not_known_on_one_database_alone_holds_its_user(make_box: Callab
 
 
 def test_a_gate_that_is_wrong_itself_rejects_no_good_build(make_box: Callable[..., Sandbox]) -> None:
-    """For 17 days a gate that bound the wrong address wanted a cookie that no build set there, and rejected every good one.
+    """For 17 days a gate that bound the wrong address expected a cookie that no version set there, and rejected every good one.
 
     Here it wants a wrong cookie by its settings: the version in use fails just so, on an empty base dir too.
     """
@@ -199,7 +199,7 @@ def test_a_gate_that_is_wrong_itself_rejects_no_good_build(make_box: Callable[..
 
 
 def test_builds_that_name_their_cookie_by_the_port_on_loopback_pass(make_box: Callable[..., Sandbox]) -> None:
-    """As all do from 0.0.34 on: the gate binds 0.0.0.0 as production does, in a network of its own."""
+    """All do from 0.0.34 on: the gate binds 0.0.0.0 as production does, in its own network."""
     box = make_box(["ada"])
     version = "0.0.35-nightly.20260901.700"
     box.publish(version, {"schema_level": 32})
@@ -237,7 +237,7 @@ def test_without_namespaces_it_binds_loopback_and_says_what_is_not_isolated(make
 
 
 def test_what_the_time_does_not_reach_is_tried_before_its_user_moves(make_box: Callable[..., Sandbox]) -> None:
-    """The gate's time is over after the first databases: the others' users are deferred, and their own drain tries theirs."""
+    """The gate's time is over after the first databases: the other users are deferred, and their drains try the rest."""
     box = make_box(ALL, consumer=False)
     text = box.config.read_text()
     box.config.write_text(text.replace("[gate]\n", "[gate]\nlimit_minutes = 0.01\n"))
@@ -274,7 +274,7 @@ def test_a_dispatch_that_fails_before_the_canary_stops_the_bump(make_box: Callab
     box.kill("dispatch")
     said = bump(box)
     assert (said["outcome"], said["status"]) == ("gate_inconclusive", "failed")
-    assert "nobody was restarted" in said["reason"]
+    assert "No user was restarted" in said["reason"]
     assert "does not answer" in said["reason"]
     nobody_was_touched(box, servers)
     assert box.document("status")["rejected"] == {}
@@ -285,7 +285,7 @@ def test_a_dispatch_that_fails_before_the_canary_stops_the_bump(make_box: Callab
 def test_a_dispatch_that_fails_while_a_user_is_verified_is_not_the_builds_fault(
     make_box: Callable[..., Sandbox],
 ) -> None:
-    """The user is taken back; one who was not restarted cannot pair either, so the build is not blamed and nothing is frozen."""
+    """The user is rolled back; a user who was not restarted cannot pair either, so the version is not blamed and nothing is frozen."""
     box = make_box(["ada", "grace"])
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
@@ -345,7 +345,7 @@ def test_no_secret_of_a_trial_is_journaled(make_box: Callable[..., Sandbox]) -> 
 
 
 def test_a_control_that_cannot_be_held_in_time_blames_nobody(make_box: Callable[..., Sandbox]) -> None:
-    """The candidate fails everywhere when the gate's time is over: whether it is to blame cannot be told, so that nothing is remembered of it."""
+    """The version fails everywhere and there is no time for controls: its fault is unproven, so nothing is rejected."""
     box = make_box(ALL, consumer=False)
     box.environment["T3FLOW_GATE__LIMIT_MINUTES"] = "0.05"
     box.start_consumer()

@@ -31,7 +31,7 @@ def test_from_node_to_native_to_another_database(make_box: Callable[..., Sandbox
 @pytest.mark.parametrize("fault", ["exits", "session_not_authenticated"])
 def test_a_native_build_that_fails_in_place_is_undone(make_box: Callable[..., Sandbox], fault: str) -> None:
     """Launcher, server and monitor of the failed one are gone, and the former one pairs."""
-    box = make_box(["ada"], quiet_seconds=0, behaviour=NATIVE, databases={})
+    box = make_box(["ada"], quiet_seconds=0, behavior=NATIVE, databases={})
     rule = {"fault": fault, "when": {"not_scratch": True}}
     box.publish(NEXT, {**NATIVE, "rules": [rule]})
     document = bump(box, "--target", NEXT)

@@ -59,7 +59,7 @@ def test_an_overwritten_launcher_stops_nobody_and_is_put_back(box: Sandbox) -> N
     shown = box.document("status")
     assert (shown["frozen"], shown["rejected"]) == (None, {})
     fixed = box.t3flow("doctor", "--fix")
-    assert f"mended: {launcher} is the launcher again" in fixed.stdout
+    assert f"fixed: {launcher} is the launcher again" in fixed.stdout
     assert not any(line.startswith(f"{launcher} was") for line in lines_of_status(box))
     assert not any(each["check"] == "launcher" for each in box.document("doctor"))
     assert results(bump(box)) == dict.fromkeys(box.users, "restarted")
@@ -114,7 +114,7 @@ def test_a_deferral_outlives_a_slip_in_the_user_map(box: Sandbox) -> None:
     box.control("ada", "turn/end", turn=turn)
     box.until(lambda: "is not in the user map" in deferrals(box)["ada"]["detail"], "the deferral says why it waits")
     assert deferrals(box)["ada"]["waiting_for"] == "unreadable_state"
-    assert any("ada is deferred" in each["what"] for each in box.document("doctor"))
+    assert any("ada is deferred" in each["problem"] for each in box.document("doctor"))
     map_of(box, *(f"{user}@example.test={user}" for user in box.users))
     drained(box, "ada", NEXT)
 

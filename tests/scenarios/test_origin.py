@@ -135,7 +135,7 @@ def test_a_new_install_script_and_a_lost_provenance_are_reported(make_box: Calla
     """In the run's result, by --wait, by show, in the log, in the slot; a build that is as the last one says nothing."""
     box = make_box(["ada"], start=False)
     of(box).attest(FIRST)
-    box.start(FIRST, behaviour={"schema_level": 30})
+    box.start(FIRST, behavior={"schema_level": 30})
     box.start_consumer()
     box.publish(NEXT, {"schema_level": 32}, manifest=SCRIPT)
     notices = [

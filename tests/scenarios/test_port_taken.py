@@ -80,7 +80,7 @@ def test_a_port_that_is_taken_between_stop_and_start(
     assert (status["frozen"], status["rejected"], status["last_good"]) == (None, {}, NEXT)
     assert status["users"]["ada"]["pairing"] == "failing"
     assert reason.partition(":")[0] in status["users"]["ada"]["pairing_reason"]
-    assert any(reason in each["what"] for each in box.document("doctor") if each["check"] == "servers")
+    assert any(reason in each["problem"] for each in box.document("doctor") if each["check"] == "servers")
     log = (box.top / "log/consumer.log").read_text()
     assert ("PORT TAKEN" in log, "ROLLBACK FAILED" in log, "FROZEN" in log) == (True, False, False)
 
@@ -130,8 +130,8 @@ def test_a_listener_beside_a_server_holds_its_user_back_and_is_named(make_box: C
         assert pending["waiting_for"] == "unreadable_state"
         assert f"(pid {os.getpid()}, " in pending["detail"], pending
         assert "on ::1 also listens" in pending["detail"]
-        [found] = [each for each in box.document("doctor") if "also listens" in each["what"]]
-        assert "ada" in found["what"]
+        [found] = [each for each in box.document("doctor") if "also listens" in each["problem"]]
+        assert "ada" in found["problem"]
         assert (box.pairs("ada"), box.supervise("status", "ada")["main_pid"]) == (True, server)
     drained(box, "ada", NEXT)
 

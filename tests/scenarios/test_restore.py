@@ -1,4 +1,4 @@
-"""One backup of one user, put in place with a version that knows it; kept databases are listed, restored and dropped."""
+"""One backup of one user, put in place with a version that knows it; replaced databases are listed, restored and dropped."""
 
 import os
 import time

@@ -77,7 +77,7 @@ def taken_back(box: Sandbox) -> None:
     box.control("ada", "thread", title="of the newer one")
     said = box.document("enqueue", "rollback", "--user", "ada", "--to", D1, "--wait")
     assert said["users"]["ada"]["result"] == "rolled_back", said
-    assert "the program alone" in said["users"]["ada"]["reason"]
+    assert "only the program went back" in said["users"]["ada"]["reason"]
     assert has(state_of(box, "ada") / "statev2.sqlite", "of the newer one")
     box.control("grace", "thread", title="of the newer one")
     said = box.document("enqueue", "rollback", "--user", "grace", "--to", C, "--wait")
@@ -95,7 +95,7 @@ def taken_back(box: Sandbox) -> None:
 def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandbox]) -> None:
     """Of what an earlier t3flow has left only levels are known: the older version is tried on a copy, so that nothing newer is put away for nothing."""
     rule = {"fault": "mint_fails", "when": {"database_has_project_title": "odd"}}
-    box = make_box(BOTH, behaviour={"schema_level": 30, "rules": [rule]})
+    box = make_box(BOTH, behavior={"schema_level": 30, "rules": [rule]})
     box.publish(NEXT, {"schema_level": 30})
     assert bump(box)["outcome"] == "updated"
     with box.journal.transaction() as connection:
@@ -108,7 +108,7 @@ def test_the_same_level_is_no_proof_and_a_trial_is(make_box: Callable[..., Sandb
         each.unlink()
     said = box.document("enqueue", "rollback", "--wait")
     assert results(said) == {"ada": "rolled_back", "grace": "skipped"}, said
-    assert "the program alone" in said["users"]["ada"]["reason"]
+    assert "only the program went back" in said["users"]["ada"]["reason"]
     assert has(box.database("ada"), "precious")
     reason = said["users"]["grace"]["reason"]
     assert "the snapshot of grace" in reason

@@ -93,8 +93,8 @@ def cut_off(box: Sandbox, generation: str) -> int:
 
 
 def prepare(make_box: Callable[..., Sandbox], generation: str) -> tuple[Sandbox, Host]:
-    behaviour = {"generation": generation, "boot_window_ms": 0, "stop_ms": 20, "recovers_ms": 100}
-    box = make_box(["ada"], consumer=False, quiet_seconds=0, databases={}, behaviour=behaviour)
+    behavior = {"generation": generation, "boot_window_ms": 0, "stop_ms": 20, "recovers_ms": 100}
+    box = make_box(["ada"], consumer=False, quiet_seconds=0, databases={}, behavior=behavior)
     host = open_host(box.settings, open_journal(box.settings))
     set_current_host(host)
     return box, host

@@ -35,11 +35,11 @@ Made = tuple[Sandbox, Host]
 def native(make_box: Callable[..., Sandbox]) -> Callable[..., Made]:
     """Makes a host whose one user runs a launcher, a native server below it and its monitor, with what is odd about the unit."""
 
-    def make(behaviour: dict[str, Any] | None = None, **unit: str) -> Made:
+    def make(behavior: dict[str, Any] | None = None, **unit: str) -> Made:
         box = make_box(["ada"], consumer=False, start=False, quiet_seconds=0)
         if unit:
             (box.top / "etc/t3-serve/ada.unit.json").write_text(json.dumps(unit))
-        box.start(FIRST, {}, behaviour or NATIVE)
+        box.start(FIRST, {}, behavior or NATIVE)
         host = open_host(box.settings, open_journal(box.settings))
         set_current_host(host)
         return box, host
@@ -156,7 +156,7 @@ def test_a_server_without_a_session_document_is_a_doubt(native: Callable[..., Ma
     """Nothing could be verified after an undo."""
     box, host = native()
     host.services.stop("ada")
-    for file in (box.top / "opt/t3/versions").rglob("behaviour.json"):
+    for file in (box.top / "opt/t3/versions").rglob("behavior.json"):
         file.write_text(json.dumps({**NATIVE, "rules": [{"fault": "no_session_document"}]}))
     host.services.start("ada")
     with pytest.raises(probe.UnknownServer):

@@ -71,7 +71,7 @@ def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Po
         waits.append(asked.data["result"]["ask_again"] - asked.at)
         found = rig.deferral()
         assert found.waiting_for == "quiet_period", found
-        assert "written to while a snapshot of them takes" in found.detail
+        assert "databases change while a snapshot of them takes" in found.detail
     now = rig.box.supervise("status", "ada")
     assert (now["main_pid"], now["starts"]) == (server["main_pid"], server["starts"]), "it was never stopped"
     assert all(later > 1.5 * wait for wait, later in itertools.pairwise(waits)), waits

@@ -39,7 +39,7 @@ def named_outside() -> list[str]:
 
 
 def test_only_one_package_names_what_is_t3s() -> None:
-    """Paths in texts for people may say where kept databases lie, by a placeholder."""
+    """Paths in texts for people may say where replaced databases lie, by a placeholder."""
     assert [each for each in named_outside() if "replaced-" not in each] == []
 
 

@@ -60,7 +60,7 @@ class State:
         self.live, self.open = live, here
         return live
 
-    def why_stale(self, in_use: list[str]) -> str:
+    def stale_reason(self, in_use: list[str]) -> str:
         """Return why the live database is not the one that the version in use continues with, or "".
 
         A newer version that the user once ran created the second database from the first; the older version then continued with the first.
@@ -75,7 +75,7 @@ class State:
             f"show the older one: move {files.SECOND_DATABASE} and its -wal and -shm out of {files.USERDATA} while the server is stopped"
         )
 
-    def must_show(self) -> dict[str, int]:
+    def required_rows(self) -> dict[str, int]:
         """Return how many rows of each kind a client must see in the live database. Raises Failed if rows from before the trial are missing in it."""
         try:
             shown = database.read_shown(self.folder / self.live, self.deadline)

@@ -45,15 +45,8 @@ def restore(host: Host, user: str, backup: Backup, name: str) -> str:
                 raise BackupError(f"the backup {path} cannot be read ({error.strerror})") from error
             stack.callback(os.close, descriptors[file])
         facts.write(host.journal, RESTORED + user, backup.path)
-        answer = run_as_owner(
-            host,
-            user,
-            "restore",
-            safe_name(name),
-            json.dumps({"files": descriptors, "aside": aside}),
-            timeout_seconds=float(host.settings.backup.timeout_s),
-            descriptors=list(descriptors.values()),
-        )
+        request = json.dumps({"files": descriptors, "aside": aside})
+        answer = run_as_owner(host, user, "restore", safe_name(name), request, descriptors=list(descriptors.values()))
     require(answer, "schema", "replaced")
     _check_schema(user, backup, {file: version_schemas.parse_schema(each) for file, each in answer["schema"].items()})
     return str(answer["replaced"])
@@ -81,7 +74,7 @@ def check_restored(host: Host, user: str) -> None:
     backup = catalog.backup_at(host.journal, path) if path else None
     if backup is None or not backup.rows:
         return
-    answer = run_as_owner(host, user, "rows", timeout_seconds=float(host.settings.backup.timeout_s))
+    answer = run_as_owner(host, user, "rows")
     require(answer, "rows")
     for name, before in backup.rows.items():
         if backup.schema.get(name) is None:
@@ -92,17 +85,10 @@ def check_restored(host: Host, user: str) -> None:
 
 def set_aside(host: Host, user: str, databases: list[str], name: str) -> None:
     """Move databases out of a user's set, which is preserved with them as the replaced set `name`. Raises OwnerProblem. Idempotent."""
-    run_as_owner(
-        host,
-        user,
-        "restore",
-        safe_name(name),
-        json.dumps({"files": {}, "aside": databases}),
-        timeout_seconds=float(host.settings.backup.timeout_s),
-    )
+    run_as_owner(host, user, "restore", safe_name(name), json.dumps({"files": {}, "aside": databases}))
 
 
 def undo_restore(host: Host, user: str, name: str) -> None:
     """Undo a restore that preserved the set as `name`; a no-op if it never began. Raises OwnerProblem. Idempotent."""
-    run_as_owner(host, user, "undo-restore", safe_name(name), timeout_seconds=float(host.settings.backup.timeout_s))
+    run_as_owner(host, user, "undo-restore", safe_name(name))
     facts.write(host.journal, RESTORED + user, None)

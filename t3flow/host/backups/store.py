@@ -55,14 +55,8 @@ def take(
         if is_recorded:
             _drop_unrecorded(host, user)
             facts.write(host.journal, RESTORED + user, None)
-        answer = run_as_owner(
-            host,
-            user,
-            "backup-replaced" if replaced else "backup",
-            str(box),
-            replaced or (json.dumps(last.fingerprint) if last else "null"),
-            timeout_seconds=float(host.settings.backup.timeout_s),
-        )
+        mark = replaced or (json.dumps(last.fingerprint) if last else "null")
+        answer = run_as_owner(host, user, "backup-replaced" if replaced else "backup", str(box), mark)
         same = last if last is not None and answer.get("unchanged") is True else None
         if same is not None and same.version == version:
             return same

@@ -119,10 +119,10 @@ def _set_files(folder: Path) -> list[str]:
 def _manifest(replaced: Path) -> list[str] | None:
     """Return the files that a folder preserves; None for a folder of an earlier release."""
     try:
-        said = json.loads((replaced / MANIFEST).read_text())["files"]
+        names = json.loads((replaced / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return [name for name in said if isinstance(name, str) and "/" not in name]
+    return [name for name in names if isinstance(name, str) and "/" not in name]
 
 
 def _was_replaced(folder: Path, replaced: Path, name: str) -> bool:

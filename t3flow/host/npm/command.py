@@ -42,7 +42,7 @@ def run_npm(
     words: list[str],
     *,
     timeout_seconds: float,
-    who: Account | None = None,
+    account: Account | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run npm with the settings of this process's environment and npmrc files.
@@ -50,18 +50,18 @@ def run_npm(
     Raises RegistryUnreachable, ProgramMissing, ChildError, Interrupted.
     """
     settings = {name: value for name, value in os.environ.items() if name.lower().startswith(npm_settings.PREFIX)}
-    return run_with(host, words, timeout_seconds, who, {**settings, **(environment or {})})
+    return run_with(host, words, timeout_seconds, account, {**settings, **(environment or {})})
 
 
 def run_with(
-    host: Host, words: list[str], timeout_seconds: float, who: Account | None, settings: Mapping[str, str]
+    host: Host, words: list[str], timeout_seconds: float, account: Account | None, settings: Mapping[str, str]
 ) -> Finished:
     """Run npm with these settings in its environment. Raises as `run_npm`."""
     require_programs(host)
     try:
         return host.children.run(
             [host.settings.npm.command, *words],
-            account=who,
+            account=account,
             environment={"HOME": os.environ.get("HOME", "/"), **npm_settings.QUIET, **settings},
             timeout_seconds=timeout_seconds,
         )

@@ -26,7 +26,7 @@ EMPTY = re.compile(
     r"|at .*|node:[\w/]+:\d+|Node\.js v[\d.]+|throw .*|[\s^~|{}]*|\}.*|rebuilt dependencies .*|> .*)$"
 )
 NAMED = re.compile(r"\b\w*Error: |\b(?:fatal|error): ", re.IGNORECASE)
-TELLING = re.compile(
+MENTIONED = re.compile(
     r"\berror\b|ERR!|\bfatal\b|\bcannot\b|not found|no such|\bdenied\b|\bfailed\b|\b\w*Error:", re.IGNORECASE
 )
 
@@ -40,10 +40,10 @@ def redact(text: str) -> str:
 
 def summary_line(lines: Iterable[str]) -> str:
     """Return the first line that names an error, otherwise the first that mentions one, otherwise the last informative one, or ""."""
-    said = [line.strip() for line in lines]
-    said = [line for line in said if line and not HINT.search(line) and not EMPTY.match(line)]
-    telling = (line for pattern in (NAMED, TELLING) for line in said if pattern.search(line))
-    found = next(telling, said[-1] if said else "")
+    stripped = [line.strip() for line in lines]
+    shown = [line for line in stripped if line and not HINT.search(line) and not EMPTY.match(line)]
+    informative = (line for pattern in (NAMED, MENTIONED) for line in shown if pattern.search(line))
+    found = next(informative, shown[-1] if shown else "")
     return redact(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
 
 
@@ -56,8 +56,8 @@ def parse_error(finished: Finished) -> tuple[str, str]:
             return str(error.get("code") or ""), redact(summary.strip())[:LONGEST]
     errors = _npm_errors(finished)
     code = next((line[5:].strip() for line in errors if line.startswith("code ")), "")
-    said = summary_line(line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path ")))
-    return code, said or summary_line(_lines(finished.stderr) + _lines(finished.stdout)) or "no output"
+    summary = summary_line(line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path ")))
+    return code, summary or summary_line(_lines(finished.stderr) + _lines(finished.stdout)) or "no output"
 
 
 def error_line(finished: Finished) -> str:

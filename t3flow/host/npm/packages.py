@@ -46,7 +46,7 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
     Interrupted.
     """
     require_programs(host)
-    who = host.gate_account()
+    account = host.gate_account()
     package = host.settings.track.package
     prefix, private = folder / "prefix", folder / "private"
     for part in (prefix, private):
@@ -57,8 +57,8 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
     (prefix / "package.json").write_text(manifest)
     # the innermost first: in a folder that the account owns already, it could replace them
     for path in (prefix / "package.json", prefix, private):
-        if who.is_other:
-            os.chown(path, who.uid, who.gid, follow_symlinks=False)
+        if account.is_other:
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
     target = f"{package}@{version}"
 
     def npm(*words: str) -> Finished:
@@ -67,8 +67,8 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
             list(words),
             private,
             timeout_seconds=float(host.settings.npm.timeout_s),
-            who=who,
-            environment={"HOME": str(private)} if who.is_other else {},
+            account=account,
+            environment={"HOME": str(private)} if account.is_other else {},
         )
 
     options = settings.install_options(prefix)
@@ -122,29 +122,29 @@ def _failure(finished: Finished, package: str, target: str) -> RegistryUnreachab
         )
     if code in NOT_IN_REGISTRY:
         return IncompleteRelease(f"{target} is not complete in the registry yet: {code} {line}")
-    said = f"{code} {line}".strip()
-    if UNREACHABLE.search(said):
-        return RegistryUnreachable(f"npm cannot download {package}: {said}")
-    return PackageError(f"npm cannot install {package}: {said}")
+    reason = f"{code} {line}".strip()
+    if UNREACHABLE.search(reason):
+        return RegistryUnreachable(f"npm cannot download {package}: {reason}")
+    return PackageError(f"npm cannot install {package}: {reason}")
 
 
 def _is_for(host: Host, platform: parts.Platform, name: str) -> bool:
     """Return whether a part that is not in the registry in this version is for this platform, by its other versions, otherwise by its name."""
-    said = view(host, [name, "name", "os", "cpu", "libc"], patiently=False)
-    if isinstance(said, dict):
-        return platform.supports(said)
-    return said is not None or platform.may_support(name)
+    others = view(host, [name, "name", "os", "cpu", "libc"], patiently=False)
+    if isinstance(others, dict):
+        return platform.supports(others)
+    return others is not None or platform.may_support(name)
 
 
 def check_installed(host: Host, version: str, prefix: Path) -> None:
     """Check the version in the package and that its program exists. Its scripts may have left anything. Raises PackageError."""
     package = host.settings.track.package
     try:
-        said = json.loads(read_regular_file_below(prefix, f"node_modules/{package}/package.json")).get("version")
+        found = json.loads(read_regular_file_below(prefix, f"node_modules/{package}/package.json")).get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise PackageError(f"{package}@{version} is refused: it has no readable package.json") from error
-    if said != version:
-        raise PackageError(f"{package}@{version} is refused: the package says it is {said}")
+    if found != version:
+        raise PackageError(f"{package}@{version} is refused: the package says it is {found}")
     if not (prefix / "node_modules" / ".bin" / "t3").exists():
         raise PackageError(f"{package}@{version} is refused: it has no program t3")
 

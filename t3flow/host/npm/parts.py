@@ -50,16 +50,20 @@ class Platform:
 
     def supports(self, described: dict[str, Any]) -> bool:
         """Return whether a package with this description is for this platform."""
-        mine = {"os": self.os, "cpu": self.cpu, "libc": self.libc}
-        return all(_matches(described.get(key), value) for key, value in mine.items())
+        here = {"os": self.os, "cpu": self.cpu, "libc": self.libc}
+        return all(_matches(described.get(key), value) for key, value in here.items())
 
     def may_support(self, name: str) -> bool:
         """Return whether a package of which only the name is known may be for this platform."""
-        said = set(re.split(r"[^a-z0-9]+", name.lower()))
-        systems, cpus, libcs = said & OS_WORDS, said & CPU_WORDS, {LIBC_WORDS[word] for word in said & set(LIBC_WORDS)}
-        mine = {self.os, *({"macos"} if self.os == "darwin" else ())}
+        words = set(re.split(r"[^a-z0-9]+", name.lower()))
+        systems, cpus, libcs = (
+            words & OS_WORDS,
+            words & CPU_WORDS,
+            {LIBC_WORDS[word] for word in words & set(LIBC_WORDS)},
+        )
+        accepted = {self.os, *({"macos"} if self.os == "darwin" else ())}
         return (
-            (not systems or bool(systems & mine))
+            (not systems or bool(systems & accepted))
             and (not cpus or bool(cpus & {self.cpu, "universal"}))
             and (not libcs or self.libc in libcs)
         )
@@ -75,13 +79,13 @@ def this_platform() -> Platform:
     return Platform(sys.platform, CPUS.get(machine, machine), libc)
 
 
-def _matches(wanted: Any, mine: str) -> bool:
+def _matches(wanted: Any, value: str) -> bool:
     """Apply npm's rule: a list of accepted words, or of excluded words with a `!`."""
     words = [wanted] if isinstance(wanted, str) else [str(word) for word in wanted or []]
-    if f"!{mine}" in words:
+    if f"!{value}" in words:
         return False
     accepted = [word for word in words if not word.startswith("!")]
-    return not accepted or mine in accepted or "any" in accepted
+    return not accepted or value in accepted or "any" in accepted
 
 
 @dataclass(frozen=True)

@@ -110,14 +110,14 @@ def run_with_registry(
     private: Path,
     *,
     timeout_seconds: float,
-    who: Account | None = None,
+    account: Account | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run npm with those of its settings that lead to the registry, and no other; the settings and the cache are in a private folder.
 
     Raises as `command.run_npm`.
     """
-    npmrc = write_npmrc(host, private, who)
+    npmrc = write_npmrc(host, private, account)
     settings = {
         **npm_settings.environment(),
         "npm_config_userconfig": str(npmrc),
@@ -125,7 +125,7 @@ def run_with_registry(
         "npm_config_cache": str(private / "cache"),
         "npm_config_logs_dir": str(private / "logs"),
     }
-    return run_with(host, words, timeout_seconds, who, {**settings, **(environment or {})})
+    return run_with(host, words, timeout_seconds, account, {**settings, **(environment or {})})
 
 
 def setting(host: Host, key: str) -> str:

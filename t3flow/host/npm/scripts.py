@@ -99,13 +99,13 @@ def run(host: Host, version: str, folder: Path, packages: Packages) -> tuple[str
 
 def _rebuild(host: Host, isolation: cells.Isolation, folder: Path, group: list[ScriptedPackage]) -> Finished:
     """Run the scripts of some packages, with a new private folder."""
-    who = host.gate_account()
+    account = host.gate_account()
     prefix, private = folder / "prefix", folder / "private"
     gate_account.end_processes(host)  # without a cell, earlier scripts may have left processes
     remove_tree(private)
     private.mkdir(mode=0o700)
-    if who.is_other:
-        os.chown(private, who.uid, who.gid)
+    if account.is_other:
+        os.chown(private, account.uid, account.gid)
     command = cells.find_program(host.settings.npm.command)
     cell = cells.cell_command(
         host,

@@ -23,16 +23,19 @@ def run_as_owner(
     user: str,
     command: str,
     *arguments: str,
-    timeout_seconds: float,
+    timeout_seconds: float | None = None,
     stdin: int = subprocess.DEVNULL,
     descriptors: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Run one command as a user, with `descriptors` left open, and return its checked answer. Raises OwnerProblem with the reason."""
+    """Run one command as a user, with `descriptors` left open, and return its checked answer. Raises OwnerProblem with the reason.
+
+    The default of `timeout_seconds` is `backup.timeout_s`.
+    """
     try:
         finished = host.children.run(
             owner_command(command, host.base_dir(user), *arguments),
             account=host.account(user),
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=timeout_seconds or float(host.settings.backup.timeout_s),
             stdin=stdin,
             descriptors=descriptors,
         )

@@ -165,7 +165,8 @@ def _choose_unit(user: str, candidates: list[ServerState]) -> ServerState:
 def _state(unit: str, values: dict[str, str]) -> ServerState:
     pid, started = int(values.get("MainPID") or 0), values.get("ExecMainStartTimestamp", "")
     active = values.get("ActiveState") in ("active", "activating", "reloading") and pid > 0
-    detail = f"{values.get('LoadState')}, {values.get('ActiveState')} ({values.get('SubState')})"
+    load, state, substate = (values.get(name) or "unknown" for name in ("LoadState", "ActiveState", "SubState"))
+    detail = f"{load}, {state} ({substate})"
     code = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "exit-code" else None
     is_failing = not active and has_failed(values.get("ActiveState", ""), code)
     died_of = int(values.get("ExecMainStatus") or 0) if values.get("Result") == "success" else 0

@@ -1,6 +1,6 @@
-"""`t3flow doctor`: the host's prerequisites and the invariants, looked at from outside. Nothing here changes anything.
+"""`t3flow doctor`: check the prerequisites of the host and the invariants of t3flow. Read-only.
 
-Each check is a function of the host that gives its findings; one that cannot be made is a finding itself.
+A check is a function that yields the findings of a host. A check that fails with an error is itself a finding.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,51 +19,51 @@ Check = Callable[[Host], Iterator[Finding]]
 
 CHECKS: dict[str, Check] = {
     "npm": programs.npm_runs,
-    "node": programs.node_is_the_gated_one,
+    "node": programs.node_is_unchanged,
     "systemd": programs.systemd_answers,
-    "cells": programs.cells_can_be_had,
+    "cells": programs.cells_are_available,
     "dispatch": programs.dispatch_answers,
-    "dispatch log": programs.dispatch_log_is_read,
+    "dispatch log": programs.dispatch_log_is_readable,
     "clock": programs.clock_is_right,
-    "schedule": programs.schedule_has_a_clock,
+    "schedule": programs.time_zone_is_known,
     "queue": queues.queue_is_private,
-    "accounts": users.accounts_are_there,
+    "accounts": users.accounts_exist,
     "modes": places.modes_and_owners,
     "disk": places.disk_has_space,
-    "leftovers": places.nothing_is_left_over,
-    "launcher": versions.launcher_is_ours,
+    "leftovers": places.no_leftovers,
+    "launcher": versions.launcher_is_intact,
     "default": versions.default_is_last_good,
     "slots": versions.slots_are_whole,
     "links": versions.links_lead_to_slots,
-    "servers": users.servers_run_what_is_assigned,
+    "servers": users.servers_run_assigned_versions,
     "root": users.nothing_runs_as_root,
     "schema": users.versions_know_their_databases,
-    "pairing": users.everybody_pairs,
-    "backups": history.backups_are_there,
-    "kept databases": history.kept_databases_are_there,
-    "old tracker": history.old_tracker_is_off,
+    "pairing": users.users_can_pair,
+    "backups": history.snapshots_exist,
+    "replaced databases": history.replaced_databases_exist,
+    "shell tracker": history.shell_tracker_is_off,
     "consumer": history.consumer_runs,
-    "freeze": history.tracking_is_not_held,
+    "freeze": history.tracking_is_not_frozen,
     "deferrals": history.deferrals_are_pending,
-    "lock": history.lock_has_a_run,
+    "lease": history.lease_has_a_run,
 }
 
 
 def examine(host: Host, names: list[str] | None = None) -> list[Finding]:
-    """What the checks of these names, or all, find; in their order.
+    """Run the named checks, or all of them, and return their findings in the order of the checks.
 
-    What they run is under the lock of commands: a check that looks for children of a consumer must not find those of the doctor.
+    Child processes are registered under the lock of commands: else the check for leftover children of a consumer would find the doctor's own.
     """
     children = Children(host.settings.paths.state_dir / COMMANDS_LOCK)
     host = replace(host, children=children, services=services_of(host.settings, children))
 
-    def made(name: str) -> list[Finding]:
+    def findings(name: str) -> list[Finding]:
         try:
-            return [Finding(name, what, mend) for _, what, mend in CHECKS[name](host)]
+            return [Finding(name, problem, remedy) for _, problem, remedy in CHECKS[name](host)]
         except (T3flowError, OSError, ValueError) as error:
-            return [Finding(name, f"cannot be looked at: {error}", "mend that, then run doctor again")]
+            return [Finding(name, f"the check failed: {error}", "fix this, then run t3flow doctor again")]
 
     with ThreadPoolExecutor(4) as pool:
-        found = [finding for each in pool.map(made, names or list(CHECKS)) for finding in each]
-    # One cause may stop several checks, or be met with each user: it is said once.
-    return list({each.what: each for each in reversed(found)}.values())[::-1]
+        found = [finding for each in pool.map(findings, names or list(CHECKS)) for finding in each]
+    # One cause can fail several checks, or one check for several users: report it once.
+    return list({each.problem: each for each in reversed(found)}.values())[::-1]

@@ -1,16 +1,16 @@
-"""What a check of the doctor's gives."""
+"""The result of a check."""
 
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something that is not as it must be: the check, one line about it, and how to mend it."""
+    """A violated prerequisite or invariant: the name of the check, the problem in one line, and the remedy."""
 
     check: str
-    what: str
-    mend: str
+    problem: str
+    remedy: str
 
 
-def finding(what: str, mend: str) -> Finding:
-    """A finding; the check's name is added to it."""
-    return Finding("", what, mend)
+def finding(problem: str, remedy: str) -> Finding:
+    """Return a finding; `examine` adds the name of the check."""
+    return Finding("", problem, remedy)

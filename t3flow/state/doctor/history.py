@@ -1,4 +1,4 @@
-"""The doctor on what t3flow has noted: backups, kept databases, the old tracker, consumer, freeze, deferrals, the lock."""
+"""Checks of what t3flow has recorded: snapshots, replaced databases, the consumer, a freeze, deferrals, the lease."""
 
 import fcntl
 import shlex
@@ -15,70 +15,70 @@ from t3flow.host.records import catalog, deferral_records
 from t3flow.state.doctor.finding import Finding, finding
 
 LATE_SECONDS = 600.0
-OLD_KEPT, OLD_KEPT_BYTES = 10, 2 * 1024**3
-"""Kept databases that are old enough to be dropped, which only a person does: so many, or so large, and it is said."""
+MAX_OLD_REPLACED, MAX_OLD_REPLACED_BYTES = 10, 2 * 1024**3
+"""Replaced databases past their minimum age that are tolerated. Only an operator drops them."""
 CONSUMER_LOCK = "consumer.lock"
 
 
-def backups_are_there(host: Host) -> Iterator[Finding]:
-    """Each snapshot on record is a file."""
+def snapshots_exist(host: Host) -> Iterator[Finding]:
+    """Each recorded snapshot exists."""
     for entry in catalog.backups(host.journal):
-        gone = next((path for path in entry.paths.values() if not path.is_file()), None)
-        if gone is not None:
+        missing = next((path for path in entry.paths.values() if not path.is_file()), None)
+        if missing is not None:
             name = Path(entry.path).name
             yield finding(
-                f"the snapshot {gone.name} of {entry.user} is missing",
+                f"the snapshot {missing.name} of {entry.user} is missing",
                 f"t3flow backups drop {entry.user} {name} --force",
             )
 
 
-def kept_databases_are_there(host: Host) -> Iterator[Finding]:
-    """What was kept when a database was replaced is still kept, for 14 days at least."""
-    noted = replaced.recorded_versions(host.journal)
-    mapped = [entry.name for entry in host.user_map().users]
-    for user in sorted({user for user, _ in noted} & set(mapped)):
+def replaced_databases_exist(host: Host) -> Iterator[Finding]:
+    """Replaced databases exist for at least 14 days, and older ones take little space."""
+    recorded = replaced.recorded_versions(host.journal)
+    mapped = {entry.name for entry in host.user_map().users}
+    for user in sorted({user for user, _ in recorded} & mapped):
         listed = replaced.list_replaced(host, user)
         old = [each for each in listed if time.time() - each.created > replaced.KEEP_SECONDS]
-        if len(old) > OLD_KEPT or sum(each.size_bytes for each in old) > OLD_KEPT_BYTES:
+        if len(old) > MAX_OLD_REPLACED or sum(each.size_bytes for each in old) > MAX_OLD_REPLACED_BYTES:
             size = sum(each.size_bytes for each in old) / 1e6
             yield finding(
-                f"{len(old)} kept databases of {user} are older than 14 days and take {size:.0f} MB of their home",
-                f"t3flow backups {user} lists them; t3flow backups drop {user} {old[0].name}",
+                f"{len(old)} replaced databases of {user} are older than 14 days and take {size:.0f} MB in the user's home",
+                f"list them: t3flow backups {user}; drop one: t3flow backups drop {user} {old[0].name}",
             )
-        there = {each.name for each in listed}
-        for name in sorted(name for of, name in noted if of == user):
-            if name not in there and replaced.age_seconds(name) < replaced.KEEP_SECONDS:
+        existing = {each.name for each in listed}
+        for name in sorted(name for owner, name in recorded if owner == user):
+            if name not in existing and replaced.age_seconds(name) < replaced.KEEP_SECONDS:
                 yield finding(
-                    f"the kept database {name} of {user} is gone before its 14 days",
-                    f"ask {user}; snapshots: t3flow backups {user}",
+                    f"the replaced database {name} of {user} is missing before its 14 days are over",
+                    f"ask {user}; list the snapshots: t3flow backups {user}",
                 )
 
 
-def old_tracker_is_off(host: Host) -> Iterator[Finding]:
-    """Where t3flow has taken over, the shell tracker's timers are off and it marks nobody any more."""
+def shell_tracker_is_off(host: Host) -> Iterator[Finding]:
+    """On an adopted host, the timers of the shell tracker are off and it marks no user as deferred."""
     if slots.default_version(host.settings.paths.versions_dir) is None:
         return
     for timer in shell_tracker.TIMERS:
         if host.services.is_enabled(timer):
             yield finding(
-                f"{timer} of the shell tracker is on: two trackers restart servers",
+                f"{timer} of the shell tracker is enabled, so two trackers restart servers",
                 f"systemctl disable --now {timer}, or t3flow adopt",
             )
     if markers := shell_tracker.read_markers(host):
         yield finding(
             f"the shell tracker has marked {', '.join(markers)} as deferred",
-            "t3flow adopt makes deferrals of the marks",
+            "turn the markers into deferrals: t3flow adopt",
         )
 
 
 def consumer_runs(host: Host) -> Iterator[Finding]:
-    """A consumer runs; without one, nothing of an earlier one does."""
+    """A consumer runs; if none does, no child of an earlier one runs either."""
     state_dir = host.settings.paths.state_dir
     if _is_locked(state_dir / CONSUMER_LOCK):
         return
-    yield finding("no consumer runs: nothing is updated", "systemctl start t3flow")
+    yield finding("no consumer runs, so nothing is updated", "systemctl start t3flow")
     if not orphans.are_gone(state_dir / CHILDREN_LOCK):
-        yield finding("children of a consumer that died still run", "systemctl start t3flow ends them")
+        yield finding("children of a consumer that died still run", "the consumer ends them: systemctl start t3flow")
 
 
 def _is_locked(path: Path) -> bool:
@@ -92,30 +92,30 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def tracking_is_not_held(host: Host) -> Iterator[Finding]:
-    """Nothing is frozen; and after a failed restart something is, unless a person has let it go on."""
-    held = freeze.frozen(host.settings, host.journal)
-    if held is not None:
-        since = datetime.fromtimestamp(held["since"]).isoformat(timespec="seconds")
+def tracking_is_not_frozen(host: Host) -> Iterator[Finding]:
+    """Tracking is not frozen."""
+    frozen = freeze.frozen(host.settings, host.journal)
+    if frozen is not None:
+        since = datetime.fromtimestamp(frozen["since"]).strftime("%Y-%m-%d %H:%M")
         yield finding(
-            f"FROZEN since {since} by {held['by']}: {held['reason']}", "t3flow unfreeze, when it is understood"
+            f"FROZEN since {since} by {frozen['by']}: {frozen['reason']}", "once the cause is fixed: t3flow unfreeze"
         )
 
 
 def deferrals_are_pending(host: Host) -> Iterator[Finding]:
-    """Each deferral has a user of the map, and a drain that lives and is not late."""
+    """Each deferral belongs to a user in the user map and has a drain that runs and is not late."""
     mapped = {entry.name for entry in host.user_map().users}
     for pending in deferral_records.deferrals(host.journal):
         if pending.user not in mapped:
             yield finding(
-                f"{pending.user} is deferred, and not in {host.settings.paths.user_map}: nobody moves them",
-                f"put them back, or drop it: t3flow deferrals revoke {shlex.quote(pending.user)}",
+                f"{pending.user} is deferred but not in {host.settings.paths.user_map}, so the drain waits",
+                f"add the user again, or: t3flow deferrals revoke {shlex.quote(pending.user)}",
             )
         runs = host.journal.runs("id = ? and status = 'running'", pending.run)
         if not runs:
             yield finding(
                 f"the deferral of {pending.user} has no drain",
-                "the consumer makes one within a minute: systemctl restart t3flow",
+                "systemctl restart t3flow (the consumer starts one within a minute)",
             )
         elif runs[0].revoked is None and runs[0].wake_at is not None and runs[0].wake_at < time.time() - LATE_SECONDS:
             yield finding(
@@ -124,13 +124,13 @@ def deferrals_are_pending(host: Host) -> Iterator[Finding]:
             )
 
 
-def lock_has_a_run(host: Host) -> Iterator[Finding]:
-    """Who has the host to himself is a run that is under way."""
+def lease_has_a_run(host: Host) -> Iterator[Finding]:
+    """The lease of the host belongs to a run that has not ended, for less than 6 hours."""
     for run, since in host.journal.query("select run, since from locks"):
         if not host.journal.runs("id = ? and status = 'running'", run):
-            yield finding(f"{run} has ended and still has the host", "systemctl restart t3flow")
+            yield finding(f"{run} has ended and still has the lease of the host", "systemctl restart t3flow")
         elif time.time() - since > 6 * 3600:
             yield finding(
-                f"{run} has had the host for {(time.time() - since) / 3600:.0f} hours",
+                f"{run} has had the lease of the host for {(time.time() - since) / 3600:.0f} hours",
                 f"t3flow show {run}; t3flow cancel {run}",
             )

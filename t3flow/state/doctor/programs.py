@@ -1,4 +1,4 @@
-"""The doctor on what t3flow works with: npm, Node, systemd, namespaces, the dispatch, the clock."""
+"""Checks of what t3flow depends on: npm, Node, systemd, namespaces, the dispatch, the clock."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ NODE_MAJOR = 24
 
 
 def npm_runs(host: Host) -> Iterator[Finding]:
-    """npm is there and says its version."""
+    """npm runs."""
     command = host.settings.npm.command
     if shutil.which(command) is None:
         yield finding(f"{command} is not on PATH", "install npm, or set npm.command")
@@ -35,13 +35,13 @@ def npm_runs(host: Host) -> Iterator[Finding]:
             [command, "--version"], account=host.gate_account(), timeout_seconds=ANSWER_SECONDS * 3
         )
         if said.code != -signal.SIGKILL:
-            break  # else a run that has just installed something ended all that runs as that account
+            break  # SIGKILL: a run that finished an install killed all processes of that account
     if said.code != 0 or not said.stdout.strip():
-        yield finding(f"{command} --version says: {said.last_line}", "install npm again, with the Node on PATH")
+        yield finding(f"{command} --version failed: {said.last_line}", "reinstall npm with the Node on PATH")
 
 
-def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
-    """The Node on PATH is new enough, and that of each slot in use is still the one that it was gated with."""
+def node_is_unchanged(host: Host) -> Iterator[Finding]:
+    """The Node on PATH is new enough, and each slot in use has the Node with which it passed the gate."""
     try:
         node = str(packages.node_path())
         said = host.children.run(
@@ -49,50 +49,54 @@ def node_is_the_gated_one(host: Host) -> Iterator[Finding]:
         ).stdout.decode()
         major = said.strip().lstrip("v").partition(".")[0]
         if not major.isdigit() or int(major) < NODE_MAJOR:
-            yield finding(f"node on PATH is {said.strip() or 'silent'}", f"install Node.js {NODE_MAJOR} or newer")
+            yield finding(
+                f"the node on PATH says {said.strip() or 'nothing'}", f"install Node.js {NODE_MAJOR} or newer"
+            )
     except command.PackageError as error:
         yield finding("there is no node on PATH", str(error).partition(": ")[2])
     versions_dir = host.settings.paths.versions_dir
     for version in sorted({*slots.links(versions_dir).values(), slots.default_version(versions_dir) or ""}):
         if not version or not slots.has_slot(versions_dir, version):
             continue
-        noted = slots.manifest(versions_dir, version)
+        manifest = slots.manifest(versions_dir, version)
+        node = manifest.get("node", "path unknown")
         gated = slots.slot_path(versions_dir, version) / ".node"
         if not os.access(gated, os.X_OK):
             yield finding(
-                f"the Node of {version} is gone: {noted.get('node', 'not noted')}",
-                "install it there again; t3 cannot start",
+                f"the Node of {version} is missing, so t3 cannot start: {node}",
+                "install it there again",
             )
-        elif noted.get("node_mark") not in (None, creation.node_mark(gated)):
+        elif manifest.get("node_mark") not in (None, creation.node_mark(gated)):
             yield finding(
-                f"the Node at {noted.get('node', 'not noted')} is not the one that {version} was gated with",
-                f"put that one back, or see that all is well with this one: t3flow verify; {version} was not tried on it",
+                f"the gate tried {version} with another Node than the one now at {node}",
+                "install the former Node there again, or check this one: t3flow verify",
             )
 
 
 def systemd_answers(host: Host) -> Iterator[Finding]:
-    """systemd is there where it starts the servers, and each user has a unit that runs as them."""
+    """With the systemd backend: systemd runs, and each user has a unit that runs as the user."""
     if host.settings.serve.backend != "systemd":
         return
     if not Path("/run/systemd/system").is_dir():
-        yield finding("this host was not booted with systemd", "t3flow needs it for the users' servers")
+        yield finding("this host was not booted with systemd", "boot it with systemd, which runs the users' servers")
         return
     for user, server in host.services.states([entry.name for entry in host.user_map().users]).items():
-        if server.facts is not None and (trouble := management.identity_problem(server.facts, user)):
-            what, _, mend = trouble.rpartition(": ")
-            yield finding(what, mend)
+        if server.facts is not None and (reason := management.identity_problem(server.facts, user)):
+            problem, _, remedy = reason.rpartition(": ")
+            yield finding(problem, remedy)
 
 
-def cells_can_be_had(host: Host) -> Iterator[Finding]:
-    """Candidates can be tried in namespaces of their own."""
+def cells_are_available(host: Host) -> Iterator[Finding]:
+    """The gate can isolate new versions in namespaces."""
     if missing := cells.isolation(host).missing:
         yield finding(
-            f"candidates are not isolated: {missing}", "allow namespaces: sysctl user.max_user_namespaces, unshare"
+            f"new versions are not isolated while the gate tries them: {missing}",
+            "allow namespaces: see sysctl user.max_user_namespaces, and try unshare --user true",
         )
 
 
 def dispatch_answers(host: Host) -> Iterator[Finding]:
-    """The dispatch answers at all."""
+    """The dispatch answers."""
     url = host.settings.dispatch.url
     try:
         probe.get(f"{url.rstrip('/')}/", {}, ANSWER_SECONDS)
@@ -100,44 +104,47 @@ def dispatch_answers(host: Host) -> Iterator[Finding]:
         yield finding(str(error), "start the dispatch, or set dispatch.url")
 
 
-def dispatch_log_is_read(host: Host) -> Iterator[Finding]:
-    """The log that pairings are watched in can be read."""
+def dispatch_log_is_readable(host: Host) -> Iterator[Finding]:
+    """The dispatch log, in which the bake watches pairings, is readable."""
     if host.settings.dispatch.log and host.settings.bake.minutes:
         try:
             dispatch_log.read(host, dispatch_log.end_of_log(host))
         except log_lines.LogProblem as problem:
-            yield finding(str(problem), "set dispatch.log to where the dispatch logs")
+            yield finding(str(problem), "set dispatch.log to the log of the dispatch")
 
 
 def clock_is_right(host: Host) -> Iterator[Finding]:
-    """Nothing in the journal is of the future, and (systemd) the clock is kept by somebody."""
+    """No event in the journal is in the future, and (systemd) the clock is synchronized."""
     newest = host.journal.query("select max(at) from events")[0][0] or 0.0
     if newest > time.time() + AHEAD_SECONDS:
         ahead = newest - time.time()
         yield finding(
-            f"the journal is {ahead:.0f} s ahead of the clock, which was set back",
-            "see that the time is right: timedatectl",
+            f"the journal is {ahead:.0f} s ahead of the clock: the clock was set back",
+            "check the time: timedatectl",
         )
     if host.settings.serve.backend == "systemd" and shutil.which("timedatectl"):
         words = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
         if host.children.run(words, timeout_seconds=ANSWER_SECONDS).stdout.strip() == b"no":
-            yield finding("the clock is not synchronized", "timedatectl set-ntp true; idleness is told by the clock")
+            yield finding(
+                "the clock is not synchronized",
+                "timedatectl set-ntp true (t3flow tells by the clock when a user is idle)",
+            )
 
 
-def schedule_has_a_clock(host: Host) -> Iterator[Finding]:
-    """The time zone of the schedule is known, and the host's two notes of its own zone agree."""
+def time_zone_is_known(host: Host) -> Iterator[Finding]:
+    """The time zone of the schedule exists, and /etc/timezone and /etc/localtime agree."""
     try:
         schedule.zone(host.settings)
     except schedule.ScheduleError as error:
-        what, _, mend = str(error).rpartition(": ")
-        yield finding(what, mend)
+        problem, _, remedy = str(error).rpartition(": ")
+        yield finding(problem, remedy)
     with suppress(OSError, ValueError):
         named = Path("/etc/timezone").read_text().strip()
-        rules, noted = timezones.zone_of(None), timezones.zone_of(named)
+        rules, stated = timezones.zone_of(None), timezones.zone_of(named)
         moments = [time.time() + days * 86400 for days in range(0, 366, 5)]
-        offsets = [[datetime.fromtimestamp(moment, each).utcoffset() for moment in moments] for each in (rules, noted)]
+        offsets = [[datetime.fromtimestamp(moment, each).utcoffset() for moment in moments] for each in (rules, stated)]
         if named and offsets[0] != offsets[1]:
             yield finding(
-                f"/etc/timezone says {named}, and {timezones.LOCALTIME} has the rules of {rules}, which are the ones that count",
-                "timedatectl set-timezone, or set schedule.timezone",
+                f"/etc/timezone says {named}, but {timezones.LOCALTIME} has the rules of {rules}, and t3flow uses the latter",
+                "timedatectl set-timezone ZONE, or set schedule.timezone",
             )

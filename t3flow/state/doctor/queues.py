@@ -1,4 +1,4 @@
-"""The doctor on the queue: who can write to it, whether it answers, and whether it is this host's alone."""
+"""Checks of the queue: access, availability, and exclusive use."""
 
 import stat
 from collections.abc import Iterator
@@ -14,44 +14,50 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def queue_is_private(host: Host) -> Iterator[Finding]:
-    """Nobody but root can write to the queue. Messages are signed, so that what others write is dropped; a flood is a nuisance all the same."""
+    """The queue answers, and only root can write to it.
+
+    Messages are signed and foreign ones dropped, but a flood of them still costs time.
+    """
     parts = urlsplit(host.settings.queue.url)
     if parts.scheme in ("redis", "rediss"):
         if not parts.password and "password=" not in parts.query:
-            yield finding("the queue's Redis has no password in queue.url", "set requirepass, or use a unix socket")
+            yield finding("queue.url has no password for Redis", "set requirepass in Redis, or use a unix socket")
         if parts.scheme == "redis" and parts.hostname not in LOOPBACK:
             yield finding(
-                f"the queue is reached over the network, in clear ({parts.hostname})", "use a unix socket, or rediss://"
+                f"the connection to the queue at {parts.hostname} is not encrypted", "use a unix socket, or rediss://"
             )
     elif parts.scheme == "unix" and not parts.password:
         path = Path(parts.path)
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o007 and _is_open(path.parent):
-            yield finding(f"everybody may write to the queue's socket {path}", "unixsocketperm 700, or a password")
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o007 and _others_may_enter(path.parent):
+            yield finding(
+                f"every account can write to the queue's socket {path}",
+                "set unixsocketperm 700 or requirepass in Redis",
+            )
     try:
         queue = open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key"))
         queue.pending_count()
-        yield from queue_is_ours(host, queue)
-    except Exception as error:  # whatever the client of the queue raises
+        yield from queue_is_not_shared(host, queue)
+    except Exception as error:  # the queue's client raises many types
         yield finding(
             f"the queue does not answer: {type(error).__name__}",
-            "start it, or set queue.url; nothing is lost meanwhile",
+            "start it, or set queue.url (no run is lost meanwhile)",
         )
 
 
-def _is_open(folder: Path) -> bool:
+def _others_may_enter(folder: Path) -> bool:
     return bool(stat.S_IMODE(folder.stat().st_mode) & 0o001)
 
 
-def queue_is_ours(host: Host, queue: HintQueue) -> Iterator[Finding]:
-    """No other consumer takes messages from this host's queue, as a copy of a whole machine does; none are left under the one name of earlier."""
+def queue_is_not_shared(host: Host, queue: HintQueue) -> Iterator[Finding]:
+    """No other consumer takes messages from this queue, as a cloned machine does, and none are left under the former shared name."""
     if others := facts.read(host.journal, QUEUE_SHARED):
         key = host.settings.paths.state_dir / "queue.key"
         yield finding(
             f"another consumer takes messages from this host's queue: {', '.join(others)}",
-            f"on the copy: systemctl stop t3flow; rm {key}; systemctl start t3flow (a key, and with it a queue, of its own is made)",
+            f"on the clone: systemctl stop t3flow; rm {key}; systemctl start t3flow (creates its own key and queue)",
         )
     if left := queue.storage.keys_of_queue(LEGACY_QUEUE_NAME):
         yield finding(
-            f"the queue's Redis has messages of an earlier t3flow, which had one queue for all hosts: {', '.join(left)}",
-            f"once every host there has this t3flow: redis-cli del {' '.join(left)}",
+            f"Redis has messages of an earlier t3flow, which had one queue for all hosts: {', '.join(left)}",
+            f"once all hosts on this Redis are upgraded: redis-cli del {' '.join(left)}",
         )

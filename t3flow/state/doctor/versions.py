@@ -1,4 +1,4 @@
-"""The doctor on slots, links and the launcher: who is led where."""
+"""Checks of slots, assignments, and the launcher."""
 
 import os
 from collections.abc import Iterator
@@ -13,36 +13,34 @@ from t3flow.state.doctor.finding import Finding, finding
 from t3flow.t3 import processes
 
 
-def launcher_is_ours(host: Host) -> Iterator[Finding]:
-    """What units and people run is the launcher, whole, and the t3 that is found on PATH is it."""
-    for what, mend in preflight.launcher_problems(host.settings):
-        yield finding(what, mend)
+def launcher_is_intact(host: Host) -> Iterator[Finding]:
+    """The launcher is unchanged, and it is the t3 on PATH."""
+    for problem, remedy in preflight.launcher_problems(host.settings):
+        yield finding(problem, remedy)
 
 
 def default_is_last_good(host: Host) -> Iterator[Finding]:
-    """There is a default, it was accepted, and last-good says the same."""
+    """There is a default version, and last-good names it."""
     paths = host.settings.paths
     default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
     if default is None:
-        yield finding(
-            "no version is installed yet: nobody is led anywhere", "t3flow adopt --dry-run, then t3flow adopt"
-        )
+        yield finding("no version is installed: this host is not adopted", "t3flow adopt --dry-run, then t3flow adopt")
     elif default != last_good and not host.journal.query("select 1 from locks"):
         yield finding(
-            f"the default is {default}, {paths.last_good_file} says {last_good or 'nothing'}",
-            "see t3flow runs; a bump sets both",
+            f"the default is {default}, but {paths.last_good_file} says {last_good or 'nothing'}",
+            "see t3flow runs; the next bump sets both",
         )
 
 
 def slots_are_whole(host: Host) -> Iterator[Finding]:
-    """Each slot is complete, root's, written by nobody else, and on a mount that runs programs and takes files."""
+    """Each slot is complete, writable by root alone, and on a mount that is neither noexec nor read-only."""
     versions_dir = host.settings.paths.versions_dir
-    for what, mend in preflight.mounts_problems(host.settings):
-        yield finding(what, mend)
+    for problem, remedy in preflight.mounts_problems(host.settings):
+        yield finding(problem, remedy)
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
         if not slots.has_slot(versions_dir, version) or not (path / processes.PROGRAM).is_file():
-            yield finding(f"the slot {path} is not whole", f"t3flow enqueue bump --target {version} makes it anew")
+            yield finding(f"the slot {path} is incomplete", f"create it again: t3flow enqueue bump --target {version}")
             continue
         for place in (path, path / "node_modules", path / slots.MANIFEST, path / processes.PROGRAM):
             status = place.stat()
@@ -51,7 +49,7 @@ def slots_are_whole(host: Host) -> Iterator[Finding]:
 
 
 def links_lead_to_slots(host: Host) -> Iterator[Finding]:
-    """Each user has a link of their own to a whole slot, not to a version that failed, and is not left held."""
+    """Each user is assigned a complete slot of a version that was not rejected, and no restore was left unfinished."""
     versions_dir = host.settings.paths.versions_dir
     rejected = rejections.rejected(host.journal)
     pairing = last_pairings.pairings(host.journal)
@@ -63,27 +61,28 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
         try:
             version = slots.linked_version(link)
         except slots.SlotError as error:
-            yield finding(str(error).partition(":")[0], f"rm -r {link}; the next bump makes it")
+            yield finding(str(error).partition(":")[0], f"rm -r {link}; the next bump creates it")
             continue
         if version is None:
             yield finding(
-                f"{user} has no link: when the default moves, they move with it",
-                "the next bump makes it, or t3flow adopt",
+                f"{user} has no assignment of their own and follows the default",
+                "t3flow doctor --fix, or the next bump",
             )
         elif version == slots.RESTORING:
             if not is_busy:
                 yield finding(
-                    f"{user} is held, as in a restore that did not end: t3 starts nothing",
-                    "t3flow runs; t3flow restore, or rollback",
+                    f"a restore of {user} did not finish, so the launcher starts no t3",
+                    f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {user}",
                 )
         elif (
             not slots.has_slot(versions_dir, version) or link.resolve().parent != slots.versions(versions_dir).resolve()
         ):
             yield finding(
-                f"{link} leads to no whole slot ({os.readlink(link)})", f"t3flow enqueue rollback --user {user}"
+                f"{link} does not lead to a complete slot ({os.readlink(link)})",
+                f"t3flow enqueue rollback --user {user}",
             )
         elif version in rejected and (pairing[user]["reason"] if user in pairing else "not verified"):
             yield finding(
-                f"{user} is led to {version}, which was rejected: {rejected[version]}",
+                f"{user} is assigned {version}, which was rejected: {rejected[version]}",
                 f"t3flow enqueue rollback --user {user}",
             )

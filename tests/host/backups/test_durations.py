@@ -1,4 +1,4 @@
-"""How long things took decides how long they may take: a start in place by what its gate measured, a stop by the last snapshot."""
+"""Measured durations decide time limits: the gate's for a start in place, the last snapshot's for a stop."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ NEXT, LATER = "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
 
 
 def test_what_the_gate_measured_decides_in_place(bare: Callable[..., Host]) -> None:
-    """With a margin, for each user by their own databases; where the version was not tried on these, by the slowest of all; never less than is set."""
+    """The limit is the start on the user's own databases with a margin, otherwise the slowest start of any user, and never below the settings."""
     host = bare(("ada", "grace"))
     least = max(host.settings.dispatch.verify_timeout_s, host.settings.gate.start_timeout_s)
     assert durations.start_limit(host, "ada", NEXT) == least, "a journal that has no such table yet"
@@ -36,7 +36,7 @@ def test_old_measurements_are_removed(bare: Callable[..., Host]) -> None:
 
 
 def test_the_duration_of_a_snapshot_is_noted(bare: Callable[..., Host]) -> None:
-    """Of one that was taken. One that serves again, as itself or under another target, says nothing about how long a new one takes."""
+    """Only a new snapshot counts: one that is returned or linked again says nothing about how long a new one takes."""
     host = bare()
     assert durations.snapshot_seconds(host.journal, "ada") == 0.0
     first = store.take(host, "ada", written_by="0.0.24", version=NEXT, run="bump-1")

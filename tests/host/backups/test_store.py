@@ -1,4 +1,4 @@
-"""Backups and restores: consistent while the server writes, kept apart, and nothing that was there is lost."""
+"""Snapshots and restores: consistent while the server writes, stored out of the user's reach, and nothing is lost."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def test_an_unchanged_database_keeps_its_snapshot(bare: Callable[..., Host]) -> 
     assert take(host).path == first.path
     other = take(host, "3.0.0")
     assert other.path != first.path
-    assert os.stat(other.path).st_ino == os.stat(first.path).st_ino, "no bytes are written for it"
+    assert os.stat(other.path).st_ino == os.stat(first.path).st_ino, "it is a link, not a copy"
     write(store.database_path(host, "ada"), "create table more (x)")
     changed = take(host)
     assert changed.path != first.path
@@ -52,7 +52,7 @@ def test_an_unchanged_database_keeps_its_snapshot(bare: Callable[..., Host]) -> 
 def test_a_snapshot_that_it_was_killed_over_goes_with_the_next(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is on no record, so that nobody would ever drop it. One that this host did not note to be taking stays: a journal may be lost."""
+    """It has no record, so nothing else would ever drop it. A file that no TAKING fact names stays, because a journal may be lost."""
     host = bare()
     first = take(host)
     stranger = Path(first.path).with_name("state-prebump-2.0.0-20260101T000000000000Z.sqlite")

@@ -1,4 +1,4 @@
-"""What code from the registry finds in its cell, and what it cannot do from there. Each test has a control outside, which shows that it would notice."""
+"""What code in a cell sees, and what it cannot do. Each test has a control outside of the cell, which proves that it would notice."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MEGABYTE = 1024 * 1024
 
 
 class Cell:
-    """Runs programs in a cell with one writable folder."""
+    """A cell with one writable folder, in which programs run."""
 
     def __init__(self, host: Host, folder: Path) -> None:
         self.host = host
@@ -46,7 +46,7 @@ class Cell:
         )
 
     def python(self, text: str, *arguments: str, **more: Any) -> Any:
-        """What a program of Python in the cell prints, as JSON."""
+        """Run Python code in the cell and return the JSON that it prints."""
         finished = self.run(str(cells.PYTHON), "-I", "-S", "-c", text, *arguments, **more)
         assert finished.code == 0, finished
         return json.loads(finished.stdout)
@@ -84,7 +84,7 @@ def test_it_sees_no_home_backup_journal_queue_or_process_of_the_host(cell: Cell)
         (folder / "secret").write_text(SECRET)
     holder = subprocess.Popen(["sleep", "100"], env={"SECRET": SECRET})
     try:
-        assert cell.python(FIND, SECRET) == [f"{cell.folder}/secret"], "only what it was shown"
+        assert cell.python(FIND, SECRET) == [f"{cell.folder}/secret"], "only the visible paths"
         top = Path(cell.host.settings.paths.state_dir).parent
         everything = subprocess.run(
             [sys.executable, "-c", FIND.replace('os.walk("/"', f'os.walk("{top}"'), SECRET],
@@ -133,7 +133,7 @@ server = socket.create_server(("0.0.0.0", int(sys.argv[1]))); json.dump(answer, 
 
 
 def test_what_it_was_shown_cannot_be_changed(cell: Cell, tmp_path: Path) -> None:
-    """Not by writing, and not with the privileges of a user namespace of its own."""
+    """Neither a write nor the privileges of a nested user namespace change it."""
     shown = tmp_path / "slot"
     shown.mkdir()
     (shown / "program").write_text("as it was")
@@ -148,11 +148,11 @@ cp /bin/sh {cell.folder}/sh && chmod 4755 {cell.folder}/sh && touch {cell.folder
     assert finished.stdout.decode().split() == ["done"]
     assert (shown / "program").read_text() == "as it was"
     assert [path.name for path in shown.iterdir()] == ["program"]
-    assert (cell.folder / "writes").exists(), "its own folder it can write to"
+    assert (cell.folder / "writes").exists(), "its own folder is writable"
 
 
 def test_nothing_in_it_outlives_it(cell: Cell) -> None:
-    """Daemons of two forks end with the first process; a file that they go on writing grows no more."""
+    """Daemons (two forks) end with the first process; the file that they write stops growing."""
     beat = cell.folder / "beat"
     text = f"setsid sh -c '(while :; do echo x >> {beat}; sleep 0.02; done) &' & sleep 0.5"
     assert cell.run("sh", "-c", text).code == 0
@@ -230,7 +230,7 @@ def test_one_that_wants_too_much_is_ended(cell: Cell, hog: str) -> None:
     assert finished.code != 0
     assert any(word in finished.last_line for word in said), finished
     assert time.monotonic() - began < 30
-    assert (before.f_bavail - lowest[0]) * before.f_frsize < 2_000 * MEGABYTE, "what it takes of the disk is bounded"
+    assert (before.f_bavail - lowest[0]) * before.f_frsize < 2_000 * MEGABYTE, "its disk usage is bounded"
 
 
 def test_without_namespaces_only_the_account_changes(cell: Cell) -> None:
@@ -238,7 +238,7 @@ def test_without_namespaces_only_the_account_changes(cell: Cell) -> None:
 
 
 def test_an_installation_is_shown_as_a_whole(tmp_path: Path) -> None:
-    """A program with its libraries beside it; one that lies alone only with its folder."""
+    """A program is visible with its libraries; a program without an installation only with its folder."""
     (tmp_path / "node" / "bin").mkdir(parents=True)
     (tmp_path / "node" / "lib").mkdir()
     (tmp_path / "node" / "bin" / "node").touch()

@@ -1,7 +1,8 @@
-"""The state is a set: all of its files are of one moment, replaced and put back together wherever it is cut off, and nothing of them is lost."""
+"""A set has all files of one moment; they are replaced and put back together wherever t3flow is killed, and nothing is lost."""
 
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import threading
@@ -28,13 +29,21 @@ GOOD, BAD = "11111111-good", "22222222-bad"
 
 
 def fill(folder: Path, *, second: bool, identity: str = GOOD) -> None:
-    """Makes the state of a user of t3 as it is since 0.0.42, or with the second database as well."""
+    """Create a user's set as t3 has it since 0.0.42, or with the second database too."""
     for each in folder.iterdir():
         shutil.rmtree(each) if each.is_dir() else each.unlink()
     shutil.copyfile(C, folder / "state.sqlite")
     if second:
         shutil.copyfile(D, folder / "statev2.sqlite")
     (folder / "environment-id").write_text(identity)
+
+
+@pytest.fixture(autouse=True)
+def _file_size_limit() -> Iterator[None]:
+    """Restore the limit of a file's size, which the program that copies sets for its own process."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture
@@ -101,14 +110,14 @@ def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host
     (userdata(host) / "environment-id").write_text(BAD)
     assert take(host, "3.0.0").path != other.path
     Path(take(host, "3.0.0").paths["environment-id"]).unlink()
-    assert take(host, "3.0.0").exists, "one that has lost a file serves nobody"
+    assert take(host, "3.0.0").exists, "a snapshot without one of its files is not used"
 
 
 def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
     first = take(host)
     write(userdata(host) / "statev2.sqlite", "create table more (x)")
-    real = drop_box.take_copy
+    real = store.take_copy
 
     def die(*arguments: Any) -> None:
         real(*arguments)
@@ -116,7 +125,7 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
             raise SystemExit
 
     with monkeypatch.context() as killed:
-        killed.setattr(drop_box, "take_copy", die)
+        killed.setattr(store, "take_copy", die)
         with pytest.raises(SystemExit):
             take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -127,14 +136,14 @@ def test_files_that_it_was_killed_over_go_with_the_next(host: Host, monkeypatch:
 
 def test_a_set_that_fails_half_way_leaves_no_file(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(userdata(host), second=True)
-    real = drop_box.take_copy
+    real = store.take_copy
 
     def fail(*arguments: Any) -> None:
         if arguments[1] == "environment-id":
             raise DiskError("no room")
         real(*arguments)
 
-    monkeypatch.setattr(drop_box, "take_copy", fail)
+    monkeypatch.setattr(store, "take_copy", fail)
     with pytest.raises(DiskError):
         take(host)
     assert not any((host.settings.paths.backup_dir / "ada").iterdir())
@@ -184,7 +193,7 @@ def test_a_locked_database_is_named(host: Host) -> None:
 
 @pytest.fixture
 def writing() -> Iterator[Callable[[Path], None]]:
-    """Writes to databases all the time."""
+    """Write to databases continuously."""
     stop = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -216,7 +225,7 @@ def test_a_live_database_beside_one_that_lies_still_is_of_one_moment(host: Host,
 
 
 def test_two_that_change_at_once_are_no_set(host: Host, writing: Callable[..., None]) -> None:
-    """A copy of one from before and of the other from after a change is no state that ever was."""
+    """Copies from before and after a change do not form a set of one moment."""
     fill(userdata(host), second=True)
     for name in ("state.sqlite", "statev2.sqlite"):
         writing(userdata(host) / name)
@@ -249,7 +258,7 @@ def test_a_change_that_ends_is_waited_out(host: Host, tmp_path: Path, monkeypatc
 
 
 def test_going_back_from_the_second_database_moves_it_aside(host: Host) -> None:
-    """A newer t3 makes its database of the first one when it has none: so what is written in between shows after the next bump."""
+    """A newer t3 creates its database from the first one if it has none, so the next bump shows what was written in between."""
     made = take(host)
     fill(userdata(host), second=True, identity=BAD)
     write(userdata(host) / "statev2.sqlite", "create table by_the_newer as select 1 as one")
@@ -283,7 +292,7 @@ def test_files_that_a_snapshot_does_not_know_stay(host: Host) -> None:
 
 
 def plain(folder: Path) -> dict[str, list[str] | str]:
-    """What a state says: its databases' content, with what is in their logs alone, and its identity files."""
+    """Return the content of a set: its databases including their logs, and its identity files."""
     found: dict[str, list[str] | str] = {}
     for each in sorted(folder.iterdir()):
         if each.name.endswith(".sqlite"):
@@ -294,7 +303,7 @@ def plain(folder: Path) -> dict[str, list[str] | str]:
 
 
 class Scene:
-    """A state of which much is in the logs of its databases alone, as a killed server leaves it, and a snapshot to be put in place."""
+    """A set with much of its data in logs alone, as a killed server leaves it, and a snapshot to restore."""
 
     def __init__(self, top: Path, *, old_has_second: bool, new_has_second: bool) -> None:
         self.folder, self.old, self.new = top / "userdata", top / "old", top / "new"
@@ -335,7 +344,7 @@ CHANGES = ("link", "rename", "unlink", "fsync", "rmdir", "mkdir", "open")
 
 
 def killed_at(number: int, action: Callable[[], None]) -> bool:
-    """Does something in a process of its own that ends before its change of the file system of that number; whether it came to that."""
+    """Run a function in a child that ends before the n-th change of the file system; return whether it got that far."""
     child = os.fork()
     if child == 0:
         calls = 0
@@ -384,7 +393,7 @@ def test_a_restore_that_is_killed_anywhere_is_repeated_to_the_same_end(scene: Sc
         assert plain(scene.folder / "replaced-1") == scene.was, number
         if not died:
             break
-    assert 20 < number < 99, "it was killed before each of its changes, and once not at all"
+    assert 20 < number < 99, "killed before each change, and once not at all"
 
 
 @pytest.mark.parametrize("cut", ["restore", "undo_restore"])
@@ -404,11 +413,11 @@ def test_what_was_replaced_is_put_back_wherever_it_was_cut_off(cut: str, scene: 
             assert plain(scene.folder / "replaced-1-undone") == scene.given, number
         if not died:
             break
-    assert 12 < number < 99, "it was killed before each of its changes, and once not at all"
+    assert 12 < number < 99, "killed before each change, and once not at all"
 
 
 def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What these tests look for: a log that is not put back takes with it all that the killed server wrote last."""
+    """A log that is not put back loses the last writes of the killed server; the tests must notice that."""
     real = restore._move
     monkeypatch.setattr(restore, "_move", lambda *paths: None if paths[0].name.endswith("-wal") else real(*paths))
     scene.restore()
@@ -417,7 +426,7 @@ def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytes
 
 
 def test_what_an_earlier_t3flow_kept_is_put_back(scene: Scene) -> None:
-    """It kept the first database alone, without a manifest, and replaced nothing else: a run in flight over an upgrade is undone by this code."""
+    """It preserved the first database alone, without a manifest, and replaced nothing else: this code undoes a run that is in flight over an upgrade."""
     aside = scene.folder / "replaced-1"
     aside.mkdir()
     for suffix in ("", "-wal", "-shm"):
@@ -462,7 +471,7 @@ def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Ho
 
 @pytest.mark.parametrize("unchanged", [False, True])
 def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Host, unchanged: bool) -> None:
-    """The next one removes what it finds; a set that is on record is there as a whole."""
+    """The next snapshot removes the files; a set with a record is complete."""
     fill(userdata(host), second=True)
     take(host)
     top = host.settings.paths.backup_dir / "ada"
@@ -486,7 +495,7 @@ def test_a_snapshot_that_is_killed_anywhere_leaves_no_file_on_no_record(host: Ho
         assert all(entry.exists for entry in on_record), number
         if not died:
             break
-    assert 5 < number < 59, "it was killed before each of its changes, and once not at all"
+    assert 5 < number < 59, "killed before each change, and once not at all"
 
 
 # What a server lost --------------------------------------------------------------------------------------------------
@@ -510,7 +519,7 @@ def test_rows_that_are_missing_after_a_restore_are_named(host: Host) -> None:
 
 
 def old_snapshot(host: Host, wrote: str) -> catalog.Backup:
-    """A snapshot as an earlier t3flow took and recorded it: the first database, and its level."""
+    """Create a snapshot as an earlier release took and recorded it: the first database and its level."""
     path = host.settings.paths.backup_dir / "ada" / "state-prebump-2.0.0-20260601T000000000000Z.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(C, path)
@@ -533,9 +542,9 @@ def test_a_snapshot_of_one_file_still_restores(host: Host) -> None:
     write(userdata(host) / "state.sqlite", "create table since (x)")
     aside = Path(restoring.restore(host, "ada", made, "replaced-1"))
     assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
-    assert not (userdata(host) / "statev2.sqlite").exists(), "it is of another moment"
+    assert not (userdata(host) / "statev2.sqlite").exists(), "it belongs to another moment"
     assert (aside / "statev2.sqlite").exists()
-    assert (userdata(host) / "environment-id").read_text() == BAD, "of this it says nothing"
+    assert (userdata(host) / "environment-id").read_text() == BAD, "the snapshot does not contain it"
     restoring.check_restored(host, "ada")
     restoring.undo_restore(host, "ada", "replaced-1")
     assert (userdata(host) / "statev2.sqlite").exists()
@@ -589,7 +598,7 @@ def test_snapshots_say_what_a_version_knows_where_no_trial_did(host: Host) -> No
     made = take(host)
     assert version_schemas.schema_of_version(host.journal, "1.0.0") == {"state.sqlite": made.schema["state.sqlite"]}
     old_snapshot(host, "0.9.0")
-    assert version_schemas.schema_of_version(host.journal, "0.9.0") is None, "a level alone is no proof"
+    assert version_schemas.schema_of_version(host.journal, "0.9.0") is None, "a level alone proves nothing"
     assert version_schemas.schema_of_version(host.journal, "") is None
 
 

@@ -1,4 +1,4 @@
-"""What npm and scripts say went wrong: the line that tells most, without secrets."""
+"""Errors of npm and of scripts: the most informative line, without secrets."""
 
 import json
 

@@ -6,7 +6,7 @@ import { constants } from "node:os";
 import { dirname, join } from "node:path";
 
 const require = createRequire(import.meta.url);
-const { rules = [] } = JSON.parse(readFileSync(new URL("./behaviour.json", import.meta.url)));
+const { rules = [] } = JSON.parse(readFileSync(new URL("./behavior.json", import.meta.url)));
 const words = process.argv.slice(2);
 const fault = (name) => rules.find((rule) => rule.fault === name && (rule.when?.command ?? words[0]) === words[0]);
 

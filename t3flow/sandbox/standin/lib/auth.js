@@ -1,6 +1,6 @@
 // Pairing credentials and sessions. Old builds know a role, new ones scopes: the column is the difference.
 const crypto = require("node:crypto");
-const { schemaLevel } = require("./behaviour.js");
+const { schemaLevel } = require("./behavior.js");
 const { key, now } = require("./database.js");
 
 const ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ";

@@ -3,7 +3,7 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const auth = require("./auth.js");
-const { altered, fault, generation, version } = require("./behaviour.js");
+const { altered, fault, generation, version } = require("./behavior.js");
 const { open } = require("./database.js");
 const { fail } = require("./log.js");
 

@@ -1,7 +1,7 @@
 // What tests make the server do, by POST below /__standin/: the real t3 has none of these paths.
 const activity = require("./activity/index.js");
 const children = require("./children.js");
-const { generation } = require("./behaviour.js");
+const { generation } = require("./behavior.js");
 const rows = require("./rows.js");
 
 const PATIENCE_MS = 5000; // a test's hand waits while a pairing writes, however little patience the generation has

@@ -1,6 +1,6 @@
 // What the session cookie is called: plainly, or by port and by the user's environment-id.
 const crypto = require("node:crypto");
-const { fault, generation, version } = require("./behaviour.js");
+const { fault, generation, version } = require("./behavior.js");
 
 const LOOPBACK = new Set(["127.0.0.1", "::1", "localhost"]);
 const PLAIN = "t3_session";

@@ -3,7 +3,7 @@ const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
-const { behaviour, databasePath, fault, generation, rules, schemaLevel } = require("./behaviour.js");
+const { behavior, databasePath, fault, generation, rules, schemaLevel } = require("./behavior.js");
 const { commit } = require("./deeds.js");
 const journal = require("./activity/journal.js");
 const level30 = require("./level30.json");
@@ -61,7 +61,7 @@ function open(where, log = () => {}) {
   commit("open", where);
   seed(where);
   fs.mkdirSync(path.dirname(databasePath(where.baseDir)), { recursive: true });
-  const database = new DatabaseSync(databasePath(where.baseDir), { timeout: behaviour.busy_timeout_ms ?? generation.busyTimeoutMs });
+  const database = new DatabaseSync(databasePath(where.baseDir), { timeout: behavior.busy_timeout_ms ?? generation.busyTimeoutMs });
   database.exec("pragma journal_mode = wal");
   database.exec("pragma foreign_keys = on");
   if (generation.logsEmptyMigrations) log("Running all migrations...");

@@ -6,7 +6,7 @@ const os = require("node:os");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
 const { Worker } = require("node:worker_threads");
-const { databasePath, root, rules, userdata } = require("./behaviour.js");
+const { databasePath, root, rules, userdata } = require("./behavior.js");
 const children = require("./children.js");
 const { log } = require("./log.js");
 

@@ -1,4 +1,4 @@
-// What differs between the generations of t3, as far as an updater can see it. One object each; `behaviour.json` says which this build is.
+// What differs between the generations of t3, as far as an updater can see it. One object each; `behavior.json` says which this build is.
 const A = {
   letter: "A",
   level: 30,

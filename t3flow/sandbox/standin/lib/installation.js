@@ -2,7 +2,7 @@
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
-const { fault, generation, root, userdata } = require("./behaviour.js");
+const { fault, generation, root, userdata } = require("./behavior.js");
 
 function madeOnce(file, text) {
   try {

@@ -1,7 +1,7 @@
 // The resource monitor that always runs beside a native server. It ends when its input is closed, which the server's end does.
 const childProcess = require("node:child_process");
 const path = require("node:path");
-const { fault, generation, root } = require("./behaviour.js");
+const { fault, generation, root } = require("./behavior.js");
 
 function start(state) {
   if (!generation.native || fault("no_monitor", state)) return;

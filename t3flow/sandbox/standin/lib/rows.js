@@ -1,6 +1,6 @@
 // The rows of the database, as each read endpoint shows them.
 const crypto = require("node:crypto");
-const { fault, generation } = require("./behaviour.js");
+const { fault, generation } = require("./behavior.js");
 const { now } = require("./time.js");
 
 const V2_THREADS = "orchestration_v2_projection_threads";

@@ -2,7 +2,7 @@
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
-const { databasePath, fault, generation, userdata } = require("./behaviour.js");
+const { databasePath, fault, generation, userdata } = require("./behavior.js");
 const { commit } = require("./deeds.js");
 
 function seed(where) {

@@ -6,7 +6,7 @@ const path = require("node:path");
 const { inspect } = require("node:util");
 const auth = require("./auth.js");
 const activity = require("./activity/index.js");
-const { behaviour, fault, generation, userdata } = require("./behaviour.js");
+const { behavior, fault, generation, userdata } = require("./behavior.js");
 const { key, keyPath, open } = require("./database.js");
 const { commit } = require("./deeds.js");
 const { fail, log } = require("./log.js");
@@ -18,10 +18,10 @@ const { stop } = require("./stopping.js");
 const { now } = require("./time.js");
 
 const QR_CODE = "█▀▀▀▀▀█ ▄▀█ █▀▀▀▀▀█\n█ ███ █ ▀▄▄ █ ███ █\n█▄▄▄▄▄█ █ ▄ █▄▄▄▄▄█";
-const BOOT_WINDOW_MS = behaviour.boot_window_ms ?? 400;
+const BOOT_WINDOW_MS = behavior.boot_window_ms ?? 400;
 const BUSY_PORT_MS = 1000;
 const WITHOUT_TERMINAL_MS = 500;
-const RECOVERS_MS = generation.recoversMs && (behaviour.recovers_ms ?? generation.recoversMs);
+const RECOVERS_MS = generation.recoversMs && (behavior.recovers_ms ?? generation.recoversMs);
 
 function serve(asked) {
   const where = { ...asked, startedBefore: fs.existsSync(keyPath(asked.baseDir)) };

@@ -1,13 +1,13 @@
 // The end of a server that is asked to stop.
 const fs = require("node:fs");
 const activity = require("./activity/index.js");
-const { behaviour, fault, generation } = require("./behaviour.js");
+const { behavior, fault, generation } = require("./behavior.js");
 const children = require("./children.js");
 const { commit } = require("./deeds.js");
 const { fail } = require("./log.js");
 
-const STOP_MS = behaviour.stop_ms ?? generation.stopMs;
-const EARLY_STOP_MS = behaviour.early_stop_ms ?? STOP_MS; // in the first seconds after a start
+const STOP_MS = behavior.stop_ms ?? generation.stopMs;
+const EARLY_STOP_MS = behavior.early_stop_ms ?? STOP_MS; // in the first seconds after a start
 const EARLY_MS = 2000;
 
 function stop(state) {

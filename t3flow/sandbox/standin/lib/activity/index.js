@@ -1,5 +1,5 @@
 // How this generation keeps its work: {start, end, stopped, recover}.
-const { generation } = require("../behaviour.js");
+const { generation } = require("../behavior.js");
 
 const modules = { sessions: "./sessions.js", sessionsAndTurns: "./sessions.js", runs: "./runs.js", journal: "./journal.js" };
 

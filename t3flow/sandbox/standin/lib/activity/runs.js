@@ -1,6 +1,6 @@
 // Work since October 2026: runs of a thread, one after the other, beside effects and scheduled tasks.
 const crypto = require("node:crypto");
-const { fault } = require("../behaviour.js");
+const { fault } = require("../behavior.js");
 const { now } = require("../time.js");
 
 const LIVE = "('preparing', 'starting', 'running', 'waiting')";

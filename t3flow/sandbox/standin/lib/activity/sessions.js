@@ -1,6 +1,6 @@
 // Work until 0.0.45: a session a thread; from 0.0.42 on the stand-in keeps the turn's own row, too.
 const crypto = require("node:crypto");
-const { generation } = require("../behaviour.js");
+const { generation } = require("../behavior.js");
 const { now } = require("../time.js");
 
 const LOST = "Provider session did not survive a server restart. Send a new message to continue.";

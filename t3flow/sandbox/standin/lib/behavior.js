@@ -1,4 +1,4 @@
-// What this build does wrong, and to whom. `behaviour.json` is put into the package when it is packed.
+// What this build does wrong, and to whom. `behavior.json` is put into the package when it is packed.
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
@@ -6,15 +6,15 @@ const { choose } = require("./generations.js");
 
 const root = path.join(__dirname, "..");
 const version = JSON.parse(fs.readFileSync(path.join(root, "package.json"))).version;
-const behaviour = JSON.parse(fs.readFileSync(path.join(root, "behaviour.json")));
-const generation = choose(behaviour);
-const schemaLevel = behaviour.schema_level ?? generation.level;
+const behavior = JSON.parse(fs.readFileSync(path.join(root, "behavior.json")));
+const generation = choose(behavior);
+const schemaLevel = behavior.schema_level ?? generation.level;
 
 const userdata = (baseDir, name) => path.join(baseDir, "userdata", name);
 
 // Where the live database is. A build may keep it elsewhere than its state.
 function databasePath(baseDir) {
-  const elsewhere = (behaviour.rules ?? []).find((rule) => rule.fault === "database_elsewhere");
+  const elsewhere = (behavior.rules ?? []).find((rule) => rule.fault === "database_elsewhere");
   return elsewhere ? path.join(baseDir, elsewhere.folder ?? "data", generation.live) : userdata(baseDir, generation.live);
 }
 
@@ -49,7 +49,7 @@ const conditions = {
 const holds = (rule, where) => Object.entries(rule.when ?? {}).every(([key, wanted]) => conditions[key](wanted, where));
 
 // The rules that apply here. `where` is {baseDir, port, command, path, startedBefore}, as far as known.
-const rules = (where) => (behaviour.rules ?? []).filter((rule) => holds(rule, where));
+const rules = (where) => (behavior.rules ?? []).filter((rule) => holds(rule, where));
 
 // The rule for a fault that applies here, or undefined.
 const fault = (name, where) => rules(where).find((rule) => rule.fault === name);
@@ -63,4 +63,4 @@ function altered(value, where) {
   return changed;
 }
 
-module.exports = { altered, behaviour, databasePath, fault, generation, root, rules, schemaLevel, userdata, version };
+module.exports = { altered, behavior, databasePath, fault, generation, root, rules, schemaLevel, userdata, version };
