@@ -24,6 +24,7 @@ from t3flow.host.slots.launcher import install_launcher
 from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
+from t3flow.sandbox.environment import environment_of
 from t3flow.sandbox.node import bring_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
@@ -36,6 +37,7 @@ FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
 """Variables that do not reach the sandbox begin so. The last two are set in each worker of pytest-xdist."""
 
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
 CONFIG = """\
 [track]
 package = "t3"
@@ -333,9 +335,13 @@ class Sandbox:
         return slots.assigned(self.settings.paths.versions_dir, user)
 
     def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Waits for something to become true."""
+        """Waits for something to become true. A look that takes long, as a command does, is followed by as long a pause."""
         deadline = time.monotonic() + timeout_seconds
-        while not holds():
+        while True:
+            began = time.monotonic()
+            if holds():
+                return
+            pause = min(max(SHORTEST_PAUSE_SECONDS, time.monotonic() - began), LONGEST_PAUSE_SECONDS)
             for name, child in self.processes.items():
                 if child.poll() not in (None, 0) and name != "consumer":
                     raise AssertionError(
@@ -343,7 +349,7 @@ class Sandbox:
                     )
             if time.monotonic() > deadline:
                 raise AssertionError(f"after {timeout_seconds:g} s it is still not so that {what}")
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def _listens(self, port: int) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -376,22 +382,6 @@ class Sandbox:
                 self.end(name)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
-
-
-class environment_of:
-    """Gives this process another environment for a while."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._wanted = environment
-        self._before = dict(os.environ)
-
-    def __enter__(self) -> None:
-        os.environ.clear()
-        os.environ.update(self._wanted)
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.clear()
-        os.environ.update(self._before)
 
 
 def _from(path: Path, position: int) -> str:
