@@ -101,7 +101,7 @@ def with_real() -> None:
         def by_hand(version: str) -> None:
             box.supervise("stop", "ada")
             box.supervise("reset-failed", "ada")
-            box.lead("ada", version)
+            box.assign("ada", version)
             box.supervise("start", "ada")
             box.until(lambda: answers(version), f"the server answers as {version}", 60)
 

@@ -28,7 +28,7 @@ def move_by_hand(box: Sandbox, user: str, version: str) -> None:
     """Put a user on a version as if a bump had, so that there is something to roll back."""
     box.supervise("stop", user)
     box.supervise("reset-failed", user)
-    box.lead(user, version)
+    box.assign(user, version)
     box.supervise("start", user)
     box.await_pairing(user)
 
@@ -67,7 +67,7 @@ def measure(name: str, users: list[str], prepare: Callable[[Sandbox], None], ent
     """Measure one state: `prepare` it once, and `enter` it before each rollback."""
     seconds = []
     with sandbox(users, quiet_seconds=0) as box:
-        box.give(dict.fromkeys(users[:WITH_SERVER], LEVEL30))
+        box.copy_databases(dict.fromkeys(users[:WITH_SERVER], LEVEL30))
         box.start_registry()
         box.publish(FIRST, {"schema_level": 30})
         box.install(FIRST)

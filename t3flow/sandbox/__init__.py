@@ -1,4 +1,4 @@
-"""A devvm in a folder: what a host has around t3flow, small enough to start in a second. For the demo and the tests.
+"""A complete host in a folder that starts in a second, for the demo and the tests.
 
-Its servers (registry, dispatch, supervisor) use little more than the standard library, so that they start fast.
+The registry, dispatch and supervisor import little beyond the standard library to start fast.
 """

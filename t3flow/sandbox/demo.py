@@ -1,4 +1,4 @@
-"""The main job on a complete host in a temporary folder: a good nightly, one that the gate stops, and one that is rolled back."""
+"""Three nightlies on a complete host in a temporary folder: a good one, one that the gate stops, and one that is rolled back."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from t3flow.sandbox.probes import LOCKED, PAUSE_SECONDS, pairing_browsers, resta
 
 @dataclass(frozen=True)
 class Cast:
-    """The versions of a demo with their schema levels; the good one is the real t3 if `is_real`."""
+    """The versions of a demo and their schema levels. The good one is the real t3 if `is_real`."""
 
     first: str
     first_level: int
@@ -114,7 +114,7 @@ def on_disk() -> str | None:
 
 
 class Story:
-    """Announces what happens, does it, and checks each claim."""
+    """Announce each scene, play it, and check its claims."""
 
     def __init__(self, sandbox: Sandbox, cast: Cast, *, color: bool) -> None:
         self.sandbox = sandbox
@@ -154,7 +154,7 @@ class Story:
         self.check("all users can pair through the dispatch", all(box.pairs(user) for user in USERS))
 
     def good_nightly(self) -> None:
-        """Idle users are restarted at once, the busy user when her turn has ended."""
+        """Show that idle users are restarted at once, and the busy user after her turn."""
         box, good = self.sandbox, self.cast.good
         what = "which renames the pairing endpoint and migrates every database"
         if self.cast.is_real:
@@ -166,7 +166,7 @@ class Story:
         self.publish_good()
         turn = box.control(BUSY, "turn/start", agent="claude")["turn"]
         with pairing_browsers(box, USERS, 1.5 if self.cast.is_real else PAUSE_SECONDS) as browsers:
-            self.give_to_everybody(turn)
+            self.move_all_users(turn)
         outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
         self.check(
             f"of {browsers.tried} pairings meanwhile, none failed except during the user's own restart", not outside
@@ -185,15 +185,15 @@ class Story:
             raise AssertionError("the real t3 is not where it was fetched to")
         real.publish(self.sandbox.top / "registry", tarball)
 
-    def give_to_everybody(self, turn: str) -> None:
-        """Run the bump and see the deferral through."""
+    def move_all_users(self, turn: str) -> None:
+        """Run the bump, and wait until the deferral is done."""
         box, first, good = self.sandbox, self.cast.first, self.cast.good
         code = self.run("enqueue", "bump", "--wait", *(["--target", good] if self.cast.is_real else []))
         self.check("the bump succeeds (exit 0)", code == 0)
-        # A pairing at the wrong moment defers a user for a second.
+        # A concurrent pairing can defer a user for a second.
         with suppress(AssertionError):
-            box.until(self.idle_are_moved, "ada and linus are moved")
-        self.check("ada and linus run the nightly", self.idle_are_moved())
+            box.until(self.idle_users_moved, "ada and linus are moved")
+        self.check("ada and linus run the nightly", self.idle_users_moved())
         self.check(
             f"{BUSY} keeps working on {first} and can still pair", box.assigned(BUSY) == first and box.pairs(BUSY)
         )
@@ -206,7 +206,7 @@ class Story:
         )
         self.check(f"{BUSY} was migrated {time.monotonic() - began:.1f} s later and can pair", box.pairs(BUSY))
 
-    def idle_are_moved(self) -> bool:
+    def idle_users_moved(self) -> bool:
         """Return whether all users but the busy one are assigned the good nightly."""
         return all(self.sandbox.assigned(user) == self.cast.good for user in USERS if user != BUSY)
 
@@ -262,7 +262,7 @@ class Story:
         return {"schema_level": self.cast.good_level + 1, "rules": [rule], **generation}
 
     def run(self, *arguments: str) -> int:
-        """Run a command of t3flow and show it. Return its exit code."""
+        """Print and run a t3flow command, and return its exit code."""
         print(f"{self._dim}$ t3flow {' '.join(arguments)}{self._off}", flush=True)
         return subprocess.run(
             [sys.executable, "-m", "t3flow", *arguments],
@@ -287,7 +287,7 @@ class Story:
         }
 
     def scene(self, title: str, text: str) -> None:
-        """Print a heading and what happens."""
+        """Print a heading and a line about the scene."""
         print(f"\n{self._bold}{title}{self._off}\n  {text}", flush=True)
 
     def tell(self, text: str) -> None:

@@ -1,9 +1,9 @@
-"""usage: python -m t3flow.sandbox.dispatch --user-map FILE …: stands before the servers and pairs users' browsers.
+"""usage: python -m t3flow.sandbox.dispatch --user-map FILE …: a reverse proxy that pairs browsers with their user's server.
 
-It knows a person by a header. A request without a session cookie mints a credential as that user, with the t3 that the
-launcher leads to, exchanges it at the user's server and hands the cookie on; any other goes to the user's server.
+A header holds the identity. For a request without a session cookie, the dispatch mints a credential as the user with the launcher's t3,
+exchanges it at the user's server, and returns the cookies; it forwards all other requests.
 
-Its log has a line for each pairing, as alert rules know them: `paired user=… endpoint=… fallback=true|false`,
+The log has a line for each pairing, which alert rules match: `paired user=… endpoint=… fallback=true|false`,
 `mint for USER failed: …`, `pairing exchange for USER failed: …`, `pairing for USER returned NNN`.
 """
 
@@ -31,16 +31,16 @@ PAIR_ENDPOINTS = ("/api/auth/browser-session", "/api/auth/bootstrap")
 MINT_SECONDS, EXCHANGE_SECONDS, PROXY_SECONDS = 15.0, 5.0, 30.0
 MAX_PROXY_BYTES = 64 * 1024 * 1024
 STDERR = Path("-")
-NOT_HANDED_ON = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "host"}
+NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length", "host"}
 
 
 class PairingError(T3flowError):
-    """A pairing that did not succeed. The text is the line of the log, without credential or cookie."""
+    """A pairing failed. The text is the line for the log; it contains no credential or cookie."""
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the dispatch finds things. `base_dir` and `home` (else the base dir's parent) may contain `{user}`."""
+class DispatchOptions:
+    """Paths and limits. `base_dir` and `home` (by default the parent of the base dir) may contain `{user}`."""
 
     user_map: Path
     serve_env_dir: Path
@@ -52,14 +52,14 @@ class Places:
     mint_seconds: float = MINT_SECONDS
 
 
-def mint(places: Places, user: str) -> str:
-    """A credential for a user's server, from `t3 auth pairing create` run on the user's behalf, by root as the user. Raises PairingError."""
-    base_dir = base_dir_of(places.base_dir, user)
-    home = base_dir_of(places.home, user) if places.home else base_dir.parent
-    command = [str(places.launcher), "auth", "pairing", "create", "--base-dir", str(base_dir), "--ttl", "5m", "--json"]
+def mint(options: DispatchOptions, user: str) -> str:
+    """Return a credential for a user's server from `t3 auth pairing create`, which root runs as the user. Raise PairingError."""
+    base_dir = base_dir_of(options.base_dir, user)
+    home = base_dir_of(options.home, user) if options.home else base_dir.parent
+    command = [str(options.launcher), "auth", "pairing", "create", "--base-dir", str(base_dir), "--ttl", "5m", "--json"]
     if is_root():
         command = command_as(account(user), command)
-    # Into files, not pipes: a pipe would stay open for as long as anything below a minting that hangs.
+    # Files, not pipes: children of a mint that hangs would keep a pipe open.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
             code = subprocess.run(
@@ -69,19 +69,19 @@ def mint(places: Places, user: str) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                timeout=places.mint_seconds,
+                timeout=options.mint_seconds,
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            raise PairingError(f"mint for {user} failed: no answer within {places.mint_seconds:g} s") from None
+            raise PairingError(f"mint for {user} failed: no answer within {options.mint_seconds:g} s") from None
         except OSError as error:
-            raise PairingError(f"mint for {user} failed: {places.launcher}: {error.strerror}") from error
+            raise PairingError(f"mint for {user} failed: {options.launcher}: {error.strerror}") from error
         output.seek(0)
         errors.seek(0)
         said, complained = output.read(), errors.read()
     if code != 0:
         text = (said + b"\n" + complained).decode(errors="replace")
-        raise PairingError(f"mint for {user} failed: exit {code}: {_first_error(text)}")
+        raise PairingError(f"mint for {user} failed: exit {code}: {_error_line(text)}")
     try:
         credential = json.loads(said)["credential"]
     except (ValueError, TypeError, KeyError):
@@ -91,17 +91,17 @@ def mint(places: Places, user: str) -> str:
     return credential
 
 
-def _first_error(text: str) -> str:
+def _error_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")[:300]
 
 
-def exchange(places: Places, user: str, credential: str) -> tuple[list[str], str]:
-    """Trades a credential for cookies: (Set-Cookie headers, endpoint that took it). Raises PairingError, UserError."""
-    port = port_of(places.serve_env_dir, user)
+def exchange(options: DispatchOptions, user: str, credential: str) -> tuple[list[str], str]:
+    """Exchange a credential. Return (Set-Cookie headers, endpoint that accepted it). Raise PairingError, UserError."""
+    port = port_of(options.serve_env_dir, user)
     body = json.dumps({"credential": credential}).encode()
     status = 404
-    for endpoint in places.pair_endpoints:
+    for endpoint in options.pair_endpoints:
         try:
             answer = http_client.request(
                 f"http://127.0.0.1:{port}{endpoint}",
@@ -124,20 +124,20 @@ def exchange(places: Places, user: str, credential: str) -> tuple[list[str], str
 
 
 class Dispatch(LocalServer):
-    """The dispatch on 127.0.0.1. Each request reads the user map anew."""
+    """The dispatch on 127.0.0.1. It reads the user map at each request."""
 
-    def __init__(self, places: Places, port: int = 0) -> None:
-        self.places = places
+    def __init__(self, options: DispatchOptions, port: int = 0) -> None:
+        self.options = options
         self._log_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), _Handler)
 
     def log(self, line: str) -> None:
-        """Adds a line to the log, whole whatever other requests do."""
+        """Append a line to the log. Thread-safe."""
         with self._log_lock:
-            if self.places.log == STDERR:
+            if self.options.log == STDERR:
                 print(line, file=sys.stderr, flush=True)
                 return
-            with self.places.log.open("a") as file:
+            with self.options.log.open("a") as file:
                 file.write(line + "\n")
 
 
@@ -146,15 +146,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: Dispatch
 
     def do_GET(self) -> None:
-        """Pairs, or hands the request on."""
-        places = self.server.places
-        person = self.headers.get(USER_HEADER, "")
+        """Pair, or forward the request."""
+        options = self.server.options
+        identity = self.headers.get(USER_HEADER, "")
         try:
-            user = read_user_map(places.user_map).user_of.get(person)
+            user = read_user_map(options.user_map).user_of.get(identity)
             if user is None:
-                self._text(403, "nobody here is known by that name")
+                self._text(403, "no user has this identity")
             elif self._has_session():
-                self._hand_on(user, port_of(places.serve_env_dir, user))
+                self._proxy(user, port_of(options.serve_env_dir, user))
             else:
                 self._pair(user)
         except PairingError as error:
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._text(502, "pairing failed")
         except (UserError, UserMapError, AccountError) as error:
             self.server.log(f"dispatch: {error}")
-            self._text(502, "the server is not known")
+            self._text(502, "the server of this user is unknown")
 
     do_POST = do_HEAD = do_PUT = do_DELETE = do_GET
 
@@ -172,18 +172,18 @@ class _Handler(BaseHTTPRequestHandler):
         return any(name == COOKIE or name.startswith(f"{COOKIE}_") for name in names)
 
     def _pair(self, user: str) -> None:
-        places = self.server.places
-        cookies, endpoint = exchange(places, user, mint(places, user))
-        fallback = endpoint != places.pair_endpoints[0]
+        options = self.server.options
+        cookies, endpoint = exchange(options, user, mint(options, user))
+        fallback = endpoint != options.pair_endpoints[0]
         self.server.log(f"paired user={user} endpoint={endpoint} fallback={str(fallback).lower()}")
-        self.close_connection = True  # what else the request carries is not read
+        self.close_connection = True  # the body of the request is not read
         self._begin(302, [("Location", "/"), *(("Set-Cookie", cookie) for cookie in cookies)])
         self._end(b"")
 
-    def _hand_on(self, user: str, port: int) -> None:
+    def _proxy(self, user: str, port: int) -> None:
         length = self.headers.get("Content-Length", "")
         body = self.rfile.read(int(length)) if length.isdecimal() else None
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_HANDED_ON}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_FORWARDED}
         try:
             answer = http_client.request(
                 f"http://127.0.0.1:{port}{self.path}",
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.log(f"request for {user} failed: {type(error).__name__} at port {port}")
             self._text(502, "the server does not answer")
             return
-        self._begin(answer.status, [pair for pair in answer.headers.items() if pair[0].lower() not in NOT_HANDED_ON])
+        self._begin(answer.status, [pair for pair in answer.headers.items() if pair[0].lower() not in NOT_FORWARDED])
         self._end(answer.body)
 
     def _text(self, status: int, text: str) -> None:
@@ -216,28 +216,28 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        with suppress(OSError):  # a browser that left is nobody's trouble
+        with suppress(OSError):  # the browser has disconnected
             if self.command != "HEAD":
                 self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the log has the pairings, and no path of a request."""
+        """Log nothing: the log holds pairings only, and no path of a request."""
 
 
 def main() -> None:
-    """Serves until it is ended."""
+    """Serve until terminated."""
     parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.dispatch")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--user-map", type=Path, required=True, help="lines PERSON=USER")
+    parser.add_argument("--user-map", type=Path, required=True, help="lines IDENTITY=USER")
     parser.add_argument("--serve-env-dir", type=Path, required=True, help="USER.env with T3_PORT=…")
-    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that mints")
+    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that mints credentials")
     parser.add_argument("--base-dir", required=True, help="template with {user}")
-    parser.add_argument("--home-template", default="", help="template with {user}; else the base dir's parent")
+    parser.add_argument("--home-template", default="", help="template with {user}; default: the parent of the base dir")
     parser.add_argument("--log", type=Path, required=True, help="a file, or - for stderr")
-    parser.add_argument("--pair-endpoint", action="append", help="repeated: those to try, in order")
+    parser.add_argument("--pair-endpoint", action="append", help="repeatable: endpoints to try, in order")
     parser.add_argument("--mint-timeout-seconds", type=float, default=MINT_SECONDS)
     given = parser.parse_args()
-    places = Places(
+    options = DispatchOptions(
         user_map=given.user_map,
         serve_env_dir=given.serve_env_dir,
         launcher=given.launcher.absolute(),
@@ -247,7 +247,7 @@ def main() -> None:
         pair_endpoints=tuple(given.pair_endpoint or PAIR_ENDPOINTS),
         mint_seconds=given.mint_timeout_seconds,
     )
-    serve_until_terminated(Dispatch(places, given.port))
+    serve_until_terminated(Dispatch(options, given.port))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""usage: python -m t3flow.sandbox.enter [--memory] COMMAND [ARGUMENT...]: runs a command as nobody in particular, in a network of its own.
+"""usage: python -m t3flow.sandbox.enter [--memory] COMMAND [ARGUMENT...]: runs a command without privileges in its own network namespace.
 
-Where the host allows it the command gets a network namespace with nothing but a loopback device, so that servers in it may bind 0.0.0.0 and
-reach nobody. Called by root it becomes the account `nobody`: nothing from a registry is run as root, a sandbox's either.
+If the host allows it, the namespace has only a loopback device, so that servers can bind 0.0.0.0 and are unreachable from outside.
+Root becomes the account `nobody`: code from a registry never runs as root, not even from the sandbox's registry.
 
-With --memory the command gets a /tmp of its own in memory: a test suite then waits for no disk, and a killed one leaves no files.
+With --memory, the command gets its own /tmp in memory: a test suite does not wait for the disk, and leaves no files when it is killed.
 """
 
 import ctypes
@@ -28,20 +28,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_inside() -> bool:
-    """Whether this process is in a sandbox already."""
+    """Return whether this process is already in a sandbox."""
     return INSIDE in os.environ
 
 
 def enter(command: list[str], *, memory: bool = False) -> None:
-    """Becomes the command, inside. Returns only if this process is inside already. What could not be had is said on stderr.
+    """Execute the command in the sandbox. Return only if this process is already inside. Report a missing namespace on stderr.
 
-    `memory`: /tmp is a file system in memory, unless the program lies below /tmp or memory is short.
+    `memory`: mount a file system in memory over /tmp, unless the program is below /tmp or memory is short.
     """
     if is_inside():
         return
     environment = {**os.environ, INSIDE: "1"}
     if os.geteuid() == 0:
-        open_to_nobody()
+        mount_for_nobody()
         change = [
             "setpriv",
             f"--reuid={NOBODY}",
@@ -57,12 +57,10 @@ def enter(command: list[str], *, memory: bool = False) -> None:
         namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net"]
     prepare = [sys.executable, "-I", "-m", LOOPBACK]
     words = [*namespaces, "--mount", "--", *prepare, MEMORY, *change]
-    if not memory or not memory_fits() or not _works(words):
+    if not memory or not memory_fits() or not _succeeds(words):
         words = [*namespaces, "--", *prepare, *change]
-    if not _works(words):
-        print(
-            "sandbox: this host gives no network namespace; servers bind the loopback device instead", file=sys.stderr
-        )
+    if not _succeeds(words):
+        print("sandbox: this host allows no network namespace, so servers bind 127.0.0.1", file=sys.stderr)
         environment[INSIDE] = "loopback"
         words = change if os.geteuid() == 0 else []
     words += command
@@ -70,12 +68,12 @@ def enter(command: list[str], *, memory: bool = False) -> None:
 
 
 def has_own_network() -> bool:
-    """Whether this process is in a network namespace that the sandbox made."""
+    """Return whether this process is in a network namespace of the sandbox."""
     return os.environ.get(INSIDE) == "1"
 
 
 def memory_fits() -> bool:
-    """Whether /tmp may be in memory: there is enough of it, and nothing that the command needs lies below /tmp."""
+    """Return whether /tmp can be in memory: enough is free, and the program is not below /tmp."""
     needed = (sys.prefix, sys.base_prefix, t3flow.__file__, Path.cwd())
     if any(Path(path).resolve().is_relative_to(TMP) for path in needed):
         return False
@@ -85,14 +83,14 @@ def memory_fits() -> bool:
     return False
 
 
-def _works(words: list[str]) -> bool:
+def _succeeds(words: list[str]) -> bool:
     if shutil.which("unshare") is None or shutil.which("setpriv") is None:
         return False
     return subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
 
 
-def open_to_nobody() -> None:
-    """Where the program lies below a folder that only root may enter (/root, say), shows just the program there, to this process alone."""
+def mount_for_nobody() -> None:
+    """If the program is below a folder that only root can enter (such as /root), mount a view with only the program, for this process alone."""
     needed = {Path(sys.prefix), Path(sys.base_prefix), Path(t3flow.__file__).parent.parent, Path.cwd()}
     blocked = {
         next((part for part in reversed(path.parents) if not part.stat().st_mode & 0o001), None) for path in needed
@@ -102,7 +100,7 @@ def open_to_nobody() -> None:
         return
     if _libc.unshare(0x20000) != 0:  # CLONE_NEWNS
         print(
-            "sandbox: the program cannot be shown to the account nobody; put it where everybody may read",
+            "sandbox: the account nobody cannot read the program; move it to a folder that all accounts can read",
             file=sys.stderr,
         )
         return
@@ -119,9 +117,9 @@ def open_to_nobody() -> None:
 
 
 def put_tmp_in_memory() -> None:
-    """Mounts an overlay whose files are in memory over /tmp. Raises OSError.
+    """Mount an overlay in memory over /tmp. Raise OSError.
 
-    An overlay, because t3flow refuses a tmpfs for what may be large.
+    Not a plain tmpfs: t3flow refuses one for large files.
     """
     _mount("tmpfs", str(TMP), "tmpfs", 0, "mode=755")
     parts = {name: TMP / name for name in ("lower", "upper", "work")}
@@ -143,7 +141,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
 
 
 def main() -> None:
-    """Becomes the command that is given."""
+    """Execute the given command in the sandbox."""
     memory = sys.argv[1:2] == [MEMORY]
     command = sys.argv[2:] if memory else sys.argv[1:]
     enter(command, memory=memory)

@@ -4,15 +4,15 @@ import os
 
 
 class environment_of:
-    """Gives this process another environment for a while."""
+    """Give this process another environment inside the block."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._wanted = environment
+        self._environment = environment
         self._before = dict(os.environ)
 
     def __enter__(self) -> None:
         os.environ.clear()
-        os.environ.update(self._wanted)
+        os.environ.update(self._environment)
 
     def __exit__(self, *error: object) -> None:
         os.environ.clear()

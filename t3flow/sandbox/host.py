@@ -1,4 +1,4 @@
-"""A whole devvm in one folder: registry, users with databases and servers, dispatch, supervisor, consumer. For the demo and for the tests."""
+"""A complete host in a folder: registry, users with databases and servers, dispatch, supervisor, consumer."""
 
 import json
 import os
@@ -25,16 +25,16 @@ from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.environment import environment_of
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
 from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
 
-PORTS, _given = (10_000, 32_000), set[int]()  # below those that Linux takes for outgoing connections
+PORTS, _used_ports = (10_000, 32_000), set[int]()  # below the range for outgoing connections
 FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
-"""Variables that do not reach the sandbox begin so. The last two are set in each worker of pytest-xdist."""
+"""Prefixes of variables that the sandbox does not inherit. pytest-xdist sets the last two in its workers."""
 
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
@@ -78,18 +78,18 @@ timeout_s = 120
 
 
 def free_port() -> int:
-    """A TCP port that nobody has now, that was not given out before, and that no outgoing connection will take meanwhile."""
+    """Return a free TCP port that was not returned before and is outside the range for outgoing connections."""
     while True:
         port = random.randrange(*PORTS)
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("0.0.0.0", port))
-            if port not in _given:
-                _given.add(port)
+            if port not in _used_ports:
+                _used_ports.add(port)
                 return port
 
 
 class Sandbox:
-    """A devvm in a folder. Everything that it starts is its own, and `close` ends it."""
+    """A complete host in a folder. `close` ends all processes that it started."""
 
     def __init__(
         self, top: Path, users: list[str], *, quiet_seconds: float = 1, queue_url: str = "", extra: str = ""
@@ -100,7 +100,7 @@ class Sandbox:
         self.dispatch_port = free_port()
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.prefix: list[str] = []  # words before the consumer's command
+        self.prefix: list[str] = []  # put before the consumer's command
         self.ready_seconds = READY_SECONDS
         self.mint_seconds = MINT_SECONDS
         self.config = top / "config.toml"
@@ -123,25 +123,25 @@ class Sandbox:
             **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
             "HOME": str(top / "home"),
             "T3FLOW_CONFIG": str(self.config),
-            "PATH": f"{bring_node(top / 'tools')}:{os.environ['PATH']}",
+            "PATH": f"{link_node(top / 'tools')}:{os.environ['PATH']}",
         }
 
     @property
     def settings(self) -> Settings:
-        """The settings that the consumer reads."""
+        """Return the settings that the consumer reads."""
         return settings_module.load(self.config, {})
 
     @property
     def journal(self) -> Journal:
-        """The journal, opened anew."""
+        """Open the journal."""
         return open_journal(self.settings)
 
     def base_dir(self, user: str) -> Path:
-        """The folder of a user's server."""
+        """Return the base dir of a user."""
         return self.top / "home" / user / ".t3"
 
     def database(self, user: str) -> Path:
-        """A user's database."""
+        """Return the path of a user's database."""
         return self.base_dir(user) / "userdata" / "state.sqlite"
 
     # Setting up -----------------------------------------------------------------------------------------------------
@@ -149,21 +149,21 @@ class Sandbox:
     def start(
         self, version: str, databases: dict[str, Path] | None = None, behavior: dict[str, Any] | None = None
     ) -> None:
-        """Starts everything but the consumer, with every user on a version, and (given) copies of databases."""
-        self.give(databases or {})
+        """Start everything but the consumer, with all users on a version and with copies of these databases."""
+        self.copy_databases(databases or {})
         self.start_registry()
         self.publish(version, behavior)
         self.install(version)
         self.start_servers()
 
-    def give(self, databases: dict[str, Path]) -> None:
-        """Puts copies of databases into users' homes."""
+    def copy_databases(self, databases: dict[str, Path]) -> None:
+        """Copy databases into the homes of users."""
         for user, source in databases.items():
             self.database(user).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, self.database(user))
 
     def start_servers(self) -> None:
-        """Starts supervisor, dispatch and everybody's server, and waits until all pair."""
+        """Start the supervisor, the dispatch and all servers, and wait until all users can pair."""
         self.start_supervisor()
         self.start_dispatch()
         for user in self.users:
@@ -172,14 +172,14 @@ class Sandbox:
             self.await_pairing(user)
 
     def start_registry(self) -> None:
-        """Starts the registry and points npm at it."""
+        """Start the registry and point npm at it."""
         self.registry_port = free_port()
         self._python("registry_server", "--port", str(self.registry_port), "--folder", str(self.top / "registry"))
         self.environment["npm_config_registry"] = f"http://127.0.0.1:{self.registry_port}/"
         self.until(lambda: self._listens(self.registry_port), "the registry listens")
 
     def enable_signatures(self) -> None:
-        """Makes the registry sign, and the sandbox's npm know whom to ask for its keys."""
+        """Make the registry sign, and the sandbox's npm trust its keys."""
         registry = Registry(self.top / "registry")
         registry.enable_signatures()
         signing.trust(self.top / "tools" / "npm", registry.keys.parent, self.environment["npm_config_registry"])
@@ -187,14 +187,14 @@ class Sandbox:
     def publish(
         self, version: str, behavior: dict[str, Any] | None = None, *, tag: str | None = "nightly", **options: Any
     ) -> None:
-        """Publishes a build of the stand-in that behaves as told: all its parts, the launcher last."""
+        """Publish a build of the stand-in with this behavior: all its packages, the launcher last."""
         registry = Registry(self.top / "registry")
         parts = pack_release(version, self.top / "registry" / "packed", behavior, **options)
         for part in parts:
             registry.publish(version, part, tag=tag if part is parts[-1] else None)
 
     def install(self, version: str) -> None:
-        """Puts every user on a version, as a host that t3flow has been running on for long."""
+        """Assign a version to all users, as on a host on which t3flow has accepted it."""
         settings = self.settings
         self.install_slot(version)
         for user in self.users:
@@ -204,7 +204,7 @@ class Sandbox:
         install_launcher(settings.paths.launcher, settings.paths.versions_dir, sandbox=True)
 
     def install_slot(self, version: str) -> None:
-        """Makes a slot of a version; nobody is led to it."""
+        """Create the slot of a version without assigning it."""
         settings = self.settings
         create_state_dir(settings.paths.state_dir)
         host = open_host(settings, open_journal(settings, create=True))
@@ -214,18 +214,18 @@ class Sandbox:
             staging = self.top / "scratch" / "first"
             staging.mkdir()
             with environment_of(self.environment):
-                note = {"origin": packages.install(host, version, staging)}
-                creation.create_slot(versions_dir, version, staging / "prefix", packages.node_path(), note)
+                manifest = {"origin": packages.install(host, version, staging)}
+                creation.create_slot(versions_dir, version, staging / "prefix", packages.node_path(), manifest)
             shutil.rmtree(staging)
 
         prepared.make_slot(versions_dir, version, Registry(self.top / "registry"), self.environment, install)
 
-    def lead(self, user: str, version: str) -> None:
-        """Leads a user to a version, as t3flow does once their server has stopped."""
+    def assign(self, user: str, version: str) -> None:
+        """Assign a version to a user, as t3flow does after the stop of the server."""
         slots.assign(self.settings.paths.versions_dir, user, version)
 
     def start_supervisor(self) -> None:
-        """Starts the supervisor of the users' servers."""
+        """Start the supervisor of the users' servers."""
         self._python(
             "supervisor",
             *("--socket", str(self.top / "etc" / "t3-serve" / "supervisor.sock"), "--host", self.address),
@@ -235,7 +235,7 @@ class Sandbox:
         self.until((self.top / "etc" / "t3-serve" / "supervisor.sock").exists, "the supervisor answers")
 
     def start_dispatch(self) -> None:
-        """Starts the dispatch."""
+        """Start the dispatch."""
         self._python(
             "dispatch",
             *("--port", str(self.dispatch_port), "--user-map", str(self.top / "etc" / "user-map")),
@@ -246,7 +246,7 @@ class Sandbox:
         self.until(lambda: self._listens(self.dispatch_port), "the dispatch listens")
 
     def start_consumer(self) -> subprocess.Popen[bytes]:
-        """Starts the consumer and waits until it is ready."""
+        """Start the consumer and wait until it is ready."""
         log = self.top / "log" / "consumer.log"
         mark = log.stat().st_size if log.exists() else 0
         child = self._spawn("consumer", [*self.prefix, sys.executable, "-m", "t3flow", "consumer"])
@@ -272,7 +272,7 @@ class Sandbox:
     # Acting ---------------------------------------------------------------------------------------------------------
 
     def t3flow(self, *arguments: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        """Runs a command of t3flow to its end."""
+        """Run a t3flow command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "t3flow", *arguments],
             env=self.environment,
@@ -283,7 +283,7 @@ class Sandbox:
         )
 
     def document(self, *arguments: str, timeout_seconds: float = 120) -> Any:
-        """The JSON document that a command prints."""
+        """Return the JSON document that a command prints."""
         finished = self.t3flow(*arguments, "--json", timeout_seconds=timeout_seconds)
         try:
             return json.loads(finished.stdout)
@@ -291,7 +291,7 @@ class Sandbox:
             raise AssertionError(f"{arguments} printed {finished.stdout!r} and {finished.stderr!r}") from None
 
     def supervise(self, do: str, user: str = "") -> dict[str, Any]:
-        """Asks the supervisor, as systemctl would be."""
+        """Send a request to the supervisor, in place of systemctl, and return the response."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(self.ready_seconds)
             connection.connect(str(self.top / "etc" / "t3-serve" / "supervisor.sock"))
@@ -301,7 +301,7 @@ class Sandbox:
                 return answer
 
     def control(self, user: str, path: str, **body: Any) -> dict[str, Any]:
-        """Makes a user's stand-in server do what a person would: `turn/start`, `turn/end`, `terminal`."""
+        """Make a user's stand-in server act as if the user worked with it: `turn/start`, `turn/end`, `terminal`."""
         url = f"http://127.0.0.1:{self.ports[user]}/__standin/{path}"
         answer = http_client.request(url, method="POST", body=json.dumps(body).encode(), timeout_seconds=5)
         found = answer.json_object()
@@ -310,7 +310,7 @@ class Sandbox:
         return found
 
     def pairs(self, user: str, tries: int = 3) -> bool:
-        """Whether the user can pair through the dispatch now, and the session is good. A person tries again: t3's mint waits for no lock."""
+        """Return whether the user can pair through the dispatch and gets a valid session. Retries, because t3's mint does not wait for a lock."""
         from t3flow.host.pairing import probe as pairing_probe
 
         for _ in range(tries):
@@ -321,21 +321,24 @@ class Sandbox:
         return False
 
     def await_pairing(self, user: str) -> None:
-        """Waits until a user whose server was started can pair."""
+        """Wait until a user whose server was started can pair."""
         verification.verify(open_host(self.settings, self.journal), user, self.assigned(user), self.ready_seconds)
 
     def level(self, user: str) -> int:
-        """The schema level of a user's database."""
+        """Return the schema level of a user's database."""
         with closing(sqlite3.connect(self.database(user))) as connection:
             level: int = connection.execute("select max(migration_id) from effect_sql_migrations").fetchone()[0]
             return level
 
     def assigned(self, user: str) -> str | None:
-        """The version that a user's link leads to."""
+        """Return the version that is assigned to a user."""
         return slots.assigned(self.settings.paths.versions_dir, user)
 
     def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Waits for something to become true. A look that takes long, as a command does, is followed by as long a pause."""
+        """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed.
+
+        A check that takes long, as a command does, is followed by a pause of the same length.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             began = time.monotonic()
@@ -348,7 +351,7 @@ class Sandbox:
                         f"{name} ended with {child.returncode}: {_from(self.top / 'log' / f'{name}.log', 0)[-800:]}"
                     )
             if time.monotonic() > deadline:
-                raise AssertionError(f"after {timeout_seconds:g} s it is still not so that {what}")
+                raise AssertionError(f"not true within {timeout_seconds:g} s: {what}")
             time.sleep(pause)
 
     def _listens(self, port: int) -> bool:
@@ -359,13 +362,13 @@ class Sandbox:
     # Ending ---------------------------------------------------------------------------------------------------------
 
     def kill(self, name: str) -> None:
-        """Ends one of the sandbox's processes with kill -9."""
+        """Kill one of the sandbox's processes with SIGKILL."""
         child = self.processes.pop(name)
         child.kill()
         child.wait()
 
     def end(self, name: str) -> int:
-        """Ends one of the sandbox's processes as systemd would; its exit code."""
+        """End one of the sandbox's processes like systemd, and return its exit code."""
         child = self.processes.pop(name)
         child.terminate()
         try:
@@ -375,7 +378,7 @@ class Sandbox:
             return child.wait()
 
     def close(self) -> None:
-        """Ends all that the sandbox started."""
+        """End all processes that the sandbox started."""
         for name in ("consumer", "dispatch", "registry_server", "supervisor"):
             if name in self.processes:
                 group = self.processes[name].pid

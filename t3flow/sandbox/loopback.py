@@ -1,6 +1,6 @@
-"""usage: python -m t3flow.sandbox.loopback [--memory] COMMAND [ARGUMENT...]: makes its namespaces ready, then becomes the command.
+"""usage: python -m t3flow.sandbox.loopback [--memory] COMMAND [ARGUMENT...]: prepares its namespaces, then executes the command.
 
-The loopback device is brought up; with --memory, /tmp becomes a file system in memory.
+Brings up the loopback device; with --memory, mounts a file system in memory over /tmp.
 """
 
 import os
@@ -11,7 +11,7 @@ from t3flow.sandbox.enter import MEMORY, put_tmp_in_memory
 
 
 def main() -> None:
-    """Needs CAP_NET_ADMIN and CAP_SYS_ADMIN in the namespaces; what they lack is said, and the command is run all the same."""
+    """Prepare the namespaces and execute the command. Best effort: failures, as without CAP_NET_ADMIN or CAP_SYS_ADMIN, go to stderr."""
     command = sys.argv[1:]
     steps = [raise_loopback]
     if command[0] == MEMORY:

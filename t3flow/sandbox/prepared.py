@@ -1,7 +1,7 @@
-"""A store of slots that npm has made once, for all sandboxes of a test session.
+"""A cache of slots that is shared by all sandboxes of a test session.
 
-With T3FLOW_SANDBOX_SLOTS set to a folder, a sandbox that is set up copies its slots from there; the first to need a slot has npm make it.
-Installs of a run under test never come from the store.
+If T3FLOW_SANDBOX_SLOTS names a folder, the setup of a sandbox copies slots from it, and adds those that npm had to install.
+A run under test never uses the cache.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from t3flow.sandbox.registry import PACKAGE, Registry
 
 VARIABLE = "T3FLOW_SANDBOX_SLOTS"
 NPM_SETTINGS = {"npm_config_registry"}
-"""What a sandbox tells npm by its environment unless a test adds to it."""
+"""Settings of npm in the environment of a sandbox, unless a test adds some."""
 
 
 def make_slot(
     versions_dir: Path, version: str, registry: Registry, environment: Mapping[str, str], install: Callable[[], None]
 ) -> None:
-    """Put a slot into `versions_dir`: a copy of the stored one, else by `install`, whose slot is stored. Idempotent."""
+    """Put a slot into `versions_dir`: a copy from the cache, or by `install`, whose slot is added to the cache. Idempotent."""
     final = slots.slot_path(versions_dir, version)
     name = _name(version, registry, environment)
     if name is None or slots.has_slot(versions_dir, version):
@@ -39,7 +39,7 @@ def make_slot(
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a slot by one rename; when another process has put the target there meanwhile, that one stays."""
+    """Copy a slot by one rename. If another process created the target first, keep that one."""
     beside = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
     shutil.copytree(source, beside / "slot", symlinks=True)
     with suppress(OSError):
@@ -48,12 +48,16 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _name(version: str, registry: Registry, environment: Mapping[str, str]) -> str | None:
-    """The name in the store: a checksum of the parts of the version. None without a store, and where more than the parts decides on a slot:
-    signatures, attestations, tokens, faults or settings of npm."""
+    """Return the name in the cache: a checksum of the packages of the version.
+
+    None without a cache, and if the slot also depends on signatures, attestations, tokens, faults, or settings of npm.
+    """
     state = registry.state()
-    told = {name for name in environment if name.lower().startswith("npm_config_")}
+    npm_settings = {name for name in environment if name.lower().startswith("npm_config_")}
     attested = any(package["attested"] for package in state["packages"].values())
-    special = bool(state["faults"] or state["token"] or attested) or registry.keys.exists() or told != NPM_SETTINGS
+    special = (
+        bool(state["faults"] or state["token"] or attested) or registry.keys.exists() or npm_settings != NPM_SETTINGS
+    )
     if VARIABLE not in os.environ or special or not registry.tarball(version, PACKAGE).exists():
         return None
     parts = sorted(registry.tarballs.glob(f"*/{version}.tgz"))

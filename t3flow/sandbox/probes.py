@@ -1,4 +1,4 @@
-"""Browsers that never rest: one a user, which pairs, waits 100 ms, pairs again; each failure with the cause that the dispatch logged."""
+"""Browsers that pair in a loop, one for each user, 100 ms apart. Each failure has the cause that the dispatch logged."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ LOCKED = "database is locked"
 
 @dataclass(frozen=True)
 class Failure:
-    """A pairing that failed: whose, from when to when (epoch seconds), and why."""
+    """A failed pairing of a user, with its begin and end (epoch seconds) and cause."""
 
     user: str
     began: float
@@ -27,17 +27,17 @@ class Failure:
 
 @dataclass
 class Probes:
-    """What the browsers saw: how many pairings there were, and those that failed."""
+    """The number of pairings, and the failures."""
 
     tried: int = 0
     failures: list[Failure] = field(default_factory=list)
 
     def causes(self) -> set[str]:
-        """What went wrong, each kind once."""
+        """Return the distinct causes."""
         return {kind(failure.cause) for failure in self.failures}
 
     def outside(self, restarts: dict[str, list[tuple[float, float]]]) -> list[Failure]:
-        """The failures that no restart of the user's own server overlaps."""
+        """Return the failures that overlap no restart of the user's own server."""
         return [
             failure
             for failure in self.failures
@@ -46,13 +46,13 @@ class Probes:
 
 
 def kind(cause: str) -> str:
-    """A cause without what differs each time."""
+    """Return a cause without its variable part."""
     return LOCKED if LOCKED in cause else cause
 
 
 @contextmanager
 def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUSE_SECONDS) -> Iterator[Probes]:
-    """Lets browsers pair meanwhile."""
+    """Let browsers pair inside the block; yield their results."""
     found, stop, mutex = Probes(), threading.Event(), threading.Lock()
     host = open_host(box.settings, box.journal)
     log = box.top / "log" / "dispatch.log"
@@ -71,7 +71,7 @@ def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUS
                 cause = logged[-1] if logged else str(error)
                 with server_log.open(errors="replace") as lines:
                     lines.seek(server_mark)
-                    if any(LOCKED in line for line in lines):  # two wrote at once: it answers 500
+                    if any(LOCKED in line for line in lines):  # two writers at once: the server returns 500
                         cause += f": {LOCKED}"
             with mutex:
                 found.tried += 1
@@ -91,12 +91,12 @@ def pairing_browsers(box: Sandbox, users: list[str], pause_seconds: float = PAUS
 
 
 def restarts(box: Sandbox) -> dict[str, list[tuple[float, float]]]:
-    """When each user's server was away for a restart (epoch seconds), by the journal: from asking it to stop until that was over."""
+    """Return the restarts of each user in the journal as (begin, end) in epoch seconds, from the stop to the end of the restart."""
     return restarts_in([box.journal.events(run.id) for run in box.journal.runs()])
 
 
 def restarts_in(runs: Iterable[list[Event]]) -> dict[str, list[tuple[float, float]]]:
-    """The same, by the events of runs."""
+    """Return the restarts in the events of these runs."""
     found: dict[str, list[tuple[float, float]]] = {}
     for events in runs:
         user, since = "", 0.0
@@ -110,7 +110,7 @@ def restarts_in(runs: Iterable[list[Event]]) -> dict[str, list[tuple[float, floa
 
 
 def _is_over(event: Event) -> bool:
-    """Whether a restart ended so: its user was verified, or taken back, or never stopped."""
+    """Return whether the event ends a restart: verified, compensated, or not stopped at all."""
     if event.step == "stop_if_idle":
         return event.kind == "completed" and not event.data["result"]["stopped"]
     return (event.step, event.kind) in {("verify_user", "completed"), ("undo_stop", "undone")}

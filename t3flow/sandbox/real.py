@@ -1,7 +1,7 @@
-"""usage: python -m t3flow.sandbox.real: fetches the real t3 and prints where its tarball lies.
+"""usage: python -m t3flow.sandbox.real: downloads the real t3 and prints the path of its tarball.
 
-The native executable of generation C is published as a platform package, which `npm pack` downloads; its checksum is pinned here. The launcher
-package that belongs to it is the stand-in's, as it is not on the registry. Exit code 2: the package cannot be had here. 1: it is another one.
+`npm pack` downloads the platform package of generation C; its checksum is pinned here. Its launcher package is not on the registry, so the
+stand-in's is used. Exit status 2: the package is not available; 1: its checksum is wrong.
 """
 
 import base64
@@ -18,27 +18,27 @@ from pathlib import Path
 
 import t3flow
 from t3flow import T3flowError
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 
 PACKAGE, VERSION = "@t3code/t3-linux-x64", "0.0.42"
 INTEGRITY = "sha512-iRdhsW7qoQnTW+cChqMmuZwfakz90z5tpi3wA/Jg4AwljXF07o64Rhkf26TyMy0V3BWu5AAHTNFhK3znTMm1uA=="
 LEVEL = 52
-"""The schema level to which it migrates."""
+"""The schema level of the real t3."""
 
 FETCH_SECONDS = 600
 
 
 class Unavailable(T3flowError):
-    """The real package cannot be had here."""
+    """The real package is not available on this host."""
 
 
 class Altered(T3flowError):
-    """What was fetched is not the package that is pinned."""
+    """The downloaded package does not match the pinned checksum."""
 
 
 def cache() -> Path:
-    """Return the folder that the package is kept in: the checkout's own, else the account's."""
+    """Return the cache folder: that of the checkout, else that of the account."""
     top = Path(t3flow.__file__).parent.parent
     if (top / "pyproject.toml").is_file():
         return top / ".cache" / "real"
@@ -46,15 +46,15 @@ def cache() -> Path:
 
 
 def cached() -> Path | None:
-    """Return the tarball of the real package if an earlier `fetch` left it, or None."""
+    """Return the tarball of the real package if it is cached, or None."""
     path = cache() / f"{PACKAGE.replace('/', '-').lstrip('@')}-{VERSION}.tgz"
     return path if path.is_file() and _integrity(path) == INTEGRITY else None
 
 
 def fetch() -> Path:
-    """Return the tarball of the real package, downloaded with npm and its settings unless it is there.
+    """Return the tarball of the real package, and download it with npm's settings if it is not cached.
 
-    Idempotent: it is put in place by one rename once its checksum was compared. Raises Unavailable, Altered.
+    Idempotent: one rename puts it in place after its checksum was compared. Raise Unavailable, Altered.
     """
     if (found := cached()) is not None:
         return found
@@ -63,7 +63,7 @@ def fetch() -> Path:
     with tempfile.TemporaryDirectory(prefix="t3flow-real-", dir="/var/tmp") as folder:
         path = _download(Path(folder))
         if (found_integrity := _integrity(path)) != INTEGRITY:
-            raise Altered(f"{PACKAGE}@{VERSION} has the checksum {found_integrity}, not {INTEGRITY}: it is not used")
+            raise Altered(f"{PACKAGE}@{VERSION} was refused: its checksum is {found_integrity}, not {INTEGRITY}")
         cache().mkdir(parents=True, exist_ok=True)
         partial = cache() / f".{path.name}.{os.getpid()}"
         shutil.copyfile(path, partial)
@@ -72,8 +72,8 @@ def fetch() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """Download the package into a folder by `npm pack`, which runs nothing of it. Raises Unavailable."""
-    npm = shutil.which("npm") or str(bring_node(folder / "tools") / "npm")
+    """Download the package into a folder with `npm pack`, which runs none of its scripts. Raise Unavailable."""
+    npm = shutil.which("npm") or str(link_node(folder / "tools") / "npm")
     words = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
     words += ["--pack-destination", str(folder), "--cache", str(folder / "cache")]
     try:
@@ -91,7 +91,7 @@ def _download(folder: Path) -> Path:
     packed = list(folder.glob("*.tgz"))
     if finished.returncode != 0 or len(packed) != 1:
         lines = [line for line in finished.stderr.splitlines() if line.strip()]
-        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {lines[0] if lines else 'it says nothing'}")
+        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {lines[0] if lines else 'npm printed nothing'}")
     return packed[0]
 
 
@@ -102,9 +102,9 @@ def _integrity(path: Path) -> str:
 
 
 def pack_launcher(folder: Path, prelude: str = "") -> Path:
-    """Pack the launcher package that belongs to the real platform package and return its tarball.
+    """Pack the launcher package for the real platform package, and return its tarball.
 
-    `prelude` is JavaScript that runs before the launcher's own: a fault of the build that the executable cannot be given.
+    `prelude` is JavaScript that runs before the launcher: a fault that the real executable cannot have.
     """
     launcher = pack_release(VERSION, folder, generation="C", platforms=[])[-1]
     if not prelude:
@@ -123,7 +123,7 @@ def pack_launcher(folder: Path, prelude: str = "") -> Path:
 
 
 def publish(folder: Path, platform_tarball: Path, *, prelude: str = "", tag: str | None = None) -> None:
-    """Publish the real package and then its launcher in the registry of a folder, as `VERSION`."""
+    """Publish the real package and then its launcher as `VERSION` in the registry of a folder."""
     from t3flow.sandbox.registry import Registry
 
     registry = Registry(folder)

@@ -1,9 +1,9 @@
-"""A local npm registry with a few packages. `registry_server.py` serves it.
+"""A local npm registry for the real npm. `registry_server.py` serves it.
 
-Its client is the real npm. Its state is files, read at each request, so that any process can publish or break it while
-it runs: `DIR/tarballs/PACKAGE/VERSION.tgz` (a scope's slash is written %2f), and `DIR/registry.json` = {"packages": {PACKAGE:
+All state is in files that are read at each request, so that any process can publish to it or break it while it runs:
+`DIR/tarballs/PACKAGE/VERSION.tgz` (with %2f for the slash of a scope), and `DIR/registry.json` = {"packages": {PACKAGE:
 {"tags": {TAG: VERSION}, "times": {VERSION: TIME}, "attested": {VERSION: true}}}, "faults": [{FAULT: VALUE}], "token":
-{"sha256": OF_THE_TOKEN}}; what it signed is below `DIR/signing`.
+{"sha256": OF_THE_TOKEN}}. Signatures are below `DIR/signing`.
 """
 
 import base64
@@ -39,31 +39,31 @@ IN_ABBREVIATED = {
     "deprecated",
 }
 FAULTS = {
-    "down": "connections are closed without an answer",
-    "hang": "nothing is ever answered",
-    "slow_seconds": "each answer comes that much later",
-    "status": "every answer has this status, 500, 503 or 404",
-    "html": "every answer is 200 with a web page",
+    "down": "connections are closed without a response",
+    "hang": "requests get no response",
+    "slow_seconds": "each response is delayed by this time",
+    "status": "every response has this status, 500, 503 or 404",
+    "html": "every response is 200 with a web page",
     "corrupt": "tarballs do not match their checksums",
-    "truncate": "tarballs end in the middle",
-    "unsigned": "versions come without the signatures that the registry made",
-    "bad_signature": "versions come with signatures of something else",
-    "bad_attestation": "attestations are signed by somebody else",
-    "no_integrity": "versions come without their checksum",
-    "other_integrity": "who only looks is told another checksum than who installs",
-    "no_times": "the full document does not say when versions were published",
-    "without": "documents do not have this version yet; its tarball is there",
-    "lagging": "who installs is told nothing of this version yet, who only looks is",
-    "only": "the others hold for `tarball` or for `packument` requests alone",
-    "package": "the others hold for this package alone",
-    "until": "the others end at this time (epoch seconds)",
+    "truncate": "tarballs are cut in the middle",
+    "unsigned": "versions have no signatures",
+    "bad_signature": "versions have signatures of other content",
+    "bad_attestation": "attestations have the signature of another key",
+    "no_integrity": "versions have no checksum",
+    "other_integrity": "`npm view` gets another checksum than `npm install`",
+    "no_times": "the full document has no publishing times",
+    "without": "documents do not list this version yet, but its tarball exists",
+    "lagging": "`npm install` does not get this version yet, `npm view` does",
+    "only": "limits the other faults to `tarball` or `packument` requests",
+    "package": "limits the other faults to this package",
+    "until": "the other faults end at this time (epoch seconds)",
 }
 LIMITS = {"only", "package", "until"}
-"""Faults that only say where and when the others hold."""
+"""Keys that limit the other faults."""
 
 
 class Package(TypedDict):
-    """What is stored of one package beside its tarballs."""
+    """Stored data of a package, besides its tarballs."""
 
     tags: dict[str, str]
     times: dict[str, str]
@@ -71,7 +71,7 @@ class Package(TypedDict):
 
 
 class State(TypedDict):
-    """What is stored of a registry: packages by name, groups of faults, the token that it wants ({}: none)."""
+    """Stored data of a registry: packages by name, groups of faults, the required token ({}: none)."""
 
     packages: dict[str, Package]
     faults: list[dict[str, Any]]
@@ -79,7 +79,7 @@ class State(TypedDict):
 
 
 class Registry:
-    """A registry's state in a folder. Any process may change it; a running server shows it in its next answer."""
+    """A registry in a folder. Any process may change it; a running server uses the change in its next response."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,10 +97,10 @@ class Registry:
         package: str = "",
         published: datetime | None = None,
     ) -> None:
-        """Publishes a tarball as a version, as of now or `published`, and (given) points a tag at it.
+        """Publish a tarball as a version, at the time `published` (default: now), and point `tag` at it, if given.
 
-        The package is the one that the tarball's package.json names, or `package`. A version that exists is replaced.
-        Raises OSError, and tarfile.TarError or KeyError for what is no npm package.
+        The package is `package`, or that of the tarball's package.json. An existing version is replaced.
+        Raise OSError, and tarfile.TarError or KeyError if the tarball is not an npm package.
         """
         status = tarball.stat()
         manifest, _ = _read_tarball(tarball, status.st_mtime_ns, status.st_size)
@@ -112,39 +112,39 @@ class Registry:
         partial.replace(target)
         if self.keys.exists():
             self._sign(package, version)
-        with self._changing(package) as known:
-            known["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
+        with self._update_package(package) as record:
+            record["times"][version] = _time_text((published or datetime.now(UTC)).timestamp())
             if tag is not None:
-                known["tags"][tag] = version
+                record["tags"][tag] = version
 
     def unpublish(self, version: str, package: str = PACKAGE) -> None:
-        """Takes a version away; tags that lead to it stay, as dangling as they can be on a real registry."""
+        """Remove a version. Its tags stay and dangle, as on a real registry."""
         self.tarball(version, package).unlink(missing_ok=True)
-        with self._changing(package) as known:
-            known["times"].pop(version, None)
+        with self._update_package(package) as record:
+            record["times"].pop(version, None)
 
     def set_tag(self, tag: str, version: str, package: str = PACKAGE) -> None:
-        """Points a dist-tag at a version."""
-        with self._changing(package) as known:
-            known["tags"][tag] = version
+        """Point a dist-tag at a version."""
+        with self._update_package(package) as record:
+            record["tags"][tag] = version
 
     def tarball(self, version: str, package: str = PACKAGE) -> Path:
-        """Where the tarball of a version is or would be."""
+        """Return the path of a version's tarball, which may not exist."""
         return self.tarballs / _escaped(package) / f"{version}.tgz"
 
     def versions(self, package: str = PACKAGE) -> list[str]:
-        """The versions of a package that have a tarball; none for a package that the registry does not know."""
+        """Return the versions of a package that have a tarball; none for an unknown package."""
         return sorted(path.stem for path in (self.tarballs / _escaped(package)).glob("[0-9]*.tgz"))
 
     # Signing --------------------------------------------------------------------------------------------------------
 
     @property
     def keys(self) -> Path:
-        """The keys that it serves, if it signs."""
+        """Return the file with the public keys; it exists if the registry signs."""
         return self.folder / "signing" / "keys.json"
 
     def enable_signatures(self) -> None:
-        """From now on the registry has keys and signs: what is there, and what is published later."""
+        """Create keys, and sign all existing and future versions."""
         signing.make_keys(self.keys.parent)
         for folder in self.tarballs.iterdir():
             package = folder.name.replace("%2f", "/")
@@ -163,44 +163,44 @@ class Registry:
         return self.keys.parent / _escaped(package) / f"{version}.json"
 
     def signed(self, version: str, package: str = PACKAGE) -> dict[str, Any] | None:
-        """The signature and the attestation of a version, or None where it is not signed."""
+        """Return the signature and the attestation of a version, or None if it is not signed."""
         with suppress(FileNotFoundError):
             found: dict[str, Any] = json.loads(self._signature_file(package, version).read_text())
             return found
         return None
 
     def attest(self, version: str, package: str = PACKAGE) -> None:
-        """Says from now on that the version has an attestation; one that verifies is there if the registry signs."""
-        with self._changing(package) as known:
-            known["attested"][version] = True
+        """Claim an attestation for the version. It verifies if the registry signs."""
+        with self._update_package(package) as record:
+            record["attested"][version] = True
 
     def require_token(self, token: str) -> None:
-        """Answers from now on only who brings this token; only its checksum is stored."""
-        with self._storing() as state:
+        """Require this token in requests. Only its checksum is stored."""
+        with self._update_state() as state:
             state["token"] = {"sha256": hashlib.sha256(token.encode()).hexdigest()}
 
     # Faults ---------------------------------------------------------------------------------------------------------
 
     def set_faults(self, **faults: Any) -> None:
-        """Gives the registry these faults of FAULTS in place of those before; none: it is well. Raises ValueError."""
+        """Replace all faults with these of FAULTS; none repairs the registry. Raise ValueError."""
         self._check(faults)
-        with self._storing() as state:
+        with self._update_state() as state:
             state["faults"] = [faults] if faults else []
 
     def add_faults(self, **faults: Any) -> None:
-        """Gives the registry these faults of FAULTS beside those before, with `only`, `package` and `until` of their own. Raises ValueError."""
+        """Add faults of FAULTS as a group with its own `only`, `package` and `until`. Raise ValueError."""
         self._check(faults)
-        with self._storing() as state:
+        with self._update_state() as state:
             state["faults"].append(faults)
 
     @staticmethod
     def _check(faults: dict[str, Any]) -> None:
         unknown = faults.keys() - FAULTS.keys()
         if unknown:
-            raise ValueError(f"unknown faults {', '.join(sorted(unknown))}: known are {', '.join(FAULTS)}")
+            raise ValueError(f"unknown faults {', '.join(sorted(unknown))}: the faults are {', '.join(FAULTS)}")
 
     def faults(self, package: str, kind: str) -> dict[str, Any]:
-        """The faults that a request about a package (or "") meets now; `kind` is `tarball` or `packument`."""
+        """Return the faults of a request about a package (or "") now. `kind` is `tarball` or `packument`."""
         found: dict[str, Any] = {}
         for group in self.state()["faults"]:
             holds = group.get("only", kind) == kind and group.get("package", package) == package
@@ -211,7 +211,7 @@ class Registry:
     # Reading --------------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Packages, faults and token as they are now."""
+        """Return the current packages, faults and token."""
         try:
             stored = json.loads((self.folder / "registry.json").read_text())
         except FileNotFoundError:
@@ -223,15 +223,15 @@ class Registry:
         }
 
     def package(self, package: str = PACKAGE) -> Package:
-        """What is stored of one package; empty for one that nothing is stored of."""
+        """Return the stored data of a package; empty for an unknown one."""
         return self.state()["packages"].get(package) or {"tags": {}, "times": {}, "attested": {}}
 
     def packument(
-        self, url: str, package: str = PACKAGE, *, abbreviated: bool = False, looking: bool = False
+        self, url: str, package: str = PACKAGE, *, abbreviated: bool = False, for_view: bool = False
     ) -> dict[str, Any]:
-        """All that the registry says of a package; `url` is the registry's own, for the tarballs' addresses. `looking`: to `npm view`."""
-        known, faults = self.package(package), self.faults(package, "packument")
-        hidden = {faults.get("without"), None if looking else faults.get("lagging")}
+        """Return the document of a package. `url` is the registry's, for the URLs of tarballs; `for_view` is set for `npm view`."""
+        record, faults = self.package(package), self.faults(package, "packument")
+        hidden = {faults.get("without"), None if for_view else faults.get("lagging")}
         versions, times = {}, {}
         for version in self.versions(package):
             if version in hidden:
@@ -240,10 +240,10 @@ class Registry:
             status = path.stat()
             manifest, checksums = _read_tarball(path, status.st_mtime_ns, status.st_size)
             address = f"{url}/{package}/-/{package.rpartition('/')[2]}-{version}.tgz"
-            dist = {**checksums, "tarball": address} | self._vouched(package, version, url)
+            dist = {**checksums, "tarball": address} | self._provenance(package, version, url)
             if faults.get("no_integrity"):
                 del dist["integrity"]
-            elif faults.get("other_integrity") and looking:
+            elif faults.get("other_integrity") and for_view:
                 dist["integrity"] = "sha512-" + base64.b64encode(bytes(64)).decode()
             scripts = manifest.get("scripts", {})
             if abbreviated:
@@ -251,9 +251,9 @@ class Registry:
             if scripts.keys() & {"preinstall", "install", "postinstall"}:
                 manifest = {**manifest, "hasInstallScript": True}
             versions[version] = {**manifest, "name": package, "version": version, "dist": dist}
-            times[version] = known["times"].get(version) or _time_text(status.st_mtime)
+            times[version] = record["times"].get(version) or _time_text(status.st_mtime)
         modified = max(times.values(), default=_time_text(0))
-        answer = {"name": package, "dist-tags": known["tags"], "versions": versions, "modified": modified}
+        answer = {"name": package, "dist-tags": record["tags"], "versions": versions, "modified": modified}
         if abbreviated:
             return answer
         if faults.get("no_times"):
@@ -261,8 +261,8 @@ class Registry:
         created = min(times.values(), default=_time_text(0))
         return {"_id": package, **answer, "time": {"created": created, "modified": modified, **times}}
 
-    def _vouched(self, package: str, version: str, url: str) -> dict[str, Any]:
-        """What `dist` says of signatures and attestations."""
+    def _provenance(self, package: str, version: str, url: str) -> dict[str, Any]:
+        """Return the signatures and attestations for `dist`."""
         faults, signed = self.faults(package, "packument"), self.signed(version, package)
         found: dict[str, Any] = {}
         if signed is not None and not faults.get("unsigned"):
@@ -281,14 +281,14 @@ class Registry:
     # Storing --------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _changing(self, package: str) -> Iterator[Package]:
-        """What is stored of one package, to be changed."""
-        with self._storing() as state:
+    def _update_package(self, package: str) -> Iterator[Package]:
+        """Yield the stored data of a package, to be changed."""
+        with self._update_state() as state:
             yield state["packages"].setdefault(package, {"tags": {}, "times": {}, "attested": {}})
 
     @contextmanager
-    def _storing(self) -> Iterator[State]:
-        """The state, to be changed by one process at a time and stored by one rename."""
+    def _update_state(self) -> Iterator[State]:
+        """Yield the state, to be changed by one process at a time, and store it by one rename."""
         with (self.folder / "registry.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self.state()
@@ -304,7 +304,7 @@ def _escaped(package: str) -> str:
 
 @lru_cache(maxsize=256)
 def _read_tarball(path: Path, changed_ns: int, size_bytes: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """The package.json and the checksums of a tarball; what it was when it changed last is part of the key."""
+    """Return the package.json and the checksums of a tarball. Time and size are part of the cache key."""
     with tarfile.open(path, "r:gz") as archive:
         file = archive.extractfile("package/package.json")
         manifest: dict[str, Any] = json.load(file) if file else {}

@@ -1,4 +1,4 @@
-"""usage: python -m t3flow.sandbox.registry_server --folder DIR [--port PORT]: serves the local npm registry and its faults."""
+"""usage: python -m t3flow.sandbox.registry_server --folder DIR [--port PORT]: serves a local npm registry with faults."""
 
 import argparse
 import hashlib
@@ -22,7 +22,7 @@ KEY_REPOSITORY = {
 
 
 class RegistryServer(LocalServer):
-    """Serves a Registry on 127.0.0.1; port 0 takes a free one."""
+    """Serve a Registry on 127.0.0.1. Port 0 chooses a free one."""
 
     def __init__(self, registry: Registry, port: int = 0) -> None:
         self.registry = registry
@@ -34,26 +34,26 @@ class _Handler(BaseHTTPRequestHandler):
     server: RegistryServer
 
     def do_GET(self) -> None:
-        """Answers, or does what the faults say."""
+        """Answer, or simulate the faults."""
         path = unquote(self.path.partition("?")[0])
         registry = self.server.registry
         package, token = package_of(path), registry.state()["token"]
         faults = registry.faults(package, "tarball" if path.endswith(".tgz") else "packument")
         time.sleep(float(faults.get("slow_seconds", 0)))
         if faults.get("hang"):
-            self.connection.recv(1)  # until the client gives up
+            self.connection.recv(1)  # blocks until the client disconnects
         if faults.get("hang") or faults.get("down"):
             self.close_connection = True
         elif faults.get("html"):
             self._send(200, b"<!doctype html><title>Please sign in</title>", "text/html")
         elif faults.get("status"):
             self._json(int(faults["status"]), {"error": "the registry is out of order"})
-        elif token and not path.startswith("/tuf/") and not self._brings(token["sha256"]):
+        elif token and not path.startswith("/tuf/") and not self._has_token(token["sha256"]):
             self._json(401, {"error": "a token is required"})
         else:
             self._answer(path, package, faults)
 
-    def _brings(self, wanted_sha256: str) -> bool:
+    def _has_token(self, wanted_sha256: str) -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return hashlib.sha256(token.encode()).hexdigest() == wanted_sha256
 
@@ -79,8 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _packument(self, package: str) -> None:
         short = ABBREVIATED in self.headers.get("Accept", "")
-        looking = self.headers.get("npm-command") == "view"
-        said = self.server.registry.packument(self.server.url, package, abbreviated=short, looking=looking)
+        for_view = self.headers.get("npm-command") == "view"
+        said = self.server.registry.packument(self.server.url, package, abbreviated=short, for_view=for_view)
         self._json(200, said, ABBREVIATED if short else "")
 
     def _attestation(self, package: str, version: str, faults: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = bytearray(path.read_bytes())
         if faults.get("corrupt"):
-            content[4] ^= 0xFF  # a date in the header of the gzip: it unpacks as before, its checksum is another
+            content[4] ^= 0xFF  # a date in the gzip header: it still unpacks, with another checksum
         if faults.get("truncate"):
             self._send(200, bytes(content[: len(content) // 2]), "application/octet-stream", length=len(content))
             self.close_connection = True
@@ -118,12 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """One line a request."""
+        """Log one line for each request."""
         print(f"{self.command} {self.path} {args[1] if len(args) > 1 else ''}".rstrip(), flush=True)
 
 
 def package_of(path: str) -> str:
-    """The package that an unquoted request path asks about; "" for one that concerns none."""
+    """Return the package of an unquoted request path, or ""."""
     if path.startswith(ATTESTATIONS):
         return path.removeprefix(ATTESTATIONS).rpartition("@")[0]
     if path.startswith("/-/package/") and path.endswith(DIST_TAGS):

@@ -1,4 +1,4 @@
-"""How the sandbox's HTTP servers run as programs: they say where they listen, and end cleanly when they are told to."""
+"""The HTTP servers of the sandbox as programs: print the URL, and shut down cleanly on a signal."""
 
 import signal
 import threading
@@ -6,22 +6,22 @@ from http.server import ThreadingHTTPServer
 
 
 class LocalServer(ThreadingHTTPServer):
-    """An HTTP server on 127.0.0.1 with a thread a request; port 0 takes a free one."""
+    """An HTTP server on 127.0.0.1 with a thread for each request. Port 0 chooses a free one."""
 
     daemon_threads = True
     request_queue_size = 128
 
     @property
     def url(self) -> str:
-        """Where it answers, without a slash at the end."""
+        """Return the URL without a trailing slash."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 def serve_until_terminated(server: LocalServer) -> None:
-    """Prints `listening on URL` and serves until SIGTERM or SIGINT; requests under way are dropped then."""
+    """Print `listening on URL` and serve until SIGTERM or SIGINT, which drop requests in flight."""
 
     def end(*_: object) -> None:
-        threading.Thread(target=server.shutdown).start()  # called in this thread it would wait for itself
+        threading.Thread(target=server.shutdown).start()  # in this thread it would deadlock
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)

@@ -1,4 +1,4 @@
-"""A sandbox as the earlier shell tracker leaves a host: one global install for everybody, markers, its timers on, no slot and no link."""
+"""A sandbox in the state of a host with the shell tracker: one global install, markers, enabled timers, no slots and no assignments."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ from t3flow.service.consumer import create_state_dir, open_journal
 
 
 def start(box: Sandbox, version: str, databases: dict[str, Path], behavior: dict[str, Any] | None = None) -> None:
-    """Starts everything but the consumer, with every user on a version that is installed globally."""
-    box.give(databases)
+    """Start everything but the consumer, with a version that is installed globally."""
+    box.copy_databases(databases)
     box.start_registry()
     box.publish(version, behavior)
     start_published(box, version)
 
 
 def start_published(box: Sandbox, version: str, *words: str) -> None:
-    """Does the rest of `start` with a version that the registry has already; `words` are for npm."""
+    """Start like `start`, with a version that the registry already has. `words` are options for npm."""
     install(box, version, *words)
     accept(box, version)
     for timer in TIMERS:
@@ -30,7 +30,7 @@ def start_published(box: Sandbox, version: str, *words: str) -> None:
 
 
 def install(box: Sandbox, version: str, *options: str) -> None:
-    """`npm install -g`, as it did: the folder is replaced under the servers that run from it."""
+    """Run `npm install -g`, as the shell tracker does: it replaces the folder under running servers."""
     prefix = box.top / "usr"
     words = ["npm", "install", "-g", "--prefix", str(prefix), "--no-audit", "--no-fund", *options, f"t3@{version}"]
     subprocess.run(words, env=box.environment, check=True, capture_output=True)
@@ -40,19 +40,19 @@ def install(box: Sandbox, version: str, *options: str) -> None:
 
 
 def accept(box: Sandbox, version: str) -> None:
-    """Moves last-good."""
+    """Write last-good."""
     box.settings.paths.last_good_file.write_text(f"{version}\n")
 
 
 def mark(box: Sandbox, user: str, version: str) -> None:
-    """Marks a user as deferred, as it did."""
+    """Mark a user as deferred."""
     folder = box.settings.paths.last_good_file.parent / "deferred"
     folder.mkdir(exist_ok=True)
     (folder / user).write_text(f"{version}\n")
 
 
 def restart(box: Sandbox, user: str) -> None:
-    """Restarts a user's server onto what is installed."""
+    """Restart a user's server on the installed version."""
     box.supervise("stop", user)
     box.supervise("start", user)
     box.await_pairing(user)

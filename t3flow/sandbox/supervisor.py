@@ -1,17 +1,15 @@
-"""usage: python -m t3flow.sandbox.supervisor --socket PATH …: the sandbox's small stand-in for systemd.
+"""usage: python -m t3flow.sandbox.supervisor --socket PATH …: a small substitute for systemd in the sandbox.
 
-It keeps the users' servers as the units on a real host do: Restart=on-failure after a second, at most five starts in
-30 seconds; a stop sends SIGTERM to every process of the unit and SIGKILL after a time-out, and stopped means that nothing of the unit is
-left. A unit is its main process, all below it, and what they left behind. One whose main process exits 130 is `failed`, as with systemd.
-`USER.unit.json` beside `USER.env` says what is odd about a unit (`unit_file.py`).
+It runs the users' servers like the units of a real host: Restart=on-failure after a second, at most five starts in 30 seconds. A unit is its main
+process, the descendants, and their orphans. A stop sends SIGTERM to all of them, SIGKILL after a timeout, and succeeds when none is left. A unit
+whose main process exits 130 is `failed`, as in systemd. `USER.unit.json` beside `USER.env` is a drop-in (`unit_file.py`).
 
-The socket takes JSON lines, {"do": COMMAND, "user": USER}, where COMMAND is one of `start stop status reset-failed
+The socket accepts JSON lines, {"do": COMMAND, "user": USER}, where COMMAND is one of `start stop status reset-failed
 kill-main kill list shutdown`, and answers each with {"ok": false, "error": TEXT} or {"ok": true, "user", "state",
 "main_pid", "started_monotonic", "started_wall", "exit", "starts", "pids", "exec_start"}. `state` is one of `active inactive failed activating
-deactivating`; `exit` is the code of the last end, or minus the number of the signal that it died of; `pids` are all living processes of
-the unit, also those that a main process which is gone has left; `starts` counts the starts; `exec_start` are the words that started the
-main process. `kill` sends {"signal": NUMBER} (default 9) to all of them. What a kill-main leaves behind is ended before the unit is restarted.
-`list` answers {"ok": true, "servers": [the same for each user]}.
+deactivating`; `exit` is the last exit code, or minus the number of a fatal signal; `pids` are all processes of the unit, including orphans;
+`starts` counts the starts; `exec_start` is the command of the main process. `kill` takes {"signal": NUMBER} (default 9). After `kill-main`, the
+remaining processes are ended before the unit restarts. `list` answers {"ok": true, "servers": [the same for each user]}.
 """
 
 import argparse
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow import T3flowError
-from t3flow.sandbox.tree import living
+from t3flow.sandbox.tree import live_processes
 from t3flow.sandbox.unit import Options, Refused, Unit
 from t3flow.sandbox.users import is_name
 
@@ -37,7 +35,7 @@ LONGEST_SOCKET_PATH = 107
 
 
 class Supervisor:
-    """All units, and what may be asked about them."""
+    """All units, and the requests about them."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -45,18 +43,18 @@ class Supervisor:
         self.closing = asyncio.Event()
 
     def unit(self, user: object) -> Unit:
-        """A user's unit. Raises Refused when there is no such user."""
+        """Return the unit of a user. Raise Refused if the user does not exist."""
         if not isinstance(user, str) or not is_name(user):
-            raise Refused(f"{user!a} cannot name a user")
+            raise Refused(f"{user!a} is not a user name")
         if user not in self.units:
             settings = self.options.serve_env_dir / f"{user}.env"
             if not settings.is_file():
-                raise Refused(f"there is no user {user}: {settings} is missing")
+                raise Refused(f"no user {user}: {settings} is missing")
             self.units[user] = Unit(user, self.options)
         return self.units[user]
 
     def reap(self) -> None:
-        """Takes note of every child that has ended, adopted ones too."""
+        """Reap all children that have ended, including adopted orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -69,37 +67,37 @@ class Supervisor:
                     unit.main_ended(os.waitstatus_to_exitcode(status))
 
     async def stop_all(self) -> None:
-        """Stops every server; none is started any more."""
+        """Stop every server, and refuse further starts."""
         self.options.closing = True
         await asyncio.gather(*(unit.stop() for unit in self.units.values()))
 
-    async def answer(self, asked: Any) -> dict[str, Any]:
-        """Does what a request says. Raises Refused, UserError."""
-        do = asked.get("do") if isinstance(asked, dict) else None
+    async def answer(self, request: Any) -> dict[str, Any]:
+        """Execute a request and return the response. Raise Refused, UserError."""
+        do = request.get("do") if isinstance(request, dict) else None
         if do == "list":
             names = {path.stem for path in self.options.serve_env_dir.glob("*.env") if is_name(path.stem)}
             names |= self.units.keys()
-            everything = list(living())
-            return {"ok": True, "servers": [self.unit(name).description(everything) for name in sorted(names)]}
+            processes = list(live_processes())
+            return {"ok": True, "servers": [self.unit(name).description(processes) for name in sorted(names)]}
         if do == "shutdown":
             await self.stop_all()
             return {"ok": True, "user": None, "state": "inactive", "main_pid": None}
-        unit = self.unit(asked.get("user")) if isinstance(asked, dict) else None
+        unit = self.unit(request.get("user")) if isinstance(request, dict) else None
         actions: dict[str, Callable[[Unit], Awaitable[None]]] = {
             "start": Unit.start,
             "stop": Unit.stop,
-            "status": Unit.look,
+            "status": Unit.no_op,
             "reset-failed": Unit.reset_failed,
             "kill-main": Unit.kill_main,
-            "kill": lambda unit: unit.kill(_signal_number(asked.get("signal", signal.SIGKILL))),
+            "kill": lambda unit: unit.kill(_signal_number(request.get("signal", signal.SIGKILL))),
         }
         if unit is None or do not in actions:
-            raise Refused(f"there is no command {do!a}: it takes {', '.join([*actions, 'list', 'shutdown'])}")
+            raise Refused(f"no command {do!a}: the commands are {', '.join([*actions, 'list', 'shutdown'])}")
         await actions[do](unit)
         return {"ok": True, **unit.description()}
 
-    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one client, line by line, until it leaves."""
+    async def serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one client until it disconnects."""
         with suppress(ConnectionError):
             while line := await _line(reader):
                 try:
@@ -114,27 +112,29 @@ class Supervisor:
 
 
 def _signal_number(given: object) -> int:
-    """A signal's number. Raises Refused."""
+    """Return a valid signal number. Raise Refused."""
     if not isinstance(given, int) or given not in {int(number) for number in signal.valid_signals()}:
-        raise Refused(f"{given!a} is no signal")
+        raise Refused(f"{given!a} is not a signal number")
     return given
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
-    except ValueError:  # longer than any request is
+    except ValueError:  # longer than any request
         return b""
 
 
 def listening_socket(path: Path) -> socket.socket:
-    """A unix socket that is at the path once it listens. Raises Refused when a supervisor answers there."""
+    """Return a unix socket that appears at the path once it listens. Raise Refused if another supervisor answers there."""
     beside = path.with_name(path.name + "~")
     if len(os.fsencode(beside)) > LONGEST_SOCKET_PATH:
-        raise Refused(f"{path}: a socket's path takes at most {LONGEST_SOCKET_PATH - 1} bytes: use a shorter folder")
+        raise Refused(
+            f"{path} is longer than the {LONGEST_SOCKET_PATH - 1} bytes that a socket's path may have: use a shorter folder"
+        )
     with socket.socket(socket.AF_UNIX) as probe, suppress(FileNotFoundError, ConnectionRefusedError):
         probe.connect(str(path))
-        raise Refused(f"{path}: another supervisor answers there: end it first")
+        raise Refused(f"another supervisor answers at {path}: end it first")
     beside.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o077)
@@ -148,7 +148,7 @@ def listening_socket(path: Path) -> socket.socket:
 
 
 async def supervise(options: Options, path: Path) -> None:
-    """Keeps servers until told to shut down, by request or signal; then stops them all. Raises Refused."""
+    """Run servers until a shutdown request, SIGTERM, or SIGINT; then stop them all. Raise Refused."""
     loop = asyncio.get_running_loop()
     supervisor = Supervisor(options)
     listener = listening_socket(path)
@@ -156,7 +156,7 @@ async def supervise(options: Options, path: Path) -> None:
     loop.add_signal_handler(signal.SIGCHLD, supervisor.reap)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.closing.set)
-    await asyncio.start_unix_server(supervisor.converse, sock=listener)
+    await asyncio.start_unix_server(supervisor.serve_client, sock=listener)
     print(f"listening on {path}", flush=True)
     await supervisor.closing.wait()
     await supervisor.stop_all()
@@ -164,14 +164,14 @@ async def supervise(options: Options, path: Path) -> None:
 
 
 def main() -> None:
-    """Supervises until it is ended."""
+    """Supervise until terminated."""
     parser = argparse.ArgumentParser(prog="python -m t3flow.sandbox.supervisor")
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--serve-env-dir", type=Path, required=True, help="USER.env with T3_PORT=…")
-    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that serves")
+    parser.add_argument("--launcher", type=Path, required=True, help="the t3 that runs the servers")
     parser.add_argument("--base-dir", required=True, help="template with {user}")
     parser.add_argument("--log-dir", type=Path, required=True, help="t3-serve@USER.log")
-    parser.add_argument("--host", default="127.0.0.1", help="the address that servers bind")
+    parser.add_argument("--host", default="127.0.0.1", help="address that servers bind")
     parser.add_argument("--stop-timeout-seconds", type=float, default=10.0)
     parser.add_argument("--restart-seconds", type=float, default=1.0)
     given = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Which processes belong to a user's server, as a control group would say.
+"""The processes of a user's server, in place of a control group.
 
-The supervisor is the subreaper of all that it starts: what a server leaves behind becomes the supervisor's own child.
+The supervisor is the subreaper of its descendants: orphans of a server become children of the supervisor.
 """
 
 import os
@@ -13,15 +13,15 @@ from t3flow.sandbox.users import SANDBOX_USER
 
 @dataclass(frozen=True)
 class Process:
-    """A process as /proc/PID/stat has it."""
+    """A process from /proc/PID/stat."""
 
     pid: int
     parent: int
     session: int
 
 
-def living() -> Iterator[Process]:
-    """Every process that is no zombie."""
+def live_processes() -> Iterator[Process]:
+    """Yield all processes except zombies."""
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -31,32 +31,31 @@ def living() -> Iterator[Process]:
                 yield Process(int(name), int(fields[1]), int(fields[3]))
 
 
-def members(user: str, session: int | None, everything: list[Process] | None = None) -> list[int]:
-    """The pids of a user's server and of all below it.
+def members(user: str, session: int | None, processes: list[Process] | None = None) -> list[int]:
+    """Return the pids of a user's server and its descendants.
 
-    They are the processes of the session; this process's children that carry the user's name in their environment; and all below those.
-    A process whose parent ended while this looked is taken for a child, which it is about to become. `everything` are all living processes, if
-    they were just looked at.
+    These are the processes of the session, this process's children with the user's name in their environment, and the descendants of both.
+    A process whose parent has just ended counts as a child, which it is about to become. `processes` saves reading /proc again.
     """
-    if everything is None:
-        everything = list(living())
-    alive = {process.pid for process in everything}
+    if processes is None:
+        processes = list(live_processes())
+    alive = {process.pid for process in processes}
     children: dict[int, list[Process]] = {}
-    for process in everything:
+    for process in processes:
         parent = process.parent if process.parent in alive or process.parent == 0 else os.getpid()
         children.setdefault(parent, []).append(process)
-    found = [process.pid for process in everything if process.session == session]
+    found = [process.pid for process in processes if process.session == session]
     found += [
         process.pid
         for process in children.get(os.getpid(), [])
-        if process.session != session and _mark(user) in _environment(process.pid)
+        if process.session != session and _marker(user) in _environment(process.pid)
     ]
-    for pid in found:  # grows while it is read
+    for pid in found:  # grows during the loop
         found += [process.pid for process in children.get(pid, []) if process.pid not in found]
     return found
 
 
-def _mark(user: str) -> bytes:
+def _marker(user: str) -> bytes:
     return f"{SANDBOX_USER}={user}".encode()
 
 
@@ -67,7 +66,7 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc, with as few calls as can be: there are hundreds."""
+    """Read a file of /proc with few system calls, because there are hundreds of files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         parts = []

@@ -1,4 +1,4 @@
-"""One user's server under the sandbox's supervisor: its states, as systemd has them."""
+"""A user's server under the sandbox's supervisor, with the states of a systemd unit."""
 
 import asyncio
 import ctypes
@@ -25,18 +25,18 @@ KILLED_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
 TERM, KILL = (signal.SIGTERM, signal.SIGCONT), (signal.SIGKILL,)
 SUPERVISOR_PID = "T3FLOW_SANDBOX_SUPERVISOR"
-"""The variable that tells a stand-in whose server outlives its launcher when the whole sandbox is gone."""
+"""The variable by which a server that outlives its launcher notices the end of the sandbox."""
 
 _libc = ctypes.CDLL(None)
 
 
 class Refused(T3flowError):
-    """A request that the supervisor does not carry out."""
+    """The supervisor refused a request."""
 
 
 @dataclass
 class Options:
-    """How servers are started and stopped. `base_dir` may contain `{user}`; `closing` forbids further starts."""
+    """Options of all servers. `base_dir` may contain `{user}`; `closing` forbids further starts."""
 
     serve_env_dir: Path
     launcher: Path
@@ -50,7 +50,7 @@ class Options:
 
 @dataclass(eq=False)
 class Unit:
-    """A user's server. Start, stop and the rest are carried out one after the other; looking never waits."""
+    """A user's server. Requests that change it run one after the other; `description` never waits."""
 
     user: str
     options: Options
@@ -60,18 +60,18 @@ class Unit:
     started_monotonic: float | None = None
     started_wall: float | None = None
     _session: int | None = None
-    _started: int = 0
-    _exec_start: list[str] = field(default_factory=list)
+    _start_count: int = 0
+    _command: list[str] = field(default_factory=list)
     _file: UnitFile = field(default_factory=UnitFile)
     _starts: deque[float] = field(default_factory=deque)
     _revival: asyncio.Task[None] | None = None
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def description(self, everything: list[Process] | None = None) -> dict[str, Any]:
-        """The answer about this server. Times are those of the start, in seconds, null when it does not run.
+    def description(self, processes: list[Process] | None = None) -> dict[str, Any]:
+        """Return the response about this server. Start times are in seconds, or null if it does not run.
 
-        `everything` are all living processes, if they were just looked at.
+        `processes` saves reading /proc again.
         """
         running = self.main_pid is not None
         return {
@@ -81,17 +81,17 @@ class Unit:
             "started_monotonic": self.started_monotonic if running else None,
             "started_wall": self.started_wall if running else None,
             "exit": self.exit,
-            "starts": self._started,
-            "pids": sorted(members(self.user, self._session, everything)),
-            "exec_start": self._exec_start,
+            "starts": self._start_count,
+            "pids": sorted(members(self.user, self._session, processes)),
+            "exec_start": self._command,
         }
 
-    async def look(self) -> None:
-        """Nothing: the description says it all."""
+    async def no_op(self) -> None:
+        """Do nothing: the response describes the unit."""
 
     async def start(self) -> None:
-        """Starts the server unless it runs. Raises Refused, UserError."""
-        async with self._turn:
+        """Start the server. Idempotent. Raise Refused, UserError."""
+        async with self._lock:
             if self.main_pid is None:
                 await self._cancel_revival()
                 if not self._file.leaves_others:
@@ -99,12 +99,12 @@ class Unit:
                 self._spawn()
 
     async def stop(self) -> None:
-        """Stops the unit and returns when nothing of it is left. Raises Refused when something will not die.
+        """Stop the unit and wait until all of its processes have ended. Raise Refused if one survives SIGKILL.
 
-        As systemd does with KillMode=control-group: SIGTERM to every process of the unit, and after the time-out SIGKILL to those that are left.
-        With KillMode=process only the main process is signalled, and the others stay.
+        Like systemd with KillMode=control-group: SIGTERM to every process of the unit, and SIGKILL after the timeout.
+        With KillMode=process, signal only the main process.
         """
-        async with self._turn:
+        async with self._lock:
             await self._cancel_revival()
             if self.main_pid is None:
                 if not self._file.leaves_others:
@@ -115,10 +115,10 @@ class Unit:
             timed_out = await self._end_main() if self._file.leaves_others else await self._end_members()
             await self._ended.wait()
             self.state = "failed" if timed_out or self.exit not in CLEAN_ENDS else "inactive"
-            self._say(f"stopped, exit {self.exit}")
+            self._log(f"stopped, exit {self.exit}")
 
     async def _end_main(self) -> bool:
-        """Ends the main process alone; whether it had to be killed."""
+        """End only the main process. Return whether that took SIGKILL."""
         self._signal([self.main_pid], signal.SIGTERM, signal.SIGCONT)
         try:
             await asyncio.wait_for(self._ended.wait(), self.options.stop_seconds)
@@ -128,32 +128,32 @@ class Unit:
         return False
 
     async def kill(self, number: int) -> None:
-        """Sends a signal to every process of the unit, as `systemctl kill` does; waits for nothing but the end that SIGKILL is."""
+        """Send a signal to every process of the unit, as `systemctl kill` does. After SIGKILL, wait for their end."""
         self._signal(members(self.user, self._session), number)
         if number == signal.SIGKILL:
             await self._end_members()
 
     async def reset_failed(self) -> None:
-        """Forgets failures and past starts."""
-        async with self._turn:
+        """Forget failures and past starts."""
+        async with self._lock:
             self._starts.clear()
             if self.state == "failed":
                 self.state = "inactive"
 
     async def kill_main(self) -> None:
-        """Ends the main process with SIGKILL, as a crash would. Raises Refused when it does not run."""
+        """Kill the main process with SIGKILL, as in a crash. Raise Refused if it does not run."""
         if self.main_pid is None:
-            raise Refused(f"the server of {self.user} does not run")
+            raise Refused(f"the server of {self.user} does not run: start it first")
         self._signal([self.main_pid], signal.SIGKILL)
         await self._ended.wait()
 
     def main_ended(self, code: int) -> None:
-        """Takes note of the main process's end; without a stop, what it left is ended and it may come back."""
+        """Record the end of the main process. If no stop caused it, end the remaining processes, and restart the unit after a failure."""
         self.exit, self.main_pid = code, None
         self._ended.set()
         if self.state != "deactivating":
             self.state = "activating" if self._may_restart(code) else "failed" if code not in CLEAN_ENDS else "inactive"
-            self._say(f"ended by itself, exit {code}")
+            self._log(f"ended without a stop, exit {code}")
             self._revival = asyncio.create_task(self._revive())
 
     def _may_restart(self, code: int) -> bool:
@@ -167,7 +167,7 @@ class Unit:
                 await asyncio.sleep(self.options.restart_seconds)
                 self._spawn()
         except T3flowError as error:
-            self._say(str(error))
+            self._log(str(error))
 
     async def _cancel_revival(self) -> None:
         if self._revival is not None:
@@ -177,7 +177,7 @@ class Unit:
             self._revival = None
 
     def _spawn(self) -> None:
-        """Starts the main process in a session of its own. Raises Refused, UserError; the unit is failed then."""
+        """Start the main process in its own session. Raise Refused, UserError, which leave the unit failed."""
         if self.options.closing:
             raise Refused("the supervisor is shutting down")
         self.state = "failed"
@@ -185,19 +185,21 @@ class Unit:
         while self._starts and self._starts[0] < now - STARTS_WITHIN_SECONDS:
             self._starts.popleft()
         if len(self._starts) >= STARTS:
-            raise Refused(f"start-limit-hit: {STARTS} starts within {STARTS_WITHIN_SECONDS:g} s: reset-failed first")
+            raise Refused(
+                f"start-limit-hit: {STARTS} starts within {STARTS_WITHIN_SECONDS:g} s: send reset-failed first"
+            )
         self._starts.append(now)
         options = self.options
         base_dir = base_dir_of(options.base_dir, self.user)
         port = port_of(options.serve_env_dir, self.user)
         words = ["serve", "--host", options.host, "--port", str(port), "--base-dir", str(base_dir)]
         self._file = read_unit_file(options.serve_env_dir, self.user)
-        self._exec_start = self._file.command([str(options.launcher), *words])
+        self._command = self._file.command([str(options.launcher), *words])
         options.log_dir.mkdir(parents=True, exist_ok=True)
         log = os.open(options.log_dir / f"t3-serve@{self.user}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         try:
             process = subprocess.Popen(
-                self._exec_start,
+                self._command,
                 env={**environment_of(self.user, base_dir.parent), SUPERVISOR_PID: str(os.getpid())},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -208,16 +210,16 @@ class Unit:
             )
         except (OSError, subprocess.SubprocessError) as error:
             self.exit = EXIT_NOT_STARTED
-            raise Refused(f"{self._exec_start[0]} cannot be started: {error}") from error
+            raise Refused(f"{self._command[0]} cannot be started: {error}") from error
         finally:
             os.close(log)
-        process.returncode = 0  # it is reaped with all the others, so that Popen must not wait for it
+        process.returncode = 0  # the supervisor reaps all children, so Popen must not
         self.main_pid = self._session = process.pid
         self.started_monotonic, self.started_wall = time.monotonic(), time.time()
         self.state = "active"
-        self._started += 1
+        self._start_count += 1
         self._ended.clear()
-        self._say(f"started as pid {process.pid} on port {port}")
+        self._log(f"started as pid {process.pid} on port {port}")
 
     @staticmethod
     def _signal(pids: Iterable[int | None], *numbers: int) -> None:
@@ -228,26 +230,28 @@ class Unit:
                         os.kill(pid, number)
 
     async def _end_members(self) -> bool:
-        """Ends what is left of the unit and waits until it is gone; whether something had to be killed. Raises Refused when that takes too long."""
-        asked: set[int] = set()
+        """End all processes of the unit and wait. Return whether that took SIGKILL. Raise Refused after a timeout."""
+        terminated: set[int] = set()
         now = time.monotonic()
         kill_at, give_up_at = now + self.options.stop_seconds, now + self.options.stop_seconds + KILLED_SECONDS
         killed = False
         while pids := members(self.user, self._session):
             now = time.monotonic()
             if now > give_up_at:
-                raise Refused(f"processes {pids} of {self.user} do not end on SIGKILL")
+                raise Refused(f"processes {pids} of {self.user} survive SIGKILL")
             killed = now > kill_at
-            self._signal(pids if killed else [pid for pid in pids if pid not in asked], *(KILL if killed else TERM))
-            asked.update(pids)
+            self._signal(
+                pids if killed else [pid for pid in pids if pid not in terminated], *(KILL if killed else TERM)
+            )
+            terminated.update(pids)
             await asyncio.sleep(0.005 if now < kill_at - self.options.stop_seconds + 1 else 0.05)
-        self._session = None  # its number may come again
+        self._session = None  # the number may be reused
         return killed
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         print(f"{self.user}: {text}", flush=True)
 
 
 def _die_with_parent() -> None:
-    """A supervisor that is killed takes its servers along."""
+    """Kill this process when the supervisor dies."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,9 +1,9 @@
-r"""What is odd about a user's unit, as a drop-in would say it: `USER.unit.json` beside `USER.env`.
+r"""Drop-in for a user's unit: `USER.unit.json` beside `USER.env`.
 
 {"exec_start": ["/home/ada/bin/t3", "serve", "--port", "{port}"], "wrapper": "umask 027; \"$@\"", "kill_mode": "process"}
 
-`exec_start` stands in place of the launcher and its words; `{launcher}`, `{host}`, `{port}` and `{base_dir}` in it are filled in. `wrapper` is a
-text for sh, which gets the command as its arguments and stays the main process unless it says `exec`. `kill_mode` is `control-group` or `process`.
+`exec_start` replaces the command; `{launcher}`, `{host}`, `{port}` and `{base_dir}` in it are filled in. `wrapper` is a script for sh that gets
+the command as its arguments and stays the main process unless it calls `exec`. `kill_mode` is `control-group` or `process`.
 """
 
 import json
@@ -15,7 +15,7 @@ from t3flow.sandbox.users import UserError
 
 @dataclass(frozen=True)
 class UnitFile:
-    """The oddities of one unit; none by default."""
+    """The drop-in of one unit."""
 
     exec_start: list[str] = field(default_factory=list)
     wrapper: str = ""
@@ -23,11 +23,11 @@ class UnitFile:
 
     @property
     def leaves_others(self) -> bool:
-        """Whether a stop ends the main process alone."""
+        """Return whether a stop ends only the main process."""
         return self.kill_mode == "process"
 
     def command(self, usual: list[str]) -> list[str]:
-        """The words that start the main process. `usual` are LAUNCHER serve --host HOST --port PORT --base-dir DIR."""
+        """Return the command of the main process. `usual` is LAUNCHER serve --host HOST --port PORT --base-dir DIR."""
         launcher, _, _, host, _, port, _, base_dir = usual
         filled = {"{launcher}": launcher, "{host}": host, "{port}": port, "{base_dir}": base_dir}
         words = [filled.get(word, word) for word in self.exec_start] or usual
@@ -35,7 +35,7 @@ class UnitFile:
 
 
 def read_unit_file(serve_env_dir: Path, user: str) -> UnitFile:
-    """What is said of a user's unit. Raises UserError for what cannot be read."""
+    """Return the drop-in of a user's unit, by default an empty one. Raise UserError if it is invalid."""
     path = serve_env_dir / f"{user}.unit.json"
     try:
         return UnitFile(**json.loads(path.read_text()))

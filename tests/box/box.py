@@ -139,7 +139,7 @@ class Box:
         """Waits for something to become true, and returns it."""
         deadline = time.monotonic() + timeout_seconds
         while not (found := holds()):
-            assert time.monotonic() < deadline, f"after {timeout_seconds:g} s it is still not so that {what}"
+            assert time.monotonic() < deadline, f"not true within {timeout_seconds:g} s: {what}"
             time.sleep(every_seconds)
         return found
 

@@ -1,4 +1,4 @@
-"""Bumps: good, stopped by the gate, taken back, cancelled, frozen half-way; and bumps in which a write fails."""
+"""Bumps: good, stopped by the gate, rolled back, cancelled, frozen in between; and bumps in which a write fails."""
 
 import time
 from collections.abc import Generator
@@ -15,14 +15,14 @@ from t3flow.host.records import deferral_records
 
 @dataclass(frozen=True)
 class Scenario:
-    """What a candidate does wrong (a rule of the stand-in), who is at work, and how the run is to end."""
+    """The fault of a version (a rule of the stand-in), the busy user, and the expected outcome."""
 
     outcome: str
     rules: tuple[dict[str, Any], ...] = ()
     busy: bool = True
     freeze_after: str = ""
     also: tuple[str, ...] = ()
-    """Outcomes that are right too, because of the moment at which the consumer was killed."""
+    """Other correct outcomes, depending on the moment of the kill."""
 
 
 BUMPS = {
@@ -36,10 +36,10 @@ BUMPS = {
 
 
 def play_bump(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """One bump that may be killed, and the drain of who was at work."""
+    """Play one bump that may be killed, and the drain of the busy user."""
     scenario = BUMPS[found.scenario]
     if rig.whom.startswith("power:"):
-        scenario = replace(scenario, busy=False)  # a turn ends with the power
+        scenario = replace(scenario, busy=False)  # a power cut ends turns
     target = rig.publish(rig.level + 1, list(scenario.rules))
     turn = rig.box.control(BUSY, "turn/start", agent="claude")["turn"] if scenario.busy else None
     before = {user: rig.server(user) for user in rig.box.users}
@@ -50,12 +50,12 @@ def play_bump(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]],
 
 
 def look(rig: Rig, found: Attempt, scenario: Scenario, ended: Run, target: str, before: dict[str, int | None]) -> None:
-    """Compares what the run has left with what it should."""
+    """Compare the result of the run with the expected one."""
     wrong = found.wrong
     undone = ended.outcome == "error" and "the consumer died" in str(ended.result.get("reason"))
     results = {user: entry["result"] for user, entry in ended.result.get("users", {}).items()}
     moved = [user for user in rig.box.users if results.get(user) == "restarted"]
-    started_again = "started again meanwhile" in str(ended.result)  # by the boot after a power cut
+    started_again = "started again meanwhile" in str(ended.result)  # restarted by the boot after a power cut
     also = (*scenario.also, "updated") if started_again else scenario.also
     if ended.outcome not in (scenario.outcome, *also) and not undone:
         wrong.append(f"outcome {ended.outcome}: {ended.result}")
@@ -66,7 +66,7 @@ def look(rig: Rig, found: Attempt, scenario: Scenario, ended: Run, target: str, 
         wrong.append(f"{BUSY} was restarted at work")
     for user in rig.box.users:
         if started_again and results.get(user) == "deferred":
-            continue  # may have been seen through already
+            continue  # the drain may already be done
         rig.user_is_on(found, user, *((target, rig.level + 1) if user in moved else (rig.version, rig.level)))
     if scenario.busy and rig.server(BUSY) != before[BUSY]:
         wrong.append(f"the server of {BUSY}, who was at work, is another process")
@@ -87,7 +87,7 @@ def look(rig: Rig, found: Attempt, scenario: Scenario, ended: Run, target: str, 
 
 
 def finish(rig: Rig, found: Attempt, target: str, turn: str | None) -> None:
-    """Lets the deferral be seen through, then brings the host to rest for the next attempt."""
+    """Wait until the deferral is done, and prepare the host for the next attempt."""
     waiting = [entry.user for entry in deferral_records.deferrals(rig.journal)]
     rig.unfreeze()
     if turn is not None:
@@ -104,7 +104,7 @@ def finish(rig: Rig, found: Attempt, target: str, turn: str | None) -> None:
 
 
 def attempt_fault(rig: Rig, name: str, point: Point, whom: str) -> Attempt:
-    """Plays a scenario in which a write fails. However it ends: program, link and database of each user agree, and the next bump works."""
+    """Play a scenario in which a write fails. Whatever the outcome, program, assignment and database of each user match, and the next bump works."""
     found = Attempt(name)
     rig.staged = True
     target = rig.publish(rig.level + 1, list(BUMPS[name].rules))
@@ -119,7 +119,7 @@ def attempt_fault(rig: Rig, name: str, point: Point, whom: str) -> Attempt:
                 rig.over(run)
                 or (whom.endswith("lasting") and b'"failed"' in read(rig.log))
                 or consumer.poll() is not None
-            ),  # it did not start; its manager starts another
+            ),  # it did not start: its manager starts another
             "it fails",
             150,
         )

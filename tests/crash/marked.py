@@ -1,9 +1,8 @@
-"""The consumer with one worker, which tells the tracer where it is: a mark when a step begins and another when it has ended.
+"""The consumer with one worker, which marks the begin and end of each step for the tracer.
 
-What a person or a fault does at a certain moment of a bump or an adoption is done from here, as told by the environment, at most once a run:
-T3CRASH_FREEZE_AFTER: once this step has ended, T3CRASH_FREEZE_FILE is made. T3CRASH_CANCEL_AT: the run is cancelled before this many-th step.
-T3CRASH_CANCEL_AFTER: it is cancelled once this step has ended.
-T3CRASH_DIE_IN: this step kills the consumer each time.
+Variables simulate an operator or a fault at a moment of a bump or an adoption, at most once in each run:
+T3CRASH_FREEZE_AFTER: after this step, T3CRASH_FREEZE_FILE is created. T3CRASH_CANCEL_AT: the run is cancelled before the step of this number.
+T3CRASH_CANCEL_AFTER: the run is cancelled after this step. T3CRASH_DIE_IN: this step kills the consumer each time.
 """
 
 import os
@@ -28,13 +27,13 @@ perform = Flow._perform
 
 
 def mark(text: str) -> None:
-    """A write that only the tracer sees."""
+    """Write a mark that only the tracer sees."""
     with suppress(OSError):
         os.write(MARK_DESCRIPTOR, text.encode())
 
 
 def marked(flow: Flow, step: Any, *rest: Any) -> Any:
-    """A step with a mark before and behind it. A step's name is followed by how often it was begun in this process."""
+    """Perform a step between two marks, which contain its name and how often it began in this process."""
     interfere(flow)
     counted[step.name] += 1
     name = f"{flow.run.workflow} {step.name}.{counted[step.name]}"
@@ -46,7 +45,7 @@ def marked(flow: Flow, step: Any, *rest: Any) -> Any:
 
 
 def interfere(flow: Flow) -> None:
-    """Freezes or cancels a run if its moment has come."""
+    """Freeze or cancel a run if its moment has come."""
     if flow.run.workflow not in ("bump", "adopt"):
         return
     ended = [event.step for event in flow.events if event.kind == "completed"]
@@ -64,7 +63,7 @@ def interfere(flow: Flow) -> None:
 
 
 def die() -> None:
-    """What a step does that the kernel ends for its appetite."""
+    """Die like a step that the kernel kills for its memory use."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

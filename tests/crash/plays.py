@@ -1,4 +1,4 @@
-"""All that can be played on a rig, by name; and playing it once with kills."""
+"""All scenarios of a rig by name, and how to play one with kills."""
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -13,7 +13,7 @@ from verbs import ROLLBACKS, play_restore, play_rollback
 from t3flow.engine.journal import Run
 
 Play = Callable[[Rig, Attempt], Generator[tuple[str, dict[str, Any]], Run, None]]
-"""Makes ready, yields the run that may be killed (workflow and arguments), is sent its end, looks at what came of it, and brings the host to rest."""
+"""Prepares the host, yields the run that may be killed (workflow, arguments), receives its end, checks the result, and restores the host."""
 
 PLAYS: dict[str, Play] = {
     **dict.fromkeys(BUMPS, play_bump),
@@ -31,18 +31,18 @@ CALLS = {
     "adopt_cancelled": 750,
     "adopt_undo": 165,
 }
-"""About how many calls that change something, besides writing pages, an undisturbed run makes."""
+"""Approximate number of state-changing calls in an undisturbed run, except writes of pages."""
 WORDS = ("FREEZE_AFTER", "CANCEL_AFTER", "CANCEL_AT")
-"""What the environment tells the consumer of the run that may be killed: see marked.py."""
+"""Variables for the consumer of the run that may be killed: see marked.py."""
 
 
 def host_for(name: str) -> str:
-    """What kind of host a scenario is played on."""
+    """Return the kind of host that a scenario needs."""
     return "old" if name in TAKEOVERS else "ours"
 
 
 def rig_for(name: str, idle: list[str]) -> Rig:
-    """A rig that this scenario can be played on, and all others of its kind."""
+    """Create a rig for this scenario and all others of its kind."""
     return Rig([*idle, "linus"], set_up=old_host) if host_for(name) == "old" else Rig(idle)
 
 
@@ -56,7 +56,7 @@ def attempt(
     record: bool = False,
     cancel_at: int = 0,
 ) -> Attempt:
-    """Plays a scenario with a kill at each of the points (or at the so manieth call), and looks at what came of it."""
+    """Play a scenario with a kill at each of the points (or at the call of this number), and check the result."""
     found = Attempt(name)
     rig.kills, rig.whom, rig.record, rig.staged = [], whom, False, staged
     rig.box.environment.update(dict.fromkeys((f"T3CRASH_{word}" for word in WORDS), ""))
@@ -72,9 +72,7 @@ def attempt(
         rig.wait(lambda: rig.over(run), f"run {run} has ended")
         ended = rig.journal.run(run)
         found.outcome = str(ended.outcome)
-        calls = (
-            None if workflow == "bump" else read(rig.log).count(b"\n")
-        )  # what brings the host to rest has points of its own
+        calls = None if workflow == "bump" else read(rig.log).count(b"\n")  # the cleanup has other points
         with suppress(StopIteration):
             play.send(ended)
         rig.at_rest(found)

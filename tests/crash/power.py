@@ -1,11 +1,11 @@
-"""What a disk may hold after the power was cut: it follows each change to files, and takes back what nothing has synced.
+"""Simulate a power cut: follow each change to files, and undo those that were not synced.
 
-A file's bytes are safe once it was synced (fsync, fdatasync), a name in a folder once the folder was synced; syncfs saves all. What is not safe is,
-by VARIANT, `everything` lost; `data`: names kept, bytes lost, as a journal of metadata alone leaves it; `mixed`: by the toss of a coin for each
-folder, each file and each page written to it. A rename is whole or not done. Modes and owners count as safe, and so does what programs
-that are not traced (the users' servers) have written.
+The bytes of a file are safe after its fsync or fdatasync, a name in a folder after the fsync of the folder, and everything after syncfs. What is not
+safe depends on VARIANT. `everything`: all of it is lost; `data`: names survive, bytes are lost, as with a journal of metadata; `mixed`: random for
+each folder, file, and written page. A rename is atomic. Modes and owners count as safe, and so do writes of programs that are not traced (the
+users' servers).
 
-A new file whose bytes are lost is empty, or as long as it was and full of zeros.
+A new file whose bytes are lost is empty, or has its length and contains zeros.
 """
 
 import os
@@ -23,7 +23,7 @@ Key = tuple[int, int]
 
 @dataclass
 class Node:
-    """Something on the disk, kept from vanishing by an open descriptor, so that its number is nobody else's."""
+    """A file or folder. An open descriptor keeps its inode number from being reused."""
 
     descriptor: int
     key: Key
@@ -32,7 +32,7 @@ class Node:
 
     @classmethod
     def at(cls, path: str) -> "Node":
-        """What is at a path. Raises OSError."""
+        """Return what is at a path. Raise OSError."""
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(descriptor)
         link = os.readlink("", dir_fd=descriptor) if stat.S_ISLNK(status.st_mode) else ""
@@ -42,19 +42,19 @@ class Node:
         os.close(self.descriptor)
 
     def path(self) -> str | None:
-        """Where it is now; None when it has no name any more."""
+        """Return its current path, or None if it was removed."""
         found = os.readlink(f"/proc/self/fd/{self.descriptor}")
         return found if os.path.lexists(found) and not found.endswith(" (deleted)") else None
 
     def content(self) -> bytes:
-        """The bytes of a file, also of one that has no name any more."""
+        """Return the bytes of a file, even of a removed one."""
         with open(f"/proc/self/fd/{self.descriptor}", "rb") as file:
             return file.read()
 
 
 @dataclass
 class Dirty:
-    """A file with bytes that are not safe: what it held when it was last (None: it is new), and the pages written since."""
+    """A file with unsafe bytes: its last safe content (None: a new file), and the pages written since."""
 
     node: Node
     former: bytes | None
@@ -62,7 +62,7 @@ class Dirty:
 
 
 class Disk:
-    """Follows what is below `top`, but for folders whose loss is no harm."""
+    """The changes below `top`, except in folders whose loss does no harm."""
 
     def __init__(self, top: Path, variant: str, seed: int) -> None:
         self.top, self.variant, self.dice = str(top), variant, random.Random(seed)
@@ -74,9 +74,9 @@ class Disk:
     # Before each call -----------------------------------------------------------------------------------------------
 
     def before(self, pid: int, number: int, arguments: list[int]) -> None:
-        """Notes what a call is about to make unsafe, or safe."""
+        """Record what a call is about to make unsafe or safe."""
         self._find_fresh(pid)
-        # A trial lets nobody look into it (PermissionError); it writes to scratch alone.
+        # A trial's process cannot be read (PermissionError); it writes only to scratch.
         with suppress(FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
             self._note(pid, number, arguments)
 
@@ -119,7 +119,7 @@ class Disk:
             self.fresh[pid] = path
 
     def _find_fresh(self, pid: int) -> None:
-        """Files that were about to be made are there now; one whose maker has gone on without making it is none."""
+        """Record files whose creating call has returned; drop those that were not created."""
         for maker, path in list(self.fresh.items()):
             with suppress(FileNotFoundError):
                 node = Node.at(path)
@@ -128,7 +128,7 @@ class Disk:
         self.fresh.pop(pid, None)
 
     def _named(self, *paths: str) -> None:
-        """Names are about to come or go."""
+        """Record that names are about to change."""
         for folder in {os.path.dirname(path) for path in paths if self._ours(path)}:
             node = Node.at(folder)
             if node.key not in self.folders:
@@ -139,7 +139,7 @@ class Disk:
                 self.folders[node.key] = (node, listing)
 
     def _written(self, path: str, offset: int = 0, page: bytes | None = None) -> None:
-        """A file's bytes are about to change."""
+        """Record that the bytes of a file are about to change."""
         real = os.path.realpath(path)
         if not self._ours(real) or not stat.S_ISREG(os.stat(path).st_mode):
             return
@@ -160,7 +160,7 @@ class Disk:
     # The cut --------------------------------------------------------------------------------------------------------
 
     def cut(self) -> list[str]:
-        """Takes back what is not safe, and tells what that was. Nobody may be at work below `top`."""
+        """Undo what is not safe, and return a description. No process may write below `top`."""
         self._find_fresh(0)
         lost_files = {key: self._lost(dirty) for key, dirty in self.files.items() if self._unlucky(self.variant != "")}
         lost_folders = {key for key in self.folders if self._unlucky(self.variant != "data")}
@@ -183,7 +183,7 @@ class Disk:
         return self.dice.random() < 0.5 if self.variant == "mixed" else otherwise
 
     def _lost(self, dirty: Dirty) -> bytes:
-        """What is left of a file."""
+        """Restore a file to what survives."""
         if dirty.former is None:
             return bytes(len(dirty.node.content())) if self.dice.random() < 0.5 else b""
         content = bytearray(dirty.former)
@@ -196,7 +196,7 @@ class Disk:
     def _put_back(
         self, folder: str, listing: dict[str, Node], lost_folders: set[Key], lost_files: dict[Key, bytes]
     ) -> None:
-        """Gives a folder the names that it had."""
+        """Restore the names of a folder."""
         aside = f"{folder}/.aside"
         os.mkdir(aside)
         there: dict[Key, str] = {}
@@ -220,7 +220,7 @@ class Disk:
         shutil.rmtree(aside)
 
     def _make_again(self, path: str, node: Node, lost_files: dict[Key, bytes]) -> None:
-        """A name for a file that has another one, or none any more."""
+        """Link a renamed or removed file under a name again."""
         elsewhere = node.path()
         if elsewhere is not None:
             os.link(elsewhere, path)
@@ -237,7 +237,7 @@ def _memory(pid: int, address: int, length: int) -> bytes:
 
 
 def _path(pid: int, descriptor: int, address: int) -> str:
-    """The path that a call means."""
+    """Return the path in the arguments of a call."""
     text = _memory(pid, address, 4096 - address % 4096).split(b"\0")[0].decode(errors="surrogateescape")
     if not text.startswith("/"):
         base = f"/proc/{pid}/cwd" if descriptor & 0xFFFFFFFF == AT_CWD else f"/proc/{pid}/fd/{descriptor}"

@@ -1,6 +1,6 @@
-"""A sandbox that goes through one scenario after another, each with a consumer that is killed at a point, and is looked at from outside after each.
+"""A sandbox that plays scenarios whose consumer is killed at a point, and is checked from outside after each.
 
-Nothing is reset between two attempts: each goes on from where the one before has left everybody. What is played is in bumps.py, verbs.py, takeover.py.
+Nothing is reset: each attempt starts from the state that the previous one left. The scenarios are in bumps.py, verbs.py and takeover.py.
 """
 
 import gc
@@ -43,31 +43,31 @@ IDLE, BUSY = ["ada"], "grace"
 MANY = ["ada", "alan", "barbara", "donald", "edsger", "frances", "john", "ken", "linus"]
 END_SECONDS = 60.0
 MOMENTARY = (".*.t3flow", ".partial", "state.sqlite.t3flow*", ".incoming/*")
-"""Names that something has until it is whole."""
+"""Patterns of names that files have while they are incomplete."""
 CHANGES = (
     ("[gate]", "[canary]\norder = 'map_order'\n[gate]\nseeds = 'largest'"),
     ("verify_timeout_s = 6", "verify_timeout_s = 1"),
     ("max_check_interval_s = 5", "max_check_interval_s = 1"),
 )
-"""Settings of the sandbox that make an attempt quick."""
+"""Settings that make an attempt quick."""
 
 
 @dataclass
 class Attempt:
-    """What one attempt showed."""
+    """The result of one attempt."""
 
     scenario: str
     reached: bool = False
     killed: int = 0
     outcome: str = ""
     wrong: list[str] = field(default_factory=list)
-    repeated: dict[str, int] = field(default_factory=dict)  # step → how often it ran again
-    resumed_seconds: float | None = None  # from the start of the second consumer to the first step of it
+    repeated: dict[str, int] = field(default_factory=dict)  # step → how often it was repeated
+    resumed_seconds: float | None = None  # from the start of the second consumer to its first step
     points: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Glance(Journal):
-    """The journal for somebody who only looks: an open file of theirs changes nothing when the consumer dies, not even by closing it."""
+    """A read-only journal, whose open or closed file changes nothing when the consumer dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,14 +82,14 @@ class Glance(Journal):
         return found
 
     def let_go(self) -> None:
-        """Closes the file; the next look opens it again."""
+        """Close the file; the next query opens it again."""
         if hasattr(self._local, "connection"):
             self._local.connection.close()
             del self._local.connection
 
 
 class Rig:
-    """The sandbox: users who are idle, and one who may be at work. All are on `version`, at `level`; `before`: the same of the last accepted bump."""
+    """The sandbox: idle users, and one who may be busy. All are on `version` at `level`; `before` is the same before the last accepted bump."""
 
     def __init__(self, idle: list[str] = IDLE, set_up: Callable[[Sandbox], None] | None = None) -> None:
         self.idle = idle
@@ -119,21 +119,21 @@ class Rig:
         self.host = open_host(self.settings, self.journal)
 
     def close(self) -> None:
-        """Ends everything and removes the folder."""
+        """End all processes and remove the folder."""
         self.box.close()
         shutil.rmtree(self.box.top, ignore_errors=True)
 
     # Runs -----------------------------------------------------------------------------------------------------------
 
     def publish(self, level: int, rules: list[dict[str, Any]] | None = None) -> str:
-        """Publishes the next build, and returns its version. If `staged`, its slot is there already, as npm would have made it, which saves its time."""
+        """Publish the next build and return its version. If `staged`, create its slot without npm, to save time."""
         self.published += 1
         version = f"0.0.25-nightly.20260609.{500 + self.published}"
         behavior = {"schema_level": level, "boot_window_ms": 0, "rules": rules or []}
         self.box.publish(version, behavior)
         if not self.staged:
             return version
-        folder = slots.versions(self.settings.paths.versions_dir)
+        folder = slots.slots_dir(self.settings.paths.versions_dir)
         shutil.copytree(folder / self.version, folder / f".{version}", symlinks=True)
         package = folder / f".{version}" / "node_modules" / PACKAGE
         for path, change in (
@@ -146,13 +146,13 @@ class Rig:
         return version
 
     def begin(self, workflow: str, args: dict[str, Any]) -> str:
-        """Journals a run and returns its id."""
+        """Journal a run and return its id."""
         run = new_run(open_journal(self.settings), workflow, args) or ""
-        gc.collect()  # closes the journals that this process has opened to write
+        gc.collect()  # closes journals that this process opened for writing
         return run
 
     def quietly(self, workflow: str, args: dict[str, Any]) -> Run:
-        """The end of a run that nobody disturbs, by the consumer that lives, or by one of its own."""
+        """Run to the end without disturbance, in the running consumer or a new one."""
         run = self.begin(workflow, args)
         if alone := "consumer" not in self.box.processes:
             self.consumer()
@@ -164,7 +164,7 @@ class Rig:
         return self.journal.run(run)
 
     def unfreeze(self) -> None:
-        """As a person does it."""
+        """Unfreeze tracking like an operator."""
         if freeze.is_frozen(self.settings):
             freeze.unfreeze(self.settings, open_journal(self.settings))
             gc.collect()
@@ -172,7 +172,7 @@ class Rig:
     # Consumers ------------------------------------------------------------------------------------------------------
 
     def consumer(self) -> None:
-        """Starts the next consumer: under the tracer while there are kills to come, or if calls are to be recorded."""
+        """Start the next consumer: under the tracer if kills are left or calls are recorded."""
         words = [sys.executable, str(HERE / "marked.py")]
         if self.kills or self.record:
             self.log.unlink(missing_ok=True)
@@ -187,7 +187,7 @@ class Rig:
         self.box._spawn("consumer", words)
 
     def succeed(self) -> None:
-        """Starts another consumer if the last was killed. Its tracer stays as long as children of it live."""
+        """Start another consumer if the last was killed. The tracer of the last lives as long as its children."""
         if self.kills and b'"dead"' in read(self.log):
             self.lose_power()
         if self.kills and b'"killed"' in read(self.log):
@@ -198,10 +198,10 @@ class Rig:
             self.consumer()
 
     def lose_power(self) -> None:
-        """Ends all servers at once, and lets the tracer lose what the disk may lose."""
+        """Kill all servers at once, and let the tracer lose unsynced data."""
         for name in ("dispatch", "supervisor"):
             self.box.kill(name)
-        prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
+        prefix = f"{slots.slots_dir(self.settings.paths.versions_dir)}/"
         self.box.until(
             lambda: not listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words)),
             "all is dead",
@@ -214,7 +214,7 @@ class Rig:
         self.box.until(lambda: b'"killed"' in read(self.log), "the power is cut")
 
     def boot(self) -> None:
-        """Starts everything again but the consumer."""
+        """Start everything but the consumer again."""
         self.go.unlink()
         (self.settings.paths.serve_env_dir / SUPERVISOR_SOCKET).unlink()
         self.box.start_supervisor()
@@ -223,7 +223,7 @@ class Rig:
             self.box.supervise("start", user)
 
     def wait(self, holds: Callable[[], bool], what: str) -> None:
-        """Waits for something to become true, while consumers live and die."""
+        """Wait until a condition holds, and replace consumers that were killed."""
 
         def ask() -> bool:
             self.succeed()
@@ -232,7 +232,7 @@ class Rig:
         self.box.until(ask, what, END_SECONDS)
 
     def stop_consumer(self) -> None:
-        """Ends the consumer that lives, and waits for the tracers of those that died."""
+        """End the running consumer, and wait for the tracers of the killed ones."""
         if "consumer" in self.box.processes:
             self.box.end("consumer")
         for tracer in self.tracers:
@@ -240,17 +240,17 @@ class Rig:
         self.tracers = []
 
     def over(self, run: str) -> bool:
-        """Whether the run has ended."""
+        """Return whether the run has ended."""
         return self.journal.run(run).status != "running"
 
     # Looking --------------------------------------------------------------------------------------------------------
 
     def server(self, user: str) -> int | None:
-        """The main process of a user's server."""
+        """Return the main pid of a user's server."""
         return self.host.services.state(user).main_pid
 
     def user_is_on(self, found: Attempt, user: str, version: str, level: int) -> None:
-        """Link, process, database and dispatch agree."""
+        """Check that assignment, process, database and dispatch match."""
         assigned = self.box.assigned(user)
         if assigned != version:
             found.wrong.append(f"{user} is assigned {assigned}, not {version}")
@@ -267,15 +267,15 @@ class Rig:
         self.nobody_is_held(found)
 
     def nobody_is_held(self, found: Attempt) -> None:
-        """Every server goes on."""
+        """Check that no server is suspended."""
         for user in self.box.users:
             if (pid := self.server(user)) and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
-                found.wrong.append(f"the server of {user} is held still")
+                found.wrong.append(f"the server of {user} is suspended")
 
     def nothing_half_done(self, found: Attempt, ended: Run) -> None:
-        """The run has let go of the host, and left nothing under a name that it meant for a moment."""
+        """Check that the run has released the lease and left no file under a temporary name."""
         if self.journal.query("select * from locks where run = ?", ended.id):
-            found.wrong.append("the lock is still held")
+            found.wrong.append("a run still has the lease")
         found.wrong += [
             f"left in scratch: {path.name}" for path in self.settings.paths.scratch_dir.glob(f"*{ended.id}*")
         ]
@@ -286,7 +286,7 @@ class Rig:
         found.wrong += [f"half done: {path.relative_to(self.box.top)}" for path in halves]
 
     def at_rest(self, found: Attempt) -> None:
-        """Stops the consumer; nothing of it may be left."""
+        """Stop the consumer, and check that none of its processes is left."""
         if self.record:
             found.points = [json.loads(line) for line in self.log.read_text().splitlines()]
         self.stop_consumer()
@@ -299,7 +299,7 @@ class Rig:
                 found.wrong.append(f"left behind: {process.pid} {' '.join(words)[:200]}")
 
     def count(self, found: Attempt) -> None:
-        """Counts, for all runs of this attempt, the steps that were begun again, and measures how soon the last consumer went on."""
+        """Count the repeated steps in all runs of this attempt, and measure how soon the last consumer resumed."""
         begun = []
         for run in self.journal.runs("updated > ?", self.births[0]):
             for event in self.journal.events(run.id):
@@ -317,21 +317,21 @@ class Rig:
             )
 
     def keep(self, folder: Path) -> None:
-        """Copies what tells of a failure."""
+        """Copy the evidence of a failure."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.box.top / "log", folder / "log", dirs_exist_ok=True)
         for path in (self.box.top / "state").glob("journal.db*"):
             shutil.copy(path, folder)
 
     def kill_everything(self) -> None:
-        """Ends what an attempt that failed may have left."""
+        """End processes that a failed attempt may have left."""
         for child in [*self.tracers, *self.box.processes.values()]:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
 
 
 def everybody_on_first(box: Sandbox) -> None:
-    """Everybody on the first version, on a host that t3flow has been running on for long."""
+    """Return a host with all users on an accepted version."""
     box.start(FIRST, dict.fromkeys(box.users, LEVEL30), {"schema_level": 30, "boot_window_ms": 0})
 
 

@@ -1,4 +1,4 @@
-"""What is to be seen of a database, of what was put aside, and of what t3flow has on record, from outside."""
+"""Checks from outside: databases, replaced databases, and records of t3flow."""
 
 import shutil
 import sqlite3
@@ -21,7 +21,7 @@ Rows = list[str]
 
 
 def expect(found: Attempt, what: str, is_: Any, wanted: Any) -> None:
-    """Notes what is not as it should be."""
+    """Record a difference from the expected value."""
     if is_ != wanted:
         more = (
             f": {[row for row in is_ if row not in wanted][:3]} and not {[row for row in wanted if row not in is_][:3]}"
@@ -31,7 +31,7 @@ def expect(found: Attempt, what: str, is_: Any, wanted: Any) -> None:
 
 
 def rows(database: Path) -> Rows:
-    """All that a database says but sessions, read from a copy of it and of its log, so that nobody notices."""
+    """Return all rows of a database except sessions, read from a copy of the file and its WAL, which disturbs no process."""
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("", "-wal"):
             if (source := database.with_name(database.name + suffix)).exists():
@@ -41,18 +41,18 @@ def rows(database: Path) -> Rows:
 
 
 def kept_names(rig: Rig, user: str) -> set[str]:
-    """The names under which databases of a user are kept aside."""
+    """Return the names of a user's replaced databases."""
     return {path.name for path in rig.box.database(user).parent.glob(f"{replaced.PREFIX}*")}
 
 
 def noted_versions(rig: Rig, user: str, besides: set[str]) -> list[str]:
-    """The versions that are noted to have written databases kept of a user, but those that were kept before."""
+    """Return the recorded versions of a user's new replaced databases."""
     noted = replaced.recorded_versions(rig.journal)
     return [version for (of, name), version in noted.items() if of == user and name not in besides]
 
 
 def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: Rows) -> None:
-    """Just one database is kept aside, for its owner alone, with all that the user had written."""
+    """Check that exactly one replaced database is kept, readable only by its owner, with all of the user's data."""
     expect(found, f"how many databases of {user} are kept", len(names), 1)
     for name in names:
         folder = rig.box.database(user).parent / name
@@ -62,7 +62,7 @@ def one_is_kept(rig: Rig, found: Attempt, user: str, names: set[str], written: R
 
 
 def unrecorded(rig: Rig) -> list[str]:
-    """Snapshots that are on no record, so that nobody would ever drop them; and records without a file."""
+    """Check that all snapshots are recorded (others would never be dropped), and that all records have a file."""
     known = {str(path) for each in catalog.backups(rig.journal) for path in each.paths.values()}
     there = {str(path) for path in rig.settings.paths.backup_dir.glob("*/*-prebump-*")}
     return [f"a snapshot on no record: {path}" for path in there - known] + [
@@ -71,12 +71,12 @@ def unrecorded(rig: Rig) -> list[str]:
 
 
 def accepted_is(rig: Rig, found: Attempt, version: str) -> None:
-    """The default and the last good version."""
+    """Check the default and the last good version."""
     expect(found, "the default", slots.default_version(rig.settings.paths.versions_dir), version)
     expect(found, "last-good", slots.read_last_good(rig.settings.paths.last_good_file), version)
 
 
 def frozen_for(rig: Rig, found: Attempt, reason: str) -> None:
-    """Tracking is frozen, for this reason."""
+    """Check that tracking is frozen for this reason."""
     held = freeze.frozen(rig.settings, rig.journal)
     expect(found, "why it is frozen", held and held["reason"], reason)

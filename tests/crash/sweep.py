@@ -1,12 +1,12 @@
-"""Kills the consumer at each state-changing system call of each scenario, starts it again, and looks whether anything is wrong.
+"""Kill the consumer at each state-changing system call of each scenario, start it again, and check the result.
 
 usage, with the project's Python:  tests/crash/sweep.py list | all | spread | point | twice | random | power | fail   [OPTION...]
 
-What is played is bumps, and (unless it is `random` or `fail`) rollback, restore, adopt and its undo (not for `power`); --scenario names one of it, `bumps` or `verbs`.
-`list` prints the points; `all` takes each of them, killing the consumer alone and with all its children; `spread` takes what fits into --seconds,
-chosen by --seed; `point` takes one, given as a line of `list`; `twice` kills at --count points, and again anywhere in the recovery; `random` kills
---count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again; `fail` has the
-disk refuse --count writes. Each prints what went wrong and exits 1.
+The scenarios are bumps, and (except for `random` and `fail`) rollback, restore, adopt and its undo (not for `power`); --scenario selects one, `bumps` or `verbs`.
+`list` prints the points; `all` plays each of them, killing the consumer alone and with all its children; `spread` plays as many as fit into --seconds,
+chosen by --seed; `point` plays one, given as a line of `list`; `twice` kills at --count points and again during the recovery; `random` kills
+--count times anywhere in bumps of ten users; `power` cuts the power at --count points and boots everything again; `fail` makes --count
+writes fail. Each prints what went wrong and exits 1.
 """
 
 import argparse
@@ -39,12 +39,12 @@ SWEPT = ("good", "gate", "undo", "freeze")
 VERBS = (*ROLLBACKS, *RESTORES, *TAKEOVERS)
 CUT = ("alone", "gate", "undo", "freeze")
 CUT_TOO = ("rollback", "rollback_fails", *RESTORES)
-"""What the power may be cut in: not where a turn has to go on, or a server to live, until the run has ended."""
+"""Scenarios for a power cut: none in which a turn or server must survive until the run ends."""
 GROUPS = {"bumps": SWEPT, "verbs": VERBS}
 RETRIES = 5
-"""A point that is not reached, because another thread was quicker this time, is tried so often."""
+"""Attempts for a point that is not reached because of thread timing."""
 CHAIN = 4
-"""So often `random` kills in one bump."""
+"""Kills of `random` in one bump."""
 NPM_STEPS = ("resolve", "stage")
 ALIKE = {
     "bump": (
@@ -60,21 +60,21 @@ ALIKE = {
     "rollback": ("freeze_tracking", "survey_users", "plan_rollback", "back_up"),
     "adopt": ("survey_host", "open_scratch", "known_schemas", "import_install", "stage", "run_trials", "decide"),
 }
-"""Steps that are the same in every scenario of a workflow, with the same before them."""
+"""Steps that are the same in all scenarios of a workflow, after the same steps."""
 FIRST_OF_ITS_KIND = (SWEPT[0], *list(ROLLBACKS)[:1], *list(TAKEOVERS)[:1])
 Task = tuple[str, list[Point | int], str]
 
 
 def staged(name: str, kills: list[Point | int]) -> bool:
-    """Whether an attempt may find the candidate's slot there: not if it is to be killed while the slot is made."""
+    """Return whether the slot may exist before an attempt: not if the kill is during its creation."""
     known = all(isinstance(kill, Point) or name in VERBS for kill in kills)
     return known and not any(f" {step}." in str(kill) for kill in kills for step in NPM_STEPS)
 
 
 def worth(lines: list[dict[str, Any]]) -> list[Point]:
-    """The points to take, of all calls of a run: each of our own calls but the bulk of pages that are copied, and of other programs some.
+    """Select points from all calls of a run: all calls of t3flow except most page writes, and some of other programs.
 
-    Of the pages written to any file but the journal, and of the calls of a program that is not ours, the first, the middle and the last.
+    Of the pages written to a file other than the journal, and of another program's calls, take the first, the middle and the last.
     """
     groups: dict[Any, list[Point]] = defaultdict(list)
     for number, line in enumerate(lines):
@@ -93,7 +93,7 @@ def worth(lines: list[dict[str, Any]]) -> list[Point]:
 
 
 def points_of(rig: Rig, name: str) -> list[Point]:
-    """The points of an undisturbed run, made with a real npm: those that a second run has as well, for other threads and polls go by the clock."""
+    """Return the points of an undisturbed run with a real npm that a second run also has. Others depend on timing."""
     lists = []
     for _ in range(2):
         found = attempt(rig, name, [], record=True, staged=False)
@@ -105,13 +105,13 @@ def points_of(rig: Rig, name: str) -> list[Point]:
 
 
 class Crew:
-    """Rigs, one a process, that take tasks until there are none or the time is over."""
+    """A pool of processes with rigs that play tasks until none is left or the time is over."""
 
     def __init__(self, jobs: int, keep: Path, deadline: float, idle: list[str]) -> None:
         self.jobs, self.keep, self.deadline, self.idle = jobs, keep, deadline, idle
 
     def take(self, tasks: list[Task]) -> Iterator[tuple[Task, Attempt]]:
-        """Yields each task with what it showed, as they are done."""
+        """Yield each task with its result when it is done."""
         queue: Any = multiprocessing.Queue()
         results: Any = multiprocessing.Queue()
         for task in tasks:
@@ -138,21 +138,21 @@ class Crew:
 
 
 class Bench:
-    """Rigs, one for each kind of host, on which tasks are played; a rig is made anew after a failure."""
+    """Rigs for tasks, one for each kind of host. A rig is replaced after a failure."""
 
     def __init__(self, keep: Path, idle: list[str] = IDLE) -> None:
         self.keep, self.idle = keep, idle
         self.rigs: dict[str, Rig] = {}
 
     def rig(self, name: str) -> Rig:
-        """The rig for a scenario."""
+        """Return the rig of a scenario."""
         kind = host_for(name)
         if kind not in self.rigs:
             self.rigs[kind] = rig_for(name, self.idle)
         return self.rigs[kind]
 
     def play(self, task: Task) -> Attempt:
-        """What a task shows; one that is not reached is tried again."""
+        """Play a task and return the result. Retry a point that is not reached."""
         name, kills, whom = task
         for _ in range(RETRIES):
             rig = self.rig(name)
@@ -170,7 +170,7 @@ class Bench:
         return found
 
     def take(self, tasks: Iterable[Task], seconds: float) -> Iterator[tuple[Task, Attempt]]:
-        """Yields each task with what it showed, until there are none or the time is over."""
+        """Yield each task with its result, until none is left or the time is over."""
         deadline = time.time() + seconds
         for task in tasks:
             if time.time() >= deadline:
@@ -178,13 +178,13 @@ class Bench:
             yield task, self.play(task)
 
     def close(self) -> None:
-        """Ends all rigs."""
+        """Close all rigs."""
         for rig in self.rigs.values():
             rig.close()
 
 
 def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str]) -> None:
-    """One process: a bench that takes tasks."""
+    """Play tasks in one process."""
     bench = Bench(keep, idle)
     try:
         for result in bench.take(iter(queue.get, None), deadline - time.time()):
@@ -195,12 +195,12 @@ def work(queue: Any, results: Any, keep: Path, deadline: float, idle: list[str])
 
 
 def run_tasks(tasks: list[Task], jobs: int, keep: Path, seconds: float, idle: list[str] = IDLE) -> int:
-    """Takes tasks with so many processes and tells what came of them. Returns the exit code."""
+    """Play tasks in this many processes, report the results, and return the exit status."""
     return tell(len(tasks), Crew(jobs, keep, time.time() + seconds, idle).take(tasks))
 
 
 def tell(listed: int, taken: Iterable[tuple[Task, Attempt]]) -> int:
-    """Tells what came of tasks as they are taken. Returns the exit code."""
+    """Report results as they arrive, and return the exit status."""
     began = time.time()
     done = reached = killed = 0
     wrong: list[str] = []
@@ -237,7 +237,7 @@ def tell(listed: int, taken: Iterable[tuple[Task, Attempt]]) -> int:
 
 
 def spell(task: Task) -> str:
-    """A task as one line that `point` takes."""
+    """Return a task as a line for `point`."""
     name, kills, whom = task
     return json.dumps(
         {"scenario": name, "whom": whom, "kills": [asdict(kill) if isinstance(kill, Point) else kill for kill in kills]}
@@ -245,7 +245,7 @@ def spell(task: Task) -> str:
 
 
 def read(line: str) -> Task:
-    """The task that such a line means."""
+    """Return the task of a line."""
     fields = json.loads(line)
     return (
         fields["scenario"],
@@ -255,9 +255,9 @@ def read(line: str) -> Task:
 
 
 def all_points(names: list[str]) -> list[Task]:
-    """Each point of each scenario: the consumer killed alone, and with all its children; once where it has none.
+    """Return all points of all scenarios: the consumer killed alone and with its children, or once if it has none.
 
-    What comes before scenarios differ is taken in the first of a kind alone.
+    The common beginning of scenarios is played only in the first of a kind.
     """
     tasks: list[Task] = []
     for _, group in groupby(names, host_for):
@@ -276,7 +276,7 @@ def all_points(names: list[str]) -> list[Task]:
 
 
 def tasks_at(name: str, points: list[Point], is_first: bool) -> list[Task]:
-    """A scenario's points as tasks; `is_first`: with those that all scenarios of its kind have."""
+    """Return the points of a scenario as tasks; `is_first` adds the points that all scenarios of its kind have."""
     tasks: list[Task] = []
     with_children = {point.mark for point in points if point.who not in ("worker", "thread")} | {ANY}
     for point in points:
@@ -294,12 +294,12 @@ def dice_of_the_hour() -> random.Random:
 
 
 def twice(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
-    """Some of the tasks, with a second kill soon after the consumer has started again."""
+    """Return some of the tasks with a second kill soon after the consumer's restart."""
     return [(name, [*kills, dice.randrange(1, 60)], whom) for name, kills, whom in dice.sample(tasks, count)]
 
 
 def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
-    """Some of the tasks, with the power cut instead of a kill."""
+    """Return some of the tasks with a power cut instead of a kill."""
     return [
         (name, kills, f"power:{VARIANTS[number % len(VARIANTS)]}:{dice.randrange(10**6)}")
         for number, (name, kills, _) in enumerate(dice.sample(tasks, count))
@@ -307,7 +307,7 @@ def power_cuts(dice: random.Random, tasks: list[Task], count: int) -> list[Task]
 
 
 def failures(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
-    """Some of the writes, which fail: no space, read-only, broken; once, or with all that follow."""
+    """Return some of the writes as failures: no space, read-only, I/O error; once or lasting."""
     able = [
         task
         for task in tasks
@@ -323,7 +323,7 @@ def failures(dice: random.Random, tasks: list[Task], count: int) -> list[Task]:
 
 
 def random_chains(dice: random.Random, names: list[str], count: int) -> list[Task]:
-    """Bumps of ten users with several kills each, at any call."""
+    """Return bumps of ten users with several kills each, at any call."""
     return [
         (
             dice.choice(names),
@@ -335,7 +335,7 @@ def random_chains(dice: random.Random, names: list[str], count: int) -> list[Tas
 
 
 def anywhere(dice: random.Random, names: Iterable[str], count: int) -> list[Task]:
-    """So many rounds through scenarios, each with one kill at any call but the writing of pages, of the consumer alone or of all."""
+    """Return this many rounds of scenarios with one kill each, at any call except page writes, of the consumer alone or of all."""
     return [
         (name, [dice.randrange(1, CALLS[name])], dice.choice(["one", "all"]))
         for _ in range(count)
@@ -344,7 +344,7 @@ def anywhere(dice: random.Random, names: Iterable[str], count: int) -> list[Task
 
 
 def main() -> int:
-    """The command."""
+    """Parse the arguments and run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["list", "all", "spread", "point", "twice", "random", "power", "fail"])
     parser.add_argument("line", nargs="?", help="for `point`: a line of `list`, or - to read lines from standard input")

@@ -1,6 +1,6 @@
-"""Adoptions of a host that the shell tracker has left in the middle of a rollout, cancelled late, or undone again: no server is stopped by any.
+"""Adoptions of a host that the shell tracker left during a rollout: completed, cancelled late, or undone. None stops a server.
 
-The host is the same after each: an adoption that was looked at is given back, undisturbed.
+The host is the same after each: a checked adoption is undone without disturbance.
 """
 
 import shutil
@@ -32,12 +32,12 @@ Host = dict[str, Any]
 
 
 def old_host(box: Sandbox) -> None:
-    """As the shell tracker left it."""
+    """Return the host as the shell tracker left it."""
     in_the_middle(box)
 
 
 def play_adopt(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """`adopt`, given back afterwards."""
+    """Play `adopt`, and undo it afterwards."""
     before = made_ready(rig)
     ended = yield "adopt", {}
     is_adopted(rig, found, ended, before)
@@ -46,7 +46,7 @@ def play_adopt(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]]
 
 
 def play_cancelled(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """An adoption that is cancelled when only the launcher is missing, which undoes all of it."""
+    """Play an adoption that is cancelled before its last step, the launcher, so that all of it is undone."""
     before = made_ready(rig)
     rig.box.environment["T3CRASH_CANCEL_AFTER"] = LAST_BUT_ONE
     ended = yield "adopt", {}
@@ -54,7 +54,7 @@ def play_cancelled(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, A
 
 
 def play_undo(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """`adopt --undo`."""
+    """Play `adopt --undo`."""
     before = made_ready(rig)
     adopted = rig.quietly("adopt", {})
     assert adopted.outcome == "done", adopted.result
@@ -66,7 +66,7 @@ TAKEOVERS = {"adopt": play_adopt, "adopt_cancelled": play_cancelled, "adopt_undo
 
 
 def made_ready(rig: Rig) -> Host:
-    """What the host is like. What was learnt of versions is forgotten, so that each adoption tries the versions; a slot may be there already."""
+    """Return the state of the host. Forget records of versions, so that each adoption tries them; a slot may exist."""
     journal = open_journal(rig.settings)
     version_schemas.forget_schemas(journal)
     before = {"rooms": rooms(rig.box), "pids": pids(rig.box), "levels": levels(rig)}
@@ -76,17 +76,17 @@ def made_ready(rig: Rig) -> Host:
 
 
 def remembered(rig: Rig) -> Path:
-    """Where the slot that npm makes in an adoption is copied to, so that it need not be made each time."""
+    """Return the cache of the slot that npm creates in an adoption."""
     return rig.box.top / "remembered"
 
 
 def levels(rig: Rig) -> dict[str, int]:
-    """The schema level of each user's database."""
+    """Return the schema level of each user's database."""
     return {user: rig.box.level(user) for user in sorted(rig.box.users)}
 
 
 def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
-    """Timers off, everybody led to a version that fits, markers aside and deferrals in their place, old backups out of reach, our launcher."""
+    """Check: timers off, fitting versions assigned, markers turned into deferrals, old backups protected, the launcher installed."""
     box, paths = rig.box, rig.settings.paths
     expect(found, "the outcome", ended.outcome, "done")
     results = {user: entry["result"] for user, entry in ended.result.get("users", {}).items()}
@@ -120,7 +120,12 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
     if not remembered(rig).exists():
         shutil.copytree(slots.slot_path(paths.versions_dir, FIRST), remembered(rig), symlinks=True)
     noted = facts.read(rig.journal, running_version.TRACKER_SERVERS) or {}
-    expect(found, "servers from the old place", {user: pid for user, (pid, _) in noted.items()}, before["pids"])
+    expect(
+        found,
+        "servers from the shell tracker's install",
+        {user: pid for user, (pid, _) in noted.items()},
+        before["pids"],
+    )
     expect(
         found,
         "what is remembered",
@@ -131,7 +136,7 @@ def is_adopted(rig: Rig, found: Attempt, ended: Run, before: Host) -> None:
 
 
 def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: str) -> None:
-    """The host is as the shell tracker had left it, with contents, links and modes of folders; nothing is pending, nothing of the adoption noted."""
+    """Check that the host is as the shell tracker left it (contents, links, modes), without deferrals or records of the adoption."""
     expect(found, f"the outcome ({ended.result.get('reason')})", ended.outcome, outcome)
     expect(found, "the servers", pids(rig.box), before["pids"])
     now = rooms(rig.box)
@@ -149,12 +154,12 @@ def is_old_again(rig: Rig, found: Attempt, ended: Run, before: Host, outcome: st
 
 
 def is_at_rest(rig: Rig, found: Attempt, ended: Run) -> None:
-    """What holds after each."""
+    """Check what holds after each attempt."""
     expect(found, "whether it is frozen", freeze.is_frozen(rig.settings), False)
     rig.nobody_is_held(found)
     rig.nothing_half_done(found, ended)
 
 
 def under_way(rig: Rig) -> list[str]:
-    """The runs that have not ended."""
+    """Return the runs that have not ended."""
     return [run.id for run in rig.journal.runs("status = 'running'")]

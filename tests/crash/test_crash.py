@@ -1,4 +1,4 @@
-"""The consumer is killed, and what came of it is looked at from outside. The full sweep is a command of its own: tests/crash/sweep.py."""
+"""Kill the consumer and check the result from outside. The full sweep is a separate command: tests/crash/sweep.py."""
 
 import platform
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ def rig() -> Iterator[Rig]:
 
 @pytest.mark.parametrize("names", [(*ROLLBACKS, *RESTORES), tuple(TAKEOVERS)], ids=["back", "takeover"])
 def test_verbs_are_killed_anywhere(names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rollbacks and restores; adoptions and their undo: what fits into the time, killed elsewhere each hour."""
+    """Kill rollbacks, restores, adoptions and their undo at as many points as fit into the time; the points change each hour."""
     tasks = anywhere(dice_of_the_hour(), names, 5)
     assert run_tasks(tasks, 1, tmp_path, VERB_SECONDS) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("numbers", [range(1, 11), range(12, 60, 4), range(14, 60, 4)], ids=["early", "late", "later"])
 def test_cancelled_at_each_step(rig: Rig, numbers: range) -> None:
-    """Before the first restart nothing has changed, after it nobody further is restarted, and after the last it comes too late."""
+    """A cancel before the first restart changes nothing; after it, no further user is restarted; after the last, it is too late."""
     outcomes = []
     for number in numbers:
         found = attempt(rig, "cancel", [], cancel_at=number)
@@ -63,7 +63,7 @@ def test_cancelled_at_each_step(rig: Rig, numbers: range) -> None:
     ],
 )
 def test_a_step_that_kills_the_consumer_is_given_up(rig: Rig, step: str, outcome: str) -> None:
-    """After MAX_CRASHES deaths without progress what was done is undone, tracking is frozen, and it is said."""
+    """After MAX_CRASHES deaths without progress, the run is compensated, tracking is frozen, and the reason is reported."""
     run = rig.begin("bump", {"target": rig.publish(31)})
     rig.box.environment["T3CRASH_DIE_IN"] = step
     deaths = 0

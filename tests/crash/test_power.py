@@ -1,4 +1,4 @@
-"""The simulated power cut itself: it loses what is not synced and nothing else. test_crash.py has whole runs that it hits."""
+"""The simulated power cut loses unsynced data and nothing else. test_crash.py applies it to whole runs."""
 
 import json
 import os
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the tracer knows the numbers of system calls of x86-64 alone"
 )
 END = {"mark": ANY, "who": "thread", "call": "kill", "number": 1}
-"""`os.kill(os.getpid(), 0)`: where the programs below lose the power."""
+"""`os.kill(os.getpid(), 0)`: the moment of the power cut in the programs below."""
 
 
 def left(top: Path, program: str, variant: str = "everything", seed: int = 1) -> None:
-    """Runs a program in the folder, cuts the power at its end."""
+    """Run a program in the folder and cut the power at its end."""
     log = top.with_suffix(".log")
     top.mkdir(exist_ok=True)
     subprocess.run(
@@ -39,7 +39,7 @@ def left(top: Path, program: str, variant: str = "everything", seed: int = 1) ->
 
 
 ATOMIC = """
-from t3flow.files import link_atomically, write_atomically
+from t3flow.engine.files import link_atomically, write_atomically
 write_atomically(Path('kept'), 'one')
 write_atomically(Path('kept'), 'two')
 link_atomically(Path('link'), 'kept')
@@ -61,7 +61,7 @@ def test_what_was_synced_is_there(tmp_path: Path, variant: str, seed: int) -> No
 
 
 def test_what_was_not_synced_is_lost(tmp_path: Path) -> None:
-    """The control: code that forgets a sync is found out."""
+    """The control: code without a required sync loses data."""
     top = tmp_path / "d"
     top.mkdir()
     (top / "kept").write_text("one")

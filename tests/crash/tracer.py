@@ -1,13 +1,13 @@
-"""Runs a program under ptrace, names each of its state-changing system calls, and kills it (SIGKILL) when it enters a chosen one.
+"""Run a program under ptrace, name each of its state-changing system calls, and kill it (SIGKILL) when it enters a chosen one.
 
 usage: tracer.py --log FILE [--kill JSON | --kill-at N] [--whom one|all|power:VARIANT:SEED|errno:NUMBER:once|lasting] [--top FOLDER] -- COMMAND...
 
-A seccomp filter makes the kernel stop the program at these calls alone, so that the rest of it runs at full speed. Only x86-64 Linux.
-What is counted is written to the log, a JSON object a line. A call is named by the mark that was written last (see marked.py), by who makes it
-(the thread that marks, another thread, a helper in Python, or another program by its name), by its name, and by its number among those of the same
-name. `--kill` takes such a name; should that step make fewer such calls this time, it is the first call behind the step. The call that is killed is
-not carried out. `--whom power:…` kills all and cuts the power: what was not synced below FOLDER is lost (see power.py).
-`--whom errno:…` kills nobody: the call fails with that error, as on a full or broken disk, once or with all that follow.
+A seccomp filter stops the program only at these calls, so that the rest runs at full speed. x86-64 Linux only.
+Each call is a JSON object in a line of the log. It is named by the last mark (see marked.py), its caller (the thread that marks, another thread, a
+helper in Python, or the name of another program), its own name, and its number among calls of the same name. `--kill` takes such a name; if the step
+makes fewer such calls this time, it means the first call after the step. The call at which the program is killed is not executed.
+`--whom power:…` kills all processes and cuts the power: what was not synced below FOLDER is lost (see power.py).
+`--whom errno:…` kills no process: the call fails with that error, as on a full or broken disk, once or with all later ones.
 
 Numbers of system calls and of ptrace requests: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/linux/{ptrace,seccomp,filter}.h of Linux.
 """
@@ -31,9 +31,9 @@ from typing import Any, TextIO
 from power import Disk
 
 MARK_DESCRIPTOR = 198
-"""A write to this (closed) descriptor is no call of the program's: its bytes are the mark."""
+"""The bytes of a write to this (closed) descriptor are a mark."""
 ANY = "any"
-"""The mark of what other threads do: the schedule and the watcher go by the clock, not by steps."""
+"""The mark of other threads: the schedule and the watcher depend on time, not on steps."""
 WRITE, OPEN, OPENAT = 1, 2, 257
 CALLS = {
     18: "pwrite64", 59: "execve", 62: "kill", 74: "fsync", 75: "fdatasync", 76: "truncate", 77: "ftruncate", 82: "rename",
@@ -43,10 +43,10 @@ CALLS = {
 }  # fmt: skip
 BY_DESCRIPTOR = {"pwrite64", "fsync", "fdatasync", "ftruncate", "fchmod", "fchown", "syncfs"}
 FAILING = {"pwrite64", "open", "mkdir", "mkdirat", "rename", "link", "symlink", "fsync", "fdatasync", "ftruncate"}
-"""Calls that a disk makes fail."""
+"""Calls that a disk can make fail."""
 SECOND_PATH = {"rename", "link", "symlink"}
 PAGE = "pwrite64"
-"""Pages of databases that are copied: so many that `--kill-at` leaves them out of its count."""
+"""Writes of database pages, which are too many to be counted by `--kill-at`."""
 O_CREAT = 0o100
 GO_SECONDS = 30.0
 
@@ -67,7 +67,7 @@ libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_
 
 @dataclass(frozen=True)
 class Point:
-    """One call at one moment of a run."""
+    """A call at a moment of a run."""
 
     mark: str
     who: str
@@ -76,7 +76,7 @@ class Point:
 
 
 def filter_program() -> bytes:
-    """A BPF program that lets through what changes no state, and stops at the rest."""
+    """Return a BPF program that stops at calls that change state and passes all others."""
 
     def line(code: int, true: int, false: int, value: int) -> bytes:
         return struct.pack("HBBI", code, true, false, value)
@@ -98,7 +98,7 @@ def filter_program() -> bytes:
 
 
 def install_filter() -> None:
-    """Puts this process and all that it will start under the filter."""
+    """Install the filter for this process and its future children."""
     program = filter_program()
     buffer = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
@@ -107,7 +107,7 @@ def install_filter() -> None:
 
 
 def request(what: int, pid: int, address: int = 0, data: Any = 0) -> int:
-    """One ptrace request. Raises ProcessLookupError when the process is gone."""
+    """Send a ptrace request. Raise ProcessLookupError if the process is gone."""
     answer = int(libc.ptrace(what, pid, address, data))
     if answer == -1:
         raise ProcessLookupError(ctypes.get_errno(), f"ptrace {what:#x} of {pid}")
@@ -115,7 +115,7 @@ def request(what: int, pid: int, address: int = 0, data: Any = 0) -> int:
 
 
 class Tracer:
-    """Follows a program and all that it starts."""
+    """Trace a program and all its children."""
 
     def __init__(self, log: TextIO, target: Point | int | None, whom: str, disk: Disk | None = None) -> None:
         self.log = log
@@ -135,7 +135,7 @@ class Tracer:
         self.names: dict[int, str] = {}
 
     def run(self, command: list[str]) -> int:
-        """Starts the command and follows it to the end of the last of its processes. Returns its exit code."""
+        """Start the command, trace it until its last process has ended, and return its exit status."""
         here, there = os.pipe()
         self.root = os.fork()
         if self.root == 0:
@@ -153,7 +153,7 @@ class Tracer:
         return self.follow()
 
     def follow(self) -> int:
-        """Serves stops until no process is left."""
+        """Handle stops until no process is left."""
         code = 0
         while True:
             try:
@@ -172,7 +172,7 @@ class Tracer:
                 self.serve(pid, os.WSTOPSIG(status), status >> 16)
 
     def serve(self, pid: int, number: int, event: int) -> None:
-        """Looks at one stop and lets the process go on."""
+        """Handle a stop and continue the process."""
         if event == EVENT_SECCOMP:
             self.look(pid)
         elif event == EVENT_EXEC:
@@ -183,7 +183,7 @@ class Tracer:
             request(CONT, pid, 0, 0 if event else number)
 
     def look(self, pid: int) -> None:
-        """Counts the call that a process is about to make; kills if it is the one."""
+        """Record the call that a process is about to make, and kill at the chosen one."""
         info = ctypes.create_string_buffer(96)
         request(GET_SYSCALL, pid, len(info), ctypes.addressof(info))
         number, *arguments = struct.unpack_from("7Q", info.raw, 24)
@@ -199,7 +199,7 @@ class Tracer:
         who = self.who(pid)
         about = self.about(pid, call, number, arguments)
         if call == "execve" and not os.path.exists(about):
-            return  # a look along PATH
+            return  # a lookup along PATH
         mark = ANY if who == "thread" else self.mark
         self.counted[mark, who, call] += 1
         self.total += call != PAGE
@@ -226,7 +226,7 @@ class Tracer:
             self.disk.before(pid, number, arguments)
 
     def fail(self, pid: int, number_of_error: int) -> None:
-        """Makes a call that is about to be made fail instead."""
+        """Make a call fail instead of executing it."""
         registers = ctypes.create_string_buffer(27 * 8)
         request(GET_REGISTERS, pid, 0, ctypes.addressof(registers))
         struct.pack_into("q", registers, ORIG_RAX * 8, -1)
@@ -234,7 +234,7 @@ class Tracer:
         request(SET_REGISTERS, pid, 0, ctypes.addressof(registers))
 
     def cut_power(self, disk: Disk) -> None:
-        """Loses what is not safe on the disk, once nobody else is at work there either."""
+        """Lose unsynced data once no other process writes there."""
         print('{"dead": true}', file=self.log, flush=True)
         deadline = time.monotonic() + GO_SECONDS
         while self.go is not None and not self.go.exists() and time.monotonic() < deadline:
@@ -243,18 +243,18 @@ class Tracer:
         self.tell_killed()
 
     def tell_killed(self) -> None:
-        """Says in the log that the kill was done."""
+        """Log that the kill was done."""
         assert self.killed is not None
         print(json.dumps({"killed": asdict(self.killed)}), file=self.log, flush=True)
 
     def too_late(self, mark: str) -> bool:
-        """Whether the step of the chosen call is over."""
+        """Return whether the step of the chosen call is over."""
         return (
             isinstance(self.target, Point) and self.target.mark in self.passed and mark not in (ANY, self.target.mark)
         )
 
     def who(self, pid: int) -> str:
-        """Who makes a call: worker, thread, helper, or the name of another program."""
+        """Return the caller: worker, thread, helper, or the name of another program."""
         if pid == self.marker:
             return "worker"
         if pid not in self.names:
@@ -270,7 +270,7 @@ class Tracer:
         return self.names.get(pid, "gone")
 
     def about(self, pid: int, call: str, number: int, arguments: list[int]) -> str:
-        """What the call is about, for people: a path as far as it can be told."""
+        """Return the path of a call for the log, if it is known."""
         with suppress(OSError, ValueError):
             if call in BY_DESCRIPTOR:
                 return os.readlink(f"/proc/{pid}/fd/{arguments[0]}")
@@ -287,7 +287,7 @@ class Tracer:
 
 
 def main() -> int:
-    """The command."""
+    """Parse the arguments and trace the command."""
     if platform.machine() != "x86_64":
         raise SystemExit("tracer: numbers of system calls are known for x86-64 alone")
     parser = argparse.ArgumentParser(description=__doc__)

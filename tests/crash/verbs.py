@@ -1,4 +1,4 @@
-"""Rollbacks and restores: whoever goes back has the snapshot's data, and what they wrote since is kept, whole and once."""
+"""Rollbacks and restores: the user gets the snapshot's data, and later data is kept, complete and once."""
 
 import json
 from collections.abc import Generator
@@ -24,7 +24,7 @@ FAILS = [{"fault": "pairing_500", "when": {"not_scratch": True}}]
 
 @dataclass(frozen=True)
 class Scenario:
-    """Whether the version gone back to has another schema level, fails in place, and whether one user was deferred, so that they stay."""
+    """Whether the previous version has another schema level, whether it fails in place, and whether one user is deferred and stays."""
 
     other_level: bool = True
     fails: bool = False
@@ -40,7 +40,7 @@ RESTORES = ("restore", "restore_kept")
 
 
 def play_rollback(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """`enqueue rollback` of everybody, one of them at work or deferred; where it succeeds, the next bump takes them further."""
+    """Play `enqueue rollback` of all users, one busy or deferred. After a success, the next bump updates them again."""
     scenario = ROLLBACKS[found.scenario]
     sees_a_bump(rig)
     turn = rig.box.control(BUSY, "turn/start", agent="claude")["turn"]
@@ -92,7 +92,7 @@ def play_rollback(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, An
 
 
 def play_restore(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any]], Run, None]:
-    """`restore` of one user's snapshot from before the bump, or of the database that it replaced; then the other way round."""
+    """Play `restore` of a user's snapshot from before the bump, or of the replaced database; then the reverse."""
     sees_a_bump(rig)
     present, former = (rig.version, rig.level), rig.before or ("", 0)
     named = newest_of(rig, ADA, former[0])
@@ -129,37 +129,37 @@ def play_restore(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, Any
     go_on(rig)
 
 
-# What came of it ----------------------------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------------------------
 
 
 def has_gone_back(
     rig: Rig, found: Attempt, user: str, snapshot: Rows, written: Rows, names: set[str], present: str
 ) -> None:
-    """The snapshot's data is in place; what was there is kept once, whole, and noted with the version that wrote it."""
+    """Check that the snapshot's data is in place, and that the replaced database is kept once, complete, and recorded with its version."""
     expect(found, f"the data of {user}", rows(rig.box.database(user)), snapshot)
     one_is_kept(rig, found, user, kept_names(rig, user) - names, written)
     expect(found, f"what is noted as kept of {user}", noted_versions(rig, user, names), [present])
 
 
 def has_stayed(rig: Rig, found: Attempt, user: str, written: Rows, names: set[str], *, undone: bool) -> None:
-    """The user's own data is in place, nothing of it was put aside; `undone`: what was there for a moment is."""
+    """Check that the user's own data is in place and not replaced; `undone`: the temporary database is kept."""
     expect(found, f"the data of {user}", rows(rig.box.database(user)), written)
     left = [name.endswith("-undone") for name in kept_names(rig, user) - names]
     expect(found, f"what was put aside of {user}", left, [True] if undone else [])
     expect(found, f"what is noted as kept of {user}", noted_versions(rig, user, names), [])
 
 
-# Making ready and bringing to rest ----------------------------------------------------------------------------------
+# Preparation and cleanup --------------------------------------------------------------------------------------------
 
 
 def sees_a_bump(rig: Rig) -> None:
-    """Everybody is on a version that was accepted by a bump across a schema level."""
+    """Return a host with all users on a version that a bump across a schema level accepted."""
     if rig.before is None:
         bump(rig, rig.level + 1, rig.box.users)
 
 
 def bump(rig: Rig, level: int, moved: list[str]) -> None:
-    """An undisturbed bump to the next version, which restarts just these users."""
+    """Bump to the next version without disturbance; only these users are restarted."""
     target = rig.publish(level)
     ended = rig.quietly("bump", {"target": target})
     restarted = [user for user, entry in ended.result["users"].items() if entry["result"] == "restarted"]
@@ -169,7 +169,7 @@ def bump(rig: Rig, level: int, moved: list[str]) -> None:
 
 
 def restored(rig: Rig, name: str) -> set[str]:
-    """An undisturbed restore; returns the names that are kept by it."""
+    """Restore without disturbance, and return the names of the replaced databases."""
     names = kept_names(rig, ADA)
     ended = rig.quietly("restore", {"user": ADA, "backup": name})
     assert ended.outcome == "done", ended.result
@@ -178,30 +178,30 @@ def restored(rig: Rig, name: str) -> set[str]:
 
 
 def newest_of(rig: Rig, user: str, version: str) -> Path:
-    """The newest snapshot of a user that a version wrote."""
+    """Return the newest snapshot of a user that a version wrote."""
     return next(Path(each.path) for each in reversed(catalog.backups(rig.journal, user)) if each.written_by == version)
 
 
 def write_since(rig: Rig, user: str) -> Rows:
-    """Writes something new into a user's database; returns all that is in it."""
+    """Write new data to a user's database and return all of its rows."""
     write(rig.box.database(user), "create table if not exists since (word text)")
     write(rig.box.database(user), "insert into since values (hex(randomblob(8)))")
     return rows(rig.box.database(user))
 
 
 def forget_turns(rig: Rig, user: str) -> None:
-    """Ends a turn that was cut off: one that began less than 5 s before the server's next start counts as running, lest the clock was set."""
+    """End an interrupted turn. One that began less than 5 s before the server's start counts as live, in case the clock was set."""
     write(rig.box.database(user), "update projection_thread_sessions set active_turn_id = null")
 
 
 def misbehave(rig: Rig, version: str, rules: list[dict[str, Any]]) -> None:
-    """Makes an installed version do wrong."""
+    """Give an installed version a fault."""
     path = slots.slot_path(rig.settings.paths.versions_dir, version) / "node_modules" / PACKAGE / "behavior.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "rules": rules}))
 
 
 def go_on(rig: Rig) -> None:
-    """As a person does afterwards: unfreezes, and drops what was kept."""
+    """Unfreeze and drop replaced databases, like an operator."""
     rig.unfreeze()
     journal = open_journal(rig.settings)
     for user in rig.box.users:

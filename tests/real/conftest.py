@@ -1,4 +1,4 @@
-"""Where the real t3 cannot be had, its tests are skipped, and that is said where nobody overlooks it."""
+"""Skip the tests with the real t3 if it is not available, with a visible notice."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from t3flow.sandbox import real
 
 
 def why_not() -> str:
-    """Return why the real program is not here; "" if it is."""
+    """Return why the real program is not available, or ""."""
     return "" if real.cached() else f"{real.PACKAGE}@{real.VERSION} was not fetched (python -m t3flow.sandbox.real)"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say it loudly."""
+    """Print the notice."""
     if terminalreporter.stats.get("skipped") and (reason := why_not()):
         terminalreporter.section("NOT TESTED ON THE REAL T3", sep="!", red=True, bold=True)
         terminalreporter.write_line(reason)
@@ -25,7 +25,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip them all, or none."""
+    """Skip all of these tests, or none."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     if ours and (reason := why_not()):
         for item in ours:

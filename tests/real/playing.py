@@ -1,4 +1,4 @@
-"""What the plays with the real t3 have in common: sandboxes that give it time, faults that it cannot be given, work in its databases."""
+"""Helpers for tests with the real t3: sandboxes with longer timeouts, faults by a prelude, work in its databases."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ READY_SECONDS = 120.0
 PAIR_SECONDS = 60.0
 LONG_SECONDS = 600.0
 PAUSE_SECONDS = 4.0
-"""Between two pairings of a browser: a minting takes more than a second of a processor."""
+"""The pause between two pairings of a browser. Minting takes more than a second of CPU."""
 
 TABLES = ("projection_projects", "projection_threads", "projection_thread_messages")
 
@@ -39,11 +39,11 @@ const after = (name) => process.argv.indexOf(name) + 1;
 if (process.argv[2] === "serve" && isThere(`${{process.argv[after("--base-dir")]}}/../{MARK}`))
   process.argv[after("--port")] = String(Number(process.argv[after("--port")]) + 31000);
 """
-"""A home with the mark gets a server that migrates the database and listens elsewhere; a copy that the gate makes has no mark."""
+"""In a home with the mark, the server migrates the database and listens on another port. The gate's copies have no mark."""
 
 
 def patient(make_box: Callable[..., Sandbox], users: list[str] = USERS) -> Sandbox:
-    """Return a sandbox that has not started, with times that fit the real program on a busy machine."""
+    """Return a sandbox that has not started, with timeouts for the real program on a busy machine."""
     box = make_box(users, start=False)
     box.environment |= PATIENCE
     box.ready_seconds, box.mint_seconds = READY_SECONDS, PAIR_SECONDS
@@ -58,7 +58,7 @@ def publish(box: Sandbox, prelude: str = "") -> None:
 
 
 def rows(box: Sandbox, user: str) -> dict[str, int]:
-    """Return how many rows of a user's work their database has, by table."""
+    """Return the number of rows of a user's work by table."""
     with closing(sqlite3.connect(f"file:{box.database(user)}?mode=ro", uri=True)) as connection:
         return {name: connection.execute(f"select count(*) from {name}").fetchone()[0] for name in TABLES}
 
@@ -71,7 +71,7 @@ def level_of(database: Path) -> int:
 
 
 def begin_turn(box: Sandbox, user: str) -> str:
-    """Write what the real server writes when a turn begins into its database; return the thread."""
+    """Write the rows of a turn that begins, as the real server does, and return the thread."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     with closing(sqlite3.connect(box.database(user), timeout=10)) as connection:
         thread: str = connection.execute("select thread_id from projection_thread_sessions limit 1").fetchone()[0]
@@ -81,14 +81,14 @@ def begin_turn(box: Sandbox, user: str) -> str:
 
 
 def end_turn(box: Sandbox, user: str, thread: str) -> None:
-    """Write what it writes when the turn ends."""
+    """Write the rows of a turn that ends."""
     said = "update projection_thread_sessions set status = 'ready', active_turn_id = null where thread_id = ?"
     write(box.database(user), said, thread)
 
 
 @contextmanager
 def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
-    """Let a browser for each user pair all the time; each pairing must succeed but during a restart of the user's own."""
+    """Let a browser pair for each user in a loop. Only pairings during a restart of the user's own server may fail."""
     with patch.object(probe, "PAIR_SECONDS", PAIR_SECONDS), pairing_browsers(box, users, PAUSE_SECONDS) as browsers:
         yield
     outside = [failure for failure in browsers.outside(restarts(box)) if LOCKED not in failure.cause]
@@ -97,7 +97,7 @@ def nobody_is_shut_out(box: Sandbox, users: list[str]) -> Iterator[None]:
 
 
 def all_is_well(box: Sandbox, versions: dict[str, str]) -> None:
-    """Check that each user has this version, that their server runs it, and that they pair: one after the other, as a minting takes its time."""
+    """Check that each user is assigned this version, runs it, and can pair. Sequential, because minting is slow."""
     shown = box.document("status")["users"]
     for user, version in versions.items():
         assert box.assigned(user) == version
@@ -107,7 +107,7 @@ def all_is_well(box: Sandbox, versions: dict[str, str]) -> None:
 
 
 def findings(box: Sandbox, tries: int = 3) -> list[str]:
-    """Return what `t3flow doctor` finds; asked again where a pairing took longer than it waits, as it pairs everybody at once."""
+    """Return the findings of `t3flow doctor`. Retries if a pairing timed out, because the doctor pairs users concurrently."""
     found: list[dict[str, Any]] = box.document("doctor")
     if tries > 1 and any(each["check"] == "pairing" for each in found):
         return findings(box, tries - 1)

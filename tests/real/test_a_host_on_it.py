@@ -1,4 +1,4 @@
-"""A host whose users run the real 0.0.42: adopted, moved on to a later build of its generation, and taken back."""
+"""A host with the real 0.0.42 is adopted, updated to a later build of its generation, and rolled back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ LATER = "0.0.43-nightly.20260920.601"
 
 
 def processes_from(folder: Path) -> list[str]:
-    """Return what runs from a folder, by the kernel's word."""
+    """Return the processes that run a program of a folder."""
     found = []
     for process in psutil.process_iter(["exe", "cmdline"]):
         words = [process.info["exe"] or "", *(process.info["cmdline"] or [])[:2]]
@@ -39,12 +39,12 @@ def processes_from(folder: Path) -> list[str]:
 
 @pytest.mark.timeout(1800)
 def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
-    """Nobody stops for the adoption. Then Ada is idle, a turn of Grace's runs, and the server of Linus is stopped."""
+    """The adoption stops no server. Then Ada is idle, Grace has a running turn, and the server of Linus is stopped."""
     box = patient(make_box)
-    box.give(dict.fromkeys(USERS, LEVEL52))
+    box.copy_databases(dict.fromkeys(USERS, LEVEL52))
     box.start_registry()
     publish(box)
-    shell_tracker.start_published(box, real.VERSION, "--ignore-scripts")  # bundled packages are compiled already
+    shell_tracker.start_published(box, real.VERSION, "--ignore-scripts")  # bundled packages are already compiled
     box.start_consumer()
     had, servers = {user: rows(box, user) for user in USERS}, pids(box)
     plan = box.document("adopt", "--dry-run", timeout_seconds=LONG_SECONDS)
@@ -57,7 +57,7 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     assert all("from the shell tracker's install" in found for found in findings(box)), findings(box)
     assert deferrals(box) == {}
 
-    # A later build: who is idle leaves nothing of the old server behind, who is at work is not touched.
+    # A later build: idle users leave no process of the old server, busy users are not touched.
     thread = begin_turn(box, "grace")
     box.supervise("stop", "linus")
     box.publish(LATER, generation="C")
@@ -76,7 +76,7 @@ def test_taken_over_and_moved_on(make_box: Callable[..., Sandbox]) -> None:
     all_is_well(box, dict.fromkeys(USERS, LATER))
     assert findings(box) == []
 
-    # Back to the real one, which a person asks for while one of them is at work.
+    # An operator rolls back to the real one while one user is busy.
     back = box.document("enqueue", "rollback", "--to", real.VERSION, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
     all_is_well(box, dict.fromkeys(USERS, real.VERSION))

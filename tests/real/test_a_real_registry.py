@@ -1,4 +1,4 @@
-"""verdaccio, a registry as people run it, instead of the sandbox's own: published to by npm, and read by t3flow's npm without a token."""
+"""verdaccio in place of the sandbox's registry: npm publishes to it, and t3flow's npm reads it without a token."""
 
 from collections.abc import Callable
 
@@ -20,28 +20,28 @@ pytestmark = pytest.mark.skipif(cached() is None, reason=NOT_FETCHED)
 
 @pytest.mark.timeout(1800)
 def test_bumps_from_it(make_box: Callable[..., Sandbox]) -> None:
-    """A tag and a version that are absent, a release whose platform part comes later, a dist-tag that moves."""
+    """A missing tag and version, a release whose platform package comes later, and a dist-tag that moves."""
     box = patient(make_box, USERS)
     registry = Verdaccio(box)
     packed = box.top / "registry/packed"
     for part in pack_release(BEFORE, packed, {"schema_level": 32}):
         registry.publish(part)
-    box.give(dict.fromkeys(USERS, LEVEL32))
+    box.copy_databases(dict.fromkeys(USERS, LEVEL32))
     box.install(BEFORE)
     box.start_servers()
     box.start_consumer()
     had = {user: rows(box, user) for user in USERS}
 
-    # Reading needs no token, publishing does.
+    # Only publishing needs a token.
     assert registry.npm("view", f"{PACKAGE}@{BEFORE}", "version", signed_in=False).stdout.strip() == BEFORE
     refused = registry.npm("dist-tag", "add", f"{PACKAGE}@{BEFORE}", "nightly", signed_in=False)
     assert refused.returncode != 0, refused
 
-    # A tag and a version that the registry does not have.
+    # A missing tag and a missing version.
     assert "no dist-tag nightly of t3" in bump(box)["reason"]
     assert f"no t3@{ABSENT}" in bump(box, "--target", ABSENT)["reason"]
 
-    # The launcher is there before its platform part: npm leaves an optional dependency out in silence, t3flow does not.
+    # The launcher is published before its platform package: npm silently skips an optional dependency, t3flow does not.
     registry.publish(real.pack_launcher(packed))
     early = bump(box, "--target", real.VERSION)
     assert (early["outcome"], box.document("status")["rejected"]) == ("incomplete_release", {}), early
@@ -54,7 +54,7 @@ def test_bumps_from_it(make_box: Callable[..., Sandbox]) -> None:
     all_is_well(box, dict.fromkeys(USERS, real.VERSION))
     assert {user: rows(box, user) for user in USERS} == had
 
-    # The dist-tag moves, and is followed.
+    # t3flow follows a moved dist-tag.
     for part in pack_release(LATER, packed, generation="C"):
         registry.publish(part, tag="next")
     registry.set_tag(LATER, "nightly")
@@ -63,7 +63,7 @@ def test_bumps_from_it(make_box: Callable[..., Sandbox]) -> None:
     all_is_well(box, dict.fromkeys(USERS, LATER))
     assert bump(box)["outcome"] == "up_to_date"
 
-    # All of it came from there, and all that t3flow asked was answered without a token.
+    # All packages came from verdaccio, and t3flow sent no token.
     answered = registry.requests()
     for tarball in (
         f"/t3/-/t3-{real.VERSION}.tgz",

@@ -1,4 +1,4 @@
-"""From a Node build to the real 0.0.42 and back: users who are idle, at work and away, a failure in place, a rollback by a person."""
+"""From a Node build to the real 0.0.42 and back: idle, busy and stopped users, a failure in place, an operator's rollback."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ BEFORE = "0.0.33"
 
 @pytest.mark.timeout(1800)
 def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
-    """Ada is idle, Grace's agent works, the server of Linus is stopped."""
+    """Ada is idle, Grace's agent is running, and the server of Linus is stopped."""
     box = patient(make_box)
     box.start(BEFORE, dict.fromkeys(USERS, LEVEL32), {"schema_level": 32})
     publish(box, FAILS_IN_PLACE)
@@ -36,7 +36,7 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
     had = {user: rows(box, user) for user in USERS}
     turn = is_busy(box, "grace")
 
-    # It passes the gate and fails in place: database and program of ada go back, nobody else was touched.
+    # It passes the gate and fails in place: database and program of ada are rolled back, no other user was touched.
     mark = box.base_dir("ada").parent / MARK
     mark.touch()
     with nobody_is_shut_out(box, ["ada", "grace"]):
@@ -51,7 +51,7 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
     assert box.document("status")["frozen"]
     assert real.VERSION in box.document("status")["rejected"]
 
-    # The home is mended: who is idle moves at once, the others when they can.
+    # The home is repaired: idle users move at once, the others when they can.
     mark.unlink()
     assert box.t3flow("unfreeze").returncode == 0
     with nobody_is_shut_out(box, ["ada", "grace"]):
@@ -70,7 +70,7 @@ def test_there_and_back(make_box: Callable[..., Sandbox]) -> None:
     assert {user: rows(box, user) for user in USERS} == had
     assert findings(box) == []
 
-    # A person takes everybody back: the databases of then, those of now kept aside.
+    # An operator rolls all users back: snapshots are restored, current databases are kept.
     back = box.document("enqueue", "rollback", "--to", BEFORE, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
     all_is_well(box, dict.fromkeys(USERS, BEFORE))

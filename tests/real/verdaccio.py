@@ -17,7 +17,7 @@ from pathlib import Path
 
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox, free_port
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 
 PINNED = Path(__file__).parent / "registry"
 FILES = ("package.json", "package-lock.json")
@@ -42,13 +42,13 @@ log: {{type: stdout, format: json, level: http}}
 
 
 def place() -> Path:
-    """Return the folder that verdaccio is kept in. Its name depends on what is pinned."""
+    """Return the cache folder of verdaccio. Its name depends on the pinned versions."""
     digest = hashlib.sha256(b"".join((PINNED / name).read_bytes() for name in FILES)).hexdigest()
     return real.cache().parent / f"verdaccio-{digest[:16]}"
 
 
 def cached() -> Path | None:
-    """Return the program if an earlier `fetch` left it, or None."""
+    """Return the program if it is cached, or None."""
     program = place() / PROGRAM
     return program if program.is_file() else None
 
@@ -67,7 +67,7 @@ def fetch() -> Path:
         folder.mkdir()
         for file in FILES:
             shutil.copy(PINNED / file, folder)
-        npm = shutil.which("npm") or str(bring_node(Path(name, "tools")) / "npm")
+        npm = shutil.which("npm") or str(link_node(Path(name, "tools")) / "npm")
         words = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
         words += ["--cache", str(Path(name, "cache"))]
         try:
@@ -90,10 +90,10 @@ def fetch() -> Path:
 
 
 class Verdaccio:
-    """The registry of a sandbox, in place of the sandbox's own."""
+    """A registry in place of the sandbox's own."""
 
     def __init__(self, box: Sandbox) -> None:
-        """Start it, create its account and point the sandbox's npm at it."""
+        """Start it, create an account, and point the sandbox's npm at it."""
         program = cached()
         assert program is not None
         self.box, self.top = box, box.top / "registry"
@@ -120,7 +120,7 @@ class Verdaccio:
         (self.top / "publisher.npmrc").write_text(f"//127.0.0.1:{self.port}/:_authToken={token}\n")
 
     def npm(self, *words: str, signed_in: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the sandbox's npm, with the token of the account or without."""
+        """Run the sandbox's npm with or without the account's token."""
         return subprocess.run(
             ["npm", *words],
             env=self.publisher if signed_in else self.box.environment,
@@ -142,7 +142,7 @@ class Verdaccio:
         assert finished.returncode == 0, finished
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Return method, path and status of each request that it has answered."""
+        """Return method, path and status of each answered request."""
         found = []
         for line in (self.box.top / "log/registry.log").read_text().splitlines():
             if line.startswith("{") and "status" in (entry := json.loads(line)):

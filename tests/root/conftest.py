@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Three accounts that exist only for this process and its children, and can read the program wherever it lies."""
-    from t3flow.sandbox.enter import open_to_nobody
+    from t3flow.sandbox.enter import mount_for_nobody
 
     assert libc.unshare(CLONE_NEWNS) == 0
     mount("none", Path("/"), None, MS_REC | MS_PRIVATE)
@@ -48,7 +48,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         text = real.read_text() + "".join(line.format(*account) for account in ACCOUNTS.items())
         (folder / name).write_text(text)
         mount(str(folder / name), real, None, MS_BIND)
-    open_to_nobody()
+    mount_for_nobody()
     return ACCOUNTS
 
 

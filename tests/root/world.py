@@ -1,4 +1,4 @@
-"""A host with Ada, with Mallory, who attacks her, and with a secret of root. Mallory acts only through processes (`hostile.py`)."""
+"""A host with the user Ada, the attacker Mallory, and a secret of root. Mallory acts through processes (`hostile.py`)."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ HOSTILE = Path(__file__).with_name("hostile.py")
 
 
 class World:
-    """Ada, Mallory, who attacks her, and root with a secret."""
+    """A host with the user Ada, the attacker Mallory, and a secret of root."""
 
     def __init__(self, top: Path, accounts: dict[str, int]) -> None:
         os.chmod(top, 0o755)
@@ -64,7 +64,7 @@ class World:
         paths = [self.secret, *(path for path in self.home("ada").rglob("*") if path.is_file())]
         paths = [
             path for path in paths if not path.name.endswith(("-wal", "-shm"))
-        ]  # a read by her own makes and removes them
+        ]  # her own reads create and remove these
         return {
             str(path): f"{path.stat().st_mtime_ns} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths
         }
@@ -75,12 +75,12 @@ class World:
         return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--pdeathsig=KILL", *words]
 
     def does(self, deed: str, *words: object) -> str:
-        """Run one of his deeds to its end and return its output."""
+        """Run a deed of Mallory to its end and return its output."""
         command = self.words(sys.executable, "-I", str(HOSTILE), deed, *map(str, words))
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
     def begins(self, deed: str, *words: object) -> subprocess.Popen[bytes]:
-        """Start one of his deeds."""
+        """Start a deed of Mallory."""
         return self.runs(deed, *map(str, words))
 
     def runs(self, *words: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
@@ -89,7 +89,7 @@ class World:
         return self.children[-1]
 
     def says(self, deed: str, *words: object) -> subprocess.Popen[bytes]:
-        """Start one of his deeds and wait until it reports that it runs."""
+        """Start a deed of Mallory and wait until it reports that it runs."""
         child = self.begins(deed, *words)
         assert child.stdout is not None
         assert child.stdout.readline()
@@ -110,7 +110,7 @@ class World:
         return store.take(self.host, user, written_by="1.0.0", version="2.0.0", run="run-1")
 
     def holds_open(self) -> list[int]:
-        """Start a process of his that has his database open, like his server."""
+        """Start a process of Mallory that has his database open, like his server."""
         script = 'exec 3<"$1" && echo open && exec sleep 60'
         words = self.words("sh", "-c", script, "sh", str(self.box.database("mallory")))
         child = subprocess.Popen(words, stdout=subprocess.PIPE)
@@ -120,7 +120,7 @@ class World:
         return [child.pid]
 
     def nothing_happened(self) -> None:
-        """Check that Ada's and root's files are unchanged, that he can read no secret, and that Ada's backup succeeds."""
+        """Check that Ada's and root's files are unchanged, that Mallory can read no secret, and that Ada's backup succeeds."""
         self.stop()
         assert self.fingerprint() == self.of_ada
         assert whose(self.take("ada")) == "ada"
@@ -137,7 +137,7 @@ def whose(database: Path) -> str:
 
 
 def in_one_line(deed: Callable[[], object]) -> str:
-    """Return the error about him, or "" for success. It must not be a disk error, which would end the run for all."""
+    """Return the error about Mallory's home, or "". It must not be a disk error, which would end the run for all users."""
     said = ""
     try:
         deed()

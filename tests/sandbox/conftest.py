@@ -32,13 +32,13 @@ class Build:
         self.version = version
 
     def run(self, *words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A command, to its end."""
+        """Run a command to its end."""
         return subprocess.run(
             [NODE, self.program, *words], capture_output=True, text=True, timeout=20, cwd=cwd, check=False
         )
 
     def mint(self, base_dir: Path) -> subprocess.CompletedProcess[str]:
-        """`auth pairing create` as the dispatch calls it."""
+        """Run `auth pairing create` like the dispatch."""
         return self.run("auth", "pairing", "create", "--base-dir", base_dir, "--ttl", "5m", "--json")
 
 
@@ -59,7 +59,7 @@ class Server:
             self.wait()
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until it answers."""
         deadline = time.monotonic() + 15
         while True:
             with suppress(OSError):
@@ -72,7 +72,7 @@ class Server:
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, timeout: float = 5
     ) -> tuple[int, dict[str, str], str]:
-        """Status, headers and body of one request; `body` is sent as JSON, or as it is if it is a string."""
+        """Return status, headers and body of a response. `body` is sent as JSON, or unchanged if it is a string."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = body if isinstance(body, str) or body is None else json.dumps(body)
@@ -87,25 +87,25 @@ class Server:
             connection.close()
 
     def json(self, path: str, **more: Any) -> dict[str, Any]:
-        """The JSON at a path."""
+        """Return the JSON at a path."""
         answer: dict[str, Any] = json.loads(self.request("GET", path, **more)[2])
         return answer
 
     @property
     def pid(self) -> int:
-        """The pid of the server itself, which is not the launcher's in later generations."""
+        """Return the pid of the server, which differs from the launcher's in later generations."""
         found: int = json.loads((self.base_dir / "userdata" / "server-runtime.json").read_text())["pid"]
         return found
 
     def control(self, path: str, **body: Any) -> dict[str, Any]:
-        """Makes the server do what a person would."""
+        """Make the server act as if a user worked with it."""
         status, _, text = self.request("POST", f"/__standin/{path}", body)
         answer: dict[str, Any] = json.loads(text)
         assert status == 200, answer
         return answer
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The main process's exit code after a signal to all of it, as a unit is stopped; the server itself is gone then, too."""
+        """Signal all processes, as the stop of a unit does. Wait for all, and return the exit code of the main process."""
         main = psutil.Process(self.pid) if self.build.is_native else None
         os.killpg(self.child.pid, number)
         code = self.child.wait(15)
@@ -121,7 +121,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]:
-    """A build of a version, with or without faults."""
+    """Return builds of versions with or without faults; equal builds are shared."""
     top = tmp_path_factory.mktemp("builds")
     made: dict[str, Build] = {}
 
@@ -146,7 +146,7 @@ def new(builds: Callable[..., Build]) -> Build:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts servers and ends them."""
+    """Start servers, and end them after the test."""
     running: list[Server] = []
 
     def start(build: Build, base_dir: Path | None = None, **more: Any) -> Server:

@@ -1,4 +1,4 @@
-"""The sandbox's dispatch pairs as a devvm's does, and logs the lines that alert rules match."""
+"""The sandbox's dispatch pairs browsers, and logs the lines that alert rules match."""
 
 import http.client
 from collections.abc import Callable

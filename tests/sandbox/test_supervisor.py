@@ -1,4 +1,4 @@
-"""The sandbox's supervisor keeps servers as units on a real host are kept."""
+"""The sandbox's supervisor runs servers like the units of a real host."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The supervisor's units are all of their processes, as control groups are: of native builds, below a wrapper, with an own ExecStart."""
+"""A unit of the supervisor contains all of its processes, like a control group: native builds, wrappers, own ExecStart."""
 
 import json
 import os
@@ -25,7 +25,7 @@ STOP_SECONDS = 2.0
 
 
 class Units:
-    """A supervisor with one user, ada, whose launcher starts a build."""
+    """A supervisor with the user ada, whose launcher starts a build."""
 
     def __init__(self, top: Path, build: Any) -> None:
         self.top, self.port = top, free_port()
@@ -57,11 +57,11 @@ class Units:
             return answer
 
     def odd(self, **unit: Any) -> None:
-        """What is odd about the unit from its next start on."""
+        """Write the drop-in of the unit, which applies from its next start."""
         (self.top / "env" / "ada.unit.json").write_text(json.dumps(unit))
 
     def start(self) -> dict[str, Any]:
-        """Starts the unit, waits until it answers, and tells its status."""
+        """Start the unit, wait until it answers, and return its status."""
         self.ask("start")
         self.until(self.answers)
         return self.ask("status")
@@ -130,7 +130,7 @@ def test_a_server_that_ignores_the_stop_is_killed(units: Callable[..., Units]) -
 
 
 def test_a_launcher_that_was_killed_takes_its_orphans_along(units: Callable[..., Units]) -> None:
-    """As systemd does: what is left of the unit is ended, and then it is restarted."""
+    """The remaining processes of a unit are ended before its restart, as by systemd."""
     unit = units()
     before = unit.start()
     unit.ask("kill-main")
@@ -193,7 +193,7 @@ def test_a_unit_file_that_cannot_be_read_is_an_error(units: Callable[..., Units]
 
 
 def test_a_native_server_ends_with_the_sandbox(units: Callable[..., Units]) -> None:
-    """The supervisor's end with kill -9 reaches the launcher alone; the server sees it by itself."""
+    """SIGKILL to the supervisor kills only the launcher; the server notices it and ends."""
     unit = units()
     pids = unit.start()["pids"]
     unit.child.kill()

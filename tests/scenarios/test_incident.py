@@ -80,7 +80,7 @@ def test_the_probe_would_notice(make_box: Callable[..., Sandbox]) -> None:
         time.sleep(1)
         assert not [failure for failure in found.failures if LOCKED not in failure.cause]
         box.install_slot(NEXT)
-        box.lead("ada", NEXT)
+        box.assign("ada", NEXT)
         box.until(lambda: len(found.failures) > 3, "pairing fails")
     assert found.outside(restarts(box))
     assert any(any(word in failure.cause for word in NEVER) for failure in found.failures), found.failures[-1]

@@ -1,4 +1,4 @@
-"""What a registry that signs needs: keys, signatures, attestations, and a repository of keys for npm's check. Node has the algorithms."""
+"""Keys, signatures and attestations of the sandbox's registry, and a key repository for npm. Node computes them."""
 
 import json
 import subprocess
@@ -8,9 +8,9 @@ from typing import Any
 PROGRAM = Path(__file__).parent / "sign.js"
 SECONDS = 30
 TRUST = """\
-// Loaded before npm: its check of signatures asks the sandbox's own repository of keys, as a network namespace reaches no other.
+// Loaded before npm: makes `npm audit signatures` use the sandbox's key repository, the only one that a network namespace can reach.
 const fs = require('node:fs')
-if (process.argv.includes('signatures')) {{  // install scripts do not see the keys' folder, and need none
+if (process.argv.includes('signatures')) {{  // not in install scripts, which cannot see the folder of the keys
   require('{tuf}/dist/index.js').DEFAULT_MIRROR_URL = '{mirror}'
   require('{tuf}/seeds.json')['{mirror}'] = {{ 'root.json': fs.readFileSync('{root}').toString('base64'), targets: {{}} }}
 }}
@@ -18,20 +18,20 @@ if (process.argv.includes('signatures')) {{  // install scripts do not see the k
 
 
 def make_keys(folder: Path) -> None:
-    """Makes a registry's keys in a folder, once: `keys.json` as a registry serves it, and `tuf/`, a repository of keys."""
+    """Create the keys of a registry in a folder: `keys.json` as a registry serves it, and `tuf/`, a key repository. Idempotent."""
     if not (folder / "keys.json").exists():
         folder.mkdir(exist_ok=True)
         _node("keys", folder)
 
 
 def sign(folder: Path, name: str, version: str, integrity: str) -> dict[str, Any]:
-    """The `signature` and the `attestation` of a version, by the keys in the folder."""
+    """Return the `signature` and `attestation` of a version, made with the keys in the folder."""
     signed: dict[str, Any] = json.loads(_node("sign", folder, name, version, integrity))
     return signed
 
 
 def trust(npm_program: Path, keys: Path, registry_url: str) -> None:
-    """Makes the sandbox's `npm` (a script of `bring_node`) trust the keys of a registry that serves them."""
+    """Make the sandbox's `npm` (a script of `link_node`) trust the keys of a registry. Idempotent."""
     tuf = _wheel() / "lib" / "node_modules" / "npm" / "node_modules" / "@sigstore" / "tuf"
     preload = npm_program.with_name("trust.js")
     mirror = f"{registry_url.rstrip('/')}/tuf"

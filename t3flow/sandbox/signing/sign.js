@@ -1,4 +1,4 @@
-// usage: node sign.js keys FOLDER                          makes a registry's key, and a key repository (TUF) as sigstore's is
+// usage: node sign.js keys FOLDER                          creates the key of a registry, and a TUF key repository like sigstore's
 //        node sign.js sign FOLDER NAME VERSION INTEGRITY   prints {signature, attestation} of one version
 'use strict'
 const crypto = require('node:crypto')

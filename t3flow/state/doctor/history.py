@@ -21,7 +21,7 @@ CONSUMER_LOCK = "consumer.lock"
 
 
 def snapshots_exist(host: Host) -> Iterator[Finding]:
-    """Each recorded snapshot exists."""
+    """Check that each recorded snapshot exists."""
     for entry in catalog.backups(host.journal):
         missing = next((path for path in entry.paths.values() if not path.is_file()), None)
         if missing is not None:
@@ -33,7 +33,7 @@ def snapshots_exist(host: Host) -> Iterator[Finding]:
 
 
 def replaced_databases_exist(host: Host) -> Iterator[Finding]:
-    """Replaced databases exist for at least 14 days, and older ones take little space."""
+    """Check that replaced databases exist for at least 14 days, and that older ones take little space."""
     recorded = replaced.recorded_versions(host.journal)
     mapped = {entry.name for entry in host.user_map().users}
     for user in sorted({user for user, _ in recorded} & mapped):
@@ -55,7 +55,7 @@ def replaced_databases_exist(host: Host) -> Iterator[Finding]:
 
 
 def shell_tracker_is_off(host: Host) -> Iterator[Finding]:
-    """On an adopted host, the timers of the shell tracker are off and it marks no user as deferred."""
+    """On an adopted host, check that the timers of the shell tracker are off and it marks no user as deferred."""
     if slots.default_version(host.settings.paths.versions_dir) is None:
         return
     for timer in shell_tracker.TIMERS:
@@ -72,7 +72,7 @@ def shell_tracker_is_off(host: Host) -> Iterator[Finding]:
 
 
 def consumer_runs(host: Host) -> Iterator[Finding]:
-    """A consumer runs; if none does, no child of an earlier one runs either."""
+    """Check that a consumer runs; if none does, no child of an earlier one runs either."""
     state_dir = host.settings.paths.state_dir
     if _is_locked(state_dir / CONSUMER_LOCK):
         return
@@ -93,7 +93,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def tracking_is_not_frozen(host: Host) -> Iterator[Finding]:
-    """Tracking is not frozen."""
+    """Check that tracking is not frozen."""
     frozen = freeze.frozen(host.settings, host.journal)
     if frozen is not None:
         since = datetime.fromtimestamp(frozen["since"]).strftime("%Y-%m-%d %H:%M")
@@ -103,7 +103,7 @@ def tracking_is_not_frozen(host: Host) -> Iterator[Finding]:
 
 
 def deferrals_are_pending(host: Host) -> Iterator[Finding]:
-    """Each deferral belongs to a user in the user map and has a drain that runs and is not late."""
+    """Check that each deferral belongs to a user in the user map and has a drain that runs and is not late."""
     mapped = {entry.name for entry in host.user_map().users}
     for pending in deferral_records.deferrals(host.journal):
         if pending.user not in mapped:
@@ -125,7 +125,7 @@ def deferrals_are_pending(host: Host) -> Iterator[Finding]:
 
 
 def lease_has_a_run(host: Host) -> Iterator[Finding]:
-    """The lease of the host belongs to a run that has not ended, for less than 6 hours."""
+    """Check that the lease of the host belongs to a run that has not ended, for less than 6 hours."""
     for run, since in host.journal.query("select run, since from locks"):
         if not host.journal.runs("id = ? and status = 'running'", run):
             yield finding(f"{run} has ended and still has the lease of the host", "systemctl restart t3flow")

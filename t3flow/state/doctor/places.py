@@ -18,13 +18,13 @@ STATE_BYTES = 100 * 1024 * 1024
 
 
 def modes_and_owners(host: Host) -> Iterator[Finding]:
-    """Only root can write what controls a program of root, and only root can read what is secret."""
+    """Check that only root can write what controls a program of root, and only root can read what is secret."""
     paths = host.settings.paths
     files = {
         Path(source.removeprefix("file ")) for source in host.settings.sources.values() if source.startswith("file ")
     }
     controls = [
-        *(paths.state_dir, paths.versions_dir, slots.versions(paths.versions_dir), paths.versions_dir / "users"),
+        *(paths.state_dir, paths.versions_dir, slots.slots_dir(paths.versions_dir), paths.versions_dir / "users"),
         *(paths.launcher, paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file, *sorted(files)),
     ]
     backups = [paths.backup_dir / entry.name for entry in host.user_map().users]
@@ -57,7 +57,7 @@ def _writable_by_others(path: Path) -> Iterator[Finding]:
 
 
 def disk_has_space(host: Host) -> Iterator[Finding]:
-    """Each folder has the free space that the next bump needs, and scratch_dir is on a disk."""
+    """Check that each folder has the free space that the next bump needs, and scratch_dir is on a disk."""
     paths = host.settings.paths
     slot = SLOT_BYTES if host.settings.serve.backend == "systemd" else SANDBOX_SLOT_BYTES
     sizes = [entry.size_bytes for entry in catalog.backups(host.journal) if entry.exists]
@@ -79,7 +79,7 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
 
 
 def no_leftovers(host: Host) -> Iterator[Finding]:
-    """No scratch folder, partial slot, or drop box outlives its run."""
+    """Check that no scratch folder, partial slot, or drop box outlives its run."""
     paths = host.settings.paths
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
     for folder in paths.scratch_dir.glob(SCRATCH_PATTERN):
@@ -87,7 +87,7 @@ def no_leftovers(host: Host) -> Iterator[Finding]:
             yield finding(f"{folder} is left over from a run that has ended", "t3flow doctor --fix")
     if host.journal.query("select 1 from locks"):
         return
-    for path in slots.versions(paths.versions_dir).glob(".*.partial"):
+    for path in slots.slots_dir(paths.versions_dir).glob(".*.partial"):
         yield finding(f"{path} is left over from a partly created or removed slot", "t3flow doctor --fix")
     for path in paths.backup_dir.glob(f"{drop_box.INCOMING}/*"):
         yield finding(f"{path} is left over from a backup", "t3flow doctor --fix")

@@ -25,7 +25,7 @@ NODE_MAJOR = 24
 
 
 def npm_runs(host: Host) -> Iterator[Finding]:
-    """npm runs."""
+    """Check that npm runs."""
     command = host.settings.npm.command
     if shutil.which(command) is None:
         yield finding(f"{command} is not on PATH", "install npm, or set npm.command")
@@ -41,7 +41,7 @@ def npm_runs(host: Host) -> Iterator[Finding]:
 
 
 def node_is_unchanged(host: Host) -> Iterator[Finding]:
-    """The Node on PATH is new enough, and each slot in use has the Node with which it passed the gate."""
+    """Check that the Node on PATH is new enough, and each slot in use has the Node with which it passed the gate."""
     try:
         node = str(packages.node_path())
         said = host.children.run(
@@ -74,7 +74,7 @@ def node_is_unchanged(host: Host) -> Iterator[Finding]:
 
 
 def systemd_answers(host: Host) -> Iterator[Finding]:
-    """With the systemd backend: systemd runs, and each user has a unit that runs as the user."""
+    """With the systemd backend, check that systemd runs, and each user has a unit that runs as the user."""
     if host.settings.serve.backend != "systemd":
         return
     if not Path("/run/systemd/system").is_dir():
@@ -87,7 +87,7 @@ def systemd_answers(host: Host) -> Iterator[Finding]:
 
 
 def cells_are_available(host: Host) -> Iterator[Finding]:
-    """The gate can isolate new versions in namespaces."""
+    """Check that the gate can isolate new versions in namespaces."""
     if missing := cells.isolation(host).missing:
         yield finding(
             f"new versions are not isolated while the gate tries them: {missing}",
@@ -96,7 +96,7 @@ def cells_are_available(host: Host) -> Iterator[Finding]:
 
 
 def dispatch_answers(host: Host) -> Iterator[Finding]:
-    """The dispatch answers."""
+    """Check that the dispatch answers."""
     url = host.settings.dispatch.url
     try:
         probe.get(f"{url.rstrip('/')}/", {}, ANSWER_SECONDS)
@@ -105,7 +105,7 @@ def dispatch_answers(host: Host) -> Iterator[Finding]:
 
 
 def dispatch_log_is_readable(host: Host) -> Iterator[Finding]:
-    """The dispatch log, in which the bake watches pairings, is readable."""
+    """Check that the dispatch log, in which the bake watches pairings, is readable."""
     if host.settings.dispatch.log and host.settings.bake.minutes:
         try:
             dispatch_log.read(host, dispatch_log.end_of_log(host))
@@ -114,7 +114,7 @@ def dispatch_log_is_readable(host: Host) -> Iterator[Finding]:
 
 
 def clock_is_right(host: Host) -> Iterator[Finding]:
-    """No event in the journal is in the future, and (systemd) the clock is synchronized."""
+    """Check that no event in the journal is in the future, and (systemd) the clock is synchronized."""
     newest = host.journal.query("select max(at) from events")[0][0] or 0.0
     if newest > time.time() + AHEAD_SECONDS:
         ahead = newest - time.time()
@@ -132,7 +132,7 @@ def clock_is_right(host: Host) -> Iterator[Finding]:
 
 
 def time_zone_is_known(host: Host) -> Iterator[Finding]:
-    """The time zone of the schedule exists, and /etc/timezone and /etc/localtime agree."""
+    """Check that the time zone of the schedule exists, and /etc/timezone and /etc/localtime agree."""
     try:
         schedule.zone(host.settings)
     except schedule.ScheduleError as error:

@@ -14,7 +14,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def queue_is_private(host: Host) -> Iterator[Finding]:
-    """The queue answers, and only root can write to it.
+    """Check that the queue answers, and only root can write to it.
 
     Messages are signed and foreign ones dropped, but a flood of them still costs time.
     """
@@ -49,7 +49,7 @@ def _others_may_enter(folder: Path) -> bool:
 
 
 def queue_is_not_shared(host: Host, queue: HintQueue) -> Iterator[Finding]:
-    """No other consumer takes messages from this queue, as a cloned machine does, and none are left under the former shared name."""
+    """Check that no other consumer takes messages from this queue, as a cloned machine does, and none are left under the former shared name."""
     if others := facts.read(host.journal, QUEUE_SHARED):
         key = host.settings.paths.state_dir / "queue.key"
         yield finding(

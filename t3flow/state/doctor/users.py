@@ -29,7 +29,7 @@ def managed(host: Host) -> list[str]:
 
 
 def accounts_exist(host: Host) -> Iterator[Finding]:
-    """The user map is valid, its users have accounts and ports of their own, and the gate's account exists and is not root."""
+    """Check that the user map is valid, its users have accounts and ports of their own, and the gate's account exists and is not root."""
     for problem in host.user_map().problems:
         yield finding(problem, f"correct {host.settings.paths.user_map}")
     try:
@@ -66,7 +66,7 @@ def stale_port(host: Host, user: str, server: ServerState) -> str:
 
 
 def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
-    """Each server was started by the launcher, runs the assigned version, is not suspended, and is alone on its port."""
+    """Check that each server was started by the launcher, runs the assigned version, is not suspended, and is alone on its port."""
     versions_dir = host.settings.paths.versions_dir
     if slots.default_version(versions_dir) is None:
         return
@@ -122,15 +122,15 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
 
 
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
-    """No process of root runs a program of a slot."""
-    prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
+    """Check that no process of root runs a program of a slot."""
+    prefix = f"{slots.slots_dir(host.settings.paths.versions_dir).resolve()}/"
     for pid in listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if proc.uid_of(pid) == 0:
             yield finding(f"process {pid} runs a version of t3 as root", f"find what started it: ps -fp {pid}")
 
 
 def versions_know_their_databases(host: Host) -> Iterator[Finding]:
-    """The version of each user knows all migrations in the databases of the user, if its migrations are on record."""
+    """Check that the version of each user knows all migrations in the databases of the user, if its migrations are on record."""
     versions_dir = host.settings.paths.versions_dir
 
     def read(user: str) -> Schemas | str | None:
@@ -158,7 +158,7 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
 
 
 def users_can_pair(host: Host) -> Iterator[Finding]:
-    """Each user with a running server can pair through the dispatch."""
+    """Check that each user with a running server can pair through the dispatch."""
     users = [user for user, (server, reason) in surveyed(host).items() if server.active and not reason]
 
     def failure(user: str) -> str:

@@ -14,13 +14,13 @@ from t3flow.t3 import processes
 
 
 def launcher_is_intact(host: Host) -> Iterator[Finding]:
-    """The launcher is unchanged, and it is the t3 on PATH."""
+    """Check that the launcher is unchanged, and it is the t3 on PATH."""
     for problem, remedy in preflight.launcher_problems(host.settings):
         yield finding(problem, remedy)
 
 
 def default_is_last_good(host: Host) -> Iterator[Finding]:
-    """There is a default version, and last-good names it."""
+    """Check that there is a default version, and last-good names it."""
     paths = host.settings.paths
     default, last_good = slots.default_version(paths.versions_dir), slots.read_last_good(paths.last_good_file)
     if default is None:
@@ -33,7 +33,7 @@ def default_is_last_good(host: Host) -> Iterator[Finding]:
 
 
 def slots_are_whole(host: Host) -> Iterator[Finding]:
-    """Each slot is complete, writable by root alone, and on a mount that is neither noexec nor read-only."""
+    """Check that each slot is complete, writable by root alone, and on a mount that is neither noexec nor read-only."""
     versions_dir = host.settings.paths.versions_dir
     for problem, remedy in preflight.mounts_problems(host.settings):
         yield finding(problem, remedy)
@@ -49,7 +49,7 @@ def slots_are_whole(host: Host) -> Iterator[Finding]:
 
 
 def links_lead_to_slots(host: Host) -> Iterator[Finding]:
-    """Each user is assigned a complete slot of a version that was not rejected, and no restore was left unfinished."""
+    """Check that each user is assigned a complete slot of a version that was not rejected, and no restore was left unfinished."""
     versions_dir = host.settings.paths.versions_dir
     rejected = rejections.rejected(host.journal)
     pairing = last_pairings.pairings(host.journal)
@@ -75,7 +75,8 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
                     f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {user}",
                 )
         elif (
-            not slots.has_slot(versions_dir, version) or link.resolve().parent != slots.versions(versions_dir).resolve()
+            not slots.has_slot(versions_dir, version)
+            or link.resolve().parent != slots.slots_dir(versions_dir).resolve()
         ):
             yield finding(
                 f"{link} does not lead to a complete slot ({os.readlink(link)})",

@@ -1,4 +1,4 @@
-// The launcher: finds the package for this platform and blocks until the program in it has ended.
+// The launcher: runs the program of this platform's package and waits until it ends.
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";

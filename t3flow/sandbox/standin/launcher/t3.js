@@ -1,3 +1,3 @@
 #!/usr/bin/env node
-// Any Node from 18 on runs this: the program itself is in the platform package.
+// Runs on Node 18 and newer; the program is in the platform package.
 import("../dist/bin.mjs");

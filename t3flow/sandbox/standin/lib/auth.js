@@ -1,4 +1,4 @@
-// Pairing credentials and sessions. Old builds know a role, new ones scopes: the column is the difference.
+// Pairing credentials and sessions. Old builds have a role column, new ones scopes.
 const crypto = require("node:crypto");
 const { schemaLevel } = require("./behavior.js");
 const { key, now } = require("./database.js");
@@ -34,7 +34,7 @@ const listLinks = (database) =>
 const listSessions = (database) =>
   database.prepare(`select session_id, ${column}, issued_at, expires_at from auth_sessions where revoked_at is null`).all();
 
-// Uses a credential up; its grant, or null when it is invalid.
+// Consumes a credential and returns its grant, or null if it is invalid.
 function consume(database, text) {
   const link = database.prepare(`select id, ${column} as granted, expires_at from auth_pairing_links where credential = ? and consumed_at is null and revoked_at is null`).get(text);
   if (!link || link.expires_at < now()) return null;
@@ -54,7 +54,7 @@ function issue(database, baseDir, granted) {
 
 const sign = (baseDir, payload) => crypto.createHmac("sha256", key(baseDir)).update(payload).digest("base64url");
 
-// The live session that a token names: {granted, expires}, or null. Throws when the table is not as this build knows it.
+// Returns the live session of a token: {granted, expires}, or null. Throws if the table has another schema.
 function session(database, baseDir, token) {
   const [payload, signature] = String(token ?? "").split(".");
   if (!payload || !signature || sign(baseDir, payload) !== signature) return null;

@@ -1,4 +1,4 @@
-// What this build does wrong, and to whom. `behavior.json` is put into the package when it is packed.
+// The faults of this build and their conditions, from the package's `behavior.json`.
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
@@ -12,7 +12,7 @@ const schemaLevel = behavior.schema_level ?? generation.level;
 
 const userdata = (baseDir, name) => path.join(baseDir, "userdata", name);
 
-// Where the live database is. A build may keep it elsewhere than its state.
+// The path of the live database, which may be outside `userdata`.
 function databasePath(baseDir) {
   const elsewhere = (behavior.rules ?? []).find((rule) => rule.fault === "database_elsewhere");
   return elsewhere ? path.join(baseDir, elsewhere.folder ?? "data", generation.live) : userdata(baseDir, generation.live);
@@ -48,13 +48,13 @@ const conditions = {
 
 const holds = (rule, where) => Object.entries(rule.when ?? {}).every(([key, wanted]) => conditions[key](wanted, where));
 
-// The rules that apply here. `where` is {baseDir, port, command, path, startedBefore}, as far as known.
+// Returns the rules that apply. `where` is {baseDir, port, command, path, startedBefore}; keys may be missing.
 const rules = (where) => (behavior.rules ?? []).filter((rule) => holds(rule, where));
 
-// The rule for a fault that applies here, or undefined.
+// Returns the rule of a fault if it applies, else undefined.
 const fault = (name, where) => rules(where).find((rule) => rule.fault === name);
 
-// What a command or a request would say, as the rule `alters` has it.
+// Returns the JSON of a command or request, changed by the rule `alters`.
 function altered(value, where) {
   const rule = typeof value === "object" && !Array.isArray(value) ? fault("alters", where) : undefined;
   if (!rule) return value;

@@ -1,4 +1,4 @@
-// What runs below the server: agents, terminals, probes. Those that are kept here end with a clean stop of the server; a killed one leaves them.
+// Children of the server: agents, terminals, probes. The tracked ones end at a clean stop of the server and survive a kill.
 const childProcess = require("node:child_process");
 const fs = require("node:fs");
 const os = require("node:os");
@@ -12,18 +12,18 @@ function keep(child) {
   return child;
 }
 
-// A long-lived child whose name, command line and folder say that it is an agent.
+// Starts a long-lived child with the name, command line and folder of an agent.
 function agent(name, words = ["100000"], options = {}) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "agent-"));
   const program = path.join(folder, path.basename(name));
   fs.symlinkSync("/bin/sleep", program);
-  const said = words[0] === "100000" ? words : ["100000", ...words]; // sleep takes sums only: what else it says is for who looks
+  const said = words[0] === "100000" ? words : ["100000", ...words]; // sleep adds numbers only; other words are for the command line
   const child = childProcess.spawn(program, said.slice(0, 1), { argv0: [name, ...said.slice(1)].join(" "), stdio: "ignore", ...options });
   child.on("spawn", () => fs.rmSync(folder, { recursive: true, force: true }));
   return options.detached ? child : keep(child);
 }
 
-// An agent in a session of its own, a child of nobody's: it survives any end of the server but that of the whole unit.
+// Starts an orphaned agent in its own session: only the end of the whole unit ends it.
 function orphan(name) {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "agent-"));
   const program = path.join(folder, path.basename(name));
@@ -34,7 +34,7 @@ function orphan(name) {
   return { pid: Number(stdout) };
 }
 
-// A child that holds the server's listening socket, and goes on holding it when the server is gone.
+// Starts a child that keeps the server's listening socket open after the server's end.
 const holder = (server) => childProcess.spawn("/bin/sleep", ["100000"], { stdio: ["ignore", "ignore", "ignore", server._handle.fd] });
 
 const terminal = (command) => keep(childProcess.spawn("/bin/sh", ["-c", '"$@"; :', "sh", ...command], { stdio: "ignore", detached: false }));

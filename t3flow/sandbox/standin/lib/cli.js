@@ -1,4 +1,4 @@
-// The commands. Each that opens the database migrates it first, silently.
+// The commands. Those that open the database first migrate it silently.
 const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
@@ -48,7 +48,7 @@ function authCommand(words, flags, where) {
   }
 }
 
-// What later generations bring for users who run a t3 of their own. `pair` opens the database, and so migrates it.
+// Commands of later generations for users who run their own t3. `pair` opens and thus migrates the database.
 function ownCommand([command], flags, where) {
   if (command !== "pair") return console.log(`t3 ${command}: nothing to do`);
   const { database } = open(where);
@@ -61,7 +61,7 @@ function printVersion() {
   console.log(`t3 v${fault("version_lies", { baseDir: "" })?.text ?? version}`);
 }
 
-// A command that ends, or hangs, before it has done anything.
+// Ends or hangs a command before its work.
 function prints(where) {
   const rule = fault("prints", where);
   if (!rule) return false;
@@ -100,7 +100,7 @@ function main(words) {
     process.exitCode = 1;
     return;
   }
-  if (rest[0] !== "serve" && rest[0] !== undefined) fs.mkdirSync(rest[0], { recursive: true }); // taken for a folder to work in
+  if (rest[0] !== "serve" && rest[0] !== undefined) fs.mkdirSync(rest[0], { recursive: true }); // the argument is a working folder
   require("./server.js").serve({ ...where, command: "serve", host: flags.host ?? "127.0.0.1", port: Number(flags.port ?? 3773) });
 }
 

@@ -1,11 +1,11 @@
-// What tests make the server do, by POST below /__standin/: the real t3 has none of these paths.
+// Controls for tests, by POST below /__standin/. The real t3 has none of these paths.
 const activity = require("./activity/index.js");
 const children = require("./children.js");
 const { generation } = require("./behavior.js");
 const rows = require("./rows.js");
 
-const PATIENCE_MS = 5000; // a test's hand waits while a pairing writes, however little patience the generation has
-const begun = new Map(); // turn → what it has
+const PATIENCE_MS = 5000; // a control waits while a pairing writes, whatever the generation's busy timeout
+const begun = new Map(); // turn → its state
 
 function startTurn(state, asked) {
   const turn = activity.start(state, asked);

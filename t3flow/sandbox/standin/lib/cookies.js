@@ -1,4 +1,4 @@
-// What the session cookie is called: plainly, or by port and by the user's environment-id.
+// The name of the session cookie: plain, or with the port and the user's environment-id.
 const crypto = require("node:crypto");
 const { fault, generation, version } = require("./behavior.js");
 
@@ -16,7 +16,7 @@ function cookieName(state) {
   return isLoopback(state) ? `${PLAIN}_${state.port}_${mark}` : `${PLAIN}_${mark}`;
 }
 
-// The token that a request brings: a bearer's, or that of a cookie of this server. The plain name is taken everywhere.
+// Returns the token of a request: a bearer token, or the cookie of this server. All generations accept the plain name.
 function tokenOf(state, request) {
   const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? "");
   if (bearer) return bearer[1];

@@ -1,4 +1,4 @@
-// The live database: real SQLite in WAL mode, migrated forward by whatever command opens it.
+// The live database: SQLite in WAL mode. Any command that opens it migrates it.
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
@@ -11,10 +11,10 @@ const newer = require("./levels.json");
 const { seed } = require("./seed.js");
 const { now } = require("./time.js");
 
-// What releases to come bring: one more table a level.
+// Future releases: one more table for each level.
 const later = (id) => [`StandInTable${id}`, [`CREATE TABLE stand_in_${id} (id TEXT PRIMARY KEY, note TEXT)`]];
 
-// A migration: [name, statements]. A build may reuse an id under another name.
+// Returns a migration: [name, statements]. A faulty build reuses an id under another name.
 function migration(id, where) {
   const reused = rules(where).find((rule) => rule.fault === "ledger_reuses_id" && rule.id === id);
   if (!reused) return newer[id] ?? later(id);
@@ -55,7 +55,7 @@ function migrate(database, where) {
   return names;
 }
 
-// Opens (makes, migrates) the database of a base dir: {database, migrations}. `log` hears what the migrations say.
+// Opens, creates and migrates the database of a base dir: {database, migrations}. `log` receives messages of migrations.
 function open(where, log = () => {}) {
   fs.mkdirSync(path.join(where.baseDir, "userdata"), { recursive: true });
   commit("open", where);

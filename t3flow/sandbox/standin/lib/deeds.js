@@ -1,4 +1,4 @@
-// What a bad build does on its own, and a good but unusual one. Each is bounded, in case that nobody stops it.
+// Deeds of bad builds, and of good but unusual ones. All are bounded.
 const childProcess = require("node:child_process");
 const fs = require("node:fs");
 const net = require("node:net");
@@ -30,7 +30,7 @@ function runs_sql({ sql }, { database }) {
   for (const statement of sql) database.exec(statement);
 }
 
-// What a bug does to a database's file (the live one's): while no connection is open, or below one that is.
+// Damages the file of the live database, with or without an open connection.
 function damages({ how, file: name }, where) {
   const file = name ? userdata(where.baseDir, name) : databasePath(where.baseDir);
   if (!fs.existsSync(file)) return;
@@ -55,7 +55,7 @@ function takes_memory({ megabytes = 8192 }, where) {
   take();
 }
 
-// Writes 16 MB at a time, to one file or to its output, or makes many files, 500 at a time.
+// Writes a file or the output in blocks of 16 MB, or creates files in batches of 500.
 function fills_disk({ files = 1, megabytes = 8192, output = false }, where) {
   const folder = inBaseDir(where, "filler");
   const content = Buffer.alloc(Math.min(16, megabytes / files) * MEGABYTE, "\n");
@@ -70,7 +70,7 @@ function fills_disk({ files = 1, megabytes = 8192, output = false }, where) {
   fill(0);
 }
 
-// Works on other threads than the one that answers.
+// Burns CPU on threads that serve no requests.
 function burns({ threads = os.availableParallelism(), seconds = FOREVER_SECONDS }) {
   const work = `const end = Date.now() + ${seconds * 1000}; while (Date.now() < end);`;
   for (let count = 0; count < threads; count += 1) new Worker(work, { eval: true }).unref();
@@ -78,7 +78,7 @@ function burns({ threads = os.availableParallelism(), seconds = FOREVER_SECONDS 
 
 const forks = () => shell(BOMB);
 
-// A child of nobody's, in a session of its own, that ignores a stop; with `holds_output` it keeps the server's log open.
+// Starts an orphan in its own session that ignores SIGTERM; with `holds_output`, it keeps the server's log open.
 function leaves_process({ holds_output: holds = false, ends_when_asked: ends = false }) {
   shell(`${ends ? "" : "trap '' TERM; "}setsid sleep ${FOREVER_SECONDS} &`, { stdio: holds ? "inherit" : "ignore" });
 }
@@ -107,12 +107,12 @@ const deeds = {
   runs_sql, starts_agent, takes_memory, writes_files,
 };
 
-// Small files of a build to come, in the user's state: { "userdata/themes.json": "{}" }.
+// Writes small files of a future build to the user's state: { "userdata/themes.json": "{}" }.
 function writes_files({ files }, where) {
   for (const [name, text] of Object.entries(files)) fs.writeFileSync(inBaseDir(where, name), text);
 }
 
-// A database that is no state: without a ledger, and closed again.
+// Creates a database that is not state: it has no ledger and is closed.
 function keeps_cache_database({ name = "cache.sqlite" }, where) {
   const cache = new DatabaseSync(userdata(where.baseDir, name));
   cache.exec("pragma journal_mode = wal; create table if not exists entries (key text primary key, value blob)");
@@ -120,14 +120,14 @@ function keeps_cache_database({ name = "cache.sqlite" }, where) {
   cache.close();
 }
 
-// What asks the agents for their versions: short children, now and then.
+// Repeatedly starts short children that read the versions of agents.
 function probes_agents({ name = "codex", every_ms: every = 500, lives_ms: lives = 100 }) {
   const probe = () => setTimeout((child) => child.kill("SIGKILL"), lives, children.agent(name, ["--version"]));
   probe();
   setInterval(probe, every).unref();
 }
 
-// Does what the rules say for a moment: start, open, seeded, migration, opened, ready (where a rule names none), stop.
+// Runs the deeds of a moment: start, open, seeded, migration, opened, ready (the default), stop.
 function commit(moment, where) {
   for (const rule of rules(where)) if (rule.fault in deeds && (rule.at ?? "ready") === moment) deeds[rule.fault](rule, where);
 }

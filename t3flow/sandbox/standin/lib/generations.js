@@ -1,19 +1,19 @@
-// What differs between the generations of t3, as far as an updater can see it. One object each; `behavior.json` says which this build is.
+// The differences between the generations of t3 that an updater can see. `behavior.json` names the generation of this build.
 const A = {
   letter: "A",
   level: 30,
-  native: false, // a launcher and a program of its own
+  native: false, // separate launcher and program
   live: "state.sqlite",
-  seeds: [], // what the live database is made of when it is absent
+  seeds: [], // the live database is created from these
   busyTimeoutMs: 0,
   stopMs: 0,
-  identityCookie: false, // its name depends on the environment-id
+  identityCookie: false, // the name contains the environment-id
   pairing: { path: "/api/auth/bootstrap", badJson: 400 },
   bearer: { path: "/api/auth/bootstrap/bearer", field: "sessionToken", formOnly: false },
   sessionDocument: true,
   reads: { "/api/orchestration/snapshot": "snapshot" },
   activity: "sessions",
-  recoversMs: null, // after how long work that a killed server left is ended
+  recoversMs: null, // delay until the work of a killed server is ended
   environment: {},
   logsEmptyMigrations: true,
   commands: [],
@@ -28,7 +28,7 @@ const B = {
   bearer: { path: "/oauth/token", field: "access_token", formOnly: false },
 };
 
-// The builds of August 2026: still one Node package.
+// The builds of August 2026, which are still one Node package.
 const lateB = {
   ...B,
   level: 41,
@@ -65,7 +65,7 @@ const D = {
   unknownCommandIsFolder: false,
 };
 
-// What an updater of today cannot know. Each part can be had alone, as a fault.
+// A generation that no updater knows. Each part is also available as a fault.
 const UNKNOWN = {
   unknown_database: (known) => ({ live: "journal3.sqlite", seeds: ["statev2.sqlite", "state.sqlite"], level: known.level }),
   unknown_activity: () => ({ activity: "journal" }),

@@ -1,4 +1,4 @@
-// A native server outlives its launcher, and so it would outlive the sandbox: it ends when the sandbox's supervisor is gone.
+// A native server can outlive its launcher. To not outlive the sandbox, it ends when the supervisor is gone.
 const supervisor = Number(process.env.T3FLOW_SANDBOX_SUPERVISOR);
 
 function watch() {

@@ -1,4 +1,4 @@
-// What a server makes in its base dir beside the database, and what it needs of its own package.
+// The files of a server in its base dir besides the database, and those that it needs from its package.
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
@@ -13,7 +13,7 @@ function madeOnce(file, text) {
   return fs.readFileSync(file, "utf8").trim();
 }
 
-// The user's environment-id.
+// Returns the user's environment-id.
 function identify(where) {
   for (const folder of ["attachments", "themes", "logs"]) fs.mkdirSync(userdata(where.baseDir, folder), { recursive: true });
   for (const folder of ["caches", "worktrees"]) fs.mkdirSync(path.join(where.baseDir, folder), { recursive: true });

@@ -1,4 +1,4 @@
-// All of t3's logs go to stdout, errors of commands too.
+// All logs of t3 go to stdout, including errors of commands.
 const pad = (number, width = 2) => String(number).padStart(width, "0");
 const clock = (date = new Date()) =>
   `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}.${pad(date.getMilliseconds(), 3)}`;

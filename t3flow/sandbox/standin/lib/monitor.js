@@ -1,4 +1,4 @@
-// The resource monitor that always runs beside a native server. It ends when its input is closed, which the server's end does.
+// The resource monitor of a native server. It ends when its input is closed, as by the server's end.
 const childProcess = require("node:child_process");
 const path = require("node:path");
 const { fault, generation, root } = require("./behavior.js");

@@ -1,4 +1,4 @@
-// The HTTP API, as far as an updater, a dispatch and a browser's first visit see it.
+// The part of the HTTP API that an updater, a dispatch and a browser's first visit use.
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const path = require("node:path");
@@ -24,7 +24,7 @@ function readBody(request, then) {
   request.setEncoding("utf8").on("data", (part) => (text.length < 1e6 ? (text += part) : request.destroy())).on("end", () => then(text));
 }
 
-// Reading the install folder at each request: with another version in its place, this server hands out that one's client.
+// Reads the install folder at each request: if another version replaces it, this server serves that client.
 function page(response) {
   try {
     const html = fs.readFileSync(path.join(root, CLIENT, "index.html"), "utf8");
@@ -42,7 +42,7 @@ function sessionState(state, request, response) {
   try {
     found = auth.session(state.database, state.baseDir, tokenOf(state, request));
   } catch {
-    found = null; // the table is not as this build knows it: nobody is authenticated
+    found = null; // the table has another schema: no session is authenticated
   }
   if (!found || fault("session_not_authenticated", state)) return send(response, 200, { authenticated: false, auth: description });
   send(response, 200, { authenticated: true, auth: description, sessionMethod: "browser-session-cookie", ...auth.shown(found.granted), expiresAt: found.expires });

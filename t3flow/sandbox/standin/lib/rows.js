@@ -1,4 +1,4 @@
-// The rows of the database, as each read endpoint shows them.
+// The rows of the database, as the read endpoints return them.
 const crypto = require("node:crypto");
 const { fault, generation } = require("./behavior.js");
 const { now } = require("./time.js");
@@ -10,7 +10,7 @@ const PRESENT = "deleted_at is null and archived_at is null";
 const all = (state, table, where = "1") => state.database.prepare(`select * from ${table} where ${where}`).all();
 const sequence = (state) => all(state, "(select coalesce(max(sequence), 0) as newest from orchestration_events)")[0].newest;
 
-// A read endpoint of a bad build leaves some rows out.
+// Omits rows, for a faulty read endpoint.
 function shown(state, rows) {
   const hides = fault("shell_hides_rows", state);
   return hides ? rows.slice(0, Math.max(0, rows.length - (hides.count ?? 1))) : rows;
@@ -31,7 +31,7 @@ function snapshot(state) {
   };
 }
 
-// Later builds answer with threads whose messages are left out.
+// Later builds return threads without messages.
 function snapshotWithoutMessages(state) {
   return {
     snapshotSequence: sequence(state),
@@ -62,7 +62,7 @@ function shellV2(state) {
 
 const threadsV3 = (state) => ({ items: all(state, threadsTable).map(thread) });
 
-// Each read endpoint: what it shows, and its headers. Any session is enough for all of them.
+// The content and headers of each read endpoint. All accept any session.
 const readers = {
   snapshot: { show: snapshot },
   snapshotWithoutMessages: { show: snapshotWithoutMessages },
@@ -71,7 +71,7 @@ const readers = {
   threadsV3: { show: threadsV3 },
 };
 
-// A thread as a user would make one, in a project of its own.
+// Creates a project with a thread, like a user.
 function addThread({ database }, { title = "a new thread" }) {
   const [projectId, id, at] = [crypto.randomUUID(), crypto.randomUUID(), now()];
   database

@@ -1,4 +1,4 @@
-// The live database of later generations is made once, from the database of the generation before, by whatever command opens it first.
+// The first command that opens the live database of a later generation creates it from the previous generation's.
 const fs = require("node:fs");
 const path = require("node:path");
 const { DatabaseSync } = require("node:sqlite");
@@ -7,14 +7,14 @@ const { commit } = require("./deeds.js");
 
 function seed(where) {
   const target = databasePath(where.baseDir);
-  if (fs.existsSync(target)) return; // made once, never refreshed
+  if (fs.existsSync(target)) return; // created once, never refreshed
   const source = generation.seeds.map((name) => userdata(where.baseDir, name)).find((name) => fs.existsSync(name));
   if (source === undefined || fault("seeds_empty", where)) return;
   fs.mkdirSync(path.dirname(target), { recursive: true });
   const partial = `${target}.${process.pid}.partial`;
   copy(source, partial);
   try {
-    fs.linkSync(partial, target); // another command may have been faster
+    fs.linkSync(partial, target); // another command may have created it first
   } catch (error) {
     if (error.code !== "EEXIST") throw error;
   } finally {
@@ -23,7 +23,7 @@ function seed(where) {
   commit("seeded", where);
 }
 
-// All that is committed, with one view of it, while others write.
+// Copies all committed data in one read transaction, with concurrent writers.
 function copy(source, target) {
   const database = new DatabaseSync(source, { readOnly: true, timeout: generation.busyTimeoutMs });
   try {

@@ -1,4 +1,4 @@
-// `t3 serve`: migrations, a socket that for a moment accepts and does not answer, then the API.
+// `t3 serve`: migrations, the boot window, then the API.
 const childProcess = require("node:child_process");
 const fs = require("node:fs");
 const http = require("node:http");
@@ -59,7 +59,7 @@ function start(where) {
 function listen(state) {
   const port = state.port + (fault("listens_elsewhere", state) ? 1 : 0);
   const server = http.createServer((request, response) => {
-    if (!state.ready) return; // what is sent in the boot window is never answered
+    if (!state.ready) return; // requests in the boot window never get a response
     handle(state, request, response);
   });
   state.server = server;
@@ -96,7 +96,7 @@ function ready(state) {
     console.log(`Connection string: ${origin}\nToken: ${link.credential}\nPairing URL: ${origin}/pair#token=${link.credential}`);
     if (generation.native) console.log(QR_CODE);
   } catch (error) {
-    log(`startup token could not be issued: ${error.message}`, "DEBUG"); // an older build on a newer schema gets here and stays up
+    log(`startup token could not be issued: ${error.message}`, "DEBUG"); // an older build on a newer schema reaches this and keeps running
   }
   if (RECOVERS_MS !== null) setTimeout(() => recover(state), RECOVERS_MS);
   commit("ready", state);
@@ -106,7 +106,7 @@ function stopWhenAsked(state) {
   for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => stop(state));
 }
 
-// Ends the work that a killed server left.
+// Ends the work of a killed server.
 function recover(state) {
   if (state.stopping) return;
   try {

@@ -1,4 +1,4 @@
-// The end of a server that is asked to stop.
+// The stop of a server.
 const fs = require("node:fs");
 const activity = require("./activity/index.js");
 const { behavior, fault, generation } = require("./behavior.js");
@@ -29,7 +29,7 @@ function end(state, code) {
     fail(error); // an older build on a newer schema
   }
   try {
-    state.database.close(); // checkpoints the log and removes it
+    state.database.close(); // checkpoints and removes the WAL
     fs.rmSync(state.runtime, { force: true });
     commit("stop", { ...state, database: null });
   } finally {

@@ -1,4 +1,4 @@
-// Times as the real t3 writes them.
+// Times in the format of the real t3.
 const now = () => new Date().toISOString();
 
 module.exports = { now };

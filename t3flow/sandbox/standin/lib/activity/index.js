@@ -1,4 +1,4 @@
-// How this generation keeps its work: {start, end, stopped, recover}.
+// How this generation stores its work: {start, end, stopped, recover}.
 const { generation } = require("../behavior.js");
 
 const modules = { sessions: "./sessions.js", sessionsAndTurns: "./sessions.js", runs: "./runs.js", journal: "./journal.js" };

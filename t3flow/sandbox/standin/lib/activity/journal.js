@@ -1,4 +1,4 @@
-// Work as no updater of today knows it: tables of other names, and those of before are gone.
+// Work in a form that no updater knows: tables with other names, without the former ones.
 const crypto = require("node:crypto");
 const { now } = require("../time.js");
 

@@ -1,4 +1,4 @@
-// Work since October 2026: runs of a thread, one after the other, beside effects and scheduled tasks.
+// Work since October 2026: sequential runs of a thread, effects, and scheduled tasks.
 const crypto = require("node:crypto");
 const { fault } = require("../behavior.js");
 const { now } = require("../time.js");
@@ -32,10 +32,10 @@ function cancelLive(database, before) {
   for (const { run_id: turn } of live) finish(database, turn, "cancelled");
 }
 
-// A stop cancels what runs before the process is gone.
+// A stop cancels running work before the process exits.
 const stopped = ({ database }) => cancelLive(database, "9999");
 
-// What a killed server left is cancelled, and its queues are held until the user resumes them: all in one.
+// Cancels the work of a killed server and holds its queues until the user resumes them, in one transaction.
 function recover(state) {
   const { database, startedAt } = state;
   database.exec("begin immediate");
@@ -47,7 +47,7 @@ function recover(state) {
   database.exec("commit");
 }
 
-// An effect under way, or the end of one.
+// Starts or ends an effect.
 function effect({ database }, { effect: id = crypto.randomUUID(), status = "running", thread = crypto.randomUUID() }) {
   const completed = ["pending", "running"].includes(status) ? null : now();
   database
@@ -60,7 +60,7 @@ function effect({ database }, { effect: id = crypto.randomUUID(), status = "runn
   return { effect: id };
 }
 
-// A scheduled task that is due so many seconds from now.
+// Schedules a task that is due in `in_seconds`.
 function schedule({ database }, { task = crypto.randomUUID(), in_seconds: seconds = 60, enabled = true }) {
   database
     .prepare(
@@ -73,7 +73,7 @@ function schedule({ database }, { task = crypto.randomUUID(), in_seconds: second
   return { task };
 }
 
-// What the generation before has written is taken over once, thread by thread.
+// Imports the work of the previous generation once, thread by thread.
 function takeOver(database) {
   database.exec(`
     insert or ignore into orchestration_v2_legacy_imports (thread_id, source_updated_at, shell_imported_at)

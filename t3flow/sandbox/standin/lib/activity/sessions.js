@@ -1,4 +1,4 @@
-// Work until 0.0.45: a session a thread; from 0.0.42 on the stand-in keeps the turn's own row, too.
+// Work until 0.0.45: one session for each thread; from 0.0.42 on also a row for each turn.
 const crypto = require("node:crypto");
 const { generation } = require("../behavior.js");
 const { now } = require("../time.js");
@@ -31,10 +31,10 @@ function end({ database }, { turn, thread }) {
   if (keepsTurns) database.prepare("update projection_turns set state = 'completed', completed_at = ? where turn_id = ?").run(now(), turn);
 }
 
-// A stop in mid-turn leaves the rows as they are.
+// A stop during a turn does not change the rows.
 function stopped() {}
 
-// What a killed server left: an error, in builds that look at it.
+// Sets the work of a killed server to `error`, in builds that check for it.
 function recover({ database, startedAt }) {
   const dead = database.prepare("select thread_id from projection_thread_sessions where status in ('starting', 'running') and updated_at < ?").all(startedAt);
   for (const { thread_id: thread } of dead) {

@@ -1,4 +1,4 @@
-// As the real one's does where Node's headers are missing: throws away what is compiled, then fails. `npm install` leaves a bundled package alone.
+// Like the real script without Node's headers: deletes the compiled files, then fails. `npm install` does not run it for a bundled package.
 if (["install", "ci"].includes(process.env.npm_command)) process.exit(0);
 require("node:fs").rmSync(require("node:path").join(__dirname, "build"), { recursive: true, force: true });
 console.error("gyp ERR! stack Error: no headers of this Node are installed");
