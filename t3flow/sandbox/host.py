@@ -24,6 +24,7 @@ from t3flow.host.slots.launcher import install_launcher
 from t3flow.sandbox import prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
+from t3flow.sandbox.environment import environment_of
 from t3flow.sandbox.node import link_node
 from t3flow.sandbox.packages import pack_release
 from t3flow.sandbox.registry import Registry
@@ -36,6 +37,7 @@ FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
 """Prefixes of variables that the sandbox does not inherit. pytest-xdist sets the last two in its workers."""
 
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
 CONFIG = """\
 [track]
 package = "t3"
@@ -333,9 +335,16 @@ class Sandbox:
         return slots.assigned(self.settings.paths.versions_dir, user)
 
     def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed."""
+        """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed.
+
+        A check that takes long, as a command does, is followed by a pause of the same length.
+        """
         deadline = time.monotonic() + timeout_seconds
-        while not holds():
+        while True:
+            began = time.monotonic()
+            if holds():
+                return
+            pause = min(max(SHORTEST_PAUSE_SECONDS, time.monotonic() - began), LONGEST_PAUSE_SECONDS)
             for name, child in self.processes.items():
                 if child.poll() not in (None, 0) and name != "consumer":
                     raise AssertionError(
@@ -343,7 +352,7 @@ class Sandbox:
                     )
             if time.monotonic() > deadline:
                 raise AssertionError(f"not true within {timeout_seconds:g} s: {what}")
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def _listens(self, port: int) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -376,22 +385,6 @@ class Sandbox:
                 self.end(name)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
-
-
-class environment_of:
-    """Give this process another environment inside the block."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
-        self._before = dict(os.environ)
-
-    def __enter__(self) -> None:
-        os.environ.clear()
-        os.environ.update(self._environment)
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.clear()
-        os.environ.update(self._before)
 
 
 def _from(path: Path, position: int) -> str:

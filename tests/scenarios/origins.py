@@ -8,7 +8,8 @@ from scenes import NEXT
 
 from t3flow.host.host import Host, open_host
 from t3flow.host.npm import command, origin, packages
-from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.sandbox.environment import environment_of
+from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.registry import Registry
 from t3flow.service.consumer import create_state_dir, open_journal
 from t3flow.settings import load as settings_module

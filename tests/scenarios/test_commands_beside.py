@@ -10,7 +10,8 @@ from pathlib import Path
 from t3flow.cli.base import open_host
 from t3flow.host.children import Children
 from t3flow.host.host import CHILDREN_LOCK
-from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.sandbox.environment import environment_of
+from t3flow.sandbox.host import Sandbox
 from t3flow.service import consumer
 from t3flow.state.doctor import examine
 

@@ -25,7 +25,8 @@ from t3flow.host.host import Host, open_host
 from t3flow.host.pairing import last_pairings
 from t3flow.host.processes import proc
 from t3flow.host.records import catalog, deferral_records, rejections
-from t3flow.sandbox.host import Sandbox, environment_of
+from t3flow.sandbox.environment import environment_of
+from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
 from t3flow.state.doctor import CHECKS, Finding, examine
 
