@@ -113,7 +113,9 @@ def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     if cause is not None and not again and not (only and set(only) <= set(without)):
         cause = cause.removeprefix(f"{version} ").partition("; to ")[0]
         cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1].rstrip()}…"
-        reason = f"{version} was rejected before: {cause}; to retry: t3flow enqueue bump --target {version} --again"
+        reason = (
+            f"{version} was rejected before: {cause}; to try it again: t3flow enqueue bump --target {version} --again"
+        )
         return {"outcome": "refused_rejected", "reason": reason}
     if not plan["exact"] and (reason := age.too_young(host, version)):
         return {"outcome": "too_young", "reason": reason}
@@ -210,9 +212,9 @@ def stage(version: str, in_scratch: bool) -> Staged:
     host = current_host()
     is_there = slots.has_slot(host.settings.paths.versions_dir, version)
     versions_dir = versions_dir_for(in_scratch and not is_there)
-    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.slots_dir(host.settings.paths.versions_dir), make=not in_scratch)
     if in_scratch:
-        mounts.require_executable(host, slots.versions(versions_dir), "paths.scratch_dir")
+        mounts.require_executable(host, slots.slots_dir(versions_dir), "paths.scratch_dir")
     if not slots.has_slot(versions_dir, version):
         make_slot(versions_dir, version)
     notices = origin.notices(host, versions_dir, version)

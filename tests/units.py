@@ -5,6 +5,7 @@ process ends there, as skipped. The mark `processes` spares a test from beginnin
 """
 
 import json
+import resource
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -60,9 +61,10 @@ class Guard:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None]:
-        self.test = item.nodeid
+        self.test, size = item.nodeid, resource.getrlimit(resource.RLIMIT_FSIZE)
         yield
         self.test = ""
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)  # meant for a child that was not started
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any]:

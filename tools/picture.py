@@ -1,10 +1,13 @@
 """usage: picture.py TARGET.svg: plays the demo on a terminal and draws its first scene."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 from rich.console import Console
@@ -18,10 +21,11 @@ ERASE = "\x1b[K"
 def played() -> str:
     """Return what the demo writes to a terminal."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
     words = [sys.executable, "-m", "t3flow", "demo"]
     child = subprocess.Popen(
         words,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(WIDTH)},
+        env={**os.environ, "TERM": "xterm-256color"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

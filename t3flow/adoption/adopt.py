@@ -143,7 +143,7 @@ def import_install(version: str, in_scratch: bool, tree: str, program: str) -> s
     """Copy the global install into a slot; return its path. Idempotent: a complete slot is kept, a partial one is discarded."""
     host = current_host()
     versions_dir = versions_dir_for(in_scratch)
-    mounts.require_executable(host, slots.versions(host.settings.paths.versions_dir), make=not in_scratch)
+    mounts.require_executable(host, slots.slots_dir(host.settings.paths.versions_dir), make=not in_scratch)
     try:
         versions_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         require_space(versions_dir, slot_bytes(), f"the slot of {version}")

@@ -60,9 +60,9 @@ def of_user(user: str, each: dict[str, Any], found: dict[str, Any]) -> list[str]
         )
     if each["pairing"] == "failing":
         seen = ago(epoch(each["pairing_seen"]))
-        lines.append(
-            f"{user} could not pair when last tried ({seen}): {each['pairing_reason']}; try again with: t3flow verify {user}"
-        )
+        why = each["pairing_reason"].removeprefix("cannot pair: ")
+        retry = "" if "; t3flow " in why else f"; try again with: t3flow verify {user}"
+        lines.append(f"{user} could not pair when last tried ({seen}): {why}{retry}")
     elif not each["active"] and runs is None and deferred is None:
         lines.append(f"The server of {user} is not running; start it with: systemctl start {each['unit']}")
     return lines

@@ -133,7 +133,7 @@ class Rig:
         self.box.publish(version, behavior)
         if not self.staged:
             return version
-        folder = slots.versions(self.settings.paths.versions_dir)
+        folder = slots.slots_dir(self.settings.paths.versions_dir)
         shutil.copytree(folder / self.version, folder / f".{version}", symlinks=True)
         package = folder / f".{version}" / "node_modules" / PACKAGE
         for path, change in (
@@ -201,7 +201,7 @@ class Rig:
         """Kill all servers at once, and let the tracer lose unsynced data."""
         for name in ("dispatch", "supervisor"):
             self.box.kill(name)
-        prefix = f"{slots.versions(self.settings.paths.versions_dir)}/"
+        prefix = f"{slots.slots_dir(self.settings.paths.versions_dir)}/"
         self.box.until(
             lambda: not listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words)),
             "all is dead",

@@ -39,7 +39,7 @@ def left(top: Path, program: str, variant: str = "everything", seed: int = 1) ->
 
 
 ATOMIC = """
-from t3flow.files import link_atomically, write_atomically
+from t3flow.engine.files import link_atomically, write_atomically
 write_atomically(Path('kept'), 'one')
 write_atomically(Path('kept'), 'two')
 link_atomically(Path('link'), 'kept')

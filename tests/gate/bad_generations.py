@@ -133,7 +133,7 @@ BROWSERS = [
     of(
         "B",
         "identity-changes-unseen",
-        "another server for all who know it by its identity",
+        "clients take it for another server",
         [rule("environment_id_changes")],
         "stops_again",
         seed="B",

@@ -137,7 +137,7 @@ PACKAGES = [
     ),
     Package("no-program", "no t3", "no program", manifest={"bin": {}}),
     Package("link-out", "a file of the host's in the slot", "leads out of it", script="ln -s /etc/passwd passwd"),
-    Package("fifo-inside", "whoever reads the slot hangs", "not a regular file", script="mkfifo fifo"),
+    Package("fifo-inside", "readers of the slot hang", "not a regular file", script="mkfifo fifo"),
     Package(
         "hard-link", "a file that is changed from outside", "not a regular file", script="echo 1 > one; ln one two"
     ),
@@ -158,7 +158,7 @@ UNKNOWN = [
     of(
         "C",
         "unknown-activity",
-        "no table that says who is at work",
+        "no table of work in progress",
         [rule("unknown_activity")],
         "knows_its_state",
         says="state.sqlite",
@@ -190,7 +190,7 @@ UNKNOWN = [
     of(
         "D",
         "unknown-status",
-        "a run of a status that nobody knows",
+        "a run with an unknown status",
         [sql("update orchestration_v2_projection_runs set status = 'dreaming'", at="opened")],
         "knows_its_state",
         says="dreaming",

@@ -49,7 +49,7 @@ def test_a_host_in_the_middle_of_a_rollout(make_box: Callable[..., Sandbox]) -> 
     assert {user: box.assigned(user) for user in ALL} == {"ada": NEXT, "grace": NEXT, "linus": FIRST}
     assert slots.default_version(box.settings.paths.versions_dir) == NEXT
     assert {user: each["target"] for user, each in deferrals(box).items()} == {"grace": NEXT, "linus": NEXT}
-    assert "drained first: grace" in done["reason"]
+    assert "drain first: t3flow enqueue drain grace" in done["reason"]
     shown = box.document("status")
     assert {user: each["running_version"] for user, each in shown["users"].items()} == {
         "ada": NEXT,
@@ -91,7 +91,7 @@ def test_what_is_undone(make_box: Callable[..., Sandbox]) -> None:
     before, servers = rooms(box), pids(box)
     at_work = box.settings.paths.serve_env_dir / "t3-autoupdate.service"
     at_work.touch()
-    assert "is at work" in adopt(box)["reason"]
+    assert "the shell tracker is running" in adopt(box)["reason"]
     at_work.unlink()
     write(box.database("linus"), "insert into effect_sql_migrations values (99, '2026', 'Later')")
     refused = adopt(box)

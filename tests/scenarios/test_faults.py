@@ -157,7 +157,7 @@ def test_somebody_holds_the_database_locked(make_box: Callable[..., Sandbox]) ->
     assert said["outcome"] == "updated", said
     assert results(said)["grace"] == "restarted"
     assert results(said)["ada"] == "deferred"
-    assert "written to" in said["users"]["ada"]["reason"]
+    assert "is writing to the database" in said["users"]["ada"]["reason"]
     everybody_is_well(box, {"ada": FIRST, "grace": NEXT})
 
 

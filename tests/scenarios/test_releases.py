@@ -270,7 +270,7 @@ def test_which_packages_scripts_npm_runs(tmp_path: Path) -> None:
         "node_modules/linked": {**noted, "link": True},
     }
     found = scripts.find_scripts(tmp_path, packages)
-    assert [(each.place, each.target, each.optional) for each in found] == [
+    assert [(each.place, each.spec, each.optional) for each in found] == [
         ("node_modules/a", "a@1.0.0", False),
         ("node_modules/gyp", "gyp@1.0.0", True),
     ]

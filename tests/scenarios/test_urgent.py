@@ -48,7 +48,7 @@ def test_tracking_is_frozen_when_the_command_returns(make_box: Callable[..., San
         assert box.document("status")["frozen"] is None
         run = box.document("enqueue", "rollback")["run"]
         assert box.settings.paths.freeze_file.exists()
-        assert box.document("status")["frozen"]["reason"] == "a rollback of everybody to the version before"
+        assert box.document("status")["frozen"]["reason"] == "a rollback of all users to the version before"
         assert box.t3flow("unfreeze").returncode == 0
         backup = box.document("backups", "ada")[0]["backup"]
         assert box.t3flow("restore", "ada", backup).returncode == 0

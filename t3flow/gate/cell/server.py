@@ -118,7 +118,7 @@ class Server:
                 raise Failed(self.ended())
             try:
                 probe_seconds *= PROBE_GROWTH
-                status = self.http("GET", "/", timeout_seconds=min(probe_seconds, PROBE_SECONDS)).status
+                status = self.http("GET", "/", timeout_seconds=round(min(probe_seconds, PROBE_SECONDS), 2)).status
                 if status == 200:
                     self.answered_at = time.monotonic()
                     self.slowest_start_seconds = max(self.slowest_start_seconds, self.answered_at - began)

@@ -60,7 +60,7 @@ def uses_state(host: Host, user: str, *, with_files: bool) -> Callable[[int], bo
     Other files in the folder do not count: an editor or a `tail` on a log there is left alone.
     """
     account, base_dir = host.account(user), str(host.base_dir(user))
-    programs = (str(host.settings.paths.launcher), f"{slots.versions(host.settings.paths.versions_dir).resolve()}/")
+    programs = (str(host.settings.paths.launcher), f"{slots.slots_dir(host.settings.paths.versions_dir).resolve()}/")
     folder = ""
     with suppress(OSError):
         folder = str(files.userdata(host.base_dir(user)).resolve())

@@ -42,7 +42,7 @@ def make_box(top: Path, user: str, owner: Account) -> Path:
         ) from error
 
 
-def take_copy(box: Path, name: str, owner: Account, target: Path) -> None:
+def take_copy(box: Path, name: str, owner: Account, destination: Path) -> None:
     """Copy a file out of the box without trusting it: one regular file of the owner's, opened without following links.
 
     Raises BackupError for anything else in its place, and DiskError if it cannot be stored.
@@ -60,30 +60,32 @@ def take_copy(box: Path, name: str, owner: Account, target: Path) -> None:
             os.close(descriptor)
             raise BackupError(f"the copy from {owner.name} is not a regular file of theirs")
         with os.fdopen(descriptor, "rb") as source:
-            free = shutil.disk_usage(target.parent.parent).free
+            free = shutil.disk_usage(destination.parent.parent).free
             if status.st_size + MIN_FREE_BYTES > free:
                 is_sparse = status.st_blocks * 512 * 2 < status.st_size  # takes no space: not the fault of the disk
                 raise (BackupError if is_sparse else DiskError)(
-                    f"the copy from {owner.name} takes {status.st_size / 1e6:.0f} MB, and {target.parent.parent} has "
+                    f"the copy from {owner.name} takes {status.st_size / 1e6:.0f} MB, and {destination.parent.parent} has "
                     f"{free / 1e6:.0f} MB free: make room"
                 )
-            _store(source.fileno(), status.st_size, target)
+            _store(source.fileno(), status.st_size, destination)
             with suppress(OSError):  # the owner can change names in the box at any time
                 os.unlink(name, dir_fd=folder)
             if os.fstat(source.fileno()).st_size != status.st_size:
                 with suppress(FileNotFoundError):
-                    target.unlink()
+                    destination.unlink()
                 raise BackupError(f"the copy from {owner.name} changed its size while it was taken")
     finally:
         os.close(folder)
 
 
-def _store(source: int, size_bytes: int, target: Path) -> None:
-    partial = target.with_name(".partial")
+def _store(source: int, size_bytes: int, destination: Path) -> None:
+    partial = destination.with_name(".partial")
     try:
-        make_folder(target.parent, 0o700)
-        if target.parent.is_symlink() or target.parent.stat().st_uid != os.geteuid():
-            raise BackupError(f"{target.parent} belongs to another account, so no backup is stored there: t3flow adopt")
+        make_folder(destination.parent, 0o700)
+        if destination.parent.is_symlink() or destination.parent.stat().st_uid != os.geteuid():
+            raise BackupError(
+                f"{destination.parent} belongs to another account, so no backup is stored there; to take it over: t3flow adopt"
+            )
         with suppress(FileNotFoundError):
             partial.unlink()
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
@@ -95,11 +97,11 @@ def _store(source: int, size_bytes: int, target: Path) -> None:
                 size_bytes -= len(part)
             copy.flush()
             os.fsync(copy.fileno())
-        partial.rename(target)
-        sync_folder(target.parent)
+        partial.rename(destination)
+        sync_folder(destination.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
         raise DiskError(
-            f"the backup {target} cannot be written ({error.strerror}): make room in paths.backup_dir"
+            f"the backup {destination} cannot be written ({error.strerror}): make room in paths.backup_dir"
         ) from error

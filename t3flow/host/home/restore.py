@@ -63,10 +63,10 @@ def undo_restore(folder: Path, replaced_name: str) -> dict[str, Any]:
     remove_partials(folder)
     if not replaced.is_dir():
         return {"replaced": ""}
-    had = _manifest(replaced)
-    names = had if had is not None else sorted({database.base_of(name) for name in os.listdir(replaced)})
+    preserved = _manifest(replaced)
+    names = preserved if preserved is not None else sorted({database.base_of(name) for name in os.listdir(replaced)})
     undone = folder / f"{replaced_name}-undone"
-    extra = [name for name in _set_files(folder) if had is not None and name not in had]
+    extra = [name for name in _set_files(folder) if preserved is not None and name not in preserved]
     if extra or any(_was_replaced(folder, replaced, name) for name in names):
         preserve(folder, undone)
     for name in extra:

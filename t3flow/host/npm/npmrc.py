@@ -20,14 +20,14 @@ _files: dict[Any, list[Path]] = {}
 
 def write_npmrc(host: Host, private: Path, account: Account | None = None) -> Path:
     """Write the settings that lead to the registry into a file of the private folder, readable by its account alone."""
-    target = private / "npmrc"
-    target.unlink(missing_ok=True)
-    descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    path = private / "npmrc"
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write("".join(f"{line}\n" for line in npm_settings.reaching(npmrc_lines(host))))
         if account is not None and account.is_other:
             os.fchown(file.fileno(), account.uid, account.gid)
-    return target
+    return path
 
 
 def npmrc_lines(host: Host) -> list[str]:

@@ -56,16 +56,14 @@ def verify_origin(host: Host, version: str, tree: npm_parts.Tree, signatures: st
 
 def _checked(host: Host, package: str, version: str, entry: dict[str, Any]) -> Part:
     """Compare the checksum of an installed package with the registry's. Raises PackageError, RegistryUnreachable."""
-    target = f"{package}@{version}"
-    dist = view(host, [target, "dist"])
+    spec = f"{package}@{version}"
+    dist = view(host, [spec, "dist"])
     expected = dist.get("integrity") if isinstance(dist, dict) else None
     if not isinstance(expected, str) or not expected:
-        raise PackageError(
-            f"{target} is refused: the registry has no integrity of it, so the download cannot be checked"
-        )
+        raise PackageError(f"{spec} is refused: the registry has no integrity of it, so the download cannot be checked")
     found = entry.get("integrity")
     if not isinstance(found, str) or sorted(found.split()) != sorted(expected.split()):
-        raise PackageError(f"{target} is refused: npm installed integrity {found}, the registry says {expected}")
+        raise PackageError(f"{spec} is refused: npm installed integrity {found}, the registry says {expected}")
     return {"version": version, "integrity": expected, "provenance": bool(dist.get("attestations"))}
 
 
@@ -120,9 +118,9 @@ def notices(host: Host, versions_dir: Path, version: str) -> list[str]:
     return found
 
 
-def _bare(target: str) -> str:
+def _bare(spec: str) -> str:
     """Return the name in NAME@VERSION."""
-    return target[0] + target[1:].partition("@")[0]
+    return spec[0] + spec[1:].partition("@")[0]
 
 
 def _has_provenance(host: Host, version: str) -> bool:

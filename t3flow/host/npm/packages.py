@@ -59,7 +59,7 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
     for path in (prefix / "package.json", prefix, private):
         if account.is_other:
             os.chown(path, account.uid, account.gid, follow_symlinks=False)
-    target = f"{package}@{version}"
+    spec = f"{package}@{version}"
 
     def npm(*words: str) -> Finished:
         return run_with_registry(
@@ -73,13 +73,13 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
 
     options = settings.install_options(prefix)
     finished = npm(
-        "install", *options, "--ignore-scripts", "--save=true", "--save-exact", "--save-prod", "--json", target
+        "install", *options, "--ignore-scripts", "--save=true", "--save-exact", "--save-prod", "--json", spec
     )
     if finished.code != 0:
-        raise _failure(finished, target, target)
+        raise _failure(finished, spec, spec)
     tree = parts.read(prefix)
     if tree is None:
-        raise PackageError(f"{target} is refused: npm left no readable list of what it installed")
+        raise PackageError(f"{spec} is refused: npm left no readable list of what it installed")
     (prefix / parts.LOCK).unlink()  # unlink follows no link, and only t3flow can change the folder of the prefix
     platform = parts.this_platform()
     for name, wanted in tree.parts(package).items():
@@ -88,12 +88,12 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
         place = tree.place(tree.locked, name, package)
         if place is None and _is_for(host, platform, name):
             raise IncompleteRelease(
-                f"{target} is not complete in the registry yet: its part for {platform}, {name}@{wanted}, is missing"
+                f"{spec} is not complete in the registry yet: its part for {platform}, {name}@{wanted}, is missing"
             )
         if place is not None and platform.supports(tree.locked[place]):
             tarball = f"{name}@{tree.locked[place].get('version', wanted)}"
             asked = npm("pack", *options, "--ignore-scripts", "--pack-destination", str(private), "--json", tarball)
-            raise _failure(asked, f"{tarball}, the part of {target} for {platform}", target)
+            raise _failure(asked, f"{tarball}, the part of {spec} for {platform}", spec)
     described = folder / "described"  # not in a folder of the gate's account: this process writes there
     remove_tree(described)
     described.mkdir(mode=0o755)
@@ -107,21 +107,19 @@ def download(host: Host, version: str, folder: Path) -> tuple[origin.Origin, par
         "--fetch-retries=1",
         "--fetch-retry-mintimeout=1000",
     )
-    checked = signatures.verify_signatures(host, target, lambda: npm(*checks))
+    checked = signatures.verify_signatures(host, spec, lambda: npm(*checks))
     remove_tree(private)
     remove_tree(described)
     return origin.verify_origin(host, version, tree, checked), tree
 
 
-def _failure(finished: Finished, package: str, target: str) -> RegistryUnreachable | IncompleteRelease | PackageError:
+def _failure(finished: Finished, package: str, spec: str) -> RegistryUnreachable | IncompleteRelease | PackageError:
     """Return the error for a package that npm could not get. If npm can get it now, it was published a moment too late."""
     code, line = parse_error(finished)
     if finished.code == 0:
-        return IncompleteRelease(
-            f"{target} was not complete in the registry: npm left out {package}, which is there now"
-        )
+        return IncompleteRelease(f"{spec} was not complete in the registry: npm left out {package}, which is there now")
     if code in NOT_IN_REGISTRY:
-        return IncompleteRelease(f"{target} is not complete in the registry yet: {code} {line}")
+        return IncompleteRelease(f"{spec} is not complete in the registry yet: {code} {line}")
     reason = f"{code} {line}".strip()
     if UNREACHABLE.search(reason):
         return RegistryUnreachable(f"npm cannot download {package}: {reason}")

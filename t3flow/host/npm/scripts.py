@@ -36,7 +36,7 @@ class ScriptedPackage:
     """A package with install scripts: place in the tree, name and version, and whether npm treats it as optional."""
 
     place: str
-    target: str
+    spec: str
     optional: bool
 
 
@@ -81,19 +81,19 @@ def run(host: Host, version: str, folder: Path, packages: Packages) -> tuple[str
     scripted = find_scripts(prefix, packages)
     if not scripted:
         return "", []
-    target = f"{host.settings.track.package}@{version}"
+    spec = f"{host.settings.track.package}@{version}"
     isolation = cells.isolation(host)
     needed = [each for each in scripted if not each.optional]
     failed = []
     for group in [needed] * bool(needed) + [[each] for each in scripted if each.optional]:
         finished = _rebuild(host, isolation, folder, group)
         if finished.code == 0:
-            _check_ran(target, finished, group)
+            _check_ran(spec, finished, group)
         elif group is needed:
-            raise PackageError(f"an install script of {target} fails: {script_error(finished)}")
+            raise PackageError(f"an install script of {spec} fails: {script_error(finished)}")
         else:
             _remove(host, prefix / group[0].place)
-            failed.append(group[0].target)
+            failed.append(group[0].spec)
     return isolation.missing, failed
 
 
@@ -139,11 +139,11 @@ def _remove(host: Host, package: Path) -> None:
     host.children.run(words, account=host.gate_account(), timeout_seconds=REMOVE_SECONDS)
 
 
-def _check_ran(target: str, finished: Finished, group: list[ScriptedPackage]) -> None:
+def _check_ran(spec: str, finished: Finished, group: list[ScriptedPackage]) -> None:
     """Raise PackageError if npm succeeded without running a script: the program would lack what the script creates."""
     ran = {place.decode(errors="replace") for _, place in RAN.findall(finished.stderr)}
-    if left := [each.target for each in group if each.place not in ran]:
+    if left := [each.spec for each in group if each.place not in ran]:
         raise PackageError(
-            f"{target} is refused: npm did not run the install scripts of {', '.join(left)}, which it needs; "
+            f"{spec} is refused: npm did not run the install scripts of {', '.join(left)}, which it needs; "
             "check what npm on PATH is: npm --version"
         )

@@ -21,7 +21,7 @@ VERIFIED = "verified"
 NOTHING_SIGNED = "no dependencies to audit"
 
 
-def verify_signatures(host: Host, target: str, audit: Callable[[], Finished]) -> str:
+def verify_signatures(host: Host, spec: str, audit: Callable[[], Finished]) -> str:
     """Check the signatures and provenance of all packages as `npm.verify_signatures` demands. Return `verified`, or why they were not checked.
 
     `audit` runs `npm audit signatures --json`. Raises PackageError if one is missing or invalid, RegistryUnreachable if npm cannot tell.
@@ -30,7 +30,7 @@ def verify_signatures(host: Host, target: str, audit: Callable[[], Finished]) ->
     if wanted == "off":
         return OFF
     if _has_no_keys(host):
-        return _without_keys(target, wanted)
+        return _without_keys(spec, wanted)
     finished = audit()
     try:
         report = json.loads(finished.stdout)
@@ -41,26 +41,26 @@ def verify_signatures(host: Host, target: str, audit: Callable[[], Finished]) ->
         report, faults = {}, []
     if faults:
         some = ", ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise PackageError(f"{target} is refused because it may have been tampered with: {some}; ask its publisher")
+        raise PackageError(f"{spec} is refused because it may have been tampered with: {some}; ask its publisher")
     if finished.code == 0 and "missing" in report and "invalid" in report:
         return VERIFIED
     reason = error_line(finished)
     if NOTHING_SIGNED in reason:
-        return _without_keys(target, wanted)
+        return _without_keys(spec, wanted)
     if UNREACHABLE.search(reason):
         hint = 'npm needs the registry and sigstore\'s keys; if it cannot reach them: npm.verify_signatures = "off"'
-        raise RegistryUnreachable(f"npm cannot check the signatures of {target}: {reason}; {hint}")
-    raise PackageError(f"{target} is refused because its signatures do not verify: {reason}; ask its publisher")
+        raise RegistryUnreachable(f"npm cannot check the signatures of {spec}: {reason}; {hint}")
+    raise PackageError(f"{spec} is refused because its signatures do not verify: {reason}; ask its publisher")
 
 
 def _kind(entry: dict[str, Any]) -> str:
     return "the attestation" if entry.get("code") == "EATTESTATIONVERIFY" else "the signature"
 
 
-def _without_keys(target: str, wanted: str) -> str:
+def _without_keys(spec: str, wanted: str) -> str:
     if wanted == "require":
         raise PackageError(
-            f"{target} is refused: its registry has no signing keys and npm.verify_signatures is require; "
+            f"{spec} is refused: its registry has no signing keys and npm.verify_signatures is require; "
             'for a registry that signs nothing, set it to "auto"'
         )
     return NO_KEYS

@@ -29,14 +29,14 @@ class SlotError(T3flowError):
     """A slot or link is missing or malformed."""
 
 
-def versions(versions_dir: Path) -> Path:
+def slots_dir(versions_dir: Path) -> Path:
     """Return the folder of the slots."""
     return versions_dir / "versions"
 
 
 def slot_path(versions_dir: Path, version: str) -> Path:
     """Return the path of a version's slot, which may not exist."""
-    return versions(versions_dir) / safe_name(version)
+    return slots_dir(versions_dir) / safe_name(version)
 
 
 def manifest(versions_dir: Path, version: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def manifest(versions_dir: Path, version: str) -> dict[str, Any]:
         return content
     except (OSError, ValueError) as error:
         raise SlotError(
-            f"there is no usable slot of {version} in {versions(versions_dir)}: t3flow enqueue bump --target {version}"
+            f"there is no usable slot of {version} in {slots_dir(versions_dir)}: t3flow enqueue bump --target {version}"
         ) from error
 
 
@@ -61,7 +61,7 @@ def has_slot(versions_dir: Path, version: str) -> bool:
 def installed(versions_dir: Path) -> list[str]:
     """Return the versions that have a slot."""
     with suppress(FileNotFoundError):
-        return sorted(entry.name for entry in versions(versions_dir).iterdir() if not entry.name.startswith("."))
+        return sorted(entry.name for entry in slots_dir(versions_dir).iterdir() if not entry.name.startswith("."))
     return []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.engine.files import make_folder, remove_tree, safe_name, sync_file_system, sync_folder
-from t3flow.host.slots import MANIFEST, SlotError, has_slot, slot_path, versions
+from t3flow.host.slots import MANIFEST, SlotError, has_slot, slot_path, slots_dir
 from t3flow.t3.processes import PROGRAM
 
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -27,8 +27,8 @@ def create_slot(
     final = slot_path(versions_dir, version)
     if has_slot(versions_dir, version):
         return final
-    make_folder(versions(versions_dir))
-    partial = versions(versions_dir) / f".{safe_name(version)}.partial"
+    make_folder(slots_dir(versions_dir))
+    partial = slots_dir(versions_dir) / f".{safe_name(version)}.partial"
     remove_tree(partial)
     remove_tree(final)
     digest = hashlib.sha256()

@@ -67,6 +67,6 @@ def slots_problems(settings: Settings, versions: list[str]) -> list[Problem]:
 def mounts_problems(settings: Settings) -> list[Problem]:
     """Return whether the slots, or the scratch folder for staging, are on a mount that is noexec or read-only."""
     paths = settings.paths
-    folders = {slots.versions(paths.versions_dir): mounts.SETTING, paths.scratch_dir: "paths.scratch_dir"}
+    folders = {slots.slots_dir(paths.versions_dir): mounts.SETTING, paths.scratch_dir: "paths.scratch_dir"}
     problems = [mounts.problem(folder, setting).partition(": ") for folder, setting in folders.items()]
     return [Problem(text, remedy) for text, _, remedy in problems if text]

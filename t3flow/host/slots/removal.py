@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from t3flow.engine.files import remove_tree
-from t3flow.host.slots import default_version, links, running_version, slot_path, versions
+from t3flow.host.slots import default_version, links, running_version, slot_path, slots_dir
 
 
 def needed_by(versions_dir: Path, version: str, running: dict[str, int] | None = None) -> str | None:
@@ -34,5 +34,5 @@ def remove_slot(versions_dir: Path, version: str, running: dict[str, int] | None
 
 def remove_partials(versions_dir: Path) -> None:
     """Remove what interrupted creations and removals have left. Only for a run with the host lock."""
-    for path in versions(versions_dir).glob(".*.partial"):
+    for path in slots_dir(versions_dir).glob(".*.partial"):
         remove_tree(path)

@@ -69,7 +69,7 @@ def all_running(versions_dir: Path) -> dict[str, int]:
 
 
 def _prefix(versions_dir: Path) -> str:
-    return f"{slots.versions(versions_dir).resolve()}/"
+    return f"{slots.slots_dir(versions_dir).resolve()}/"
 
 
 def _paths(pid: int) -> Iterator[str]:

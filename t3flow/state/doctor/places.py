@@ -24,7 +24,7 @@ def modes_and_owners(host: Host) -> Iterator[Finding]:
         Path(source.removeprefix("file ")) for source in host.settings.sources.values() if source.startswith("file ")
     }
     controls = [
-        *(paths.state_dir, paths.versions_dir, slots.versions(paths.versions_dir), paths.versions_dir / "users"),
+        *(paths.state_dir, paths.versions_dir, slots.slots_dir(paths.versions_dir), paths.versions_dir / "users"),
         *(paths.launcher, paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file, *sorted(files)),
     ]
     backups = [paths.backup_dir / entry.name for entry in host.user_map().users]
@@ -87,7 +87,7 @@ def no_leftovers(host: Host) -> Iterator[Finding]:
             yield finding(f"{folder} is left over from a run that has ended", "t3flow doctor --fix")
     if host.journal.query("select 1 from locks"):
         return
-    for path in slots.versions(paths.versions_dir).glob(".*.partial"):
+    for path in slots.slots_dir(paths.versions_dir).glob(".*.partial"):
         yield finding(f"{path} is left over from a partly created or removed slot", "t3flow doctor --fix")
     for path in paths.backup_dir.glob(f"{drop_box.INCOMING}/*"):
         yield finding(f"{path} is left over from a backup", "t3flow doctor --fix")

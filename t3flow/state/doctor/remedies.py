@@ -73,7 +73,7 @@ def tighten_modes(host: Host) -> Iterator[str]:
     paths = host.settings.paths
     sources = host.settings.sources.values()
     files = {Path(source.removeprefix("file ")) for source in sources if source.startswith("file ")}
-    controls = [paths.versions_dir, slots.versions(paths.versions_dir), paths.versions_dir / "users", *sorted(files)]
+    controls = [paths.versions_dir, slots.slots_dir(paths.versions_dir), paths.versions_dir / "users", *sorted(files)]
     controls += [paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file]
     secret = [paths.state_dir, paths.state_dir / "queue.key", paths.state_dir / "journal.db"]
     for path, bits in [*((path, 0o022) for path in controls), *((path, 0o077) for path in secret)]:
@@ -92,7 +92,7 @@ def remove_leftovers(host: Host) -> Iterator[str]:
     left = [folder for folder in paths.scratch_dir.glob(SCRATCH_PATTERN) if folder.name not in live]
     if not any(run.workflow not in ("drain", "bake", "revive") for run in host.journal.runs("status = 'running'")):
         left += [
-            *slots.versions(paths.versions_dir).glob(".*.partial"),
+            *slots.slots_dir(paths.versions_dir).glob(".*.partial"),
             *paths.backup_dir.glob(f"{drop_box.INCOMING}/*"),
         ]
     for path in left:

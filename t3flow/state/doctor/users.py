@@ -123,7 +123,7 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
 
 def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
     """Check that no process of root runs a program of a slot."""
-    prefix = f"{slots.versions(host.settings.paths.versions_dir).resolve()}/"
+    prefix = f"{slots.slots_dir(host.settings.paths.versions_dir).resolve()}/"
     for pid in listing.matching_pids(lambda words: any(word.startswith(prefix) for word in words[:2])):
         if proc.uid_of(pid) == 0:
             yield finding(f"process {pid} runs a version of t3 as root", f"find what started it: ps -fp {pid}")

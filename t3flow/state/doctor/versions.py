@@ -75,7 +75,8 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
                     f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {user}",
                 )
         elif (
-            not slots.has_slot(versions_dir, version) or link.resolve().parent != slots.versions(versions_dir).resolve()
+            not slots.has_slot(versions_dir, version)
+            or link.resolve().parent != slots.slots_dir(versions_dir).resolve()
         ):
             yield finding(
                 f"{link} does not lead to a complete slot ({os.readlink(link)})",

@@ -68,14 +68,14 @@ def test_a_fifo_is_refused(tmp_path: Path) -> None:
 
 def test_half_a_slot_is_none(tmp_path: Path) -> None:
     """Leftovers of a crash have another name, and the next attempt replaces them."""
-    half = slots.versions(tmp_path) / ".1.2.3.partial"
+    half = slots.slots_dir(tmp_path) / ".1.2.3.partial"
     half.mkdir(parents=True)
     (half / "junk").write_text("x")
     assert not slots.has_slot(tmp_path, "1.2.3")
     assert slots.installed(tmp_path) == []
     slot = make(tmp_path, tree(tmp_path))
     assert not (slot / "junk").exists()
-    assert [path.name for path in slots.versions(tmp_path).iterdir()] == ["1.2.3"]
+    assert [path.name for path in slots.slots_dir(tmp_path).iterdir()] == ["1.2.3"]
 
 
 def test_a_slot_without_its_manifest_is_made_again(tmp_path: Path) -> None:
