@@ -1,6 +1,6 @@
 """usage: _servers.py PORTS DATABASE...: servers of many users in one process, one port and one open database each.
 
-They say what their session cookie is called, and nothing else. The first port is PORTS. Writes "ready" once all listen.
+They only return the name of their session cookie. The first port is PORTS. Writes "ready" once all listen.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: clos
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One request, one answer."""
+    """Answer a request."""
     await reader.readuntil(b"\r\n\r\n")
     writer.write(ANSWER + SESSION)
     await writer.drain()
@@ -23,7 +23,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main() -> None:
-    """Opens everything, then serves for ever."""
+    """Open all databases and ports, then serve forever."""
     opened = [os.open(path, os.O_RDONLY) for path in sys.argv[2:]]
     for number in range(len(opened)):
         await asyncio.start_server(answer, "0.0.0.0", int(sys.argv[1]) + number)

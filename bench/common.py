@@ -1,4 +1,4 @@
-"""What the benchmarks share: figures beside those of a named reference, measured in the same run."""
+"""Helpers of the benchmarks: figures beside those of a reference that is measured in the same run."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def median_seconds(work: Callable[[], object], times: int) -> list[float]:
-    """How long each of so many calls took."""
+    """Return the seconds of each of this many calls."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -16,7 +16,7 @@ def median_seconds(work: Callable[[], object], times: int) -> list[float]:
 
 
 def show(name: str, seconds: list[float], reference: str = "", against: list[float] | None = None) -> None:
-    """One line: p50, p95, and the ratio of the medians to a reference."""
+    """Print p50, p95, and the ratio of the medians to a reference in one line."""
     ordered = sorted(seconds)
     line = f"{name:<46} p50 {statistics.median(ordered) * 1000:8.2f} ms   p95 {ordered[int(len(ordered) * 0.95)] * 1000:8.2f} ms"
     if against:

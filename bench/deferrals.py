@@ -1,7 +1,7 @@
-"""usage: deferrals.py [USERS [SECONDS]]: what many pending deferrals cost the consumer, and how late each check is; then many due in one second.
+"""usage: deferrals.py [USERS [SECONDS]]: cost and lateness of many pending deferrals, spread over an hour and all due in one second.
 
-The servers of 50 users are one process each; databases, ports and the reading of them are real. Each check must find a turn that runs: with any
-other answer this measures nothing, and it ends with that answer.
+50 users have a server process each; databases, ports and their reading are real. Each check must find a running turn: with any other result the
+benchmark measures nothing and exits with it.
 """
 
 import json
@@ -28,13 +28,13 @@ from t3flow.service.consumer import create_state_dir, open_journal
 USERS, WATCH_SECONDS, SPREAD_SECONDS = 1000, 120.0, 3600.0
 DEFAULT, TARGET = "0.0.24", "0.0.25-nightly.1"
 SETUP_SECONDS = 40.0
-"""What a thousand users take to be set up, at the most: nothing is due before the consumer runs."""
+"""The longest setup of a thousand users: nothing is due before the consumer runs."""
 A_PROCESS, FIRST_PORT = 50, 20000
 SERVERS = Path(__file__).with_name("_servers.py")
 
 
 def start_servers(box: Sandbox, users: list[str], stack: ExitStack) -> dict[str, dict[str, object]]:
-    """Starts the servers from a slot, as the launcher does; returns what their supervisor says of each."""
+    """Start the servers from a slot like the launcher, and return the supervisor's description of each."""
     program = slots.slot_path(box.settings.paths.versions_dir, DEFAULT).resolve() / SERVERS.name
     shutil.copyfile(SERVERS, program)
     said: dict[str, dict[str, object]] = {}
@@ -61,7 +61,7 @@ def start_servers(box: Sandbox, users: list[str], stack: ExitStack) -> dict[str,
 
 
 def supervisor(path: Path, said: dict[str, dict[str, object]]) -> None:
-    """Answers as the sandbox's own, for users whose servers run all the time."""
+    """Answer like the sandbox's supervisor, for users whose servers always run."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(64)
@@ -83,7 +83,7 @@ def supervisor(path: Path, said: dict[str, dict[str, object]]) -> None:
 
 
 def fill(box: Sandbox, users: list[str]) -> None:
-    """Gives each user a database with a turn that runs, a link, and a deferral; there are two slots."""
+    """Give each user a database with a running turn, an assignment, and a deferral. Create two slots."""
     create_state_dir(box.settings.paths.state_dir)
     journal = open_journal(box.settings, create=True)
     versions_dir = box.settings.paths.versions_dir
@@ -96,9 +96,9 @@ def fill(box: Sandbox, users: list[str]) -> None:
     seed = box.top / "seed.sqlite"
     shutil.copyfile(LEVEL30, seed)
     with closing(sqlite3.connect(seed)) as connection, connection:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server, that is
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server
         connection.execute("update projection_thread_sessions set active_turn_id = 'turn', updated_at = ?", (now,))
-    # Of other rules than the last consumer's every deferral would be looked at when it starts.
+    # With other settings than the last consumer's, the consumer would check all deferrals when it starts.
     facts.write(journal, "deferral_rules", box.settings.deferral._asdict())
     for number, user in enumerate(users):
         slots.assign(versions_dir, user, DEFAULT)
@@ -113,7 +113,7 @@ def fill(box: Sandbox, users: list[str]) -> None:
 
 
 def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]:
-    """Return how late the check of each of these users was that was due then. One without a check ends the benchmark, and so does a wrong one."""
+    """Return the lateness of each user's check that was due then. Exit if a check is missing or wrong."""
     deadline = time.time() + seconds
     late: dict[str, float] = {}
     while len(late) < len(due) and time.time() < deadline:
@@ -134,7 +134,7 @@ def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]
 
 
 def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
-    """The first minutes of the hour."""
+    """Sample the first minutes of the hour."""
     consumer = psutil.Process(box.start_consumer().pid)
     time.sleep(15)
     before, began = consumer.cpu_times(), time.time()
@@ -159,7 +159,7 @@ def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
 
 
 def burst(box: Sandbox, users: list[str]) -> None:
-    """All of these due in one second."""
+    """Make all of these due in one second."""
     at = time.time() + 3
     box.kill("consumer")
     with box.journal.transaction() as connection:
@@ -176,7 +176,7 @@ def burst(box: Sandbox, users: list[str]) -> None:
 
 
 def main() -> None:
-    """The hour, sampled; then the burst."""
+    """Measure a sample of the hour, then the burst."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else USERS
     watch_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else WATCH_SECONDS
     users = [f"user{number:04}" for number in range(count)]

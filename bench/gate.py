@@ -1,7 +1,7 @@
-"""How long the gate takes for 10 and for 100 users of 5 MB, for one of 2 GB, and for 10 on the real t3 where it can be had.
+"""Duration of the gate for 10 and 100 users of 5 MB, for one of 2 GB, and for 10 on the real t3 if it is available.
 
-The reference: a plain cp of the same bytes, and a start of the server on each copy. For the real t3: the server's own two starts and stops on each
-copy, as many beside each other as the gate has trials.
+The reference is a cp of the same bytes and a server start on each copy. For the real t3, it is the server's own two starts and stops on each copy,
+with as many in parallel as the gate has trials.
 """
 
 import os
@@ -29,7 +29,7 @@ CASES = ((10, 5 * MEGABYTE), (100, 5 * MEGABYTE), (1, 2048 * MEGABYTE))
 
 
 def grow(path: Path, size: int) -> None:
-    """Fills a database up to a size, with what no snapshot shows: as in a real one, whose events take the most."""
+    """Fill a database up to a size with events, which take most of the space in a real one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("pragma journal_mode = off")
         connection.execute("pragma synchronous = off")
@@ -44,7 +44,7 @@ def grow(path: Path, size: int) -> None:
 
 
 def reference(box: Sandbox, source: Path) -> tuple[float, float]:
-    """Seconds of a cp of the database, and of a start of the server on the copy until it answers."""
+    """Return the seconds of a cp of the database, and of a server start on the copy until it answers."""
     base_dir = box.top / "scratch" / "reference"
     (base_dir / "userdata").mkdir(parents=True)
     target = base_dir / "userdata" / "state.sqlite"
@@ -81,7 +81,7 @@ def reference(box: Sandbox, source: Path) -> tuple[float, float]:
 
 
 def measure(count: int, size: int) -> None:
-    """A dry run of a bump; its gate alone, as the journal has its steps."""
+    """Return the seconds of the gate in a dry run of a bump, from the journal."""
     users = [f"user{number:03}" for number in range(count)]
     with sandbox(users) as box:
         seed = box.top / "seed.sqlite"
@@ -113,16 +113,14 @@ def measure(count: int, size: int) -> None:
 
 
 def measure_real() -> None:
-    """A dry run of a bump to the real t3, its gate alone, beside the server's own two starts."""
+    """Measure the gate in a dry run of a bump to the real t3, beside the server's own two starts."""
     tarball = real.cached()
     if tarball is None:
         print(f"{real.PACKAGE}@{real.VERSION}: not here (python -m t3flow.sandbox.real)", flush=True)
         return
     users = [f"user{number:03}" for number in range(REAL_USERS)]
     with sandbox(users) as box:
-        patient = box.config.read_text().replace(
-            "start_timeout_s = 15", "start_timeout_s = 60"
-        )  # the setting's default
+        patient = box.config.read_text().replace("start_timeout_s = 15", "start_timeout_s = 60")  # the default
         box.config.write_text(patient)
         for user in users:
             box.database(user).parent.mkdir(parents=True)
@@ -156,7 +154,7 @@ def measure_real() -> None:
 
 
 def two_starts(box: Sandbox, number: int) -> tuple[float, float]:
-    """Seconds of two starts of the real server until it answers, and of the same with their stops."""
+    """Return the seconds of two starts of the real server until it answers, and the same with their stops."""
     base_dir = box.top / "scratch" / f"reference-{number}"
     (base_dir / "userdata").mkdir(parents=True)
     shutil.copyfile(LEVEL30, base_dir / "userdata" / "state.sqlite")
@@ -195,7 +193,7 @@ def _at(event: dict[str, str]) -> datetime:
 
 
 def main() -> None:
-    """All cases, or those whose number is given; the one after the last is the real t3."""
+    """Measure all cases, or those whose numbers are given; the number after the last is the real t3."""
     chosen = [int(word) for word in sys.argv[1:]] or list(range(len(CASES) + 1))
     for number in chosen:
         if number < len(CASES):

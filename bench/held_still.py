@@ -1,6 +1,6 @@
-"""How long a unit is held still for one read of its user's idleness: with more processes in it, and with strangers on the host.
+"""How long a unit is suspended to read its user's idleness, with more processes in it, and with unrelated processes on the host.
 
-The unit's processes are listed as a control group lists them, by a file; the sandbox's own manager of servers looks at the whole of /proc.
+A file lists the unit's processes, like a control group; the sandbox's supervisor would read all of /proc.
 """
 
 import json
@@ -27,11 +27,11 @@ JOBS = 'i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i + 1)); done; exec 
 NATIVE = {"generation": "C", "boot_window_ms": 0}
 STRANGERS, CONNECTIONS = 3000, 2000
 MOST = 1.5
-"""Held still with strangers may take so many times what it takes without, and a millisecond for the host that is busy with them."""
+"""The largest allowed ratio with and without unrelated processes, plus a millisecond for the busier host."""
 
 
 def reference() -> list[float]:
-    """SIGSTOP to one process until it has stopped, and SIGCONT."""
+    """Return the seconds of SIGSTOP to a process until it has stopped, and SIGCONT."""
     from t3flow.host.processes import proc
 
     child = subprocess.Popen(["sleep", "1000"])
@@ -51,7 +51,7 @@ def reference() -> list[float]:
 
 @contextmanager
 def strangers(count: int, connections: int) -> Iterator[None]:
-    """So many processes and connections that are none of the unit's."""
+    """Start this many unrelated processes and connections."""
     script = f"i=0; while [ $i -lt {count} ]; do sleep 1000 & i=$((i + 1)); done; echo there; wait"
     with ExitStack() as stack:
         shell = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE)
@@ -67,7 +67,7 @@ def strangers(count: int, connections: int) -> Iterator[None]:
 
 
 class Grouped:
-    """The manager of servers, but for the processes of a unit: these a file lists, as a control group does."""
+    """A service manager that reads the processes of a unit from a file, like a control group."""
 
     def __init__(self, services: Any, folder: Path) -> None:
         self._services, self._folder = services, folder
@@ -76,16 +76,16 @@ class Grouped:
         return getattr(self._services, name)
 
     def pids_of(self, user: str, server: "ServerState") -> list[int]:
-        """What `Systemd.pids_of` does."""
+        """Return pids like `Systemd.pids_of`."""
         from t3flow.host.processes import cgroups
 
         return cgroups.pids(self._folder)
 
 
 def held(count: int, others: int = 0, connections: int = 0) -> tuple[list[float], list[float]]:
-    """The seconds from the first stop until all go on, for a launcher, a server, its monitor and so many jobs: alone, and beside others' processes.
+    """Return the seconds from the first SIGSTOP to the last SIGCONT of a unit with this many jobs: without and with unrelated processes.
 
-    Alone is measured before the others are there and after they have gone: a machine that is busy for a while is no difference.
+    The former is measured before and after the latter, so that temporary load affects both.
     """
     from t3flow.host.activity import idle
     from t3flow.host.host import open_host

@@ -1,6 +1,6 @@
-"""How long a user cannot pair: a safe restart beside a bare one of the same server, by the same probe each 50 ms.
+"""How long a user cannot pair: a safe restart beside a bare one of the same server, with the same probe every 50 ms.
 
-With --real: how long a server does not answer while its user moves to the real t3, and away from it, beside the same moves by hand.
+With --real: how long a server does not answer during bumps to and from the real t3, beside the same moves by hand.
 """
 
 import itertools
@@ -28,7 +28,7 @@ PROBE_SECONDS = 0.05
 
 
 class Probe:
-    """Pairs through the dispatch all the time, a new try each 50 ms whatever became of the last; notes when one that succeeded began and ended."""
+    """Start a pairing through the dispatch every 50 ms, without waiting for the last, and record begin and end of those that succeed."""
 
     def __init__(self, box: Sandbox) -> None:
         self.host = open_host(box.settings, box.journal)
@@ -36,7 +36,7 @@ class Probe:
         self.stop = threading.Event()
 
     def once(self) -> None:
-        """One try."""
+        """Try once."""
         try:
             pairing_probe.pair_once(self.host, "ada")
             self.good.append(time.monotonic())
@@ -44,7 +44,7 @@ class Probe:
             pass
 
     def longest_gap(self, restart: Callable[[], object]) -> float:
-        """The longest time without a successful pairing around a restart."""
+        """Return the longest time without a successful pairing around a restart."""
         self.good.clear()
         self.stop.clear()
         threads = []
@@ -72,10 +72,10 @@ class Probe:
 
 
 class Answers(Probe):
-    """Asks the server itself which version it is: a minting of the real t3 takes over a second of a processor."""
+    """Ask the server for its version, because minting with the real t3 takes over a second of CPU."""
 
     def once(self) -> None:
-        """One try."""
+        """Try once."""
         try:
             pairing_probe.serving_version(self.host, "ada", 1.0)
             self.good.append(time.monotonic())
@@ -84,7 +84,7 @@ class Answers(Probe):
 
 
 def with_real() -> None:
-    """Takes turns: by hand and by a bump, to the real t3 and away from it."""
+    """Alternate between moves by hand and by a bump, to and from the real t3."""
     tarball = real.cached()
     if tarball is None:
         sys.exit("bench/restart.py --real: the real t3 is not there; fetch it: python -m t3flow.sandbox.real")
@@ -116,7 +116,7 @@ def with_real() -> None:
             assert said["outcome"] == "updated", said
 
         def start_again() -> None:
-            """The user as before the first move: on the Node build, with its database."""
+            """Reset the user to the Node build and its database."""
             box.supervise("stop", "ada")
             box.supervise("reset-failed", "ada")
             for path in box.database("ada").parent.glob("state.sqlite*"):
@@ -144,7 +144,7 @@ def with_real() -> None:
 
 
 def main() -> None:
-    """Takes turns: a bare restart, a bump."""
+    """Alternate between a bare restart and a bump."""
     with sandbox(["ada"], quiet_seconds=0) as box:
         box.start("0.0.24", {"ada": LEVEL30}, {"schema_level": 30})
         box.start_consumer()

@@ -52,7 +52,7 @@ def unfreeze(box: Sandbox) -> None:
 
 
 def under_way(box: Sandbox, workflow: str, step: str, since: float) -> bool:
-    """Whether a step of a running workflow has started and not ended."""
+    """Return whether a step of a running workflow has started and not ended."""
     rows = box.journal.query(
         "select kind from events join runs on runs.id = run where workflow = ? and status = 'running' and step = ? and at > ? "
         "order by at desc limit 1",

@@ -1,4 +1,4 @@
-"""Enters the sandbox as its tests do, and opens one."""
+"""Enter the sandbox's namespaces like the tests, and open a sandbox."""
 
 import sys
 import tempfile
@@ -14,13 +14,13 @@ LEVEL30 = Path(__file__).parent.parent / "tests" / "data" / "state-level30.sqlit
 
 
 def go_inside() -> None:
-    """Becomes this program inside the sandbox."""
+    """Execute this program inside the sandbox's namespaces."""
     enter([sys.executable, *sys.argv])
 
 
 @contextmanager
 def sandbox(users: list[str], **more: Any) -> Iterator[Sandbox]:
-    """A sandbox with running servers, and its end."""
+    """Yield a sandbox with running servers, and close it."""
     with tempfile.TemporaryDirectory(prefix="t3flow-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
         box = Sandbox(Path(folder), users, **more)
         try:

@@ -1,8 +1,8 @@
-"""A bump of ten users on a real systemd, beside the structure of the shell procedure: one install, one gate, serial restarts looked at each 2 s.
+"""A bump of ten users on a real systemd, beside the structure of the shell procedure: one install, one gate, serial restarts polled every 2 s.
 
-As root. The same builds, users, dispatch and probe for both: each user's server is asked for its page, 50 ms after the last answer; the user was
-away for as long as no answer came. The builds change no schema, so that the reference, which has one program for all, is not
-charged with the users that it leaves unable to pair.
+Needs root. Both use the same builds, users, dispatch and probe: a request to each server 50 ms after its last response. Downtime is the time without
+a response. The builds do not change the schema, so that the reference, which has one program for all users, is not charged for users that it leaves
+unable to pair.
 """
 
 import itertools
@@ -66,12 +66,12 @@ print(json.dumps(good))
 
 
 def away(answers: list[list[float]]) -> float:
-    """Seconds of the longest time in which no answer came, from when each was asked for to when it was there."""
+    """Return the longest time without a response in seconds, from request to response."""
     return max(after[0] - before[1] for before, after in itertools.pairwise(answers))
 
 
 def measured(box: Box, name: str, *words: str) -> tuple[float, list[float]]:
-    """How long a bump took, and how long each user was away meanwhile."""
+    """Return the duration of a bump, and the downtime of each user."""
     folder = f"/srv/{name}"
     box.write(f"{folder}.py", "from pathlib import Path\n" + WATCH)
     box.run(
@@ -90,7 +90,7 @@ def measured(box: Box, name: str, *words: str) -> tuple[float, list[float]]:
 
 
 def main() -> None:
-    """The reference, then adoption, then t3flow."""
+    """Measure the reference, adopt the host, then measure t3flow."""
     if os.geteuid() != 0:
         print("a bump beside the shell procedure: needs root, skipped")
         return

@@ -1,4 +1,4 @@
-"""How long `t3flow status` takes with 100 users and 1,000 past runs, every tenth with a move of all of them, beside a bare start of Python."""
+"""Duration of `t3flow status` with 100 users and 1,000 past runs, every tenth of which moved all users, beside a bare start of Python."""
 
 import sqlite3
 import subprocess
@@ -14,7 +14,7 @@ USERS, RUNS, TIMES = 100, 1000, 20
 
 
 def remember(box: Sandbox, small: str, big: str) -> None:
-    """Copies two runs that there were, under new names, into the journal's past."""
+    """Copy two runs under new names into the journal."""
     with closing(sqlite3.connect(box.settings.paths.state_dir / "journal.db")) as connection, connection:
         for number in range(RUNS - 2):
             source, copy = (big if number % 10 == 0 else small), f"past-{number:04}"
@@ -26,7 +26,7 @@ def remember(box: Sandbox, small: str, big: str) -> None:
 
 
 def main() -> None:
-    """Real servers, a real journal; nothing but its length is made up."""
+    """Measure with real servers and a real journal; only its length is artificial."""
     users = [f"user{number:03}" for number in range(USERS)]
     with sandbox(users, quiet_seconds=0) as box:
         box.start("0.0.24", dict.fromkeys(users, LEVEL30), {"schema_level": 30})

@@ -1,4 +1,4 @@
-"""A box for tests: a real systemd over an overlay of this machine, with a host in it as the owner's is before t3flow comes.
+"""A box for tests: a real systemd over an overlay of this machine, set up as a host before t3flow is installed.
 
 `devbox.sh` boots it. What is set up here is what RUNBOOKs of such hosts say: a unit a user, ports in files, a user map, a dispatch that mints as
 the user, and t3 as a global npm install. Registry and dispatch are those of the sandbox, run from a venv of their own.
@@ -64,7 +64,7 @@ UNITS = {
 
 
 class Box:
-    """One box. `close` ends it and removes every trace."""
+    """A box. `close` ends it and removes all of its files."""
 
     def __init__(self, users: list[str], wheels: Path, share: str = "") -> None:
         self.users = users
@@ -80,7 +80,7 @@ class Box:
     # The machine ----------------------------------------------------------------------------------------------------
 
     def devbox(self, *words: str, timeout_seconds: float = 120, text: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs devbox.sh."""
+        """Run devbox.sh."""
         return subprocess.run(
             ["bash", str(DEVBOX), *words],
             env=self.environment,
@@ -92,51 +92,51 @@ class Box:
         )
 
     def boot(self) -> None:
-        """Boots it, the first time or again."""
+        """Boot it."""
         booted = self.devbox("up")
         assert booted.returncode == 0, booted.stderr
 
     def lose_power(self) -> None:
-        """Ends everything inside at once."""
+        """Kill everything inside at once."""
         self.devbox("crash")
 
     def reboot(self) -> None:
-        """Reboots it as a person would, and waits until it is up again."""
+        """Reboot it cleanly and wait until it is up again."""
         before = self.boot_id()
         self.try_run("systemctl", "reboot")
         self.until(lambda: self.boot_id() not in ("", before), "it has booted again", 90)
         self.until(lambda: self.try_run("systemctl", "is-active", "t3flow").returncode == 0, "t3flow runs again")
 
     def boot_id(self) -> str:
-        """Which boot it is in; "" while it is in none."""
+        """Return the boot id, or "" while it is down."""
         return self.try_run("cat", "/proc/sys/kernel/random/boot_id", timeout_seconds=20).stdout.strip()
 
     def close(self) -> None:
-        """Ends it and removes it."""
+        """End and remove it."""
         self.devbox("down")
 
     def try_run(self, *words: str, timeout_seconds: float = 120, text: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a command inside, as root."""
+        """Run a command inside, as root."""
         return self.devbox("exec", *words, timeout_seconds=timeout_seconds, text=text)
 
     def run(self, *words: str, timeout_seconds: float = 120, text: str = "") -> str:
-        """What a command prints that must succeed."""
+        """Return the output of a command that must succeed."""
         finished = self.try_run(*words, timeout_seconds=timeout_seconds, text=text)
         assert finished.returncode == 0, (words, finished.stdout[-3000:], finished.stderr[-3000:])
         return finished.stdout
 
     def sh(self, script: str, *words: str, timeout_seconds: float = 120) -> str:
-        """What a script of sh prints that must succeed; `words` are its $1 and so on."""
+        """Return the output of a shell script that must succeed; `words` are its arguments."""
         return self.run("sh", "-euc", script, "sh", *words, timeout_seconds=timeout_seconds)
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
-        """Writes a file inside."""
+        """Write a file inside."""
         self.run("sh", "-euc", 'mkdir -p "$(dirname "$1")"; cat > "$1"; chmod "$2" "$1"', "sh", path, mode, text=text)
 
     def until(
         self, holds: Callable[[], Any], what: str, timeout_seconds: float = 30, every_seconds: float = 0.5
     ) -> Any:
-        """Waits for something to become true, and returns it."""
+        """Wait until a value is true, and return it."""
         deadline = time.monotonic() + timeout_seconds
         while not (found := holds()):
             assert time.monotonic() < deadline, f"not true within {timeout_seconds:g} s: {what}"
@@ -146,7 +146,7 @@ class Box:
     # The host as t3flow finds it ------------------------------------------------------------------------------------
 
     def set_up(self, version: str, databases: dict[str, Path], behavior: dict[str, Any]) -> None:
-        """Users with databases and units, dispatch, registry, and t3 as a global npm install of this version."""
+        """Set up users with databases and units, dispatch, registry, and a global npm install of this version of t3."""
         self.sh(
             """
             ln -sfn "$1/bin/node" /usr/local/bin/node
@@ -187,18 +187,18 @@ class Box:
         self.until(lambda: all(self.pairs(user) for user in self.users), "everybody can pair")
 
     def give(self, user: str, database: Path) -> None:
-        """Puts a database into a user's home, as theirs."""
+        """Copy a database into a user's home, owned by the user."""
         target = f"/home/{user}/.t3/userdata/state.sqlite"
         self.run("install", "-D", "-o", user, "-g", user, "-m", "644", f"{SOURCE}/{database.relative_to(ROOT)}", target)
         self.run("chown", "-R", f"{user}:{user}", f"/home/{user}/.t3")
 
     def lab(self, program: str, *words: str) -> str:
-        """What a program of Python prints that must succeed, with the sandbox's modules, whatever is installed."""
+        """Return the output of a Python program that must succeed, with the sandbox's modules from the checkout."""
         preamble = "from pathlib import Path\n"
         return self.run("env", *LAB, "python3", "-c", preamble + textwrap.dedent(program), *words)
 
     def publish(self, version: str, behavior: dict[str, Any], **options: Any) -> None:
-        """Publishes a build of the stand-in that behaves as told, as nightly."""
+        """Publish a build of the stand-in with this behavior as nightly."""
         self.lab(
             """
             import json, sys
@@ -212,7 +212,7 @@ class Box:
         )
 
     def pairs(self, user: str) -> bool:
-        """Whether a browser of this user's is paired by the dispatch."""
+        """Return whether the dispatch pairs a browser of this user."""
         said = self.try_run(
             "curl",
             "-s",
@@ -228,11 +228,11 @@ class Box:
     # t3flow ---------------------------------------------------------------------------------------------------------
 
     def t3flow(self, *words: str, timeout_seconds: float = 180) -> subprocess.CompletedProcess[str]:
-        """Runs a command of t3flow as root."""
+        """Run a t3flow command as root."""
         return self.try_run("/usr/local/bin/t3flow", *words, timeout_seconds=timeout_seconds)
 
     def document(self, *words: str, timeout_seconds: float = 180) -> Any:
-        """The JSON document that a command of t3flow prints."""
+        """Return the JSON document that a t3flow command prints."""
         finished = self.t3flow(*words, "--json", timeout_seconds=timeout_seconds)
         try:
             return json.loads(finished.stdout)
@@ -240,12 +240,12 @@ class Box:
             raise AssertionError((words, finished.stdout, finished.stderr)) from None
 
     def inside(self, program: str, *words: str) -> str:
-        """What a program of Python prints that must succeed, as root with what is installed."""
+        """Return the output of a Python program that must succeed, as root with the installed t3flow."""
         return self.run("/opt/t3flow/current/bin/python", "-c", textwrap.dedent(program), *words)
 
 
 def fetch_wheels(folder: Path) -> Path:
-    """Fills a folder with the packages that an installation needs, for the Python that a box has; returns it."""
+    """Download the packages of an installation for the box's Python into a folder, and return it."""
     asked = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}  # as in the box
     version = subprocess.run(asked, env=clean, capture_output=True, text=True, check=True).stdout.strip()
@@ -264,12 +264,12 @@ def fetch_wheels(folder: Path) -> Path:
 
 
 def documented(heading: str) -> list[str]:
-    """The lines to type that docs/install.md has below a heading, as root."""
+    """Return the commands for root below a heading of docs/install.md."""
     text = (ROOT / "docs/install.md").read_text().partition(heading)[2]
     return re.findall(r"(?m)^# (.+)$", re.search(r"```console\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
 
 
 def pattern_of(alert: str) -> str:
-    """What an alert looks for in the log."""
+    """Return the pattern that an alert matches in the log."""
     text = (ROOT / "deploy/alerts.yml").read_text().partition(f"alert: {alert}\n")[2]
     return re.search(r"\|~ `([^`]+)`", text)[1]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Where the box cannot be had, its tests are skipped, and that is said where nobody overlooks it."""
+"""Skip the tests in a box if this machine allows none, with a visible notice."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ NEEDED = ("unshare", "nsenter", "setpriv", "ip", "curl", "runuser")
 
 
 def why_not() -> str:
-    """Why this machine gives no box; "" if it does."""
+    """Return why this machine allows no box, or ""."""
     if os.geteuid() != 0:
         return "not root"
     if not Path("/lib/systemd/systemd").exists():
@@ -28,14 +28,14 @@ def why_not() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Loud enough."""
+    """Print the notice."""
     if terminalreporter.stats.get("skipped") and (reason := why_not()):
         terminalreporter.section("NOT TESTED ON REAL SYSTEMD", sep="!", red=True, bold=True)
         terminalreporter.write_line(f"this machine gives no box: {reason}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips them all, or none."""
+    """Skip all of these tests, or none."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     if ours and (reason := why_not()):
         for item in ours:

@@ -1,4 +1,4 @@
-"""Looks at every process of the box again and again, and notes each once: who it is, what it runs, in which control group. usage: eyes.py FILE"""
+"""Poll the processes of the box, and record each once: account, command, control group. usage: eyes.py FILE"""
 
 import json
 import sys

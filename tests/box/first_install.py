@@ -1,6 +1,6 @@
-"""The first installation, on a host that the shell tracker has left in the middle of a rollout: killed, run again; adopted and given back with kills; off again.
+"""The first installation on a host that the shell tracker left during a rollout: install, adopt, undo and uninstall, each killed and repeated.
 
-Whatever is killed, no server is touched, and the host is as it was in the end.
+No kill affects a server, and the host is unchanged in the end.
 """
 
 from box import Box
@@ -22,7 +22,7 @@ from killing import (
 NEXT = "0.0.25-nightly.20260601.1"
 TIMER = "t3-autoupdate.timer"
 DELAYS = (0.3, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0)
-"""Seconds from an adoption's start to the kill of its command and of the consumer with all its children."""
+"""Seconds from the start of an adoption to the kill of its command and of the consumer with all its children."""
 OURS = (
     "/opt/t3flow",
     "/opt/t3flow.gone",
@@ -43,7 +43,7 @@ systemctl is-enabled t3-autoupdate.timer; systemctl is-active t3-autoupdate.time
 
 
 def leave_in_the_middle(box: Box) -> None:
-    """NEXT is installed over FIRST: ada was restarted onto it, grace is at work and deferred, so that she still runs FIRST."""
+    """Install NEXT over FIRST: ada was restarted on it; grace is busy and deferred, and still runs FIRST."""
     box.publish(NEXT, {"schema_level": 32})
     box.run("npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{NEXT}")
     box.write("/var/lib/t3-autoupdate/last-good", f"{NEXT}\n")
@@ -62,7 +62,7 @@ def leave_in_the_middle(box: Box) -> None:
 
 
 def sweep_install(box: Box, points: int, first: int) -> int:
-    """Kills the first installation at so many lines, evenly spread from the first. Returns how often something was wrong."""
+    """Kill the first installation at this many evenly spread lines, and return the number of failures."""
     leave_in_the_middle(box)
     before = box.sh(HOST)
     install_lines, uninstall_lines = int(killed_at(box, INSTALL, 0)), 0
@@ -93,7 +93,7 @@ def sweep_install(box: Box, points: int, first: int) -> int:
 
 
 def well(box: Box, pids: dict[str, str], before: str) -> list[str]:
-    """The host as the shell tracker had it: servers, launcher, markers, backups, timer; who could pair can."""
+    """Return the host's state under the shell tracker: servers, launcher, markers, backups, timer, pairing."""
     wrong = [] if servers(box) == pids else [f"the servers are {servers(box)}, and were {pids}"]
     if (now := box.sh(HOST)) != before:
         wrong.append(
@@ -103,7 +103,7 @@ def well(box: Box, pids: dict[str, str], before: str) -> list[str]:
 
 
 def cut_off(box: Box, delay_seconds: float, *words: str) -> None:
-    """Begins an adoption or its undo, and kills the command, the consumer and all that it started."""
+    """Start an adoption or its undo, and kill the command, the consumer and its children."""
     box.sh(
         'setsid t3flow "$@" >/dev/null 2>&1 & command=$!; sleep "$DELAY"; kill -9 "$command" 2>/dev/null || true; systemctl kill --signal=KILL t3flow'.replace(
             '"$DELAY"', str(delay_seconds)
@@ -115,7 +115,7 @@ def cut_off(box: Box, delay_seconds: float, *words: str) -> None:
 
 
 def adopted(box: Box, delay_seconds: float) -> list[str]:
-    """What is wrong after an adoption that was cut off, and asked for again."""
+    """Return what is wrong after an adoption that was killed and repeated."""
     cut_off(box, delay_seconds, "adopt")
     again = box.document("adopt")
     shown = box.document("status")
@@ -142,7 +142,7 @@ def adopted(box: Box, delay_seconds: float) -> list[str]:
 
 
 def given_back(box: Box, delay_seconds: float) -> list[str]:
-    """What is wrong after an undo that was cut off, and asked for again."""
+    """Return what is wrong after an undo that was killed and repeated."""
     cut_off(box, delay_seconds / 4, "adopt", "--undo")
     again = box.document("adopt", "--undo")
     fine = again["outcome"] == "done" or "was not adopted" in again["reason"]
@@ -150,7 +150,7 @@ def given_back(box: Box, delay_seconds: float) -> list[str]:
 
 
 def off_again(box: Box) -> list[str]:
-    """What is left of t3flow after an uninstallation that was killed, and is run again."""
+    """Return what is left of t3flow after an uninstallation that was killed and repeated."""
     said = box.try_run(UNINSTALL)
     if said.returncode != 0 and "t3flow is not installed" not in said.stderr:
         return [f"uninstalling: {said.stderr}"]

@@ -1,4 +1,4 @@
-"""Scripts that are killed before so many of their commands, and what is well afterwards, in a box."""
+"""Kill scripts in a box at a chosen command, and check the host afterwards."""
 
 from typing import Any
 
@@ -32,21 +32,21 @@ else:
     assert child.wait() == 0, last
     print(number)
 """
-"""Kills it with all that it started as soon as its trace has that many lines, or one with that text, and prints it; 0: prints how many lines there are."""
+"""Kill a script and its children when its trace has that many lines, or a line with that text, and print the line; 0: print the number of lines."""
 
 
 def killed_at(box: Box, script: str, line: int | str) -> str:
-    """Kills a script at a line of its trace, by number or text; returns that line, or how many there are, if it was not reached."""
+    """Kill a script at a line of its trace, by number or text. Return the line, or the number of lines if it was not reached."""
     return box.run("python3", "-c", KILL_AT, script, str(line), timeout_seconds=300).strip()
 
 
 def line_of(number: int, points: int, first: int, last: int) -> int:
-    """Where the `number`th of so many kills falls, between a first and a last line."""
+    """Return the line of the `number`th kill, evenly spread between a first and a last line."""
     return first + (last - first) * number // max(points - 1, 1)
 
 
 def configure(box: Box) -> None:
-    """Settings that make it quick."""
+    """Write settings that make runs quick."""
     for key, value in SETTINGS.items():
         box.sh(
             'sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml; grep -q "^$1 = " /etc/t3flow/config.toml',
@@ -57,7 +57,7 @@ def configure(box: Box) -> None:
 
 
 def consumer_runs(box: Box) -> None:
-    """The service is up, or comes up by itself."""
+    """Wait until the service is up."""
     box.until(
         lambda: box.try_run("systemctl", "is-active", "t3flow").returncode == 0,
         "the consumer is active",
@@ -66,7 +66,7 @@ def consumer_runs(box: Box) -> None:
 
 
 def ended(box: Box, run: str) -> dict[str, Any]:
-    """The end of a run."""
+    """Wait for the end of a run."""
     found: dict[str, Any] = box.until(
         lambda: (shown := box.document("show", run))["status"] != "running" and shown, f"{run} has ended", END_SECONDS
     )
@@ -74,12 +74,12 @@ def ended(box: Box, run: str) -> dict[str, Any]:
 
 
 def servers(box: Box) -> dict[str, str]:
-    """The first process of each user's server."""
+    """Return the main pid of each user's server."""
     show = ("systemctl", "show", "--value", "--property=MainPID")
     return {user: box.run(*show, f"t3-serve@{user}").strip() for user in USERS}
 
 
 def standin(box: Box, user: str, path: str, body: str) -> str:
-    """Makes a user's server do what a person would."""
+    """Make a user's server act as if the user worked with it."""
     url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
     return box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", body, url)

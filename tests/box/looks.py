@@ -1,4 +1,4 @@
-"""What the scenes of a box have in common: looks at what became of its users and units."""
+"""Checks of users and units that the tests in a box share."""
 
 import json
 from typing import Any
@@ -9,18 +9,18 @@ ADA, GRACE, LINUS = ALL = ["ada", "grace", "linus"]
 
 
 def bump(box: Box, *words: str, timeout_seconds: float = 180) -> dict[str, Any]:
-    """`t3flow enqueue bump --wait`, to its end."""
+    """Run `t3flow enqueue bump --wait` to its end."""
     document: dict[str, Any] = box.document("enqueue", "bump", "--wait", *words, timeout_seconds=timeout_seconds)
     return document
 
 
 def results(document: dict[str, Any]) -> dict[str, str]:
-    """What became of each user."""
+    """Return the result of each user."""
     return {user: entry["result"] for user, entry in document["users"].items()}
 
 
 def everybody_is_well(box: Box, *versions: str) -> None:
-    """Ada, Grace and Linus run these versions (one: all do), and pair."""
+    """Check that Ada, Grace and Linus run these versions (or all the one given) and can pair."""
     wanted = dict(zip(ALL, versions * (3 // len(versions)), strict=True))
     shown = box.document("status")["users"]
     assert {user: (shown[user]["running_version"], shown[user]["active"]) for user in ALL} == {
@@ -30,26 +30,26 @@ def everybody_is_well(box: Box, *versions: str) -> None:
 
 
 def logged(box: Box, since: str) -> str:
-    """What t3flow's service has logged since a cursor."""
+    """Return the log of t3flow's service since a cursor."""
     return box.run("journalctl", "--no-pager", "-o", "cat", "-u", "t3flow", f"--after-cursor={since}")
 
 
 def cursor(box: Box) -> str:
-    """Where the journal is now."""
+    """Return the current cursor of the system's journal."""
     return box.run("journalctl", "-n", "0", "--show-cursor").rpartition("-- cursor: ")[2].strip()
 
 
 def status_text(box: Box) -> str:
-    """What systemctl shows of what t3flow waits for."""
+    """Return the status text of t3flow's service."""
     return box.run("systemctl", "show", "t3flow", "--value", "--property=StatusText")
 
 
 def main_pid(box: Box, unit: str) -> str:
-    """The first process of a unit."""
+    """Return the main pid of a unit."""
     return box.run("systemctl", "show", unit, "--value", "--property=MainPID").strip()
 
 
 def standin(box: Box, user: str, path: str, **body: Any) -> None:
-    """Makes a user's server do what a person would."""
+    """Make a user's server act as if the user worked with it."""
     url = f"http://127.0.0.1:{box.ports[user]}/__standin/{path}"
     box.run("curl", "-sf", "-m", "5", "-X", "POST", "-d", json.dumps(body), url)

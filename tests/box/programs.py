@@ -1,4 +1,4 @@
-"""Programs that are run inside a box, or inside a cell in it: what an install script sees, and what takes more than it may."""
+"""Programs for a box or a cell in it: they report what an install script sees, or exceed limits."""
 
 WHAT_IT_SEES = """
 const fs = require('fs'), found = {uid: process.getuid(), groups: process.getgroups(), environment: JSON.stringify(process.env), read: []}
@@ -66,7 +66,7 @@ for top in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
   if [ -e "$top$group/cgroup.procs" ]; then echo $$ > "$top$group/cgroup.procs"; fi
 done
 """
-"""A script of sh that goes on below the server of its $1, as what an agent runs there."""
+"""A shell script that continues below the server $1, like a program that an agent runs."""
 
 STOPS = """
 import sys

@@ -1,4 +1,4 @@
-"""Kills installations at so many of their lines each, on a real systemd. As root; about a minute a point.
+"""Kill installations at evenly spread lines on a real systemd. Needs root; takes about a minute for each point.
 
 The first installation, with adoption, its undo and uninstallation, on a host as the shell tracker left it (first_install.py); then upgrades with a
 run in flight (upgrades.py). Each prints what was wrong and exits 1.
@@ -16,7 +16,7 @@ from upgrades import sweep_upgrade
 
 
 def main() -> int:
-    """The command. Returns 1 if anything was wrong at any point."""
+    """Run the command. Return 1 if anything was wrong at any point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("points", nargs="?", type=int, default=12)
     parser.add_argument("--only", choices=["install", "upgrade"])

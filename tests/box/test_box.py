@@ -1,4 +1,4 @@
-"""From a clean host with systemd to a running tracker, and off again: one box, its scenes in the order of a host's life.
+"""From a clean host with systemd to a running tracker, and back: one box, with scenes in the order of a host's life.
 
 Real units, users, journald, npm and power cuts. Each scene begins where the one before it ended.
 """
@@ -50,13 +50,13 @@ MAX_SECONDS_TO_FIRST_BUMP = 120
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages that an installation needs, for the Python of the box."""
+    """Return the packages of an installation for the box's Python."""
     return fetch_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="module")
 def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
-    """The machine that all scenes are played on. Should one fail, the service's log is shown."""
+    """Return the box for all scenes. After a failure, print the service's log."""
     box = Box(ALL, wheels)
     try:
         box.boot()
@@ -130,7 +130,7 @@ def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
 
 
 def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
-    """Install scripts and trials ran as t3flow in scopes of their own, servers and mintings as their users; nothing of it saw root's token."""
+    """Install scripts and trials run as t3flow in their own scopes, servers and mints as their users; none sees root's token."""
     noted = [json.loads(line) for line in box.run("cat", "/srv/eyes").splitlines()]  # before root reads anything there
     seen = json.loads(box.sh('cat "/opt/t3/versions/$1/node_modules/t3/seen.json"', GOOD))
     gate_uid = int(box.run("id", "-u", "t3flow"))
@@ -165,7 +165,7 @@ def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
 
 
 def test_everything_belongs_to_whom_it_must(box: Box) -> None:
-    """Databases their users', snapshots and slots root's, the journal nobody else's; and no user reads what is not theirs."""
+    """Databases belong to their users, snapshots, slots and journal to root; no user can read what belongs to others."""
     stat = lambda *paths: box.sh('stat -c "%U %a" "$@"', *paths).splitlines()  # noqa: E731
     for user in ALL:
         assert stat(f"/home/{user}/.t3/userdata/state.sqlite") == [f"{user} 644"]
@@ -193,7 +193,7 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
 
 
 def test_the_units_are_clean(box: Box) -> None:
-    """`systemd-analyze verify` says nothing; the exposure is what the docs state; the status text says what is waited for."""
+    """`systemd-analyze verify` finds nothing, the exposure is as documented, and the status text names what t3flow waits for."""
     verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3-serve@ada.service")
     assert (verified.stdout, verified.stderr) == ("", "")
     box.sh('sed "s/^WatchdogSec/Watchdog/" /usr/local/lib/systemd/system/t3flow.service > /run/wrong.service')
@@ -210,7 +210,7 @@ def test_the_units_are_clean(box: Box) -> None:
 
 
 def test_the_limits_of_a_trial_bind(box: Box) -> None:
-    """Memory, tasks and processors of a cell are its scope's: what takes more is killed, refused or slowed."""
+    """The scope of a cell limits memory, tasks and CPU: what exceeds them is killed, refused or slowed."""
     assert int(re.search(r"killed (\d)", box.inside(LIMITS, TAKES_MEMORY))[1]) >= 1  # type: ignore[index]
     assert 400 < int(re.search(r"refused after (\d+)", box.inside(LIMITS, TAKES_PROCESSES))[1]) < 513  # type: ignore[index]
     said = re.findall(r"cores (\d+) of mine ([\d.]+)", box.inside(LIMITS, BURNS))
@@ -220,7 +220,7 @@ def test_the_limits_of_a_trial_bind(box: Box) -> None:
 
 
 def test_what_does_not_stop_when_asked_is_killed(box: Box) -> None:
-    """A unit may allow its processes minutes; nobody is kept waiting for one that hangs."""
+    """A unit may allow minutes for a stop; a hanging process does not delay other users."""
     box.sh("systemd-run --quiet --unit=stubborn sh -c 'trap \"\" TERM; while :; do sleep 1; done'")
     box.inside(STOPS, "stubborn")
     assert box.try_run("systemctl", "is-active", "stubborn").stdout.strip() in ("failed", "inactive")
@@ -230,7 +230,7 @@ def test_what_does_not_stop_when_asked_is_killed(box: Box) -> None:
 
 
 def test_who_is_at_work_is_moved_after_a_reboot(box: Box) -> None:
-    """Grace's agent works, and of Ada a job does that was detached: they are deferred. The reboot ends both, and their tasks go on after it."""
+    """Grace's agent and a detached job of Ada defer them. The reboot ends both, and their drains continue after it."""
     standin(box, GRACE, "turn/start", agent="claude")
     box.sh(f"{JOINS_UNIT} setsid sleep 1000 > /dev/null 2>&1 &", ADA)
     box.publish(BUSY, LEVEL)
@@ -245,7 +245,7 @@ def test_who_is_at_work_is_moved_after_a_reboot(box: Box) -> None:
 
 
 def test_a_bad_build_is_taken_back_and_the_alerts_would_fire(box: Box) -> None:
-    """It passes the gate and fails in place at the first user: database and program back, frozen; no other server was touched."""
+    """A version that fails in place at the first user is rolled back and tracking is frozen; no other server is touched."""
     rule = {"fault": "pairing_500", "when": {"not_scratch": True}}
     box.publish(BAD, {"schema_level": 33, "rules": [rule]})
     since = cursor(box)
@@ -273,7 +273,7 @@ def test_a_bad_build_is_taken_back_and_the_alerts_would_fire(box: Box) -> None:
 
 
 def test_a_power_cut_in_mid_canary_loses_nothing(box: Box) -> None:
-    """The power goes between the assignment of the first user and her pairing; after the boot the run goes on and ends well."""
+    """After a power cut between the first user's assignment and pairing, the run resumes and succeeds."""
     box.publish(
         CUT, {**LEVEL, "rules": [{"fault": "slow_start", "seconds": 4, "when": {"not_scratch": True, "user": ADA}}]}
     )
@@ -295,7 +295,7 @@ def test_a_power_cut_in_mid_canary_loses_nothing(box: Box) -> None:
 
 
 def test_an_upgrade_takes_over_a_run_in_flight(box: Box) -> None:
-    """install.sh again, in the middle of a gate: the consumer lets go within seconds, the next one ends the run. Killed in between, it is run again."""
+    """install.sh during a gate: the consumer stops within seconds, and the next one ends the run. A killed install.sh can be repeated."""
     box.publish(UPGRADED, LEVEL)
     program = box.run("readlink", "/opt/t3flow/current")
     run = json.loads(box.t3flow("enqueue", "bump", "--json").stdout)["run"]
@@ -318,7 +318,7 @@ def test_an_upgrade_takes_over_a_run_in_flight(box: Box) -> None:
 
 
 def test_an_upgrade_that_cannot_read_the_settings_changes_nothing(box: Box) -> None:
-    """One line says what is wrong, and the consumer that runs goes on."""
+    """A refused upgrade reports the problem in one line, and the running consumer continues."""
     before = (box.run("readlink", "/opt/t3flow/current"), main_pid(box, "t3flow"))
     box.sh("cp /etc/t3flow/config.toml /root/; echo nonsense >> /etc/t3flow/config.toml")
     refused = box.try_run(f"{SOURCE}/deploy/install.sh")
@@ -329,7 +329,7 @@ def test_an_upgrade_that_cannot_read_the_settings_changes_nothing(box: Box) -> N
 
 
 def test_a_consumer_that_hangs_is_restarted(box: Box) -> None:
-    """The watchdog: held still, it says nothing more, and systemd starts another. One that says why it cannot start is not tried for ever."""
+    """The watchdog restarts a suspended consumer. A consumer that cannot start is not restarted forever."""
     box.write(
         "/run/systemd/system/t3flow.service.d/quick.conf", "[Service]\nWatchdogSec=5\nTimeoutAbortSec=2\nRestartSec=1\n"
     )
@@ -343,7 +343,7 @@ def test_a_consumer_that_hangs_is_restarted(box: Box) -> None:
 
 
 def test_a_rollback_asked_for_in_a_session_survives_its_end(box: Box) -> None:
-    """The request comes from below Ada's own server, which the rollback ends; it goes on. Everybody is back, their newer data kept aside."""
+    """A rollback that is requested from below Ada's server continues after ending that server. All users are back, newer data is kept."""
     script = f'{JOINS_UNIT} exec t3flow enqueue rollback --to "$2" --wait'
     asked = box.try_run("sh", "-euc", script, "sh", ADA, BUSY)
     assert asked.returncode in (130, 137, 143), asked  # it ended with the session
@@ -362,7 +362,7 @@ def test_a_rollback_asked_for_in_a_session_survives_its_end(box: Box) -> None:
 
 
 def test_uninstalling_leaves_plain_t3(box: Box) -> None:
-    """No server is stopped; they run on, and start again, on a t3 that needs nothing of t3flow. What was kept is said, and is there."""
+    """Uninstalling stops no server; they also restart without t3flow. Kept data is reported and exists."""
     pids = {user: main_pid(box, f"t3-serve@{user}") for user in ALL}
     (line,) = documented("## Removing t3flow")
     assert "rmdir" in killed_at(box, line, "rmdir"), "killed half-way, it is run again"

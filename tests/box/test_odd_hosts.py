@@ -1,5 +1,6 @@
-"""A host as hosts are: names that `useradd` refuses, an account without an entry in /etc/passwd, drop-ins, a server beside the unit, and a
-launcher that a person overwrites. One box, its scenes in order; each begins where the one before it ended.
+"""An unusual host: names that `useradd` refuses, an account outside /etc/passwd, drop-ins, a server beside the unit, and an overwritten launcher.
+
+One box, with scenes in order; each starts where the previous one ended.
 """
 
 import json
@@ -18,11 +19,11 @@ TYPED, GOOD = "0.0.25-nightly.20260601.501", "0.0.25-nightly.20260602.502"
 DOMAIN = "CORP\\eve"
 ODD = ["ada.lovelace", "Grace", "bob@corp.example", DOMAIN]
 BY_NSS, PATCHED, OWN = "nora", "ada-limits", "linus"
-"""An account of nss-systemd; one whose drop-in changes the environment alone; one whose drop-in starts a t3 of their own."""
+"""An account of nss-systemd; one whose drop-in changes only the environment; one whose drop-in starts another t3."""
 MANAGED = [*ODD, BY_NSS, PATCHED]
 MAPPED = [*MANAGED, OWN]
 UNMAPPED, REFUSED, STATE_ONLY = "mia", "z;y", "otto"
-"""Accounts outside the map: with unit and settings, in a line that is refused, with a state folder alone."""
+"""Accounts outside the map: with unit and settings, in a refused line, with only a state folder."""
 SETTINGS = {
     "quiet_seconds": "1",
     "window": '""',
@@ -40,13 +41,13 @@ install -d -m 700 "/home/$name"; chown "$id:$id" "/home/$name"
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages that an installation needs, for the Python of the box."""
+    """Return the packages of an installation for the box's Python."""
     return fetch_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="module")
 def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
-    """The machine that all scenes are played on, installed and adopted."""
+    """Return the box for all scenes, installed and adopted."""
     box = Box(MAPPED, wheels)
     box.environment["DEVBOX_USERS"] = ""
     try:
@@ -58,7 +59,7 @@ def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
         box.write(f"/etc/userdb/{BY_NSS}.group", json.dumps({"groupName": BY_NSS, "gid": 4100}))
         box.sh("cd /etc/userdb; ln -s nora.user 4100.user; ln -s nora.group 4100.group")
         box.sh('install -d -m 700 "/home/$1"; chown 4100:4100 "/home/$1"', BY_NSS)
-        # systemd takes a backslash in the name of an environment file for an escape
+        # in the name of an environment file, a backslash is an escape for systemd
         drop_in(
             box,
             DOMAIN,
@@ -75,7 +76,7 @@ def box(wheels: Path, request: pytest.FixtureRequest) -> Iterator[Box]:
 
 
 def install(box: Box) -> None:
-    """t3flow over the host, which has its oddities by then."""
+    """Install t3flow on the unusual host."""
     box.sh(documented("# Installing t3flow")[1])
     for key, value in SETTINGS.items():
         box.sh('sed -i "s|^#$1 = .*|$1 = $2|" /etc/t3flow/config.toml', key, value)
@@ -98,29 +99,29 @@ def install(box: Box) -> None:
 
 
 def drop_in(box: Box, user: str, text: str) -> None:
-    """A drop-in of one user's unit."""
+    """Write a drop-in of a user's unit."""
     box.write(f"/etc/systemd/system/t3-serve@{user}.service.d/own.conf", text)
 
 
 def links(box: Box) -> dict[str, str]:
-    """Whose link leads to which version."""
+    """Return the assigned version of each user."""
     said = box.sh('cd /opt/t3/users; for link in *; do printf "%s %s\\n" "$link" "$(readlink "$link")"; done')
     return {line.rpartition(" ")[0]: line.rpartition("/")[2] for line in said.splitlines()}
 
 
 def pids(box: Box) -> dict[str, str]:
-    """Which process is whose server."""
+    """Return the pid of each user's server."""
     return {user: main_pid(box, f"t3-serve@{user}.service") for user in MAPPED}
 
 
 def users(box: Box) -> dict[str, Any]:
-    """The users of `status --json`."""
+    """Return the users of `status --json`."""
     shown: dict[str, Any] = box.document("status")["users"]
     return shown
 
 
 def test_environment_files_are_read_as_systemd_reads_them(box: Box) -> None:
-    """Every recorded case, and what this systemd makes of it."""
+    """Each recorded case matches what this systemd does."""
     sys.path.insert(0, str(ROOT / "tests/host/services"))
     from test_environment_files import CASES
 
@@ -143,7 +144,7 @@ def test_environment_files_are_read_as_systemd_reads_them(box: Box) -> None:
 
 
 def test_who_cannot_be_managed_is_named_and_has_a_link(box: Box) -> None:
-    """Status and doctor name them with the reason; everybody else is managed."""
+    """Status and doctor name unmanaged users with the reason; all others are managed."""
     shown = users(box)
     assert {user for user in MAPPED if shown[user]["managed"]} == set(MANAGED), shown
     assert "/opt/own-t3" in shown[OWN]["why_unmanaged"]
@@ -153,7 +154,7 @@ def test_who_cannot_be_managed_is_named_and_has_a_link(box: Box) -> None:
 
 
 def test_an_overwritten_launcher_is_found_before_anybody_is_stopped(box: Box) -> None:
-    """`npm install -g` over it: said first, nothing is stopped, frozen or rejected; `doctor --fix` puts it back."""
+    """After `npm install -g` over the launcher, nothing is stopped, frozen or rejected; `doctor --fix` puts it back."""
     box.publish(TYPED, {"schema_level": 32})
     box.publish(GOOD, {"schema_level": 32})
     before = pids(box)
@@ -173,13 +174,13 @@ def test_an_overwritten_launcher_is_found_before_anybody_is_stopped(box: Box) ->
 
 
 def overwrite(box: Box) -> None:
-    """What a person types."""
+    """Return what the typed t3 prints."""
     box.sh("rm -f /usr/bin/t3")
     box.run("npm", "install", "--global", "--prefix", "/usr", "--ignore-scripts", f"t3@{TYPED}")
 
 
 def test_after_one_pairing_each_adopt_really_moves_them(box: Box) -> None:
-    """The program in the launcher's place has migrated their databases: adopt leads them to it, and their drains restart them."""
+    """If the program in the launcher's place has migrated databases, adopt assigns its version, and drains restart the users."""
     overwrite(box)
     broken = MANAGED[:2]
     for user in broken:
@@ -193,7 +194,7 @@ def test_after_one_pairing_each_adopt_really_moves_them(box: Box) -> None:
 
 
 def test_a_good_build_moves_everybody_but_who_cannot_be_managed(box: Box) -> None:
-    """And whoever is left out has a link to what they had before the default moved."""
+    """Users that are left out keep an assignment to their version when the default moves."""
     before = pids(box)
     ended = bump(box)
     assert ended["outcome"] == "updated", ended
@@ -211,7 +212,7 @@ def test_a_good_build_moves_everybody_but_who_cannot_be_managed(box: Box) -> Non
 
 
 def test_a_server_beside_the_unit_makes_its_user_unmanaged_while_it_lasts(box: Box) -> None:
-    """As `t3 service install` leaves it: another unit serves the same folder. It is named, and never ended by t3flow."""
+    """A second unit for the same folder, as by `t3 service install`, is named and never ended by t3flow."""
     user = "ada.lovelace"
     words = ["--unit=beside", f"--uid={user}", "--service-type=exec", f"/opt/t3/versions/{GOOD}/node_modules/.bin/t3"]
     box.run("systemd-run", "--quiet", *words, "serve", "--port", "4999", "--base-dir", f"/home/{user}/.t3")

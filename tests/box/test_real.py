@@ -1,4 +1,4 @@
-"""A host's life with the real t3 0.0.42 on a real systemd: moved to it, a failure in place, taken back, and taken over where it runs already."""
+"""The real t3 0.0.42 on a real systemd: update, failure in place, rollback, and adoption of a host that already runs it."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ SETTINGS = {
     "window": '""',
     "max_check_interval_s": "5",
     "verify_timeout_s": "90",
-    "max_failures": "1000",  # a machine that is busy makes a minting take longer than the dispatch waits
+    "max_failures": "1000",  # on a busy machine, minting takes longer than the timeout of the dispatch
     "start_timeout_s": "90",
     "seeds": '"largest"',
     "order": '"map_order"',
@@ -44,7 +44,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Box]:
-    """The machine that all scenes are played on, adopted on a Node build. Should one fail, the service's log is shown."""
+    """Return the box for all scenes, adopted on a Node build. After a failure, print the service's log."""
     tarball = real.cached()
     assert tarball is not None
     box = Box(ALL, fetch_wheels(tmp_path_factory.mktemp("wheels")), share=f"{tarball.parent}:{SHARED}")
@@ -79,7 +79,7 @@ def install(box: Box) -> None:
 
 
 def findings(box: Box, tries: int = 3) -> list[str]:
-    """What `t3flow doctor` finds, the clock of this machine left aside; asked again where a pairing took longer than it waits."""
+    """Return the findings of `t3flow doctor` except for the clock. Retries if a pairing timed out."""
     found = [each for each in box.document("doctor") if each["check"] != "clock"]
     if tries > 1 and any(each["check"] == "pairing" for each in found):
         return findings(box, tries - 1)
@@ -87,7 +87,7 @@ def findings(box: Box, tries: int = 3) -> list[str]:
 
 
 def level(box: Box, user: str) -> int:
-    """The schema level of a user's database, read as its owner."""
+    """Return the schema level of a user's database, read as its owner."""
     program = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select max(migration_id) from effect_sql_migrations').fetchone()[0])"
     return int(
         box.run("runuser", "-u", user, "--", "python3", "-c", program, f"/home/{user}/.t3/userdata/state.sqlite")
@@ -95,13 +95,13 @@ def level(box: Box, user: str) -> int:
 
 
 def verified(box: Box, *users: str) -> bool:
-    """Whether `t3flow verify` says that they pair (none named: everybody does), asked one after the other."""
+    """Return whether `t3flow verify` reports that these users (default: all) can pair, one after the other."""
     return all(box.t3flow("verify", user).returncode == 0 for user in users or ALL)
 
 
 @contextmanager
 def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
-    """Let a browser for each user pair all the time; each pairing must succeed but during a restart of the user's own."""
+    """Let a browser pair for each user in a loop. Only pairings during a restart of the user's own server may fail."""
     stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float]]()
 
     def browse(user: str) -> None:
@@ -133,7 +133,7 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
 
 
 def events(box: Box, run: str) -> list[Event]:
-    """The events of a run, as the journal has them."""
+    """Return the journaled events of a run."""
     shown: list[dict[str, Any]] = box.document("show", run)["events"]
     return [
         Event(**{**event, "at": datetime.fromisoformat(event["at"]).timestamp(), "step": event["step"] or ""})
@@ -142,7 +142,7 @@ def events(box: Box, run: str) -> list[Event]:
 
 
 def test_a_failure_in_place_is_undone(box: Box) -> None:
-    """The real one passes the gate and fails in Ada's home: her database and program go back, and nobody else was touched."""
+    """The real t3 passes the gate and fails in Ada's home: she is rolled back, and no other user is touched."""
     box.run("systemctl", "stop", f"t3-serve@{LINUS}")
     box.run("touch", f"/home/{ADA}/{MARK}")
     pid = main_pid(box, f"t3-serve@{GRACE}")
@@ -158,7 +158,7 @@ def test_a_failure_in_place_is_undone(box: Box) -> None:
 
 
 def test_everybody_moves_to_it(box: Box) -> None:
-    """Ada at once; Grace, of whom a job is running, and Linus, whose server is stopped, when they can."""
+    """Ada is updated at once; Grace (a job runs) and Linus (server stopped) later."""
     box.run("rm", "-f", f"/home/{ADA}/{MARK}")
     box.run("systemctl", "stop", f"t3-serve@{LINUS}")
     box.sh(f"{JOINS_UNIT} setsid sleep 1000 > /dev/null 2>&1 & echo $! > /run/job", GRACE)
@@ -180,7 +180,7 @@ def test_everybody_moves_to_it(box: Box) -> None:
 
 
 def test_a_person_takes_everybody_back(box: Box) -> None:
-    """From the native program to the Node one, with the databases of then; what was written since is kept aside."""
+    """A rollback from the native to the Node program restores snapshots and keeps newer data."""
     back = box.document("enqueue", "rollback", "--to", BEFORE, "--wait", timeout_seconds=LONG_SECONDS)
     assert back["outcome"] == "done", back
     everybody_is_well(box, BEFORE)
@@ -189,7 +189,7 @@ def test_a_person_takes_everybody_back(box: Box) -> None:
 
 
 def test_a_host_that_runs_it_is_taken_over(box: Box) -> None:
-    """t3flow is taken off, the real one installed globally, and t3flow comes back: no server is stopped for it."""
+    """t3flow is uninstalled, the real t3 installed globally, and t3flow installed again without stopping a server."""
     box.run(UNINSTALL)
     box.run("rm", "-rf", "/opt/t3", "/var/lib/t3flow")  # as on a host that t3flow has never seen
     box.run(

@@ -1,4 +1,4 @@
-"""The tarball of a release on a real systemd without a network: unpacked, installed by its script, upgraded by the same script."""
+"""The tarball of a release, installed and upgraded by its script on a real systemd without a network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_it_installs_without_a_network(box: Box) -> None:
-    """No route to anywhere, no settings of pip, an empty home: the consumer runs from the packages in the tarball."""
+    """Without routes, pip settings and a filled home, the consumer runs from the packages in the tarball."""
     assert box.sh("ip route; ip -6 route show default") == ""
     box.sh("rm -f /etc/pip.conf /etc/xdg/pip/pip.conf; mkdir /srv/home")
     box.sh('cd "$1"; sha256sum --check --quiet SHA256SUMS; tar -xzf t3flow-*-offline.tar.gz -C /usr/local/src', SHARED)

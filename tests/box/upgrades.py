@@ -1,4 +1,4 @@
-"""Upgrades with a run in flight: a bump in its gate, a bump between two users, or a drain. Killed, every third time with a power cut; run again at the end."""
+"""Upgrades with a run in flight (a bump in its gate, a bump between two users, or a drain), killed or cut off from power, and repeated."""
 
 import json
 
@@ -6,7 +6,7 @@ from box import Box
 from killing import ADA, GRACE, INSTALL, USERS, configure, consumer_runs, ended, killed_at, line_of, standin
 
 SLOW_SECONDS = 30
-"""A candidate that takes so long to start keeps its run in flight until the upgrade has come to the restart."""
+"""Start time of a version that keeps its run in flight until the upgrade restarts the consumer."""
 IN_FLIGHT = {
     "the gate": {"not_scratch": False},
     "two users": {"not_scratch": True, "user": ADA},
@@ -15,7 +15,7 @@ IN_FLIGHT = {
 
 
 def sweep_upgrade(box: Box, points: int, first: int) -> int:
-    """Kills an upgrade at so many lines, evenly spread from the first. Returns how often something was wrong."""
+    """Kill an upgrade at this many evenly spread lines, and return the number of failures."""
     box.run(INSTALL)
     configure(box)
     box.run("t3flow", "adopt")
@@ -47,7 +47,7 @@ def sweep_upgrade(box: Box, points: int, first: int) -> int:
 
 
 def begin(box: Box, kind: str, target: str) -> str:
-    """Begins a bump, and returns its run once what is to be in flight is."""
+    """Start a bump, and return its run once it has reached the wanted state."""
     rule = {"fault": "slow_start", "seconds": SLOW_SECONDS, "when": IN_FLIGHT[kind]}
     box.publish(target, {"schema_level": 32, "rules": [rule]})
     turn = json.loads(standin(box, GRACE, "turn/start", '{"agent": "claude"}'))["turn"] if kind == "a drain" else ""
@@ -71,7 +71,7 @@ def begin(box: Box, kind: str, target: str) -> str:
 
 
 def drain_of(box: Box) -> str:
-    """The drain that is under way."""
+    """Return the running drain."""
     [run] = [
         each["run"] for each in box.document("runs") if each["workflow"] == "drain" and each["status"] == "running"
     ]
@@ -79,7 +79,7 @@ def drain_of(box: Box) -> str:
 
 
 def look(box: Box, run: str, target: str) -> str:
-    """What is wrong after a kill, or "": the run ends as if nothing had been, and everybody is on the new version and pairs."""
+    """Return what is wrong after a kill, or "". The run must succeed, and all users must run the new version and pair."""
     consumer_runs(box)
     found = ended(box, run)
     if found["outcome"] != "updated":

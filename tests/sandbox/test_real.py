@@ -55,7 +55,7 @@ def test_another_package_is_not_taken(registry: Registry, capsys: pytest.Capture
     """A package with another checksum is an error and is not cached."""
     publish(registry)
     assert real.main() == 1
-    assert "it is not used" in capsys.readouterr().err
+    assert "was refused: its checksum is" in capsys.readouterr().err
     assert not real.cache().exists()
 
 
