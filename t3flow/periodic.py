@@ -68,6 +68,7 @@ class Minute:
         self._done_at = -math.inf  # the monotonic clock may start at 0 at boot
 
     def __call__(self, *, wait: bool = False) -> None:
+        """Do the work of this minute unless it is done; `wait` for another thread that does it."""
         if not self._mutex.acquire(blocking=wait):
             return
         try:

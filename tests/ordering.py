@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def unit_of(nodeid: str) -> str:
-    """The name of what a worker takes at once: the test, or all with its parameter."""
+    """Return the name of what a worker takes at once: the test, or all with its parameter."""
     module, _, test = nodeid.partition("::")
     return f"{module}[{test.partition('[')[2]}" if module in BY_PARAMETER else nodeid
 
@@ -62,7 +62,7 @@ class Recorder:
         self.seconds[report.nodeid] += report.duration
 
     def pytest_sessionfinish(self) -> None:
-        """Keeps what is known of tests that did not run this time."""
+        """Keep what is known of tests that did not run this time."""
         known = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
         known |= self.seconds
         found = {name: round(took, 1) for name, took in sorted(known.items()) if took >= RECORDED_SECONDS}

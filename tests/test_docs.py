@@ -37,7 +37,7 @@ def acts(command: click.Command) -> bool:
 
 
 def parsed(words: list[str]) -> None:
-    """Parses a command line as the program does, and runs nothing. Raises click.UsageError, or click.exceptions.Exit after a help."""
+    """Parse a command line as the program does, and runs nothing. Raises click.UsageError, or click.exceptions.Exit after a help."""
     context = root.make_context("t3flow", list(words))
     while isinstance(context.command, click.Group):
         rest = [*context._protected_args, *context.args]
@@ -49,7 +49,7 @@ def parsed(words: list[str]) -> None:
 
 
 def problem_of(line: str) -> str:
-    """What is wrong with a command line as docs write it, with [] and … around what is optional or repeated; "" if nothing is."""
+    """Return what is wrong with a command line as docs write it, with [] and … around what is optional or repeated; "" if nothing is."""
     words = shlex.split(re.sub(r"[][…]|\.\.\.", "", line))
     try:
         parsed(words[1:])
@@ -61,7 +61,7 @@ def problem_of(line: str) -> str:
 
 
 def said(text: str) -> list[str]:
-    """The command lines in a page: in backticks, and after a prompt."""
+    """Return the command lines in a page: in backticks, and after a prompt."""
     inline = re.findall(r"`(t3flow [^`]+)`", text)
     prompted = re.findall(r"^[$#] (t3flow .+?)(?:  #.*)?$", text, re.MULTILINE)
     lines = [part.strip() for line in [*inline, *prompted] for part in line.split(";")]
@@ -69,7 +69,7 @@ def said(text: str) -> list[str]:
 
 
 def first_column(heading: str) -> set[str]:
-    """The names in backticks that the rows of a section of the runbook begin with."""
+    """Return the names in backticks that the rows of a section of the runbook begin with."""
     section = RUNBOOK.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
 
@@ -99,7 +99,7 @@ def called(node: ast.Call) -> str:
 
 
 def results(node: ast.AST) -> set[str]:
-    """The texts that an expression may be."""
+    """Return the texts that an expression may be."""
     if isinstance(node, ast.IfExp):
         return results(node.body) | results(node.orelse)
     return {node.value} - {""} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
@@ -232,7 +232,7 @@ def test_bash_completes_users_and_runs(tmp_path: Path) -> None:
 
 
 def completed(lines: list[str], config: str = "") -> list[list[str]]:
-    """What bash offers for the last word of each line."""
+    """Return what bash offers for the last word of each line."""
     [documented] = set(re.findall(r"^\$ (eval .*_T3FLOW_COMPLETE.*)$", RUNBOOK, re.MULTILINE))
     path = shlex.quote(str(PROGRAM.parent))
     script = [f"export PATH={path}:$PATH T3FLOW_CONFIG={shlex.quote(config)}", documented, "complete -p t3flow >&2"]

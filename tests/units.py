@@ -54,7 +54,7 @@ class Guard:
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, _: tuple[Any, ...]) -> None:
-        """Called for each audit event of this process; an audit hook cannot be removed."""
+        """Take note: called for each audit event of this process; an audit hook cannot be removed."""
         if event in STARTS and self.test:
             self.starting.add(self.test)
             pytest.skip("starts a process")

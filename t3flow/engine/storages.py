@@ -137,9 +137,11 @@ class SqliteHints(SqliteStorage):
         return connection
 
     def add_to_schedule(self, data: bytes, ts: datetime) -> None:
+        """Add a message that is due at a UTC time."""
         super().add_to_schedule(data, ts.replace(tzinfo=UTC))
 
     def read_schedule(self, ts: datetime) -> list[bytes]:
+        """Return the messages that are due at a UTC time, and remove them."""
         due: list[bytes] = super().read_schedule(ts.replace(tzinfo=UTC))
         return due
 
@@ -173,6 +175,7 @@ class RedisHints(PriorityRedisStorage):
         self._since: float | None = None
 
     def convert_ts(self, ts: datetime) -> float:
+        """Return a UTC time as epoch seconds, the score of Redis's sorted set."""
         return calendar.timegm(ts.timetuple()) + ts.microsecond * 1e-6
 
     def dequeue(self) -> bytes | None:

@@ -1,4 +1,7 @@
-"""Poll the processes of the box, and record each once: account, command, control group. usage: eyes.py FILE"""
+"""Poll the processes of the box, and record each once: account, command, control group.
+
+usage: eyes.py FILE
+"""
 
 import json
 import sys

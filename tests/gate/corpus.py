@@ -1,4 +1,7 @@
-"""Print the tables of builds for docs/gate.md. usage: python tests/gate/corpus.py"""
+"""Print the tables of builds for docs/gate.md.
+
+usage: python tests/gate/corpus.py
+"""
 
 import sys
 

@@ -21,7 +21,7 @@ Serve = Callable[..., str]
 
 @pytest.fixture
 def server() -> Iterator[Serve]:
-    """Starts a server that sends a beginning at once, then a piece every 50 ms for ever; returns its address."""
+    """Start a server that sends a beginning at once, then a piece every 50 ms for ever; returns its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     asked: list[bytes] = []
 

@@ -313,7 +313,7 @@ def test_a_dry_run_removes_nothing_where_the_disk_is_full(
 
 
 def copied(in_scratch: bool) -> Outcome:
-    """A workflow with a backup alone."""
+    """Return a workflow with a backup alone."""
     tasks.open_scratch()
     try:
         return Outcome("done", tasks.back_up("ada", VERSIONS[0], VERSIONS[2], in_scratch)["path"], "succeeded")

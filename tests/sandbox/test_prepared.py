@@ -18,7 +18,7 @@ VERSION = "0.0.24"
 def boxes(
     make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., tuple[Sandbox, list[str]]]:
-    """Makes sandboxes that share a new store, each with the versions that npm installed for it."""
+    """Make sandboxes that share a new store, each with the versions that npm installed for it."""
     monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
     install = packages.install
 

@@ -15,8 +15,11 @@ ROOMS = ("usr", "bin", "etc", "opt", "backups", "state/deferred", "state/deferre
 
 
 def in_the_middle(box: Sandbox) -> dict[str, str]:
-    """NEXT is installed over FIRST: ada was restarted onto it; grace was deferred, and her browser has migrated her database under her
-    server since; linus was deferred and has not paired. Returns the turns of the two."""
+    """Start a host in the middle of a rollout, and return the turns of grace and linus.
+
+    NEXT is installed over FIRST: ada was restarted on it; grace was deferred, and her browser has migrated her database under her server since;
+    linus was deferred and has not paired.
+    """
     shell_tracker.start(box, FIRST, dict.fromkeys(box.users, LEVEL30), {"schema_level": 30})
     for user in box.users:
         old = box.settings.paths.backup_dir / user / f"state-prebump-{NEXT}-20260609T041500Z.sqlite"
@@ -54,5 +57,5 @@ def timers(box: Sandbox) -> list[bool]:
 
 
 def pids(box: Sandbox) -> dict[str, int]:
-    """The main process of each user's server."""
+    """Return the main process of each user's server."""
     return {user: box.supervise("status", user)["main_pid"] for user in box.users}

@@ -17,7 +17,7 @@ from t3flow.settings import load as settings_module
 
 @contextmanager
 def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
-    """The host of a sandbox that has only a registry, with these settings."""
+    """Return the host of a sandbox that has only a registry, with these settings."""
     read = settings_module.load(box.config, {f"T3FLOW_{name.upper()}": value for name, value in chosen.items()})
     create_state_dir(read.paths.state_dir)
     with environment_of(box.environment):
@@ -25,7 +25,7 @@ def host_of(box: Sandbox, **chosen: str) -> Iterator[Host]:
 
 
 def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen: str) -> origin.Origin | str:
-    """What an install says of a version's origin, or why it is refused. The tree is at `scratch/one/prefix` if it is to be kept."""
+    """Return what an install says of a version's origin, or why it is refused. The tree is at `scratch/one/prefix` if it is to be kept."""
     folder = box.top / "scratch" / "one"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -40,5 +40,5 @@ def installed(box: Sandbox, version: str = NEXT, *, keep: bool = False, **chosen
 
 
 def of(box: Sandbox) -> Registry:
-    """The registry of a sandbox."""
+    """Return the registry of a sandbox."""
     return Registry(box.top / "registry")

@@ -73,11 +73,11 @@ class Rig:
         return found
 
     def status(self) -> str:
-        """What `t3flow status` prints."""
+        """Return what `t3flow status` prints."""
         return self.box.t3flow("status").stdout
 
     def now(self, *users: str) -> Run:
-        """A drain that a person asks for, of these users or of all."""
+        """Return a drain that a person asks for, of these users or of all."""
         run = new_run(self.host.journal, "drain_now", {"users": list(users), "ignore_processes": []}) or ""
         self.engine.advance(run)
         return self.host.journal.run(run)

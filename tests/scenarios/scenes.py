@@ -23,12 +23,12 @@ def bump(box: Sandbox, *arguments: str, timeout_seconds: float = 120) -> dict[st
 
 
 def results(document: dict[str, Any]) -> dict[str, str]:
-    """What became of each user."""
+    """Return what became of each user."""
     return {user: entry["result"] for user, entry in document["users"].items()}
 
 
 def write(database: Path, sql: str, *parameters: Any) -> None:
-    """Writes to a database as another program would."""
+    """Write to a database as another program would."""
     with closing(sqlite3.connect(database, timeout=5)) as connection, connection:
         connection.execute(sql, parameters)
 
@@ -40,7 +40,7 @@ def content(database: Path) -> list[str]:
 
 
 def tree(top: Path, *leave: str) -> dict[str, tuple[Any, ...]]:
-    """What lies below a folder: name → (kind, time of change, target of a link)."""
+    """Return what lies below a folder: name → (kind, time of change, target of a link)."""
     found: dict[str, tuple[Any, ...]] = {}
     for folder, names, files in os.walk(top):
         for name in [*names, *files]:
@@ -58,18 +58,18 @@ def tree(top: Path, *leave: str) -> dict[str, tuple[Any, ...]]:
 
 
 def is_busy(box: Sandbox, user: str) -> str:
-    """Starts a turn of the user's agent; returns its name."""
+    """Start a turn of the user's agent; returns its name."""
     turn: str = box.control(user, "turn/start", agent="claude")["turn"]
     return turn
 
 
 def deferrals(box: Sandbox) -> dict[str, dict[str, Any]]:
-    """The pending deferrals by user."""
+    """Return the pending deferrals by user."""
     return {entry["user"]: entry for entry in box.document("deferrals")}
 
 
 def drained(box: Sandbox, user: str, version: str, timeout_seconds: float = 30) -> None:
-    """Waits until a deferred user was moved."""
+    """Wait until a deferred user was moved."""
     box.until(
         lambda: box.assigned(user) == version and user not in deferrals(box), f"{user} is on {version}", timeout_seconds
     )

@@ -36,7 +36,7 @@ COMMANDS = [
 
 @pytest.fixture
 def idle_box(make_box: Callable[..., Sandbox]) -> Sandbox:
-    """A host where nothing runs."""
+    """Return a host where nothing runs."""
     return make_box(["ada"], start=False)
 
 

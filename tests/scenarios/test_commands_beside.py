@@ -19,7 +19,7 @@ SLOW = "#!/bin/sh\ntouch {begun}\nsleep {seconds}\necho 11.0.0\n"
 
 
 def slow_npm(box: Sandbox, seconds: float) -> Path:
-    """An npm that takes its time; returns the file by which it shows that it has begun."""
+    """Return an npm that takes its time; returns the file by which it shows that it has begun."""
     program, begun = box.top / "bin/npm-slow", box.top / "begun"
     program.write_text(SLOW.format(begun=begun, seconds=seconds))
     program.chmod(0o755)

@@ -21,7 +21,7 @@ CANCEL_SECONDS = 10.0
 
 
 def under(box: Sandbox, word: str) -> list[psutil.Process]:
-    """Processes below the consumer with a word in their command line."""
+    """Return the processes below the consumer with a word in their command line."""
     found = []
     for process in psutil.Process(box.processes["consumer"].pid).children(recursive=True):
         with suppress(psutil.Error):

@@ -26,7 +26,7 @@ exec setpriv --ambient-caps=-all --inh-caps=-all -- "$@"
 
 
 def start_consumer_on_small(box: Sandbox, folder: str, size: str) -> None:
-    """The consumer, which alone sees the small file system."""
+    """Return the consumer, which alone sees the small file system."""
     if subprocess.run([*USER_NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this host lets nobody mount a file system")
     words = ["sh", "-c", SMALL, "sh", str(box.top / folder), size, sys.executable, "-m", "t3flow", "consumer"]
@@ -64,7 +64,7 @@ def test_a_full_disk(make_box: Callable[..., Sandbox], folder: str, size: str, o
 
 
 def grow(box: Sandbox, user: str = "ada") -> None:
-    """Makes the database larger than the file system."""
+    """Make the database larger than the file system."""
     write(box.database(user), "create table large as select randomblob(1000000) as bytes")
     for _ in range(6):
         write(box.database(user), "insert into large select randomblob(1000000) from large")
@@ -139,7 +139,7 @@ def large_and_small(make_box: Callable[..., Sandbox]) -> Sandbox:
 
 
 def with_room_again(box: Sandbox) -> None:
-    """A consumer that sees the folder as it was, with room in it."""
+    """Return a consumer that sees the folder as it was, with room in it."""
     box.end("consumer")
     shutil.rmtree(box.top / "backups.before")
     box.start_consumer()

@@ -18,7 +18,7 @@ def map_of(box: Sandbox, *lines: str) -> None:
 
 
 def lines_of_status(box: Sandbox) -> list[str]:
-    """What `status` says to people."""
+    """Return what `status` says to people."""
     return box.t3flow("status").stdout.splitlines()
 
 

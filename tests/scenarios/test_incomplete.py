@@ -19,7 +19,7 @@ PART = "@t3code/t3-part"
 
 
 def release(box: Sandbox, version: str = NEXT) -> None:
-    """Publishes a good build in two parts."""
+    """Publish a good build in two parts."""
     of(box).publish(version, package(box.top / "made", PART, version, os=["linux"]))
     box.publish(version, {"schema_level": 32}, manifest={"optionalDependencies": {PART: version}})
 
@@ -32,7 +32,7 @@ def asleep(box: Sandbox, run: str) -> bool:
 
 @pytest.fixture
 def waiting(make_box: Callable[..., Sandbox], queue_url: str, request: pytest.FixtureRequest) -> tuple[Sandbox, str]:
-    """A sandbox and a bump in it that waits for the tarball of a part."""
+    """Return a sandbox and a bump in it that waits for the tarball of a part."""
     box = make_box(["ada"], queue_url=queue_url, consumer=False)
     box.environment["T3FLOW_SCHEDULE__RETRY_S"] = "600" if "sleeps long" in (request.function.__doc__ or "") else "10"
     box.start_consumer()
@@ -44,7 +44,7 @@ def waiting(make_box: Callable[..., Sandbox], queue_url: str, request: pytest.Fi
 
 
 def ended(box: Sandbox, run: str) -> dict[str, Any]:
-    """A run that has ended."""
+    """Return a run that has ended."""
     box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 90)
     found: dict[str, Any] = box.document("show", run)
     return found

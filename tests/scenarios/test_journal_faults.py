@@ -27,7 +27,7 @@ def truncated(path: Path) -> None:
 
 
 def one_page_lost(path: Path) -> None:
-    """The first page of the table of runs."""
+    """Return the first page of the table of runs."""
     with closing(sqlite3.connect(path)) as connection:
         [page] = connection.execute("select rootpage from sqlite_master where name = 'runs'").fetchone()
         [size] = connection.execute("pragma page_size").fetchone()

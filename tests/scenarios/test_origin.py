@@ -21,7 +21,7 @@ SCRIPT = {"scripts": {"install": "node -e 0"}}
 
 @pytest.fixture
 def bare(make_box: Callable[..., Sandbox]) -> Sandbox:
-    """A sandbox with a registry that has one version, and nothing else."""
+    """Return a sandbox with a registry that has one version, and nothing else."""
     box = make_box(["ada"], start=False, extra="")
     box.start_registry()
     box.publish(NEXT)
@@ -29,7 +29,7 @@ def bare(make_box: Callable[..., Sandbox]) -> Sandbox:
 
 
 def published(box: Sandbox, version: str, moment: datetime) -> None:
-    """Publishes a good build that is from then."""
+    """Publish a good build that is from then."""
     box.publish(version, {"schema_level": 32})
     of(box).publish(version, of(box).tarball(version), tag="nightly", published=moment)
 
@@ -208,7 +208,7 @@ fs.writeFileSync('found.json', JSON.stringify(found))
 
 
 def thief(top: Path, decoy: str) -> dict[str, Any]:
-    """What a package.json says to have its install script look for tokens, and one that it is meant to find."""
+    """Return what a package.json says to have its install script look for tokens, and one that it is meant to find."""
     program = base64.b64encode(THIEF.replace("TOP", json.dumps(str(top))).encode()).decode()
     return {"scripts": {"install": f"DECOY={decoy} node -e \"eval(Buffer.from('{program}', 'base64').toString())\""}}
 

@@ -57,7 +57,7 @@ def intrude() -> Iterator[Callable[[Sandbox, str, str], subprocess.Popen[bytes]]
 
 
 def revival(box: Sandbox) -> dict[str, str]:
-    """The runs that try to start a server again: run → status."""
+    """Return the runs that try to start a server again: run → status."""
     return {run["run"]: run["status"] for run in box.document("runs") if run["workflow"] == "revive"}
 
 

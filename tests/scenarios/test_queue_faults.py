@@ -50,7 +50,7 @@ def test_the_file_of_the_queue_goes(make_box: Callable[..., Sandbox], how: str) 
 
 
 def lose_queue(box: Sandbox, how: str) -> None:
-    """What a person may do to a file that they take for a cache."""
+    """Return what a person may do to a file that they take for a cache."""
     top = Path(box.settings.queue.url.removeprefix("sqlite://")).parent
     for path in top.glob("queue.db*"):
         if how != "replaced" or path.name == "queue.db":

@@ -37,7 +37,7 @@ def package(folder: Path, name: str, version: str, files: dict[str, str] | None 
 
 @pytest.fixture
 def bare(make_box: Callable[..., Sandbox]) -> Iterator[Sandbox]:
-    """A sandbox with a registry that has one release in parts, and nothing else."""
+    """Return a sandbox with a registry that has one release in parts, and nothing else."""
     box = make_box(["ada"], start=False)
     box.start_registry()
     box.publish(VERSION, NATIVE)
@@ -216,7 +216,7 @@ def test_the_reason_is_the_scripts_own_line(bare: Sandbox) -> None:
 
 
 def wrap_npm(box: Sandbox, script: str) -> None:
-    """Puts a script in the place of the sandbox's npm, with "$real" for the real one."""
+    """Put a script in the place of the sandbox's npm, with "$real" for the real one."""
     npm = box.top / "tools" / "npm"
     real = npm.rename(npm.with_name("real-npm"))
     npm.write_text(f'#!/bin/sh\nreal="{real}"\n{script}\nexec "$real" "$@"\n')

@@ -60,7 +60,7 @@ def test_back_and_forth_without_loss(make_box: Callable[..., Sandbox]) -> None:
 
 
 def while_npm_hangs(box: Sandbox) -> None:
-    """A rollback waits for nobody who changes nothing: it is done in 10 s, though a dry run has the host and its npm hangs."""
+    """Return a rollback waits for nobody who changes nothing: it is done in 10 s, though a dry run has the host and its npm hangs."""
     box.t3flow("unfreeze")
     Registry(box.top / "registry").set_faults(hang=True)
     dry = box.document("enqueue", "bump", "--dry-run")["run"]

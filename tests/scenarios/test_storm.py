@@ -61,7 +61,7 @@ class Storm:
         return answer
 
     def rages(self, box: Sandbox) -> None:
-        """Waits until it has begun a few turns more."""
+        """Wait until it has begun a few turns more."""
         enough = self.begun + 3
         box.until(lambda: self.begun >= enough, "turns are begun")
 

@@ -33,7 +33,7 @@ Made = tuple[Sandbox, Host]
 
 @pytest.fixture
 def native(make_box: Callable[..., Sandbox]) -> Callable[..., Made]:
-    """Makes a host whose one user runs a launcher, a native server below it and its monitor, with what is odd about the unit."""
+    """Make a host whose one user runs a launcher, a native server below it and its monitor, with what is odd about the unit."""
 
     def make(behavior: dict[str, Any] | None = None, **unit: str) -> Made:
         box = make_box(["ada"], consumer=False, start=False, quiet_seconds=0)
@@ -176,7 +176,7 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def noting_folders() -> Iterator[list[str]]:
-    """The folders that this process lists meanwhile."""
+    """Return the folders that this process lists meanwhile."""
     global listed
     sys.addaudithook(_note)
     listed = []

@@ -29,7 +29,7 @@ def restored(box: Sandbox, run: str) -> float:
 
 
 def steps(box: Sandbox, run: str, kind: str) -> list[str | None]:
-    """The steps of a run that have such an event."""
+    """Return the steps of a run that have such an event."""
     return [event.step for event in box.journal.events(run) if event.kind == kind]
 
 

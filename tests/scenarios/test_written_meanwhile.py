@@ -30,7 +30,7 @@ while True:
 
 @pytest.fixture
 def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """A user with a database of 40 MB, and a bound that a snapshot of it exceeds."""
+    """Return a user with a database of 40 MB, and a bound that a snapshot of it exceeds."""
     box = make_box(["ada"], consumer=False)
     monkeypatch.setenv("PATH", box.environment["PATH"])
     write(box.database("ada"), "create table large as select randomblob(40000000) as bytes")
@@ -41,7 +41,7 @@ def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Ri
 
 @pytest.fixture
 def writer(rig: Rig) -> Iterator[subprocess.Popen[bytes]]:
-    """A program beside the server that writes to the database all the time, and to nothing that says who is at work."""
+    """Return a program beside the server that writes to the database all the time, and to nothing that says who is at work."""
     words = [sys.executable, "-c", WRITER, str(rig.box.database("ada"))]
     child = subprocess.Popen(words, stdout=subprocess.PIPE)
     assert child.stdout is not None

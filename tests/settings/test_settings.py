@@ -90,7 +90,7 @@ json = false
 
 @pytest.fixture(autouse=True, scope="module")
 def no_settings_of_this_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The default file is one that is missing, whatever the host has."""
+    """Return the default file is one that is missing, whatever the host has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(t3flow.settings.load, "DEFAULT_FILE", tmp_path_factory.mktemp("etc") / "config.toml")
         yield
@@ -103,7 +103,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _problems(path: Path | None, environ: dict[str, str]) -> list[str]:
-    """The problems for which these settings are refused."""
+    """Return the problems for which these settings are refused."""
     with pytest.raises(SettingsError) as refusal:
         load(path, environ)
     assert str(refusal.value).split("\n") == refusal.value.problems

@@ -12,7 +12,7 @@ from t3flow.settings.user_map import USER_NAME, MappedUser, UserMap, UserMapErro
 
 
 def _read(folder: Path, content: str | bytes, uids: dict[str, int] | None = None) -> UserMap:
-    """The user map of that content, on a host that has those accounts (None: any)."""
+    """Return the user map of that content, on a host that has those accounts (None: any)."""
     path = folder / "map"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return read_user_map(path, lookup=None if uids is None else uids.get)

@@ -17,7 +17,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def run_with(journal: Journal, workflow: str, args: dict[str, Any], *events: tuple[Any, ...], **columns: Any) -> str:
-    """A run with these events, and its row set so."""
+    """Return a run with these events, and its row set so."""
     run = new_run(journal, workflow, args)
     assert run is not None
     with journal.transaction() as connection:

@@ -34,7 +34,7 @@ ALWAYS_TELL = {"server_state", "await_server", "watch_pairings", "preview_drain"
 
 
 def values(kind: Any, name: str = "", *, full: bool = True) -> Any:
-    """A value of a type as a journal holds it: a telling one, or the emptiest."""
+    """Return a value of a type as a journal holds it: a telling one, or the emptiest."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.NotRequired, typing.Required):
         return values(inside[0], name, full=full)
@@ -69,12 +69,12 @@ def calls(name: str) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def texts_of(kind: Any) -> dict[str, str]:
-    """The texts of a typed dictionary, telling ones."""
+    """Return the texts of a typed dictionary, telling ones."""
     return {key: values(str, key) for key, each in typing.get_type_hints(kind).items() if each is str}
 
 
 def is_for_people(text: str) -> None:
-    """It is a sentence: no step name, no None, no Python type, no epoch."""
+    """Check that it is a sentence: no step name, no None, no Python type, no epoch."""
     assert text[:1].isupper() or text[:1].isdigit() or re.match(r"(ada|grace|linus|a reason)\b", text), text
     assert not text.endswith((".", ":", " ")), text
     words = set(re.findall(r"\w+", text))

@@ -12,7 +12,7 @@ NOW = float(int(time.time()))
 
 @pytest.fixture(autouse=True)
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stands still."""
+    """Return the clock stands still."""
     monkeypatch.setattr(time, "time", lambda: NOW)
 
 

@@ -14,7 +14,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def read(path: Path, *changes: str) -> activity.Activity:
-    """The activity of a copy of a database after some changes."""
+    """Return the activity of a copy of a database after some changes."""
     with closing(sqlite3.connect(path)) as connection:
         for change in changes:
             connection.execute(change)
@@ -23,7 +23,7 @@ def read(path: Path, *changes: str) -> activity.Activity:
 
 @pytest.fixture
 def level52(tmp_path: Path) -> Path:
-    """A database of 0.0.42 with a turn under way."""
+    """Return a database of 0.0.42 with a turn under way."""
     return Path(shutil.copyfile(DATA / "state-level52-killed-in-turn.sqlite", tmp_path / "state.sqlite"))
 
 

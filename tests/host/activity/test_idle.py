@@ -311,7 +311,7 @@ RUN = "update orchestration_v2_projection_runs set status = ?, payload_json = ?"
 
 @pytest.fixture
 def later(bare: Callable[..., Host]) -> Host:
-    """A user whose live database is the second one; the first has a stale turn."""
+    """Return a user whose live database is the second one; the first has a stale turn."""
     made = bare(quiet_seconds=QUIET)
     (database(made).parent / "statev2.sqlite").write_bytes((DATA / "statev2-level56.sqlite").read_bytes())
     return made

@@ -121,7 +121,7 @@ def test_odd_files_and_lines_do_no_harm(bare: Callable[..., Host]) -> None:
 
 @pytest.fixture
 def journald(bare: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A host with a journalctl on PATH that prints a file from the given cursor or time, and a systemctl that knows one unit."""
+    """Return a host with a journalctl on PATH that prints a file from the given cursor or time, and a systemctl that knows one unit."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/setpriv").symlink_to(str(shutil.which("setpriv")))
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
