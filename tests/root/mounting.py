@@ -9,7 +9,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(source: str, target: Path, kind: str | None = None, flags: int = 0, data: str = "") -> None:
-    """Mount a filesystem, as mount(2) does."""
+    """Mount a filesystem with the system call of that name."""
     words = (source.encode(), os.fsencode(target), kind.encode() if kind else None, flags, data.encode())
     if libc.mount(*words) != 0:
         raise OSError(ctypes.get_errno(), f"mount on {target}")
