@@ -33,7 +33,9 @@ def test_the_file_of_the_queue_goes(make_box: Callable[..., Sandbox], how: str) 
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
     box.until(
-        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]),
+        "the gate has begun",
+        MINUTE_SECONDS,
     )
     lose_queue(box, how)
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
@@ -68,7 +70,9 @@ def test_redis_is_emptied_and_its_memory_is_full(make_box: Callable[..., Sandbox
     box.publish(NEXT, {"schema_level": 32})
     run = box.document("enqueue", "bump")["run"]
     box.until(
-        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]),
+        "the gate has begun",
+        MINUTE_SECONDS,
     )
     redis.flushall()
     redis.config_set("maxmemory", 1)
@@ -110,7 +114,9 @@ def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server
     box.publish(LATER, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 3, "when": {}}]})
     run = box.document("enqueue", "bump")["run"]
     box.until(
-        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
+        lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]),
+        "the gate has begun",
+        MINUTE_SECONDS,
     )
     box.end("consumer")
     text = box.config.read_text()
