@@ -35,7 +35,7 @@ def rig(make_box: Callable[..., Sandbox], monkeypatch: pytest.MonkeyPatch) -> Ri
     monkeypatch.setenv("PATH", box.environment["PATH"])
     write(box.database("ada"), "create table large as select randomblob(40000000) as bytes")
     monkeypatch.setattr(stop, "SECOND_SNAPSHOT_SECONDS", 0.05)
-    monkeypatch.setattr(stop, "AGAIN_SECONDS", 1.2)
+    monkeypatch.setattr(stop, "RECHECK_SECONDS", 1.2)
     return Rig(box, {"schema_level": 32})
 
 
@@ -89,7 +89,7 @@ def test_a_person_may_insist_and_is_told_the_outage(
     rig.drain()
     assert "moved 0 of 1 deferred" in rig.now().result["reason"]
     assert rig.box.assigned("ada") == FIRST
-    monkeypatch.setattr("t3flow.restart.LONG_AWAY_SECONDS", 0.1)
+    monkeypatch.setattr("t3flow.restart.LONG_OUTAGE_SECONDS", 0.1)
     ended = rig.now("ada")
     assert (ended.outcome, rig.box.assigned("ada"), rig.box.level("ada")) == ("updated", NEXT, 32), ended.result
     assert "ada was down for " in ended.result["reason"]
