@@ -47,6 +47,19 @@ def test_another_users_port_in_his_hands_is_found_and_named(world: World, addres
     assert ports.port_blocker(port, none) == ""
 
 
+def test_a_container_that_binds_the_same_number_is_not_named(world: World) -> None:
+    """A port of another network namespace is another port: the process that blocks hers is named, though the other one has a lower pid."""
+    port = world.box.ports["ada"]
+    words = ["unshare", "--net", "--", sys.executable, "-I", str(HOSTILE), "listen", str(port), "0.0.0.0", "binds"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        container.stdout.readline()
+        world.says("listen", port, "0.0.0.0", "binds")
+        assert ports.port_blocker(port, []).startswith("mallory ")
+        container.kill()
+    world.nothing_happened()
+
+
 def test_a_listener_of_his_beside_her_server_is_named(world: World) -> None:
     """She still pairs with her own server, and the other listener is named."""
     port = world.box.ports["ada"]

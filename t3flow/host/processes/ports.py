@@ -115,9 +115,15 @@ def _can_be_bound(port: int) -> bool:
 
 
 def _bound_without_listening(port: int) -> str:
-    """Describe the process that has bound a port without listening. No kernel table shows it, so every socket is inspected."""
+    """Describe the process that has bound a port without listening. No kernel table shows it, so every socket is inspected.
+
+    Ports of other network namespaces, such as those of containers, are other ports.
+    """
+    network = os.stat("/proc/self/ns/net").st_ino
     for pid in _all_pids():
         with suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/net").st_ino != network:
+                continue
             for number in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:") and _port_of(pid, int(number)) == port:
                     return f"{_account_name(os.stat(f'/proc/{pid}').st_uid)} ({_describe_process(pid)}), which does not listen"
