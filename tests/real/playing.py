@@ -111,4 +111,4 @@ def findings(box: Sandbox, tries: int = 3) -> list[str]:
     found: list[dict[str, Any]] = box.document("doctor")
     if tries > 1 and any(each["check"] == "pairing" for each in found):
         return findings(box, tries - 1)
-    return [f"{each['check']}: {each['what']}" for each in found]
+    return [f"{each['check']}: {each['problem']}" for each in found]
