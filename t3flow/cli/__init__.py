@@ -15,7 +15,7 @@ def main() -> None:
     import click
 
     from t3flow import T3flowError
-    from t3flow.cli.output import wrapped
+    from t3flow.cli.output import complain
     from t3flow.cli.root import root
 
     gc.enable()
@@ -32,7 +32,7 @@ def main() -> None:
         sys.exit(0)
     except T3flowError as error:
         for line in str(error).splitlines():
-            click.echo(wrapped(line, first="t3flow: ", stream=sys.stderr), err=True)
+            complain(f"t3flow: {line}")
         sys.exit(getattr(error, "exit_code", 1))
     except PermissionError as error:
         if os.geteuid() == 0:
@@ -40,7 +40,7 @@ def main() -> None:
         else:
             words = shlex.join(["t3flow", *sys.argv[1:]])
             text = f"only root may use {error.filename or 'this part of the host'}; run: sudo {words}"
-            click.echo(wrapped(text, first="t3flow: ", stream=sys.stderr), err=True)
+            complain(f"t3flow: {text}")
         sys.exit(1)
     except OSError as error:  # a full disk, a limit: the host's problem, not a bug
         if os.environ.get("T3FLOW_DEBUG"):

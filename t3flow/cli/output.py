@@ -56,6 +56,11 @@ def styled(text: str, stream: TextIO | None = None, **style: Any) -> str:
     return click.style(text, **style) if takes_color(stream) else text
 
 
+def complain(line: str) -> None:
+    """Print an error to stderr. Only a terminal gets it wrapped: logs and scripts take one line for each error, whatever COLUMNS says."""
+    click.echo(wrapped(line, stream=sys.stderr) if sys.stderr.isatty() else line, err=True)
+
+
 def wrapped(text: str, indent: str = GAP, first: str = "", stream: TextIO | None = None) -> str:
     """Return a text that begins with `first` broken into lines that fit, those after the first indented.
 

@@ -67,7 +67,7 @@ def play_rollback(rig: Rig, found: Attempt) -> Generator[tuple[str, dict[str, An
             )
         else:
             has_stayed(rig, found, user, written[user], names[user], undone=scenario.fails)
-    frozen_for(rig, found, "a rollback of everybody to the version before")
+    frozen_for(rig, found, "a rollback of all users to the version before")
     deferred = [entry.user for entry in deferral_records.deferrals(rig.journal)]
     expect(found, "who is deferred", deferred, [BUSY] if scenario.deferred else [])
     expect(

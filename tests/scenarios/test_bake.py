@@ -84,7 +84,7 @@ def test_a_fault_that_shows_later(make_box: Callable[..., Sandbox], queue_url: s
             box.start_consumer()
     assert tries >= 4
     assert "on 0.0.25-nightly" in frozen(box)
-    assert "ada: rolled back" in frozen(box)
+    assert "rolling back ada" in frozen(box)
     assert ended(box, "bake").outcome == "rolled_back"
     back = ended(box, "rollback")
     assert (back.outcome, back.result["users"]["ada"]["result"]) == ("done", "rolled_back"), back.result

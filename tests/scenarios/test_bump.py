@@ -288,7 +288,7 @@ def test_a_registry_that_does_not_answer_as_it_should(make_box: Callable[..., Sa
     box.environment["T3FLOW_NPM__TIMEOUT_S"] = "8"
     box.start_consumer()
     box.publish(NEXT, {"schema_level": 32}, tag="other")
-    box.kill("registry")
+    box.kill("registry_server")
     down = bump(box)
     assert (down["outcome"], down["status"]) == ("registry_unreachable", "failed")
     box._python("registry_server", "--port", str(box.registry_port), "--folder", str(box.top / "registry"))
@@ -332,7 +332,9 @@ def test_two_bumps_at_once(box: Sandbox) -> None:
 
     box.until(lambda: all(run["status"] != "running" for run in bumps()), "both have ended", 60)
     assert {run["run"]: run["outcome"] for run in bumps()} == {first: "updated", second: "up_to_date"}
-    starts = [line for line in (box.top / "log" / "consumer.log").read_text().splitlines() if "start_server" in line]
+    starts = [
+        line for line in (box.top / "log" / "consumer.log").read_text().splitlines() if "Started the server of" in line
+    ]
     assert len(starts) == 3
 
 

@@ -158,6 +158,7 @@ def test_somebody_holds_the_database_locked(make_box: Callable[..., Sandbox]) ->
     assert results(said)["grace"] == "restarted"
     assert results(said)["ada"] == "deferred"
     assert "is writing to the database" in said["users"]["ada"]["reason"]
+    box.until(lambda: box.t3flow("verify", "ada").returncode == 0, "the server of ada has its database again")
     everybody_is_well(box, {"ada": FIRST, "grace": NEXT})
 
 

@@ -87,7 +87,7 @@ def test_a_freeze_after_the_first_restart_defers_the_rest(make_box: Callable[...
     """The present user is finished, and no further user is restarted."""
     box = make_box(["ada", "grace"], queue_url=queue_url)
     box.publish(
-        NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 2, "when": {"not_scratch": True}}]}
+        NEXT, {"schema_level": 32, "rules": [{"fault": "slow_start", "seconds": 6, "when": {"not_scratch": True}}]}
     )
     run = box.document("enqueue", "bump")["run"]
     box.until(

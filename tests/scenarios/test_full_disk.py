@@ -54,7 +54,7 @@ def test_a_full_disk(make_box: Callable[..., Sandbox], folder: str, size: str, o
     said = bump(box)
     assert (said["outcome"], said["status"]) == (outcome, "failed"), said
     assert setting in said["reason"], said
-    assert "room" in said["reason"] or "fix" in said["reason"], said
+    assert "room" in said["reason"] or "check paths." in said["reason"], said
     box.end("consumer")
     shutil.rmtree(box.top / f"{folder}.before")
     everybody_is_well(box, {"ada": FIRST})

@@ -113,7 +113,7 @@ def test_a_run_that_waits_is_stopped_at_once(waiting: tuple[Sandbox, str], how: 
 def test_the_registry_is_away_for_a_while(make_box: Callable[..., Sandbox]) -> None:
     """The same treatment: the run that met it goes on by itself."""
     box = make_box(["ada"], consumer=False)
-    box.environment |= {"T3FLOW_SCHEDULE__RETRY_S": "2", "T3FLOW_NPM__RETRY_FOR_S": "1"}
+    box.environment |= {"T3FLOW_SCHEDULE__RETRY_S": "6", "T3FLOW_NPM__RETRY_FOR_S": "1"}
     box.start_consumer()
     release(box)
     of(box).set_faults(down=True)

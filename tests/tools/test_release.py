@@ -184,7 +184,13 @@ def test_an_interrupted_release_leaves_nothing(tmp_path: Path, number: signal.Si
     """In the middle of the builds."""
     project = Project(tmp_path)
     before = project.state()
-    child = subprocess.Popen(project.release_command(), env=project.environment(), stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        project.release_command(),
+        env=project.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell ignores it
+    )
     deadline = time.monotonic() + 60
     while not list(project.top.glob("dist/.release-*/source-*")):
         assert child.poll() is None
