@@ -83,7 +83,7 @@ def findings(box: Box, tries: int = 3) -> list[str]:
     found = [each for each in box.document("doctor") if each["check"] != "clock"]
     if tries > 1 and any(each["check"] == "pairing" for each in found):
         return findings(box, tries - 1)
-    return [f"{each['check']}: {each['what']}" for each in found]
+    return [f"{each['check']}: {each['problem']}" for each in found]
 
 
 def level(box: Box, user: str) -> int:
