@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from hypothesis import settings
+from loguru import logger
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -219,3 +220,12 @@ def bare(tmp_path: Path) -> Callable[..., Host]:
         return open_host(box.settings, open_journal(box.settings, create=True))
 
     return make
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Yield the lines that are logged as warnings and errors."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING")
+    yield lines
+    logger.remove(sink)

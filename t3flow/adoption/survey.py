@@ -140,7 +140,7 @@ def known_schemas(versions: list[str]) -> dict[str, Schemas]:
 
 @step(interruptible=True)
 def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decision:
-    """Return who is assigned which version: the running one if it knows their databases, else the lowest that does. Only reads."""
+    """Return the version that each user is assigned: the running one if it knows their databases, else the lowest that does. Only reads."""
     if not known:
         raise OldTrackerError(f"no version of t3 works on this host: {'; '.join(notices)}")
     default = next(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import t3flow
@@ -73,12 +74,24 @@ def fetch() -> Path:
 
 def _download(folder: Path) -> Path:
     """Download the package into a folder with `npm pack`, which runs none of its scripts. Raise Unavailable."""
-    npm = shutil.which("npm") or str(link_node(folder / "tools") / "npm")
-    words = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
-    words += ["--pack-destination", str(folder), "--cache", str(folder / "cache")]
+    words = ["pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder)]
+
+    def find() -> Path | None:
+        packed = list(folder.glob("*.tgz"))
+        return packed[0] if len(packed) == 1 else None
+
+    return fetch_by_npm(words, folder, folder, f"{PACKAGE}@{VERSION}", find)
+
+
+def fetch_by_npm(words: list[str], folder: Path, tools: Path, name: str, find: Callable[[], Path | None]) -> Path:
+    """Run npm in a folder without scripts, with its cache in `tools`, and return what it fetched. Raise Unavailable with npm's first line."""
+    npm = shutil.which("npm") or str(link_node(tools / "tools") / "npm")
     try:
         finished = subprocess.run(
-            words,
+            [
+                *(npm, *words, "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"),
+                *("--cache", str(tools / "cache")),
+            ],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -87,12 +100,11 @@ def _download(folder: Path) -> Path:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {type(error).__name__}") from error
-    packed = list(folder.glob("*.tgz"))
-    if finished.returncode != 0 or len(packed) != 1:
+        raise Unavailable(f"npm cannot fetch {name}: {type(error).__name__}") from error
+    if finished.returncode != 0 or (found := find()) is None:
         lines = [line for line in finished.stderr.splitlines() if line.strip()]
-        raise Unavailable(f"npm cannot fetch {PACKAGE}@{VERSION}: {lines[0] if lines else 'npm printed nothing'}")
-    return packed[0]
+        raise Unavailable(f"npm cannot fetch {name}: {lines[0] if lines else 'npm printed nothing'}")
+    return found
 
 
 def _integrity(path: Path) -> str:

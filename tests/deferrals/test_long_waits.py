@@ -1,9 +1,8 @@
 """A wait that never ends is logged: after many checks or days for the same cause, once a day."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from loguru import logger
 
 from t3flow.deferrals import long_waits
 from t3flow.host.host import Host
@@ -12,14 +11,6 @@ from t3flow.host.host import Host
 @pytest.fixture
 def host(bare: Callable[..., Host]) -> Host:
     return bare()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING")
-    yield lines
-    logger.remove(sink)
 
 
 def said(log: list[str]) -> int:

@@ -1,10 +1,9 @@
 """A drain that ends in an error is replaced with backoff; its cause is in the deferral, and logged once there are many."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from loguru import logger
 
 from t3flow.deferrals import blockers, deferral, long_waits, recovery
 from t3flow.deferrals.recovery import revive_drains
@@ -56,14 +55,6 @@ class Minutes:
 @pytest.fixture
 def minutes(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> Minutes:
     return Minutes(bare(), monkeypatch)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING")
-    yield lines
-    logger.remove(sink)
 
 
 def test_a_drain_that_fails_is_tried_later_and_later(minutes: Minutes, log: list[str]) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from t3flow.sandbox import real
 from t3flow.sandbox.host import Sandbox, free_port
-from t3flow.sandbox.node import link_node
 
 PINNED = Path(__file__).parent / "registry"
 FILES = ("package.json", "package-lock.json")
@@ -67,24 +66,9 @@ def fetch() -> Path:
         folder.mkdir()
         for file in FILES:
             shutil.copy(PINNED / file, folder)
-        npm = shutil.which("npm") or str(link_node(Path(name, "tools")) / "npm")
-        words = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
-        words += ["--cache", str(Path(name, "cache"))]
-        try:
-            finished = subprocess.run(
-                words,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=FETCH_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise real.Unavailable(f"npm cannot fetch verdaccio: {type(error).__name__}") from error
-        if finished.returncode != 0 or not (folder / PROGRAM).is_file():
-            lines = [line for line in finished.stderr.splitlines() if line.strip()]
-            raise real.Unavailable(f"npm cannot fetch verdaccio: {lines[0] if lines else 'it prints nothing'}")
+        program = folder / PROGRAM
+        words = ["ci", "--no-audit", "--no-fund"]
+        real.fetch_by_npm(words, folder, Path(name), "verdaccio", lambda: program if program.is_file() else None)
         folder.replace(target)
     return target / PROGRAM
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from loguru import logger
 from rigged import Rig
 from scenes import FIRST, NEXT, write
 
@@ -50,14 +49,6 @@ def writer(rig: Rig) -> Iterator[subprocess.Popen[bytes]]:
     child.kill()
     child.wait()
     child.stdout.close()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING")
-    yield lines
-    logger.remove(sink)
 
 
 def test_the_server_runs_on_and_the_user_is_told(rig: Rig, writer: subprocess.Popen[bytes], log: list[str]) -> None:
