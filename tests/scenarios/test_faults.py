@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from scenes import FIRST, NEXT, bump, everybody_is_well, is_busy, results
+from scenes import FIRST, NEXT, bump, drained, everybody_is_well, is_busy, results
 
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.registry import Registry
@@ -117,7 +117,7 @@ def test_a_server_that_dies_after_it_was_verified(make_box: Callable[..., Sandbo
     box.until(lambda: box.supervise("status", "ada")["main_pid"], "it is back")
     box.await_pairing("ada")
     box.control("grace", "turn/end", turn=turn)
-    box.until(lambda: box.assigned("grace") == NEXT, "grace is seen through")
+    drained(box, "grace", NEXT)
     everybody_is_well(box, {"ada": NEXT, "grace": NEXT})
 
 

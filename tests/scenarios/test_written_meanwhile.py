@@ -23,7 +23,7 @@ connection.execute("create table if not exists notes (at real)")
 while True:
     connection.execute("insert into notes values (?)", (time.time(),))
     print("written", flush=True)
-    time.sleep(0.3)
+    time.sleep(0.01)
 """
 
 
