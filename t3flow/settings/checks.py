@@ -239,3 +239,37 @@ def queue_url(text: str) -> str:
     else:
         raise ValueError(f"has {f'the unknown scheme {scheme}' if scheme else 'no scheme'}")
     return text
+
+
+def message_url(text: str) -> str:
+    """Check an HTTP URL that messages are sent to. Raise ValueError."""
+    parts, port = _split(text)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("is not an http or https URL")
+    _check_server(parts.hostname, port)
+    if parts.fragment:
+        raise ValueError("contains a fragment")
+    return text
+
+
+def textfile(text: str) -> str:
+    """Check the path of a file for the node exporter's textfile collector. Raise ValueError."""
+    absolute_path(text)
+    if not text.endswith(".prom"):
+        raise ValueError("does not end in .prom, so the node exporter would ignore it")
+    return text
+
+
+def listen(text: str) -> str:
+    """Check an address to listen on: a Unix socket, or a port on loopback. Raise ValueError."""
+    if text.startswith("unix://"):
+        parts, _ = _split(text)
+        if parts.netloc:
+            raise ValueError("has a host before the path (write three slashes: unix:///…)")
+        absolute_path(parts.path)
+        return text
+    found = re.fullmatch(r"(?:127\.0\.0\.1|\[::1\]|localhost):([0-9]{1,5})", text)
+    if not found:
+        raise ValueError("is neither a Unix socket nor a port on loopback")
+    between(1, 65535)(int(found[1]))
+    return text

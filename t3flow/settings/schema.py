@@ -110,6 +110,10 @@ class Canary(NamedTuple):
     order: Annotated[Literal["smallest_first", "map_order"], "by database size, or in the order of the user map"] = (
         "smallest_first"
     )
+    soak_minutes: Annotated[
+        values.Minutes,
+        "after the first restarted user, how long real pairings are watched before the next restart; 0 = no wait",
+    ] = 0
 
 
 class Deferral(NamedTuple):
@@ -118,6 +122,11 @@ class Deferral(NamedTuple):
     quiet_seconds: Annotated[values.Seconds, "a user without activity for this long is idle"] = 900
     window: Annotated[values.Window, "when deferred users may be restarted"] = "01:00-05:40"
     max_check_interval_s: Annotated[values.Timeout, "longest time between two checks in the window"] = 1200
+    processes_days: Annotated[
+        values.DaysOrNever,
+        "after so many days, left-over processes no longer hold a user back (a live turn always does); 0 = never",
+    ] = 0
+    later_days: Annotated[values.Days, "how far ahead a user may postpone their restart with t3flow me later"] = 7
 
 
 class Backup(NamedTuple):
@@ -175,6 +184,48 @@ class Journal(NamedTuple):
     keep_days: Annotated[values.Days, "how long finished runs are kept, with all their steps"] = 90
 
 
+class Notify(NamedTuple):
+    """Messages to the owner."""
+
+    ping_url: Annotated[
+        values.MessageUrl,
+        "pinged hourly and at start and end of each scheduled bump, with /start and /fail as healthchecks.io does; empty: off",
+    ] = ""
+    webhook_url: Annotated[values.MessageUrl, "receives each message as one JSON document by POST; empty: off"] = ""
+    urls: Annotated[values.AppriseUrls, "further channels, as URLs of Apprise; they need the extra t3flow[notify]"] = []
+    on: Annotated[values.Occasions, "what is worth a message"] = [
+        "failed",
+        "rolled_back",
+        "frozen",
+        "recovered",
+        "updated",
+    ]
+
+
+class Metrics(NamedTuple):
+    """Metrics for Prometheus."""
+
+    textfile: Annotated[
+        values.PathOrNone, "file ending in .prom, written each minute for the node exporter's textfile collector"
+    ] = ""
+    listen: Annotated[values.Listen, "where the consumer serves metrics over HTTP"] = ""
+
+
+class Web(NamedTuple):
+    """The status page."""
+
+    listen: Annotated[values.Listen, "where the page is served; user names are trusted on a Unix socket alone"] = (
+        "unix:///run/t3flow/web.sock"
+    )
+    admins: Annotated[values.Identities, "people who may act on the page, as the reverse proxy names them"] = []
+
+
+class Verify(NamedTuple):
+    """How pairing is verified outside of bumps."""
+
+    every_minutes: Annotated[values.Minutes, "how often each user's pairing is verified; 0 = off"] = 60
+
+
 class Log(NamedTuple):
     """The log on stderr."""
 
@@ -198,6 +249,10 @@ class Settings(NamedTuple):
     queue: Queue = Queue()
     npm: Npm = Npm()
     journal: Journal = Journal()
+    notify: Notify = Notify()
+    metrics: Metrics = Metrics()
+    web: Web = Web()
+    verify: Verify = Verify()
     log: Log = Log()
 
     sources: Mapping[str, str] = MappingProxyType({})

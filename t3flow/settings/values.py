@@ -89,6 +89,21 @@ Timezone = Annotated[
     ),
 ]
 
+OCCASIONS = ("failed", "rolled_back", "frozen", "recovered", "updated")
+"""What a message may be about."""
+
+MessageUrl = Annotated[str, Expected('an http or https URL, or ""', or_empty(checks.message_url))]
+AppriseUrls = Annotated[
+    list[str], Expected("an array of URLs such as slack://… or mailto://…", each(matches(r"[a-z][a-z0-9+]*://\S+")))
+]
+Occasions = Annotated[list[str], Expected(f"an array of {', '.join(OCCASIONS)}", each(checks.one_of(OCCASIONS)))]
+PathOrNone = Annotated[str, Expected('an absolute path that ends in .prom, or ""', or_empty(checks.textfile))]
+Listen = Annotated[
+    str,
+    Expected('unix:///SOCKET, 127.0.0.1:PORT, [::1]:PORT, or "" for none', or_empty(checks.listen)),
+]
+Identities = Annotated[list[str], Expected("an array of names without duplicates", each(matches(r"\S(?:.*\S)?")))]
+
 Count = Annotated[int, Expected("an integer from 1 to 1000000", between(1, 1_000_000))]
 Port = Annotated[int, Expected("an integer from 1024 to 65535", between(1024, 65535))]
 Timeout = Annotated[float, Expected("seconds, more than 0, up to a year", between(0.001, YEAR_SECONDS))]
@@ -99,3 +114,4 @@ SecondsOfDay = Annotated[float, Expected("seconds from 0 to 86400", between(0, 8
 Minutes = Annotated[float, Expected("minutes from 0 to a year", between(0, YEAR_SECONDS // 60))]
 Hours = Annotated[float, Expected("hours from 0 to a year", between(0, YEAR_SECONDS // 3600))]
 Days = Annotated[float, Expected("days from 1 to 3650", between(1, 3650))]
+DaysOrNever = Annotated[float, Expected("days from 0 to 3650", between(0, 3650))]

@@ -55,10 +55,13 @@ limit_minutes = 60
 user = "t3flow"
 [canary]
 order = "smallest_first"
+soak_minutes = 0
 [deferral]
 quiet_seconds = 900
 window = "01:00-05:40"
 max_check_interval_s = 1200
+processes_days = 0
+later_days = 7
 [backup]
 keep = 6
 timeout_s = 900
@@ -81,6 +84,23 @@ retry_for_s = 120
 verify_signatures = "auto"
 [journal]
 keep_days = 90
+
+[notify]
+ping_url = ""
+webhook_url = ""
+urls = []
+on = ["failed", "rolled_back", "frozen", "recovered", "updated"]
+
+[metrics]
+textfile = ""
+listen = ""
+
+[web]
+listen = "unix:///run/t3flow/web.sock"
+admins = []
+
+[verify]
+every_minutes = 60
 [log]
 level = "INFO"
 json = false
@@ -343,6 +363,25 @@ IMPOSSIBLE = [
     ("npm.retry_for_s", "-1", "is out of range"),
     ("npm.verify_signatures", "true", "is a boolean; expected auto, require or off"),
     ("journal.keep_days", "0", "is out of range"),
+    ("canary.soak_minutes", "-1", "is out of range"),
+    ("deferral.processes_days", "-1", "is out of range"),
+    ("deferral.later_days", "0", "is out of range"),
+    ("notify.ping_url", '"hc-ping.com/x"', "is not an http or https URL"),
+    ("notify.ping_url", '"https://h/#x"', "contains a fragment"),
+    ("notify.webhook_url", '"https://"', "names no host"),
+    ("notify.webhook_url", '"https://h/a b"', "contains spaces or control characters"),
+    ("notify.urls", '"slack://a/b/c"', "is a string"),
+    ("notify.urls", '["file /etc"]', "is not valid"),
+    ("notify.on", '["everything"]', "contains 'everything', which is not one of these words"),
+    ("metrics.textfile", '"t3flow.prom"', "is not absolute"),
+    ("metrics.textfile", '"/var/lib/t3flow.txt"', "does not end in .prom"),
+    ("metrics.listen", '"0.0.0.0:9464"', "is neither a Unix socket nor a port on loopback"),
+    ("metrics.listen", '"127.0.0.1:0"', "is out of range"),
+    ("web.listen", '"unix://run/web.sock"', "has a host before the path"),
+    ("web.listen", '"unix:///run/../web.sock"', "contains .."),
+    ("web.admins", '["ada", "ada"]', "contains a duplicate"),
+    ("web.admins", '[" "]', "is not valid"),
+    ("verify.every_minutes", "-1", "is out of range"),
     ("log.level", '"LOUD"', "is not one of these words"),
     ("log.json", '"no"', "is a string; expected true or false"),
 ]
