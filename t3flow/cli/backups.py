@@ -7,7 +7,7 @@ import click
 
 from t3flow import T3flowError
 from t3flow.cli import complete
-from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
+from t3flow.cli.base import Commands, UsageError, as_json, desk, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
 from t3flow.cli.output import dump, say, table, tell
 from t3flow.state.short import short_backup, shortener
@@ -153,10 +153,6 @@ def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
 @click.option("--force", is_flag=True, help="Drop it even if it is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
     """Delete one BACKUP of USER. Example: t3flow backups drop ada replaced-20260609T041500Z"""
-    from t3flow.host.backups import replaced
-    from t3flow.host.backups import store as snapshots
-    from t3flow.host.records import catalog
-
     read = settings()
     known_users(read, (user,))
     host = open_host(read)
@@ -164,6 +160,18 @@ def drop(user: str, backup: str, force: bool) -> None:
         raise T3flowError(
             f"{busy[0][0]} is changing the host and may need the backup: wait until the run has ended; see t3flow show"
         )
+    desk(read).once(
+        "backups drop", {"user": user, "backup": backup}, lambda entry: _drop(host, user, backup, force=force)
+    )
+    tell(f"Removed the backup {backup} of {user}")
+
+
+def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
+    """Delete one backup of a user, by its full or short name. Raises T3flowError."""
+    from t3flow.host.backups import replaced
+    from t3flow.host.backups import store as snapshots
+    from t3flow.host.records import catalog
+
     theirs = catalog.backups(host.journal, user)
     backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
@@ -180,7 +188,7 @@ def drop(user: str, backup: str, force: bool) -> None:
         replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
-    tell(f"Removed the backup {backup} of {user}")
+    return f"removed {backup}"
 
 
 @click.command()

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import UsageError, as_json, hint, journal, settings
+from t3flow.cli.base import UsageError, as_json, desk, journal, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal, Run
+from t3flow.state import actions as state_actions
 from t3flow.state.runs import activity, asked_for
 from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.sources import consumer_pid
@@ -29,7 +30,8 @@ def runs(as_json: bool, limit: int) -> None:
     noted = journal(read)
     found = noted.runs(limit=limit)
     if as_json:
-        dump([_document(run) for run in found])
+        askers = state_actions.askers(noted)
+        dump([_document(run, askers) for run in found])
         return
     if not found:
         click.echo("No run yet; start one with: t3flow enqueue bump --wait")
@@ -64,13 +66,15 @@ def show(run: str, as_json: bool) -> None:
             {"seq": e.seq, "at": rfc3339(e.at), "kind": e.kind, "step": e.step, "attempt": e.attempt, "data": e.data}
             for e in events
         ]
-        dump({**_document(found), "events": shown})
+        dump({**_document(found, state_actions.askers(noted)), "events": shown})
         return
     from t3flow.cli.follow import conclude, in_line
     from t3flow.state.runs import Narrator, verdicts_of
     from t3flow.state.wording import judged_on
 
-    head = wrapped(f"started {when(found.created)}{asked_for(found)}", GAP, f"{found.id}, ")
+    asker = state_actions.askers(noted).get(found.id)
+    by = f" by {asker}" if asker else ""
+    head = wrapped(f"started {when(found.created)}{by}{asked_for(found)}", GAP, f"{found.id}, ")
     click.echo(styled(found.id, bold=True) + head[len(found.id) :])
     narrator, day = Narrator(found), datetime.fromtimestamp(found.created).date()
     for event in events:
@@ -105,17 +109,14 @@ def cancel(run: str) -> int:
     Before the first restart, the run is undone as a whole. After it, no further user is restarted and the remaining users are deferred; a restart in
     progress is finished first. RUN is an id, its start, or its short form. Exits 1 if the run has ended.
     """
-    from t3flow.engine.runs import send_signal
+    from t3flow.service import operations
 
     read = settings()
-    noted = journal(read)
-    found = noted.run(_full_id(noted, run))
-    if found.status != "running":
-        say(f"{found.id} has ended already: {found.outcome}")
+    try:
+        tell(operations.cancel(desk(read), _full_id(journal(read), run)))
+    except operations.Refused as refused:
+        say(str(refused))
         return 1
-    send_signal(noted, found.id, "cancel")
-    hint(read, found.id)
-    tell(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
     return 0
 
 
@@ -135,11 +136,12 @@ def _full_id(noted: Journal, text: str) -> str:
     raise UsageError(f"{len(found) or 'no'} runs match {text}: t3flow runs lists them")
 
 
-def _document(run: Run) -> dict[str, Any]:
+def _document(run: Run, askers: dict[str, str]) -> dict[str, Any]:
     return {
         "run": run.id,
         "workflow": run.workflow,
         "args": run.args,
+        "asked_by": askers.get(run.id),
         "status": run.status,
         "outcome": run.outcome,
         "reason": run.result.get("reason", ""),

@@ -28,6 +28,7 @@ from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.records import facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
+from t3flow.service import spools
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
@@ -214,6 +215,9 @@ def consume(settings: Settings) -> None:
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
+        worker.start_thread(
+            "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
+        )
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
