@@ -26,7 +26,7 @@ from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
 from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
-from t3flow.host.records import facts, journal_reserve, tables
+from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.systemd import notify, status_watcher
@@ -193,6 +193,7 @@ def consume(settings: Settings) -> None:
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
         tables.migrate_facts(journal)
+        counters.install(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
