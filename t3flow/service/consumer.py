@@ -26,7 +26,7 @@ from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.processes import proc
-from t3flow.host.records import facts, journal_reserve, tables
+from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
@@ -197,6 +197,7 @@ def consume(settings: Settings) -> None:
         journal = open_journal(settings, create=True)
         prepare(settings.paths.state_dir)  # the journal is new, or was replaced by a copy
         tables.migrate_facts(journal)
+        counters.install(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
