@@ -2,19 +2,18 @@
 
 import sys
 from datetime import datetime
-from typing import Any
 
 import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, desk, journal, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
-from t3flow.engine.journal import Journal, Run
-from t3flow.state import actions as state_actions
-from t3flow.state.runs import activity, asked_for
+from t3flow.engine.journal import Journal
+from t3flow.state import actions
+from t3flow.state.runs import activity, asked_for, history, summary
 from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.sources import consumer_pid
-from t3flow.state.times import ago, ahead, duration, rfc3339, when
+from t3flow.state.times import ago, ahead, duration, when
 
 
 @click.command()
@@ -30,8 +29,8 @@ def runs(as_json: bool, limit: int) -> None:
     noted = journal(read)
     found = noted.runs(limit=limit)
     if as_json:
-        askers = state_actions.askers(noted)
-        dump([_document(run, askers) for run in found])
+        askers = actions.askers(noted)
+        dump([summary(run, askers) for run in found])
         return
     if not found:
         click.echo("No run yet; start one with: t3flow enqueue bump --wait")
@@ -62,17 +61,13 @@ def show(run: str, as_json: bool) -> None:
     found = noted.run(_full_id(noted, run))
     events = noted.events(found.id)
     if as_json:
-        shown = [
-            {"seq": e.seq, "at": rfc3339(e.at), "kind": e.kind, "step": e.step, "attempt": e.attempt, "data": e.data}
-            for e in events
-        ]
-        dump({**_document(found, state_actions.askers(noted)), "events": shown})
+        dump(history(found, events, actions.askers(noted)))
         return
     from t3flow.cli.follow import conclude, in_line
     from t3flow.state.runs import Narrator, verdicts_of
     from t3flow.state.wording import judged_on
 
-    asker = state_actions.askers(noted).get(found.id)
+    asker = actions.askers(noted).get(found.id)
     by = f" by {asker}" if asker else ""
     head = wrapped(f"started {when(found.created)}{by}{asked_for(found)}", GAP, f"{found.id}, ")
     click.echo(styled(found.id, bold=True) + head[len(found.id) :])
@@ -134,17 +129,3 @@ def _full_id(noted: Journal, text: str) -> str:
     if len(found) == 1:
         return found[0]
     raise UsageError(f"{len(found) or 'no'} runs match {text}: t3flow runs lists them")
-
-
-def _document(run: Run, askers: dict[str, str]) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "workflow": run.workflow,
-        "args": run.args,
-        "asked_by": askers.get(run.id),
-        "status": run.status,
-        "outcome": run.outcome,
-        "reason": run.result.get("reason", ""),
-        "created": rfc3339(run.created),
-        "updated": rfc3339(run.updated),
-    }

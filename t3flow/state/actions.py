@@ -1,43 +1,31 @@
 """What people asked t3flow to do, who asked, and how it ended, for all that show it."""
 
-from typing import TypedDict
+from typing import Any, cast
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import actions
 from t3flow.host.records.actions import PAGE, Action
+from t3flow.state import documents
 from t3flow.state.times import rfc3339
 
 
-class ActionDocument(TypedDict):
-    """One action. `by`: an account, or on the page (`via`) an identity; `result`: null while it is under way or was interrupted."""
-
-    id: str
-    at: str
-    by: str
-    via: str
-    action: str
-    arguments: dict[str, object]
-    run: str | None
-    result: str | None
-
-
-def recent(journal: Journal, limit: int = 50) -> list[ActionDocument]:
+def recent(journal: Journal, limit: int = 50) -> list[documents.Action]:
     """Return the newest actions, newest first."""
     return [document(each) for each in actions.recent(journal, limit)]
 
 
-def document(each: Action) -> ActionDocument:
+def document(each: Action) -> documents.Action:
     """Return one action as documents have it."""
-    return {
-        "id": each.id,
-        "at": rfc3339(each.at) or "",
-        "by": each.by,
-        "via": each.via,
-        "action": each.action,
-        "arguments": each.arguments,
-        "run": each.run_id or None,
-        "result": each.result,
-    }
+    return documents.Action(
+        id=each.id,
+        at=rfc3339(each.at),
+        by=each.by,
+        via=cast(Any, each.via),
+        action=each.action,
+        arguments=each.arguments,
+        run=each.run_id or None,
+        result=each.result,
+    )
 
 
 def askers(journal: Journal) -> dict[str, str]:

@@ -49,7 +49,9 @@ def ask(box: Sandbox, action: str, **fields: Any) -> str:
     return answered(box, put(box, document(action, **fields)))
 
 
-def test_every_action_of_the_page_is_done_and_shows_who_did_it(make_box: Callable[..., Sandbox], queue_url: str) -> None:
+def test_every_action_of_the_page_is_done_and_shows_who_did_it(
+    make_box: Callable[..., Sandbox], queue_url: str
+) -> None:
     """As the command line does each, within a second; the history says who asked for it."""
     box = make_box(["ada", "grace"], queue_url=queue_url, extra=ADMINS)
     turn = is_busy(box, "grace")
