@@ -109,10 +109,8 @@ def drop(user: str, backup: str, force: bool) -> None:
         raise T3flowError(
             f"{busy[0][0]} is changing the host and may need the backup: wait until the run has ended; see t3flow show"
         )
-    desk(read).once(
-        "backups drop", {"user": user, "backup": backup}, lambda entry: _drop(host, user, backup, force=force)
-    )
-    tell(f"Removed the backup {backup} of {user}")
+    given = {"user": user, "backup": backup}
+    tell(desk(read).once("backups drop", given, lambda entry: _drop(host, user, backup, force=force)))
 
 
 def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
@@ -137,7 +135,7 @@ def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
         replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
-    return f"removed {backup}"
+    return f"Removed the backup {backup} of {user}"
 
 
 @click.command()

@@ -83,6 +83,8 @@ def users_table(found: "Status") -> None:
         if runs and runs != led_to:
             version = f"{short[runs]}, assigned {version}"
         waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""
+        if each["held"] and not waits:
+            waits = f"held by {each['held']['by']}"
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
@@ -105,7 +107,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       unreadable_state  t3flow cannot tell whether the user is idle: detail says why
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           an operator revoked the task
-      held              a bump left the user out or rolled them back: detail says which
+      held              an operator holds the user, or a bump left them out or rolled them back: detail says which
       host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:

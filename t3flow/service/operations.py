@@ -12,7 +12,7 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal, NoSuchRun
-from t3flow.engine.runs import new_run, send_signal
+from t3flow.engine.runs import new_run, send_signal, wake_run
 from t3flow.host import freeze as freezing
 from t3flow.host.records import actions, deferral_records, facts, holds
 from t3flow.host.records.actions import Action, Actor
@@ -127,6 +127,7 @@ def hold(desk: Desk, user: str, until: str | None, reason: str) -> str:
         require_user(desk.settings, user)
         at = future_moment(desk.settings, until) if until else None
         holds.put(desk.journal, user, at, " ".join(reason.split()), desk.actor.name)
+        _wake_drain(desk, user)
         ends = (
             f"until {until}; to end that earlier: t3flow release {user}" if until else f"until: t3flow release {user}"
         )
@@ -140,11 +141,19 @@ def release(desk: Desk, user: str) -> str:
 
     def do(entry: Action) -> str:
         if holds.drop(desk.journal, user):
+            _wake_drain(desk, user)
             return f"{user} is no longer held and moves with the next drain or bump"
         require_user(desk.settings, user)
         return f"{user} was not held"
 
     return desk.once("release", {"user": user}, do)
+
+
+def _wake_drain(desk: Desk, user: str) -> None:
+    """Have a user's deferral checked now."""
+    if (pending := deferral_records.deferral(desk.journal, user)) is not None:
+        wake_run(desk.journal, pending.run)
+        desk.hint(pending.run)
 
 
 def set_revoked(desk: Desk, user: str, *, revoked: bool) -> str:

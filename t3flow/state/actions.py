@@ -36,3 +36,10 @@ def askers(journal: Journal) -> dict[str, str]:
 def in_words(each: Action) -> str:
     """Return who asked for an action."""
     return f"{each.by} via the page" if each.via == PAGE else each.by
+
+
+def in_short(each: documents.Action) -> str:
+    """Return what was asked for, in a few words: "hold ada", "bump"."""
+    values = (value for value in each["arguments"].values() if not isinstance(value, bool))
+    words = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+    return " ".join([each["action"], *words])

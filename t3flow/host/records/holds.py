@@ -1,11 +1,14 @@
 """Holds: an operator's orders to keep one user on their version. The table is created on the first write."""
 
+import shlex
 import time
 from typing import NamedTuple
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
 
+HELD_BY = "held by "
+"""Begins the reason of a user who is held, wherever it is recorded."""
 TABLE = """
 create table if not exists holds (user text primary key, since real not null, until real, reason text not null, by text not null) without rowid"""
 
@@ -18,6 +21,13 @@ class Hold(NamedTuple):
     until: float | None
     reason: str
     by: str
+
+    @property
+    def text(self) -> str:
+        """Return who holds the user, until when and why, with the command that ends it."""
+        until = f" until {time.strftime('%Y-%m-%d %H:%M', time.localtime(self.until))}" if self.until else ""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{HELD_BY}{self.by}{until}{why}: t3flow release {shlex.quote(self.user)}"
 
 
 def put(journal: Journal, user: str, until: float | None, reason: str, by: str) -> None:
@@ -49,3 +59,9 @@ def holds(journal: Journal) -> dict[str, Hold]:
     rows = journal.query("select user, since, until, reason, by from holds order by user")
     now = time.time()
     return {row[0]: Hold(*row) for row in rows if row[2] is None or row[2] > now}
+
+
+def reason(journal: Journal, user: str) -> str:
+    """Return why a user is held, or ""."""
+    found = holds(journal).get(user)
+    return found.text if found is not None else ""
