@@ -210,3 +210,49 @@ def test_a_build_that_cannot_revoke_is_not_asked_again(work: Clockwork, box: San
     assert opened_sessions.opened(work.host.journal) == {}
     assert [box.supervise("status", user)["pids"] for user in USERS] == processes
     assert live_sessions(box, "ada")
+
+
+def test_status_names_the_unpaired_user_first(work: Clockwork, box: Sandbox) -> None:
+    work.rounds()
+    break_map(box, "grace")
+    work.forget()
+    work.rounds()
+    shown = box.t3flow("status").stdout.splitlines()
+    assert shown[0].startswith("grace could not pair when last tried"), shown
+    assert box.document("status")["verify"]["last"] is not None
+
+
+def test_status_names_the_dispatch_and_no_user_if_none_pairs(work: Clockwork, box: Sandbox) -> None:
+    work.rounds()
+    box.end("dispatch")
+    work.forget()
+    work.rounds()
+    problems = box.document("status")["problems"]
+    assert problems[0]["key"] == "dispatch"
+    assert "unpaired" not in {each["key"] for each in problems}
+    box.t3flow("verify")  # which records each failure
+    problems = box.document("status")["problems"]
+    assert (problems[0]["key"], "unpaired" in {each["key"] for each in problems}) == ("dispatch", False)
+    box.start_dispatch()
+
+
+def test_an_overdue_verify_shows(make_box: Callable[..., Sandbox], impatient: None) -> None:
+    """A run has had the host for three hours: status and doctor say whom the verify has not reached, and why."""
+    box = make_box(["ada", "grace"])
+    work = Clockwork(box)
+    work.rounds()
+    run = new_run(work.host.journal, "bump", {})
+    with work.host.journal.transaction() as connection:
+        connection.execute("insert into locks values ('other', ?, ?)", (run, time.time()))
+        connection.execute("update pairing_checks set at = at - 10800")
+        connection.execute("update pairings set since = since - 10800")
+        connection.execute(
+            "update facts set value = json_set(value, '$.since', ?) where key = 'consumer'", (time.time() - 10800,)
+        )
+    work.rounds(1)
+    [problem] = [each for each in box.document("status")["problems"] if each["key"] == "verify_overdue"]
+    assert f"{run} has the host" in problem["text"]
+    found = box.t3flow("doctor").stdout
+    assert "was not for over two periods" in found
+    with work.host.journal.transaction() as connection:
+        connection.execute("delete from locks where name = 'other'")
