@@ -32,6 +32,7 @@ from t3flow.host.state_dir import prepare
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
+from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
@@ -219,6 +220,7 @@ def consume(settings: Settings) -> None:
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
+        worker.start_thread("verify", Verifier(host, engine.stopping).repeat)
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()

@@ -120,6 +120,22 @@ class Consumer(TypedDict):
     waiting_for: str | None
 
 
+class Verify(TypedDict):
+    """The hourly verify (`every_minutes` 0: off). `overdue`: users whom it has not reached for over two periods; `waiting_for`: "" for nothing."""
+
+    every_minutes: float
+    last: str | None
+    waiting_for: str
+    overdue: list[str]
+
+
+class DispatchFault(TypedDict):
+    """Why no user could pair through the dispatch when the hourly verify tried last, and since when."""
+
+    since: str
+    problem: str
+
+
 class Status(TypedDict):
     """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first."""
 
@@ -140,6 +156,8 @@ class Status(TypedDict):
     run_waits: RunWaits | None
     last_bump: LastBump | None
     bake: Bake | None
+    verify: Verify
+    dispatch_fault: DispatchFault | None
     next_bump: str | None
     schedule: Schedule
     consumer: Consumer
