@@ -26,6 +26,7 @@ KINDS = {
     "deferral_old": "a deferral has waited for days, or cannot make progress",
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
+    "metrics": "the consumer cannot publish metrics",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -70,6 +71,9 @@ def of_host(found: Status) -> list[_Line]:
         lines.append(_Line("consumer_down", text, "start it with: systemctl start t3flow"))
     if cause := found["consumer"]["waiting_for"]:
         lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    if found["consumer"]["alive"]:
+        remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
+        lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
     return lines
 
 
