@@ -73,7 +73,8 @@ def measure(
 ) -> Measurements:
     """Measure the host. Works without a consumer, and without a journal.
 
-    `journal`: if it is open already; `snapshots`: what `snapshots_of` returned a moment ago. Servers are as the consumer observed them last, unless no consumer runs and this account may look by itself.
+    `journal`: if it is open already; `snapshots`: what `snapshots_of` returned a moment ago. Servers are as the consumer
+    observed them last, unless no consumer runs and this account may look by itself.
     """
     journal = journal or journal_if_any(settings)
     status = collect(settings, journal, is_live=False)
