@@ -25,6 +25,7 @@ MODULES = {
     "doctor": "doctor",
     "adopt": "adopt",
     "config": "config",
+    "metrics": "metrics",
     "consumer": "programs",
     "demo": "programs",
 }

@@ -151,6 +151,7 @@ class Status(TypedDict):
     users: dict[str, User]
     user_map_problems: list[str]
     launcher_problems: list[str]
+    metrics_problems: list[str]
     run: str | None
     run_doing: str | None
     run_waits: RunWaits | None

@@ -29,6 +29,7 @@ KINDS = {
     "verify_overdue": "the hourly verify does not reach a user",
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
+    "metrics": "the consumer cannot publish metrics",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -80,6 +81,9 @@ def of_host(found: Status) -> list[_Line]:
         lines.append(_Line("verify_overdue", text, remedy))
     if cause := found["consumer"]["waiting_for"]:
         lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    if found["consumer"]["alive"]:
+        remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
+        lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
     return lines
 
 
