@@ -26,6 +26,7 @@ KINDS = {
     "deferral_old": "a deferral has waited for days, or cannot make progress",
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
+    "notify_failed": "a channel does not take messages",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -70,6 +71,12 @@ def of_host(found: Status) -> list[_Line]:
         lines.append(_Line("consumer_down", text, "start it with: systemctl start t3flow"))
     if cause := found["consumer"]["waiting_for"]:
         lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    for channel in found["channels"]:
+        if channel["failing_since"]:
+            given_up = f"; {channel['dead']} messages were given up" if channel["dead"] else ""
+            since = ago(epoch(channel["failing_since"]))
+            text = f"Messages to {channel['shown']} fail, first {since}: {channel['cause']}{given_up}"
+            lines.append(_Line("notify_failed", text, "try again with: t3flow notify test"))
     return lines
 
 
