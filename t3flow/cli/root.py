@@ -25,6 +25,7 @@ MODULES = {
     "doctor": "doctor",
     "adopt": "adopt",
     "config": "config",
+    "notify": "notify",
     "consumer": "programs",
     "demo": "programs",
 }

@@ -30,6 +30,7 @@ from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
+from t3flow.service.notifications import sender
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
@@ -137,6 +138,8 @@ class Worker(Consumer):  # type: ignore[misc]
         for thread in self.threads:
             if thread.name == URGENT:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            elif thread.name == sender.NAME:
+                thread.join(2 * sender.LAST_SECONDS)
 
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
@@ -216,6 +219,7 @@ def consume(settings: Settings) -> None:
         worker.start_thread("watch", engine.watch)
         worker.start_thread("queue", engine.watch_queue)
         worker.start_thread("observer", lambda: keep_observed(host, engine.stopping))
+        worker.start_thread(sender.NAME, sender.Sender(host, engine.stopping, heartbeats).run)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))

@@ -65,6 +65,11 @@ def news(journal: Journal) -> list[News]:
     return [News(*row) for row in journal.query("select id, about, what, at from news order by id limit 100")]
 
 
+def has_news(journal: Journal, run: str) -> bool:
+    """Return whether messages are yet to be derived from a run's beginning or end."""
+    return bool(journal.query("select 1 from news where about = ? limit 1", run))
+
+
 def forget_news(connection: sqlite3.Connection, item: News) -> bool:
     """Delete news within the caller's transaction; return False if another process has done so."""
     return connection.execute("delete from news where id = ?", (item.id,)).rowcount == 1
@@ -94,7 +99,7 @@ def due(journal: Journal, channel: str, now: float) -> Letter | None:
         now,
         now + 2 * LONGEST_RETRY_SECONDS,
     )
-    return next((Letter(*row[:3], json.loads(row[3]), *row[4:]) for row in rows), None)
+    return next((Letter(*(*row[:3], json.loads(row[3]), *row[4:])) for row in rows), None)
 
 
 def note_sent(journal: Journal, channel: str, shown: str, letter: Letter | None = None) -> None:
@@ -123,12 +128,18 @@ def note_failure(journal: Journal, channel: str, shown: str, cause: str, letter:
         )
         if letter is None:
             return
-        pause = min(FIRST_RETRY_SECONDS * 2**min(letter.attempts, 20), LONGEST_RETRY_SECONDS)
+        pause = min(FIRST_RETRY_SECONDS * 2 ** min(letter.attempts, 20), LONGEST_RETRY_SECONDS)
         connection.execute(
             "update outbox set attempts = attempts + 1, next_try = ? where id = ?", (now + pause, letter.id)
         )
         if now - letter.at > KEEP_TRYING_SECONDS:
             _bury(connection, letter.id, channel)
+
+
+def drop(journal: Journal, letter: Letter) -> None:
+    """Delete a message that is no longer worth sending. Idempotent."""
+    with journal.transaction(synced=False) as connection:
+        connection.execute("delete from outbox where id = ? and key = ?", (letter.id, letter.key))
 
 
 def _bury(connection: sqlite3.Connection, letter: int, channel: str) -> None:

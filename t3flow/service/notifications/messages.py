@@ -15,7 +15,15 @@ from t3flow.state.times import rfc3339
 
 MAX_TEXT = 3000
 MAX_LISTED = 20
-FAILURES = ("gate_failed", "gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "fleet_wait", "error")
+FAILURES = (
+    "gate_failed",
+    "gate_inconclusive",
+    "backup_failed",
+    "registry_unreachable",
+    "incomplete_release",
+    "fleet_wait",
+    "error",
+)
 """Outcomes that are told as failed. A dry run that failed has told the person who started it."""
 HEADLINES = {
     "gate_failed": "{target} did not pass the gate",
@@ -27,7 +35,13 @@ HEADLINES = {
     "rolled_back": "{target} was rolled back",
     "updated": "updated to {target}",
 }
-RESULTS = {"restarted": "Restarted", "deferred": "Deferred", "rolled_back": "Rolled back", "failed": "Failed", "skipped": "Skipped"}
+RESULTS = {
+    "restarted": "Restarted",
+    "deferred": "Deferred",
+    "rolled_back": "Rolled back",
+    "failed": "Failed",
+    "skipped": "Skipped",
+}
 COMMAND = re.compile(r"(?:sudo )?(?:t3flow|systemctl) [^;,()]+")
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]+")
 """Characters that a terminal or a chat could obey, also from a user's file; line breaks stay."""
@@ -56,7 +70,7 @@ def of_run(run: Run, occasions: Sequence[str], *, frozen: Problem | None, is_wel
     found = result(run)
     target = found["target"] or "the new version"
     headline = HEADLINES.get(run.outcome or "", "").format(target=target)
-    if run.workflow == "drain" and run.outcome == "updated" or not headline:
+    if (run.workflow == "drain" and run.outcome == "updated") or not headline:
         headline = _first_sentence(found["reason"]) if run.outcome != "error" else f"{short_id(run.id)} failed"
     show = f"t3flow show {run.id}"
     lines = [f"{short_id(run.id)} ended as {run.outcome}: {found['reason']}", *_users(cast(Any, found["users"]))]
@@ -116,7 +130,7 @@ def _message(
     return Message(
         schema=SCHEMA,
         key=key,
-        at=cast(str, rfc3339(at)),
+        at=rfc3339(at),
         host=host,
         occasion=occasions[0],
         occasions=list(occasions),
@@ -135,7 +149,9 @@ def _users(users: Mapping[str, Mapping[str, str]]) -> list[str]:
         found = {user: each for user, each in users.items() if each.get("result") == kind}
         if not found:
             continue
-        names = ", ".join(list(found)[:MAX_LISTED]) + (f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else "")
+        names = ", ".join(list(found)[:MAX_LISTED]) + (
+            f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
+        )
         if kind in ("restarted", "deferred"):
             lines.append(f"{word}: {names}")
         else:
