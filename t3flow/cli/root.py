@@ -26,6 +26,7 @@ MODULES = {
     "adopt": "adopt",
     "config": "config",
     "metrics": "metrics",
+    "notify": "notify",
     "consumer": "programs",
     "demo": "programs",
 }

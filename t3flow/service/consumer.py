@@ -31,6 +31,7 @@ from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.metrics.counting import dropped_watcher
+from t3flow.service.notifications import sender
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.service.verifier import Verifier
@@ -140,6 +141,8 @@ class Worker(Consumer):  # type: ignore[misc]
         for thread in self.threads:
             if thread.name == URGENT:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            elif thread.name == sender.NAME:
+                thread.join(2 * sender.LAST_SECONDS)
 
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
@@ -222,6 +225,7 @@ def consume(settings: Settings) -> None:
         worker.start_thread("observer", lambda: keep_observed(host, engine.stopping))
         if settings.metrics.textfile or settings.metrics.listen:
             worker.start_thread("metrics", lambda: publish_metrics(host, engine.stopping))
+        worker.start_thread(sender.NAME, sender.Sender(host, engine.stopping, heartbeats).run)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))

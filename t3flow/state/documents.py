@@ -136,6 +136,18 @@ class DispatchFault(TypedDict):
     problem: str
 
 
+class Channel(TypedDict):
+    """A channel of messages, without secrets. `failing_since`: None while it works; `waiting`: messages on their way; `dead`: given up on."""
+
+    name: str
+    shown: str
+    sent_at: str | None
+    failing_since: str | None
+    cause: str
+    waiting: int
+    dead: int
+
+
 class Status(TypedDict):
     """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first."""
 
@@ -162,6 +174,7 @@ class Status(TypedDict):
     next_bump: str | None
     schedule: Schedule
     consumer: Consumer
+    channels: list[Channel]
 
 
 class RunSummary(TypedDict):
@@ -246,6 +259,36 @@ class Verified(TypedDict):
     user: str
     ok: bool
     reason: str
+
+
+class Message(TypedDict):
+    """A message to the owner, as `notify.webhook_url` receives it. `key` is the same in each attempt to send it.
+
+    `occasions`: all that it is about, of those that `notify.on` names; `occasion` is the first. `commands`: what to run. `run`: the run that it is
+    about; `problems`: what needs a person, or no longer does.
+    """
+
+    schema: Literal[1]
+    key: str
+    at: str
+    host: str
+    occasion: str
+    occasions: list[str]
+    title: str
+    text: str
+    commands: list[str]
+    run: RunResult | None
+    problems: list[Problem]
+
+
+class Sent(TypedDict):
+    """Whether a channel took the message of `t3flow notify test`, and why not."""
+
+    channel: str
+    shown: str
+    ok: bool
+    reason: str
+    seconds: float
 
 
 class Finding(TypedDict):

@@ -8,10 +8,10 @@ from t3flow import T3flowError
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import freeze, slots
-from t3flow.host.records import facts, rejections
+from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.state.documents import SCHEMA, Bake, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
+from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
 from t3flow.state.observed import last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -68,6 +68,7 @@ def collect(read: Settings, noted: Journal | None = None, *, is_live: bool | Non
         consumer=Consumer(
             alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
         ),
+        channels=channels(noted) if noted else [],
     )
     found["problems"] = problems(found)
     return found
@@ -134,3 +135,20 @@ def bake(noted: Journal) -> Bake | None:
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
     return Bake(version=known["version"], until=rfc3339(known["until"]), problem=known["problem"])
+
+
+def channels(noted: Journal) -> list[Channel]:
+    """Return the channels of messages, and how each fares."""
+    waiting = outbox.waiting(noted)
+    return [
+        Channel(
+            name=each.name,
+            shown=each.shown,
+            sent_at=rfc3339(each.sent_at),
+            failing_since=rfc3339(each.failing_since),
+            cause=each.cause,
+            waiting=waiting.get(each.name, 0),
+            dead=each.dead,
+        )
+        for each in outbox.channels(noted)
+    ]

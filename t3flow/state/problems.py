@@ -30,6 +30,7 @@ KINDS = {
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
     "metrics": "the consumer cannot publish metrics",
+    "notify_failed": "a channel does not take messages",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -84,6 +85,12 @@ def of_host(found: Status) -> list[_Line]:
     if found["consumer"]["alive"]:
         remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
         lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
+    for channel in found["channels"]:
+        if channel["failing_since"]:
+            given_up = f"; {channel['dead']} messages were given up" if channel["dead"] else ""
+            since = ago(epoch(channel["failing_since"]))
+            text = f"Messages to {channel['shown']} fail, first {since}: {channel['cause']}{given_up}"
+            lines.append(_Line("notify_failed", text, "try again with: t3flow notify test"))
     return lines
 
 
