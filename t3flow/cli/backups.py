@@ -1,7 +1,6 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and replaced databases."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +10,7 @@ from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_hos
 from t3flow.cli.enqueue import begin, wait
 from t3flow.cli.output import dump, say, table, tell
 from t3flow.state.short import short_backup, shortener
-from t3flow.state.times import ago, rfc3339
-
-if TYPE_CHECKING:
-    from t3flow.host.host import Host
+from t3flow.state.times import ago, epoch
 
 
 class ListedOrDropped(Commands):
@@ -48,12 +44,14 @@ def list_backups(user: str | None, as_json: bool) -> None:
 
     A snapshot is listed by the time in its name; drop and restore accept that form. --json has full names, schema levels and sizes.
     """
+    from t3flow.state.backups import backups as collect
+
     read = settings()
     host = open_host(read)
     users = known_users(read, (user,)) if user else [entry.name for entry in host.user_map().users]
-    found = collect(host, users)
+    found = collect(host, users, lambda problem: say(f"t3flow: {problem}"))
     if as_json:
-        dump([{**each, "created": rfc3339(each["created"])} for each in found])
+        dump(found)
         return
     if not found:
         click.echo(f"No backup of {user}" if user else "No backup yet")
@@ -64,8 +62,8 @@ def list_backups(user: str | None, as_json: bool) -> None:
         [
             *(() if user else (each["user"],)),
             short_backup(each["backup"]),
-            short.get(each["version"], "-"),
-            ago(each["created"]),
+            short.get(each["version"] or "", "-"),
+            ago(epoch(each["created"])),
             _in_megabytes(each["bytes"]),
             *((_databases(each["files"]),) if user else ()),
         ]
@@ -92,59 +90,6 @@ def _databases(files: dict[str, int | None]) -> str:
 def _in_megabytes(size: int | None) -> str:
     """Return a size for people."""
     return "MISSING" if size is None else f"{size / 1e6:.1f} MB"
-
-
-def _size(path: Path) -> int | None:
-    """Return the size of a file in bytes; None for a file that is gone."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def collect(host: "Host", users: list[str]) -> list[dict[str, Any]]:
-    """Return the backups of these users, by user and time. A user whose replaced databases cannot be read is reported on stderr."""
-    from t3flow.host.backups import replaced
-    from t3flow.host.records import catalog
-    from t3flow.t3.files import userdata
-
-    found: list[dict[str, Any]] = []
-    for entry in catalog.backups(host.journal):
-        if entry.user in users:
-            path = Path(entry.path)
-            shown: dict[str, Any] = {"user": entry.user, "backup": path.name, "kind": "snapshot", "path": entry.path}
-            shown |= {
-                "version": entry.written_by or None,
-                "before": entry.version,
-                "level": entry.level,
-                "created": entry.created,
-            }
-            sizes = {name: _size(each) for name, each in entry.paths.items()}
-            whole = [size for size in sizes.values() if size is not None]
-            found.append({**shown, "bytes": sum(whole) if len(whole) == len(sizes) else None, "files": sizes})
-
-    def aside(user: str) -> list[replaced.ReplacedSet]:
-        try:
-            return replaced.list_replaced(host, user)
-        except T3flowError as error:
-            say(f"t3flow: the replaced databases of {user} cannot be seen: {error}")
-            return []
-
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(4) as pool:
-        for each in [each for of_user in pool.map(aside, users) for each in of_user]:
-            path = userdata(host.base_dir(each.user)) / each.name
-            shown = {
-                "user": each.user,
-                "backup": each.name,
-                "kind": "kept",
-                "path": str(path),
-                "version": each.written_by or None,
-            }
-            shown |= {"before": None, "level": each.level, "created": each.created, "bytes": each.size_bytes}
-            found.append({**shown, "files": each.files})
-    return sorted(found, key=lambda each: (users.index(each["user"]), each["created"], each["backup"]))
 
 
 @backups.command()

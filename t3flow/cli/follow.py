@@ -12,7 +12,7 @@ from t3flow.cli.output import GAP, Progress, dump, styled, table, wrapped
 from t3flow.engine.journal import Journal, Run
 from t3flow.host.records import facts
 from t3flow.settings.load import Settings
-from t3flow.state.runs import LONG_SECONDS, Line, Narrator, activity
+from t3flow.state.runs import LONG_SECONDS, Line, Narrator, activity, result
 from t3flow.state.short import shortener
 from t3flow.state.sources import consumer_pid
 from t3flow.state.times import duration
@@ -65,7 +65,7 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
     finally:
         progress.clear()
     if as_json:
-        dump(document(run))
+        dump(result(run))
     else:
         conclude(run)
     return exit_code(run)
@@ -82,22 +82,6 @@ def in_line(line: Line, before: str = "", stream: Any = None) -> str:
     mark, color = MARKS[line.mood]
     text = wrapped(line.text, " " * (len(before) + 2), f"{before}{mark} ", stream or sys.stderr)
     return before + styled(mark, stream or sys.stderr, fg=color) + text[len(before) + len(mark) :]
-
-
-def document(run: Run) -> dict[str, Any]:
-    """Return what `--wait --json` prints."""
-    found = run.result
-    return {
-        "run": run.id,
-        "workflow": "drain" if run.workflow == "drain_now" else run.workflow,
-        "status": run.status,
-        "outcome": run.outcome,
-        "from": found.get("from"),
-        "target": found.get("target"),
-        "reason": found.get("reason", ""),
-        "users": found.get("users", {}),
-        "notices": found.get("notices", []),
-    }
 
 
 def exit_code(run: Run) -> int:

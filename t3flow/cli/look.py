@@ -1,6 +1,6 @@
 """Commands that look at the host: status, deferrals, verify."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,9 @@ from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users,
 from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
 from t3flow.host.pairing import last_pairings
 from t3flow.state.times import ago, ahead, epoch, soon
+
+if TYPE_CHECKING:
+    from t3flow.state.documents import Status
 
 LABEL = 12
 
@@ -30,8 +33,8 @@ def status(as_json: bool) -> None:
     if as_json:
         dump(found)
         return
-    for problem in problems.problems(found):
-        click.echo(styled(wrapped(problem), fg="red"))
+    for problem in found["problems"]:
+        click.echo(styled(wrapped(problems.line(problem)), fg="red"))
     for label, text in summary(found):
         click.echo(wrapped(text, " " * LABEL, f"{label:<{LABEL}}"))
     if found["users"]:
@@ -39,7 +42,7 @@ def status(as_json: bool) -> None:
         users_table(found)
 
 
-def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
+def summary(found: "Status") -> list[tuple[str, str]]:
     """Return the lines about the host, each with its label."""
     from t3flow.state.host import next_bump
 
@@ -63,7 +66,7 @@ def summary(found: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def users_table(found: dict[str, Any]) -> None:
+def users_table(found: "Status") -> None:
     """Print the server, version, pairing and deferral of each user."""
     from t3flow.state.deferrals import in_words
     from t3flow.state.short import shortened, shortener
@@ -76,7 +79,7 @@ def users_table(found: dict[str, Any]) -> None:
     rows = []
     for user, each in found["users"].items():
         runs, led_to, deferred = each["running_version"], each["assigned_version"], each["deferred"]
-        version = short.get(led_to, "-")
+        version = short.get(led_to or "", "-")
         if runs and runs != led_to:
             version = f"{short[runs]}, assigned {version}"
         waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""

@@ -2,18 +2,17 @@
 
 import sys
 from datetime import datetime
-from typing import Any
 
 import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import UsageError, as_json, hint, journal, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
-from t3flow.engine.journal import Journal, Run
-from t3flow.state.runs import activity, asked_for
+from t3flow.engine.journal import Journal
+from t3flow.state.runs import activity, asked_for, history, summary
 from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.sources import consumer_pid
-from t3flow.state.times import ago, ahead, duration, rfc3339, when
+from t3flow.state.times import ago, ahead, duration, when
 
 
 @click.command()
@@ -29,7 +28,7 @@ def runs(as_json: bool, limit: int) -> None:
     noted = journal(read)
     found = noted.runs(limit=limit)
     if as_json:
-        dump([_document(run) for run in found])
+        dump([summary(run) for run in found])
         return
     if not found:
         click.echo("No run yet; start one with: t3flow enqueue bump --wait")
@@ -60,11 +59,7 @@ def show(run: str, as_json: bool) -> None:
     found = noted.run(_full_id(noted, run))
     events = noted.events(found.id)
     if as_json:
-        shown = [
-            {"seq": e.seq, "at": rfc3339(e.at), "kind": e.kind, "step": e.step, "attempt": e.attempt, "data": e.data}
-            for e in events
-        ]
-        dump({**_document(found), "events": shown})
+        dump(history(found, events))
         return
     from t3flow.cli.follow import conclude, in_line
     from t3flow.state.runs import Narrator, verdicts_of
@@ -133,16 +128,3 @@ def _full_id(noted: Journal, text: str) -> str:
     if len(found) == 1:
         return found[0]
     raise UsageError(f"{len(found) or 'no'} runs match {text}: t3flow runs lists them")
-
-
-def _document(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "workflow": run.workflow,
-        "args": run.args,
-        "status": run.status,
-        "outcome": run.outcome,
-        "reason": run.result.get("reason", ""),
-        "created": rfc3339(run.created),
-        "updated": rfc3339(run.updated),
-    }

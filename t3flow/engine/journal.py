@@ -123,22 +123,27 @@ class Journal:
             self._create(extra_schema)
         with self.transaction() as connection:
             version = connection.execute("pragma user_version").fetchone()[0]
-            if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
-                raise JournalError(
-                    f"journal {self.path} is empty or is not a journal of t3flow; nothing was changed; "
-                    "restore the file from a copy, or check paths.state_dir"
-                )
-            if version > SCHEMA_VERSION:
-                raise JournalError(
-                    f"journal {self.path} was written by a newer t3flow (format {version}, this version reads {SCHEMA_VERSION}); "
-                    "nothing was changed; install that version again"
-                )
+            is_journal = connection.execute("pragma application_id").fetchone()[0] == APPLICATION_ID
+            self._check_format(is_journal, version)
         if create:
             if (found := self.query("pragma quick_check(1)")[0][0]) != "ok":
                 raise self._unusable(found)
             # SQLite syncs the folder for its log only if the connection that created the log is the first to sync it.
             sync_folder(self.path.parent)
         self._is_open = True
+
+    def _check_format(self, is_journal: bool, version: int) -> None:
+        """Raise JournalError unless the file is a journal of a format that this t3flow reads."""
+        if not is_journal:
+            raise JournalError(
+                f"journal {self.path} is empty or is not a journal of t3flow; nothing was changed; "
+                "restore the file from a copy, or check paths.state_dir"
+            )
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"journal {self.path} was written by a newer t3flow (format {version}, this version reads {SCHEMA_VERSION}); "
+                "nothing was changed; install that version again"
+            )
 
     def _create(self, extra_schema: str) -> None:
         """Create the file, complete or not at all."""

@@ -26,12 +26,15 @@ from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
 from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
+from t3flow.host.processes import proc
 from t3flow.host.records import facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
+from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
+from t3flow.settings.text import describe
 from t3flow.state.runs import RunWords
 from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
@@ -210,6 +213,7 @@ def consume(settings: Settings) -> None:
         worker.start_thread("watchdog", lambda: feed_watchdog(heartbeats, engine.stopping))
         worker.start_thread("watch", engine.watch)
         worker.start_thread("queue", engine.watch_queue)
+        worker.start_thread("observer", lambda: keep_observed(host, engine.stopping))
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
@@ -275,6 +279,8 @@ def publish_settings(host: Host, queue_name: str) -> None:
         "consumer",
         {
             "pid": os.getpid(),
+            "started": started.started if (started := proc.stat_of(os.getpid())) else None,
+            "settings": describe(settings),
             "since": time.time(),
             "queue_url": settings.queue.url,
             "queue_name": queue_name,

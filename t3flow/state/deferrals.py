@@ -2,18 +2,18 @@
 
 import shlex
 import time
-from typing import Any
 
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Journal
 from t3flow.host.records import deferral_records
+from t3flow.state.documents import Deferral, LeftBehind, Status, User
 from t3flow.state.times import duration, rfc3339
 
 
-def deferrals(journal: Journal) -> list[dict[str, Any]]:
+def deferrals(journal: Journal) -> list[Deferral]:
     """Return the pending deferrals under the keys of the interface. `old`: the problem that one is, with its remedy; "" for none."""
-    found = []
+    found: list[Deferral] = []
     old_waits, stuck = long_waits.old(journal), blockers.lines(journal)
     for entry in deferral_records.deferrals(journal):
         run = next(iter(journal.runs("id = ?", entry.run)), None)
@@ -22,22 +22,22 @@ def deferrals(journal: Journal) -> list[dict[str, Any]]:
             cause = run.revoked or ("host_busy" if run.wake_at is None else cause)
         old = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         found.append(
-            {
-                "user": entry.user,
-                "target": entry.version,
-                "since": rfc3339(entry.since),
-                "checks": entry.checks,
-                "next_check": rfc3339(entry.next_check),
-                "waiting_for": cause,
-                "detail": entry.detail,
-                "run": entry.run,
-                "old": stuck.get(entry.user) or old,
-            }
+            Deferral(
+                user=entry.user,
+                target=entry.version,
+                since=rfc3339(entry.since),
+                checks=entry.checks,
+                next_check=rfc3339(entry.next_check),
+                waiting_for=cause,
+                detail=entry.detail,
+                run=entry.run,
+                old=stuck.get(entry.user) or old,
+            )
         )
     return found
 
 
-def in_words(deferral: dict[str, Any]) -> str:
+def in_words(deferral: Deferral) -> str:
     """Return what a deferred user waits for, in words. The detail is of the last check: it says nothing of what holds the run itself."""
     cause, detail = deferral["waiting_for"], deferral["detail"]
     if cause == "frozen" and "rejected" not in detail:
@@ -59,7 +59,7 @@ def _old_wait(entry: deferral_records.Deferral, cause: long_waits.Cause) -> str:
     return f"{what}; ask {entry.user} to let their agents end, then run t3flow enqueue drain {user}"
 
 
-def left_behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> str:
+def left_behind_line(user: str, each: User, found: Status) -> str:
     """Return that a user was left on another version than the default, why, and what moves them; "" for one who was not, or is about to be moved."""
     drain = f"t3flow enqueue drain {shlex.quote(user)}"
     led_to, default, deferred = each["assigned_version"], found["default_version"], each["deferred"]
@@ -80,6 +80,10 @@ def left_behind_line(user: str, each: dict[str, Any], found: dict[str, Any]) -> 
     return f"{user} stays on {led_to}, the default is {default}, and no move is pending; to move {user}: t3flow enqueue bump"
 
 
-def cause_left_behind(cause: left_behind.Cause | None) -> dict[str, Any] | None:
+def cause_left_behind(cause: left_behind.Cause | None) -> LeftBehind | None:
     """Return why a bump left a user behind, as the document has it."""
-    return {**cause._asdict(), "since": rfc3339(cause.since)} if cause is not None else None
+    if cause is None:
+        return None
+    return LeftBehind(
+        target=cause.target, waiting_for=cause.waiting_for, detail=cause.detail, since=rfc3339(cause.since)
+    )

@@ -6,60 +6,65 @@ from typing import Any
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
+from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import freeze, slots
-from t3flow.host.host import user_map_of
 from t3flow.host.records import facts, rejections
-from t3flow.host.slots import preflight
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.settings.user_map import UserMap, UserMapError
+from t3flow.state.documents import SCHEMA, Bake, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
+from t3flow.state.observed import last_observed, observe
+from t3flow.state.problems import problems
 from t3flow.state.runs import activity
-from t3flow.state.sources import consumer_pid, journal_if_any
+from t3flow.state.sources import journal_if_any, live_consumer_pid
 from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import users, version_or_none
 
 
-def collect(read: Settings) -> dict[str, Any]:
-    """Return everything that `status --json` prints."""
+def collect(read: Settings, *, is_live: bool | None = None) -> Status:
+    """Return the state of the host, as `status --json` prints it. Works without a consumer, and without a journal.
+
+    `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
+    """
     noted = journal_if_any(read)
-    held = freeze.frozen(read, noted)
+    if is_live is None:
+        is_live = not isinstance(noted, ReadOnlyJournal)
+    observed = observe(read, noted) if is_live or noted is None else last_observed(noted)
+    frozen = freeze.frozen(read, noted)
     planned = (facts.read(noted, "next_bump") or {}) if noted else {}
     consumer = (facts.read(noted, "consumer") or {}) if noted else {}
-    pid = consumer_pid(read.paths.state_dir)
+    pid = live_consumer_pid(read, noted)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
-    try:
-        mapped = user_map_of(read)
-        problems = mapped.problems
-    except UserMapError as error:
-        mapped, problems = UserMap(), [str(error)]
     active = noted.runs("status = 'running' and workflow not in ('drain', 'bake', 'revive')") if noted else []
-    return {
-        "default_version": version_or_none(lambda: slots.default_version(read.paths.versions_dir)),
-        "last_good": slots.read_last_good(read.paths.last_good_file),
-        "tracked_tag": read.track.tag,
-        "pin": pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
-        "frozen": {**held, "since": rfc3339(held["since"])} if held else None,
-        "rejected": rejections.rejected(noted) if noted else {},
-        "users": users(read, noted, mapped),
-        "user_map_problems": problems,
-        "launcher_problems": [f"{what}; {mend}" for what, mend in launcher_troubles(read)],
-        "run": active[0].id if active else None,
-        "run_doing": activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
-        "run_waits": run_waits(noted, [run.id for run in active]) if noted else None,
-        "last_bump": last_bump(noted) if noted else None,
-        "bake": bake(noted) if noted else None,
-        "next_bump": rfc3339(planned.get("at")),
-        "schedule": schedule_in_force(read, planned),
-        "consumer": {
-            "alive": pid is not None,
-            "pid": pid,
-            "waiting_for": facts.read(noted, "waiting_for") if noted else None,
-        },
-    }
+    found = Status(
+        schema=SCHEMA,
+        observed=rfc3339(observed["at"]) if observed["at"] else None,
+        problems=[],
+        default_version=version_or_none(lambda: slots.default_version(read.paths.versions_dir)),
+        last_good=slots.read_last_good(read.paths.last_good_file),
+        tracked_tag=read.track.tag,
+        pin=pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
+        frozen=Frozen(reason=frozen["reason"], since=rfc3339(frozen["since"]), by=frozen["by"]) if frozen else None,
+        rejected=rejections.rejected(noted) if noted else {},
+        users=users(read, noted, observed),
+        user_map_problems=observed["user_map_problems"],
+        launcher_problems=observed["launcher_problems"],
+        run=active[0].id if active else None,
+        run_doing=activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
+        run_waits=run_waits(noted, [run.id for run in active]) if noted else None,
+        last_bump=last_bump(noted) if noted else None,
+        bake=bake(noted) if noted else None,
+        next_bump=rfc3339(planned.get("at")),
+        schedule=schedule_in_force(read, planned),
+        consumer=Consumer(
+            alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
+        ),
+    )
+    found["problems"] = problems(found)
+    return found
 
 
-def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]:
-    """When bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
+def schedule_in_force(read: Settings, planned: dict[str, Any]) -> Schedule:
+    """Return when bumps are due by which clock: the consumer's, as it noted it; before that as these settings and the caller's TZ say."""
     from t3flow.settings import schedule
 
     noted = planned.get("rules") or []
@@ -69,15 +74,15 @@ def schedule_in_force(read: Settings, planned: dict[str, Any]) -> dict[str, Any]
         problem = ""
     except (T3flowError, UnknownZone) as error:
         zone, at, problem = None, None, f"{error}; t3flow config show schedule.timezone"
-    return {
-        "bump": noted[0] if noted else read.schedule.bump,
-        "timezone": str(zone) if zone is not None else None,
-        "next": at.isoformat(timespec="seconds") if at else None,
-        "problem": problem,
-    }
+    return Schedule(
+        bump=noted[0] if noted else read.schedule.bump,
+        timezone=str(zone) if zone is not None else None,
+        next=at.isoformat(timespec="seconds") if at else None,
+        problem=problem,
+    )
 
 
-def next_bump(found: dict[str, Any]) -> str:
+def next_bump(found: Status) -> str:
     """Return when the next bump is due, for people: by the schedule's own clock, with its time zone."""
     planned = found["schedule"]
     if planned["problem"] or not planned["next"]:
@@ -87,27 +92,19 @@ def next_bump(found: dict[str, Any]) -> str:
     return f"{away} ({due:%a %Y-%m-%d %H:%M} {planned['timezone']}), schedule {planned['bump']}"
 
 
-def launcher_troubles(read: Settings) -> list[tuple[str, str]]:
-    """Return what is wrong with the launcher and the mount of the slots, each with its remedy."""
-    try:
-        return [*preflight.launcher_problems(read), *preflight.mounts_problems(read)]
-    except (T3flowError, OSError) as error:
-        return [(f"{read.paths.launcher} cannot be looked at ({error})", "t3flow doctor")]
-
-
-def last_bump(noted: Journal) -> dict[str, Any] | None:
-    """How the bump that ended last did end."""
+def last_bump(noted: Journal) -> LastBump | None:
+    """Return how the bump that ended last did end."""
     found = noted.runs("workflow = 'bump' and status != 'running'", limit=1)
     return next(
         (
-            {"run": run.id, "outcome": run.outcome, "reason": run.result.get("reason"), "ended": rfc3339(run.updated)}
+            LastBump(run=run.id, outcome=run.outcome, reason=run.result.get("reason"), ended=rfc3339(run.updated))
             for run in found
         ),
         None,
     )
 
 
-def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
+def run_waits(noted: Journal, runs: list[str]) -> RunWaits | None:
     """Return the first of these runs that waits for the registry, with what it waits for and when it asks again; None for none."""
     for run in runs:
         rows = noted.query(
@@ -117,13 +114,13 @@ def run_waits(noted: Journal, runs: list[str]) -> dict[str, Any] | None:
             time.time(),
         )
         for cause, at in rows:
-            return {"run": run, "waiting_for": cause, "next_try": rfc3339(at)}
+            return RunWaits(run=run, waiting_for=cause, next_try=rfc3339(at))
     return None
 
 
-def bake(noted: Journal) -> dict[str, Any] | None:
+def bake(noted: Journal) -> Bake | None:
     """Return the version whose pairings are watched, until when, and why nothing can be seen ("" if it can); None without a watch."""
     known = facts.read(noted, "bake")
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
-    return {"version": known["version"], "until": rfc3339(known["until"]), "problem": known["problem"]}
+    return Bake(version=known["version"], until=rfc3339(known["until"]), problem=known["problem"])

@@ -1,68 +1,124 @@
-"""What is wrong with the host: a line for each problem, which ends with the command to run."""
+"""What is wrong with the host, for people and machines: each problem with the command to run."""
 
 import shlex
-from typing import Any
+from typing import NamedTuple
 
 from t3flow.state.deferrals import left_behind_line
+from t3flow.state.documents import Problem, Status, User
 from t3flow.state.short import short_id
 from t3flow.state.times import ago, epoch
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
+KINDS = {
+    "unpaired": "a user cannot pair",
+    "launcher": "the launcher or the mount of the slots is not intact",
+    "consumer_down": "no consumer is running",
+    "frozen": "tracking is frozen",
+    "consumer_waits": "the consumer cannot work without something it waits for",
+    "no_version": "the host was not adopted yet",
+    "user_map": "the user map cannot be read as a whole",
+    "server_down": "a user's server is not running",
+    "other_version": "a user's server runs another version than the assigned one",
+    "unknown_t3": "t3flow does not know a user's kind of t3",
+    "unmanaged": "t3flow cannot manage a user",
+    "left_behind": "a user stays on another version than the default",
+    "deferral_old": "a deferral has waited for days, or cannot make progress",
+    "run_waits": "a run waits for the registry",
+    "last_bump": "the last bump ended without a verdict",
+}
+"""Each kind of problem and its meaning, the most urgent first."""
 
 
-def problems(found: dict[str, Any]) -> list[str]:
+class _Line(NamedTuple):
+    key: str
+    text: str
+    remedy: str
+    user: str | None = None
+
+
+def line(problem: Problem) -> str:
+    """Return a problem in one line, which ends with the command to run."""
+    return f"{problem['text']}; {problem['remedy']}"
+
+
+def problems(found: Status) -> list[Problem]:
     """Given the state of the host as `collect` returns it, return its problems, the most urgent first."""
-    lines = [*found["launcher_problems"], *(f"{problem}; see t3flow doctor" for problem in found["user_map_problems"])]
-    if found["frozen"]:
-        frozen = found["frozen"]
-        lines.append(
-            f"Frozen {ago(epoch(frozen['since']))} by {short_id(frozen['by'])}: {frozen['reason']}; resume with: t3flow unfreeze"
-        )
-    if found["default_version"] is None:
-        lines.append("No user has a version yet; see t3flow adopt --dry-run, then run t3flow adopt")
-    if not found["consumer"]["alive"]:
-        lines.append("No consumer is running, so nothing is updated; start it with: systemctl start t3flow")
-    if found["consumer"]["waiting_for"]:
-        lines.append(f"The consumer is waiting for {found['consumer']['waiting_for']}; see t3flow doctor")
+    lines = [*of_host(found)]
     for user, each in found["users"].items():
         lines += of_user(user, each, found)
-    if waits := found["run_waits"]:
-        lines.append(f"{waits['run']} is waiting: {waits['waiting_for']}; see t3flow show {waits['run']}")
-    last = found["last_bump"]
-    if last and last["outcome"] in NEEDS_A_PERSON:
-        lines.append(
-            f"The last bump ended {ago(epoch(last['ended']))} as {last['outcome']}: {last['reason']}; see t3flow show {last['run']}"
-        )
+    lines += of_runs(found)
+    order = list(KINDS)
+    return [
+        Problem(key=each.key, user=each.user, text=each.text, remedy=each.remedy)
+        for each in sorted(lines, key=lambda each: order.index(each.key))
+    ]
+
+
+def of_host(found: Status) -> list[_Line]:
+    """Return the problems that concern all users."""
+    lines = [_split("launcher", each) for each in found["launcher_problems"]]
+    lines += [_Line("user_map", problem, "see t3flow doctor") for problem in found["user_map_problems"]]
+    if frozen := found["frozen"]:
+        text = f"Frozen {ago(epoch(frozen['since']))} by {short_id(frozen['by'])}: {frozen['reason']}"
+        lines.append(_Line("frozen", text, "resume with: t3flow unfreeze"))
+    if found["default_version"] is None:
+        remedy = "see t3flow adopt --dry-run, then run t3flow adopt"
+        lines.append(_Line("no_version", "No user has a version yet", remedy))
+    if not found["consumer"]["alive"]:
+        text = "No consumer is running, so nothing is updated"
+        lines.append(_Line("consumer_down", text, "start it with: systemctl start t3flow"))
+    if cause := found["consumer"]["waiting_for"]:
+        lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
     return lines
 
 
-def of_user(user: str, each: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def of_runs(found: Status) -> list[_Line]:
+    """Return the problems of runs."""
+    lines = []
+    if waits := found["run_waits"]:
+        text = f"{waits['run']} is waiting: {waits['waiting_for']}"
+        lines.append(_Line("run_waits", text, f"see t3flow show {waits['run']}"))
+    last = found["last_bump"]
+    if last and last["outcome"] in NEEDS_A_PERSON:
+        text = f"The last bump ended {ago(epoch(last['ended']))} as {last['outcome']}: {last['reason']}"
+        lines.append(_Line("last_bump", text, f"see t3flow show {last['run']}"))
+    return lines
+
+
+def of_user(user: str, each: User, found: Status) -> list[_Line]:
     """Return the problems of one user."""
     lines = []
     deferred, runs, led_to = each["deferred"], each["running_version"], each["assigned_version"]
     if deferred and deferred["old"]:
-        lines.append(deferred["old"])
-    elif line := left_behind_line(user, each, found):
-        lines.append(line)
+        lines.append(_split("deferral_old", deferred["old"], user))
+    elif text := left_behind_line(user, each, found):
+        lines.append(_split("left_behind", text, user))
     if not each["managed"]:
         if each["active"] or deferred or not each["why_unmanaged"].startswith("is not in"):
-            what, _, mend = each["why_unmanaged"].rpartition(": ")
-            lines.append(f"{user} is not managed: {what}; {mend}")
+            reason, _, remedy = each["why_unmanaged"].rpartition(": ")
+            lines.append(_Line("unmanaged", f"{user} is not managed: {reason}", remedy, user))
         return lines
     if each["unknown"]:
-        lines.append(f"{user} is left alone: {each['unknown']}; install a newer t3flow")
+        lines.append(_Line("unknown_t3", f"{user} is left alone: {each['unknown']}", "install a newer t3flow", user))
     if runs and led_to and runs != led_to and not deferred and not found["run"]:
-        unit = shlex.quote(each["unit"])
-        lines.append(
-            f"The server of {user} runs {runs}, but {user} is assigned {led_to}: pairing may fail; "
-            f"to schedule the restart: t3flow adopt, or, once {user} is idle: systemctl restart {unit}"
-        )
+        text = f"The server of {user} runs {runs}, but {user} is assigned {led_to}: pairing may fail"
+        restart = f"systemctl restart {shlex.quote(each['unit'])}"
+        remedy = f"to schedule the restart: t3flow adopt, or, once {user} is idle: {restart}"
+        lines.append(_Line("other_version", text, remedy, user))
     if each["pairing"] == "failing":
         seen = ago(epoch(each["pairing_seen"]))
-        why = each["pairing_reason"].removeprefix("cannot pair: ")
-        retry = "" if "; t3flow " in why else f"; try again with: t3flow verify {user}"
-        lines.append(f"{user} could not pair when last tried ({seen}): {why}{retry}")
+        reason = each["pairing_reason"].removeprefix("cannot pair: ")
+        text = f"{user} could not pair when last tried ({seen}): {reason}"
+        remedy = f"try again with: t3flow verify {user}"
+        lines.append(_split("unpaired", text, user) if "; t3flow " in reason else _Line("unpaired", text, remedy, user))
     elif not each["active"] and runs is None and deferred is None:
-        lines.append(f"The server of {user} is not running; start it with: systemctl start {each['unit']}")
+        text = f"The server of {user} is not running"
+        lines.append(_Line("server_down", text, f"start it with: systemctl start {each['unit']}", user))
     return lines
+
+
+def _split(key: str, text: str, user: str | None = None) -> _Line:
+    """Return a problem from a line that ends with its remedy after a semicolon."""
+    text, _, remedy = text.rpartition("; ")
+    return _Line(key, text or remedy, remedy if text else "see t3flow doctor", user)

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Event, Journal, Run
 from t3flow.engine.words import Words
-from t3flow.state import sentences
+from t3flow.state import documents, sentences
 from t3flow.state.short import short_backup
-from t3flow.state.times import ahead, clock, duration
+from t3flow.state.times import ahead, clock, duration, rfc3339
 from t3flow.state.wording import Detail, Problem, names
 
 SHORTEST_SECONDS = 0.05
@@ -177,3 +177,43 @@ class RunWords(Words):
             return ""
         line = self._narrators.setdefault(run.id, Narrator(run)).line(event)
         return line.text if line is not None and event.kind != "waiting" else ""
+
+
+def summary(run: Run) -> documents.RunSummary:
+    """Return a run as `runs --json` lists it."""
+    return documents.RunSummary(
+        run=run.id,
+        workflow=run.workflow,
+        args=run.args,
+        status=cast(Any, run.status),
+        outcome=run.outcome,
+        reason=run.result.get("reason", ""),
+        created=rfc3339(run.created),
+        updated=rfc3339(run.updated),
+    )
+
+
+def history(run: Run, events: Sequence[Event]) -> documents.RunHistory:
+    """Return a run with its events as `show RUN --json` prints it."""
+    shown = [
+        documents.Event(seq=e.seq, at=rfc3339(e.at), kind=e.kind, step=e.step, attempt=e.attempt, data=e.data)
+        for e in events
+    ]
+    return documents.RunHistory(schema=documents.SCHEMA, **summary(run), events=shown)
+
+
+def result(run: Run) -> documents.RunResult:
+    """Return how a run ended, or stands, as `--wait --json` prints it."""
+    found = run.result
+    return {
+        "schema": documents.SCHEMA,
+        "run": run.id,
+        "workflow": "drain" if run.workflow == "drain_now" else run.workflow,
+        "status": cast(Any, run.status),
+        "outcome": run.outcome,
+        "from": found.get("from"),
+        "target": found.get("target"),
+        "reason": found.get("reason", ""),
+        "users": found.get("users", {}),
+        "notices": found.get("notices", []),
+    }

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 from t3flow.engine.journal import Journal, JournalError
+from t3flow.engine.reader import ReadOnlyJournal
+from t3flow.host.processes import proc
+from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 
 JOURNAL = "journal.db"
@@ -13,13 +16,18 @@ LOCK = "consumer.lock"
 
 
 def journal(settings: Settings) -> Journal:
-    """Return the journal of this host. Raises JournalError; PermissionError where it is another account's."""
+    """Return the journal of this host, for reading only where this account may not write it.
+
+    Raises JournalError; PermissionError where this account may not read it either.
+    """
     path = settings.paths.state_dir / JOURNAL
-    if not os.access(path.parent, os.R_OK | os.X_OK):
+    if not os.access(path.parent, os.X_OK):
         if os.path.lexists(path.parent):
             raise PermissionError(errno.EACCES, "it is another account's", str(path))
     elif os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK):
-        raise PermissionError(errno.EACCES, "it is another account's", str(path))
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, "it is another account's", str(path))
+        return ReadOnlyJournal(path)
     return Journal(path)
 
 
@@ -44,3 +52,24 @@ def consumer_pid(state_dir: Path) -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def noted_consumer_pid(noted: Journal) -> int | None:
+    """Return the pid of the consumer that the journal names if that process is alive, for readers that may not open the lock.
+
+    A process that has the same pid by chance is told apart by its start time.
+    """
+    consumer = facts.read(noted, "consumer") or {}
+    pid = consumer.get("pid")
+    found = proc.stat_of(pid) if pid else None
+    return pid if found is not None and found.started == consumer.get("started") else None
+
+
+def live_consumer_pid(settings: Settings, noted: Journal | None) -> int | None:
+    """Return the pid of the consumer, or None: by its lock or, where that is another account's, by the journal. Raises PermissionError."""
+    try:
+        return consumer_pid(settings.paths.state_dir)
+    except PermissionError:
+        if noted is None:
+            raise
+        return noted_consumer_pid(noted)

@@ -2,11 +2,16 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import overload
 
 SOON_SECONDS = 1.0
 UNITS = ((86400.0, "day", "days"), (3600.0, "h", "h"), (60.0, "min", "min"))
 
 
+@overload
+def rfc3339(moment: float) -> str: ...
+@overload
+def rfc3339(moment: None) -> None: ...
 def rfc3339(moment: float | None) -> str | None:
     """Return a time (epoch seconds) for scripts; None stays None."""
     if moment is None:
