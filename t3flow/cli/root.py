@@ -26,6 +26,7 @@ MODULES = {
     "adopt": "adopt",
     "config": "config",
     "consumer": "programs",
+    "web": "programs",
     "demo": "programs",
 }
 """Command → the module of this package that has it, in the order of `--help`."""

@@ -20,12 +20,13 @@ from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import users, version_or_none
 
 
-def collect(read: Settings, *, is_live: bool | None = None) -> Status:
+def collect(read: Settings, *, is_live: bool | None = None, journal: Journal | None = None) -> Status:
     """Return the state of the host, as `status --json` prints it. Works without a consumer, and without a journal.
 
     `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
+    `journal`: the journal, for a reader that has it open.
     """
-    noted = journal_if_any(read)
+    noted = journal or journal_if_any(read)
     if is_live is None:
         is_live = not isinstance(noted, ReadOnlyJournal)
     observed = observe(read, noted) if is_live or noted is None else last_observed(noted)

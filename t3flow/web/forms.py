@@ -23,7 +23,10 @@ def require_same_origin(request: Request) -> None:
     Browsers set Sec-Fetch-Site on requests to https: addresses and to localhost, and no page can change it. Where it is missing, nothing is known.
     """
     if request.headers.getlist("sec-fetch-site") != ["same-origin"]:
-        raise Refused(403, "Refused: the browser does not say that this page sent the form. Open the page over https and try again.")
+        raise Refused(
+            403,
+            "Refused: the browser does not say that this page sent the form. Open the page over https and try again.",
+        )
     origins = request.headers.getlist("origin")
     if origins and (len(origins) > 1 or not _is_own(origins[0], request)):
         raise Refused(403, "Refused: the form comes from another site, or the reverse proxy changes Host.")
@@ -36,7 +39,9 @@ def _is_own(origin: str, request: Request) -> bool:
     except ValueError:
         return False
     asked = [*request.headers.getlist("host"), *request.headers.getlist("x-forwarded-host")]
-    return parts.scheme in ("https", "http") and bool(parts.netloc) and (parts.netloc in asked or parts.hostname in asked)
+    return (
+        parts.scheme in ("https", "http") and bool(parts.netloc) and (parts.netloc in asked or parts.hostname in asked)
+    )
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -49,7 +54,9 @@ async def read_form(request: Request) -> dict[str, str]:
         if len(body) > MAX_BODY_BYTES:
             raise Refused(413, f"Refused: the form is larger than {MAX_BODY_BYTES} bytes.")
     try:
-        fields = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MAX_FIELDS, errors="strict")
+        fields = parse_qsl(
+            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MAX_FIELDS, errors="strict"
+        )
     except ValueError as error:
         raise Refused(400, "Refused: the form cannot be read.") from error
     if len(dict(fields)) != len(fields):

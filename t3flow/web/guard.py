@@ -58,7 +58,9 @@ class Guard:
         except Exception as error:
             logger.exception("%s %r failed: %r", scope["method"], scope["path"], error)
             if not has_started:
-                await plain(send_guarded, 500, "t3flow web: internal error; the log says more: journalctl -u t3flow-web")
+                await plain(
+                    send_guarded, 500, "t3flow web: internal error; the log says more: journalctl -u t3flow-web"
+                )
 
     def _is_meant(self, scope: Scope) -> bool:
         hosts = [value for name, value in scope["headers"] if name == b"host"]

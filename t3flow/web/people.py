@@ -38,7 +38,9 @@ class People:
         if self.distrusted or not values:
             return Viewer("", False)
         if len(values) > 1:
-            raise Ambiguous(f"{self.header} is there {len(values)} times; the reverse proxy must replace what a browser sends")
+            raise Ambiguous(
+                f"{self.header} is there {len(values)} times; the reverse proxy must replace what a browser sends"
+            )
         identity = _text(values[0])
         if len(identity) > LONGEST_IDENTITY or not identity.isprintable():
             raise Ambiguous(f"{self.header} does not hold the name of a person")

@@ -43,29 +43,35 @@ class BoundedProtocol(H11Protocol):
         self._expect_request()
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._deadline = _cancelled(self._deadline)
+            self._cancel_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
-        self._deadline, self._stall = _cancelled(self._deadline), _cancelled(self._stall)
+        self._cancel_deadline()
+        self._cancel_stall()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Start the timer of a client that takes less than it is sent."""
         super().pause_writing()
-        _cancelled(self._stall)
+        self._cancel_stall()
         self._stall = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Stop the timer of a client that has caught up."""
-        self._stall = _cancelled(self._stall)
+        self._cancel_stall()
         super().resume_writing()
 
     def _expect_request(self) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None

@@ -1,7 +1,7 @@
 """The socket that the page listens on: systemd's, a Unix socket of its own, or a port on loopback.
 
-Only a Unix socket that the kernel keeps closed to other accounts may carry names: the reverse proxy behind it says who asks. Through any other socket,
-every account of the host could claim any name, so the page takes none there and is read-only.
+Only a Unix socket that the kernel keeps closed to other accounts may carry names: the reverse proxy behind it says who asks. Through any other
+socket, every account of the host could claim any name, so the page takes none there and is read-only.
 """
 
 import os

@@ -12,7 +12,7 @@ from typing import Any
 FOLDER = "requests"
 MAX_WAITING = 64
 """How many requests may wait at a time. More than a few means that the consumer does not take them."""
-MAX_BYTES = 8192
+MAX_BYTES = 4096
 ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -58,7 +58,7 @@ class Spool:
         """Return the requests that the consumer has not taken yet, oldest first. Files that are no requests are left out."""
         found = []
         for name in self._names()[: 2 * MAX_WAITING]:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, RecursionError):
                 document = self._read(self.folder / name)
                 if isinstance(document, dict) and document.get("id") == name.removesuffix(".json"):
                     found.append({key: value for key, value in document.items() if isinstance(value, str)})
@@ -66,7 +66,11 @@ class Spool:
 
     def _names(self) -> list[str]:
         with suppress(OSError), os.scandir(self.folder) as entries:
-            return [entry.name for entry in entries if ID.fullmatch(entry.name.removesuffix(".json")) and entry.name.endswith(".json")]
+            return [
+                entry.name
+                for entry in entries
+                if ID.fullmatch(entry.name.removesuffix(".json")) and entry.name.endswith(".json")
+            ]
         return []
 
     def _read(self, path: Path) -> Any:
