@@ -58,7 +58,9 @@ else
   mv -T "$launcher.t3flow" "$launcher"
   echo "$launcher is now t3 $one itself; to install it with npm again: rm $launcher; npm install --global t3@$one"
 fi
-if getent passwd t3flow >/dev/null; then userdel t3flow || echo "kept: the account t3flow, because userdel failed"; fi
+for account in t3flow t3flow-web; do
+  if getent passwd $account >/dev/null; then userdel $account || echo "kept: the account $account, because userdel failed"; fi
+done
 echo "kept: $versions (the versions that servers run)"
 echo "kept: $(setting paths.backup_dir) (snapshots), $(setting paths.state_dir) (history), /etc/t3flow (settings), $(setting paths.last_good_file)"
 former=$(dirname -- "$launcher")/.$(basename -- "$launcher").before-t3flow

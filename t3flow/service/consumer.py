@@ -19,7 +19,6 @@ from loguru import logger
 
 from t3flow import T3flowError, periodic
 from t3flow.engine.engine import Engine
-from t3flow.engine.files import make_folder
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
@@ -27,8 +26,9 @@ from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.processes import proc
-from t3flow.host.records import facts, journal_reserve, tables
+from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
+from t3flow.host.state_dir import prepare
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
@@ -195,7 +195,9 @@ def consume(settings: Settings) -> None:
     create_state_dir(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
+        prepare(settings.paths.state_dir)  # the journal is new, or was replaced by a copy
         tables.migrate_facts(journal)
+        counters.install(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
@@ -261,9 +263,10 @@ def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
 
 
 def create_state_dir(state_dir: Path) -> None:
-    """Create the state folder, accessible to this account only. Idempotent. Raises ConsumerError."""
+    """Create the state folder with its spools, and correct modes and owners. Idempotent. Raises ConsumerError."""
     try:
-        make_folder(state_dir, 0o700)
+        for correction in prepare(state_dir):
+            logger.warning("{}; corrected", correction)
         (state_dir / LOCK).touch(mode=0o600)
     except OSError as error:
         raise ConsumerError(

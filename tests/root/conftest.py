@@ -13,7 +13,7 @@ from world import World
 
 REASON = "NOT TESTED AS ROOT"
 FIRST_UID = 64100 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-ACCOUNTS = {"mallory": FIRST_UID + 1, "ada": FIRST_UID + 2, "t3flow": FIRST_UID + 3}
+ACCOUNTS = {"mallory": FIRST_UID + 1, "ada": FIRST_UID + 2, "t3flow": FIRST_UID + 3, "t3flow-web": FIRST_UID + 4}
 """Each worker has its own accounts, so that an attack on processes does not reach other tests."""
 
 

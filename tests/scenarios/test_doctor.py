@@ -192,7 +192,7 @@ def faults(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
         ("accounts", replaced(paths.user_map, "ada@example.test=ada\nx=root\n"), "root"),
         ("accounts", moved(env / "ada.env"), "ada.env"),
         ("accounts", replaced(env / "ada.env", f"T3_PORT={box.ports['grace']}\n"), "same port"),
-        ("modes", mode(paths.state_dir / "queue.key", 0o644), "so other accounts can read it"),
+        ("modes", mode(paths.state_dir / "queue.key", 0o644), "instead of 600"),
         ("modes", mode(paths.versions_dir, 0o777), "can be written by others"),
         ("modes", mode(box.config, 0o666), "config.toml can be written"),
         ("disk", moved(paths.scratch_dir), "does not exist"),

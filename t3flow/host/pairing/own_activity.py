@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t3flow.engine.journal import Journal
-from t3flow.host.records import tables
+from t3flow.host.records import counters, tables
 
 RETENTION_SECONDS = 3600.0
 """How long records are kept; also how long a restart that never finished counts as in flight."""
@@ -39,8 +39,8 @@ def note_restart_end(journal: Journal, user: str) -> None:
 
 @contextmanager
 def probing(journal: Journal, user: str) -> Iterator[None]:
-    """Record a probe of a user's pairing for the block. After a failure it lasts AFTERMATH_SECONDS longer; after a kill, PROBE_SECONDS in all."""
-    begin = time.time()
+    """Record and count a probe of a pairing for the block. After a failure it lasts AFTERMATH_SECONDS longer; after a kill, PROBE_SECONDS in all."""
+    begin, started = time.time(), time.monotonic()
     with _transaction(journal, user) as connection:
         connection.execute("insert or replace into ours values (?, ?, ?)", (user, begin, begin + PROBE_SECONDS))
     after = AFTERMATH_SECONDS
@@ -48,9 +48,13 @@ def probing(journal: Journal, user: str) -> Iterator[None]:
         yield
         after = LAG_SECONDS
     finally:
+        took = time.monotonic() - started
         with _transaction(journal, user) as connection:
             over = time.time() + after
             connection.execute("update ours set until = ? where user = ? and since = ?", (over, user, begin))
+            counters.add(connection, counters.PROBES, ["ok" if after == LAG_SECONDS else "failed"])
+            if after == LAG_SECONDS:
+                counters.observe(connection, counters.PAIRING, counters.PAIRING_BOUNDS, took)
 
 
 def is_own(journal: Journal, user: str, earliest: float, latest: float) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from t3flow.engine.files import is_on_tmpfs
-from t3flow.host import slots
+from t3flow.host import slots, state_dir
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SANDBOX_SLOT_BYTES, SCRATCH_PATTERN, SCRATCH_PREFIX, SLOT_BYTES
@@ -30,8 +30,9 @@ def modes_and_owners(host: Host) -> Iterator[Finding]:
     backups = [paths.backup_dir / entry.name for entry in host.user_map().users]
     for path in (*controls, *(folder for folder in backups if folder.exists())):
         yield from _writable_by_others(path)
-    secret = [paths.state_dir, *(paths.state_dir / name for name in ("queue.key", "journal.db"))]
-    for path in (*secret, *backups):
+    for entry, what in state_dir.wrong_entries(paths.state_dir):
+        yield finding(f"{entry.path} has {what}", "t3flow doctor --fix")
+    for path in backups:
         if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
             yield finding(f"{path} has mode {mode:o}, so other accounts can read it", f"chmod go= {path}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from t3flow import T3flowError
 from t3flow.adoption import shell_tracker
 from t3flow.engine.files import remove_tree
-from t3flow.host import slots, t3_accounts
+from t3flow.host import slots, state_dir, t3_accounts
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SCRATCH_PATTERN, SCRATCH_PREFIX
@@ -69,20 +69,21 @@ def link_accounts(host: Host) -> Iterator[str]:
 
 
 def tighten_modes(host: Host) -> Iterator[str]:
-    """Remove write access of others to what controls t3flow, and all access to what is secret, if this account owns the file."""
+    """Remove write access of others to what controls t3flow, if this account owns the file, and correct the state folder."""
     paths = host.settings.paths
     sources = host.settings.sources.values()
     files = {Path(source.removeprefix("file ")) for source in sources if source.startswith("file ")}
     controls = [paths.versions_dir, slots.slots_dir(paths.versions_dir), paths.versions_dir / "users", *sorted(files)]
     controls += [paths.user_map, paths.serve_env_dir, paths.backup_dir, paths.last_good_file]
-    secret = [paths.state_dir, paths.state_dir / "queue.key", paths.state_dir / "journal.db"]
-    for path, bits in [*((path, 0o022) for path in controls), *((path, 0o077) for path in secret)]:
+    for path in controls:
         with suppress(FileNotFoundError):
             status = path.lstat()
             mode = stat.S_IMODE(status.st_mode)
-            if mode & bits and status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode):
-                os.chmod(path, mode & ~bits)
-                yield f"{path} has mode {mode & ~bits:o} instead of {mode:o}"
+            if mode & 0o022 and status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode):
+                os.chmod(path, mode & ~0o022)
+                yield f"{path} has mode {mode & ~0o022:o} instead of {mode:o}"
+    for correction in state_dir.prepare(paths.state_dir):
+        yield f"{correction}; corrected"
 
 
 def remove_leftovers(host: Host) -> Iterator[str]:
