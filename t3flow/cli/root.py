@@ -28,6 +28,7 @@ MODULES = {
     "metrics": "metrics",
     "notify": "notify",
     "consumer": "programs",
+    "web": "programs",
     "demo": "programs",
 }
 """Command → the module of this package that has it, in the order of `--help`."""
