@@ -29,6 +29,7 @@ from t3flow.host.processes import proc
 from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
+from t3flow.service import spools
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.metrics.counting import dropped_watcher
 from t3flow.service.notifications import sender
@@ -230,6 +231,9 @@ def consume(settings: Settings) -> None:
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
         worker.start_thread("verify", Verifier(host, engine.stopping).repeat)
+        worker.start_thread(
+            "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
+        )
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()

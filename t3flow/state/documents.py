@@ -178,11 +178,12 @@ class Status(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """One run, as `runs --json` lists it."""
+    """One run, as `runs --json` lists it. `asked_by`: the person; None for a run that t3flow started itself."""
 
     run: str
     workflow: str
     args: dict[str, Any]
+    asked_by: str | None
     status: Literal["running", "succeeded", "failed", "cancelled"]
     outcome: str | None
     reason: str
@@ -206,6 +207,19 @@ class RunHistory(RunSummary):
 
     schema: Literal[1]
     events: list[Event]
+
+
+class Action(TypedDict):
+    """What a person asked t3flow to do. `by`: an account, or on the page an identity; `result`: None while it is under way or was interrupted."""
+
+    id: str
+    at: str
+    by: str
+    via: Literal["cli", "page", "user"]
+    action: str
+    arguments: dict[str, Any]
+    run: str | None
+    result: str | None
 
 
 class UserResult(TypedDict):
