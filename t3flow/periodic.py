@@ -26,6 +26,8 @@ from t3flow.host.records import actions, deferral_records, facts
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
+HEARTBEAT = "heartbeat"
+"""Fact: when the consumer last did the work of a minute (epoch seconds)."""
 MIN_CLOCK_JUMP_SECONDS = 5.0
 POLL_SECONDS = 5.0
 MIN_INTERVAL_SECONDS = 30.0
@@ -99,6 +101,7 @@ def tick(engine: Engine, host: Host) -> None:
         requeue_lost_messages,
         delete_expired_runs,
         delete_old_actions,
+        note_heartbeat,
     ):
         try:
             work(engine, host)
@@ -119,6 +122,11 @@ def delete_expired_runs(engine: Engine, host: Host) -> None:
         return bool(host.journal.query("select 1 from facts where instr(value, ?) limit 1", run_id))
 
     retention.delete_expired_runs(host.journal, host.settings.journal.keep_days, is_named_in_a_fact)
+
+
+def note_heartbeat(engine: Engine, host: Host) -> None:
+    """Record when the work of a minute was last done. Not synced: the next minute records it again."""
+    facts.write(host.journal, HEARTBEAT, time.time(), synced=False)
 
 
 def delete_old_actions(engine: Engine, host: Host) -> None:

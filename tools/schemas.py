@@ -19,6 +19,8 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "me": (documents.Me, "t3flow me --json"),
     "backups": (list[documents.Backup], "t3flow backups --json"),
     "verify": (list[documents.Verified], "t3flow verify --json"),
+    "message": (documents.Message, "a message to notify.webhook_url"),
+    "notify-test": (list[documents.Sent], "t3flow notify test --json"),
     "doctor": (list[documents.Finding], "t3flow doctor --json"),
 }
 """File → the type of a document, and the command that prints it."""

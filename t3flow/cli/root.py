@@ -29,7 +29,10 @@ MODULES = {
     "doctor": "doctor",
     "adopt": "adopt",
     "config": "config",
+    "metrics": "metrics",
+    "notify": "notify",
     "consumer": "programs",
+    "web": "programs",
     "demo": "programs",
 }
 """Command → the module of this package that has it, in the order of `--help`."""

@@ -72,12 +72,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
     host = current_host()
     versions_dir = host.settings.paths.versions_dir
     of_user = catalog.backups(host.journal, user)
-    forward = [
-        entry
-        for entry in of_user
-        if entry.written_by not in ("", entry.version) and not entry.run.startswith(("rollback-", "restore-"))
-    ]
-    version = to or next((entry.written_by for entry in reversed(forward) if entry.version == previous), "")
+    version = to or catalog.version_before(of_user, previous)
     accepted: list[str] = facts.read(host.journal, ACCEPTED) or []
     if not to and accepted and is_older(previous, accepted[-1]):
         return _stays(
