@@ -86,7 +86,7 @@ def later(until: str | None, cancel: bool) -> None:
         return
     days = read.deferral.later_days
     at = future_moment(read, until) if until else time.time() + days * 86400.0
-    _wish({"wish": "later", "until": datetime.fromtimestamp(at, zone(read)).isoformat(timespec="minutes")})
+    _wish({"wish": "later", "until": datetime.fromtimestamp(at, zone(read)).isoformat(timespec="seconds")})
 
 
 def _user(read: Settings) -> str:
