@@ -22,7 +22,7 @@ from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SCRATCH_PREFIX
-from t3flow.host.records import deferral_records, facts
+from t3flow.host.records import actions, deferral_records, facts
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
@@ -95,7 +95,14 @@ class Minute:
 
 def tick(engine: Engine, host: Host) -> None:
     """Do the work of one minute: start a due bump, and restore what is lost. A part that fails does not prevent the others."""
-    for work in (start_and_hint_due_bump, revive_drains, requeue_lost_messages, delete_expired_runs, note_heartbeat):
+    for work in (
+        start_and_hint_due_bump,
+        revive_drains,
+        requeue_lost_messages,
+        delete_expired_runs,
+        delete_old_actions,
+        note_heartbeat,
+    ):
         try:
             work(engine, host)
         except Exception:
@@ -120,6 +127,11 @@ def delete_expired_runs(engine: Engine, host: Host) -> None:
 def note_heartbeat(engine: Engine, host: Host) -> None:
     """Record when the work of a minute was last done. Not synced: the next minute records it again."""
     facts.write(host.journal, HEARTBEAT, time.time(), synced=False)
+
+
+def delete_old_actions(engine: Engine, host: Host) -> None:
+    """Delete records of what people asked for that are over `journal.keep_days` old, and what exceeds their bounds."""
+    actions.delete_old(host.journal, host.settings.journal.keep_days)
 
 
 def requeue_lost_messages(engine: Engine, host: Host) -> None:

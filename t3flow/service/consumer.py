@@ -29,10 +29,13 @@ from t3flow.host.processes import proc
 from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
+from t3flow.service import spools
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.metrics.counting import dropped_watcher
+from t3flow.service.notifications import sender
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
+from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
@@ -139,6 +142,8 @@ class Worker(Consumer):  # type: ignore[misc]
         for thread in self.threads:
             if thread.name == URGENT:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            elif thread.name == sender.NAME:
+                thread.join(2 * sender.LAST_SECONDS)
 
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
@@ -221,9 +226,14 @@ def consume(settings: Settings) -> None:
         worker.start_thread("observer", lambda: keep_observed(host, engine.stopping))
         if settings.metrics.textfile or settings.metrics.listen:
             worker.start_thread("metrics", lambda: publish_metrics(host, engine.stopping))
+        worker.start_thread(sender.NAME, sender.Sender(host, engine.stopping, heartbeats).run)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
+        worker.start_thread("verify", Verifier(host, engine.stopping).repeat)
+        worker.start_thread(
+            "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
+        )
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
