@@ -125,6 +125,10 @@ CASES: dict[str, list[Case]] = {
             *(17, NO),
         ),
     ],
+    "T3NoPairing": [
+        Case("the dispatch", {'t3flow_problem{problem="dispatch",user=""}': "1x9"}, 5, [{"problem": "dispatch"}]),
+        Case("one user", {'t3flow_problem{problem="unpaired",user="ada"}': "1x9"}, 5, NO),
+    ],
     "T3UserUnmanaged": [
         Case(
             "for an hour",
