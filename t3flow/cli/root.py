@@ -18,6 +18,7 @@ MODULES = {
     "unpin": "switch",
     "runs": "runs",
     "show": "runs",
+    "watch": "watch",
     "cancel": "runs",
     "verify": "look",
     "backups": "backups",
@@ -44,6 +45,7 @@ restarts idle users one at a time, verifying each. Busy users are deferred.
   t3flow enqueue drain --wait           restart deferred users who are idle
   t3flow freeze --reason "demo day"     stop updates; t3flow unfreeze resumes
   t3flow runs; t3flow show RUN          what was done, step by step
+  t3flow watch                          all of this, live
 
 Every command has --help. Commands that list or show take --json: one document on
 stdout, everything else on stderr.
