@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import click
 
-from t3flow.cli.text import clean, clipped, filled, padded, width_of
+from t3flow.state.text import clean, clipped, filled, padded, width_of
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 LEAST_COLUMNS = 16

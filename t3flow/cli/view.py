@@ -1,12 +1,12 @@
 """The state of the host as lines for a terminal, for `status` and `watch`."""
 
 from t3flow.cli.output import columns, cut, styled, table_lines, wrapped
-from t3flow.cli.text import clipped
 from t3flow.state.deferrals import in_words
 from t3flow.state.documents import Problem, Status, User
 from t3flow.state.host import next_bump
 from t3flow.state.problems import line
 from t3flow.state.short import shortened, shortener
+from t3flow.state.text import clipped
 from t3flow.state.times import ahead, epoch
 
 LABEL = 12

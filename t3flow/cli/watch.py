@@ -16,7 +16,6 @@ from t3flow.cli.base import as_json, settings
 from t3flow.cli.follow import exit_code, in_line
 from t3flow.cli.output import GAP, dump, styled, wrapped
 from t3flow.cli.screen import Screen
-from t3flow.cli.text import clean
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.settings.load import Settings
@@ -27,6 +26,7 @@ from t3flow.state.problems import line as problem_line
 from t3flow.state.runs import LONG_SECONDS, Narrator, activity
 from t3flow.state.short import short_id
 from t3flow.state.sources import journal_if_any
+from t3flow.state.text import clean
 from t3flow.state.times import ago, duration
 
 POLL_SECONDS = 0.5

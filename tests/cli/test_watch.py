@@ -19,8 +19,8 @@ import pytest
 from scenes import NEXT
 
 from t3flow.cli import screen
-from t3flow.cli.text import width_of
 from t3flow.sandbox.host import Sandbox
+from t3flow.state.text import width_of
 
 PLACE = re.compile(r"\x1b\[(\d+);1H\x1b\[K")
 STYLE = re.compile(r"\x1b\[[\d;]*m")
