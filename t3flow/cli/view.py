@@ -96,6 +96,8 @@ def users_lines(found: Status, *, is_cut: bool = False) -> list[str]:
         waits = shortened(in_words(deferred)) if deferred else ""
         if deferred and not is_cut:
             waits = f"to {short[deferred['target']]}: {waits}"
+        if each["held"] and not waits:
+            waits = f"held by {each['held']['by']}"
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         name = clipped(user, LONGEST_NAME) if is_narrow else user

@@ -8,10 +8,10 @@ from t3flow import T3flowError
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import freeze, slots
-from t3flow.host.records import facts, rejections
+from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.state.documents import SCHEMA, Bake, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
+from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -20,14 +20,20 @@ from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import users, version_or_none
 from t3flow.state.verification import dispatch_fault, verify_state
 
+METRICS_PROBLEMS = "metrics_problems"
+"""Fact: why the consumer cannot publish its metrics, a line for each problem."""
 
-def collect(read: Settings, *, is_live: bool | None = None, observed: Observed | None = None) -> Status:
+
+def collect(
+    read: Settings, noted: Journal | None = None, *, is_live: bool | None = None, observed: Observed | None = None
+) -> Status:
     """Return the state of the host, as `status --json` prints it. Works without a consumer, and without a journal.
 
+    `noted`: the journal, if it is open already.
     `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
     `observed`: what the caller saw when it looked itself a moment ago.
     """
-    noted = journal_if_any(read)
+    noted = noted or journal_if_any(read)
     if is_live is None:
         is_live = not isinstance(noted, ReadOnlyJournal)
     if observed is None:
@@ -53,6 +59,7 @@ def collect(read: Settings, *, is_live: bool | None = None, observed: Observed |
         users=shown,
         user_map_problems=observed["user_map_problems"],
         launcher_problems=observed["launcher_problems"],
+        metrics_problems=(facts.read(noted, METRICS_PROBLEMS) or []) if noted else [],
         run=active[0].id if active else None,
         run_doing=activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         run_waits=run_waits(noted, [run.id for run in active]) if noted else None,
@@ -65,6 +72,7 @@ def collect(read: Settings, *, is_live: bool | None = None, observed: Observed |
         consumer=Consumer(
             alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
         ),
+        channels=channels(noted) if noted else [],
     )
     found["problems"] = problems(found)
     return found
@@ -131,3 +139,20 @@ def bake(noted: Journal) -> Bake | None:
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
     return Bake(version=known["version"], until=rfc3339(known["until"]), problem=known["problem"])
+
+
+def channels(noted: Journal) -> list[Channel]:
+    """Return the channels of messages, and how each fares."""
+    waiting = outbox.waiting(noted)
+    return [
+        Channel(
+            name=each.name,
+            shown=each.shown,
+            sent_at=rfc3339(each.sent_at),
+            failing_since=rfc3339(each.failing_since),
+            cause=each.cause,
+            waiting=waiting.get(each.name, 0),
+            dead=each.dead,
+        )
+        for each in outbox.channels(noted)
+    ]

@@ -29,6 +29,8 @@ KINDS = {
     "verify_overdue": "the hourly verify does not reach a user",
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
+    "metrics": "the consumer cannot publish metrics",
+    "notify_failed": "a channel does not take messages",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -80,6 +82,15 @@ def of_host(found: Status) -> list[_Line]:
         lines.append(_Line("verify_overdue", text, remedy))
     if cause := found["consumer"]["waiting_for"]:
         lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    if found["consumer"]["alive"]:
+        remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
+        lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
+    for channel in found["channels"]:
+        if channel["failing_since"]:
+            given_up = f"; {channel['dead']} messages were given up" if channel["dead"] else ""
+            since = ago(epoch(channel["failing_since"]))
+            text = f"Messages to {channel['shown']} fail, first {since}: {channel['cause']}{given_up}"
+            lines.append(_Line("notify_failed", text, "try again with: t3flow notify test"))
     return lines
 
 
