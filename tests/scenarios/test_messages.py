@@ -1,6 +1,7 @@
 """Messages of a real consumer to real receivers: once for each occasion, within two seconds, whatever hangs or is killed."""
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -197,3 +198,37 @@ def test_notify_test_reports_each_channel_without_a_consumer(tmp_path: Path, mak
     none = make_box([], consumer=False).t3flow("notify", "test")
     assert none.returncode == 2
     assert none.stderr.startswith("t3flow: no channel is configured")
+
+
+def failed_rollback(box: Sandbox) -> str:
+    """Start a run that ends at once with a message."""
+    run = new_run(box.journal, "rollback", {"users": [], "to": "9.9.9"}, priority=10)
+    assert run is not None
+    hint(box.settings, run)
+    return run
+
+
+def test_a_consumer_killed_again_and_again_loses_no_message(
+    make_box: Callable[..., Sandbox], receiver: Receiver
+) -> None:
+    """Kill -9 while a send is under way, then at random moments after the end of a run: each run has one key."""
+    box = make_box([], extra=settings_for(receiver, ping_url=""))
+    receiver.answer = hang
+    runs = [failed_rollback(box)]
+    receiver.until(lambda: receiver.of("/hook"))
+    box.kill("consumer")
+    receiver.answer = status(200)
+    box.start_consumer()
+    receiver.until(lambda: len(receiver.of("/hook")) == 2)
+    assert [each.key for each in receiver.of("/hook")] == [runs[0]] * 2, "sent again, with the same key"
+    dice = random.Random(7)
+    for _ in range(5):
+        runs.append(failed_rollback(box))
+        box.until(lambda: box.journal.run(runs[-1]).status != "running", "it has ended")
+        time.sleep(dice.uniform(0, 0.5))
+        box.kill("consumer")
+        box.start_consumer()
+    receiver.until(lambda: {each.key for each in receiver.of("/hook")} == set(runs))
+    box.until(lambda: outbox_is_empty(box), "nothing waits")
+    assert len(receiver.of("/hook")) <= 2 * len(runs)
+    assert {each["key"] for each in receiver.documents()} == set(runs)

@@ -16,7 +16,7 @@ from t3flow.host.records import alerts, outbox
 from t3flow.host.records.alerts import Alert
 from t3flow.host.records.outbox import News
 from t3flow.service.notifications import messages, pings
-from t3flow.service.notifications.told import REPEATS, SETTLE_SECONDS
+from t3flow.service.notifications.told import AUTOMATIC, REPEATS, SETTLE_SECONDS
 from t3flow.state.documents import Message, Problem
 from t3flow.state.host import collect
 from t3flow.state.short import short_id
@@ -86,7 +86,7 @@ class Deriver:
         opened: list[Alert] = []
         closed: list[tuple[str, str]] = []
         key = (f"{run.workflow}_ended", str(run.args.get("user") or ""))
-        if run.outcome in REPEATS and "failed" in occasions:
+        if run.workflow in AUTOMATIC and run.outcome in REPEATS and "failed" in occasions:
             if key in known and known[key].text == run.outcome:
                 occasions.remove("failed")
             opened.append(Alert(*key, run.updated, run.outcome))

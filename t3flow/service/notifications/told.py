@@ -26,3 +26,5 @@ NOT_TOLD = {
 """Kind of problem that is not told → why."""
 REPEATS = (*NEEDS_A_PERSON, "fleet_wait")
 """Outcomes that the next night may bring again: told once, until a run of the same kind ends otherwise."""
+AUTOMATIC = ("bump", "drain", "revive")
+"""Workflows that run by themselves. What a person starts is told each time."""
