@@ -15,6 +15,7 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "runs": (list[documents.RunSummary], "t3flow runs --json"),
     "show": (documents.RunHistory, "t3flow show RUN --json"),
     "result": (documents.RunResult, "t3flow enqueue … --wait --json"),
+    "actions": (list[documents.Action], "t3flow actions --json"),
     "backups": (list[documents.Backup], "t3flow backups --json"),
     "verify": (list[documents.Verified], "t3flow verify --json"),
     "message": (documents.Message, "a message to notify.webhook_url"),

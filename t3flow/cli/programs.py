@@ -1,8 +1,8 @@
-"""`t3flow consumer` and `t3flow demo`."""
+"""`t3flow consumer`, `t3flow web` and `t3flow demo`."""
 
 import click
 
-from t3flow.cli.base import settings
+from t3flow.cli.base import UsageError, settings
 
 
 @click.command()
@@ -19,6 +19,21 @@ def consumer() -> None:
     read = settings()
     logs.configure(read)
     consume(read)
+
+
+@click.command()
+def web() -> None:
+    """Serve the status page in the foreground, as t3flow-web.service does. Example: t3flow web
+
+    Listens on web.listen, or on the socket that systemd passes. The page works while the consumer is down. It reads the journal and changes nothing
+    itself: an action of a person in web.admins goes to the consumer as a file. Who asks is known on a Unix socket alone; on a TCP port of loopback,
+    the page is read-only. SIGTERM and Ctrl-C end it. Needs the packages of t3flow[web].
+    """
+    try:
+        from t3flow.web.server import serve
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs the package {error.name}; run: pip install 't3flow[web]'") from error
+    serve(settings())
 
 
 @click.command()

@@ -120,6 +120,22 @@ class Consumer(TypedDict):
     waiting_for: str | None
 
 
+class Verify(TypedDict):
+    """The hourly verify (`every_minutes` 0: off). `overdue`: users whom it has not reached for over two periods; `waiting_for`: "" for nothing."""
+
+    every_minutes: float
+    last: str | None
+    waiting_for: str
+    overdue: list[str]
+
+
+class DispatchFault(TypedDict):
+    """Why no user could pair through the dispatch when the hourly verify tried last, and since when."""
+
+    since: str
+    problem: str
+
+
 class Channel(TypedDict):
     """A channel of messages, without secrets. `failing_since`: None while it works; `waiting`: messages on their way; `dead`: given up on."""
 
@@ -147,11 +163,14 @@ class Status(TypedDict):
     users: dict[str, User]
     user_map_problems: list[str]
     launcher_problems: list[str]
+    metrics_problems: list[str]
     run: str | None
     run_doing: str | None
     run_waits: RunWaits | None
     last_bump: LastBump | None
     bake: Bake | None
+    verify: Verify
+    dispatch_fault: DispatchFault | None
     next_bump: str | None
     schedule: Schedule
     consumer: Consumer
@@ -159,11 +178,12 @@ class Status(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """One run, as `runs --json` lists it."""
+    """One run, as `runs --json` lists it. `asked_by`: the person; None for a run that t3flow started itself."""
 
     run: str
     workflow: str
     args: dict[str, Any]
+    asked_by: str | None
     status: Literal["running", "succeeded", "failed", "cancelled"]
     outcome: str | None
     reason: str
@@ -187,6 +207,19 @@ class RunHistory(RunSummary):
 
     schema: Literal[1]
     events: list[Event]
+
+
+class Action(TypedDict):
+    """What a person asked t3flow to do. `by`: an account, or on the page an identity; `result`: None while it is under way or was interrupted."""
+
+    id: str
+    at: str
+    by: str
+    via: Literal["cli", "page", "user"]
+    action: str
+    arguments: dict[str, Any]
+    run: str | None
+    result: str | None
 
 
 class UserResult(TypedDict):

@@ -63,6 +63,16 @@ def backup_at(journal: Journal, path: str) -> Backup | None:
     return next(iter(_select(journal, "path = ?", path)), None)
 
 
+def version_before(snapshots: list[Backup], present: str) -> str:
+    """Return the version that a user had before the one that they have now, by their snapshots, oldest first; "" where none records it."""
+    forward = [
+        entry
+        for entry in snapshots
+        if entry.written_by not in ("", entry.version) and not entry.run.startswith(("rollback-", "restore-"))
+    ]
+    return next((entry.written_by for entry in reversed(forward) if entry.version == present), "")
+
+
 def _select(journal: Journal, where: str, value: str | None) -> list[Backup]:
     columns = "path, user, wrote, target, level, fingerprint, created, run"
     rows = journal.query(f"select {columns} from backups where {where} order by created, path", value)

@@ -33,6 +33,9 @@ create table if not exists untried (user text primary key, version text not null
 create table if not exists rejected_for (version text not null, user text not null, primary key (version, user)) without rowid;
 create table if not exists ours (user text not null, since real not null, until real, primary key (user, since)) without rowid;
 create table if not exists pairing_checks (user text primary key, at real not null) without rowid;
+create table if not exists probe_sessions (
+    user text not null, session text not null, opened real not null, primary key (user, session)
+) without rowid;
 """
 OUTBOX_TABLES = """
 create table if not exists news (id integer primary key, about text not null, what text not null, at real not null);
