@@ -137,9 +137,12 @@ class Deriver:
             return  # a run changes the host, and tells how that ended
         found = {(each["key"], each["user"] or ""): each for each in self._problems()}
         known = {key: alert for key, alert in alerts.open_alerts(self._journal).items() if key[0] in SETTLE_SECONDS}
+        if ("dispatch", "") in found:  # which stands for what its users cannot do
+            known = {key: alert for key, alert in known.items() if key[0] != "unpaired"}
         now = self._clock()
         self._seen = {key: self._seen.get(key, now) for key in found.keys() ^ known.keys()}
         settled = [key for key, since in self._seen.items() if now - since >= SETTLE_SECONDS[key[0]]]
+        self._seen = {key: since for key, since in self._seen.items() if key not in settled}
         if new := [key for key in found if key in settled]:
             message = messages.of_problems(_key("problems"), time.time(), [found[key] for key in new])
             self._tell(message, opened=[Alert(*key, time.time(), found[key]["text"]) for key in new])
