@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,9 @@ def test_a_service_that_hangs_is_given_up_and_the_url_is_nowhere(
         thread.start()
         receiver.until(lambda: receiver.requests)
         for process in psutil.process_iter():
-            try:
-                found += [process.cmdline(), list(process.environ().values())]
-            except (psutil.AccessDenied, psutil.NoSuchProcess):
-                continue
+            with suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+                found.append(process.cmdline())
+                found.append(list(process.environ().values()))  # which the child hides
         thread.join()
     assert time.monotonic() - began < 10
     assert len(failed) == 1
