@@ -90,8 +90,9 @@ def test_a_cause_that_repeats_each_night_is_told_once(world: World) -> None:
     world.run("up_to_date")
     assert world.told() == []
     world.run("error")
+    world.run("gate_failed")
     world.run("updated")
-    assert world.told() == [["failed"], ["updated", "recovered"]], "one message for a run"
+    assert world.told() == [["failed"], ["failed"], ["updated", "recovered"]], "one message for a run"
     assert "Bumps work again." in world.last["text"]
 
 
@@ -107,6 +108,30 @@ def test_the_failure_of_one_user_is_not_that_of_another(world: World) -> None:
         assert world.told() == expected
     world.run("up_to_date", "drain", user="ada")
     assert world.told() == [["recovered"]]
+
+
+def test_users_who_are_moved_within_minutes_share_a_message(world: World) -> None:
+    """Also over a restart of the consumer; what fails meanwhile is told at once."""
+    first = world.run("updated", "drain", user="ada")
+    assert world.told() == []
+    world.run("updated", "drain", user="grace")
+    world.run("error", "drain", user="linus")
+    assert world.told() == [["failed"]]
+    world.restart()
+    assert world.told() == []
+    with world.host.journal.transaction() as connection:
+        connection.execute("update news set at = at - ?", (derive.GATHER_SECONDS,))
+    world.restart()
+    assert world.told() == [["updated"]]
+    assert world.last["title"].endswith("2 deferred users were moved")
+    assert (world.last["key"], world.last["run"]) == (first, None)
+    world.restart()
+    assert world.told() == []
+    run = world.run("updated", "drain", user="ada")
+    with world.host.journal.transaction() as connection:
+        connection.execute("update news set at = at + 1e6")
+    assert world.told() == [["updated"]], "a clock that was set back delays nothing"
+    assert world.last["run"]["run"] == run
 
 
 def test_a_freeze_by_a_run_belongs_to_the_message_of_the_run(world: World) -> None:
