@@ -195,9 +195,17 @@ def test_notify_test_reports_each_channel_without_a_consumer(tmp_path: Path, mak
     assert found[0]["reason"] == "answered 404 (not found: the URL may be wrong or was revoked)"
     assert TOKEN not in tested.stdout + tested.stderr
     assert good.of("/a/")[0].document["title"] == good.of("/hook")[0].document["title"]
-    none = make_box([], consumer=False).t3flow("notify", "test")
-    assert none.returncode == 2
-    assert none.stderr.startswith("t3flow: no channel is configured")
+    none = make_box([], consumer=False)
+    missing = none.t3flow("notify", "test")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("t3flow: no channel is configured")
+    with receiving() as secret:
+        own = dict(none.environment)
+        none.environment["T3FLOW_NOTIFY__WEBHOOK_URL"] = f"{secret.url}/{TOKEN}"
+        none.start_consumer()
+        none.environment = own
+        none.until(lambda: none.t3flow("notify", "test").returncode == 0, "the channel of the consumer's environment")
+        assert secret.of(f"/{TOKEN}")
 
 
 def failed_rollback(box: Sandbox) -> str:
