@@ -22,10 +22,12 @@ from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
 from t3flow.host.npm.staging import SCRATCH_PREFIX
-from t3flow.host.records import deferral_records, facts
+from t3flow.host.records import actions, deferral_records, facts
 from t3flow.settings import schedule
 
 NEXT_BUMP = "next_bump"
+HEARTBEAT = "heartbeat"
+"""Fact: when the consumer last did the work of a minute (epoch seconds)."""
 MIN_CLOCK_JUMP_SECONDS = 5.0
 POLL_SECONDS = 5.0
 MIN_INTERVAL_SECONDS = 30.0
@@ -93,7 +95,14 @@ class Minute:
 
 def tick(engine: Engine, host: Host) -> None:
     """Do the work of one minute: start a due bump, and restore what is lost. A part that fails does not prevent the others."""
-    for work in (start_and_hint_due_bump, revive_drains, requeue_lost_messages, delete_expired_runs):
+    for work in (
+        start_and_hint_due_bump,
+        revive_drains,
+        requeue_lost_messages,
+        delete_expired_runs,
+        delete_old_actions,
+        note_heartbeat,
+    ):
         try:
             work(engine, host)
         except Exception:
@@ -113,6 +122,16 @@ def delete_expired_runs(engine: Engine, host: Host) -> None:
         return bool(host.journal.query("select 1 from facts where instr(value, ?) limit 1", run_id))
 
     retention.delete_expired_runs(host.journal, host.settings.journal.keep_days, is_named_in_a_fact)
+
+
+def note_heartbeat(engine: Engine, host: Host) -> None:
+    """Record when the work of a minute was last done. Not synced: the next minute records it again."""
+    facts.write(host.journal, HEARTBEAT, time.time(), synced=False)
+
+
+def delete_old_actions(engine: Engine, host: Host) -> None:
+    """Delete records of what people asked for that are over `journal.keep_days` old, and what exceeds their bounds."""
+    actions.delete_old(host.journal, host.settings.journal.keep_days)
 
 
 def requeue_lost_messages(engine: Engine, host: Host) -> None:

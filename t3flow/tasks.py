@@ -19,7 +19,7 @@ from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
-from t3flow.host.records import catalog, deferral_records, facts, rejections, version_schemas
+from t3flow.host.records import catalog, deferral_records, facts, holds, rejections, version_schemas
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.slots import mounts, preflight, removal
 from t3flow.host.users import ANOTHER, User, ahead, is_behind
@@ -94,13 +94,13 @@ class Refusal(TypedDict):
 def guard(plan: Plan, again: bool, without: list[str]) -> Refusal:
     """Check that a version is newer, of the channel, not rejected (or only for databases that are left out), and old enough. Only reads.
 
-    The default itself is taken as long as a managed user who is not left out does not run it. An exact version may have any age and channel.
+    The default itself is taken while a managed user, neither left out nor held, does not run it. An exact version may have any age and channel.
     """
     host = current_host()
     version, default, tag = plan["target"], plan["default"], host.settings.track.tag
     if version == default and slots.has_slot(host.settings.paths.versions_dir, version):
         found = survey_users.unjournaled(without)
-        if not any(is_behind(user, version) for user in found):
+        if not any(is_behind(user, version) and not user.get("held") for user in found):
             return {"outcome": "up_to_date", "reason": f"{version} is already the default{ahead(found, version)}"}
     if not plan["exact"] and tag == NIGHTLY and not parse(version).is_nightly(tag):
         reason = f"the tag {tag} points at {version}, which is not a {tag} version; to take it anyway: t3flow enqueue bump --target {version}"
@@ -136,6 +136,7 @@ def survey_users(without: list[str]) -> list[User]:
             f"{host.settings.paths.user_map} names no user, but {linked[0]} is assigned a version: nothing is changed until the map names its users"
         )
     found: list[User] = []
+    held = holds.holds(host.journal)
     for user, (server, unmanaged_reason) in management.survey(
         host, [entry.name for entry in mapped.users if entry.name not in without]
     ).items():
@@ -153,6 +154,7 @@ def survey_users(without: list[str]) -> list[User]:
                 "running": server.active,
                 "runs": runs or "",
                 "why": unmanaged_reason,
+                "held": held[user].text if user in held else "",
             }
         )
     return found

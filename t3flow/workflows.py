@@ -12,7 +12,7 @@ from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import LEGACY_UNDOS
-from t3flow.host.users import Result
+from t3flow.host.users import Result, result_of
 from t3flow.restart import long_outages, safe_restart
 from t3flow.rollout import restore as restoring
 from t3flow.rollout import rollback as rolling_back
@@ -205,7 +205,7 @@ def bake(version: str) -> Outcome:
 def rollback(users: list[str], to: str | None = None) -> Outcome:
     """Roll back these users, or all, to `to` or else to the version before the last accepted bump. Freezes first, so that no bump undoes it.
 
-    A user who cannot be rolled back stays on their version; the others go on.
+    A user who cannot be rolled back stays on their version; the others go on. A user whom an operator holds is rolled back only if named.
     """
     results: dict[str, Result] = {}
     abandoned: dict[str, str] = {}
@@ -220,6 +220,9 @@ def rollback(users: list[str], to: str | None = None) -> Outcome:
                     continue
                 if present.get("why"):
                     results.update(unmanaged([present]))
+                    continue
+                if not users and (held := present.get("held")):
+                    results[user] = result_of("skipped", previous, held)
                     continue
                 result = rolling_back.roll_back(user, previous, to, was_running=present["running"])
                 results[user] = result

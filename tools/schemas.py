@@ -15,8 +15,11 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "runs": (list[documents.RunSummary], "t3flow runs --json"),
     "show": (documents.RunHistory, "t3flow show RUN --json"),
     "result": (documents.RunResult, "t3flow enqueue … --wait --json"),
+    "actions": (list[documents.Action], "t3flow actions --json"),
     "backups": (list[documents.Backup], "t3flow backups --json"),
     "verify": (list[documents.Verified], "t3flow verify --json"),
+    "message": (documents.Message, "a message to notify.webhook_url"),
+    "notify-test": (list[documents.Sent], "t3flow notify test --json"),
     "doctor": (list[documents.Finding], "t3flow doctor --json"),
 }
 """File → the type of a document, and the command that prints it."""

@@ -1,16 +1,20 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and replaced databases."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from t3flow import T3flowError
 from t3flow.cli import complete
-from t3flow.cli.base import Commands, UsageError, as_json, known_users, open_host, settings
+from t3flow.cli.base import Commands, UsageError, as_json, desk, known_users, open_host, settings
 from t3flow.cli.enqueue import begin, wait
 from t3flow.cli.output import dump, say, table, tell
 from t3flow.state.short import short_backup, shortener
 from t3flow.state.times import ago, epoch
+
+if TYPE_CHECKING:
+    from t3flow.host.host import Host
 
 
 class ListedOrDropped(Commands):
@@ -98,10 +102,6 @@ def _in_megabytes(size: int | None) -> str:
 @click.option("--force", is_flag=True, help="Drop it even if it is younger than 14 days, or the last of its version.")
 def drop(user: str, backup: str, force: bool) -> None:
     """Delete one BACKUP of USER. Example: t3flow backups drop ada replaced-20260609T041500Z"""
-    from t3flow.host.backups import replaced
-    from t3flow.host.backups import store as snapshots
-    from t3flow.host.records import catalog
-
     read = settings()
     known_users(read, (user,))
     host = open_host(read)
@@ -109,6 +109,16 @@ def drop(user: str, backup: str, force: bool) -> None:
         raise T3flowError(
             f"{busy[0][0]} is changing the host and may need the backup: wait until the run has ended; see t3flow show"
         )
+    given = {"user": user, "backup": backup}
+    tell(desk(read).once("backups drop", given, lambda entry: _drop(host, user, backup, force=force)))
+
+
+def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
+    """Delete one backup of a user, by its full or short name. Raises T3flowError."""
+    from t3flow.host.backups import replaced
+    from t3flow.host.backups import store as snapshots
+    from t3flow.host.records import catalog
+
     theirs = catalog.backups(host.journal, user)
     backup = full_name([Path(entry.path).name for entry in theirs], backup)
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
@@ -125,7 +135,7 @@ def drop(user: str, backup: str, force: bool) -> None:
         replaced.drop(host, aside, force=force)
     else:
         raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
-    tell(f"Removed the backup {backup} of {user}")
+    return f"Removed the backup {backup} of {user}"
 
 
 @click.command()

@@ -17,6 +17,7 @@ from t3flow.state.sources import journal as journal
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host
+    from t3flow.service.operations import Desk
 
 
 class UsageError(T3flowError):
@@ -72,17 +73,22 @@ def hint(read: Settings, run: str) -> None:
         say(f"t3flow: the queue does not answer ({error}); {run} is journaled and {starts}")
 
 
+def desk(read: Settings) -> "Desk":
+    """Return where this command's operation is done and recorded, in the name of the account that a person logged in with. Raises JournalError."""
+    from t3flow.host.caller import calling_account
+    from t3flow.host.records.actions import CLI, Actor
+    from t3flow.service.operations import Desk
+
+    return Desk(read, journal(read), Actor(CLI, calling_account()), lambda run: hint(read, run))
+
+
 def known_users(read: Settings, users: tuple[str, ...]) -> list[str]:
     """Return the users named. Raises UsageError for a user who is not in the user map."""
-    if not users:
-        return []
-    from t3flow.settings.user_map import read_user_map
+    from t3flow.service.operations import unknown_user
 
-    known = [entry.name for entry in read_user_map(read.paths.user_map).users]
     for user in users:
-        if user not in known:
-            some = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-            raise UsageError(f"{user!r} is not in {read.paths.user_map}, which has {some or 'no users'}")
+        if problem := unknown_user(read, user):
+            raise UsageError(problem)
     return list(users)
 
 

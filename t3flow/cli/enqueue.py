@@ -10,7 +10,7 @@ from t3flow.cli.base import (
     Commands,
     UsageError,
     as_json,
-    hint,
+    desk,
     journal,
     known_users,
     open_host,
@@ -135,15 +135,14 @@ def rollback(to: str | None, users: tuple[str, ...], wait: bool, as_json: bool) 
     \b
     Example: t3flow enqueue rollback --to 0.0.24 --wait
     """
-    from t3flow.rollout.bake import ROLLBACK_PRIORITY
-    from t3flow.rollout.rollback import freeze_reason, why_not_to
+    from t3flow.rollout.rollback import why_not_to
+    from t3flow.service import operations
 
     read = settings()
-    args = {"users": known_users(read, users), "to": exact_version("--to", to)}
-    goes = args["to"] is None or not why_not_to(open_host(read), str(args["to"]))
-    if not goes:  # refused by its run, and no reason to stop one that is under way
-        return begin("rollback", args, wait, as_json)
-    return begin("rollback", args, wait, as_json, ROLLBACK_PRIORITY, freeze_because=freeze_reason(list(users), to))
+    named, version = known_users(read, users), exact_version("--to", to)
+    require_consumer(read)
+    run = operations.rollback(desk(read), named, version, lambda version: why_not_to(open_host(read), version))
+    return shown(run, wait, as_json)
 
 
 def exact_version(option: str, text: str | None) -> str | None:
@@ -163,21 +162,21 @@ def begin(
 
     `freeze_because`: freeze tracking for this reason before the run is journaled, so that the freeze holds when the command returns.
     """
-    from t3flow.cli.follow import follow
-    from t3flow.engine.runs import new_run
+    from t3flow.service import operations
 
     read = settings()
     require_consumer(read)
-    noted = journal(read)
-    if freeze_because:
-        from t3flow.host import freeze as freezing
+    run = operations.start_run(desk(read), workflow, args, priority=priority, freeze_because=freeze_because)
+    return shown(run, wait, as_json)
 
-        freezing.freeze(read, noted, freeze_because)
-    run = new_run(noted, workflow, args, priority=priority)
-    assert run is not None
-    hint(read, run)
+
+def shown(run: str, wait: bool, as_json: bool) -> int:
+    """Follow a run that was just started if asked to, else print its id. Return the exit code."""
+    from t3flow.cli.follow import follow
+
     if wait:
-        return follow(read, noted, run, as_json)
+        read = settings()
+        return follow(read, journal(read), run, as_json)
     if as_json:
         dump({"run": run})
     else:

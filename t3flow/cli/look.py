@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import Commands, UsageError, as_json, journal, known_users, open_host, settings
+from t3flow.cli.base import Commands, as_json, desk, journal, known_users, open_host, settings
 from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
 from t3flow.host.pairing import last_pairings
 from t3flow.state.times import ago, ahead, epoch, soon
@@ -83,6 +83,8 @@ def users_table(found: "Status") -> None:
         if runs and runs != led_to:
             version = f"{short[runs]}, assigned {version}"
         waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""
+        if each["held"] and not waits:
+            waits = f"held by {each['held']['by']}"
         if not each["managed"] and not waits:
             waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
         rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
@@ -105,7 +107,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       unreadable_state  t3flow cannot tell whether the user is idle: detail says why
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           an operator revoked the task
-      held              a bump left the user out or rolled them back: detail says which
+      held              an operator holds the user, or a bump left them out or rolled them back: detail says which
       host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:
@@ -143,27 +145,18 @@ def revoke(user: str) -> None:
 
     USER keeps the present version: no drain moves USER. A later bump may.
     """
-    _set_revoked(user, True)
-    tell(f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {user}")
+    from t3flow.service import operations
+
+    tell(operations.set_revoked(desk(settings()), user, revoked=True))
 
 
 @deferrals.command()
 @click.argument("user", shell_complete=complete.users)
 def restore(user: str) -> None:
     """Put the revoked task of USER back into the queue. Example: t3flow deferrals restore ada"""
-    _set_revoked(user, False)
-    tell(f"The deferral of {user} is back in the queue")
+    from t3flow.service import operations
 
-
-def _set_revoked(user: str, revoked: bool) -> None:
-    """Record it in the journal; the consumer acts on it within a second. Raises UsageError for a user without a deferral."""
-    from t3flow.host.records import deferral_records
-
-    noted = journal(settings())
-    pending = [entry.user for entry in deferral_records.deferrals(noted)]
-    if user not in pending:
-        raise UsageError(f"{user!r} has no pending deferral; pending: {', '.join(pending) or 'none'}")
-    deferral_records.set_revoked(noted, user, revoked)
+    tell(operations.set_revoked(desk(settings()), user, revoked=False))
 
 
 @click.command()

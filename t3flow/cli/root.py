@@ -14,17 +14,22 @@ MODULES = {
     "deferrals": "look",
     "freeze": "switch",
     "unfreeze": "switch",
+    "hold": "hold",
+    "release": "hold",
     "pin": "switch",
     "unpin": "switch",
     "runs": "runs",
     "show": "runs",
     "cancel": "runs",
+    "actions": "actions",
     "verify": "look",
     "backups": "backups",
     "restore": "backups",
     "doctor": "doctor",
     "adopt": "adopt",
     "config": "config",
+    "metrics": "metrics",
+    "notify": "notify",
     "consumer": "programs",
     "web": "programs",
     "demo": "programs",
@@ -44,6 +49,7 @@ restarts idle users one at a time, verifying each. Busy users are deferred.
   t3flow deferrals                      which users wait, and for what
   t3flow enqueue drain --wait           restart deferred users who are idle
   t3flow freeze --reason "demo day"     stop updates; t3flow unfreeze resumes
+  t3flow hold ada --until 2026-12-24    keep one user on their version
   t3flow runs; t3flow show RUN          what was done, step by step
 
 Every command has --help. Commands that list or show take --json: one document on

@@ -6,9 +6,10 @@ from datetime import datetime
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import UsageError, as_json, hint, journal, settings
+from t3flow.cli.base import UsageError, as_json, desk, journal, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal
+from t3flow.state import actions
 from t3flow.state.runs import activity, asked_for, history, summary
 from t3flow.state.short import SHORT_ID, short_id, shortened
 from t3flow.state.sources import consumer_pid
@@ -28,7 +29,8 @@ def runs(as_json: bool, limit: int) -> None:
     noted = journal(read)
     found = noted.runs(limit=limit)
     if as_json:
-        dump([summary(run) for run in found])
+        askers = actions.askers(noted)
+        dump([summary(run, askers) for run in found])
         return
     if not found:
         click.echo("No run yet; start one with: t3flow enqueue bump --wait")
@@ -59,13 +61,15 @@ def show(run: str, as_json: bool) -> None:
     found = noted.run(_full_id(noted, run))
     events = noted.events(found.id)
     if as_json:
-        dump(history(found, events))
+        dump(history(found, events, actions.askers(noted)))
         return
     from t3flow.cli.follow import conclude, in_line
     from t3flow.state.runs import Narrator, verdicts_of
     from t3flow.state.wording import judged_on
 
-    head = wrapped(f"started {when(found.created)}{asked_for(found)}", GAP, f"{found.id}, ")
+    asker = actions.askers(noted).get(found.id)
+    by = f" by {asker}" if asker else ""
+    head = wrapped(f"started {when(found.created)}{by}{asked_for(found)}", GAP, f"{found.id}, ")
     click.echo(styled(found.id, bold=True) + head[len(found.id) :])
     narrator, day = Narrator(found), datetime.fromtimestamp(found.created).date()
     for event in events:
@@ -100,17 +104,14 @@ def cancel(run: str) -> int:
     Before the first restart, the run is undone as a whole. After it, no further user is restarted and the remaining users are deferred; a restart in
     progress is finished first. RUN is an id, its start, or its short form. Exits 1 if the run has ended.
     """
-    from t3flow.engine.runs import send_signal
+    from t3flow.service import operations
 
     read = settings()
-    noted = journal(read)
-    found = noted.run(_full_id(noted, run))
-    if found.status != "running":
-        say(f"{found.id} has ended already: {found.outcome}")
+    try:
+        tell(operations.cancel(desk(read), _full_id(journal(read), run)))
+    except operations.Refused as refused:
+        say(str(refused))
         return 1
-    send_signal(noted, found.id, "cancel")
-    hint(read, found.id)
-    tell(f"{found.id} is asked to stop at its next safe point; see t3flow show {found.id}")
     return 0
 
 

@@ -3,7 +3,7 @@
 import click
 
 from t3flow import T3flowError
-from t3flow.cli.base import UsageError, journal, open_host, settings
+from t3flow.cli.base import UsageError, desk, journal, open_host, settings
 from t3flow.cli.output import say, tell
 from t3flow.settings.load import Settings
 from t3flow.state.times import ago
@@ -26,13 +26,15 @@ def freeze(reason: str) -> None:
     """
     from t3flow.engine.journal import JournalError
     from t3flow.host import freeze as freezing
+    from t3flow.service import operations
 
     read = settings()
+    noted = None
     try:
         noted = journal(read)
+        operations.freeze(desk(read), reason)
     except JournalError:
-        noted = None
-    freezing.freeze(read, noted, reason)
+        freezing.freeze(read, None, reason)
     held = freezing.frozen(read, noted)
     assert held is not None
     tell(f"Frozen {ago(held['since'])} by {held['by']}: {held['reason']}; resume with: t3flow unfreeze")
@@ -44,12 +46,9 @@ def unfreeze() -> None:
 
     Same as removing the freeze file by hand. Rejected versions stay rejected; enqueue bump --again tries one again.
     """
-    from t3flow.host import freeze as freezing
+    from t3flow.service import operations
 
-    read = settings()
-    was = freezing.is_frozen(read)
-    freezing.unfreeze(read, journal(read))
-    tell("No longer frozen; deferred users are checked at once" if was else "Was not frozen")
+    tell(operations.unfreeze(desk(settings())))
 
 
 @click.command()
@@ -63,6 +62,7 @@ def pin(version: str, unchecked: bool) -> None:
     T3FLOW_TRACK__PIN in the consumer's environment takes precedence over this pin, and this pin over track.pin in the settings file.
     """
     from t3flow.host.records import facts
+    from t3flow.service import operations
     from t3flow.t3.versions import InvalidVersion, parse
 
     read = settings()
@@ -73,8 +73,7 @@ def pin(version: str, unchecked: bool) -> None:
     noted = journal(read)
     if not unchecked:
         _require_published(read, version)
-    facts.write(noted, "pin", version)
-    tell(f"Pinned to {version}: the next bump moves there, and none moves elsewhere until: t3flow unpin")
+    tell(operations.pin(desk(read), version))
     source = _environment_source(facts.read(noted, "consumer"))
     if source:
         say(f"t3flow: the consumer's {source} takes precedence; remove it from the consumer's environment")
@@ -108,12 +107,11 @@ def unpin() -> None:
     Exits 2 if the consumer's environment still pins a version, and names the variable. Reports a pin in the settings file.
     """
     from t3flow.host.records import facts
+    from t3flow.service import operations
 
     read = settings()
-    noted = journal(read)
-    was = facts.read(noted, "pin")
-    source = _environment_source(facts.read(noted, "consumer"))
-    facts.write(noted, "pin", None)
+    source = _environment_source(facts.read(journal(read), "consumer"))
+    done = operations.pin(desk(read), None)
     if source:
         raise UsageError(
             f"the consumer's {source} still pins a version; remove it from the consumer's environment and restart the consumer"
@@ -121,7 +119,7 @@ def unpin() -> None:
     if read.track.pin:
         say(f"t3flow: the settings still pin to {read.track.pin} ({read.sources['track.pin']})")
         return
-    tell(f"{'No longer' if was else 'Was not'} pinned; t3flow follows the tag {read.track.tag}")
+    tell(done)
 
 
 def _environment_source(consumer: dict[str, str] | None) -> str:

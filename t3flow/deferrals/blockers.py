@@ -101,7 +101,12 @@ def last_of_others(journal: Journal, user: str, kind: str) -> Blocker | None:
 
 def lines(journal: Journal) -> dict[str, str]:
     """Return each user with a blocker that is to be shown, with the line of the newest one."""
-    return {each.user: each.line for each in _all(journal) if each.times >= LOG_FROM[each.kind]}
+    return {each.user: each.line for each in shown(journal)}
+
+
+def shown(journal: Journal) -> list[Blocker]:
+    """Return the blockers that were met often enough to be shown, the newest last."""
+    return [each for each in _all(journal) if each.times >= LOG_FROM[each.kind]]
 
 
 def _all(journal: Journal) -> list[Blocker]:

@@ -11,6 +11,7 @@ from t3flow.host import slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
 from t3flow.host.records import deferral_records, facts, rejections
+from t3flow.host.records.holds import HELD_BY
 from t3flow.settings import schedule
 
 RETRY_AFTER_YIELD_SECONDS = 10.0
@@ -110,7 +111,8 @@ def note_wait(user: str, waiting_for: str, detail: str, ask_again: float) -> flo
     host = current_host()
     now = time.time()
     at = ask_again if ask_again > now + 1 else now + host.settings.deferral.max_check_interval_s
-    if waiting_for == left_behind.HELD and (pending := deferral_records.deferral(host.journal, user)) is not None:
+    is_held = waiting_for == left_behind.HELD and not detail.startswith(HELD_BY)
+    if is_held and (pending := deferral_records.deferral(host.journal, user)) is not None:
         left_behind.note(host.journal, user, pending.version, waiting_for, detail)
     deferral_records.note_check(host.journal, user, waiting_for, detail, at)
     long_waits.note(host.journal, user, waiting_for, detail)

@@ -1,5 +1,6 @@
 """Decide when a deferred user may be moved: the polling step of a drain, and the checks before a restart."""
 
+import math
 import time
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from t3flow.host.activity import idle
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity, probe
 from t3flow.host.processes import proc
-from t3flow.host.records import deferral_records, rejections
+from t3flow.host.records import deferral_records, holds, rejections
 from t3flow.host.records.deferral_records import Deferral
 from t3flow.host.users import Result, result_of
 from t3flow.settings import schedule
@@ -164,6 +165,8 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
     opens = now if any_time else schedule.window_opens(host.settings, now)
+    if hold := holds.holds(host.journal).get(pending.user):
+        return {"waiting_for": left_behind.HELD, "detail": hold.text, "at": min(now + interval, hold.until or math.inf)}
     if not any_time and (reason := left_behind.held_reason(host.journal, pending.user, pending.version)):
         return {"waiting_for": left_behind.HELD, "detail": reason, "at": now + interval}
     if pending.revoked:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
+from t3flow.host.records.holds import HELD_BY
 
 HELD = "held"
 """What a deferral waits for if only an operator or a later bump moves the user."""
@@ -58,9 +59,10 @@ def causes(journal: Journal) -> dict[str, Cause]:
 
 
 def held_reason(journal: Journal, user: str, version: str) -> str:
-    """Return why a drain does not move a user to the version on its own, or ""."""
+    """Return why a drain does not move a user to the version on its own, or "". A hold that an operator has ended does not count."""
     cause = causes(journal).get(user)
-    return cause.detail if cause is not None and (cause.target, cause.waiting_for) == (version, HELD) else ""
+    is_stuck = cause is not None and (cause.target, cause.waiting_for) == (version, HELD)
+    return cause.detail if cause is not None and is_stuck and not cause.detail.startswith(HELD_BY) else ""
 
 
 def failing_alone(journal: Journal, version: str) -> list[str]:

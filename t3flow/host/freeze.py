@@ -1,12 +1,12 @@
 """Freeze and unfreeze: the freeze file decides, and the journal records who froze tracking and why."""
 
-import getpass
 import time
 from contextlib import suppress
 from typing import TypedDict
 
 from t3flow.engine.files import write_atomically
 from t3flow.engine.journal import Journal
+from t3flow.host.caller import calling_account
 from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 
@@ -52,7 +52,7 @@ def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | N
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
         if journal is not None:
-            facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or _caller()})
+            facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or calling_account()})
 
 
 def unfreeze(settings: Settings, journal: Journal) -> None:
@@ -60,10 +60,3 @@ def unfreeze(settings: Settings, journal: Journal) -> None:
     facts.write(journal, "freeze", None)
     with suppress(FileNotFoundError):
         settings.paths.freeze_file.unlink()
-
-
-def _caller() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -11,7 +11,8 @@ ANOTHER = "another program"
 class User(TypedDict):
     """One user as a run found them: the assigned version, whether the server runs, and which version it runs ("": not known).
 
-    `why`: t3flow cannot manage them, for this reason. Runs that an earlier t3flow began have neither `runs` nor `why`.
+    `why`: t3flow cannot manage them, for this reason. `held`: an operator keeps them on their version, for this reason ("" for neither). Runs that an
+    earlier t3flow began do not have all of these.
     """
 
     user: str
@@ -19,6 +20,7 @@ class User(TypedDict):
     running: bool
     runs: NotRequired[str]
     why: NotRequired[str]
+    held: NotRequired[str]
 
 
 def is_behind(user: User, version: str) -> bool:

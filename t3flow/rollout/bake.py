@@ -20,7 +20,7 @@ from t3flow.host import management, slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
 from t3flow.host.pairing.log_lines import Line
-from t3flow.host.records import facts
+from t3flow.host.records import facts, holds
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
@@ -208,7 +208,8 @@ def _broken(host: Host, version: str, found: Suspicion) -> Verdict:
         "more than bake.max_failures allows"
     )
     versions_dir = host.settings.paths.versions_dir
-    concerned = sorted(user for user in users if slots.effective(versions_dir, user) == version)
+    held = holds.holds(host.journal)
+    concerned = sorted(user for user in users if slots.effective(versions_dir, user) == version and user not in held)
     if host.settings.bake.rollback and concerned:
         action = f"rolling back {', '.join(concerned)} (t3flow runs)"
     elif concerned:

@@ -11,6 +11,7 @@ from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.gate.verdicts import Refused, judge_each, pass_gate
+from t3flow.host.records.holds import HELD_BY
 from t3flow.host.users import Result, User, is_ahead, is_behind, result_of
 from t3flow.restart import safe_restart
 from t3flow.rollout.bake import begin_bake
@@ -63,7 +64,7 @@ class Bump:
     def select_users(self, found: list[User]) -> list[str]:
         """Return the users to move, and note the results of those who stay.
 
-        Users stay who are left out, who are on a newer version (unless an operator named this one exactly) and, in a catch-up, who run the version.
+        Users stay who are left out, held, on a newer version (unless an operator named this one exactly) and, in a catch-up, who run the version.
         """
         self.users = {user["user"]: user for user in found}
         selected = []
@@ -78,6 +79,8 @@ class Bump:
                 self.results[user] = result_of("untouched", previous, CURRENT)
             elif user in self.without:
                 self.results[user] = {**result_of("skipped", previous, LEFT_OUT), "waiting_for": HELD}
+            elif reason := present.get("held", ""):
+                self.results[user] = {**result_of("skipped", previous, reason), "waiting_for": HELD}
             else:
                 selected.append(user)
         return selected
@@ -187,7 +190,7 @@ class Bump:
                 self.defer(others, "host_busy", found["reason"])
                 return ""
             escalate_shared_fault(self.results)
-            is_unproven = pairing_is_broken and found["waiting_for"] == HELD
+            is_unproven = pairing_is_broken and is_held(found)
             is_failure = found["result"] in FAILED and not concerns_user_alone(self.version, user, found)
             if is_unproven or is_failure:
                 for other in others:
@@ -247,8 +250,8 @@ def is_disk_fault(result: Result) -> bool:
 
 
 def is_held(result: Result) -> bool:
-    """Return whether a restart left a user for an operator to decide about. A user whom an operator left out does not count."""
-    return result["waiting_for"] == HELD and result["reason"] != LEFT_OUT
+    """Return whether a restart left a user for an operator to decide about. A user whom an operator left out or holds does not count."""
+    return result["waiting_for"] == HELD and result["reason"] != LEFT_OUT and not result["reason"].startswith(HELD_BY)
 
 
 def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Cause]:
@@ -283,5 +286,8 @@ def summary(results: dict[str, Result]) -> str:
     restarted, deferred = kinds.count("restarted"), kinds.count("deferred")
     parts = [f"{restarted} restarted" if restarted else "no user was restarted" + (" yet" if deferred else "")]
     parts += [f"{deferred} deferred until idle"] if deferred else []
+    held = [user for user in skipped if results[user]["reason"].startswith(HELD_BY)]
+    skipped = [user for user in skipped if user not in held]
+    parts += [f"{len(held)} held: {', '.join(held)}"] if held else []
     parts += [f"{len(skipped)} left behind: {', '.join(skipped)} (t3flow status)"] if skipped else []
     return ", ".join(parts)

@@ -22,7 +22,8 @@ from t3flow.host.activity.termination import stop_all
 from t3flow.host.backups import compatibility, replaced, restoring, store
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity
-from t3flow.host.records import catalog, facts, rejections, version_schemas
+from t3flow.host.records import catalog, facts, holds, rejections, version_schemas
+from t3flow.host.records.holds import HELD_BY
 from t3flow.host.slots import preflight
 from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
@@ -335,11 +336,14 @@ def reject_abandoned(reasons: dict[str, str]) -> None:
 
 @step(former_names=("where_all_are",))
 def common_version() -> str:
-    """Return the version that every managed user is assigned, if it is one and not the default; else "". Only reads."""
+    """Return the version that every managed user whom no operator holds is assigned, if it is one and not the default; else "". Only reads."""
     host = current_host()
     versions_dir = host.settings.paths.versions_dir
     found = management.survey(host, [entry.name for entry in host.user_map().users])
-    led_to = {slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why}
+    held = holds.holds(host.journal)
+    led_to = {
+        slots.effective(versions_dir, user) or "" for user, (_, why) in found.items() if not why and user not in held
+    }
     version = led_to.pop() if len(led_to) == 1 else ""
     return "" if version == slots.default_version(versions_dir) else version
 
@@ -348,10 +352,13 @@ def summary(results: dict[str, Result], done: str = "rolled back") -> tuple[str,
     """Return the outcome of a rollback or restore and one line of reason: `error` if any managed user was left as they were."""
     if managed := {user: found for user, found in results.items() if found["waiting_for"] != "unmanaged"}:
         results = managed  # an unmanaged user is no failure of the others
+    held = [user for user, found in results.items() if found["reason"].startswith(HELD_BY)]
+    results = {user: found for user, found in results.items() if user not in held}
     back = sum(found["result"] == "rolled_back" for found in results.values())
     wrong = [
         f"{user}: {found['reason']}" for user, found in results.items() if found["result"] in ("failed", "skipped")
     ]
     untouched = len(results) - back - len(wrong)
     reason = f"{back} {done}, {untouched} untouched; tracking is frozen: t3flow unfreeze"
-    return "error" if wrong else "done", "; ".join([reason, *wrong])
+    skipped = [f"held and skipped: {', '.join(held)}; to roll one back, name them with --user"] if held else []
+    return "error" if wrong else "done", "; ".join([reason, *skipped, *wrong])

@@ -20,6 +20,7 @@ from t3flow.host.host import Host, current_host
 from t3flow.host.owner.reader import OwnerReader
 from t3flow.host.pairing import causes, last_pairings, own_activity, probe, verification
 from t3flow.host.processes import suspension
+from t3flow.host.records import holds
 from t3flow.host.services.manager import ServerState, ServiceError
 from t3flow.host.slots import preflight
 from t3flow.rollout.revive import owe, owe_start
@@ -174,6 +175,8 @@ def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Cond
         return idle.Idleness(False, "host_busy", detail, time.time())
     if freeze.is_frozen(host.settings):
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
+    if reason := holds.reason(host.journal, user):  # since the run looked at its users
+        return idle.Idleness(False, "held", reason, time.time() + host.settings.deferral.max_check_interval_s)
     if trouble := preflight.problem(host, [conditions.previous]) or management.unmanaged_reason(host, user, server):
         return idle.unreadable(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := probe.port_problem(host, user, server):

@@ -29,12 +29,17 @@ from t3flow.host.processes import proc
 from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import prepare
+from t3flow.service import spools
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
+from t3flow.service.metrics.counting import dropped_watcher
+from t3flow.service.notifications import sender
 from t3flow.service.observer import keep_observed
 from t3flow.service.systemd import notify, status_watcher
+from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
+from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
 from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
@@ -137,6 +142,8 @@ class Worker(Consumer):  # type: ignore[misc]
         for thread in self.threads:
             if thread.name == URGENT:
                 thread.join(max(0.0, deadline - time.monotonic()))
+            elif thread.name == sender.NAME:
+                thread.join(2 * sender.LAST_SECONDS)
 
 
 def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.Minute]:
@@ -151,6 +158,7 @@ def build(settings: Settings, journal: Journal) -> tuple[Engine, Host, periodic.
         queue_watcher(engine, host),
         status_watcher(engine, host),
         journal_reserve.watch(settings.paths.state_dir),
+        dropped_watcher(queue, journal),
     ]
     return engine, host, minute
 
@@ -216,12 +224,26 @@ def consume(settings: Settings) -> None:
         worker.start_thread("watch", engine.watch)
         worker.start_thread("queue", engine.watch_queue)
         worker.start_thread("observer", lambda: keep_observed(host, engine.stopping))
+        if settings.metrics.textfile or settings.metrics.listen:
+            worker.start_thread("metrics", lambda: publish_metrics(host, engine.stopping))
+        worker.start_thread(sender.NAME, sender.Sender(host, engine.stopping, heartbeats).run)
         worker.start_thread(URGENT, engine.advance_urgent)
         minute()
         worker.start_thread("clock", lambda: minute.repeat(lambda: heartbeats.beat("clock")))
+        worker.start_thread("verify", Verifier(host, engine.stopping).repeat)
+        worker.start_thread(
+            "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
+        )
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
+
+
+def publish_metrics(host: Host, stopping: threading.Event) -> None:
+    """Publish metrics until the consumer stops. Imports what that needs only where the settings ask for it."""
+    from t3flow.service.metrics.publisher import publish
+
+    publish(host, stopping)
 
 
 def update_launcher(host: Host) -> None:
@@ -293,6 +315,7 @@ def publish_settings(host: Host, queue_name: str) -> None:
     )
     facts.write(host.journal, "waiting_for", None)
     facts.write(host.journal, QUEUE_SHARED, None)
+    facts.write(host.journal, METRICS_PROBLEMS, None)
     rules = settings.deferral._asdict()
     if facts.read(host.journal, "deferral_rules") != rules:
         facts.write(host.journal, "deferral_rules", rules)

@@ -20,6 +20,9 @@ from t3flow.t3 import versions
 JOURNAL_PREFIX = "journal:"
 """Precedes the name of a unit whose log is in journald."""
 
+MAX_URLS = 20
+"""Each URL of Apprise may take a thread and a child process while its server does not answer."""
+
 Check = Callable[[Any], Any]
 
 ACCOUNT = rf"(?!root\Z)(?:{USER_NAME.pattern})"
@@ -250,6 +253,20 @@ def message_url(text: str) -> str:
     if parts.fragment:
         raise ValueError("contains a fragment")
     return text
+
+
+def apprise_urls(items: list[Any]) -> list[str]:
+    """Check URLs of Apprise. Raise ValueError, which names an item by its number, because a URL is a secret."""
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, str):
+            raise ValueError(f"contains, as item {number}, {type_of(item)}")
+        if not item.isprintable() or not re.fullmatch(r"[a-z][a-z0-9+]*://\S+", item):
+            raise ValueError(f"contains, as item {number}, no URL")
+    if len(items) > MAX_URLS:
+        raise ValueError(f"contains {len(items)} items")
+    if len(set(items)) != len(items):
+        raise ValueError("contains a duplicate")
+    return items
 
 
 def textfile(text: str) -> str:

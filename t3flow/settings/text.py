@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from t3flow.settings.schema import Settings, declared, sections
 
@@ -15,11 +15,14 @@ HEAD = """\
 SECRET_KEYS = ("queue.url", "dispatch.url")
 """Keys whose values may contain a password, on purpose or by mistake. Always shown masked."""
 
+MESSAGE_KEYS = ("notify.ping_url", "notify.webhook_url", "notify.urls")
+"""Keys whose URLs are secrets as a whole: only their scheme is shown, and the host of an HTTP URL."""
+
 LONGEST_SHOWN = 80
 
 
 class Setting(NamedTuple):
-    """One setting in force. `value` is what JSON can carry, with passwords masked."""
+    """One setting in force. `value` is what JSON can carry, with secrets masked."""
 
     key: str
     value: str | int | float | bool | list[str]
@@ -27,13 +30,14 @@ class Setting(NamedTuple):
 
 
 def describe(settings: Settings) -> list[Setting]:
-    """Return every setting in force with its source, in the order of the file. Passwords are masked."""
+    """Return every setting in force with its source, in the order of the file. Secrets are masked."""
     described = []
     for key in declared():
         section, _, name = key.partition(".")
         value = getattr(getattr(settings, section), name)
         value = str(value) if isinstance(value, Path) else value
-        described.append(Setting(key, mask(value) if key in SECRET_KEYS else value, settings.sources[key]))
+        value = mask(value) if key in SECRET_KEYS else _without_urls(key, value)
+        described.append(Setting(key, value, settings.sources[key]))
     return described
 
 
@@ -65,10 +69,32 @@ def mask(url: str) -> str:
     )
 
 
+def mask_message_url(url: str) -> str:
+    """Return a URL that messages are sent to with `***` in place of all but its scheme, and its host if that is the name of a server.
+
+    In a URL of Apprise the place of the host often has a token. A text that is no URL may be a misplaced token: it is masked as a whole.
+    """
+    if found := re.match(
+        r"(https?://)(?:[^/?#\s]*@)?([A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?)(?=[/?#]|\Z)", url
+    ):
+        return f"{found[1]}{found[2]}/***" if len(found[0]) < len(url) else found[0]
+    found = re.match(r"[a-z][a-z0-9+]*://", url)
+    return f"{found[0]}***" if found else "***" if url else ""
+
+
+def _without_urls(key: str, value: Any) -> Any:
+    """Return a key's value of any type with the URLs that messages are sent to masked."""
+    if key not in MESSAGE_KEYS:
+        return value
+    if isinstance(value, list):
+        return [_without_urls(key, each) for each in value]
+    return mask_message_url(value) if isinstance(value, str) else "***" if isinstance(value, dict) else value
+
+
 def shown_value(key: str, value: object) -> str:
-    """Return a key's value for a message: one line, truncated, passwords masked."""
+    """Return a key's value for a message: one line, truncated, secrets masked."""
     try:
-        text = json.dumps(value, default=str)
+        text = json.dumps(_without_urls(key, value), default=str)
     except ValueError:
         text = "a number of thousands of digits"
     text = mask(text) if key in SECRET_KEYS else text

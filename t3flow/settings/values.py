@@ -94,7 +94,8 @@ OCCASIONS = ("failed", "rolled_back", "frozen", "recovered", "updated")
 
 MessageUrl = Annotated[str, Expected('an http or https URL, or ""', or_empty(checks.message_url))]
 AppriseUrls = Annotated[
-    list[str], Expected("an array of URLs such as slack://… or mailto://…", each(matches(r"[a-z][a-z0-9+]*://\S+")))
+    list[str],
+    Expected("an array of up to 20 URLs without duplicates, such as slack://… or mailto://…", checks.apprise_urls),
 ]
 Occasions = Annotated[list[str], Expected(f"an array of {', '.join(OCCASIONS)}", each(checks.one_of(OCCASIONS)))]
 PathOrNone = Annotated[str, Expected('an absolute path that ends in .prom, or ""', or_empty(checks.textfile))]

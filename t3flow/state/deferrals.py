@@ -7,6 +7,7 @@ from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.deferrals.causes import waits_for
 from t3flow.engine.journal import Journal
 from t3flow.host.records import deferral_records
+from t3flow.host.records.holds import HELD_BY
 from t3flow.state.documents import Deferral, LeftBehind, Status, User
 from t3flow.state.times import duration, rfc3339
 
@@ -63,8 +64,10 @@ def left_behind_line(user: str, each: User, found: Status) -> str:
     """Return that a user was left on another version than the default, why, and what moves them; "" for one who was not, or is about to be moved."""
     drain = f"t3flow enqueue drain {shlex.quote(user)}"
     led_to, default, deferred = each["assigned_version"], found["default_version"], each["deferred"]
-    if deferred and deferred["waiting_for"] == "revoked":
+    if each["held"] or (deferred and deferred["waiting_for"] == "revoked"):
         return ""  # an operator took them out
+    if deferred and deferred["detail"].startswith(HELD_BY):
+        return ""  # they are free again, and about to be moved
     if (cause := each["left_behind"]) and deferred:
         why = cause["detail"].removesuffix(f": {drain}")
         if deferred["waiting_for"] == "unreadable_state" and deferred["detail"] and deferred["checks"]:

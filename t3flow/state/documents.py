@@ -120,6 +120,34 @@ class Consumer(TypedDict):
     waiting_for: str | None
 
 
+class Verify(TypedDict):
+    """The hourly verify (`every_minutes` 0: off). `overdue`: users whom it has not reached for over two periods; `waiting_for`: "" for nothing."""
+
+    every_minutes: float
+    last: str | None
+    waiting_for: str
+    overdue: list[str]
+
+
+class DispatchFault(TypedDict):
+    """Why no user could pair through the dispatch when the hourly verify tried last, and since when."""
+
+    since: str
+    problem: str
+
+
+class Channel(TypedDict):
+    """A channel of messages, without secrets. `failing_since`: None while it works; `waiting`: messages on their way; `dead`: given up on."""
+
+    name: str
+    shown: str
+    sent_at: str | None
+    failing_since: str | None
+    cause: str
+    waiting: int
+    dead: int
+
+
 class Status(TypedDict):
     """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first."""
 
@@ -135,22 +163,27 @@ class Status(TypedDict):
     users: dict[str, User]
     user_map_problems: list[str]
     launcher_problems: list[str]
+    metrics_problems: list[str]
     run: str | None
     run_doing: str | None
     run_waits: RunWaits | None
     last_bump: LastBump | None
     bake: Bake | None
+    verify: Verify
+    dispatch_fault: DispatchFault | None
     next_bump: str | None
     schedule: Schedule
     consumer: Consumer
+    channels: list[Channel]
 
 
 class RunSummary(TypedDict):
-    """One run, as `runs --json` lists it."""
+    """One run, as `runs --json` lists it. `asked_by`: the person; None for a run that t3flow started itself."""
 
     run: str
     workflow: str
     args: dict[str, Any]
+    asked_by: str | None
     status: Literal["running", "succeeded", "failed", "cancelled"]
     outcome: str | None
     reason: str
@@ -174,6 +207,19 @@ class RunHistory(RunSummary):
 
     schema: Literal[1]
     events: list[Event]
+
+
+class Action(TypedDict):
+    """What a person asked t3flow to do. `by`: an account, or on the page an identity; `result`: None while it is under way or was interrupted."""
+
+    id: str
+    at: str
+    by: str
+    via: Literal["cli", "page", "user"]
+    action: str
+    arguments: dict[str, Any]
+    run: str | None
+    result: str | None
 
 
 class UserResult(TypedDict):
@@ -227,6 +273,36 @@ class Verified(TypedDict):
     user: str
     ok: bool
     reason: str
+
+
+class Message(TypedDict):
+    """A message to the owner, as `notify.webhook_url` receives it. `key` is the same in each attempt to send it.
+
+    `occasions`: all that it is about, of those that `notify.on` names; `occasion` is the first. `commands`: what to run. `run`: the run that it is
+    about; `problems`: what needs a person, or no longer does.
+    """
+
+    schema: Literal[1]
+    key: str
+    at: str
+    host: str
+    occasion: str
+    occasions: list[str]
+    title: str
+    text: str
+    commands: list[str]
+    run: RunResult | None
+    problems: list[Problem]
+
+
+class Sent(TypedDict):
+    """Whether a channel took the message of `t3flow notify test`, and why not."""
+
+    channel: str
+    shown: str
+    ok: bool
+    reason: str
+    seconds: float
 
 
 class Finding(TypedDict):

@@ -8,25 +8,29 @@ from t3flow import T3flowError
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import freeze, slots
-from t3flow.host.records import facts, rejections
+from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.state.documents import SCHEMA, Bake, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
+from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
 from t3flow.state.observed import last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
 from t3flow.state.sources import journal_if_any, live_consumer_pid
 from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import users, version_or_none
+from t3flow.state.verification import dispatch_fault, verify_state
+
+METRICS_PROBLEMS = "metrics_problems"
+"""Fact: why the consumer cannot publish its metrics, a line for each problem."""
 
 
-def collect(read: Settings, *, is_live: bool | None = None, journal: Journal | None = None) -> Status:
+def collect(read: Settings, noted: Journal | None = None, *, is_live: bool | None = None) -> Status:
     """Return the state of the host, as `status --json` prints it. Works without a consumer, and without a journal.
 
+    `noted`: the journal, if it is open already.
     `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
-    `journal`: the journal, for a reader that has it open.
     """
-    noted = journal or journal_if_any(read)
+    noted = noted or journal_if_any(read)
     if is_live is None:
         is_live = not isinstance(noted, ReadOnlyJournal)
     observed = observe(read, noted) if is_live or noted is None else last_observed(noted)
@@ -36,6 +40,8 @@ def collect(read: Settings, *, is_live: bool | None = None, journal: Journal | N
     pid = live_consumer_pid(read, noted)
     pinned = consumer.get("pin") if str(consumer.get("pin_source", "")).startswith("environment") else None
     active = noted.runs("status = 'running' and workflow not in ('drain', 'bake', 'revive')") if noted else []
+    shown = users(read, noted, observed)
+    running = [user for user, each in shown.items() if each["active"] and each["managed"]]
     found = Status(
         schema=SCHEMA,
         observed=rfc3339(observed["at"]) if observed["at"] else None,
@@ -46,19 +52,23 @@ def collect(read: Settings, *, is_live: bool | None = None, journal: Journal | N
         pin=pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
         frozen=Frozen(reason=frozen["reason"], since=rfc3339(frozen["since"]), by=frozen["by"]) if frozen else None,
         rejected=rejections.rejected(noted) if noted else {},
-        users=users(read, noted, observed),
+        users=shown,
         user_map_problems=observed["user_map_problems"],
         launcher_problems=observed["launcher_problems"],
+        metrics_problems=(facts.read(noted, METRICS_PROBLEMS) or []) if noted else [],
         run=active[0].id if active else None,
         run_doing=activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         run_waits=run_waits(noted, [run.id for run in active]) if noted else None,
         last_bump=last_bump(noted) if noted else None,
         bake=bake(noted) if noted else None,
+        verify=verify_state(read, noted, running),
+        dispatch_fault=dispatch_fault(noted),
         next_bump=rfc3339(planned.get("at")),
         schedule=schedule_in_force(read, planned),
         consumer=Consumer(
             alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
         ),
+        channels=channels(noted) if noted else [],
     )
     found["problems"] = problems(found)
     return found
@@ -125,3 +135,20 @@ def bake(noted: Journal) -> Bake | None:
     if known is None or not noted.runs("id = ? and status = 'running'", known["run"]):
         return None
     return Bake(version=known["version"], until=rfc3339(known["until"]), problem=known["problem"])
+
+
+def channels(noted: Journal) -> list[Channel]:
+    """Return the channels of messages, and how each fares."""
+    waiting = outbox.waiting(noted)
+    return [
+        Channel(
+            name=each.name,
+            shown=each.shown,
+            sent_at=rfc3339(each.sent_at),
+            failing_since=rfc3339(each.failing_since),
+            cause=each.cause,
+            waiting=waiting.get(each.name, 0),
+            dead=each.dead,
+        )
+        for each in outbox.channels(noted)
+    ]

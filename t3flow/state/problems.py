@@ -7,10 +7,12 @@ from t3flow.state.deferrals import left_behind_line
 from t3flow.state.documents import Problem, Status, User
 from t3flow.state.short import short_id
 from t3flow.state.times import ago, epoch
+from t3flow.state.verification import overdue_text
 
 NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
 KINDS = {
+    "dispatch": "the dispatch pairs no user",
     "unpaired": "a user cannot pair",
     "launcher": "the launcher or the mount of the slots is not intact",
     "consumer_down": "no consumer is running",
@@ -24,8 +26,11 @@ KINDS = {
     "unmanaged": "t3flow cannot manage a user",
     "left_behind": "a user stays on another version than the default",
     "deferral_old": "a deferral has waited for days, or cannot make progress",
+    "verify_overdue": "the hourly verify does not reach a user",
     "run_waits": "a run waits for the registry",
     "last_bump": "the last bump ended without a verdict",
+    "metrics": "the consumer cannot publish metrics",
+    "notify_failed": "a channel does not take messages",
 }
 """Each kind of problem and its meaning, the most urgent first."""
 
@@ -48,6 +53,8 @@ def problems(found: Status) -> list[Problem]:
     for user, each in found["users"].items():
         lines += of_user(user, each, found)
     lines += of_runs(found)
+    if any(each.key == "dispatch" for each in lines):
+        lines = [each for each in lines if each.key != "unpaired"]
     order = list(KINDS)
     return [
         Problem(key=each.key, user=each.user, text=each.text, remedy=each.remedy)
@@ -68,9 +75,38 @@ def of_host(found: Status) -> list[_Line]:
     if not found["consumer"]["alive"]:
         text = "No consumer is running, so nothing is updated"
         lines.append(_Line("consumer_down", text, "start it with: systemctl start t3flow"))
+    lines += of_dispatch(found)
+    if (verify := found["verify"])["overdue"] and found["consumer"]["alive"] and not found["dispatch_fault"]:
+        text = overdue_text(verify["overdue"], verify["every_minutes"], verify["waiting_for"])
+        remedy = f"see t3flow show {found['run']}" if found["run"] else "verify now: t3flow verify"
+        lines.append(_Line("verify_overdue", text, remedy))
     if cause := found["consumer"]["waiting_for"]:
         lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    if found["consumer"]["alive"]:
+        remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
+        lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
+    for channel in found["channels"]:
+        if channel["failing_since"]:
+            given_up = f"; {channel['dead']} messages were given up" if channel["dead"] else ""
+            since = ago(epoch(channel["failing_since"]))
+            text = f"Messages to {channel['shown']} fail, first {since}: {channel['cause']}{given_up}"
+            lines.append(_Line("notify_failed", text, "try again with: t3flow notify test"))
     return lines
+
+
+def of_dispatch(found: Status) -> list[_Line]:
+    """Return the problem that no user can pair, as the hourly verify or each user's last pairing shows; one user alone shows nothing."""
+    tried = {user: each for user, each in found["users"].items() if each["active"] and each["managed"]}
+    failing = [each for each in tried.values() if each["pairing"] == "failing"]
+    if fault := found["dispatch_fault"]:
+        since, problem = fault["since"], fault["problem"]
+    elif len(failing) == len(tried) > 1:
+        since = max(each["pairing_since"] or "" for each in failing)
+        problem = f"{', '.join(list(tried)[:2])} and all others failed, the last with: {failing[-1]['pairing_reason']}"
+    else:
+        return []
+    text = f"No user can pair ({ago(epoch(since))}): {problem}"
+    return [_Line("dispatch", text, "see t3flow doctor, then check with: t3flow verify")]
 
 
 def of_runs(found: Status) -> list[_Line]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from t3flow.deferrals.causes import waits_for
@@ -179,12 +180,16 @@ class RunWords(Words):
         return line.text if line is not None and event.kind != "waiting" else ""
 
 
-def summary(run: Run) -> documents.RunSummary:
-    """Return a run as `runs --json` lists it."""
+NO_ASKERS: Mapping[str, str] = MappingProxyType({})
+
+
+def summary(run: Run, askers: Mapping[str, str] = NO_ASKERS) -> documents.RunSummary:
+    """Return a run as `runs --json` lists it. `askers`: run → who asked for it, as `state.actions.askers` returns them."""
     return documents.RunSummary(
         run=run.id,
         workflow=run.workflow,
         args=run.args,
+        asked_by=askers.get(run.id),
         status=cast(Any, run.status),
         outcome=run.outcome,
         reason=run.result.get("reason", ""),
@@ -193,13 +198,13 @@ def summary(run: Run) -> documents.RunSummary:
     )
 
 
-def history(run: Run, events: Sequence[Event]) -> documents.RunHistory:
+def history(run: Run, events: Sequence[Event], askers: Mapping[str, str] = NO_ASKERS) -> documents.RunHistory:
     """Return a run with its events as `show RUN --json` prints it."""
     shown = [
         documents.Event(seq=e.seq, at=rfc3339(e.at), kind=e.kind, step=e.step, attempt=e.attempt, data=e.data)
         for e in events
     ]
-    return documents.RunHistory(schema=documents.SCHEMA, **summary(run), events=shown)
+    return documents.RunHistory(schema=documents.SCHEMA, **summary(run, askers), events=shown)
 
 
 def result(run: Run) -> documents.RunResult:

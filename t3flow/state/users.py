@@ -8,10 +8,10 @@ from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
 from t3flow.host import slots
 from t3flow.host.pairing import last_pairings
-from t3flow.host.records import facts
+from t3flow.host.records import facts, holds
 from t3flow.settings.load import Settings
 from t3flow.state.deferrals import cause_left_behind, deferrals
-from t3flow.state.documents import User
+from t3flow.state.documents import Held, User
 from t3flow.state.observed import Observed
 from t3flow.state.times import rfc3339
 
@@ -23,6 +23,7 @@ def users(read: Settings, journal: Journal | None, observed: Observed) -> dict[s
     unknown = (facts.read(journal, facts.UNKNOWN_T3) or {}) if journal else {}
     waiting = {each["user"]: each for each in deferrals(journal)} if journal else {}
     behind = left_behind.causes(journal) if journal else {}
+    held = holds.holds(journal) if journal else {}
     found: dict[str, User] = {}
     for user, server in observed["users"].items():
         last = pairing.get(user)
@@ -37,12 +38,19 @@ def users(read: Settings, journal: Journal | None, observed: Observed) -> dict[s
             pairing_reason=last["reason"] if last else "",
             unknown=unknown[user][1] if user in unknown else "",
             deferred=waiting.get(user),
-            held=None,
+            held=hold_document(held.get(user)),
             left_behind=cause_left_behind(behind.get(user)),
             managed=not server["why_unmanaged"],
             why_unmanaged=server["why_unmanaged"],
         )
     return found
+
+
+def hold_document(hold: holds.Hold | None) -> Held | None:
+    """Return a hold as the document has it."""
+    if hold is None:
+        return None
+    return Held(since=rfc3339(hold.since), until=rfc3339(hold.until), reason=hold.reason, by=hold.by)
 
 
 def version_or_none(read_link: Callable[..., str | None]) -> str | None:

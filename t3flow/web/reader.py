@@ -71,7 +71,7 @@ class Reader:
     def _look(self) -> Seen:
         try:
             journal = ReadOnlyJournal(self._path)
-            status = collect(self.settings, is_live=False, journal=journal)
+            status = collect(self.settings, is_live=False, noted=journal)
         except PermissionError:
             return _unreadable(
                 f"{self._path} cannot be read by this account, so nothing is known here",

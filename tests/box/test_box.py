@@ -172,8 +172,8 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
         assert set(box.sh('stat -c "%U %a" /var/backups/t3-state/"$1"/*', user).splitlines()) == {"root 600"}
     assert stat("/var/backups/t3-state", "/var/backups/t3-state/ada") == ["root 711", "root 700"]
     assert stat("/var/lib/t3flow", "/var/lib/t3flow/journal.db", "/var/lib/t3flow/queue.key") == [
-        "root 700",
-        "root 600",
+        "root 711",
+        "root 640",  # for the group of the page's account
         "root 600",
     ]
     assert stat("/opt/t3/versions", "/usr/bin/t3", "/opt/t3flow") == ["root 755", "root 755", "root 755"]

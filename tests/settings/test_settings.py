@@ -371,7 +371,7 @@ IMPOSSIBLE = [
     ("notify.webhook_url", '"https://"', "names no host"),
     ("notify.webhook_url", '"https://h/a b"', "contains spaces or control characters"),
     ("notify.urls", '"slack://a/b/c"', "is a string"),
-    ("notify.urls", '["file /etc"]', "is not valid"),
+    ("notify.urls", '["file /etc"]', "contains, as item 1, no URL"),
     ("notify.on", '["everything"]', "contains 'everything', which is not one of these words"),
     ("metrics.textfile", '"t3flow.prom"', "is not absolute"),
     ("metrics.textfile", '"/var/lib/t3flow.txt"', "does not end in .prom"),

@@ -64,6 +64,7 @@ def test_every_document_of_a_real_host_is_as_its_schema_says(make_box: Callable[
         "deferrals": ["deferrals"],
         "runs": ["runs"],
         "show": ["show", said["run"]],
+        "actions": ["actions"],
         "backups": ["backups"],
     }.items():
         found = box.document(*words)

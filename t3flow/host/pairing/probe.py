@@ -6,7 +6,7 @@ from t3flow import T3flowError
 from t3flow.engine.log import logger
 from t3flow.host import http_client, slots
 from t3flow.host.host import Host
-from t3flow.host.pairing import own_activity
+from t3flow.host.pairing import opened_sessions, own_activity
 from t3flow.host.processes import ports
 from t3flow.host.services.manager import ServerState
 from t3flow.host.slots import running_version
@@ -134,7 +134,8 @@ def _own_url(host: Host, user: str, path: str) -> str:
 def pair_once(host: Host, user: str) -> None:
     """Pair once through the dispatch and open a session with the cookie. Raise NotPaired, PortTaken, HostError, ServiceError.
 
-    Checks the owner of the port first: another process there would receive a credential of the user, and could fake any answer.
+    Checks the owner of the port first: another process there would receive a credential of the user, and could fake any answer. The session is
+    recorded, so that the consumer revokes it.
     """
     own_server(host, user)
     name = cookie_name(host, user)
@@ -146,6 +147,7 @@ def pair_once(host: Host, user: str) -> None:
     cookie = answer.cookies().get(name)
     if not cookie:
         raise NotPaired(f"the answer sets no cookie {name}")
+    opened_sessions.note(host.journal, user, cookie)
     headers = {"Cookie": f"{name}={cookie}"}
     if not t3.is_authenticated(get_json(_own_url(host, user, t3.SESSION), headers, SESSION_SECONDS)):
         raise NotPaired("the session that the cookie opens is not authenticated")

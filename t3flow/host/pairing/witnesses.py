@@ -113,9 +113,7 @@ def note_pairings_now(
         again, _ = probe_users(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
         failed = {user: reason for user, reason in failed.items() if user not in again}
-    known = last_pairings.pairings(host.journal)
     for user in users:
-        has_failed_before = user in known and bool(known[user]["reason"])
-        if user in failed or (user in paired and has_failed_before):
+        if user in failed or user in paired:
             last_pairings.note_pairing(host.journal, user, failed.get(user, ""))
     return failed

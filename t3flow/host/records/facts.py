@@ -1,6 +1,7 @@
 """Single facts about the host: one JSON value for each key, in the journal's file. Data of each user or version has a table: see `tables.py`."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,11 @@ def change(journal: Journal, key: str, function: Callable[[Any], Any], *, synced
         elif row is None or text != row[0]:
             connection.execute("insert or replace into facts values (?, ?)", (key, text))
     return value
+
+
+def put(connection: sqlite3.Connection, key: str, value: Any) -> None:
+    """Write a fact within the caller's transaction."""
+    connection.execute("insert or replace into facts values (?, ?)", (key, json.dumps(value)))
 
 
 def write(journal: Journal, key: str, value: Any, *, synced: bool = True) -> None:

@@ -33,7 +33,29 @@ create table if not exists untried (user text primary key, version text not null
 create table if not exists rejected_for (version text not null, user text not null, primary key (version, user)) without rowid;
 create table if not exists ours (user text not null, since real not null, until real, primary key (user, since)) without rowid;
 create table if not exists pairing_checks (user text primary key, at real not null) without rowid;
+create table if not exists probe_sessions (
+    user text not null, session text not null, opened real not null, primary key (user, session)
+) without rowid;
 """
+OUTBOX_TABLES = """
+create table if not exists news (id integer primary key, about text not null, what text not null, at real not null);
+create trigger if not exists run_began after insert on runs when new.workflow = 'bump'
+    begin insert into news (about, what, at) values (new.id, 'began', new.created); end;
+create trigger if not exists run_ended after update of status on runs when old.status = 'running' and new.status != 'running'
+    begin insert into news (about, what, at) values (new.id, 'ended', new.updated); end;
+create table if not exists alerts (
+    key text not null, user text not null, since real not null, text text not null, primary key (key, user)
+) without rowid;
+create table if not exists outbox (
+    id integer primary key, key text not null, channel text not null, document text not null, at real not null,
+    attempts integer not null default 0, next_try real not null, dead real, unique (channel, key)
+);
+create table if not exists channels (
+    name text primary key, shown text not null, sent integer not null default 0, failed integer not null default 0,
+    sent_at real, failing_since real, cause text not null default '', dead integer not null default 0, next_beat real
+) without rowid;
+"""
+"""See `outbox.py`. The triggers put each run that begins or ends into `news`, in the transaction that begins or ends it."""
 SCHEMA = (
     """
 create table deferrals (
@@ -50,6 +72,7 @@ create table facts (key text primary key, value text not null) without rowid;
 """
     + SET_TABLES.lstrip()
     + LATER_TABLES.lstrip()
+    + OUTBOX_TABLES.lstrip()
 )
 FORMER_FACTS = ("pairing", "kept", "levels", "untried", "rejected_for")
 OWN_ACTIVITY = "ours:"
@@ -71,7 +94,7 @@ def create_set_tables(connection: sqlite3.Connection) -> None:
 def transaction(journal: Journal, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
     """Begin a transaction in which the later tables exist and contain the facts of an earlier release."""
     with journal.transaction(synced=synced) as connection:
-        for statement in LATER_TABLES.strip().split(";\n"):
+        for statement in (LATER_TABLES + OUTBOX_TABLES.lstrip()).strip().split(";\n"):
             connection.execute(statement)
         former = connection.execute(
             f"select key, value from facts where key in ({', '.join('?' * len(FORMER_FACTS))}) or key >= ? and key < ?",

@@ -43,6 +43,7 @@ CHECKS: dict[str, Check] = {
     "replaced databases": history.replaced_databases_exist,
     "shell tracker": history.shell_tracker_is_off,
     "consumer": history.consumer_runs,
+    "hourly verify": history.verify_is_not_overdue,
     "freeze": history.tracking_is_not_frozen,
     "deferrals": history.deferrals_are_pending,
     "lease": history.lease_has_a_run,

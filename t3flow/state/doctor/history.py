@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 from t3flow.adoption import shell_tracker
-from t3flow.host import freeze, orphans, slots
+from t3flow.host import freeze, management, orphans, slots
 from t3flow.host.backups import replaced
 from t3flow.host.host import CHILDREN_LOCK, Host
 from t3flow.host.records import catalog, deferral_records
+from t3flow.state import verification
 from t3flow.state.doctor.finding import Finding, finding
 
 LATE_SECONDS = 600.0
@@ -90,6 +91,20 @@ def _is_locked(path: Path) -> bool:
         return True
     except FileNotFoundError:
         return False
+
+
+def verify_is_not_overdue(host: Host) -> Iterator[Finding]:
+    """Check that the hourly verify reaches each managed user with a running server, while a consumer runs."""
+    if not _is_locked(host.settings.paths.state_dir / CONSUMER_LOCK):
+        return
+    surveyed = management.survey(host, [entry.name for entry in host.user_map().users])
+    running = [user for user, each in surveyed.items() if each.server.active and not each.reason]
+    found = verification.verify_state(host.settings, host.journal, running)
+    if found["overdue"]:
+        yield finding(
+            verification.overdue_text(found["overdue"], found["every_minutes"], found["waiting_for"]),
+            "t3flow verify; if runs do not end: t3flow runs",
+        )
 
 
 def tracking_is_not_frozen(host: Host) -> Iterator[Finding]:

@@ -34,6 +34,10 @@ const listLinks = (database) =>
 const listSessions = (database) =>
   database.prepare(`select session_id, ${column}, issued_at, expires_at from auth_sessions where revoked_at is null`).all();
 
+// Returns whether there was such a session.
+const revokeSession = (database, id) =>
+  database.prepare("update auth_sessions set revoked_at = ? where session_id = ? and revoked_at is null").run(now(), id).changes === 1;
+
 // Consumes a credential and returns its grant, or null if it is invalid.
 function consume(database, text) {
   const link = database.prepare(`select id, ${column} as granted, expires_at from auth_pairing_links where credential = ? and consumed_at is null and revoked_at is null`).get(text);
@@ -63,4 +67,4 @@ function session(database, baseDir, token) {
   return row && row.expires_at > now() ? { granted: row.granted, expires: row.expires_at } : null;
 }
 
-module.exports = { consume, createLink, grantOf, isOwner, issue, listLinks, listSessions, old, session, shown };
+module.exports = { consume, createLink, grantOf, isOwner, issue, listLinks, listSessions, old, revokeSession, session, shown };

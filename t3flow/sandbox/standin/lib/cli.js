@@ -26,6 +26,10 @@ function help(unknown) {
   if (unknown) console.log(`Unrecognized flag: ${unknown}`);
 }
 
+function sessionHelp() {
+  console.log("DESCRIPTION\n  Manage bearer sessions.\n\nSUBCOMMANDS\n  issue     Issue a scoped bearer access token.\n  list      List active sessions.\n  revoke    Revoke an active session.");
+}
+
 function say(sound, asJson, where) {
   const value = altered(sound, where);
   if (asJson) console.log(`${JSON.stringify(value, null, 2)}\n`);
@@ -42,6 +46,8 @@ function authCommand(words, flags, where) {
     else if (command === "session issue") {
       const { token, expires } = auth.issue(database, where.baseDir, auth.grantOf(true));
       say({ token, expiresAt: expires }, flags.json, where);
+    } else if (words[1] === "session" && words[2] === "revoke" && generation.revokesSessions) {
+      console.log(auth.revokeSession(database, words[3]) ? `Revoked session ${words[3]}.\n` : `No active session found for ${words[3]}.\n`);
     } else help();
   } finally {
     database.close();
@@ -75,6 +81,7 @@ function main(words) {
   if (prints({ baseDir: "", command: words[0] })) return;
   if (words[0] === "--version") return printVersion();
   if (words[0] === "--help") return help();
+  if (words.join(" ") === "auth session --help" && generation.revokesSessions) return sessionHelp();
   const { unknown, flags, rest } = parse(words);
   if (unknown) {
     help(unknown);

@@ -17,6 +17,7 @@ const A = {
   environment: {},
   logsEmptyMigrations: true,
   commands: [],
+  revokesSessions: false,
   unknownCommandIsFolder: true,
 };
 
@@ -50,6 +51,7 @@ const C = {
   environment: { capabilities: { repositoryIdentity: true } },
   logsEmptyMigrations: false,
   commands: ["pair", "update", "service"],
+  revokesSessions: true,
 };
 
 const D = {
