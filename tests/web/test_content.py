@@ -101,7 +101,12 @@ def empty(host: PageHost) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "words"),
-    [(damaged, "not a"), (newer, "was written by a newer t3flow"), (missing, "there is no journal"), (empty, "is not a journal")],
+    [
+        (damaged, "not a"),
+        (newer, "was written by a newer t3flow"),
+        (missing, "there is no journal"),
+        (empty, "is not a journal"),
+    ],
 )
 def test_a_journal_that_cannot_be_read_is_the_one_problem(
     make_host: Callable[..., PageHost], harm: Callable[[PageHost], None], words: str
