@@ -1,4 +1,4 @@
-"""The soak: after the first restart of a bump, watch that user's real pairings for a while before anybody else is restarted.
+"""The soak: after the first restart of a bump, watch that user's real pairings for a while before the next one.
 
 It counts as the watch after a bump does (`rollout/bake.py`), of this one user. Too many failures, confirmed by pairing now while the dispatch serves
 others, are the version's fault: the user is taken back, and the bump ends as after a restart that failed.
@@ -16,7 +16,7 @@ from loguru import logger
 from t3flow.engine.errors import NotYet, StepFailed
 from t3flow.engine.flow import current_flow
 from t3flow.engine.step import current_run, step
-from t3flow.host.host import current_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log
 from t3flow.host.pairing.log_lines import Cursor
 from t3flow.host.records import facts
@@ -29,6 +29,7 @@ from t3flow.settings import schedule
 
 SOAK = "soak"
 """Fact: the watch of the present soak, as far as it came."""
+NO_LOG = "dispatch.log is empty"
 
 
 class Begun(TypedDict):
@@ -42,7 +43,7 @@ class Begun(TypedDict):
 class Soaked(TypedDict):
     """How a soak ended. `is_broken`: the user cannot pair, and the version is at fault for this `reason`.
 
-    `problem`: why the log showed nothing; `dispatch`: that no user pairs, so that nobody is to be restarted now; both "" if all is well.
+    `problem`: why the log showed nothing; `dispatch`: that no user pairs, so that no further user is to be restarted now; both "" if all is well.
     """
 
     is_broken: bool
@@ -76,41 +77,38 @@ def watch_soak(user: str, version: str, begun: Begun) -> Soaked:
     host, run = current_host(), current_run()
     known = facts.read(host.journal, SOAK)
     if known is None or known["run"] != run:
-        fresh = {"cursor": begun["cursor"], "counted": [], "problem": ""}
-        known = {"run": run, "version": version, "users": {user: begun["since"]}, **fresh}
-    new, cursor, more, problem = (
-        read_log(host, known) if host.settings.dispatch.log else ([], {}, False, "dispatch.log is empty")
-    )
+        known = {"run": run, "version": version, "users": {user: begun["since"]}}
+        known |= {"cursor": begun["cursor"], "counted": [], "problem": ""}
+    is_over = not begun["since"] <= time.time() < begun["until"]
+    new, cursor, more, problem = read_log(host, known) if host.settings.dispatch.log else ([], {}, False, NO_LOG)
     if problem and problem != known["problem"]:
         logger.warning("the soak of {} on {} sees no pairings: {}", user, version, problem)
     counted = added(known["counted"], [entry for entry in new if entry[2] == user])
-    suspected = suspicion.suspect(host, version, counted)
-    is_over = not begun["since"] <= time.time() < begun["until"]
-    if (
-        suspected is None
-        and problem
-        and is_over
-        and (failed := suspicion.cannot_pair(host, [user], tries=suspicion.TRIES))
-    ):
-        suspected = Suspicion("failure", Counter(failed.keys()), 1)
-    dispatch = ""
-    if suspected is not None:
-        finding = suspicion.check(host, version, suspected)
-        if finding.is_broken:
-            facts.write(host.journal, SOAK, None)
-            reason = f"{suspected.users.total()} {suspected.words} of {user} in the soak after the first restart"
-            return {"is_broken": True, "reason": reason, "problem": problem, "dispatch": ""}
+    suspected = suspicion.suspect(host, version, counted) or (_paired_now(host, user) if problem and is_over else None)
+    finding = suspicion.check(host, version, suspected) if suspected is not None else None
+    if suspected is not None and finding is not None and not finding.is_broken:
         logger.warning("the soak of {} on {} goes on: {}", user, version, finding.reason)
         counted = []
-        dispatch = finding.reason if finding.dispatch_at_fault else ""
-    if is_over and not more:
-        facts.write(host.journal, SOAK, None)
-        return {"is_broken": False, "reason": "", "problem": problem, "dispatch": dispatch}
-    watch: dict[str, Any] = {**known, "cursor": cursor, "counted": counted, "problem": problem}
-    facts.write(host.journal, SOAK, watch, synced=False)
-    until = time.strftime("%H:%M:%S", time.localtime(begun["until"]))
-    at = time.time() if more else min(time.time() + POLL_SECONDS, begun["until"])
-    raise NotYet(at, f"{user} runs it until {until} before the next restart{'; ' if problem else ''}{problem}")
+    if suspected is not None and finding is not None and finding.is_broken:
+        reason = f"{suspected.users.total()} {suspected.words} of {user} in the soak after the first restart"
+        ended = Soaked(is_broken=True, reason=reason, problem=problem, dispatch="")
+    elif is_over and not more:
+        dispatch = finding.reason if finding is not None and finding.dispatch_at_fault else ""
+        ended = Soaked(is_broken=False, reason="", problem=problem, dispatch=dispatch)
+    else:
+        watch: dict[str, Any] = {**known, "cursor": cursor, "counted": counted, "problem": problem}
+        facts.write(host.journal, SOAK, watch, synced=False)
+        until = time.strftime("%H:%M:%S", time.localtime(begun["until"]))
+        at = time.time() if more else min(time.time() + POLL_SECONDS, begun["until"])
+        raise NotYet(at, f"{user} runs it until {until} before the next restart{'; ' if problem else ''}{problem}")
+    facts.write(host.journal, SOAK, None)
+    return ended
+
+
+def _paired_now(host: Host, user: str) -> Suspicion | None:
+    """Pair a user now, as nothing is seen of real pairings. Return the suspicion if that fails again and again, else None."""
+    failed = suspicion.cannot_pair(host, [user], tries=suspicion.TRIES)
+    return Suspicion("failure", Counter(failed.keys()), 1) if failed else None
 
 
 def take_back(user: str, version: str, previous: str, reason: str) -> Result:

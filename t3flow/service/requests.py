@@ -2,7 +2,7 @@
 
 1. List the folder, at most MOST_LISTED entries a look. Remove what is no request; leave what is still being written.
 2. Read a request: its name is its id, and its fields are those of its action.
-3. Check the identity against `web.admins`. The page's word for who asks is all there is; see docs/security.md.
+3. Check the identity against `web.admins`. The consumer cannot verify the identity itself; see docs/security.md.
 4. Record the action, do it through `operations`, record the result, remove the file.
 
 Killed between any two of these, the next consumer repeats from 2. The record says what was done; what may have been done without a record is repeated
