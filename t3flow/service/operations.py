@@ -61,6 +61,9 @@ class Desk:
         except T3flowError as error:
             actions.finish(self.journal, entry.id, f"refused: {error}")
             raise
+        except OSError as error:
+            actions.finish(self.journal, entry.id, f"failed: {error.filename or action}: {error.strerror}")
+            raise
         actions.finish(self.journal, entry.id, result)
         return result
 

@@ -167,10 +167,18 @@ class Requests:
             raise
         except T3flowError as error:
             result = str(error) if str(error).startswith(DENIED) else f"refused: {error}"
-            actions.begin(desk.journal, action_id, actor, request.action, request.given, "")
-            actions.finish(desk.journal, action_id, result)
+            self._record(desk, request, result)
+        except Exception as error:  # it must not come back for ever, nor hold up the others
+            logger.opt(exception=not isinstance(error, OSError)).error("a request of the page failed: {}", error)
+            result = "failed: see the log of t3flow"
+            self._record(desk, request, result)
         given = " ".join(request.given.values())
         logger.info("{} asked on the page: {} {}: {}", request.identity, request.action, given, result)
+
+    def _record(self, desk: Desk, request: "Request", result: str) -> None:
+        """Record how a request ended that was not carried out. The first result of an action stays."""
+        actions.begin(desk.journal, desk.action_id, desk.actor, request.action, request.given, "")
+        actions.finish(desk.journal, desk.action_id, result)
 
 
 class Request(NamedTuple):
