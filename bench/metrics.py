@@ -1,10 +1,9 @@
 """Cost of metrics with 100 users: a scrape beside prometheus_client alone, and the consumer with metrics beside the same consumer without them.
 
-Exits with an error if a scrape of 100 users takes 20 ms or more, or the consumer 1 % of a core or 15 MB more.
+Exits with an error if a scrape of 100 users takes 20 ms of a core or more, or the consumer 1 % of a core or 15 MB more.
 """
 
 import os
-import statistics
 import sys
 import time
 import urllib.request
@@ -67,6 +66,11 @@ def main() -> None:
         done = box.document("enqueue", "bump", "--wait", timeout_seconds=1200)
         assert done["outcome"] == "updated", done
         box.kill("consumer")
+        closed = time.strftime(
+            "%H:00-%H:01", time.localtime(time.time() + 12 * 3600)
+        )  # deferred users sleep: their checks cost more
+        plain = plain.replace('window = ""', f'window = "{closed}"')
+        box.config.write_text(plain)
 
         without = consume(box, "")
         port, textfile = free_port(), box.top / "t3flow.prom"
@@ -91,14 +95,17 @@ def main() -> None:
         )
         alone = median_seconds(lambda: generate_latest(kept), SCRAPES)  # type: ignore[arg-type]
         show("prometheus_client alone, from memory", alone)
-        made = median_seconds(metrics.text, SCRAPES)
+        began, used = time.thread_time(), []
+        made = median_seconds(lambda: (metrics.text(), used.append(time.thread_time() - began)), SCRAPES)
         show("a scrape, made", made, "prometheus_client alone", alone)
+        core = used[-1] / SCRAPES
+        print(f"a scrape, made: {core * 1000:.1f} ms of a core")
         served = []
         for _ in range(SCRAPES):
             time.sleep(1.1)  # so that no answer is one that was made before
             served += median_seconds(lambda: fetch(url), 1)
         show("a scrape, served by the consumer", served, "prometheus_client alone", alone)
-        failures += ["a scrape takes 20 ms"] * (statistics.median(served) >= 0.02)
+        failures += ["a scrape takes 20 ms of a core"] * (core >= 0.02)
     if failures:
         sys.exit("; ".join(failures))
 
