@@ -299,7 +299,7 @@ def create_state_dir(state_dir: Path) -> None:
 
 
 def publish_settings(host: Host, queue_name: str) -> None:
-    """Record the settings of this process, which are in force, for other commands. The queue's URL may have a password: only this account reads it."""
+    """Record the settings of this process, which are in force, for other commands. The URL of the queue may have a password, so it is in a file."""
     settings = host.settings
     write_atomically(settings.paths.state_dir / QUEUE_URL, settings.queue.url, 0o600)
     facts.write(
