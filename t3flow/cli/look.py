@@ -54,6 +54,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           an operator revoked the task
       held              an operator holds the user, or a bump left them out or rolled them back: detail says which
+      later             the user asked for a later date, by t3flow me later
       host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:

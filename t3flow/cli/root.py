@@ -14,6 +14,7 @@ MODULES = {
     "deferrals": "look",
     "freeze": "switch",
     "unfreeze": "switch",
+    "me": "me",
     "hold": "hold",
     "release": "hold",
     "pin": "switch",

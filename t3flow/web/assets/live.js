@@ -29,7 +29,10 @@
   }
   function change(kind, id, html) {
     const element = document.getElementById(id);
-    if (!element) return;
+    if (!element) {  // the page has other sections by now, as when the journal can be read again
+      if (kind === "set" && performance.now() > 5000) location.reload();
+      return;
+    }
     if (isSelected(element)) { waiting.set(`${kind} ${id}`, [kind, id, html]); return; }
     waiting.delete(`${kind} ${id}`);
     const active = document.activeElement;
