@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,8 @@ from conftest import RedisServer
 from redis import Redis
 from scenes import LATER, NEXT, bump
 
-from t3flow.sandbox.host import Sandbox
+from t3flow.host import http_client
+from t3flow.sandbox.host import Sandbox, free_port
 
 NPM, NPMRC = "npm_Ab3Cd5Ef7Gh9Jk2Lm4Np6Qr8St1Uv3Wx5", "npm_Zy9Xw7Vu5Ts3Rq1Po8Nm6Lk4Jh2Gf0Ed"
 REDIS, PING, HOOK, APPRISE = "r3disPassw0rdQQ", "p1ngTokenABCDEF77", "wh00kTokenXYZ99ab", "appr1seTokenLMN55"
@@ -93,6 +94,32 @@ def watched(box: Sandbox) -> bytes:
     return line
 
 
+def pages(box: Sandbox, runs: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the pages that the web service shows, and what it prints itself."""
+    port = free_port()
+    environment = {**box.environment, "T3FLOW_WEB__LISTEN": f"127.0.0.1:{port}"}
+    command = [sys.executable, "-m", "t3flow", "web"]
+    with (box.top / "log/web.log").open("wb") as log:
+        child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for path in ["/", "/runs", "/snapshots", "/settings", "/actions", "/users/ada", *(f"/runs/{run}" for run in runs)]:
+            answers: list[http_client.Answer] = []
+
+            def is_answered(
+                url: str = f"http://127.0.0.1:{port}{path}", answers: list[http_client.Answer] = answers
+            ) -> bool:
+                with suppress(OSError):
+                    answers.append(http_client.request(url, timeout_seconds=20))
+                return bool(answers)
+
+            box.until(is_answered, f"the page shows {path}")
+            yield f"page {path} ({answers[0].status})", answers[0].body
+    finally:
+        child.terminate()
+        child.wait()
+    yield "web.log", (box.top / "log/web.log").read_bytes()
+
+
 def channels(box: Sandbox, redis: RedisServer) -> Iterator[tuple[str, bytes]]:
     """Yield the name and the content of each place that t3flow writes to or prints."""
     state = box.top / "state"
@@ -110,6 +137,7 @@ def channels(box: Sandbox, redis: RedisServer) -> Iterator[tuple[str, bytes]]:
         yield f"{' '.join(words)} --json", printed(box, *words, "--json")
     yield "status --all", printed(box, "status", "--all")
     yield "metrics", printed(box, "metrics")
+    yield from pages(box, runs)
     yield "notify test", printed(box, "notify", "test")
 
 
