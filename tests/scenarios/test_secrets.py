@@ -113,7 +113,8 @@ def pages(box: Sandbox, runs: list[str]) -> Iterator[tuple[str, bytes]]:
                 return bool(answers)
 
             box.until(is_answered, f"the page shows {path}")
-            yield f"page {path} ({answers[0].status})", answers[0].body
+            assert answers[0].status == 200, path
+            yield f"page {path}", answers[0].body
     finally:
         child.terminate()
         child.wait()
