@@ -102,7 +102,15 @@ def pages(box: Sandbox, runs: list[str]) -> Iterator[tuple[str, bytes]]:
     with (box.top / "log/web.log").open("wb") as log:
         child = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        for path in ["/", "/runs", "/snapshots", "/settings", "/actions", "/users/ada", *(f"/runs/{run}" for run in runs)]:
+        for path in [
+            "/",
+            "/runs",
+            "/snapshots",
+            "/settings",
+            "/actions",
+            "/users/ada",
+            *(f"/runs/{run}" for run in runs),
+        ]:
             answers: list[http_client.Answer] = []
 
             def is_answered(
