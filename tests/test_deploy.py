@@ -15,6 +15,7 @@ from conftest import redis_program
 
 from t3flow.deferrals import blockers, long_waits
 from t3flow.host.pairing import log_lines
+from t3flow.service import verifier
 from t3flow.settings import load
 from t3flow.settings.schema import declared
 from t3flow.settings.text import commented
@@ -60,6 +61,9 @@ def test_the_alerts_keep_their_names() -> None:
         "T3DeferralOld",
         "T3DeferralStuck",
         "T3GateInconclusive",
+        "T3FlowNoCheck",
+        "T3UserUnpaired",
+        "T3NoPairing",
     ]
 
 
@@ -75,7 +79,13 @@ def test_an_alert_matches_what_the_code_logs(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mark"),
-    [("T3Unknown", unknown.MARK), ("T3DeferralOld", long_waits.MARK), ("T3DeferralStuck", blockers.MARK)],
+    [
+        ("T3Unknown", unknown.MARK),
+        ("T3DeferralOld", long_waits.MARK),
+        ("T3DeferralStuck", blockers.MARK),
+        ("T3UserUnpaired", verifier.USER_UNPAIRED),
+        ("T3NoPairing", verifier.NO_PAIRING),
+    ],
 )
 def test_an_alert_matches_the_mark_that_the_code_logs(name: str, mark: str) -> None:
     """The words that the log line begins with are a constant of the code."""

@@ -201,9 +201,13 @@ def test_every_reason_to_wait_is_explained() -> None:
 
 
 def test_every_alert_is_explained() -> None:
-    """Each rule in deploy/ has its row in the runbook."""
+    """Each rule in deploy/ links to a section of the runbook of its own, and each such section is a rule's."""
     rules = "".join(file.read_text() for file in TOP.glob("deploy/**/*.yml"))
-    assert set(re.findall(r"alert: (\w+)", rules)) <= first_column("Alerts")
+    alerts = re.findall(r"alert: (\w+)", rules)
+    links = re.findall(r"alert: (\w+)(?:\n {8,}.*)*\n {10}runbook_url: (\S+)", rules)
+    assert links == [(alert, f"docs/runbook.md#{alert.lower()}") for alert in alerts]
+    section = RUNBOOK.split("\n## Alerts\n")[1].split("\n## ")[0]
+    assert sorted(set(alerts)) == sorted(re.findall(r"^### (\w+)$", section, re.MULTILINE))
 
 
 def test_every_test_that_the_page_about_security_names_is_there() -> None:

@@ -16,6 +16,7 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "show": (documents.RunHistory, "t3flow show RUN --json"),
     "result": (documents.RunResult, "t3flow enqueue … --wait --json"),
     "actions": (list[documents.Action], "t3flow actions --json"),
+    "me": (documents.Me, "t3flow me --json"),
     "backups": (list[documents.Backup], "t3flow backups --json"),
     "verify": (list[documents.Verified], "t3flow verify --json"),
     "message": (documents.Message, "a message to notify.webhook_url"),

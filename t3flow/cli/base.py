@@ -1,7 +1,7 @@
 """What the commands share: settings, host, consumer, errors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,10 @@ class NoConsumer(T3flowError):
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
-def settings() -> Settings:
-    """Return the settings of this command. Raises SettingsError."""
+def settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of this command, by its environment unless another one is given. Raises SettingsError."""
     path: str | None = click.get_current_context().find_root().params.get("config")
-    return settings_module.load(Path(path) if path else None, os.environ)
+    return settings_module.load(Path(path) if path else None, os.environ if environ is None else environ)
 
 
 def open_host(read: Settings) -> "Host":

@@ -1,94 +1,40 @@
 """Commands that look at the host: status, deferrals, verify."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from t3flow.cli import complete
 from t3flow.cli.base import Commands, as_json, desk, journal, known_users, open_host, settings
-from t3flow.cli.output import cut, dump, styled, table, tell, wrapped
+from t3flow.cli.output import dump, styled, table, tell, wrapped
 from t3flow.host.pairing import last_pairings
-from t3flow.state.times import ago, ahead, epoch, soon
-
-if TYPE_CHECKING:
-    from t3flow.state.documents import Status
-
-LABEL = 12
+from t3flow.state.times import ago, epoch, soon
 
 
 @click.command()
 @as_json
-def status(as_json: bool) -> None:
+@click.option("--all", "is_full", is_flag=True, help="Show each problem, also where many are alike.")
+def status(as_json: bool, is_full: bool) -> None:
     """Show what is wrong, then the host and its users. Example: t3flow status --json
 
     Problems come first, each with the command to run. Then follow the tracked version, the run in progress with its current step, and rejected
     versions. The table shows for each user whether the server runs, the assigned version (and the running one, if it differs), the result of the
-    last pairing, and the deferral. Nightly versions are shortened to their end, such as …20260609.501; --json has them in full.
+    last pairing, and the deferral; users who need attention come first. Nightly versions are shortened to their end, such as …20260609.501; --json
+    has them in full.
 
-    Changes nothing. Exits 0 whatever it finds; for alerts, use verify and doctor.
+    Changes nothing. Exits 0 whatever it finds; for alerts, use verify and doctor. To see changes as they happen: t3flow watch.
     """
-    from t3flow.state import host, problems
+    from t3flow.state import host
 
     found = host.collect(settings())
     if as_json:
         dump(found)
         return
-    for problem in found["problems"]:
-        click.echo(styled(wrapped(problems.line(problem)), fg="red"))
-    for label, text in summary(found):
-        click.echo(wrapped(text, " " * LABEL, f"{label:<{LABEL}}"))
-    if found["users"]:
-        click.echo()
-        users_table(found)
+    from t3flow.cli import view
 
-
-def summary(found: "Status") -> list[tuple[str, str]]:
-    """Return the lines about the host, each with its label."""
-    from t3flow.state.host import next_bump
-
-    consumer, default, good = found["consumer"], found["default_version"], found["last_good"]
-    lines = [
-        ("Consumer", f"running (pid {consumer['pid']})" if consumer["alive"] else "not running"),
-        ("Default", f"{default or 'none yet'}{'' if good in (None, default) else f'; last good: {good}'}"),
-        ("Follows", f"{found['pin']} (pinned)" if found["pin"] else f"the tag {found['tracked_tag']}"),
-        ("Next bump", next_bump(found)),
-        ("Run", found["run"] or "none in progress"),
-    ]
-    if (waits := found["run_waits"]) and waits["run"] == found["run"]:  # the problem above tells for what
-        lines.append(("", f"Waiting; next attempt {ahead(epoch(waits['next_try']))}"))
-    elif found["run_doing"]:
-        lines.append(("", found["run_doing"]))
-    if bake := found["bake"]:
-        trouble = f"; nothing is seen: {bake['problem']}" if bake["problem"] else ""
-        lines.append(("Watching", f"pairings on {bake['version']}, ends {ahead(epoch(bake['until']))}{trouble}"))
-    for version, reason in found["rejected"].items():
-        lines.append(("Rejected", cut(f"{version}: {reason.removeprefix(f'{version} ')}", LABEL)))
-    return lines
-
-
-def users_table(found: "Status") -> None:
-    """Print the server, version, pairing and deferral of each user."""
-    from t3flow.state.deferrals import in_words
-    from t3flow.state.short import shortened, shortener
-
-    users = found["users"].values()
-    targets = [each["deferred"]["target"] for each in users if each["deferred"]]
-    short = shortener(
-        [*(each["running_version"] for each in users), *(each["assigned_version"] for each in users), *targets]
-    )
-    rows = []
-    for user, each in found["users"].items():
-        runs, led_to, deferred = each["running_version"], each["assigned_version"], each["deferred"]
-        version = short.get(led_to or "", "-")
-        if runs and runs != led_to:
-            version = f"{short[runs]}, assigned {version}"
-        waits = f"to {short[deferred['target']]}: {shortened(in_words(deferred))}" if deferred else ""
-        if each["held"] and not waits:
-            waits = f"held by {each['held']['by']}"
-        if not each["managed"] and not waits:
-            waits = f"not managed: {each['why_unmanaged'].rpartition(': ')[0]}"
-        rows.append([user, "up" if each["active"] else "down", version, each["pairing"], waits])
-    table(["user", "server", "version", "pairing", "deferred"], rows)
+    table = ["", *view.users_lines(found)] if found["users"] else []
+    for line in [*view.problem_lines(found, is_full=is_full), *view.summary_lines(found), *table]:
+        click.echo(line)
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -108,6 +54,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       frozen            tracking is frozen, or the version was rejected: detail says which
       revoked           an operator revoked the task
       held              an operator holds the user, or a bump left them out or rolled them back: detail says which
+      later             the user asked for a later date, by t3flow me later
       host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:

@@ -7,21 +7,28 @@ import json
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 import click
 
+from t3flow.state.text import clean, clipped, filled, padded, width_of
+
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 LEAST_COLUMNS = 16
+LEAST_CELL_COLUMNS = 32
+"""A table's last column that is narrower than this has its long texts on lines of their own."""
 GAP = "  "
+CONTROLS = re.compile(r"[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that JSON leaves as they are, and that act on a terminal."""
 COMMAND = re.compile(r"^(.*[:;,] )((?:run |see )?(?:sudo |)(?:t3flow|systemctl) .*)$", re.DOTALL)
 
 
-def dump(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+def dump(document: Any, *, indent: int | None = 2) -> None:
+    """Print one JSON document on stdout. A control character in it is escaped, as on a terminal it would act."""
+    click.echo(
+        CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, indent=indent, ensure_ascii=False))
+    )
 
 
 def say(text: str) -> None:
@@ -66,68 +73,70 @@ def wrapped(text: str, indent: str = GAP, first: str = "", stream: TextIO | None
 
     A command at its end stays on one line, to be copied, however long it is.
     """
-    width = columns(stream)
-    if width is None or len(first) + len(text) <= width:
+    width, text = columns(stream), clean(text)
+    if width is None or width_of(first) + width_of(text) <= width:
         return first + text
+    least = max(width, LEAST_COLUMNS + width_of(indent))
     found = COMMAND.match(text)
     if found is None:
-        return "\n".join(_broken(text, width, first, indent))
-    lines = _broken(found[1].rstrip(), width, first, indent)
-    if len(lines[-1]) + 1 + len(found[2]) <= width:
+        return "\n".join(filled(text, least, first, indent))
+    lines = filled(found[1].rstrip(), least, first, indent)
+    if width_of(lines[-1]) + 1 + width_of(found[2]) <= width:
         return "\n".join([*lines[:-1], f"{lines[-1]} {found[2]}"])
     return "\n".join([*lines, indent + found[2]])
 
 
 def with_remedy(text: str, remedy: str, indent: str = GAP) -> str:
     """Return a problem and what mends it: in one line, or the remedy on a line of its own, unbroken, to be copied."""
-    width = columns()
-    if width is None or len(text) + len(remedy) + 2 <= width:
+    width, text = columns(), clean(text)
+    if width is None or width_of(text) + width_of(remedy) + 2 <= width:
         return f"{text}; {remedy}"
     return f"{wrapped(text, indent)}\n{indent}{remedy}"
 
 
 def cut(text: str, before: int = 0) -> str:
     """Return a text cut off where its line of `before` characters more would not fit."""
-    width = columns()
-    room = max(LEAST_COLUMNS, width - before) if width is not None else len(text)
-    return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"
-
-
-def _broken(text: str, width: int, first: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        max(width, LEAST_COLUMNS + len(indent)),
-        initial_indent=first,
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    width, text = columns(), clean(text)
+    return text if width is None else clipped(text, max(LEAST_COLUMNS, width - before))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, is_cut: bool = False) -> None:
-    """Print a table on stdout. Its last column takes what width is left: its texts are broken into lines or, if `is_cut`, cut off."""
-    everything = [list(headings), *(list(row) for row in rows)]
+    """Print a table on stdout: see `table_lines`."""
+    for line in table_lines(headings, rows, is_cut=is_cut):
+        click.echo(line)
+
+
+def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], *, is_cut: bool = False) -> list[str]:
+    """Return the lines of a table. Its last column takes what width is left: its texts are broken into lines or, if `is_cut`, cut off.
+
+    Where little is left, a long text is on lines of its own below its row.
+    """
+    everything = [[clean(cell) for cell in row] for row in (headings, *rows)]
     last = len(headings) - 1
-    widths = [max(len(row[number]) for row in everything) for number in range(last)]
+    widths = [max(width_of(row[number]) for row in everything) for number in range(last)]
     before = sum(widths) + len(GAP) * last
     width = columns()
     left = max(LEAST_COLUMNS, width - before) if width is not None else None
+    lines: list[str] = []
     for number, row in enumerate(everything):
-        cells = GAP.join(cell.ljust(size) for cell, size in zip(row, widths, strict=False))
-        lines = _cell(row[last], left, is_cut)
-        first = f"{cells}{GAP}{lines[0]}".rstrip() if last else lines[0]
-        click.echo(styled(first, bold=True) if number == 0 else first)
-        for line in lines[1:]:
-            click.echo(" " * before + line)
+        cells = "".join(padded(cell, size) + GAP for cell, size in zip(row, widths, strict=False))
+        first, *more = _cell(row[last], left, before, is_cut)
+        line = (cells + first).rstrip()
+        lines += [styled(line, bold=True) if number == 0 else line, *more]
+    return lines
 
 
-def _cell(text: str, width: int | None, is_cut: bool) -> list[str]:
-    """Return the lines of a table's last cell."""
-    if width is None or len(text) <= width:
+def _cell(text: str, left: int | None, before: int, is_cut: bool) -> list[str]:
+    """Return the lines of a table's last cell: the first for its row, the others indented as they are printed."""
+    if left is None or width_of(text) <= left:
         return [text]
     if is_cut:
-        return [f"{text[: width - 1].rstrip()}…"]
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+        return [clipped(text, left)]
+    if left < LEAST_CELL_COLUMNS < before:
+        indent = GAP * 2
+        return ["", *filled(text, before + left, indent, indent, breaks_words=True)]
+    first, *more = filled(text, left, breaks_words=True)
+    return [first, *(" " * before + line for line in more)]
 
 
 class Progress:
@@ -144,7 +153,7 @@ class Progress:
             return
         self._frame = (self._frame + 1) % len(FRAMES)
         room = (columns(sys.stderr) or 80) - 3
-        text = text if len(text) <= room else f"{text[: room - 1]}…"
+        text = clipped(clean(text), room)
         click.echo(f"\r\x1b[K{FRAMES[self._frame]} {text}", err=True, nl=False, color=True)
         self._shown = True
 

@@ -14,12 +14,14 @@ MODULES = {
     "deferrals": "look",
     "freeze": "switch",
     "unfreeze": "switch",
+    "me": "me",
     "hold": "hold",
     "release": "hold",
     "pin": "switch",
     "unpin": "switch",
     "runs": "runs",
     "show": "runs",
+    "watch": "watch",
     "cancel": "runs",
     "actions": "actions",
     "verify": "look",
@@ -51,6 +53,7 @@ restarts idle users one at a time, verifying each. Busy users are deferred.
   t3flow freeze --reason "demo day"     stop updates; t3flow unfreeze resumes
   t3flow hold ada --until 2026-12-24    keep one user on their version
   t3flow runs; t3flow show RUN          what was done, step by step
+  t3flow watch                          all of this, live
 
 Every command has --help. Commands that list or show take --json: one document on
 stdout, everything else on stderr.

@@ -91,7 +91,7 @@ def show(run: str, as_json: bool) -> None:
     if found.status == "running" and is_alive and narrator.is_waiting and found.wake_at is not None:
         tell(f"Next check {ahead(found.wake_at)}")
     elif found.status == "running":
-        tell(activity(noted, found, is_alive=is_alive))
+        tell(f"Now: {activity(noted, found, is_alive=is_alive)}; to follow it: t3flow watch")
     else:
         conclude(found)
 

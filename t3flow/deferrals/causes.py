@@ -10,7 +10,8 @@ WAITS_FOR = {
     "unreadable_state": "idleness cannot be read",
     "frozen": "tracking is frozen",
     "revoked": "the deferral was revoked",
-    "held": "left behind by a bump",
+    "held": "left behind by a bump, or held by an operator",
+    "later": "the user asked for a later date",
     "host_busy": "the host is busy with another run",
 }
 """Cause, as JSON has it → in words."""

@@ -10,7 +10,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.host import slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pruning import TO_BE_ACCEPTED
-from t3flow.host.records import deferral_records, facts, rejections
+from t3flow.host.records import deferral_records, facts, rejections, wishes
 from t3flow.host.records.holds import HELD_BY
 from t3flow.settings import schedule
 
@@ -134,6 +134,7 @@ def settle_deferral(user: str) -> None:
     """End a user's deferral and wake its drain, revoked or not, which then ends as well. Idempotent."""
     host = current_host()
     left_behind.forget(host.journal, user)
+    wishes.fulfill(host.journal, user)
     pending = deferral_records.deferral(host.journal, user)
     if pending is not None:
         deferral_records.drop_deferral(host.journal, user)

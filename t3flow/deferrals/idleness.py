@@ -5,7 +5,7 @@ import time
 from typing import TypedDict
 
 from t3flow import T3flowError
-from t3flow.deferrals import blockers, left_behind, long_waits
+from t3flow.deferrals import blockers, left_behind, long_waits, patience
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import step
 from t3flow.host import freeze, management, slots
@@ -150,9 +150,16 @@ def reason_to_wait(
             "detail": pending.detail,
             "at": within_window(host, min(not_before, now + interval)),
         }
-    found = read_idleness(host, pending.user, ignore_processes)
+    ignore_processes = ignore_processes or patience.ignores_processes(host, pending.user)
+    found = patience.with_end(host, pending.user, read_idleness(host, pending.user, ignore_processes))
     if found.idle:
         return None
+    if patience.wants_now(host, pending.user):
+        return {
+            "waiting_for": found.waiting_for,
+            "detail": found.detail,
+            "at": min(found.ask_again, now + interval),
+        }
     return {
         "waiting_for": found.waiting_for,
         "detail": found.detail,
@@ -164,11 +171,14 @@ def reason_not_now(host: Host, pending: Deferral, *, any_time: bool) -> Wait | N
     """Return why a deferred user is not moved now, whether idle or not."""
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
-    opens = now if any_time else schedule.window_opens(host.settings, now)
+    is_open = any_time or patience.wants_now(host, pending.user)
+    opens = now if is_open else schedule.window_opens(host.settings, now)
     if hold := holds.holds(host.journal).get(pending.user):
         return {"waiting_for": left_behind.HELD, "detail": hold.text, "at": min(now + interval, hold.until or math.inf)}
     if not any_time and (reason := left_behind.held_reason(host.journal, pending.user, pending.version)):
         return {"waiting_for": left_behind.HELD, "detail": reason, "at": now + interval}
+    if not any_time and (later := patience.later_date(host, pending.user)):
+        return {"waiting_for": patience.LATER, "detail": patience.later_words(later), "at": min(now + interval, later)}
     if pending.revoked:
         return {"waiting_for": "revoked", "detail": "revoked by an operator", "at": now + interval}
     if freeze.is_frozen(host.settings):

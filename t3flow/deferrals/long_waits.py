@@ -13,7 +13,7 @@ MARK = "DEFERRAL OLD"
 OLD_SECONDS = 3 * 86400.0
 OLD_CHECKS = 100
 LOG_AGAIN_SECONDS = 86400.0
-EXPECTED = ("window", "frozen", "revoked", "held", "host_busy", "server_stopped")
+EXPECTED = ("window", "frozen", "revoked", "held", "later", "host_busy", "server_stopped")
 """Causes that a setting or an operator has chosen, or that end with another run."""
 CAUSES = "deferral_causes"
 """Fact: deferred user → the wait for the present cause."""

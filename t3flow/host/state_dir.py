@@ -64,7 +64,9 @@ def wrong_entries(state_dir: Path) -> Iterator[tuple[Entry, str]]:
 def prepare(state_dir: Path) -> list[str]:
     """Create the folders, and correct modes and owners, such as those of an earlier t3flow. Return the corrections. Idempotent. Raises OSError."""
     make_folder(state_dir, MODE)
-    make_folder(state_dir / REQUESTS, 0o700)
+    if not (state_dir / REQUESTS).exists():
+        make_folder(state_dir / REQUESTS, 0o700)
+        os.chown(state_dir / REQUESTS, *page_ids())
     make_folder(state_dir / USERS, MODE)
     corrected = []
     for entry, what in wrong_entries(state_dir):

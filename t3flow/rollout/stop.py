@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 from loguru import logger
 
 from t3flow import T3flowError
-from t3flow.deferrals import blockers
+from t3flow.deferrals import blockers, patience
 from t3flow.engine.step import current_attempt, step
 from t3flow.host import freeze, management, slots
 from t3flow.host.activity import idle, resumption, writers
@@ -138,7 +138,9 @@ def stop_if_idle(
         host.services.stop(user)
         return _was_stopped(changed=True)
     try:
-        conditions = Conditions(previous, canary, ignore_processes, fingerprint, _too_long(host, user, insists))
+        ignore_processes = ignore_processes or (not canary and patience.ignores_processes(host, user))
+        too_long = _too_long(host, user, insists)
+        conditions = Conditions(previous, canary, ignore_processes, fingerprint, too_long, insists)
         found = _end_if_allowed(host, user, server, conditions)
     except (T3flowError, OSError) as error:
         found = idle.unreadable(str(error), host.settings.deferral.max_check_interval_s)
@@ -152,13 +154,17 @@ def stop_if_idle(
 
 
 class Conditions(NamedTuple):
-    """The conditions of a stop. `snapshot_seconds`: the expected duration of a second snapshot if that is too long for an outage; else 0."""
+    """The conditions of a stop. `insists`: an operator named the user.
+
+    `snapshot_seconds`: the expected duration of a second snapshot if that is too long for an outage; else 0.
+    """
 
     previous: str
     canary: bool
     ignore_processes: bool
     fingerprint: dict[str, Any] | None
     snapshot_seconds: float
+    insists: bool
 
 
 def _too_long(host: Host, user: str, insists: bool) -> float:
@@ -177,6 +183,8 @@ def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Cond
         return idle.Idleness(False, "frozen", "tracking is frozen", time.time())
     if reason := holds.reason(host.journal, user):  # since the run looked at its users
         return idle.Idleness(False, "held", reason, time.time() + host.settings.deferral.max_check_interval_s)
+    if not conditions.insists and (later := patience.later_date(host, user)):
+        return idle.Idleness(False, patience.LATER, patience.later_words(later), later)
     if trouble := preflight.problem(host, [conditions.previous]) or management.unmanaged_reason(host, user, server):
         return idle.unreadable(trouble, host.settings.deferral.max_check_interval_s)
     if trouble := probe.port_problem(host, user, server):

@@ -106,7 +106,7 @@ class Sandbox:
         self.config = top / "config.toml"
         for folder in ("state", "etc/t3-serve", "backups", "opt/t3", "bin", "scratch", "log", "registry", "home"):
             (top / folder).mkdir(parents=True, exist_ok=True)
-        os.chmod(top / "state", 0o700)
+        os.chmod(top / "state", 0o711)
         text = CONFIG.format(
             top=top,
             dispatch_port=self.dispatch_port,

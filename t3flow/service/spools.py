@@ -8,13 +8,14 @@ from loguru import logger
 from t3flow.engine.journal import JournalError
 from t3flow.host.host import Host
 from t3flow.service.requests import Requests
+from t3flow.service.wishes import Wishes
 
 LOOK_SECONDS, RETRY_SECONDS = 0.4, 5.0
 
 
 def watch(host: Host, hint: Callable[[str], None], stopping: threading.Event, heartbeat: Callable[[], None]) -> None:
     """Look after the spools until `stopping`. A failure of one look does not end the next, nor that of one spool another's."""
-    looks = [Requests(host, hint).look]
+    looks: list[Callable[[], object]] = [Requests(host, hint).look, Wishes(host, hint).look]
     pause = 0.0
     while not stopping.wait(pause):
         heartbeat()

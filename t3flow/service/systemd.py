@@ -12,14 +12,19 @@ from t3flow.engine.engine import Engine
 from t3flow.engine.journal import Run
 from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.pairing import last_pairings, verify_records
 from t3flow.host.records import deferral_records, facts
 from t3flow.periodic import NEXT_BUMP
 from t3flow.settings import schedule
 from t3flow.state.runs import activity
+from t3flow.state.short import short_id
+from t3flow.state.text import clean, clipped
+from t3flow.state.wording import names
 
 VARIABLE = "NOTIFY_SOCKET"
 STATUS_INTERVAL_SECONDS = 2.0
-MAX_STATUS_LENGTH = 300
+MAX_STATUS_LENGTH, MAX_PART_LENGTH = 300, 100
+MOST_WAITING = 3
 
 
 def notify(*words: str) -> None:
@@ -41,24 +46,37 @@ def status_watcher(engine: Engine, host: Host) -> Callable[[], None]:
         nonlocal sent_at
         if time.monotonic() - sent_at >= STATUS_INTERVAL_SECONDS:
             sent_at = time.monotonic()
-            notify(f"STATUS={status_text(engine, host)[:MAX_STATUS_LENGTH]}")
+            notify(f"STATUS={status_text(engine, host)}")
 
     return watch
 
 
 def status_text(engine: Engine, host: Host) -> str:
-    """Return one line: the runs under way, a freeze, what deferred users wait for, and the time of the next bump."""
-    parts = ["waiting for the queue to answer"] if engine.queue_unavailable.is_set() else []
-    parts += [f"{run.id}: {activity(host.journal, run)}" for run in runs_under_way(engine, host)]
+    """Return one line, the most important first: a freeze, the queue, runs under way, who cannot pair, what deferred users wait for, the next bump.
+
+    It is in the words of `status`. What does not fit MAX_STATUS_LENGTH is cut off at its end.
+    """
+    parts = []
     if frozen := freeze.frozen(host.settings, host.journal):
-        parts.append(f"FROZEN: {frozen['reason']}")
+        parts.append(f"FROZEN: {clipped(frozen['reason'], MAX_PART_LENGTH)}")
+    if engine.queue_unavailable.is_set():
+        parts.append("waiting for the queue to answer")
+    for run in runs_under_way(engine, host):
+        parts.append(clipped(f"{short_id(run.id)}: {activity(host.journal, run)}", MAX_PART_LENGTH))
+    if verify_records.dispatch_fault(host.journal) is not None:
+        parts.append("no user can pair: see t3flow status")
+    elif unpaired := [user for user, last in last_pairings.pairings(host.journal).items() if last["reason"]]:
+        parts.append(f"{names(unpaired)} cannot pair")
     pending = deferral_records.deferrals(host.journal)
-    parts += [f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}" for entry in pending[:3]]
-    if len(pending) > 3:
-        parts.append(f"{len(pending) - 3} more wait")
+    parts += [
+        clipped(f"{entry.user} waits: {waits_for(entry.waiting_for, entry.detail)}", MAX_PART_LENGTH)
+        for entry in pending[:MOST_WAITING]
+    ]
+    if len(pending) > MOST_WAITING:
+        parts.append(f"{len(pending) - MOST_WAITING} more wait")
     if planned := facts.read(host.journal, NEXT_BUMP):
         parts.append(f"next bump {datetime.fromtimestamp(planned['at'], schedule.zone(host.settings)):%a %H:%M}")
-    return "; ".join(parts) or "ready"
+    return clipped(clean(" ".join("; ".join(parts).split())), MAX_STATUS_LENGTH) or "ready"
 
 
 def runs_under_way(engine: Engine, host: Host) -> list[Run]:

@@ -57,7 +57,7 @@ def _old_wait(entry: deferral_records.Deferral, cause: long_waits.Cause) -> str:
         return f"{what}; start it, or run t3flow deferrals revoke {user}"
     if cause["waiting_for"] == "running_process":
         return f"{what}; to end the process with the server: t3flow enqueue drain {user} --ignore-processes {user}"
-    return f"{what}; ask {entry.user} to let their agents end, then run t3flow enqueue drain {user}"
+    return f"{what}; ask {entry.user} to let their agents end, then run: t3flow enqueue drain {user}"
 
 
 def left_behind_line(user: str, each: User, found: Status) -> str:

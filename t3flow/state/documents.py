@@ -222,6 +222,41 @@ class Action(TypedDict):
     result: str | None
 
 
+class MyWish(TypedDict):
+    """What a user wishes for: to be moved now, or later than `until`."""
+
+    kind: Literal["now", "later"]
+    at: str
+    until: str | None
+
+
+class MyAnswer(TypedDict):
+    """The consumer's answer to a user's last wish, by its id. `ok`: it is as the user wished."""
+
+    id: str
+    ok: bool
+    text: str
+
+
+class Me(TypedDict):
+    """What `t3flow me --json` prints: one user's server, what waits for them and why, and what they wished for."""
+
+    schema: Literal[1]
+    user: str
+    running_version: str | None
+    assigned_version: str | None
+    default_version: str | None
+    active: bool
+    managed: bool
+    frozen: Frozen | None
+    held: Held | None
+    deferred: Deferral | None
+    wish: MyWish | None
+    answer: MyAnswer | None
+    later_days: float
+    next_bump: str | None
+
+
 class UserResult(TypedDict):
     """How one user fared in a run."""
 

@@ -12,7 +12,7 @@ from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
-from t3flow.state.observed import last_observed, observe
+from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
 from t3flow.state.sources import journal_if_any, live_consumer_pid
@@ -24,16 +24,20 @@ METRICS_PROBLEMS = "metrics_problems"
 """Fact: why the consumer cannot publish its metrics, a line for each problem."""
 
 
-def collect(read: Settings, noted: Journal | None = None, *, is_live: bool | None = None) -> Status:
+def collect(
+    read: Settings, noted: Journal | None = None, *, is_live: bool | None = None, observed: Observed | None = None
+) -> Status:
     """Return the state of the host, as `status --json` prints it. Works without a consumer, and without a journal.
 
     `noted`: the journal, if it is open already.
     `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
+    `observed`: what the caller saw when it looked itself a moment ago.
     """
     noted = noted or journal_if_any(read)
     if is_live is None:
         is_live = not isinstance(noted, ReadOnlyJournal)
-    observed = observe(read, noted) if is_live or noted is None else last_observed(noted)
+    if observed is None:
+        observed = observe(read, noted) if is_live or noted is None else last_observed(noted)
     frozen = freeze.frozen(read, noted)
     planned = (facts.read(noted, "next_bump") or {}) if noted else {}
     consumer = (facts.read(noted, "consumer") or {}) if noted else {}

@@ -223,6 +223,15 @@ def faults(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
             row(host, f"insert into locks values ('host', '{run}', 0)", "delete from locks"),
             "still has the lease of the host",
         ),
+        (
+            "messages",
+            row(
+                host,
+                "insert into channels (name, shown, failing_since, cause) values ('webhook', 'notify.webhook_url', 1, 'answered 404')",
+                "delete from channels",
+            ),
+            "messages to notify.webhook_url fail: answered 404",
+        ),
         ("consumer", no_consumer(box), "no consumer runs"),
         ("deferrals", row(host, drain, "delete from deferrals"), "has no drain"),
     ]

@@ -65,6 +65,13 @@ def test_a_consumer_says_how_it_fares(ear: Ear, make_box: Callable[..., Sandbox]
     assert any("grace waits: " in word for word in ear.heard) or ear.hears("STATUS=grace waits: ")
     box.t3flow("freeze", "--reason", "demo day")
     assert ear.hears("STATUS=FROZEN: demo day")
+    box.t3flow("unfreeze")
+    box.t3flow("freeze", "--reason", "two\nMAINPID=1 lines " + "and much more " * 50)
+    assert ear.hears("STATUS=FROZEN: two MAINPID=1 lines"), "a reason is no word to systemd"
+    assert not any(word.startswith("MAINPID") for word in ear.heard)
+    assert max(map(len, ear.heard)) < 320
+    said = [word for word in ear.heard if word.startswith("STATUS=FROZEN: two")]
+    assert all("; next bump" in word for word in said), "what follows a long reason is there"
     assert not ear.hears("STOPPING=1", 0)
     assert box.end("consumer") == 0
     assert ear.hears("STOPPING=1", 1)

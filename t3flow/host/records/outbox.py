@@ -60,9 +60,10 @@ class ChannelState:
     dead: int
 
 
-def news(journal: Journal) -> list[News]:
-    """Return the runs that began or ended since messages were last derived, oldest first."""
-    return [News(*row) for row in journal.query("select id, about, what, at from news order by id limit 100")]
+def news(journal: Journal, after: int = 0) -> list[News]:
+    """Return the runs that began or ended since messages were last derived, oldest first, from the one after number `after`."""
+    rows = journal.query("select id, about, what, at from news where id > ? order by id limit 100", after)
+    return [News(*row) for row in rows]
 
 
 def has_news(journal: Journal, run: str) -> bool:

@@ -6,6 +6,7 @@ made at most once in FRESH_SECONDS.
 
 import asyncio
 import os
+import re
 import secrets
 import socket
 import stat
@@ -25,7 +26,8 @@ CLIENT_SECONDS = 5.0
 MAX_CLIENTS = 32
 MAX_HEAD_BYTES = 8192
 FRESH_SECONDS = 1.0
-LOOPBACK = {"127.0.0.1", "[::1]", "localhost"}
+LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]+)?")
+MAX_SOCKET_BYTES = 107
 STATUSES = {
     200: "OK",
     400: "Bad Request",
@@ -65,7 +67,9 @@ def _bind_unix(path: Path) -> socket.socket:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise OSError(0, "there is a file that is not a socket")
-    fresh = path.with_name(f".{path.name[:32]}.{secrets.token_hex(4)}")
+    fresh = path.with_name(f".{secrets.token_hex(3)}")
+    if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
+        raise OSError(0, "its path is too long for a socket")
     listening = socket.socket(socket.AF_UNIX)
     try:
         listening.bind(str(fresh))
@@ -149,7 +153,7 @@ class Listener:
 def _is_for_loopback(fields: list[str]) -> bool:
     """Return whether a request names this host as loopback. A page in a browser that was led here by another name learns nothing."""
     named = [value.strip() for name, _, value in (field.partition(":") for field in fields) if name.lower() == "host"]
-    return [host for host in named if host in LOOPBACK or host.rpartition(":")[0] in LOOPBACK] == named != []
+    return len(named) == 1 and LOOPBACK.fullmatch(named[0]) is not None
 
 
 def _response(status: int, body: bytes = b"", *, is_head: bool = False) -> bytes:

@@ -8,6 +8,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import resource
 import sys
 from typing import Any
@@ -33,6 +34,8 @@ FORBIDDEN = (
     "shutil.",
 )
 PR_SET_DUMPABLE = 4
+SURE_LENGTH = 4
+"""A part of a URL that is so long is masked also within a word."""
 
 
 class Refused(PermissionError):
@@ -74,12 +77,13 @@ class Last(logging.Handler):
 def redact(text: str, url: str) -> str:
     """Return a text on one line without any part of a URL but its scheme."""
     rest = url.partition("://")[2]
-    for separator in "/?&=:@,#%+":
-        rest = rest.replace(separator, " ")
-    parts = {*rest.split(), *unquote(rest).split(), url, url.partition("://")[2]}
+    raw = {url, rest, *re.split(r"[/?&=:@,#+]", rest)}
+    parts = raw | {unquote(part) for part in raw} | set(rest.split("%"))
     for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= 4 or part == rest.strip():
+        if len(part) >= SURE_LENGTH:
             text = text.replace(part, "***")
+        elif len(part) > 1:
+            text = re.sub(rf"(?<!\w){re.escape(part)}(?!\w)", "***", text)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 

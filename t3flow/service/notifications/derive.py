@@ -1,6 +1,6 @@
 """Derives messages from journaled facts, each exactly once: the transaction that inserts a message also notes the fact as told.
 
-1. Ends of runs: each is news once (`host/records/outbox.py`). A run has at most one message.
+1. Ends of runs: each is news once (`host/records/outbox.py`). A run has at most one message. Deferred users who were moved within minutes share one.
 2. Freeze and unfreeze: compared with the open alert. A freeze that a run causes belongs to the message of that run.
 3. Problems that need a person: compared with the open alerts, so that a problem is told when it appears and when it is over, not every night.
 """
@@ -16,7 +16,7 @@ from t3flow.host.records import alerts, outbox
 from t3flow.host.records.alerts import Alert
 from t3flow.host.records.outbox import News
 from t3flow.service.notifications import messages, pings
-from t3flow.service.notifications.told import REPEATS, SETTLE_SECONDS
+from t3flow.service.notifications.told import AUTOMATIC, REPEATS, SETTLE_SECONDS
 from t3flow.state.documents import Message, Problem
 from t3flow.state.host import collect
 from t3flow.state.short import short_id
@@ -25,6 +25,8 @@ LOOK_SECONDS = 10.0
 """How often the problems of the host are compared."""
 HAND_MADE_SECONDS = 1.0
 """A freeze file without a record may be one whose record follows."""
+GATHER_SECONDS = 300.0
+"""For how long drains that moved their users are gathered for one message: a hundred may end in one night."""
 MAX_AGE_SECONDS = 3 * 86400.0
 """Older news, such as from before a long downtime, is no longer told."""
 
@@ -40,14 +42,17 @@ class Deriver:
         self._channels = channels
         self._has_ping = has_ping
         self._clock = clock
+        self._gathered: dict[int, tuple[News, Run]] = {}  # news of drains that moved their users, by id
         self._looked_at = clock() - LOOK_SECONDS
         self._frozen_since: float | None = None  # when a freeze by hand was first seen
         self._seen: dict[tuple[str, str], float] = {}  # problem → since when it has been seen (monotonic)
 
     def __call__(self) -> None:
         """Derive what follows from the present facts."""
-        for item in outbox.news(self._journal):
+        for item in outbox.news(self._journal, after=max(self._gathered, default=0)):
             self._of_news(item)
+        if self._gathered and not 0 <= time.time() - next(iter(self._gathered.values()))[0].at < GATHER_SECONDS:
+            self._of_gathered()
         self._of_freeze()
         if self._clock() - self._looked_at >= LOOK_SECONDS:
             self._looked_at = self._clock()
@@ -57,6 +62,9 @@ class Deriver:
 
     def _of_news(self, item: News) -> None:
         run = next(iter(self._journal.runs("id = ?", item.run)), None)
+        if run is not None and item.what == "ended" and self._moved_a_user(run):
+            self._gathered[item.id] = (item, run)
+            return
         ping = self._ping(item, run)
         message, opened, closed = (None, [], []) if run is None or item.what != "ended" else self._of_end(run)
         if time.time() - item.at > MAX_AGE_SECONDS:
@@ -73,6 +81,27 @@ class Deriver:
             if message is not None:
                 outbox.put(connection, message["key"], self._channels, dict(message), item.at)
 
+    def _moved_a_user(self, run: Run) -> bool:
+        """Return whether a drain did its work and nothing else is to be said of it."""
+        is_moved = run.workflow == "drain" and messages.occasions_of(run) == ["updated"]
+        return is_moved and not self._closes_an_alert(run)
+
+    def _closes_an_alert(self, run: Run) -> bool:
+        return _alert_key(run) in alerts.open_alerts(self._journal)
+
+    def _of_gathered(self) -> None:
+        """Derive one message of all drains that were gathered. After a kill, the next process gathers them again."""
+        gathered, self._gathered = list(self._gathered.values()), {}
+        item, first = gathered[-1][0], gathered[0][1]
+        message = messages.of_drains([run for _, run in gathered]) if len(gathered) > 1 else None
+        message = message or messages.of_run(first, ["updated"], frozen=None, is_well_again=False)
+        is_told = bool(self._wanted(["updated"])) and time.time() - item.at <= MAX_AGE_SECONDS
+        with self._journal.transaction() as connection:
+            for each, _ in gathered:
+                outbox.forget_news(connection, each)
+            if is_told:
+                outbox.put(connection, message["key"], self._channels, dict(message), time.time())
+
     def _ping(self, item: News, run: Run | None) -> pings.Ping | None:
         if not self._has_ping or run is None or not pings.is_scheduled(run):
             return None
@@ -85,12 +114,12 @@ class Deriver:
         occasions, known = messages.occasions_of(run), alerts.open_alerts(self._journal)
         opened: list[Alert] = []
         closed: list[tuple[str, str]] = []
-        key = (f"{run.workflow}_ended", str(run.args.get("user") or ""))
-        if run.outcome in REPEATS and "failed" in occasions:
+        key = _alert_key(run)
+        if run.workflow in AUTOMATIC and run.outcome in REPEATS and "failed" in occasions:
             if key in known and known[key].text == run.outcome:
                 occasions.remove("failed")
             opened.append(Alert(*key, run.updated, run.outcome))
-        elif key in known and run.outcome not in ("cancelled", "frozen") and not run.args.get("dry_run"):
+        elif key in known and run.status == "succeeded" and not run.args.get("dry_run"):
             occasions.append("recovered")
             closed.append(key)
         frozen = freeze.frozen(self._host.settings, self._journal)
@@ -105,7 +134,7 @@ class Deriver:
         return messages.of_run(run, wanted, frozen=problem, is_well_again=bool(closed)), opened, closed
 
     def _wanted(self, occasions: list[str]) -> list[str]:
-        return [each for each in occasions if each in self._host.settings.notify.on]
+        return [each for each in dict.fromkeys(occasions) if each in self._host.settings.notify.on]
 
     # Freeze ----------------------------------------------------------------------------------------------------
 
@@ -137,9 +166,12 @@ class Deriver:
             return  # a run changes the host, and tells how that ended
         found = {(each["key"], each["user"] or ""): each for each in self._problems()}
         known = {key: alert for key, alert in alerts.open_alerts(self._journal).items() if key[0] in SETTLE_SECONDS}
+        if ("dispatch", "") in found:  # which stands for what its users cannot do
+            known = {key: alert for key, alert in known.items() if key[0] != "unpaired"}
         now = self._clock()
         self._seen = {key: self._seen.get(key, now) for key in found.keys() ^ known.keys()}
         settled = [key for key, since in self._seen.items() if now - since >= SETTLE_SECONDS[key[0]]]
+        self._seen = {key: since for key, since in self._seen.items() if key not in settled}
         if new := [key for key in found if key in settled]:
             message = messages.of_problems(_key("problems"), time.time(), [found[key] for key in new])
             self._tell(message, opened=[Alert(*key, time.time(), found[key]["text"]) for key in new])
@@ -161,6 +193,10 @@ class Deriver:
                 alerts.close(connection, *key)
             if self._wanted(message["occasions"]):
                 outbox.put(connection, message["key"], self._channels, dict(message), time.time())
+
+
+def _alert_key(run: Run) -> tuple[str, str]:
+    return f"{run.workflow}_ended", str(run.args.get("user") or "")
 
 
 def _frozen_problem(frozen: freeze.Frozen) -> Problem:

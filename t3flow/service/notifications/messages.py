@@ -83,6 +83,16 @@ def of_run(run: Run, occasions: Sequence[str], *, frozen: Problem | None, is_wel
     return _message(run.id, run.updated, occasions, headline, [*lines, f"See {show}"], commands, problems, run)
 
 
+def of_drains(runs: Sequence[Run]) -> Message:
+    """Return one message about deferred users who were moved."""
+    reasons = [str(run.result.get("reason", "")) for run in runs]
+    lines = [*reasons[:MAX_LISTED], *([f"and {len(reasons) - MAX_LISTED} more"] if len(reasons) > MAX_LISTED else [])]
+    headline = f"{len(runs)} deferred users were moved"
+    return _message(
+        runs[0].id, runs[-1].updated, ["updated"], headline, [*lines, "See t3flow runs"], ["t3flow runs"], []
+    )
+
+
 def of_freeze(key: str, at: float, frozen: Problem) -> Message:
     """Return the message that tracking is frozen."""
     commands = _commands(frozen["remedy"])

@@ -3,6 +3,7 @@
 from t3flow.state.problems import NEEDS_A_PERSON
 
 SETTLE_SECONDS = {
+    "dispatch": 0.0,
     "unpaired": 0.0,
     "unknown_t3": 0.0,
     "deferral_old": 0.0,
@@ -10,6 +11,8 @@ SETTLE_SECONDS = {
     "launcher": 120.0,
     "user_map": 120.0,
     "consumer_waits": 300.0,
+    "verify_overdue": 300.0,
+    "metrics": 300.0,
 }
 """Kind of problem → for how long it must last, or be over, before that is told."""
 NOT_TOLD = {
@@ -26,3 +29,5 @@ NOT_TOLD = {
 """Kind of problem that is not told → why."""
 REPEATS = (*NEEDS_A_PERSON, "fleet_wait")
 """Outcomes that the next night may bring again: told once, until a run of the same kind ends otherwise."""
+AUTOMATIC = ("bump", "drain", "revive")
+"""Workflows that run by themselves. What a person starts is told each time."""

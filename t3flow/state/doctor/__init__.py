@@ -10,7 +10,7 @@ from dataclasses import replace
 from t3flow import T3flowError
 from t3flow.host.children import Children
 from t3flow.host.host import COMMANDS_LOCK, Host, services_of
-from t3flow.state.doctor import history, places, programs, queues, users, versions
+from t3flow.state.doctor import history, messages, places, programs, queues, users, versions
 from t3flow.state.doctor.finding import Finding
 
 __all__ = ["CHECKS", "Check", "Finding", "examine"]
@@ -47,6 +47,7 @@ CHECKS: dict[str, Check] = {
     "freeze": history.tracking_is_not_frozen,
     "deferrals": history.deferrals_are_pending,
     "lease": history.lease_has_a_run,
+    "messages": messages.messages_arrive,
 }
 
 
