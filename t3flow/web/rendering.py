@@ -92,8 +92,8 @@ def remedy(text: str) -> Markup:
 
 
 def megabytes(size: int | None) -> str:
-    """Return a size for people."""
-    return "missing" if size is None else f"{size / 1e6:.1f} MB"
+    """Return a size for people; a dash for one that this account may not see."""
+    return "–" if size is None else f"{size / 1e6:.1f} MB"
 
 
 @lru_cache
