@@ -123,7 +123,7 @@ def test_an_action_on_nothing_is_refused(host: PageHost) -> None:
         {"Sec-Fetch-Site": "none"},
         {"Sec-Fetch-Site": "same-origin, cross-site"},
         {**SAME_ORIGIN, "Origin": "https://evil.example"},
-        {**SAME_ORIGIN, "Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
         {**SAME_ORIGIN, "Origin": "https://page.example.test.evil.example"},
     ],
 )
@@ -139,6 +139,7 @@ def test_the_page_s_own_form_is_taken(host: PageHost) -> None:
     own = {"Content-Type": FORM, **SAME_ORIGIN}
     for more in (
         {},
+        {"Origin": "null"},
         {"Origin": "https://page.example.test"},
         {"Origin": "https://t3.example", "X-Forwarded-Host": "t3.example"},
     ):
