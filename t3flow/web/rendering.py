@@ -37,6 +37,8 @@ def environment() -> Environment:
         "short_id": short_id,
         "short_backup": short_backup,
         "shortened": shortened,
+        "without": lambda text, start: text.removeprefix(f"{start} "),
+        "argument": argument,
         "remedy": remedy,
         "duration": duration,
         "megabytes": megabytes,
@@ -89,6 +91,13 @@ def remedy(text: str) -> Markup:
     if found is None or (found.start() > 0 and text[found.start() - 1] not in " :"):
         return escape(text)
     return Markup('{}<kbd class="command">{}</kbd>').format(text[: found.start()], found[0])
+
+
+def argument(value: object, name: str) -> str:
+    """Return an argument of an action, for people: a list as its words, a switch as its name."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return name.replace("_", " ") if value is True else str(value)
 
 
 def megabytes(size: int | None) -> str:
