@@ -64,7 +64,7 @@ def draw(browser: Browser, url: str, box: Sandbox, bad: str) -> None:
     picture(browser, f"{url}/actions/rollback", "confirm", 1200, 0)
     box.publish(LATER, LEVEL)
     box.document("enqueue", "bump", "--dry-run", "--target", LATER)
-    picture(browser, url, "status", 1200, 0, wait_for="Gate: ")
+    picture(browser, url, "status", 1200, 1130, wait_for="Gate: ")
     picture(browser, url, "phone", 320, 1250)
 
 

@@ -16,8 +16,9 @@ def deferrals(journal: Journal) -> list[Deferral]:
     """Return the pending deferrals under the keys of the interface. `old`: the problem that one is, with its remedy; "" for none."""
     found: list[Deferral] = []
     old_waits, stuck = long_waits.old(journal), blockers.lines(journal)
+    runs = {run.id: run for run in journal.runs("id in (select run from deferrals)")}
     for entry in deferral_records.deferrals(journal):
-        run = next(iter(journal.runs("id = ?", entry.run)), None)
+        run = runs.get(entry.run)
         cause = entry.waiting_for
         if run is not None and run.status == "running":
             cause = run.revoked or ("host_busy" if run.wake_at is None else cause)
