@@ -42,6 +42,7 @@ done
 [ ! -e "$web.socket" ] || systemctl disable --quiet --now t3flow-web.socket t3flow-web.service 2>/dev/null || systemctl stop t3flow-web.socket t3flow-web.service
 rm -f "$unit" "$web.socket" "$web.service" "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf" \
   /usr/local/lib/sysusers.d/t3flow.conf /usr/local/lib/tmpfiles.d/t3flow.conf /usr/local/bin/t3flow
+if grep -qs 't3flow_hint' /etc/profile.d/t3flow.sh; then rm -f /etc/profile.d/t3flow.sh; fi
 rmdir "/usr/local/lib/systemd/system/t3-serve@.service.d" 2>/dev/null || true
 systemctl daemon-reload
 

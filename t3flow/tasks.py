@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from loguru import logger
 
@@ -35,12 +35,16 @@ NO_DATABASE = "there is no database"
 
 
 class Plan(TypedDict):
-    """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin."""
+    """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin.
+
+    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it.
+    """
 
     default: str
     target: str
     exact: bool
     notices: list[str]
+    soak_minutes: NotRequired[float]
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
@@ -70,9 +74,9 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-        return {"default": default, "target": exact, "exact": True, "notices": []}
-    tag = host.settings.track.tag
-    return {"default": default, "target": str(parse(registry.version_of_tag(host, tag))), "exact": False, "notices": []}
+    version = exact or str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    soak = host.settings.canary.soak_minutes
+    return {"default": default, "target": version, "exact": bool(exact), "notices": [], "soak_minutes": soak}
 
 
 def pin() -> str:

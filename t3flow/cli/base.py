@@ -12,7 +12,7 @@ from t3flow.cli.commands import Commands as Commands
 from t3flow.cli.output import say
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
-from t3flow.state.sources import consumer_pid
+from t3flow.state.sources import consumer_pid, queue_url
 from t3flow.state.sources import journal as journal
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def hint(read: Settings, run: str) -> None:
     consumer, priority = facts.read(noted, "consumer") or {}, noted.run(run).priority
     try:
         key = queue_key(read.paths.state_dir / "queue.key")
-        queue = open_queue(consumer.get("queue_url", read.queue.url), key, name=consumer.get("queue_name", ""))
+        queue = open_queue(queue_url(read), key, name=consumer.get("queue_name", ""))
         queue.register(lambda run_id: None, [])
         queue.send(run, priority=priority)
     except Exception as error:

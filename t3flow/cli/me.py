@@ -14,7 +14,7 @@ import click
 from t3flow import T3flowError
 from t3flow.cli.base import Commands, NoConsumer, UsageError, as_json, settings
 from t3flow.cli.output import dump, tell, wrapped
-from t3flow.settings.load import Settings
+from t3flow.settings.load import DEFAULT_FILE, FILE_VARIABLE, Settings
 from t3flow.state.documents import Me
 from t3flow.state.times import duration
 
@@ -42,7 +42,7 @@ def me(context: click.Context, as_json: bool) -> None:
         return
     from t3flow.state.me import lines
 
-    read = settings()
+    read = _settings()
     found = _document(read, _user(read))
     if as_json:
         dump(found)
@@ -80,13 +80,22 @@ def later(until: str | None, cancel: bool) -> None:
     from t3flow.settings.dates import future_moment
     from t3flow.settings.schedule import zone
 
-    read = settings()
+    read = _settings()
     if cancel:
         _wish({"wish": "cancel"})
         return
-    days = read.deferral.later_days
+    days = 0.0 if until else _document(read, _user(read))["later_days"]
     at = future_moment(read, until) if until else time.time() + days * 86400.0
-    _wish({"wish": "later", "until": datetime.fromtimestamp(at, zone(read)).isoformat(timespec="minutes")})
+    _wish({"wish": "later", "until": datetime.fromtimestamp(at, zone(read)).isoformat(timespec="seconds")})
+
+
+def _settings() -> Settings:
+    """Return the settings; the defaults where only root may read the file, as with a password in it. Raises SettingsError."""
+    context = click.get_current_context().find_root()
+    path = Path(context.params.get("config") or os.environ.get(FILE_VARIABLE) or DEFAULT_FILE)
+    if path.exists() and not os.access(path, os.R_OK):
+        return Settings()
+    return settings()
 
 
 def _user(read: Settings) -> str:
@@ -148,7 +157,7 @@ def _wish(wish: dict[str, Any]) -> None:
     """Write a wish and print the consumer's answer. Raises Declined, NoConsumer."""
     from t3flow.host.user_files import WISH
 
-    read = settings()
+    read = _settings()
     user = _user(read)
     folder = _require_folder(read, user)
     if silent := _silence(read):

@@ -81,8 +81,10 @@ class Screen:
             while self._woken in ready and self._woken.recv(64):
                 pass
         if any(each in ready for each in keys):
-            pressed = os.read(keys[0], 64)
-            return bool(pressed) and b"q" not in pressed.lower()
+            with suppress(OSError):
+                pressed = os.read(keys[0], 64)
+                return bool(pressed) and b"q" not in pressed.lower()
+            return False
         return True
 
     def _take(self) -> None:

@@ -104,7 +104,7 @@ class Flow:
             return self._words.doing(step.name, args, kwargs)
 
         def give_up(kind: str, reason: str) -> Event:
-            return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": reason})
+            return self._record(failed, step.name, attempt, {**note, "kind": kind, "reason": self._words.clean(reason)})
 
         if (crashes := started - retried - stopped) >= MAX_CRASHES:
             return give_up(
@@ -142,15 +142,16 @@ class Flow:
             if not isinstance(error, step.retry_on) or retried >= step.retries:
                 return give_up(type(error).__name__, str(error))
             at = time.time() + step.retry_delay_seconds * 2**retried
-            self._record("retrying", step.name, attempt, {"reason": str(error), "at": at})
-            raise Suspended(at, step.name, str(error)) from None
+            reason = self._words.clean(str(error))
+            self._record("retrying", step.name, attempt, {"reason": reason, "at": at})
+            raise Suspended(at, step.name, reason) from None
         finally:
             current_interrupt.reset(token)
             self.interruptible = False
 
     def _wait(self, step: str, attempt: int, checks: int, later: NotYet) -> None:
         """Journal that a polling step waits. It keeps one event, updated in place, however often it polls."""
-        data = {"checks": checks, "waiting_for": later.waiting_for, "at": later.at}
+        data = {"checks": checks, "waiting_for": self._words.clean(later.waiting_for), "at": later.at}
         scope = "run = ? and seq in (select value from json_each(?)) and kind"
         where = (self.run.id, json.dumps([event.seq for event in self.history.notes_of(step)]))
         with self._writing() as connection:

@@ -13,6 +13,10 @@ class Words:
         """Return what a step does, such as "Backing up ada"."""
         return f"Step {step}"
 
+    def clean(self, text: str) -> str:
+        """Return a reason as it is journaled and logged, such as without secrets in it."""
+        return text
+
     def happened(self, run: Run, event: Event) -> str:
         """Return what an event means; "" for one that is not logged. Called with the events of a run in order."""
         if event.kind in ("failed", "undo_failed"):

@@ -1,4 +1,4 @@
-"""Which person runs this command, for the record: through sudo, root is not the answer."""
+"""The person who runs a command, for the record. A command run through sudo is recorded under the account that logged in."""
 
 import getpass
 import os
@@ -11,7 +11,7 @@ NO_LOGIN = 2**32 - 1
 
 
 def calling_account() -> str:
-    """Return the account that a person logged in with, else the one of this process. As root, sudo's word and the kernel's count."""
+    """Return the account that a person logged in with: as root from sudo's variable, else the kernel's login uid; else this process's account."""
     if os.geteuid() == 0:
         if name := os.environ.get("SUDO_USER", ""):
             return name

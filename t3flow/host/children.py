@@ -20,6 +20,7 @@ from t3flow.engine.log import logger
 from t3flow.engine.step import check_interrupt
 from t3flow.host.accounts import Account, command_as
 from t3flow.host.orphans import open_lock, share_lock
+from t3flow.t3.secrets import hide
 
 POLL_SECONDS = 0.1
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -53,11 +54,11 @@ class Finished:
 
     @property
     def last_line(self) -> str:
-        """Return the last line that is not blank, of stderr if there is one, for an error message."""
+        """Return the last line that is not blank, of stderr if there is one, for an error message, without secrets."""
         lines = [
             line.strip() for text in (self.stdout, self.stderr) for line in text.decode(errors="replace").splitlines()
         ]
-        return next((line[:300] for line in reversed(lines) if line), "no output")
+        return next((hide(line)[:300] for line in reversed(lines) if line), "no output")
 
 
 class Children:

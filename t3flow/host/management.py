@@ -18,6 +18,7 @@ from t3flow.host.services.manager import ServerState
 from t3flow.host.services.unit_facts import UnitFacts
 from t3flow.host.slots import running_version
 from t3flow.t3 import commands, files
+from t3flow.t3.secrets import hide
 
 SERVE = commands.SERVE[0]
 WALK_SECONDS = 1.0
@@ -55,9 +56,9 @@ def unmanaged_reason(host: Host, user: str, server: ServerState, serving: list[i
         return problem
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
     if serving and (foreign := sorted(set(serving) - {*_unit_pids(host, user, server)})):
-        words = " ".join(proc.command_line(foreign[0]))[:80]
+        words = " ".join(proc.command_line(foreign[0]))
         return (
-            f"process {foreign[0]} ({printable(words)}) also serves {host.base_dir(user)}, outside {server.unit}: "
+            f"process {foreign[0]} ({printable(words)[:80]}) also serves {host.base_dir(user)}, outside {server.unit}: "
             f"end it for good (see systemctl --user --machine={user}@ list-units), or remove the user from the user map"
         )
     return ""
@@ -167,5 +168,5 @@ def _has_open(opened: list[str], base_dir: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return a text of a unit or process on one line, without control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    """Return a text of a unit or process on one line, without control characters and secrets, such as those in a command line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in hide(text))

@@ -1,9 +1,9 @@
 """The folder of the consumer's state: which account may read or write what in it, and its two spools.
 
-Everybody may pass through the folder, nobody else may list it. In it,
+All accounts may pass through the folder; only this one may list it. In it,
 
-- `journal.db` can be read by the page's account, where that account exists; the queue, its key, and the locks are this account's alone;
-- `requests` belongs to the page's account, which puts an operator's wishes there;
+- `journal.db` can be read by the page's account, where that account exists; only this account can read the queue, its key, and the locks;
+- `requests` belongs to the page's account, which puts the requests of operators there;
 - `users/USER` belongs to this account and holds two files of that user's: `me.json`, which the consumer writes, and `wish.json`, which the user
   writes. Users cannot create, rename, or link anything there.
 """

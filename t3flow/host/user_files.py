@@ -1,7 +1,7 @@
 """The two files by which a user and the consumer speak: `users/USER/me.json` and `wish.json` in the state folder.
 
-The folder belongs to the consumer's account, so that a user can create, rename, and link nothing in it. The files belong to the user: nobody else can
-read them. The consumer replaces `me.json` and the line of `hint` by a rename; the user overwrites `wish.json`, which is always there.
+The folder belongs to the consumer's account, so that a user can create, rename, and link nothing in it. The files belong to the user; other users
+cannot read them. The consumer replaces `me.json` and the line of `hint` by a rename; the user overwrites `wish.json`, which is always there.
 """
 
 import os

@@ -86,10 +86,10 @@ def watch_pairings(version: str) -> Verdict:
     known = facts.read(host.journal, BAKE)
     if known is None or known["run"] != run:
         return _taken_over()
-    new, cursor, more, problem = _read_log(host, known)
+    new, cursor, more, problem = read_log(host, known)
     if problem and problem != known["problem"]:
         logger.warning("watching pairings on {}: {}", version, problem)
-    suspected = suspicion.suspect(host, version, _added(known["counted"], new))
+    suspected = suspicion.suspect(host, version, added(known["counted"], new))
     finding = suspicion.check(host, version, suspected) if suspected else None
     if finding and finding.dispatch_at_fault:
         logger.error(
@@ -102,7 +102,7 @@ def watch_pairings(version: str) -> Verdict:
     def change(current: Any) -> Any:
         if current is None or current["run"] != run or current["verdict"] is not None:
             return current
-        counted = [] if finding else _added(current["counted"], new)  # what is no fault of the version counts no more
+        counted = [] if finding else added(current["counted"], new)  # what is no fault of the version counts no more
         is_broken = suspected and finding and finding.is_broken
         verdict = _broken(host, version, suspected) if suspected and is_broken else _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
@@ -139,7 +139,7 @@ def begin_rollback(users: list[str]) -> str:
     return run
 
 
-def _read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, log_lines.Cursor, bool, str]:
+def read_log(host: Host, known: dict[str, Any]) -> tuple[Counted, log_lines.Cursor, bool, str]:
     """Return what counts since the last look, the new cursor, whether there is more, and why nothing could be read."""
     try:
         part = dispatch_log.read(host, known["cursor"])
@@ -191,7 +191,7 @@ def _countable(host: Host, known: dict[str, Any], lines: list[Line]) -> Counted:
     return [[line.latest, line.kind, line.user, number] for line, number in tally.items() if counts(line)]
 
 
-def _added(counted: Counted, new: Counted) -> Counted:
+def added(counted: Counted, new: Counted) -> Counted:
     """Return all entries in the order of time; those of one second become one entry, so that a flood stays small."""
     tally: Counter[tuple[int, str, str]] = Counter()
     for at, kind, user, number in [*counted, *new]:

@@ -18,6 +18,7 @@ from t3flow.rollout.bake import begin_bake
 from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
 from t3flow.rollout.outcomes import CAUSE_OF_SIGNAL, OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
 from t3flow.rollout.pairing_checks import check_dispatch
+from t3flow.rollout.soak import soak, take_back
 from t3flow.tasks import Plan, Refusal, Snapshot
 
 CURRENT = "is already on this version"
@@ -37,6 +38,7 @@ class Bump:
         self.without = without
         self.is_named = is_named
         self.dry_run = dry_run
+        self.soak_minutes = plan.get("soak_minutes", 0.0)
         self.is_catch_up = self.version == self.default
         self.notices: list[str] = []
         self.users: dict[str, User] = {}
@@ -162,9 +164,9 @@ class Bump:
     def restart_idle_users(self, users: list[str], due: float | None, *, pairing_is_broken: bool) -> str:
         """Restart the idle ones of these users, one at a time. Return the signal that ended it early, or "".
 
-        A failure of the version ends it, and so do `schedule.latest` and a fault that the next user would meet as well. Before the first restart a
-        signal is raised as Interrupted, which undoes everything. `pairing_is_broken`: no user paired before, so that the first user who does not
-        pair on the version either ends it.
+        After the first restart, its user's pairings are watched for `canary.soak_minutes`. A failure of the version ends it, and so do
+        `schedule.latest` and a fault that the next user would meet as well. Before the first restart a signal is raised as Interrupted, which
+        undoes everything. `pairing_is_broken`: no user paired before, so that the first user who does not pair on the version either ends it.
         """
         for number, user in enumerate(users):
             present, others = self.users[user], users[number + 1 :]
@@ -197,7 +199,32 @@ class Bump:
                     self.results[other] = result_of("untouched", self.users[other]["version"], "")
                 return ""
             pairing_is_broken = pairing_is_broken and found["result"] != "restarted"
+            if self.soak_minutes and others and found["result"] == "restarted":
+                try:
+                    goes_on = self.soak(user, others, due)
+                except Interrupted as interrupted:
+                    self.defer(others, "frozen")
+                    return interrupted.signal
+                if not goes_on:
+                    return ""
         return ""
+
+    def soak(self, user: str, others: list[str], due: float | None) -> bool:
+        """Watch the pairings of the first user who was restarted; return whether the next one may be. A bump soaks once.
+
+        If the version is at fault, the user is taken back and the others stay as they are; if the dispatch is, the others are deferred.
+        """
+        minutes, self.soak_minutes = self.soak_minutes, 0.0
+        found = soak(user, self.version, minutes, due)
+        if found["problem"]:
+            self.notices.append(f"the soak saw no pairings: {found['problem']}")
+        if found["is_broken"]:
+            self.results[user] = take_back(user, self.version, self.users[user]["version"], found["reason"])
+            for other in others:
+                self.results[other] = result_of("untouched", self.users[other]["version"], "")
+        elif found["dispatch"]:
+            self.defer(others, "host_busy", found["dispatch"])
+        return not found["is_broken"] and not found["dispatch"]
 
     def defer(self, users: list[str], waiting_for: str, detail: str = "") -> None:
         """Note users as deferred who were not asked whether they are idle."""

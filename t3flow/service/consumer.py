@@ -19,6 +19,7 @@ from loguru import logger
 
 from t3flow import T3flowError, periodic
 from t3flow.engine.engine import Engine
+from t3flow.engine.files import write_atomically
 from t3flow.engine.flow import YIELD
 from t3flow.engine.journal import Journal, Run
 from t3flow.engine.queue import QUEUE_SHARED, HintQueue, open_queue, queue_key
@@ -41,6 +42,7 @@ from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
+from t3flow.state.sources import QUEUE_URL
 from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
@@ -297,8 +299,9 @@ def create_state_dir(state_dir: Path) -> None:
 
 
 def publish_settings(host: Host, queue_name: str) -> None:
-    """Record the settings of this process, which are in force, for other commands."""
+    """Record the settings of this process, which are in force, for other commands. The URL of the queue may have a password, so it is in a file."""
     settings = host.settings
+    write_atomically(settings.paths.state_dir / QUEUE_URL, settings.queue.url, 0o600)
     facts.write(
         host.journal,
         "consumer",
@@ -307,7 +310,6 @@ def publish_settings(host: Host, queue_name: str) -> None:
             "started": started.started if (started := proc.stat_of(os.getpid())) else None,
             "settings": describe(settings),
             "since": time.time(),
-            "queue_url": settings.queue.url,
             "queue_name": queue_name,
             "pin_source": settings.sources["track.pin"],
             "pin": settings.track.pin,

@@ -1,7 +1,7 @@
-"""What an operator may have t3flow do, for the command line and the page alike: each operation is recorded with who asked, and done once.
+"""What operators can ask of t3flow, on the command line and on the page: each operation is recorded with the person, and done once.
 
-An operation is recorded before it is done. Whoever repeats it under the same id, as the consumer does after a kill, finds the record: a run that
-it started has an id made from it, and the other operations set what is set already. All raise T3flowError with one line for the person who asked.
+An operation is recorded before it is done. A repeat under the same id, as after a kill of the consumer, finds the record: a run that it started has
+an id made from it, and the other operations set what is set already. All raise T3flowError with one line for the person.
 """
 
 import secrets
@@ -60,6 +60,9 @@ class Desk:
             result = do(entry)
         except T3flowError as error:
             actions.finish(self.journal, entry.id, f"refused: {error}")
+            raise
+        except OSError as error:
+            actions.finish(self.journal, entry.id, f"failed: {error.filename or action}: {error.strerror}")
             raise
         actions.finish(self.journal, entry.id, result)
         return result

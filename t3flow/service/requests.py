@@ -2,7 +2,7 @@
 
 1. List the folder, at most MOST_LISTED entries a look. Remove what is no request; leave what is still being written.
 2. Read a request: its name is its id, and its fields are those of its action.
-3. Check the identity against `web.admins`. The page's word for who asks is all there is; see docs/security.md.
+3. Check the identity against `web.admins`. The consumer cannot verify the identity itself; see docs/security.md.
 4. Record the action, do it through `operations`, record the result, remove the file.
 
 Killed between any two of these, the next consumer repeats from 2. The record says what was done; what may have been done without a record is repeated
@@ -167,10 +167,18 @@ class Requests:
             raise
         except T3flowError as error:
             result = str(error) if str(error).startswith(DENIED) else f"refused: {error}"
-            actions.begin(desk.journal, action_id, actor, request.action, request.given, "")
-            actions.finish(desk.journal, action_id, result)
+            self._record(desk, request, result)
+        except Exception as error:  # it must not come back for ever, nor hold up the others
+            logger.opt(exception=not isinstance(error, OSError)).error("a request of the page failed: {}", error)
+            result = "failed: see the log of t3flow"
+            self._record(desk, request, result)
         given = " ".join(request.given.values())
         logger.info("{} asked on the page: {} {}: {}", request.identity, request.action, given, result)
+
+    def _record(self, desk: Desk, request: "Request", result: str) -> None:
+        """Record how a request ended that was not carried out. The first result of an action stays."""
+        actions.begin(desk.journal, desk.action_id, desk.actor, request.action, request.given, "")
+        actions.finish(desk.journal, desk.action_id, result)
 
 
 class Request(NamedTuple):

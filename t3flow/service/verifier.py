@@ -40,6 +40,8 @@ SKIP_SECONDS = 60.0
 """When a user whose server does not run, has just started or is being restarted is looked at again."""
 UNPAIRED_SECONDS = 600.0
 """How often a user who cannot pair is tried, so that the end of a fault shows soon."""
+KEPT_SECONDS = 3600.0
+"""When the revocation of a user's sessions is tried again after a failure: each attempt starts t3."""
 MOST_PAUSE_SECONDS = 60.0
 MOST_WITNESSES = 3
 NICENESS = 10
@@ -68,6 +70,7 @@ class Verifier:
         self._suspects: dict[str, Suspect] = {}
         self._skipped: dict[str, float] = {}
         self._logged: dict[str, float] = {}
+        self._kept: dict[str, float] = {}  # user whose sessions could not be revoked → when to try again
 
     def repeat(self) -> None:
         """Verify users until the consumer stops. An error ends one attempt only."""
@@ -213,10 +216,9 @@ class Verifier:
 
     def _revoke(self, users: list[str]) -> None:
         """Revoke sessions that other parts opened for one user, such as the restarts of a bump."""
-        pending = [user for user in opened_sessions.opened(self._journal) if user in users]
         now = time.monotonic()
-        user = next((each for each in pending if self._skipped.get(f"session {each}", now) <= now), None)
+        pending = [user for user in opened_sessions.opened(self._journal) if user in users]
+        user = next((each for each in pending if self._kept.get(each, now) <= now), None)
         if user is not None:
-            self._skipped[f"session {user}"] = now + SKIP_SECONDS
-            if self._settled_server(user) is not None:
-                revoke_sessions(self._host, user)
+            is_revoked = self._settled_server(user) is not None and revoke_sessions(self._host, user)
+            self._kept[user] = now + (SKIP_SECONDS if is_revoked else KEPT_SECONDS)

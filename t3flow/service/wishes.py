@@ -1,7 +1,7 @@
 """Wishes of users: a small file of each user, which the consumer reads as hostile input, and answers in another one.
 
-A look costs one `stat` for each user. A file that changed is read within the user's own allowance: whoever writes wishes in a loop waits longer for
-answers, and costs nothing else. Killed at any point, the next consumer finds in the journal which wish was the last that it carried out.
+A look costs one `stat` for each user. A file that changed is read within the user's own allowance: a user who writes wishes in a loop waits longer
+for answers, and costs other users nothing. After a kill, the next consumer finds in the journal which wish was carried out last.
 """
 
 import os

@@ -74,10 +74,9 @@ def mask_message_url(url: str) -> str:
 
     In a URL of Apprise the place of the host often has a token. A text that is no URL may be a misplaced token: it is masked as a whole.
     """
-    if found := re.match(
-        r"(https?://)(?:[^/?#\s]*@)?([A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?)(?=[/?#]|\Z)", url
-    ):
-        return f"{found[1]}{found[2]}/***" if len(found[0]) < len(url) else found[0]
+    host = r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[[0-9A-Fa-f:.]+\](?::[0-9]+)?"
+    if found := re.match(rf"(https?://)(?:[^/?#\s]*@)?({host})(?=[/?#][^@]*\Z|\Z)", url):
+        return url if url == found[1] + found[2] else f"{found[1]}{found[2]}/***"
     found = re.match(r"[a-z][a-z0-9+]*://", url)
     return f"{found[0]}***" if found else "***" if url else ""
 

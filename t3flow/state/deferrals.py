@@ -16,11 +16,10 @@ def deferrals(journal: Journal) -> list[Deferral]:
     """Return the pending deferrals under the keys of the interface. `old`: the problem that one is, with its remedy; "" for none."""
     found: list[Deferral] = []
     old_waits, stuck = long_waits.old(journal), blockers.lines(journal)
-    runs = {run.id: run for run in journal.runs("id in (select run from deferrals)")}
+    running = {run.id: run for run in journal.runs("status = 'running' and id in (select run from deferrals)")}
     for entry in deferral_records.deferrals(journal):
-        run = runs.get(entry.run)
-        cause = entry.waiting_for
-        if run is not None and run.status == "running":
+        run, cause = running.get(entry.run), entry.waiting_for
+        if run is not None:
             cause = run.revoked or ("host_busy" if run.wake_at is None else cause)
         old = _old_wait(entry, old_waits[entry.user]) if entry.user in old_waits else ""
         found.append(

@@ -12,6 +12,7 @@ from t3flow.state import documents, sentences
 from t3flow.state.short import short_backup
 from t3flow.state.times import ahead, clock, duration, rfc3339
 from t3flow.state.wording import Detail, Problem, names
+from t3flow.t3.secrets import hide
 
 SHORTEST_SECONDS = 0.05
 """Steps that took less are told without a duration."""
@@ -170,6 +171,10 @@ class RunWords(Words):
     def doing(self, step: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Return what a step does."""
         return sentences.doing(step, args, dict(kwargs))
+
+    def clean(self, text: str) -> str:
+        """Return a reason without secrets."""
+        return hide(text)
 
     def happened(self, run: Run, event: Event) -> str:
         """Return what an event means; a run is forgotten with its end."""

@@ -217,6 +217,12 @@ SENTENCES: dict[str, Sentence] = {
     "begin_bake": Sentence("version users", "Starting the watch over pairings", say.watch),
     "watch_pairings": Sentence(VERSION, "Watching pairings on {version}", say.watched),
     "end_bake": Sentence("", "Ending the watch over pairings", "Ended the watch over pairings", True),
+    "begin_soak": Sentence(
+        "user version minutes due",
+        "Beginning the soak of {user}",
+        "Watching {user} on {version} before the next restart",
+    ),
+    "watch_soak": Sentence("user version begun", "Watching pairings after the first restart", say.soaked),
     "begin_rollback": Sentence(
         "users",
         "Starting a rollback",

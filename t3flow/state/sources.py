@@ -13,6 +13,8 @@ from t3flow.settings.load import Settings
 
 JOURNAL = "journal.db"
 LOCK = "consumer.lock"
+QUEUE_URL = "queue.url"
+"""The file with the URL of the queue that the consumer uses, which may have a password."""
 
 
 def journal(settings: Settings) -> Journal:
@@ -37,6 +39,14 @@ def journal_if_any(settings: Settings) -> Journal | None:
         return journal(settings)
     except JournalError:
         return None
+
+
+def queue_url(settings: Settings) -> str:
+    """Return the URL of the queue that the consumer uses; without one, that of the settings. Raises PermissionError."""
+    try:
+        return (settings.paths.state_dir / QUEUE_URL).read_text()
+    except FileNotFoundError:
+        return settings.queue.url
 
 
 def consumer_pid(state_dir: Path) -> int | None:

@@ -236,6 +236,16 @@ def watched(given: Args, found: dict[str, Any]) -> str:
     return Problem(text) if found["is_broken"] else text
 
 
+def soaked(given: Args, found: dict[str, Any]) -> str:
+    """Tell how a soak ended."""
+    if found["is_broken"]:
+        return Problem(sentence_case(found["reason"], given["user"]))
+    if found["dispatch"]:
+        return Problem(f"The soak of {given['user']} is over, but no user is restarted: {found['dispatch']}")
+    unseen = f"; nothing was seen of real pairings: {found['problem']}" if found["problem"] else ""
+    return f"The soak of {given['user']} is over{unseen}"
+
+
 # Rollback and adoption ----------------------------------------------------------------------------------------------
 
 

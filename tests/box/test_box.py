@@ -232,9 +232,25 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
     assert box.try_run("runuser", "-u", GRACE, "--", *log).stdout == ""
 
 
+def test_users_ask_for_themselves_without_root(box: Box) -> None:
+    """`t3flow me` as a real account: what waits, a later date, its withdrawal; root has no such page. The login hint is one line or none."""
+    as_grace = ("runuser", "-u", GRACE, "--", "env", "-u", "T3FLOW_CONFIG", "t3flow", "me")
+    box.until(lambda: box.try_run(*as_grace).returncode == 0, "the consumer has written it")
+    found = json.loads(box.run(*as_grace, "--json"))
+    assert (found["user"], found["managed"]) == (GRACE, True)
+    assert "does not move you before" in box.run(*as_grace, "later")
+    assert json.loads(box.run(*as_grace, "--json"))["wish"]["kind"] == "later"
+    assert "you have no wish any more" in box.run(*as_grace, "later", "--cancel").lower()
+    by = [(each["by"], each["via"]) for each in json.loads(box.run("t3flow", "actions", "--json"))]
+    assert by[:2] == [(GRACE, "user")] * 2
+    assert box.try_run("t3flow", "me").returncode == 2
+    others = box.sh('stat -c "%U %a" /var/lib/t3flow/users/*/me.json').splitlines()
+    assert sorted(others) == sorted(f"{user} 400" for user in ALL)
+
+
 def test_the_units_are_clean(box: Box) -> None:
     """`systemd-analyze verify` finds nothing, the exposure is as documented, and the status text names what t3flow waits for."""
-    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3-serve@ada.service")
+    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3flow-web.service", "t3-serve@ada.service")
     assert (verified.stdout, verified.stderr) == ("", "")
     box.sh('sed "s/^WatchdogSec/Watchdog/" /usr/local/lib/systemd/system/t3flow.service > /run/wrong.service')
     assert "Unknown key" in box.try_run("systemd-analyze", "verify", "/run/wrong.service").stderr  # the control

@@ -1,10 +1,12 @@
 """What commands print fits the width, keeps commands whole, and colors only terminals."""
 
 import io
+import json
 
 import pytest
 
 from t3flow.cli import output
+from t3flow.state.text import width_of
 
 PROBLEM = "ada has waited 3 days for 0.0.25-nightly.20260609.501: a turn is running; to end the process: t3flow enqueue drain ada"
 
@@ -61,3 +63,26 @@ def test_colors(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], co
     assert output.takes_color(Terminal()) is colored
     assert not output.takes_color(io.StringIO())
     assert ("\x1b" in output.styled("x", Terminal(), fg="red")) is colored
+
+
+def test_control_characters_never_reach_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name or a reason may come from another account. JSON keeps them, escaped."""
+    evil = "a\x1b]0;title\x07b\x9b31m\u202ec"
+    assert not set("\x1b\x07\x9b\u202e") & set(output.wrapped(evil) + output.cut(evil))
+    output.table(["user"], [[evil]])
+    output.dump({"reason": evil})
+    shown = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e") & set(shown)
+    assert evil in json.loads(shown.partition("\n{")[2].join(["{", ""])).values()
+
+
+def test_wide_characters_take_two_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(["user", "server", "why"], [["日本語", "up", "パス " * 40], ["ada", "up", "x"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(width_of, lines)) <= 80
+    assert [width_of(line[: line.index("up")]) for line in lines if "up" in line] == [8, 8]
+
+
+def test_a_long_text_in_a_narrow_column_is_below_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(["a" * 60, "why"], [["ada", "a text that takes more than is left"]])
+    assert capsys.readouterr().out.splitlines()[1:] == ["ada", "    a text that takes more than is left"]

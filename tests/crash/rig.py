@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import psutil
 from tracer import Point
 
 from t3flow.cli.base import hint
-from t3flow.engine.journal import Journal, Run
+from t3flow.engine.journal import Journal, JournalError, Run
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze, slots
 from t3flow.host.host import open_host
@@ -80,6 +80,12 @@ class Glance(Journal):
             self._local.connection = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)
         found: sqlite3.Connection = self._local.connection
         return found
+
+    @contextmanager
+    def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """Refuse: this process only looks, such as with probes whose sessions need no record."""
+        raise JournalError("this journal is only read")
+        yield  # never reached: makes this a context manager
 
     def let_go(self) -> None:
         """Close the file; the next query opens it again."""

@@ -40,7 +40,7 @@ def made() -> Made:
 
 @pytest.fixture
 def port(made: Made, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(listener, "CLIENT_SECONDS", 1.0)
+    monkeypatch.setattr(listener, "CLIENT_SECONDS", 3.0)
     number = free_port()
     Listener(bind(f"127.0.0.1:{number}"), made)
     return number
@@ -109,7 +109,7 @@ def test_an_endless_head_is_cut_off(port: int) -> None:
 
 
 def test_slow_and_many_clients_keep_nobody_out(port: int) -> None:
-    """500 clients that say nothing, some that say a byte at a time, and some that read nothing: a scrape takes less than a second, in the same threads."""
+    """500 clients that say nothing, some that say a byte at a time, and some that read nothing: a scrape waits for none of them, in one thread."""
     threads = threading.active_count()
     clients = [connected(port) for _ in range(500)]
     clients += [connected(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n") for _ in range(40)]
@@ -130,11 +130,11 @@ def test_slow_and_many_clients_keep_nobody_out(port: int) -> None:
         for _ in range(5):
             began = time.monotonic()
             assert ask(port)[0] == 200
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < listener.CLIENT_SECONDS
         assert threading.active_count() == threads + 1
         assert ours_open(port) <= listener.MAX_CLIENTS + 10
-        deadline = time.monotonic() + 10
-        while ours_open(port) > 0:  # each client has its second
+        deadline = time.monotonic() + 30
+        while ours_open(port) > 0:  # each client has its time
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:

@@ -162,3 +162,13 @@ def test_requests_of_another_account_are_rubbish(world: World) -> None:
     Requests(host, lambda run: None).look()
     assert host.settings.paths.freeze_file.exists(), "the control: the page's own request"
     assert user_files.silent_seconds(folder) is not None, "no consumer of the whole runs here"
+
+
+def test_settings_that_only_root_may_read(world: World) -> None:
+    """As with a password in them: the defaults do for `me`, which here finds no such folder, in one line."""
+    prepared(world)
+    world.box.config.chmod(0o600)
+    said = as_mallory(world, "me")
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) in ((4, "", 1), (2, "", 1)), said
+    assert said.stderr.startswith(("t3flow: no consumer is running", "t3flow: mallory is not a user")), said
+    world.nothing_happened()

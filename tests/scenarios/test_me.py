@@ -107,7 +107,7 @@ def test_me_later_holds_off_drains_and_bumps_until_the_date(make_box: Callable[.
     drained(box, "grace", NEXT)
     assert box.assigned("linus") == FIRST
     assert results(box.document("enqueue", "drain", "linus", "--wait")) == {"linus": "restarted"}
-    assert me(box, "ada", "later", "--until", until(5)).returncode == 0
+    assert me(box, "ada", "later", "--until", until(12)).returncode == 0
     box.publish(LATER, {"schema_level": 32})
     assert results(bump(box))["ada"] == "deferred"
     drained(box, "ada", LATER)

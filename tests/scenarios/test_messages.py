@@ -167,7 +167,7 @@ def test_a_receiver_that_hangs_delays_nothing(make_box: Callable[..., Sandbox], 
         receiver.until(lambda: receiver.documents(), 5)
         began = time.monotonic()
         assert box.end("consumer") == 0
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 9, "less than the time limit of a send"
         box.start_consumer()
         box.until(lambda: problem(box, "notify_failed"), "status names the channel", 40)
         found = problem(box, "notify_failed")

@@ -169,6 +169,9 @@ def test_a_flood_of_denied_requests_leaves_a_short_record(make_box: Callable[...
     path = box.settings.paths.state_dir / "requests" / f"{last}.json"
     box.until(lambda: not path.exists(), "all were looked at", 20)
     assert len(shown.recent(box.journal)) == 20
+    (box.top / "etc").chmod(0o555)
+    assert ask(box, "freeze").endswith("Permission denied"), "a host that does not let it freeze"
+    (box.top / "etc").chmod(0o755)
     assert ask(box, "freeze") == "frozen"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from t3flow.engine.runs import new_run
 from t3flow.host.host import Host, open_host
-from t3flow.host.pairing import last_pairings, opened_sessions, verify_records
+from t3flow.host.pairing import last_pairings, opened_sessions, revocation, verify_records
 from t3flow.sandbox.host import Sandbox
 from t3flow.service import verifier
 from t3flow.service.verifier import Verifier
@@ -256,3 +256,49 @@ def test_an_overdue_verify_shows(make_box: Callable[..., Sandbox], impatient: No
     assert "was not for over two periods" in found
     with work.host.journal.transaction() as connection:
         connection.execute("delete from locks where name = 'other'")
+
+
+def test_a_frozen_host_is_verified_too(work: Clockwork, box: Sandbox) -> None:
+    box.t3flow("freeze", "--reason", "demo day")
+    work.rounds()
+    assert work.reasons == dict.fromkeys(USERS, "")
+
+
+def test_a_user_whose_server_was_taken_over_says_nothing_about_the_dispatch(
+    work: Clockwork, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure that is the user's own is named after a retry, without asking anyone else."""
+    work.rounds()
+    work.forget()
+    real, asked = verifier.probe.probe, []
+
+    def taken(host: Host, user: str) -> None:
+        asked.append(user)
+        if user == "ada":
+            raise verifier.probe.PortTaken("port 1 of ada is taken by nc (pid 7)")
+        real(host, user)
+
+    monkeypatch.setattr(verifier.probe, "probe", taken)
+    work.rounds()
+    assert work.reasons == {"ada": "port 1 of ada is taken by nc (pid 7)", "grace": "", "linus": ""}
+    assert verify_records.dispatch_fault(work.host.journal) is None
+
+
+def test_a_session_that_cannot_be_revoked_stays_recorded(
+    make_box: Callable[..., Sandbox], impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked database: the attempt fails, costs one start of t3, and is made again later."""
+    level52 = Path(__file__).parent.parent / "data" / "state-level52.sqlite"
+    box = make_box(
+        ["ada"], consumer=False, behavior={"generation": "C", "busy_timeout_ms": 50}, databases={"ada": level52}
+    )
+    host = open_host(box.settings, box.journal)
+    pending = opened_sessions.opened(host.journal)
+    assert pending
+    with closing(sqlite3.connect(box.database("ada"), timeout=10)) as connection:
+        connection.execute("begin immediate")
+        assert not revocation.revoke_sessions(host, "ada")
+        connection.rollback()
+    assert opened_sessions.opened(host.journal) == pending
+    assert revocation.revoke_sessions(host, "ada")
+    assert opened_sessions.opened(host.journal) == {}

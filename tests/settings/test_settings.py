@@ -1,5 +1,6 @@
 """Settings: where each value comes from, and that nothing runs on half-read ones."""
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator
@@ -648,6 +649,36 @@ def test_no_password_is_shown_of_a_key_in_the_wrong_place(file: Path, content: s
     file.write_text(content)
     [problem] = check(file)
     assert "pw" not in problem
+
+
+@given(
+    secret=_passwords,
+    form=st.sampled_from(
+        ["https://h/{}", "https://u{}:p@h:8", "https://h:8/x?a={}", "http://u:{}@h/x", "http://{}@h", "https://h/a#{}", "https://{}/y@h/", "ftp://h/{}", "{}"]
+    ),
+    key=st.sampled_from(["PING_URL", "WEBHOOK_URL", "URLS"]),
+    quoted=st.booleans(),
+)  # fmt: skip
+def test_no_url_of_a_channel_is_ever_shown(secret: str, form: str, key: str, quoted: bool) -> None:
+    """Only its scheme, and its host where that cannot be a token."""
+    url = form.format(quote(secret, safe="") if quoted else secret)
+    try:
+        shown = str(describe(load(None, {f"T3FLOW_NOTIFY__{key}": json.dumps([url]) if key == "URLS" else url})))
+    except SettingsError as error:
+        shown = str(error)
+    assert "SECRET" not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize("url", ["slack://SECRET/B/C", "tgram://SECRET", "mailto://SECRET:SECRET@gmail.com?to=SECRET"])
+def test_of_a_url_of_apprise_only_the_scheme_is_shown(file: Path, url: str) -> None:
+    """Also where the array has a fault, or is none."""
+    file.write_text(f'[notify]\nurls = ["{url}"]\n')
+    shown = {each.key: each.value for each in describe(load(file, {}))}
+    assert shown["notify.urls"] == [f"{url.partition('://')[0]}://***"]
+    for content in (f'["{url}", 3]', f'["{url}", "{url}"]', f'"{url}"', f'{{a = "{url}"}}', f'[["{url}"]]'):
+        file.write_text(f"[notify]\nurls = {content}\n")
+        assert "SECRET" not in " ".join(check(file))
 
 
 _toml_values = st.recursive(

@@ -2,11 +2,10 @@
 
 import re
 
+from t3flow.t3 import secrets
+
 LOCKED = "database is locked"
-SECRET_LINES = re.compile(r"token|credential|pairing url|connection string|secret|bearer", re.IGNORECASE)
 ERROR_LINES = re.compile(r"\bERROR\b|\bFATAL\b|\b\w*(Error|Exception)\b")
-CREDENTIAL = re.compile(r"\b[2-9A-HJ-NP-Z]{12}\b|[\w-]{20,}\.[\w-]{20,}")
-"""A pairing credential, or a signed token."""
 WORD = re.compile(r"[A-Za-z]{2}")
 """A server's log also contains QR codes."""
 LONG_WORD = re.compile(r"[\w+/=-]{16,}")
@@ -20,23 +19,18 @@ FAILED_MIGRATION = re.compile(r"migrat.*\b(error|fail\w*)\b|\b\w*(error|fail\w*)
 BARE_ERROR = re.compile(r"^\s*(uncaught )?\w*(error|exception)\b.*migrat|migration\S* \S+ failed", re.IGNORECASE)
 
 
-def has_secret(line: str) -> bool:
-    """Return whether a line may contain a secret."""
-    return SECRET_LINES.search(line) is not None
-
-
 def last_line(text: str) -> str:
     """Return the most informative line: the first that names an error, otherwise the last. Lines about secrets only if there is no other error."""
     lines = [line.strip() for line in text.splitlines() if WORD.search(line)]
-    harmless = [line for line in lines if not has_secret(line)]
+    harmless = secrets.harmless_lines(lines)
     errors = [line for line in harmless if ERROR_LINES.search(line)]
-    redacted = [LONG_WORD.sub("…", line) for line in lines if has_secret(line) and ERROR_LINES.search(line)]
-    return next(iter([*errors, *redacted, *reversed(harmless)]), "nothing")[:LINE_LENGTH]
+    redacted = [LONG_WORD.sub("…", line) for line in lines if secrets.has_secret(line) and ERROR_LINES.search(line)]
+    return secrets.hide(next(iter([*errors, *redacted, *reversed(harmless)]), "nothing"))[:LINE_LENGTH]
 
 
 def clean(text: str) -> str:
     """Return a text as one line for the journal, without anything that looks like a credential or a token."""
-    return CREDENTIAL.sub("…", " ".join(text.split()))[:TEXT_LENGTH]
+    return secrets.hide(" ".join(text.split()))[:TEXT_LENGTH]
 
 
 def migration_error(lines: list[str]) -> str:

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t3flow.gate.cell.output import LOCKED, has_secret, last_line
+from t3flow.gate.cell.output import LOCKED, last_line
 from t3flow.host import http_client
 from t3flow.host.cells import processes
-from t3flow.t3 import commands
+from t3flow.t3 import commands, secrets
 
 POST_SECONDS, STOP_SECONDS, ENDING_SECONDS = 10.0, 20.0, 0.3
 """A real server of 300 MB needs 5 s to stop right after its start, on an idle host; systemd allows 90 s."""
@@ -223,7 +223,7 @@ class Server:
 
     def log_lines(self) -> list[str]:
         """Return the lines of the server's log that are not empty and contain no secret."""
-        return [line for line in self._log_text().splitlines() if line.strip() and not has_secret(line)]
+        return secrets.harmless_lines(line for line in self._log_text().splitlines() if line.strip())
 
     def _log_text(self) -> str:
         try:

@@ -6,16 +6,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from t3flow.host.children import Finished
+from t3flow.t3.secrets import hide
 
 LONGEST = 300
-HIDDEN = "[hidden]"
-SECRETS = (
-    (re.compile(r"\bnpm_[A-Za-z0-9]{20,}"), HIDDEN),
-    (re.compile(r"(_authToken|_auth|_password|authorization)(\s*[=:]\s*|\s+)(?:(?:Bearer|Basic)\s+)?\S+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
-    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(r"(://)[^/\s:@]*:[^/\s@]+@"), rf"\1{HIDDEN}@"),
-    (re.compile(r"([?&](?:token|key|password|secret|signature|access_token)=)[^&\s]+", re.IGNORECASE), rf"\1{HIDDEN}"),
-)  # fmt: skip
 HINT = re.compile(
     r"A complete log of this run can be found in|npm-debug\.log|^npm (?:warn|notice|info|http|verb\w*|sill?y?) ",
     re.IGNORECASE,
@@ -31,20 +24,13 @@ MENTIONED = re.compile(
 )
 
 
-def redact(text: str) -> str:
-    """Return a text without anything that looks like a token, a password or credentials in a URL."""
-    for pattern, replacement in SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def summary_line(lines: Iterable[str]) -> str:
     """Return the first line that names an error, otherwise the first that mentions one, otherwise the last informative one, or ""."""
     stripped = [line.strip() for line in lines]
     shown = [line for line in stripped if line and not HINT.search(line) and not EMPTY.match(line)]
     informative = (line for pattern in (NAMED, MENTIONED) for line in shown if pattern.search(line))
     found = next(informative, shown[-1] if shown else "")
-    return redact(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
+    return hide(re.sub(r"^gyp ERR! (?:stack )?", "", found))[:LONGEST]
 
 
 def parse_error(finished: Finished) -> tuple[str, str]:
@@ -53,7 +39,7 @@ def parse_error(finished: Finished) -> tuple[str, str]:
         error = json.loads(finished.stdout).get("error", {})
         if isinstance(error, dict) and error:
             summary = next((line for line in str(error.get("summary") or "").splitlines() if line.strip()), "")
-            return str(error.get("code") or ""), redact(summary.strip())[:LONGEST]
+            return str(error.get("code") or ""), hide(summary.strip())[:LONGEST]
     errors = _npm_errors(finished)
     code = next((line[5:].strip() for line in errors if line.startswith("code ")), "")
     summary = summary_line(line for line in errors if not line.startswith(("code ", "errno ", "syscall ", "path ")))
@@ -74,7 +60,7 @@ def script_error(finished: Finished) -> str:
     package = path.rpartition("/node_modules/")[2]
     own = [line for line in _lines(finished.stderr) if not NPM_ERROR.match(line)]
     line = summary_line(own) or summary_line(_lines(finished.stdout))
-    subject = f"{package or 'a package'}{f' (`{redact(command)[:80]}`)' if command else ''}"
+    subject = f"{package or 'a package'}{f' (`{hide(command)[:80]}`)' if command else ''}"
     return f"{subject} ends with exit code {named.get('code', finished.code)}: {line or error_line(finished)}"
 
 

@@ -15,7 +15,7 @@ from t3flow.host.records import tables
 CLI, PAGE, USER = "cli", "page", "user"
 """The doors: an operator's command, the page, and a user's `t3flow me`."""
 MOST, MOST_DENIED, MOST_OF_A_USER = 1000, 200, 50
-"""How many actions are kept: of each door, of those that were denied, and of each user by `t3flow me`. No account pushes out what others did."""
+"""How many actions are kept: of each door, of those that were denied, and of each user, so that no account pushes out those of others."""
 DENIED = "denied"
 """Begins the result of a request by an identity that may not act."""
 TABLE = """

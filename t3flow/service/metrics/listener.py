@@ -107,7 +107,9 @@ class Listener:
         assert task is not None
         self._clients[task] = None
         if len(self._clients) > MAX_CLIENTS:
-            next(iter(self._clients)).cancel()
+            oldest = next(iter(self._clients))
+            del self._clients[oldest]  # now, as many clients may come before it ends
+            oldest.cancel()
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
                 writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))

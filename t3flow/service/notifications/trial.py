@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from t3flow.engine.files import make_folder
 from t3flow.engine.journal import Journal, JournalError
 from t3flow.host.children import Children
 from t3flow.host.host import COMMANDS_LOCK
 from t3flow.host.records import outbox
+from t3flow.host.state_dir import MODE
 from t3flow.service.notifications import messages, pings
 from t3flow.service.notifications.channels import Channel, NotSent, channels_of
 from t3flow.settings.load import Settings
@@ -23,7 +25,7 @@ def send_test(settings: Settings) -> list[Sent]:
     Records the results of channels that the consumer knows too, so that `status` shows them.
     """
     if settings.notify.urls:
-        settings.paths.state_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.paths.state_dir, MODE)  # for the lock of the children, before a consumer has run
     channels = channels_of(settings, Children(settings.paths.state_dir / COMMANDS_LOCK))
     key = f"test-{secrets.token_hex(8)}"
     message = dict(messages.of_test(key, time.time()))

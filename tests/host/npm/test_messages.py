@@ -5,7 +5,8 @@ import json
 import pytest
 
 from t3flow.host.children import Finished
-from t3flow.host.npm.messages import error_line, parse_error, redact, script_error
+from t3flow.host.npm.messages import error_line, parse_error, script_error
+from t3flow.t3.secrets import hide
 
 TOKEN = "npm_" + "Ab3" * 12
 
@@ -55,7 +56,7 @@ npm error command sh -c node install.js
     ],
 )
 def test_secrets_are_taken_out(secret: str) -> None:
-    said = redact(f"GET {secret} failed with 403")
+    said = hide(f"GET {secret} failed with 403")
     assert "[hidden]" in said
     assert said.startswith("GET ")
     assert said.endswith(" failed with 403")
@@ -68,7 +69,7 @@ def test_secrets_are_taken_out(secret: str) -> None:
     ["npm error code E404", "https://registry.example/@t3code%2ft3-linux-x64", "sha512-abc/def+ghi==", "t3@0.0.42"],
 )
 def test_the_rest_stays(harmless: str) -> None:
-    assert redact(harmless) == harmless
+    assert hide(harmless) == harmless
 
 
 @pytest.mark.parametrize(
