@@ -164,9 +164,7 @@ def test_the_page_is_served_by_an_account_of_its_own(box: Box) -> None:
     box.until(
         lambda: "No consumer is running" in box.sh(ask, "http://page/"), "the page says that the consumer is down", 60
     )
-    box.run("systemctl", "start", "t3flow")
-    box.run("systemctl", "disable", "--now", "t3flow-web.socket")
-    box.run("systemctl", "stop", "t3flow-web")
+    box.run("systemctl", "start", "t3flow")  # and the page is served on, until the uninstallation
 
 
 def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
@@ -250,7 +248,7 @@ def test_users_ask_for_themselves_without_root(box: Box) -> None:
 
 def test_the_units_are_clean(box: Box) -> None:
     """`systemd-analyze verify` finds nothing, the exposure is as documented, and the status text names what t3flow waits for."""
-    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3-serve@ada.service")
+    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3flow-web.service", "t3-serve@ada.service")
     assert (verified.stdout, verified.stderr) == ("", "")
     box.sh('sed "s/^WatchdogSec/Watchdog/" /usr/local/lib/systemd/system/t3flow.service > /run/wrong.service')
     assert "Unknown key" in box.try_run("systemd-analyze", "verify", "/run/wrong.service").stderr  # the control
@@ -430,10 +428,14 @@ def test_uninstalling_leaves_plain_t3(box: Box) -> None:
         "/opt/t3flow",
         "/usr/local/bin/t3flow",
         "/usr/local/lib/systemd/system/t3flow.service",
+        "/usr/local/lib/systemd/system/t3flow-web.service",
+        "/usr/local/lib/systemd/system/t3flow-web.socket",
         "/usr/local/lib/sysusers.d/t3flow.conf",
+        "/run/t3flow/web.sock",
     ):
         assert box.try_run("ls", path).returncode != 0, path
-    assert box.try_run("id", "t3flow").returncode != 0
+    for account in ("t3flow", "t3flow-web"):
+        assert box.try_run("id", account).returncode != 0
     for path in (
         "/opt/t3/versions",
         "/var/backups/t3-state",
