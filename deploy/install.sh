@@ -51,7 +51,7 @@ fi
 put() { install -D -m 644 "$source/deploy/systemd/$1" "$2"; }
 put sysusers.conf /usr/local/lib/sysusers.d/t3flow.conf
 put tmpfiles.conf /usr/local/lib/tmpfiles.d/t3flow.conf
-put t3flow.service /usr/local/lib/systemd/system/t3flow.service
+for unit in t3flow.service t3flow-web.socket t3flow-web.service; do put "$unit" "/usr/local/lib/systemd/system/$unit"; done
 put t3-serve.conf "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf"
 systemd-sysusers /usr/local/lib/sysusers.d/t3flow.conf
 systemd-tmpfiles --create /usr/local/lib/tmpfiles.d/t3flow.conf
@@ -69,6 +69,7 @@ if ! systemctl restart t3flow; then
   systemctl restart t3flow || true
   fail "the new consumer does not start, so the former program was restored; see: journalctl -u t3flow"
 fi
+systemctl try-restart t3flow-web || echo "install: the status page does not start; see: journalctl -u t3flow-web" >&2  # where it is served at all
 for old in "$top"/program-*; do  # only now, because a consumer may have run from any of them
   [ "$old" = "$before" ] || [ "$old" = "$fresh" ] || rm -rf "$old"
 done

@@ -13,6 +13,7 @@ fail() { echo "uninstall: $*" >&2; exit 1; }
 top=/opt/t3flow
 t3flow=$top/current/bin/t3flow
 unit=/usr/local/lib/systemd/system/t3flow.service
+web=/usr/local/lib/systemd/system/t3flow-web
 exec 9>/run/t3flow-install.lock
 flock -n 9 || fail "an installation is in progress; wait for it"
 rm -rf "$top.gone"  # left by a run that was killed at its last line
@@ -38,7 +39,8 @@ done
 
 # Remove the program --------------------------------------------------------------------------------------------------------------------------
 [ ! -e "$unit" ] || systemctl disable --quiet --now t3flow
-rm -f "$unit" "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf" \
+[ ! -e "$web.socket" ] || systemctl disable --quiet --now t3flow-web.socket t3flow-web.service 2>/dev/null || systemctl stop t3flow-web.socket t3flow-web.service
+rm -f "$unit" "$web.socket" "$web.service" "/usr/local/lib/systemd/system/t3-serve@.service.d/t3flow.conf" \
   /usr/local/lib/sysusers.d/t3flow.conf /usr/local/lib/tmpfiles.d/t3flow.conf /usr/local/bin/t3flow
 if grep -qs 't3flow_hint' /etc/profile.d/t3flow.sh; then rm -f /etc/profile.d/t3flow.sh; fi
 rmdir "/usr/local/lib/systemd/system/t3-serve@.service.d" 2>/dev/null || true

@@ -2,6 +2,7 @@
 
 `pytest --record-durations` writes tests/durations.json, which is committed: seconds of each test that took RECORDED_SECONDS or more. A test that it
 does not know is a short one. Of the modules in BY_PARAMETER, the tests with the same parameter share an expensive fixture: one worker takes them all.
+So do all tests of each module in TOGETHER.
 """
 
 import json
@@ -15,6 +16,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 DURATIONS = Path(__file__).with_name("durations.json")
 RECORDED_SECONDS = 3.0
 BY_PARAMETER = {"tests/crash/test_points.py"}
+TOGETHER = {"tests/web/test_browser.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def unit_of(nodeid: str) -> str:
     """Return the name of what a worker takes at once: the test, or all with its parameter."""
     module, _, test = nodeid.partition("::")
+    if module in TOGETHER:
+        return module
     return f"{module}[{test.partition('[')[2]}" if module in BY_PARAMETER else nodeid
 
 

@@ -168,6 +168,7 @@ def test_both_ways_to_run_redis_are_the_same_redis() -> None:
         "deploy/install.sh",
         "deploy/uninstall.sh",
         "tests/box/prepare.sh",
+        "tests/web/prepare.sh",
         "tests/monitoring/prepare.sh",
         "tools/setup.sh",
         "tools/hooks.sh",

@@ -58,6 +58,10 @@ def _http_error(request: Request, error: Exception) -> Response:
     return message(request, error.status_code, error.detail, text)
 
 
+def _failed(request: Request, error: Exception) -> Response:
+    return message(request, 500, "Internal error", "The page failed; its log says where: journalctl -u t3flow-web.")
+
+
 def create_app(settings: Settings, distrusted: str) -> Starlette:
     """Return the application. `distrusted`: why no user header is believed on its socket, "" where one is."""
     routes = [
@@ -80,6 +84,7 @@ def create_app(settings: Settings, distrusted: str) -> Starlette:
         NoSuchRun: _no_run,
         JournalError: _no_journal,
         HTTPException: _http_error,
+        Exception: _failed,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     reader = Reader(settings)

@@ -21,13 +21,14 @@ def require_same_origin(request: Request) -> None:
     """Raise Refused for a request that another site may have made a browser send.
 
     Browsers set Sec-Fetch-Site on requests to https: addresses and to localhost, and no page can change it. Where it is missing, nothing is known.
+    Origin is "null" where the page asks for no referrer, as this one does, so that says nothing.
     """
     if request.headers.getlist("sec-fetch-site") != ["same-origin"]:
         raise Refused(
             403,
             "Refused: the browser does not say that this page sent the form. Open the page over https and try again.",
         )
-    origins = request.headers.getlist("origin")
+    origins = [origin for origin in request.headers.getlist("origin") if origin != "null"]
     if origins and (len(origins) > 1 or not _is_own(origins[0], request)):
         raise Refused(403, "Refused: the form comes from another site, or the reverse proxy changes Host.")
 

@@ -73,7 +73,8 @@ async def _stream(request: Request, view: View) -> Response:
     token = request.headers.get("last-event-id") or request.query_params.get("token", "")
     stream = await site.hub.open(view, viewer.identity, token)
     if stream is None:
-        return Response("Too many live pages.\n", 503, {"retry-after": str(RETRY_SECONDS)}, "text/plain")
+        headers = {"retry-after": str(RETRY_SECONDS), "connection": "close"}
+        return Response("Too many live pages.\n", 503, headers, "text/plain")
     return stream  # type: ignore[return-value]  # an ASGI application, as responses are
 
 

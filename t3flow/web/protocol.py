@@ -23,6 +23,7 @@ TOO_MANY = (
 class BoundedProtocol(H11Protocol):
     """A connection that is cut when its client is too slow."""
 
+    _since = 0.0
     _deadline: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
 
@@ -30,11 +31,26 @@ class BoundedProtocol(H11Protocol):
         """Accept a connection, or refuse it at once where there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(0)  # so that any unsent byte starts the timer
-        if len(self.connections) > MAX_CONNECTIONS:
+        self._since = self.loop.time()
+        if len(self.connections) > MAX_CONNECTIONS and not self._drop_idle():
             transport.write(TOO_MANY)
             transport.close()
             return
         self._expect_request()
+
+    def _drop_idle(self) -> bool:
+        """Cut the connection that has been without a complete request for longest, to make room for this one. Return whether there was one."""
+        idle = [
+            each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self and each.is_idle
+        ]
+        if idle:
+            min(idle, key=lambda each: each._since).transport.abort()
+        return bool(idle)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered here."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request, whose end is due."""

@@ -37,6 +37,8 @@ def environment() -> Environment:
         "short_id": short_id,
         "short_backup": short_backup,
         "shortened": shortened,
+        "without": lambda text, start: text.removeprefix(f"{start} "),
+        "argument": argument,
         "remedy": remedy,
         "duration": duration,
         "megabytes": megabytes,
@@ -91,9 +93,16 @@ def remedy(text: str) -> Markup:
     return Markup('{}<kbd class="command">{}</kbd>').format(text[: found.start()], found[0])
 
 
+def argument(value: object, name: str) -> str:
+    """Return an argument of an action, for people: a list as its words, a switch as its name."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return name.replace("_", " ") if value is True else str(value)
+
+
 def megabytes(size: int | None) -> str:
-    """Return a size for people."""
-    return "missing" if size is None else f"{size / 1e6:.1f} MB"
+    """Return a size for people; a dash for one that this account may not see."""
+    return "–" if size is None else f"{size / 1e6:.1f} MB"
 
 
 @lru_cache

@@ -28,6 +28,8 @@ OURS = (
     "/opt/t3flow.gone",
     "/usr/local/bin/t3flow",
     "/usr/local/lib/systemd/system/t3flow.service",
+    "/usr/local/lib/systemd/system/t3flow-web.service",
+    "/usr/local/lib/systemd/system/t3flow-web.socket",
     "/usr/local/lib/systemd/system/t3-serve@.service.d",
     "/usr/local/lib/sysusers.d/t3flow.conf",
     "/usr/local/lib/tmpfiles.d/t3flow.conf",

@@ -129,6 +129,44 @@ def test_a_host_is_installed_by_the_lines_of_the_docs(box: Box) -> None:
     everybody_is_well(box, GOOD)
 
 
+def test_the_page_is_served_by_an_account_of_its_own(box: Box) -> None:
+    """Enabled by one command; it reads what the consumer notes, hands a freeze over, and a user of the host cannot reach its socket."""
+    ask = (
+        'curl -sS --max-time 20 --unix-socket /run/t3flow/web.sock -H "X-authentik-username: owner@example.test" '
+        '-H "Sec-Fetch-Site: same-origin" "$@"'
+    )
+    assert box.try_run("systemctl", "is-enabled", "t3flow-web.socket").stdout.strip() == "disabled"
+    box.sh("sed -i 's|^#admins = .*|admins = [\"owner@example.test\"]|' /etc/t3flow/config.toml")
+    box.run("systemctl", "restart", "t3flow")
+    box.run("systemctl", "enable", "--now", "t3flow-web.socket")
+    box.until(lambda: "✓</span> up to date" in box.sh(ask, "http://page/"), "the page shows the users", 60)
+    text = box.sh(ask, "http://page/")
+    assert "✓</span> running</span>" in text
+    assert "/actions/freeze" in text
+    assert "owner@example.test" in box.sh(ask, "http://page/settings")
+    process = main_pid(box, "t3flow-web")
+    assert box.run("ps", "-o", "user=", "-p", str(process)).strip() == "t3flow-web"
+    assert "CapEff:\t0000000000000000" in box.run("cat", f"/proc/{process}/status")
+    connect = "import socket; socket.socket(socket.AF_UNIX).connect('/run/t3flow/web.sock')"
+    for account in (ADA, "t3flow"):
+        refused = box.try_run("runuser", "-u", account, "--", "python3", "-c", connect)
+        assert "PermissionError" in refused.stderr, refused
+    forged = box.try_run("runuser", "-u", ADA, "--", "touch", f"/var/lib/t3flow/requests/{'0' * 32}.json")
+    assert "Permission denied" in forged.stderr
+    for action, is_frozen in (("freeze", True), ("unfreeze", False)):
+        asked = box.sh(
+            ask, "-w", "%{http_code}", "-d", f"id={action.encode().hex():0>32}", f"http://page/actions/{action}"
+        )
+        assert asked == "303", asked
+        box.until(lambda is_frozen=is_frozen: (box.document("status")["frozen"] is not None) is is_frozen, action, 30)
+    assert "owner@example.test on the page" in box.sh(ask, "http://page/actions")
+    box.run("systemctl", "stop", "t3flow")
+    box.until(
+        lambda: "No consumer is running" in box.sh(ask, "http://page/"), "the page says that the consumer is down", 60
+    )
+    box.run("systemctl", "start", "t3flow")  # and the page is served on, until the uninstallation
+
+
 def test_nothing_of_the_registry_ran_as_root(box: Box) -> None:
     """Install scripts and trials run as t3flow in their own scopes, servers and mints as their users; none sees root's token."""
     noted = [json.loads(line) for line in box.run("cat", "/srv/eyes").splitlines()]  # before root reads anything there
@@ -212,7 +250,7 @@ def test_users_ask_for_themselves_without_root(box: Box) -> None:
 
 def test_the_units_are_clean(box: Box) -> None:
     """`systemd-analyze verify` finds nothing, the exposure is as documented, and the status text names what t3flow waits for."""
-    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3-serve@ada.service")
+    verified = box.try_run("systemd-analyze", "verify", "t3flow.service", "t3flow-web.service", "t3-serve@ada.service")
     assert (verified.stdout, verified.stderr) == ("", "")
     box.sh('sed "s/^WatchdogSec/Watchdog/" /usr/local/lib/systemd/system/t3flow.service > /run/wrong.service')
     assert "Unknown key" in box.try_run("systemd-analyze", "verify", "/run/wrong.service").stderr  # the control
@@ -392,10 +430,14 @@ def test_uninstalling_leaves_plain_t3(box: Box) -> None:
         "/opt/t3flow",
         "/usr/local/bin/t3flow",
         "/usr/local/lib/systemd/system/t3flow.service",
+        "/usr/local/lib/systemd/system/t3flow-web.service",
+        "/usr/local/lib/systemd/system/t3flow-web.socket",
         "/usr/local/lib/sysusers.d/t3flow.conf",
+        "/run/t3flow/web.sock",
     ):
         assert box.try_run("ls", path).returncode != 0, path
-    assert box.try_run("id", "t3flow").returncode != 0
+    for account in ("t3flow", "t3flow-web"):
+        assert box.try_run("id", account).returncode != 0
     for path in (
         "/opt/t3/versions",
         "/var/backups/t3-state",

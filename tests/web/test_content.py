@@ -56,11 +56,11 @@ def test_a_quiet_host_says_that_nothing_is_wrong(host: PageHost) -> None:
 
 def test_what_is_wrong_comes_first_with_what_to_type(host: PageHost) -> None:
     """Also a user who waits: for what, since when, and until when."""
-    host.observe(grace={"active": False, "running_version": None})
+    host.observe(ada={"running_version": FIRST}, grace={"active": False, "running_version": None})
     host.defer("ada", detail="a turn is running")
     answer = host.ask("/", VIEWER)
     text = text_of(answer.text)
-    problem = "The server of grace is not running start it with: systemctl start t3-serve@.service"
+    problem = "The server of grace is not runningstart it with: systemctl start t3-serve@.service"
     assert problem in text
     assert text.index(problem) < text.index("Default")
     row = text_of(re.findall(r'<tr role="row" id="user-ada">.*?</tr>', answer.text)[0])
