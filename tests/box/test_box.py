@@ -221,9 +221,11 @@ def test_everything_belongs_to_whom_it_must(box: Box) -> None:
         )
         == ""
     )
-    for path in ("/var/backups/t3-state/ada", "/var/lib/t3flow/journal.db", "/var/lib/t3flow/queue.key"):
-        for user in (GRACE, "t3flow"):
-            assert box.try_run("runuser", "-u", user, "--", "ls", path).returncode != 0 or "journal" in path
+    state = "/var/lib/t3flow"
+    for user in (GRACE, "t3flow"):
+        for folder in ("/var/backups/t3-state/ada", state, f"{state}/requests", f"{state}/users"):
+            assert box.try_run("runuser", "-u", user, "--", "ls", folder).returncode != 0, (user, folder)
+        for path in (f"{state}/journal.db", f"{state}/queue.key", f"{state}/queue.db", f"{state}/users/ada/me.json"):
             assert box.try_run("runuser", "-u", user, "--", "cat", path).returncode != 0, (user, path)
     log = ("journalctl", "--unit=t3flow", "--no-pager", "--quiet")
     assert "is ready" in box.run(*log)

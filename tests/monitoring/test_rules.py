@@ -209,6 +209,15 @@ def expected(rule: dict[str, Any], case: Case) -> list[dict[str, Any]]:
     return found
 
 
+def check(folder: Path, rule: dict[str, Any], tests: list[dict[str, Any]]) -> None:
+    """Have promtool test a rule. It evaluates each minute of days, so it gets no other rule."""
+    (folder / "rule.yml").write_text(json.dumps({"groups": [{"name": "t3flow", "rules": [rule]}]}))
+    (folder / "test.yml").write_text(
+        json.dumps({"rule_files": ["rule.yml"], "evaluation_interval": "1m", "tests": tests})
+    )
+    run("promtool", "test", "rules", folder / "test.yml")
+
+
 def test_the_rules_are_valid() -> None:
     """And so are the examples of a configuration of Prometheus and of Alertmanager."""
     assert f"{len(rules())} rules found" in run("promtool", "check", "rules", RULES)
@@ -234,9 +243,7 @@ def test_an_alert_fires_when_it_must_and_not_otherwise(tmp_path: Path, name: str
         }
         for case in cases
     ]
-    file = tmp_path / "test.yml"
-    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
-    run("promtool", "test", "rules", file)
+    check(tmp_path, rule, tests)
 
 
 def test_no_host_that_sends_anything_is_an_alert(tmp_path: Path) -> None:
@@ -249,9 +256,7 @@ def test_no_host_that_sends_anything_is_an_alert(tmp_path: Path) -> None:
         for at, alerts in ((28, []), (32, [fired]))
     ]
     tests = [{"interval": "1m", "input_series": series, "alert_rule_test": looks}]
-    file = tmp_path / "test.yml"
-    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
-    run("promtool", "test", "rules", file)
+    check(tmp_path, rule, tests)
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
