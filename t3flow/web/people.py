@@ -33,7 +33,7 @@ class People:
         self.distrusted = distrusted
 
     def of(self, request: HTTPConnection) -> Viewer:
-        """Return who asks. Raises Ambiguous for a request with the header more than once, or with a value that names nobody exactly."""
+        """Return who asks. Raises Ambiguous for a request with the header more than once, or with a value that is no name."""
         values = [value for name, value in request.headers.raw if name == self._header]
         if self.distrusted or not values:
             return Viewer("", False)
