@@ -14,6 +14,12 @@ from t3flow.host.host import Host
 from t3flow.host.records import counters
 from t3flow.service.metrics import of_runs
 from t3flow.service.metrics.collector import HostCollector
+from t3flow.settings.load import Settings
+from t3flow.settings.schema import Notify
+from t3flow.settings.values import OCCASIONS
+from t3flow.state.problems import KINDS
+from t3flow.web.acts import ACTIONS
+from t3flow.web.app import create_app
 
 PAGE = (TOP / "docs/monitoring.md").read_text()
 FIXED = """
@@ -124,3 +130,27 @@ def test_the_dashboard_is_one_that_grafana_imports() -> None:
             assert 'instance=~"$instance"' in target["expr"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert Path(DEPLOY / "grafana/t3flow.json").stat().st_size < 100_000
+
+
+def test_the_docs_have_every_kind_of_problem_with_its_meaning() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section("Problems and status"), re.MULTILINE)
+    assert dict(rows) == KINDS
+    assert [key for key, _ in rows] == list(KINDS), "the most urgent first"
+
+
+def test_the_docs_have_every_channel_and_occasion() -> None:
+    """Each key of `[notify]`, and each word that `notify.on` takes."""
+    rows = re.findall(r"^\| `(?:notify\.)?(\w+)` \|", section("Messages"), re.MULTILINE)
+    assert set(rows) == {*Notify._fields, *OCCASIONS, "URL"}
+
+
+def test_the_docs_have_every_address_of_the_page() -> None:
+    """All but its assets and the streams, which no person opens; and each of its actions."""
+    text = section("The status page")
+    for each in create_app(Settings(), "").routes:
+        route = str(getattr(each, "path", ""))
+        if not route.startswith(("/live", "/assets", "/robots", "/actions/")):
+            address = re.sub(r"{(\w+)}", lambda found: found[1].upper(), route)
+            assert f"`{address}`" in text, address
+    for action in ACTIONS:
+        assert {"rollback": "roll back"}.get(action.name, action.name) in text, action.name
