@@ -24,7 +24,7 @@ from t3flow.host.backups import replaced as replaced_databases
 from t3flow.host.host import Host, open_host
 from t3flow.host.pairing import last_pairings
 from t3flow.host.processes import proc
-from t3flow.host.records import catalog, deferral_records, rejections
+from t3flow.host.records import catalog, deferral_records, facts, rejections
 from t3flow.sandbox.environment import environment_of
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -167,6 +167,18 @@ def no_consumer(box: Sandbox) -> Iterator[None]:
     box.start_consumer()
 
 
+@contextmanager
+def never_verified(host: Host, user: str) -> Iterator[None]:
+    """Let a user's pairing be unverified since the consumer started, long ago."""
+    consumer = facts.read(host.journal, "consumer")
+    facts.write(host.journal, "consumer", {**consumer, "since": 0})
+    with host.journal.transaction() as connection:
+        connection.execute("update pairing_checks set at = 1 where user = ?", (user,))
+    yield
+    facts.write(host.journal, "consumer", consumer)
+    last_pairings.note_pairing(host.journal, user, "")
+
+
 def faults(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
     """Return (check, fault, part of the finding)."""
     paths, top = host.settings.paths, box.top
@@ -232,6 +244,7 @@ def faults(box: Sandbox, host: Host) -> list[tuple[str, object, str]]:
             ),
             "messages to notify.webhook_url fail: answered 404",
         ),
+        ("hourly verify", never_verified(host, "ada"), "The pairing of ada is verified every 60 min, but was not"),
         ("consumer", no_consumer(box), "no consumer runs"),
         ("deferrals", row(host, drain, "delete from deferrals"), "has no drain"),
     ]
