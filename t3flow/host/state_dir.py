@@ -61,13 +61,21 @@ def wrong_entries(state_dir: Path) -> Iterator[tuple[Entry, str]]:
                 yield entry, f"{present} instead of {wanted}"
 
 
-def prepare(state_dir: Path) -> list[str]:
-    """Create the folders, and correct modes and owners, such as those of an earlier t3flow. Return the corrections. Idempotent. Raises OSError."""
+def create_folders(state_dir: Path) -> None:
+    """Create the folder and its spools. Changes nothing that is there. Idempotent. Raises OSError."""
     make_folder(state_dir, MODE)
     if not (state_dir / REQUESTS).exists():
         make_folder(state_dir / REQUESTS, 0o700)
         os.chown(state_dir / REQUESTS, *page_ids())
     make_folder(state_dir / USERS, MODE)
+
+
+def prepare(state_dir: Path) -> list[str]:
+    """Create the folders, and correct modes and owners, such as those of an earlier t3flow. Return the corrections. Idempotent. Raises OSError.
+
+    Call it once the journal was opened: a file that only has the journal's name stays as it is.
+    """
+    create_folders(state_dir)
     corrected = []
     for entry, what in wrong_entries(state_dir):
         os.chown(entry.path, entry.uid, entry.gid, follow_symlinks=False)

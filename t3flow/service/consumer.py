@@ -29,7 +29,7 @@ from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.processes import proc
 from t3flow.host.records import counters, facts, journal_reserve, tables
 from t3flow.host.slots import launcher
-from t3flow.host.state_dir import prepare
+from t3flow.host.state_dir import create_folders, prepare
 from t3flow.service import spools
 from t3flow.service.heartbeat import Heartbeats, feed_watchdog
 from t3flow.service.metrics.counting import dropped_watcher
@@ -205,13 +205,14 @@ def consume(settings: Settings) -> None:
     create_state_dir(settings.paths.state_dir)
     with only_consumer(settings.paths.state_dir):
         journal = open_journal(settings, create=True)
-        prepare(settings.paths.state_dir)  # the journal is new, or was replaced by a copy
         tables.migrate_facts(journal)
         counters.install(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)
-        publish_settings(host, engine.queue.name)
+        publish_settings(host, engine.queue.name)  # the journal can be written
+        for correction in prepare(settings.paths.state_dir):
+            logger.warning("{}; corrected", correction)
         notify("STATUS=ending processes that a killed consumer left")
         ended = orphans.end_orphans(host.children.lock_path, ORPHAN_PATIENCE_SECONDS)
         if ended:
@@ -287,10 +288,9 @@ def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
 
 
 def create_state_dir(state_dir: Path) -> None:
-    """Create the state folder with its spools, and correct modes and owners. Idempotent. Raises ConsumerError."""
+    """Create the state folder with its spools. Idempotent. Raises ConsumerError."""
     try:
-        for correction in prepare(state_dir):
-            logger.warning("{}; corrected", correction)
+        create_folders(state_dir)
         (state_dir / LOCK).touch(mode=0o600)
     except OSError as error:
         raise ConsumerError(

@@ -37,6 +37,9 @@ def test_an_older_installation_is_corrected_once_and_said(tmp_path: Path) -> Non
     wrong = [entry.path.name for entry, what in state_dir.wrong_entries(folder) if "644" in what]
     assert sorted(wrong) == ["journal.db", "journal.db-shm", "journal.db-wal", "queue.key"]
     create_state_dir(folder)
+    assert modes(folder)["journal.db"] == "644", "it may be no journal"
+    said = state_dir.prepare(folder)
+    assert sum("644" in each for each in said) == 4, said
     found = modes(folder)
     assert found.pop("other") == "640", "a file that t3flow does not know stays as it is"
     assert {name for name, mode in found.items() if mode == "711"} == {"state", "users"}

@@ -10,7 +10,6 @@ from world import World
 
 from t3flow.host import state_dir
 from t3flow.host.records import facts
-from t3flow.service.consumer import create_state_dir
 
 READ = """
 import sqlite3, sys
@@ -21,7 +20,7 @@ print(sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True).execute("select v
 def test_the_page_reads_the_journal_and_nothing_else(world: World) -> None:
     """Also after the log of the journal was made anew; a user reads neither."""
     folder = world.top / "state"
-    create_state_dir(folder)
+    state_dir.prepare(folder)
     (folder / "queue.key").write_text("secret")
     (folder / "queue.key").chmod(0o600)
     facts.write(world.host.journal, "a", "seen")
@@ -51,7 +50,7 @@ def test_the_page_reads_the_journal_and_nothing_else(world: World) -> None:
 def test_owners_of_an_older_installation_are_corrected(world: World) -> None:
     """As an installation before the page had them: root's alone. The doctor names it until then."""
     folder = world.top / "state"
-    create_state_dir(folder)
+    state_dir.prepare(folder)
     os.chmod(folder, 0o700)
     os.chown(folder / "requests", 0, 0)
     os.chmod(folder / "journal.db", 0o600)
@@ -59,5 +58,5 @@ def test_owners_of_an_older_installation_are_corrected(world: World) -> None:
     wrong = {entry.path.name: what for entry, what in state_dir.wrong_entries(folder)}
     assert wrong["requests"] == "mode 700 and owner root instead of 700 and t3flow-web"
     assert set(wrong) >= {"state", "requests", "journal.db"}
-    create_state_dir(folder)
+    state_dir.prepare(folder)
     assert list(state_dir.wrong_entries(folder)) == []

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-from test_state_dir import create_state_dir
 from world import World
 
 from t3flow.host import state_dir, user_files
@@ -21,7 +20,7 @@ from t3flow.state import actions, observed
 def prepared(world: World) -> tuple[Wishes, Path]:
     """Return a consumer's reader of wishes that has looked once, and Mallory's folder."""
     folder = world.top / "state"
-    create_state_dir(folder)
+    state_dir.prepare(folder)
     observed.record(world.host)
     reader = Wishes(world.host, lambda run: None)
     reader.look()
@@ -139,7 +138,7 @@ def test_root_and_strangers_get_one_line(world: World) -> None:
 def test_requests_of_another_account_are_rubbish(world: World) -> None:
     """Only the page's account can write there; a file of root's or of a user's in its place is removed and does nothing."""
     folder = world.top / "state"
-    create_state_dir(folder)
+    state_dir.prepare(folder)
     requests = folder / "requests"
     world.box.config.write_text(world.box.config.read_text() + '[web]\nadmins = ["boss"]\n')
     from t3flow.host.host import open_host

@@ -133,8 +133,10 @@ def test_a_fresh_host(make_box: Callable[..., Sandbox]) -> None:
     with box.settings.paths.user_map.open("a") as users:
         users.write("nobody at all\n")
     said = box.t3flow("status").stdout.splitlines()
-    assert said[0].endswith("'nobody at all' has 0 equals signs: write PERSON=USER; see t3flow doctor")
-    assert said[1] == "No user has a version yet; see t3flow adopt --dry-run, then run t3flow adopt"
+    assert any(
+        line.endswith("'nobody at all' has 0 equals signs: write PERSON=USER; see t3flow doctor") for line in said
+    )
+    assert "No user has a version yet; see t3flow adopt --dry-run, then run t3flow adopt" in said
 
     box.start_consumer()
     done = adopt(box)
