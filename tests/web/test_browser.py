@@ -164,7 +164,7 @@ def test_a_freeze_by_keyboard(host: PageHost, open_page: Callable[..., Page]) ->
     page.get_by_text("Requested: freeze.").wait_for()
     [request] = host.requests()
     assert (request["action"], request["reason"], request["identity"]) == ("freeze", "demo day", ADMIN)
-    assert page.get_by_text(f"requested by {ADMIN}").is_visible()
+    page.get_by_text(f"requested by {ADMIN}").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -199,10 +199,10 @@ def test_without_javascript_it_is_complete(host: PageHost, open_page: Callable[.
     """Everything can be read and done; the page says that it does not follow by itself."""
     host.defer("ada")
     page = open_page(host, java_script_enabled=False)
-    assert page.get_by_text("a turn is running").is_visible()
-    assert page.get_by_text("Reload the page to see changes.").is_visible()
+    page.get_by_text("a turn is running").wait_for()
+    page.get_by_text("Reload the page to see changes.").wait_for()
     page.get_by_role("button", name="Try pending deferrals now").click()
-    assert page.get_by_text("Requested: drain.").is_visible()
+    page.get_by_text("Requested: drain.").wait_for()
     page.get_by_role("link", name="Roll back all users…").click()
     page.get_by_label("To").select_option("0.0.24")
     page.get_by_role("button", name="Show what will happen").click()
@@ -222,4 +222,4 @@ def test_a_viewer_sees_no_buttons(host: PageHost, open_page: Callable[..., Page]
     host.settings.paths.freeze_file.write_text("by hand\n")
     page.get_by_text("by hand").first.wait_for()
     assert page.get_by_role("button").count() == 0
-    assert page.get_by_text("who may look and not act").is_visible()
+    page.get_by_text("who may look and not act").wait_for()
