@@ -21,7 +21,7 @@ from t3flow.service.notifications.channels import Channel, NotSent, channels_of
 from t3flow.service.notifications.derive import Deriver
 
 NAME = "messages"
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 LAST_SECONDS = 1.0
 """How long the end of the consumer waits for sends under way, so that fewer are repeated."""
 LONGEST_PAUSE_SECONDS = 60.0
