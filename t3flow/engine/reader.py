@@ -7,7 +7,6 @@ file is complete then and is read as immutable until a writer is back.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from t3flow.engine.journal import APPLICATION_ID, BUSY_TIMEOUT_SECONDS, Journal, JournalError
@@ -22,9 +21,6 @@ class ReadOnlyJournal(Journal):
 
     Raises JournalError if the file is missing, is not a journal, is damaged, or was written by a newer t3flow.
     """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
 
     def _open(self, create: bool, extra_schema: str) -> None:
         self._check_format(self._pragma("application_id") == APPLICATION_ID, self._pragma("user_version"))

@@ -21,16 +21,15 @@ def keep_observed(host: Host, stopping: threading.Event, observe: Callable[[Host
     failure, observed_at, took, seen = "", -INTERVAL_SECONDS, 0.0, 0.0
     while True:
         since = time.monotonic() - observed_at
-        changed = seen if since * MAX_SHARE < took else last_change(host.journal)
-        if since >= INTERVAL_SECONDS or changed > seen:
-            observed_at = time.monotonic()
-            try:
+        try:
+            changed = seen if since * MAX_SHARE < took else last_change(host.journal)
+            if since >= INTERVAL_SECONDS or changed > seen:
+                observed_at, seen = time.monotonic(), changed
                 observe(host)
-                failure = ""
-            except Exception as error:
-                if failure != (failure := str(error)):
-                    logger.warning("the users' servers cannot be observed: {}", error)
-            took, seen = time.monotonic() - observed_at, changed
+                took, failure = time.monotonic() - observed_at, ""
+        except Exception as error:  # also of the journal: this thread goes on for as long as the consumer does
+            if failure != (failure := str(error)):
+                logger.warning("the users' servers cannot be observed: {}", error)
         if stopping.wait(POLL_SECONDS):
             return
 

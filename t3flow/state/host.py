@@ -7,17 +7,17 @@ from typing import Any
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
-from t3flow.host import freeze, slots
+from t3flow.host import slots
 from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, Frozen, LastBump, RunWaits, Schedule, Status
+from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, RunWaits, Schedule, Status
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
 from t3flow.state.sources import journal_if_any, live_consumer_pid
 from t3flow.state.times import rfc3339, soon
-from t3flow.state.users import users, version_or_none
+from t3flow.state.users import frozen_document, users, version_or_none
 from t3flow.state.verification import dispatch_fault, verify_state
 
 METRICS_PROBLEMS = "metrics_problems"
@@ -38,7 +38,6 @@ def collect(
         is_live = not isinstance(noted, ReadOnlyJournal)
     if observed is None:
         observed = observe(read, noted) if is_live or noted is None else last_observed(noted)
-    frozen = freeze.frozen(read, noted)
     planned = (facts.read(noted, "next_bump") or {}) if noted else {}
     consumer = (facts.read(noted, "consumer") or {}) if noted else {}
     pid = live_consumer_pid(read, noted)
@@ -54,7 +53,7 @@ def collect(
         last_good=slots.read_last_good(read.paths.last_good_file),
         tracked_tag=read.track.tag,
         pin=pinned or (facts.read(noted, "pin") if noted else None) or read.track.pin or None,
-        frozen=Frozen(reason=frozen["reason"], since=rfc3339(frozen["since"]), by=frozen["by"]) if frozen else None,
+        frozen=frozen_document(read, noted),
         rejected=rejections.rejected(noted) if noted else {},
         users=shown,
         user_map_problems=observed["user_map_problems"],

@@ -4,15 +4,15 @@ import json
 from typing import Any, cast
 
 from t3flow.engine.journal import Journal
-from t3flow.host import freeze, slots
+from t3flow.host import slots
 from t3flow.host.records import actions, facts, wishes
 from t3flow.settings.load import Settings
 from t3flow.state.deferrals import in_words
-from t3flow.state.documents import SCHEMA, Frozen, Me, MyAnswer, MyWish
+from t3flow.state.documents import SCHEMA, Me, MyAnswer, MyWish
 from t3flow.state.observed import last_observed
 from t3flow.state.short import shortener
 from t3flow.state.times import ahead, clock, epoch, rfc3339
-from t3flow.state.users import users, version_or_none
+from t3flow.state.users import frozen_document, users, version_or_none
 
 REFUSED = "refused: "
 
@@ -24,8 +24,7 @@ def action_id(user: str, wish_id: str) -> str:
 
 def documents_of(read: Settings, journal: Journal) -> dict[str, Me]:
     """Return the document of each user of the host, from what the consumer last observed of the servers."""
-    held = freeze.frozen(read, journal)
-    frozen = Frozen(reason=held["reason"], since=rfc3339(held["since"]), by=held["by"]) if held else None
+    frozen = frozen_document(read, journal)
     default = version_or_none(lambda: slots.default_version(read.paths.versions_dir))
     planned = facts.read(journal, "next_bump") or {}
     asked = wishes.wishes(journal)

@@ -6,12 +6,12 @@ from contextlib import suppress
 from t3flow import T3flowError
 from t3flow.deferrals import left_behind
 from t3flow.engine.journal import Journal
-from t3flow.host import slots
+from t3flow.host import freeze, slots
 from t3flow.host.pairing import last_pairings
 from t3flow.host.records import facts, holds
 from t3flow.settings.load import Settings
 from t3flow.state.deferrals import cause_left_behind, deferrals
-from t3flow.state.documents import Held, User
+from t3flow.state.documents import Frozen, Held, User
 from t3flow.state.observed import Observed
 from t3flow.state.times import rfc3339
 
@@ -58,3 +58,9 @@ def version_or_none(read_link: Callable[..., str | None]) -> str | None:
     with suppress(T3flowError):
         return read_link()
     return None
+
+
+def frozen_document(read: Settings, journal: Journal | None) -> Frozen | None:
+    """Return why tracking is frozen, as documents have it; None if it is not."""
+    found = freeze.frozen(read, journal)
+    return Frozen(reason=found["reason"], since=rfc3339(found["since"]), by=found["by"]) if found else None
