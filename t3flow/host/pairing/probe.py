@@ -81,7 +81,10 @@ def own_server(host: Host, user: str) -> int:
 
 def port_blocker(host: Host, user: str) -> str:
     """Describe the process that keeps a user's server from its port; "" if the server has the port or can bind it."""
-    return ports.port_blocker(host.port(user), host.services.pids(user))
+    port = host.port(user)
+    if ports.can_be_bound(port):  # the manager is not asked for the processes of the unit
+        return ""
+    return ports.port_blocker(port, host.services.pids(user))
 
 
 def port_taken_message(host: Host, user: str, process: str) -> str:
