@@ -1,5 +1,6 @@
 """A pairing through the dispatch, as a browser does it: the only proof that a user can work."""
 
+from collections.abc import Collection
 from typing import Any
 
 from t3flow import T3flowError
@@ -92,9 +93,13 @@ def port_taken_message(host: Host, user: str, process: str) -> str:
     return f"port {host.port(user)} of {user} is taken by {process}: end that process so that the server can start"
 
 
-def port_problem(host: Host, user: str, server: ServerState) -> str:
-    """Return why a running server is not the only listener on its port, or "". Such a server is not stopped: it might not get the port back."""
-    port, pids = host.port(user), host.services.pids_of(user, server)
+def port_problem(host: Host, user: str, server: ServerState, pids: Collection[int] | None = None) -> str:
+    """Return why a running server is not the only listener on its port, or "". Such a server is not stopped: it might not get the port back.
+
+    `pids` are the processes of the unit, if they are already known.
+    """
+    port = host.port(user)
+    pids = host.services.pids_of(user, server) if pids is None else pids
     if others := ports.foreign_listeners(port, pids):
         return f"{others} also listens on port {port} of {user}; end that process"
     if server.main_pid is not None and not ports.is_owned_by(port, pids):
