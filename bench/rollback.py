@@ -6,21 +6,21 @@ server, half of those with a live turn. In the other states all servers are real
 
 import sqlite3
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+from common import arguments, sized
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.runs import new_run
 from t3flow.host.records import deferral_records, rejections
 from t3flow.sandbox.host import Sandbox
 
-TIMES = 3
+TIMES = sized(3, 1)
 FIRST, NEXT, SLOW = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
-GATE_SECONDS, FILLER_MEGABYTES, DEFERRED, WITH_SERVER = 12, 900, 300, 16
+GATE_SECONDS, FILLER_MEGABYTES, DEFERRED, WITH_SERVER = sized((12, 900, 300, 16), (3, 20, 10, 3))
 IN_GATE = [{"fault": "slow_start", "seconds": GATE_SECONDS, "when": {"not_scratch": False}}]
 
 
@@ -201,7 +201,7 @@ def main() -> None:
         "drain in backup": (few, large, drain_in("back_up")),
         "300 due drains": (many, busy_half, all_due),
     }
-    selected = sys.argv[1:] or list(states)
+    selected = arguments() or sized(list(states), ["bump in gate"])
     print(f"rollback, from the command's return to the first user's verified server, {TIMES} times each:", flush=True)
     for name in selected:
         measure(name, *states[name])

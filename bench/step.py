@@ -2,12 +2,11 @@
 
 import itertools
 import sqlite3
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from common import median_seconds, show
+from common import end_on_signals, median_seconds, show, sized
 from loguru import logger
 
 from t3flow.engine.engine import Engine
@@ -15,8 +14,9 @@ from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
 from t3flow.engine.step import step
+from t3flow.sandbox.folders import temporary_folder
 
-STEPS, ROUNDS = 200, 10
+STEPS, ROUNDS = sized((200, 10), (20, 2))
 ENDED: list[float] = []
 
 
@@ -47,8 +47,8 @@ def durable_steps(engine: Engine) -> list[float]:
 def main() -> None:
     """Alternate with the reference, so that both see the same load."""
     logger.remove()
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        top = Path(folder)
+    end_on_signals()
+    with temporary_folder("t3flow-bench-", Path("/var/tmp")) as top:
         engine = Engine(
             Journal(top / "journal.db", create=True), open_queue(f"sqlite://{top}/queue.db", b"k" * 32), {"many": many}
         )
