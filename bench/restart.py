@@ -4,6 +4,7 @@ With --real: how long a server does not answer during bumps to and from the real
 """
 
 import itertools
+import os
 import shutil
 import statistics
 import sys
@@ -25,10 +26,12 @@ TIMES, REAL_TIMES = sized((8, 3), (1, 1))
 BEFORE, LEVEL32 = "0.0.33", LEVEL30.with_name("state-level32.sqlite")
 MOST_SECONDS_MORE = 0.3
 PROBE_SECONDS = 0.05
+IN_FLIGHT = 2 * (os.cpu_count() or 1)
+"""More pairings at a time would load the machine and lock the database so that what is measured fails."""
 
 
 class Probe:
-    """Start a pairing through the dispatch every 50 ms, without waiting for the last, and record begin and end of those that succeed."""
+    """Start a pairing through the dispatch every 50 ms, a few at a time, and record the end of those that succeed."""
 
     def __init__(self, box: Sandbox) -> None:
         self.host = open_host(box.settings, box.journal)
@@ -51,7 +54,7 @@ class Probe:
 
         def fire() -> None:
             while not self.stop.wait(PROBE_SECONDS):
-                if sum(thread.is_alive() for thread in threads) < 60:
+                if sum(thread.is_alive() for thread in threads) < IN_FLIGHT:
                     threads.append(threading.Thread(target=self.once))
                     threads[-1].start()
 

@@ -112,7 +112,7 @@ def quiet(box: Sandbox) -> None:
 def bump_in_gate(box: Sandbox) -> None:
     """Start a bump to a slow version, and wait for its gate."""
     unfreeze(box)
-    has_started = is_under_way_since_now(box, "bump", "try_on")
+    has_started = is_under_way_since_now(box, "bump", "run_trials")
     box.document("enqueue", "bump", "--target", SLOW, "--again")
     box.until(has_started, "the gate is running", 120)
     time.sleep(1)
@@ -129,7 +129,7 @@ def drain_in(step: str) -> Callable[[Sandbox], None]:
         for pending in deferral_records.deferrals(box.journal):
             box.t3flow("cancel", pending.run)
         box.until(lambda: not deferral_records.deferrals(box.journal), "no deferral is left", 60)
-        defer(box, "grace", untried=step == "try_on")
+        defer(box, "grace", untried=step == "run_trials")
         unfreeze(box)
         box.until(has_started, f"the drain is in {step}", 180)
         time.sleep(0.5)
@@ -197,7 +197,7 @@ def main() -> None:
     states: dict[str, tuple[list[str], Any, Any]] = {
         "idle host": (few, quiet, quiet),
         "bump in gate": (few, quiet, bump_in_gate),
-        "drain in gate": (few, slot_of_slow, drain_in("try_on")),
+        "drain in gate": (few, slot_of_slow, drain_in("run_trials")),
         "drain in backup": (few, large, drain_in("back_up")),
         "300 due drains": (many, busy_half, all_due),
     }
