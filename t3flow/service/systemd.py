@@ -59,8 +59,10 @@ def status_text(engine: Engine, host: Host) -> str:
     parts = []
     if frozen := freeze.frozen(host.settings, host.journal):
         parts.append(f"FROZEN: {clipped(frozen['reason'], MAX_PART_LENGTH)}")
-    if engine.queue_unavailable.is_set():
-        parts.append("waiting for the queue to answer")
+    if fault := engine.queue_fault:
+        parts.append(
+            clipped(f"waiting for the queue: {fault.cause}" if fault.is_blocking else fault.cause, MAX_PART_LENGTH)
+        )
     for run in runs_under_way(engine, host):
         parts.append(clipped(f"{short_id(run.id)}: {activity(host.journal, run)}", MAX_PART_LENGTH))
     if verify_records.dispatch_fault(host.journal) is not None:
