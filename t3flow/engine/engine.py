@@ -23,7 +23,6 @@ from t3flow.engine.queue import HintQueue
 from t3flow.engine.queue_faults import QueueFault
 from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, end_run
 from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_name
-from t3flow.engine.storages import QueueUnavailable
 from t3flow.engine.words import Words
 
 WATCH_INTERVAL_SECONDS = 0.5
@@ -251,8 +250,11 @@ class Engine:
     def recover(self) -> int:
         """Add a hint for each pending run that has neither a worker nor a timely message. Return how many were added. Idempotent."""
         due: dict[str, float] = {}
-        with suppress(QueueUnavailable):
+        try:
             due = self.queue.due_times()
+        except Exception:  # the queue's client raises many types
+            if not self.queue_unavailable.is_set():
+                raise
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
             if run.id in self._busy:

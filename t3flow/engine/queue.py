@@ -112,8 +112,6 @@ class HintQueue(Huey):
         """Return what will go wrong although messages pass now, such as a password that was changed for new connections; None if nothing will."""
         try:
             self.storage.check_risks()
-        except QueueUnavailable:
-            return None
         except Exception as error:  # the queue's client raises many types
             return fault_of(error, self._url, is_blocking=False)
         return None

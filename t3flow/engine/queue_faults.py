@@ -47,9 +47,9 @@ REDIS = (
     ("noreplicas", "{place} has too few replicas and refuses writes", "start them, or lower min-replicas-to-write"),
     ("not enough good replicas", "{place} has too few replicas and refuses writes", "start them, or lower min-replicas-to-write"),
     ("maxmemory", "{place} is out of memory (maxmemory)", "free some, or raise it: redis-cli config set maxmemory 256mb"),
-    ("no permissions", "the account of queue.url lacks a right in {place}: {text}", "grant it: redis-cli acl setuser NAME ~huey.* +@all -@admin"),
-    ("connection refused", "no Redis listens at {place}", "start it: systemctl start t3flow-redis (or redis-server)"),
-    ("no such file", "there is no socket: {place} is not running", "start it: systemctl start t3flow-redis (or redis-server)"),
+    ("no permissions", "{place} denies a right: {text}", "grant it: redis-cli acl setuser NAME ~huey.* +@all -@admin"),
+    ("connection refused", "{place} is not running", "start it: systemctl start t3flow-redis (or redis-server)"),
+    ("no such file", "{place} is not running", "start it: systemctl start t3flow-redis (or redis-server)"),
     ("permission denied", "this account may not open the socket of {place}", "check the modes of its folders"),
     ("name or service not known", "the name of {place} cannot be resolved", "check queue.url and DNS"),
     ("name resolution", "the name of {place} cannot be resolved", "check queue.url and DNS"),
@@ -57,6 +57,7 @@ REDIS = (
     ("timed out", "{place} did not answer in time", "check that it runs and is not overloaded: redis-cli --latency"),
     ("timeout", "{place} did not answer in time", "check that it runs and is not overloaded: redis-cli --latency"),
     ("closed by server", "{place} closed the connection", "see the log of Redis"),
+    ("broken pipe", "{place} closed the connection", "see the log of Redis"),
     ("connection reset", "{place} closed the connection", "see the log of Redis"),
 )  # fmt: skip
 """Part of an error's text, in lower case → cause and remedy. The first that fits counts."""
@@ -83,5 +84,7 @@ def fault_of(error: Exception, url: str, *, is_blocking: bool = True) -> QueueFa
         return QueueFault(cause.format(place=at, text=text), remedy, is_blocking)
     for part, cause, remedy in REDIS:
         if part in text.lower():
+            if cause.endswith("answer in time") and url.startswith("rediss"):
+                cause += ", or does not speak TLS"
             return QueueFault(cause.format(place=at, text=text), remedy, is_blocking)
     return QueueFault(f"{at} fails: {text}", "see the log of Redis", is_blocking)

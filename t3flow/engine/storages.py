@@ -78,6 +78,10 @@ class CircuitBreaker:
         self.unavailable.clear()
         return pulse
 
+    def check_risks(self) -> None:
+        """Check what will go wrong although messages pass now. Raises what the queue's client raises, and leaves the storage in use."""
+        self._storage.check_risks()
+
 
 class SqliteHints(SqliteStorage):
     """Huey's SQLite storage, with due times in UTC. Not synced: the journal can rebuild it.

@@ -16,7 +16,7 @@ from typing import Any
 
 from conftest import redis_program
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from t3flow.sandbox.host import free_port
 
@@ -26,15 +26,11 @@ READY_SECONDS = 20.0
 
 def tls_program() -> str | None:
     """Return a redis-server that speaks TLS: the one that prepare.sh unpacked, or the host's; None where there is none."""
-    for program in (str(UNPACKED), shutil.which("redis-server")):
+    for program, linked in ((str(UNPACKED), UNPACKED.with_name("redis-program")), (shutil.which("redis-server"),) * 2):
         if program and os.access(program, os.X_OK):
-            said = subprocess.run([program, "--tls-port", "0", "--version"], capture_output=True, check=False)
-            if said.returncode == 0:
-                linked = subprocess.run(
-                    ["ldd", str(UNPACKED.with_name("redis-program"))], capture_output=True, text=True, check=False
-                )
-                if program != str(UNPACKED) or "libssl" in linked.stdout:
-                    return program
+            said = subprocess.run(["ldd", str(linked)], capture_output=True, text=True, check=False).stdout
+            if "libssl" in said:
+                return program
     return None
 
 
@@ -106,9 +102,13 @@ class SentinelServer(Server):
             self.child = subprocess.Popen([self.program, *words], stdout=log, stderr=log)
         deadline = time.monotonic() + READY_SECONDS
         while True:
-            with suppress(RedisError):
+            try:
                 Redis(port=self.port).ping()
                 return self
+            except AuthenticationError:
+                return self
+            except RedisError:
+                pass
             assert time.monotonic() < deadline, (self.folder / "log").read_text()[-800:]
             time.sleep(0.05)
 
@@ -124,10 +124,13 @@ def servers(*made: Server) -> Iterator[None]:
 
 
 class Proxy:
-    """A TCP proxy on loopback that cuts connections which are idle for a while, as load balancers do. `source`: the address that it comes from."""
+    """A TCP proxy on loopback that comes from the address `source`.
 
-    def __init__(self, target: int, idle_seconds: float = 0.0, source: str = "127.0.0.1") -> None:
-        self.target, self.idle_seconds, self.source = target, idle_seconds, source
+    It cuts connections that are idle, as load balancers do: each one that is older than `cut_after_seconds`, when a reply has passed and no request follows.
+    """
+
+    def __init__(self, target: int, cut_after_seconds: float = 0.0, source: str = "127.0.0.1") -> None:
+        self.target, self.cut_after_seconds, self.source = target, cut_after_seconds, source
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.cut = 0
@@ -144,17 +147,19 @@ class Proxy:
 
         with suppress(ConnectionRefusedError), client, self._connect() as server:
             other: dict[Any, socket.socket] = {client: server, server: client}
+            began = time.monotonic()
             with suppress(OSError):
                 while True:
-                    ready, _, _ = select.select(list(other), [], [], self.idle_seconds or None)
-                    if not ready:
-                        self.cut += 1
-                        return
+                    ready, _, _ = select.select(list(other), [], [])
                     for each in ready:
                         data = each.recv(65536)
                         if not data:
                             return
                         other[each].sendall(data)
+                    is_idle = ready == [server] and not select.select([client], [], [], 0.02)[0]
+                    if is_idle and self.cut_after_seconds and time.monotonic() - began > self.cut_after_seconds:
+                        self.cut += 1
+                        return
 
     def _connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.target), source_address=(self.source, 0))

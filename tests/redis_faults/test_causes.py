@@ -1,5 +1,6 @@
 """Redis as people run it: within 10 s, status, doctor, and systemd's status line say what is wrong; nothing is lost; no restart is needed."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,12 +21,12 @@ PASSWORD, OTHER = "open-sesame-1", "close-sesame-2"
 
 
 class Fault(NamedTuple):
-    """A fault of a server: what does it, what ends it, and words of the line that tells it."""
+    """A fault of a server: what does it, what ends it, and words of the line that tells it. `is_blocking`: None for either."""
 
     do: Callable[[Server, Redis], None]
     undo: Callable[[Server, Redis], None]
     words: str
-    is_blocking: bool = True
+    is_blocking: bool | None = True
     account: str = ""
 
 
@@ -49,11 +50,11 @@ def fill_clients(server: Server, redis: Redis) -> None:
 
 def load_slowly(server: Server, redis: Redis) -> None:
     """Restart with a data set that takes long to load."""
-    for first in range(0, 40_000, 10_000):
-        redis.mset({f"key{number}": "x" * 20 for number in range(first, first + 10_000)})
+    for number in range(130):
+        redis.set(f"key{number}", os.urandom(500_000))
     redis.save()
     server.stop()
-    server.start("--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024", wait=False)
+    server.start("--key-load-delay", "100000", wait=False)  # microseconds; while it loads, Redis answers every 2 MB
 
 
 FAULTS = {
@@ -65,7 +66,7 @@ FAULTS = {
         "out of memory (maxmemory)",
     ),
     "clients": Fault(
-        fill_clients, lambda server, redis: redis.config_set("maxclients", 1000), "too many clients", is_blocking=False
+        fill_clients, lambda server, redis: redis.config_set("maxclients", 1000), "too many clients", is_blocking=None
     ),
     "replica": Fault(
         lambda server, redis: redis.execute_command("REPLICAOF", "127.0.0.1", "1"),
@@ -110,13 +111,13 @@ def cannot_save(server: Server, redis: Redis) -> None:
         time.sleep(0.1)
 
 
-def told(box: Sandbox, words: str, *, is_blocking: bool) -> str:
+def told(box: Sandbox, words: str, *, is_blocking: bool | None) -> str:
     """Wait until status tells it, within the promised time, and return the line."""
-    key = "consumer_waits" if is_blocking else "queue_risk"
+    keys = {True: ["consumer_waits"], False: ["queue_risk"], None: ["consumer_waits", "queue_risk"]}[is_blocking]
     found: list[str] = []
 
     def holds() -> bool:
-        found[:] = [each["text"] for each in box.document("status")["problems"] if each["key"] == key]
+        found[:] = [each["text"] for each in box.document("status")["problems"] if each["key"] in keys]
         return any(words in each for each in found)
 
     try:
@@ -215,10 +216,10 @@ def test_protected_mode(make_box: Callable[..., Sandbox]) -> None:
 
 
 def test_idle_connections_are_cut(make_box: Callable[..., Sandbox]) -> None:
-    """A proxy cuts connections after 1.5 s without traffic: nothing is delayed, and nothing is told."""
+    """A proxy cuts each connection that is a second old whenever it is idle: nothing is delayed, and nothing is told."""
     port = free_port()
     server = Server(port=port)
-    proxy = Proxy(port, idle_seconds=1.5)
+    proxy = Proxy(port, cut_after_seconds=1)
     try:
         server.start()
         box = make_box(["ada"], queue_url=f"redis://127.0.0.1:{proxy.port}/0")

@@ -366,7 +366,7 @@ def test_without_a_journal(make_box: Callable[..., Sandbox]) -> None:
     [
         ("redis://127.0.0.1:1/0", "no password"),
         ("redis://:secret@redis.example:6379/0", "is not encrypted"),
-        ("rediss://:secret@127.0.0.1:1/0", "no Redis listens"),
+        ("rediss://:secret@127.0.0.1:1/0", "127.0.0.1:1 is not running"),
         ("unix:///{top}/open.sock", "every account can write"),
     ],
 )
