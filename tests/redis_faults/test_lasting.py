@@ -28,7 +28,7 @@ def bump_in_its_gate(box: Sandbox) -> tuple[str, str]:
 
 
 def ends_well(box: Sandbox, run: str, turn: str) -> None:
-    """The bump ends as updated, and the busy user follows after the turn."""
+    """Wait until the bump ends as updated and the busy user follows after the turn."""
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
     assert box.document("show", run)["outcome"] == "updated"
     assert list(deferrals(box)) == ["grace"]
