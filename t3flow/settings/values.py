@@ -66,7 +66,8 @@ LogSource = Annotated[
 QueueUrl = Annotated[
     str,
     Expected(
-        "sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://… or unix://[:PASSWORD@]/SOCKET",
+        "sqlite:///FILE, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], rediss://…, unix://[:PASSWORD@]/SOCKET "
+        "or redis+sentinel://[:PASSWORD@]HOST[:PORT],…/SERVICE[/DATABASE]",
         checks.queue_url,
     ),
 ]
