@@ -28,8 +28,6 @@ TO_BE_ACCEPTED = "to_be_accepted"
 """Fact: the last version that was assigned to users while none of them could be restarted on it."""
 GONE = "gone_accounts"
 """Fact: accounts with a link that no longer exist → since when (epoch seconds)."""
-GONE_SECONDS = 14 * 86400.0
-"""How long a link outlives its account, because an account service may be unavailable and an account may return."""
 GOING_BACK = ("rollback-", "restore-")
 """Prefixes of the runs that return to a snapshot."""
 
@@ -39,6 +37,7 @@ def prune(host: Host, version: str = "") -> list[str]:
     removed: list[str] = []
     parts: list[Callable[[], list[str]]] = [
         lambda: prune_snapshots(host),
+        lambda: _prune_replaced(host),
         lambda: _prune_links(host),
         lambda: _prune_slots(host, version),
     ]
@@ -86,6 +85,11 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
         return entry.version in needed or entry.version == assigned.get(entry.user) or is_young
 
     return [entry for entry in snapshots if not is_kept(entry)]
+
+
+def _prune_replaced(host: Host) -> list[str]:
+    """Remove the replaced sets that are older than `backup.replaced_days`, except those to which a requested restore returns."""
+    return replaced.drop_expired(host, {str(run.args.get("backup")) for run in _returning_runs(host.journal)})
 
 
 def make_room(host: Host, user: str) -> None:
@@ -137,7 +141,11 @@ def _prune_slots(host: Host, version: str) -> list[str]:
 
 
 def _prune_links(host: Host) -> list[str]:
-    """Remove the links of accounts that have not existed for GONE_SECONDS: each would keep its slot for ever."""
+    """Remove the links of accounts that have not existed for `backup.gone_days`: each would keep its slot for ever.
+
+    Until then, the account service may be unavailable, or the account may return.
+    """
+    days = float(host.settings.backup.gone_days)
     versions_dir = host.settings.paths.versions_dir
     recorded: dict[str, float] = facts.read(host.journal, GONE) or {}
     linked = slots.links(versions_dir)
@@ -145,11 +153,11 @@ def _prune_links(host: Host) -> list[str]:
     there = set(t3_accounts.accounts(host)) if missing else set()
     now = time.time()
     gone = {user: min(recorded.get(user, now), now) for user in missing if user not in there}
-    old = [user for user, since in gone.items() if now - since > GONE_SECONDS]
+    old = [user for user, since in gone.items() if now - since > days * 86400]
     for user in old:
         slots.remove_starting(versions_dir, user)
         slots.remove_link(slots.user_link(versions_dir, user))
-        logger.info("removed the link of {}: the account has not existed for 14 days", user)
+        logger.info("removed the link of {}: the account has not existed for {:g} days", user, days)
     if (left := {user: since for user, since in gone.items() if user not in old}) != recorded:
         facts.write(host.journal, GONE, left or None)
     return [f"users/{user}" for user in old]
