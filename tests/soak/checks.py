@@ -14,8 +14,8 @@ from rig import Attempt
 from t3flow.host import slots
 from t3flow.host.backups import replaced
 
-TOLERATED = ("replaced databases of",)
-"""Findings of the doctor that only a person's decision ends."""
+TOLERATED = ("replaced databases of", "has no assignment of their own")
+"""Findings of the doctor that a person's decision or, for a new user, the next bump ends."""
 
 DOCTOR_SECONDS = 60.0
 
@@ -45,7 +45,10 @@ class Checks:
         """Each user's assignment, server, and database match, each can pair, and none is on a build that users saw fail."""
         year = self.year
         for user in year.box.users:
-            version = year.box.assigned(user) or ""
+            version = slots.effective(year.settings.paths.versions_dir, user) or ""
+            if version != year.box.assigned(user):
+                found.wrong += [] if user in year.new else [f"{user} follows the default"]
+                continue
             year.user_is_on(found, user, version, year.box.level(user))
             if version in year.bad:
                 found.wrong.append(f"{user} is on the bad build {version}")

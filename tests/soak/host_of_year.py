@@ -67,6 +67,8 @@ class Year(Rig):
         self.programs = 0
         self.turns: dict[str, str] = {}
         self.gone: list[str] = []
+        self.new: set[str] = set()
+        """Users who came since the last bump that began, and so may follow the default."""
         self.consumers = 0
         try:
             behavior = {"schema_level": 30, "boot_window_ms": 0}
@@ -139,6 +141,7 @@ class Year(Rig):
         (self.settings.paths.serve_env_dir / f"{user}.env").write_text(f"T3_PORT={self.box.ports[user]}\n")
         self.box.copy_databases({user: LEVEL30})
         self.box.users.append(user)
+        self.new.add(user)
         self.write_map()
         self.box.supervise("start", user)
         self.box.until(lambda: self.box.pairs(user, 1), f"{user} can pair", END_SECONDS)

@@ -117,9 +117,9 @@ def drop(host: Host, replaced: ReplacedSet, *, force: bool) -> None:
 
 
 def drop_expired(host: Host, requested: Container[str]) -> list[str]:
-    """Remove the recorded sets that are older than `backup.replaced_days`, except `requested` names. Return what was removed, as USER/NAME. Idempotent.
+    """Remove the recorded sets that are older than `backup.replaced_days`, except `requested` names. Return what was removed, as USER/NAME.
 
-    A home that does not answer is left for the next time, and delays no other user's for long.
+    Idempotent. A home that does not answer is left for the next time, and delays no other user's for long.
     """
     days = float(host.settings.backup.replaced_days)
     dropped, failing = [], set()
