@@ -41,6 +41,18 @@ class Checks:
         if found.wrong:
             raise Violation("; ".join(found.wrong))
 
+    def notice_damage(self) -> None:
+        """Damage a snapshot after the last night: raise Violation unless the checks notice it. A control of the checks themselves."""
+        chosen = next(iter(self.year.snapshots()), None)
+        if chosen is None:
+            return
+        path = Path(chosen.path)
+        path.write_bytes(path.read_bytes()[:-4096])
+        found = Attempt("damage")
+        self._snapshots(found)
+        if not any(path.name in line for line in found.wrong):
+            raise Violation("the checks did not notice a damaged snapshot")
+
     def _users(self, found: Attempt) -> None:
         """Each user's assignment, server, and database match, each can pair, and none is on a build that users saw fail."""
         year = self.year

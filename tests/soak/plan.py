@@ -18,7 +18,7 @@ USERS_SEE: tuple[dict[str, Any], ...] = ({"fault": "pairing_500", **LIVE}, {"fau
 """Bad builds that the first restarted user gets: t3flow rolls back and freezes."""
 BAD = 1 / 7
 FAULTS = {
-    "": 52,
+    "": 36,
     "kill": 14,
     "kill twice": 5,
     "registry down": 8,
@@ -30,7 +30,7 @@ FAULTS = {
     "dispatch down": 3,
 }
 """Faults of a night and their weights."""
-ORDERS = {"": 62, "rollback": 9, "rollback user": 9, "restore": 9, "cancel": 5, "drop": 3, "dry run": 3}
+ORDERS = {"": 48, "rollback": 9, "rollback user": 9, "restore": 9, "cancel": 5, "drop": 3, "dry run": 3}
 """What an operator does after a night, and the weights."""
 
 
@@ -75,7 +75,7 @@ def night(seed: int, number: int) -> Night:
         kill_after_seconds=tuple(draw.uniform(0.2, 9.0) for _ in range(kills)),
         order="" if early else order,
         busy=draw.choice([0.0, 0.0, 0.15, 0.3]),
-        leaves=draw.random() < 0.08 and not early,
-        joins=draw.random() < 0.08 and not early,
+        leaves=draw.random() < 0.12 and not early,
+        joins=draw.random() < 0.12 and not early,
         draw=draw,
     )

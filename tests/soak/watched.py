@@ -12,7 +12,6 @@ import psutil
 from host_of_year import Year
 
 Values = dict[str, float]
-TABLES_BY_CAUSE = ("sqlite_",)
 TOLERANCE = 1.25
 """How much larger the last quarter may be than the second one, which is past the first fill of all retention."""
 STATUS_TOLERANCE = 1.5
@@ -58,7 +57,7 @@ def measure(year: Year) -> Values:
         "files beside homes": sum(1 for path in (top / "home").iterdir() if path.name not in year.box.users),
     }
     for (table,) in year.journal.query("select name from sqlite_master where type = 'table' order by name"):
-        if not str(table).startswith(TABLES_BY_CAUSE):
+        if not str(table).startswith("sqlite_"):
             [(rows,)] = year.journal.query(f"select count(*) from {table}")
             values[f"table {table}"] = float(rows)
     [(text,)] = year.journal.query("select coalesce(sum(length(value)), 0) from facts")
