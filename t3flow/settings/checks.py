@@ -69,6 +69,12 @@ def between(smallest: float, largest: float) -> Callable[[float], float]:
     return check
 
 
+def zero_or_between(smallest: float, largest: float) -> Callable[[float], float]:
+    """Return the check that a number is 0 or within bounds, both included."""
+    within = between(smallest, largest)
+    return lambda value: value if value == 0 else within(value)
+
+
 def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     """Return the check that a text is one of some words."""
 
