@@ -86,14 +86,14 @@ class Keeper:
         self._published = None
         inbox = self._fleet.store.subscribe()
         try:
-            found = looking.look(self._host, self._fleet)
+            found = looking.look(self._host.journal, self._fleet)
             self._note_success()
             self._publish(found)
             self._wake()
             while not self._stopping.is_set():
                 self._receive(inbox.next(POLL_SECONDS))
                 if self._has_news():
-                    self._publish(looking.look(self._host, self._fleet))
+                    self._publish(looking.look(self._host.journal, self._fleet))
                 self._give_back()
         finally:
             inbox.close()
@@ -141,9 +141,9 @@ class Keeper:
         over = facts.read(self._host.journal, TURN)
         if over is None or own.must_hold(self._host):
             return
-        free_slots(self._fleet, looking.look(self._host, self._fleet), self._fleet.name)
+        free_slots(self._fleet, looking.look(self._host.journal, self._fleet), self._fleet.name)
         self._forget(over)
-        looking.look(self._host, self._fleet)
+        looking.look(self._host.journal, self._fleet)
 
     # FleetLock ----------------------------------------------------------------------------------------------------
 
