@@ -10,6 +10,7 @@ import time
 from typing import Any, NamedTuple, TypedDict
 
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.fleet.errors import BadRecord
 from t3flow.fleet.records import CLAIM, RECORD, Claim, Record, claim_of, record_of, shortened
 from t3flow.fleet.signatures import Keys, claimed_host
@@ -165,6 +166,7 @@ def _drop(dropped: dict[str, Dropped], place: str, data: bytes, reason: str) -> 
             "digest": digest,
             "is_current": True,
         }
+        logger.error("FLEET RECORD DROPPED: {}: {}; see t3flow fleet status", place, shortened(reason))
 
 
 def _clear(dropped: dict[str, Dropped], place: str) -> None:
