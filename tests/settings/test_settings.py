@@ -467,7 +467,7 @@ def test_every_setting_refuses_something() -> None:
         ("npm.command", '"/opt/node/bin/npm"'),
         ("fleet.url", '"unix://devvm1:secret@/run/redis.sock"'),
         ("fleet.url", '"rediss://devvm1:secret@redis.example:6380/1"'),
-        ("fleet.url", '"https://lock.example/fleet/"'),
+        ("fleet.url", '"https://lock.example/fleet"'),
         ("fleet.host", '"devvm-1.example"'),
         ("log.json", "true"),
     ],
