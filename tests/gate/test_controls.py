@@ -38,7 +38,7 @@ class Trials:
         (folder / slots.MANIFEST).write_text(json.dumps({"version": FIRST}))
         monkeypatch.setattr(trials, "_try_one", self.run)
 
-    def run(self, slot: str, version: str, seed: Seed, **more: Any) -> Verdict:
+    def run(self, slot: str, version: str, seed: Seed, isolation: Any, **more: Any) -> Verdict:
         self.under_way += 1
         self.at_a_time.append(self.under_way)
         time.sleep(TRIAL_SECONDS)
