@@ -12,6 +12,11 @@ def rejected(journal: Journal) -> dict[str, str]:
     return {str(version): str(reason) for version, reason in rows}
 
 
+def rejected_before(journal: Journal, before: float) -> list[str]:
+    """Return the versions that were rejected before a time (epoch seconds)."""
+    return [str(version) for (version,) in journal.query("select version from rejected where at < ?", before)]
+
+
 def rejected_for(journal: Journal, version: str) -> list[str]:
     """Return the users on whose databases alone a version failed; empty if that is unknown."""
     sql = "select user from rejected_for where version = ? order by user"
