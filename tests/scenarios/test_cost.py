@@ -15,8 +15,8 @@ printf 'process %s\\n' "$*" >> "{log}"
 exec {real} "$@"
 """
 OWNER = "host/home/program.py"
-MOST_REQUESTS_WHILE_STOPPED = 4
-"""One after the stop, two around the assignment, one before the start."""
+MOST_REQUESTS_WHILE_STOPPED = 5
+"""Two after the stop (is a process left, was it started again), two around the assignment, one before the start."""
 
 
 def counted(make_box: Callable[..., Sandbox], count: int) -> tuple[Sandbox, Path]:
