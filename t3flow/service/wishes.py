@@ -30,7 +30,7 @@ ID = re.compile(r"[0-9a-f]{32}")
 REFRESH_SECONDS, PUBLISH_SECONDS = 10.0, 3.0
 """How often accounts are looked up, and what users see is written where it changed."""
 MAX_SHARE = 0.002
-"""The share of a core that each of the two may take, looking for wishes and finding what users see: on a host of many users both are done less often."""
+"""The share of a core that looking for wishes may take, and finding what users see: on a host of many users, both are done less often."""
 BURST, EARN_SECONDS = 5.0, 30.0
 """How many wishes a user may write at once, and how long one more takes to earn."""
 DAY_SECONDS = 86400.0
