@@ -8,6 +8,8 @@ from loguru import logger
 
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
+from t3flow.fleet.following import version_to_follow
+from t3flow.fleet.members import is_on
 from t3flow.host import freeze as freezing
 from t3flow.host import management, pruning, slots, t3_accounts
 from t3flow.host.backups import drop_box, store
@@ -37,7 +39,8 @@ NO_DATABASE = "there is no database"
 class Plan(TypedDict):
     """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin.
 
-    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it.
+    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it. `in_fleet`: there if the
+    host belongs to a fleet, so that the bump waits for its turn.
     """
 
     default: str
@@ -45,6 +48,7 @@ class Plan(TypedDict):
     exact: bool
     notices: list[str]
     soak_minutes: NotRequired[float]
+    in_fleet: NotRequired[bool]
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
@@ -62,7 +66,10 @@ def frozen_reason() -> str:
 
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
-    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads."""
+    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads.
+
+    A host of a later wave of a fleet follows the earlier waves instead.
+    """
     host = current_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
@@ -74,9 +81,19 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-    version = exact or str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    version = exact
+    if not exact:
+        newest = str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+        version = version_to_follow(host, newest, default)
     soak = host.settings.canary.soak_minutes
-    return {"default": default, "target": version, "exact": bool(exact), "notices": [], "soak_minutes": soak}
+    plan: Plan = {
+        "default": default,
+        "target": version,
+        "exact": bool(exact),
+        "notices": [],
+        "soak_minutes": soak,
+    }
+    return {**plan, "in_fleet": True} if is_on(host.settings) else plan
 
 
 def pin() -> str:
@@ -193,7 +210,8 @@ def unstage(version: str, in_scratch: bool) -> None:
     Processes of a trial that just ended may take a moment to exit.
     """
     journal = current_host().journal
-    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
+    others = {wanted for run, wanted in pruning.versions_in_progress(journal).items() if run != current_run()}
+    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal) | others:
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:
