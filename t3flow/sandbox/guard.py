@@ -1,4 +1,6 @@
-"""Run a command in a PID namespace of its own, so that everything that it starts ends with it, however it ends.
+"""usage: python -m t3flow.sandbox.guard COMMAND [ARGUMENT...]: runs a command so that everything that it starts ends with it, however it ends.
+
+The command has a PID namespace of its own.
 
 Three processes: the one that the caller started waits and passes signals on, the first of the namespace reaps orphans, and the second is the command.
 If any of them ends or is killed, even with SIGKILL, the first of the namespace ends too, and the kernel then kills all that is left in the namespace.
@@ -8,6 +10,7 @@ import ctypes
 import os
 import select
 import signal
+import sys
 from typing import NoReturn
 
 from t3flow.sandbox.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
@@ -68,3 +71,10 @@ def _status(child: int) -> int:
         received = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD and received.si_code != SI_KERNEL:
             os.kill(child, received.si_signo)
+
+
+if __name__ == "__main__":
+    try:
+        run(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"guard: {error}")
