@@ -92,9 +92,20 @@ class PatientBox(Box):
 def guard() -> None:
     """Execute this program in a PID namespace and a mount namespace: the machine that it boots ends with it."""
     if GUARDED not in os.environ:
+        remove_left()
         words = ["unshare", "--mount", sys.executable, "-I", "-m", "t3flow.sandbox.guard", sys.executable, *sys.argv]
         os.execvpe(words[0], words, {**os.environ, GUARDED: str(os.getpid())})
     end_on_signals()
+
+
+def remove_left() -> None:
+    """Remove the empty control groups and folders of a machine that ended with a killed benchmark."""
+    for pattern in ("sys/fs/cgroup/t3bench*", "sys/fs/cgroup/*/t3bench*", "tmp/t3bench*-state"):
+        for path in Path("/").glob(pattern):
+            pid = path.name.removeprefix("t3bench").removesuffix("-state")
+            if not Path("/proc", pid).exists():
+                words = ["find", path, "-xdev", "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]
+                subprocess.run(words, stderr=subprocess.DEVNULL, check=False)
 
 
 def away(answers: list[list[float]]) -> float:
