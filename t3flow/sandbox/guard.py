@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import threading
 from typing import NoReturn
 
 from t3flow.sandbox.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
@@ -20,6 +21,14 @@ SI_KERNEL = 0x80
 """The origin of a signal from a terminal, which the command gets anyway."""
 CLONE_NEWPID, PR_SET_PDEATHSIG = 0x20000000, 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def ending_with_this_process() -> list[str]:
+    """Return the prefix of a command that is to be killed when this process ends, however it ends.
+
+    The kernel does so when the thread that started it ends: in a thread that may end earlier, return no prefix.
+    """
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if threading.current_thread() is threading.main_thread() else []
 
 
 def run(command: list[str]) -> NoReturn:
