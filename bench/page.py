@@ -21,6 +21,7 @@ from t3flow.sandbox.host import Sandbox
 
 USERS, TIMES, VIEWERS, CHANGES = sized((100, 40, 50, 8), (8, 3, 3, 2))
 QUIET_SECONDS = sized(60.0, 2.0)
+RUNS = sized(1000, 50)
 ADMIN = "root@example.test"
 
 
@@ -109,7 +110,7 @@ def main() -> None:
             box.control(user, "turn/start", agent="claude")
         big = box.document("enqueue", "bump", "--wait")
         small = box.document("enqueue", "bump", "--wait")
-        remember(box, small["run"], big["run"])
+        remember(box, small["run"], big["run"], RUNS)
         environment = {**box.environment, "MALLOC_ARENA_MAX": "1"}
         page = subprocess.Popen([sys.executable, "-m", "t3flow", "web"], env=environment, cwd=box.top)
         path = box.top / "web.sock"

@@ -45,7 +45,7 @@ def status(as_json: bool) -> int:
 
 def _settings_in_force() -> Settings:
     """Return the settings with the fleet's as the consumer uses them. Raises UsageError if the host belongs to no fleet."""
-    from t3flow.state.fleet import in_force
+    from t3flow.state.fleet_settings import in_force
 
     read = in_force(settings())
     if not read.fleet.url:

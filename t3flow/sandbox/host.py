@@ -101,6 +101,7 @@ class Sandbox:
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.prefix: list[str] = []  # put before the consumer's command
+        self.requests: Path | None = None  # a file to which the supervisor appends each request
         self.ready_seconds = READY_SECONDS
         self.mint_seconds = MINT_SECONDS
         self.config = top / "config.toml"
@@ -231,6 +232,7 @@ class Sandbox:
             *("--socket", str(self.top / "etc" / "t3-serve" / "supervisor.sock"), "--host", self.address),
             *("--serve-env-dir", str(self.top / "etc" / "t3-serve"), "--launcher", str(self.top / "bin" / "t3")),
             *("--base-dir", str(self.top / "home" / "{user}" / ".t3"), "--log-dir", str(self.top / "log")),
+            *(("--requests", str(self.requests)) if self.requests else ()),
         )
         self.until((self.top / "etc" / "t3-serve" / "supervisor.sock").exists, "the supervisor answers")
 
