@@ -92,7 +92,7 @@ class Wishes:
         if (opened := self._folders.pop(user, None)) is not None:
             os.close(opened[1])
         for known in (self._seen, self._allowance, self._published):
-            known.pop(user, None)  # type: ignore[attr-defined]
+            known.pop(user, None)
 
     def _read(self, user: str, owner: Account, folder: int) -> bool:
         """Carry out a user's wish if their file changed and their allowance lets them; return whether there is something to answer."""
