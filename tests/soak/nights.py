@@ -5,15 +5,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from host_of_year import FOUR, Violation, Year
+from host_of_year import DAY, FOUR, Violation, Year
 from plan import Night
 
 from t3flow.engine.journal import Run
 from t3flow.host.backups import replaced
 from t3flow.host.pruning import ACCEPTED
 from t3flow.host.records import facts
+from t3flow.periodic import NEXT_BUMP
 
-SCHEDULED_SECONDS = 60.0
+SCHEDULED_SECONDS = 100.0
 BALLAST = "ballast"
 LEFT_FREE_BYTES = 24 * 1024 * 1024
 
@@ -95,19 +96,22 @@ def with_fault(year: Year, night: Night) -> Run:
 
 def start(year: Year, night: Night) -> str:
     """Start the bump, by the schedule or as an operator, and return its id."""
-    if not night.scheduled or night.fault == "full disk":
+    if not night.scheduled or night.fault:
         return year.enqueue("bump")
     known = {run.id for run in year.journal.runs("workflow = 'bump'")}
-    year.clock.advance((FOUR - 2 - time.time()) % 86400)
-    found: list[str] = []
+    four = time.time() // DAY * DAY + FOUR
+    year.clock.advance(four - 60 - time.time())
 
-    def is_started() -> bool:
-        found[:] = [run.id for run in year.journal.runs("workflow = 'bump'") if run.id not in known]
-        return bool(found)
+    def is_planned() -> bool:
+        return bool((facts.read(year.journal, NEXT_BUMP) or {}).get("due") == four)
 
-    with suppress(AssertionError):
-        year.box.until(is_started, "the schedule starts a bump", SCHEDULED_SECONDS)
-    return found[0] if found else year.enqueue("bump")
+    def started() -> list[str]:
+        return [run.id for run in year.journal.runs("workflow = 'bump'") if run.id not in known]
+
+    year.box.until(is_planned, "the bump is planned for today", SCHEDULED_SECONDS)
+    year.clock.advance(max(0, four - 1 - time.time()))
+    year.box.until(started, "the schedule starts the bump", SCHEDULED_SECONDS)
+    return started()[0]
 
 
 def disturb(year: Year, night: Night, run: str) -> None:
