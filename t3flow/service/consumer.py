@@ -27,7 +27,7 @@ from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.processes import proc
-from t3flow.host.records import counters, facts, journal_reserve, tables
+from t3flow.host.records import counters, facts, journal_reserve, rejections, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import create_folders, prepare
 from t3flow.service import spools
@@ -40,9 +40,10 @@ from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
+from t3flow.state.fleet import FLEET_FILE, as_text
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
-from t3flow.state.sources import QUEUE_URL
+from t3flow.state.sources import QUEUE_FAULT, QUEUE_URL
 from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
@@ -237,6 +238,10 @@ def consume(settings: Settings) -> None:
         worker.start_thread(
             "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
         )
+        if settings.fleet.url:
+            worker.start_thread("fleet", lambda: keep_fleet(host, engine.stopping))
+        else:
+            rejections.forget_other_hosts(journal, [])
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
@@ -247,6 +252,13 @@ def publish_metrics(host: Host, stopping: threading.Event) -> None:
     from t3flow.service.metrics.publisher import publish
 
     publish(host, stopping)
+
+
+def keep_fleet(host: Host, stopping: threading.Event) -> None:
+    """Keep this host a member of its fleet until the consumer stops. Imports what that needs only where the settings ask for it."""
+    from t3flow.fleet.keeper import keep
+
+    keep(host, stopping)
 
 
 def update_launcher(host: Host) -> None:
@@ -266,13 +278,15 @@ def update_launcher(host: Host) -> None:
 
 
 def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
-    """Return a watcher that records facts: for `status`, that the queue does not answer; for `doctor`, which other consumers use it."""
-    noted: dict[str, Any] = {"waiting_for": None, QUEUE_SHARED: None}
+    """Return a watcher that records facts: why the queue cannot be used, or soon cannot, and which other consumers use it."""
+    noted: dict[str, Any] = {"waiting_for": None, QUEUE_FAULT: None, QUEUE_SHARED: None}
 
     def watch() -> None:
         shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.other_consumers)
+        fault, known = engine.queue_fault, noted[QUEUE_FAULT]
         present = {
             "waiting_for": "the queue" if engine.queue_unavailable.is_set() else None,
+            QUEUE_FAULT: fault and {**fault._asdict(), "since": known["since"] if known else time.time()},
             QUEUE_SHARED: shared or None,
         }
         for key, value in present.items():
@@ -299,9 +313,10 @@ def create_state_dir(state_dir: Path) -> None:
 
 
 def publish_settings(host: Host, queue_name: str) -> None:
-    """Record the settings of this process, which are in force, for other commands. The URL of the queue may have a password, so it is in a file."""
+    """Record the settings of this process, which are in force, for other commands. URLs may have a password, so they are in files."""
     settings = host.settings
     write_atomically(settings.paths.state_dir / QUEUE_URL, settings.queue.url, 0o600)
+    write_atomically(settings.paths.state_dir / FLEET_FILE, as_text(settings), 0o600)
     facts.write(
         host.journal,
         "consumer",
@@ -316,6 +331,7 @@ def publish_settings(host: Host, queue_name: str) -> None:
         },
     )
     facts.write(host.journal, "waiting_for", None)
+    facts.write(host.journal, QUEUE_FAULT, None)
     facts.write(host.journal, QUEUE_SHARED, None)
     facts.write(host.journal, METRICS_PROBLEMS, None)
     rules = settings.deferral._asdict()

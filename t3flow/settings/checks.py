@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from cronsim import CronSim, CronSimError
 
+from t3flow.engine.queue_urls import is_sentinel, sentinel_url
 from t3flow.settings.timezones import zone_of
 from t3flow.settings.user_map import USER_NAME
 from t3flow.t3 import versions
@@ -206,13 +207,17 @@ def base_dir_template(text: str) -> str:
 
 def _split(text: str) -> tuple[SplitResult, int | None]:
     """Return a URL's parts and its port. Raise ValueError."""
-    if not text.isprintable() or " " in text:
-        raise ValueError("contains spaces or control characters")
+    _printable(text)
     try:
         parts = urlsplit(text)
         return parts, parts.port
     except ValueError as error:
         raise ValueError("is not a URL (host or port)") from error
+
+
+def _printable(text: str) -> None:
+    if not text.isprintable() or " " in text:
+        raise ValueError("contains spaces or control characters")
 
 
 def _check_server(host: str | None, port: int | None) -> None:
@@ -233,7 +238,12 @@ def dispatch_url(text: str) -> str:
 
 
 def queue_url(text: str) -> str:
-    """Check the URL of a queue: SQLite's file, a Redis server or its socket. Raise ValueError."""
+    """Check the URL of a queue: SQLite's file, a Redis server, its socket, or the Sentinels that know it. Raise ValueError."""
+    if is_sentinel(text):
+        _printable(text)
+        for host, _ in sentinel_url(text).sentinels:
+            _check_server(host, None)
+        return text
     parts, port = _split(text)
     scheme = parts.scheme
     if scheme in ("redis", "rediss"):
@@ -248,6 +258,20 @@ def queue_url(text: str) -> str:
     else:
         raise ValueError(f"has {f'the unknown scheme {scheme}' if scheme else 'no scheme'}")
     return text
+
+
+def fleet_url(text: str) -> str:
+    """Check the URL of a fleet: a Redis server or its socket, or a server that speaks FleetLock's protocol. Raise ValueError."""
+    scheme = text.partition("://")[0]
+    if scheme in ("http", "https"):
+        parts, port = _split(text)
+        _check_server(parts.hostname, port)
+        if "?" in text or "#" in text:
+            raise ValueError("contains more than a host, a port and a path")
+        return text.removesuffix("/")
+    if scheme == "sqlite":
+        raise ValueError("has the unknown scheme sqlite")
+    return queue_url(text)
 
 
 def message_url(text: str) -> str:

@@ -12,7 +12,7 @@ HEAD = """\
 # T3FLOW_SECTION__KEY in the consumer's environment overrides a key of this file.
 """
 
-SECRET_KEYS = ("queue.url", "dispatch.url")
+SECRET_KEYS = ("queue.url", "dispatch.url", "fleet.url")
 """Keys whose values may contain a password, on purpose or by mistake. Always shown masked."""
 
 MESSAGE_KEYS = ("notify.ping_url", "notify.webhook_url", "notify.urls")
@@ -63,7 +63,7 @@ def mask(url: str) -> str:
 
     Masks other texts too: what precedes an `@` may be a misplaced password.
     """
-    url = re.sub(r"(?is)([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"(?is)([?&](?:sentinel_|ssl_)?password=)[^&#]*", r"\1***", url)
     return re.sub(
         r"(?is)\A([a-z][a-z0-9+.-]*://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url
     )

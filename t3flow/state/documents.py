@@ -6,6 +6,9 @@ Each type is a contract: within one SCHEMA, keys are added, never removed or giv
 
 from typing import Any, Literal, TypedDict
 
+from t3flow.state.fleet_documents import Fleet
+from t3flow.state.fleet_documents import FleetStatus as FleetStatus
+
 SCHEMA: Literal[1] = 1
 """The version of these documents."""
 
@@ -112,12 +115,22 @@ class Schedule(TypedDict):
     problem: str
 
 
+class QueueFault(TypedDict):
+    """Why the queue cannot be used, or will not be usable soon (not `is_blocking`), and the command that helps."""
+
+    cause: str
+    remedy: str
+    is_blocking: bool
+    since: str | None
+
+
 class Consumer(TypedDict):
     """The consumer. `waiting_for`: what it cannot work without now."""
 
     alive: bool
     pid: int | None
     waiting_for: str | None
+    queue: QueueFault | None
 
 
 class Verify(TypedDict):
@@ -149,7 +162,7 @@ class Channel(TypedDict):
 
 
 class Status(TypedDict):
-    """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first."""
+    """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first; `fleet` None: none."""
 
     schema: Literal[1]
     observed: str | None
@@ -175,6 +188,7 @@ class Status(TypedDict):
     schedule: Schedule
     consumer: Consumer
     channels: list[Channel]
+    fleet: Fleet | None
 
 
 class RunSummary(TypedDict):

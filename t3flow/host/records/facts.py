@@ -12,6 +12,10 @@ UNKNOWN_T3 = "unknown"
 
 DEFERRAL_CAUSES = "deferral_causes"
 """Fact: deferred user → the wait for the present cause (`deferrals/long_waits.py`)."""
+BAKE = "bake"
+"""Fact: the watch of real pairings after a version was assigned; see `rollout/bake.py`."""
+BAKE_CUT_SHORT = "bake_cut_short"
+"""Fact: the version whose last watch ended without a verdict, as after a cancel."""
 
 
 def read(journal: Journal, key: str) -> Any:
