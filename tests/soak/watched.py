@@ -14,6 +14,8 @@ import psutil
 from host_of_year import Year
 
 Values = dict[str, float]
+MANY = 24
+"""From how many nights on growth is judged: fewer do not fill what is kept."""
 TOLERANCE = 1.25
 """How much larger the last quarter may be than the second one, which is past the first fill of all retention."""
 STATUS_TOLERANCE = 1.5
@@ -24,8 +26,10 @@ SLACK = {
     "consumer threads": 3,
     "journal KB": 600,
     "WAL KB": 4200,
-    "queue.db KB": 200,
+    "queue.db KB": 4200,
     "backups KB": 6000,
+    "table counters": 400,  # until each step has ended in each way
+    "table events": 400,
 }
 """Differences that are not growth, in the unit of the name."""
 DEFAULT_SLACK = 12.0
@@ -122,7 +126,7 @@ def fill_runs(year: Year, wanted: int) -> int:
 def growth(history: list[Values]) -> dict[str, str]:
     """Return each thing that grew, and how: the most of the last quarter against the most of the second quarter."""
     nights = len(history)
-    if nights < 8:
+    if nights < MANY:
         return {}
     found = {}
     early, late = history[nights // 4 : nights // 2], history[3 * nights // 4 :]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from host_of_year import Year
 
 FULL_CHECK_EVERY = 25
-MANY = 8
-"""From how many nights on growth is judged."""
 MANY_RUNS = 10_000
 """Runs with which `status` is measured in the end."""
 BYTES_PER_USER, OTHER_BYTES = 64 * 1024 * 1024, 256 * 1024 * 1024
@@ -89,7 +87,7 @@ def play_nights(given: argparse.Namespace, year: "Year", history: list[dict[str,
     from host_of_year import Violation
 
     began, checks = time.monotonic(), Checks(year)
-    first_ratio, times = 0.0, 3 if given.nights < MANY else 9
+    first_ratio, times = 0.0, 3 if given.nights < watched.MANY else 9
     try:
         for number in range(given.first, given.first + given.nights):
             at = time.monotonic()
@@ -115,7 +113,7 @@ def play_nights(given: argparse.Namespace, year: "Year", history: list[dict[str,
         )
     last_ratio = watched.status_ratio(year, times)
     print(f"status: {first_ratio:.1f} × a bare start of Python on day one, {last_ratio:.1f} × in the end")
-    if len(history) >= MANY:
+    if len(history) >= watched.MANY:
         runs = watched.fill_runs(year, MANY_RUNS)
         filled = watched.status_ratio(year, times)
         print(f"status with {runs} runs: {filled:.1f} × a bare start of Python")
