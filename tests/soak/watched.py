@@ -22,7 +22,7 @@ STATUS_TOLERANCE = 1.5
 MAX_MEMORY_MB = 90.0
 SLACK = {
     "consumer MB": 8,
-    "consumer descriptors": 6,
+    "consumer descriptors": 60,  # of connections to the journal, as many as threads at once; SQLite keeps and reuses them
     "consumer threads": 3,
     "journal KB": 600,
     "WAL KB": 4200,
