@@ -204,7 +204,7 @@ def restore(year: Year, night: Night) -> str:
     chosen = night.draw.choice(choices)
     wanted = year.mark_of(Path(chosen.path))
     known = replaced_names(year, chosen.user)
-    done = year.box.t3flow("restore", chosen.user, Path(chosen.path).name, "--yes", timeout_seconds=200)
+    done = year.box.t3flow("restore", chosen.user, Path(chosen.path).name, "--wait", timeout_seconds=200)
     if done.returncode != 0:
         raise Violation(f"restore {chosen.user} {Path(chosen.path).name}: {done.stdout} {done.stderr}")
     rolled_back(year, chosen.user, known, wanted)
