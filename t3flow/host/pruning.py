@@ -163,7 +163,6 @@ def _prune_versions(host: Host) -> list[str]:
     default = slots.default_version(paths.versions_dir)
     if default is not None:
         before = time.time() - float(host.settings.journal.keep_days) * 86400
-        for version in rejections.rejected_before(journal, before):
-            if version not in present and is_older(version, default):
-                rejections.unreject(journal, version)
+        old = [version for version in rejections.rejected_before(journal, before) if version not in present]
+        rejections.expire(journal, [version for version in old if is_older(version, default)])
     return []
