@@ -1,0 +1,67 @@
+"""One real Redis for a fleet, on the bridge of its network."""
+
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from conftest import redis_program
+from network import HUB, Network
+from redis import Redis
+from redis.exceptions import RedisError
+
+PORT = 6379
+READY_SECONDS = 20.0
+
+
+class RedisOfFleet:
+    """A redis-server with an account for each host, and a socket for the test. `persistent`: what it has acknowledged outlives a kill."""
+
+    def __init__(self, network: Network, folder: Path, *, persistent: bool = True) -> None:
+        self._network, self.folder = network, folder
+        self._socket = folder / "admin"
+        self._acl = folder / "users.acl"
+        self._persistent = persistent
+        self._acl.write_text("user default off\nuser test on nopass ~* &* +@all\n")
+        self.start()
+
+    @property
+    def admin(self) -> "Redis[str]":
+        """Connect as the test, which may do anything."""
+        return Redis(unix_socket_path=str(self._socket), username="test", password="any", decode_responses=True)
+
+    def allow(self, line: str) -> None:
+        """Add an account: a line of Redis' file of accounts."""
+        with self._acl.open("a") as file:
+            file.write(line + "\n")
+        self.admin.execute_command("ACL", "LOAD")
+
+    def start(self) -> None:
+        """Start it, with what it kept if it is persistent."""
+        keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self._persistent else ["--appendonly", "no"]
+        words = [redis_program(), "--bind", HUB, "--port", str(PORT), "--unixsocket", str(self._socket)]
+        words += ["--save", "", "--dir", str(self.folder), "--aclfile", str(self._acl), *keeps]
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen([*self._network.words("hub"), *words], stdout=log, stderr=log)
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._answers():
+            assert self._child.poll() is None, (self.folder / "log").read_text()[-800:]
+            assert time.monotonic() < deadline, "redis-server does not answer"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self._child.send_signal(signal.SIGKILL)
+        self._child.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def commands(self) -> dict[str, int]:
+        """Return how many commands of each kind it has handled."""
+        found = self.admin.info("commandstats")
+        return {name.removeprefix("cmdstat_"): int(value["calls"]) for name, value in found.items()}
+
+    def _answers(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.admin.ping())
+        return False
