@@ -33,7 +33,7 @@ class Host:
     def __init__(
         self, network: Network, name: str, top: Path, users: list[str], extra: str, skew_seconds: int = 0
     ) -> None:
-        self.name, self.top, self.users = name, top, users
+        self.name, self.top, self.users, self.skew_seconds = name, top, users, skew_seconds
         self.address = network.add(name)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         if skew_seconds:
@@ -113,6 +113,15 @@ class Host:
                 "select at from events where run = ? and step = ? and kind = ? order by seq", run, step, kind
             )
         ]
+
+    def baked(self, version: str) -> list[float]:
+        """Return when the watches of pairings on a version ended, by the host's clock."""
+        found = self.journal.query(
+            "select max(at) from events join runs on runs.id = run where workflow = 'bake' and status != 'running'"
+            " and args like ? group by run",
+            f'%"{version}"%',
+        )
+        return [at for (at,) in found]
 
     def is_frozen(self) -> bool:
         """Return whether the host is frozen."""

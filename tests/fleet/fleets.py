@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import FIRST, left_behind
-from host import Host
+from fleet_host import Host
 from network import Network
 from redis_of_fleet import RedisOfFleet
 
