@@ -77,6 +77,7 @@ class Host:
 
     def set_up(self, version: str) -> None:
         """Start everything but the consumer, with all users on a version."""
+        self.call("setenv", "T3FLOW_SCHEDULE__RETRY_S", "300")  # news of other hosts end a wait, not the next look
         self.call("take_databases", {user: str(LEVEL30) for user in self.users})
         self.call("start_registry")
         self.call("install", version)
@@ -113,6 +114,16 @@ class Host:
                 "select at from events where run = ? and step = ? and kind = ? order by seq", run, step, kind
             )
         ]
+
+    def stops(self, run: str) -> int:
+        """Return how many times a run began to stop a server."""
+        return len(self.times(run, "stop_if_idle", "started"))
+
+    def waits_because(self, run: str) -> str:
+        """Return why a run waits for its turn in the fleet, "" if it does not."""
+        found = self.journal.query("select kind, step, data from events where run = ? order by seq desc limit 1", run)
+        kind, step, data = found[0] if found else ("", "", "{}")
+        return str(json.loads(data)["waiting_for"]) if (kind, step) == ("waiting", "await_turn") else ""
 
     def baked(self, version: str) -> list[float]:
         """Return when the watches of pairings on a version ended, by the host's clock."""

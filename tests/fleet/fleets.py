@@ -4,7 +4,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,28 @@ from fleet_host import Host
 from network import Network
 from redis_of_fleet import RedisOfFleet
 
+from t3flow.fleet import signatures
 from t3flow.sandbox.host import Sandbox
 
 AT_ONCE = 3
 """Hosts that are set up at the same time."""
 PAUSE_SECONDS = 0.1
 BEHAVIOR = {"boot_window_ms": 20}
-EXTRA = """\
+BAKE_MINUTES = 0.01
+SETTINGS = """\
 [bake]
 minutes = {bake_minutes}
 [verify]
 every_minutes = 0
+[fleet]
+url = "{url}"
+group = "{group}"
+host = "{host}"
+slots = {slots}
+wave = {wave}
+key_file = "{top}/{host}/fleet.key"
+peers = "{top}/{group}.peers"
+{more}
 """
 
 
@@ -50,20 +61,71 @@ class Fleet:
         Sandbox.publish(box, version, {**BEHAVIOR, **(behavior or {})}, tag=tag)
 
     def add(
-        self, names: Iterable[str], settings: Callable[[str], str], *, users: int = 1, skew_seconds: int = 0
+        self,
+        names: str,
+        *,
+        wave: int = 0,
+        group: str = "default",
+        slots: int = 1,
+        users: int = 1,
+        url: str = "",
+        skew_seconds: int = 0,
+        bake_minutes: float = BAKE_MINUTES,
+        more: str = "",
     ) -> None:
-        """Add hosts with these settings, and wait until their users pair and their consumers run."""
-        made = []
+        """Create hosts, a letter each: keys, account of Redis (unless there is a `url`), namespaces. `more`: settings of the section `fleet`."""
         for name in names:
-            top = self.top / name
-            top.mkdir()
-            (top / "registry").symlink_to(self.top / "registry")
+            (self.top / name).mkdir()
+            (self.top / name / "registry").symlink_to(self.top / "registry")
+            self.trust(name, group)
+            text = SETTINGS.format(
+                bake_minutes=bake_minutes,
+                url=url or self.redis.allow(name, group),
+                group=group,
+                host=name,
+                slots=slots,
+                wave=wave,
+                top=self.top,
+                more=more,
+            )
             people = [f"{name}{number}" for number in range(1, users + 1)]
-            made.append(Host(self.network, name, top, people, settings(name), skew_seconds))
-            self.hosts[name] = made[-1]
+            self.hosts[name] = Host(self.network, name, self.top / name, people, text, skew_seconds)
+
+    def trust(self, name: str, group: str) -> None:
+        """Create the key of a host, and let all hosts of the group know it."""
+        key, peers = self.top / name / "fleet.key", self.top / f"{group}.peers"
+        signatures.create_private_key(key)
+        peers.mkdir(exist_ok=True)
+        (peers / f"{name}.pub").write_text(signatures.encoded(signatures.private_key(key).public_key()))
+
+    def start(self, names: str) -> None:
+        """Start everything on these hosts, and wait until their users pair and their consumers run."""
+        made = [self.hosts[name] for name in names]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda host: host.set_up(FIRST), made))
             list(pool.map(lambda host: host.call("start_consumer"), made))
+
+    def begin_bumps(self, names: str, version: str) -> dict[str, str]:
+        """Begin a bump to the published version on these hosts, in this order, and return the runs. npm's part is done before: it is not under test."""
+        hosts = [self.hosts[name] for name in names]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda host: host.call("install_slot", version), hosts))
+            said = list(pool.map(lambda host: host.document("enqueue", "bump"), hosts))
+        return {host.name: str(document["run"]) for host, document in zip(hosts, said, strict=True)}
+
+    def bumps(self, names: str, version: str) -> dict[str, str]:
+        """Bump these hosts, and wait until all have taken the version and finished their bake."""
+        runs = self.begin_bumps(names, version)
+        self.until(lambda: all(self.hosts[name].baked(version) for name in names), f"{names} have baked {version}", 150)
+        return runs
+
+    def outcomes(self, runs: dict[str, str]) -> dict[str, str | None]:
+        """Return the outcome of each of these runs, None while it goes on."""
+        return {name: self.hosts[name].journal.run(run).outcome for name, run in runs.items()}
+
+    def on(self, version: str) -> str:
+        """Return the names of the hosts whose users all have a version."""
+        return "".join(sorted(name for name, host in self.hosts.items() if host.assigned() == {version}))
 
     def until(self, holds: Callable[[], object], what: str, timeout_seconds: float = 90) -> None:
         """Wait until a condition holds."""
@@ -75,8 +137,8 @@ class Fleet:
     def close(self) -> None:
         """End everything."""
         left = []
-        for host in self.hosts.values():
-            host.close()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.close, self.hosts.values()))
         self.redis.kill()
         self.network.close()
         for host in self.hosts.values():

@@ -1,5 +1,6 @@
 """One real Redis for a fleet, on the bridge of its network."""
 
+import secrets
 import signal
 import subprocess
 import time
@@ -12,7 +13,24 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 PORT = 6379
+UNPACKED = Path(__file__).parents[2] / ".cache/redis/redis-server"
+"""Redis 7, which `make suite` unpacks (tests/redis_faults/prepare.sh): earlier ones cannot let an account read what it may not write."""
+RULES = (
+    "user {host} on >{password} resetchannels &t3flow:{group}:changes -@all +@connection +time +mget +get +set +del +eval +scan "
+    "+publish +subscribe +unsubscribe %R~t3flow:{group}:* ~t3flow:{group}:host:{host} ~t3flow:{group}:slot:*"
+)
 READY_SECONDS = 20.0
+
+
+def program() -> str:
+    """Return the newest redis-server at hand."""
+    return str(UNPACKED) if UNPACKED.exists() else redis_program()
+
+
+def has_read_only_patterns() -> bool:
+    """Return whether the server can let an account read keys that it may not write."""
+    said = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.partition("v=")[2].partition(".")[0]) >= 7
 
 
 class RedisOfFleet:
@@ -31,16 +49,18 @@ class RedisOfFleet:
         """Connect as the test, which may do anything."""
         return Redis(unix_socket_path=str(self._socket), username="test", password="any", decode_responses=True)
 
-    def allow(self, line: str) -> None:
-        """Add an account: a line of Redis' file of accounts."""
+    def allow(self, host: str, group: str) -> str:
+        """Add the account of a host, and return the URL with which the host reaches this server."""
+        password = secrets.token_hex(8)
         with self._acl.open("a") as file:
-            file.write(line + "\n")
+            file.write(RULES.format(host=host, password=password, group=group) + "\n")
         self.admin.execute_command("ACL", "LOAD")
+        return f"redis://{host}:{password}@{HUB}:{PORT}"
 
     def start(self) -> None:
         """Start it, with what it kept if it is persistent."""
         keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self._persistent else ["--appendonly", "no"]
-        words = [redis_program(), "--bind", HUB, "--port", str(PORT), "--unixsocket", str(self._socket)]
+        words = [program(), "--bind", HUB, "--port", str(PORT), "--unixsocket", str(self._socket)]
         words += ["--save", "", "--dir", str(self.folder), "--aclfile", str(self._acl), *keeps]
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen([*self._network.words("hub"), *words], stdout=log, stderr=log)
