@@ -97,10 +97,10 @@ class Host:
         """Open the host's journal."""
         return open_journal(settings_module.load(self.top / "config.toml", {}))
 
-    def assigned(self) -> set[str]:
-        """Return the versions of the users."""
+    def versions(self) -> dict[str, str]:
+        """Return the version of each user."""
         links = self.top / "opt/t3/users"
-        return {(links / user).readlink().name for user in self.users}
+        return {user: (links / user).readlink().name for user in self.users}
 
     def last(self, workflow: str = "bump") -> Run:
         """Return the newest run of a workflow."""

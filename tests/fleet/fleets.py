@@ -125,7 +125,7 @@ class Fleet:
 
     def on(self, version: str) -> str:
         """Return the names of the hosts whose users all have a version."""
-        return "".join(sorted(name for name, host in self.hosts.items() if host.assigned() == {version}))
+        return "".join(sorted(name for name, host in self.hosts.items() if set(host.versions().values()) == {version}))
 
     def until(self, holds: Callable[[], object], what: str, timeout_seconds: float = 90) -> None:
         """Wait until a condition holds."""
