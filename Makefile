@@ -62,7 +62,7 @@ bench: $(VENV)/.ready  ## figures, as ratios to a reference measured in the same
 requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash: for work on it, and for hosts
 	@$(BIN)/python -m pip install -q uv
 	@$(COMPILE) --upgrade --extra test pyproject.toml -o requirements.txt
-	@echo hatchling | $(COMPILE) -c requirements.txt --extra web --extra notify pyproject.toml - -o deploy/requirements.txt
+	@echo hatchling | $(COMPILE) -c requirements.txt --extra web --extra notify --extra fleet pyproject.toml - -o deploy/requirements.txt
 
 hooks: $(VENV)/.ready  ## check each commit in about two seconds
 	@sh tools/hooks.sh

@@ -8,6 +8,7 @@ from loguru import logger
 
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
+from t3flow.fleet.members import is_on
 from t3flow.host import freeze as freezing
 from t3flow.host import management, pruning, slots, t3_accounts
 from t3flow.host.backups import drop_box, store
@@ -37,7 +38,8 @@ NO_DATABASE = "there is no database"
 class Plan(TypedDict):
     """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin.
 
-    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it.
+    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it. `in_fleet`: there if the
+    host belongs to a fleet, so that the bump waits for its turn.
     """
 
     default: str
@@ -45,6 +47,7 @@ class Plan(TypedDict):
     exact: bool
     notices: list[str]
     soak_minutes: NotRequired[float]
+    in_fleet: NotRequired[bool]
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
@@ -76,7 +79,14 @@ def resolve(target: str | None) -> Plan:
             )
     version = exact or str(parse(registry.version_of_tag(host, host.settings.track.tag)))
     soak = host.settings.canary.soak_minutes
-    return {"default": default, "target": version, "exact": bool(exact), "notices": [], "soak_minutes": soak}
+    plan: Plan = {
+        "default": default,
+        "target": version,
+        "exact": bool(exact),
+        "notices": [],
+        "soak_minutes": soak,
+    }
+    return {**plan, "in_fleet": True} if is_on(host.settings) else plan
 
 
 def pin() -> str:
@@ -193,7 +203,8 @@ def unstage(version: str, in_scratch: bool) -> None:
     Processes of a trial that just ended may take a moment to exit.
     """
     journal = current_host().journal
-    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
+    others = {wanted for run, wanted in pruning.versions_in_progress(journal).items() if run != current_run()}
+    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal) | others:
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:

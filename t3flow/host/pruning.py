@@ -120,6 +120,15 @@ def versions_to_come(journal: Journal) -> set[str]:
     return {entry.version for entry in deferral_records.deferrals(journal)}
 
 
+def versions_in_progress(journal: Journal) -> dict[str, str]:
+    """Return bump under way → the version that it has chosen. One that waits for its turn in a fleet does not hold the host meanwhile."""
+    rows = journal.query(
+        "select run, json_extract(data, '$.result.target') from events join runs on runs.id = run "
+        "where status = 'running' and workflow = 'bump' and kind = 'completed' and step = 'resolve' order by seq"
+    )
+    return {str(run): str(version) for run, version in rows if version}
+
+
 def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, with one scan of /proc for all of them, and partial slots."""
     paths, journal = host.settings.paths, host.journal
@@ -129,7 +138,7 @@ def _prune_slots(host: Host, version: str) -> list[str]:
         return []  # a restore searches all slots for a version that knows its snapshot
     accepted: list[str] = facts.read(journal, ACCEPTED) or []
     needed = {version, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
-    needed |= versions_that_wrote(journal) | versions_to_come(journal)
+    needed |= versions_that_wrote(journal) | versions_to_come(journal) | set(versions_in_progress(journal).values())
     needed |= {str(run.args.get("to") or "") for run in going_back}
     idle = [version for version in slots.installed(paths.versions_dir) if version not in needed]
     running = running_version.all_running(paths.versions_dir) if idle else {}

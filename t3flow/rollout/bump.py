@@ -10,6 +10,7 @@ from t3flow.deferrals.left_behind import HELD
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import Abort, Outcome
+from t3flow.gate import trials
 from t3flow.gate.verdicts import Refused, judge_each, pass_gate
 from t3flow.host.records.holds import HELD_BY
 from t3flow.host.users import Result, User, is_ahead, is_behind, result_of
@@ -40,8 +41,10 @@ class Bump:
         self.dry_run = dry_run
         self.soak_minutes = plan.get("soak_minutes", 0.0)
         self.is_catch_up = self.version == self.default
+        self.awaits_turn = plan.get("in_fleet", False) and not dry_run and not self.is_catch_up
         self.notices: list[str] = []
         self.users: dict[str, User] = {}
+        self.selected: list[str] = []
         self.results: dict[str, Result] = {}
 
     def ended(self, name: str, reason: str, results: dict[str, Result] | None = None) -> Outcome:
@@ -85,7 +88,35 @@ class Bump:
                 self.results[user] = {**result_of("skipped", previous, reason), "waiting_for": HELD}
             else:
                 selected.append(user)
+        self.selected = selected
         return selected
+
+    def take_up_again(self, found: list[User]) -> None:
+        """Note what changed while this bump waited for the turn of its host: users who are not to be moved any more stay as they are.
+
+        A user who is on another version by now is deferred, and the version is tried on their databases again.
+        """
+        present = {user["user"]: user for user in found}
+        changed = []
+        for user in self.selected:
+            if user in self.results:
+                continue
+            former, now = self.users[user], present.get(user)
+            if now is None:
+                self.results[user] = result_of("untouched", former["version"], "is not in the user map any more")
+                continue
+            self.users[user] = now
+            if now.get("why"):
+                self.results.update(unmanaged([now]))
+            elif reason := now.get("held", ""):
+                self.results[user] = {**result_of("skipped", now["version"], reason), "waiting_for": HELD}
+            elif is_ahead(now, self.version):
+                self.results[user] = result_of("untouched", now["version"], f"is on {now['version']}, which is newer")
+            elif now["version"] not in (former["version"], self.version):
+                changed.append(user)
+        if changed:
+            trials.note_untried(self.version, changed)
+            self.defer(changed, "host_busy", "is on another version since the gate: it is tried again for this user")
 
     def untried_users(self, users: list[str]) -> list[str]:
         """Return the users on whose databases the version is to be tried: in a catch-up, not again where it has passed already."""

@@ -328,7 +328,7 @@ def roll_back_user(
 def reject_abandoned(reasons: dict[str, str]) -> None:
     """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
     journal = current_host().journal
-    known = rejections.rejected(journal)
+    known = rejections.rejected_here(journal)
     for version, reason in reasons.items():
         if version not in known:
             rejections.reject(journal, version, reason, [])

@@ -237,6 +237,8 @@ def consume(settings: Settings) -> None:
         worker.start_thread(
             "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
         )
+        if settings.fleet.url:
+            worker.start_thread("fleet", lambda: keep_fleet(host, engine.stopping))
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
@@ -247,6 +249,13 @@ def publish_metrics(host: Host, stopping: threading.Event) -> None:
     from t3flow.service.metrics.publisher import publish
 
     publish(host, stopping)
+
+
+def keep_fleet(host: Host, stopping: threading.Event) -> None:
+    """Keep this host a member of its fleet until the consumer stops. Imports what that needs only where the settings ask for it."""
+    from t3flow.fleet.keeper import keep
+
+    keep(host, stopping)
 
 
 def update_launcher(host: Host) -> None:

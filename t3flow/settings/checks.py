@@ -244,6 +244,20 @@ def queue_url(text: str) -> str:
     return text
 
 
+def fleet_url(text: str) -> str:
+    """Check the URL of a fleet: a Redis server or its socket, or a server that speaks FleetLock's protocol. Raise ValueError."""
+    scheme = text.partition("://")[0]
+    if scheme in ("http", "https"):
+        parts, port = _split(text)
+        _check_server(parts.hostname, port)
+        if "?" in text or "#" in text:
+            raise ValueError("contains more than a host, a port and a path")
+        return text.removesuffix("/")
+    if scheme == "sqlite":
+        raise ValueError("has the unknown scheme sqlite")
+    return queue_url(text)
+
+
 def message_url(text: str) -> str:
     """Check an HTTP URL that messages are sent to. Raise ValueError."""
     parts, port = _split(text)

@@ -99,6 +99,13 @@ def next_attempt(given: Args, found: dict[str, Any]) -> str:
     return Detail(f"Planned the next attempt for {clock(found['at'])}" if found["at"] else "No further attempt is due")
 
 
+def turn_taken(given: Args, found: dict[str, str]) -> str:
+    """Whether this host has its turn in its fleet."""
+    if not found["outcome"]:
+        return f"It is this host's turn in the fleet to start {given['version']}"
+    return DetailedProblem(f"Not started: {found['reason']}")
+
+
 def people(given: Args, found: list[dict[str, Any]]) -> str:
     """Tell how many users and servers there are, and whom t3flow cannot manage."""
     unmanaged = [each["user"] for each in found if each.get("why")]

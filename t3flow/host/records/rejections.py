@@ -5,11 +5,43 @@ import time
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
 
+BY_HOST = "rejected by the host "
+"""Begins the reason of a version that another host of the fleet rejected."""
+
 
 def rejected(journal: Journal) -> dict[str, str]:
-    """Return rejected version → reason."""
+    """Return rejected version → reason: what this host rejected, and before that what other hosts of the fleet did."""
+    return {**rejected_by_others(journal), **rejected_here(journal)}
+
+
+def rejected_here(journal: Journal) -> dict[str, str]:
+    """Return version → reason of the versions that this host rejected, the oldest first."""
     rows = journal.query("select version, reason from rejected order by at")
     return {str(version): str(reason) for version, reason in rows}
+
+
+def rejected_by_others(journal: Journal) -> dict[str, str]:
+    """Return version → reason, with the host, of the versions that other hosts of the fleet rejected, unless they passed here since."""
+    if not tables.has_table(journal, "rejected_by_hosts"):
+        return {}
+    rows = journal.query("select version, host, reason from rejected_by_hosts where overruled = 0 order by at desc")
+    return {str(version): f"{BY_HOST}{host}: {reason}" for version, host, reason in rows}
+
+
+def note_of_host(journal: Journal, host: str, reasons: dict[str, str]) -> None:
+    """Record the versions that another host rejects now, and forget those that it no longer does. Writes only if something changed."""
+    known: dict[str, str] = {}
+    if tables.has_table(journal, "rejected_by_hosts"):
+        known = dict(journal.query("select version, reason from rejected_by_hosts where host = ?", host))
+    if known == reasons:
+        return
+    with tables.transaction(journal) as connection:
+        for version in known.keys() - reasons.keys():
+            connection.execute("delete from rejected_by_hosts where version = ? and host = ?", (version, host))
+        connection.executemany(
+            "insert into rejected_by_hosts values (?, ?, ?, ?, 0) on conflict (version, host) do update set reason = excluded.reason",
+            [(version, host, reason, time.time()) for version, reason in reasons.items()],
+        )
 
 
 def rejected_for(journal: Journal, version: str) -> list[str]:
@@ -31,6 +63,7 @@ def unreject(journal: Journal, version: str) -> None:
     with tables.transaction(journal) as connection:
         connection.execute("delete from rejected where version = ?", (version,))
         connection.execute("delete from rejected_for where version = ?", (version,))
+        connection.execute("update rejected_by_hosts set overruled = 1 where version = ?", (version,))
 
 
 def note_untried(journal: Journal, version: str, users: list[str]) -> None:
