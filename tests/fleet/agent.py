@@ -34,6 +34,10 @@ class Box(Sandbox):
         """Kill the consumer at the next command of this kind: before the server gets it, or after the server has done it."""
         self.gateway.arm(pattern, after=after)
 
+    def has_fallen(self) -> bool:
+        """Return whether the consumer was killed as asked."""
+        return self.gateway.fired.is_set()
+
     def setenv(self, name: str, value: str) -> None:
         """Set a variable for what is started from now on."""
         self.environment[name] = value

@@ -11,8 +11,8 @@ from typing import Any
 
 from conftest import FIRST, left_behind
 from fleet_host import Host
-from network import Network
-from redis_of_fleet import RedisOfFleet
+from network import HUB, Network
+from redis_of_fleet import PORT, RedisOfFleet
 
 from t3flow.fleet import signatures
 from t3flow.sandbox.host import Sandbox
@@ -90,6 +90,12 @@ class Fleet:
             )
             people = [f"{name}{number}" for number in range(1, users + 1)]
             self.hosts[name] = Host(self.network, name, self.top / name, people, text, skew_seconds)
+
+    def through_gateway(self, name: str) -> None:
+        """Lead a host that was not started yet to Redis through a gateway on the host, where its consumer can be killed at a command."""
+        port = self.hosts[name].call("start_gateway", HUB, PORT)
+        config = self.top / name / "config.toml"
+        config.write_text(config.read_text().replace(f"@{HUB}:{PORT}", f"@127.0.0.1:{port}"))
 
     def trust(self, name: str, group: str) -> None:
         """Create the key of a host, and let all hosts of the group know it."""

@@ -38,16 +38,22 @@ class RedisOfFleet:
 
     def __init__(self, network: Network, folder: Path, *, persistent: bool = True) -> None:
         self._network, self.folder = network, folder
-        self._socket = folder / "admin"
+        self.socket = folder / "admin"
         self._acl = folder / "users.acl"
         self._persistent = persistent
+        self.urls: dict[str, str] = {}
         self._acl.write_text("user default off\nuser test on nopass ~* &* +@all\n")
         self.start()
 
     @property
     def admin(self) -> "Redis[str]":
         """Connect as the test, which may do anything."""
-        return Redis(unix_socket_path=str(self._socket), username="test", password="any", decode_responses=True)
+        return Redis(unix_socket_path=str(self.socket), username="test", password="any", decode_responses=True)
+
+    @property
+    def raw(self) -> "Redis[bytes]":
+        """Connect as the test, for values that are no text."""
+        return Redis(unix_socket_path=str(self.socket), username="test", password="any")
 
     def allow(self, host: str, group: str) -> str:
         """Add the account of a host, and return the URL with which the host reaches this server."""
@@ -55,12 +61,13 @@ class RedisOfFleet:
         with self._acl.open("a") as file:
             file.write(RULES.format(host=host, password=password, group=group) + "\n")
         self.admin.execute_command("ACL", "LOAD")
-        return f"redis://{host}:{password}@{HUB}:{PORT}"
+        self.urls[host] = f"redis://{host}:{password}@{HUB}:{PORT}"
+        return self.urls[host]
 
     def start(self) -> None:
         """Start it, with what it kept if it is persistent."""
         keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self._persistent else ["--appendonly", "no"]
-        words = [program(), "--bind", HUB, "--port", str(PORT), "--unixsocket", str(self._socket)]
+        words = [program(), "--bind", HUB, "--port", str(PORT), "--unixsocket", str(self.socket)]
         words += ["--save", "", "--dir", str(self.folder), "--aclfile", str(self._acl), *keeps]
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen([*self._network.words("hub"), *words], stdout=log, stderr=log)
@@ -74,7 +81,7 @@ class RedisOfFleet:
         """End it as a power cut does."""
         self._child.send_signal(signal.SIGKILL)
         self._child.wait()
-        self._socket.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
 
     def commands(self) -> dict[str, int]:
         """Return how many commands of each kind it has handled."""
