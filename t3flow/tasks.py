@@ -8,6 +8,7 @@ from loguru import logger
 
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
+from t3flow.fleet.following import version_to_follow
 from t3flow.fleet.members import is_on
 from t3flow.host import freeze as freezing
 from t3flow.host import management, pruning, slots, t3_accounts
@@ -65,7 +66,10 @@ def frozen_reason() -> str:
 
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
-    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads."""
+    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads.
+
+    A host of a later wave of a fleet follows the earlier waves instead.
+    """
     host = current_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
@@ -77,7 +81,10 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-    version = exact or str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    version = exact
+    if not exact:
+        newest = str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+        version = version_to_follow(host, newest, default)
     soak = host.settings.canary.soak_minutes
     plan: Plan = {
         "default": default,

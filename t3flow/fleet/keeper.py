@@ -15,7 +15,7 @@ from typing import Any
 from loguru import logger
 
 from t3flow.engine.runs import wake_run
-from t3flow.fleet import known, looking, own, turn
+from t3flow.fleet import known, looking, own, trouble, turn
 from t3flow.fleet.errors import FleetError
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
@@ -28,6 +28,8 @@ from t3flow.host.records import facts
 NAME = "fleet"
 POLL_SECONDS = 1.0
 PUBLISH_SECONDS = 3600.0
+ALARM_SECONDS = 3000.0
+"""Trouble is logged about as often as this host shows a sign of life."""
 LONGEST_PAUSE_SECONDS = 20.0
 SEQ = "fleet_seq"
 """Fact: the sequence number of this host's last record."""
@@ -42,6 +44,7 @@ class Keeper:
         self._stopping = stopping
         self._published: Record | None = None
         self._published_at = 0.0
+        self._alarmed_at = time.monotonic() - ALARM_SECONDS
         self._is_answering = True
         self._failing_since = time.monotonic()
 
@@ -86,14 +89,14 @@ class Keeper:
         self._published = None
         inbox = self._fleet.store.subscribe()
         try:
-            found = looking.look(self._host, self._fleet)
+            found = looking.look(self._host.journal, self._fleet)
             self._note_success()
             self._publish(found)
             self._wake()
             while not self._stopping.is_set():
                 self._receive(inbox.next(POLL_SECONDS))
                 if self._has_news():
-                    self._publish(looking.look(self._host, self._fleet))
+                    self._publish(looking.look(self._host.journal, self._fleet))
                 self._give_back()
         finally:
             inbox.close()
@@ -134,16 +137,27 @@ class Keeper:
         seq = int(facts.change(self._host.journal, SEQ, lambda former: max(former or 0, least) + 1))
         record = self._record(seq, found.now)
         self._fleet.store.publish(self._fleet.name, self._fleet.keys().sign(RECORD, record.body()))
+        if time.monotonic() - self._alarmed_at >= ALARM_SECONDS:
+            self._sound_alarms(found)
         self._published, self._published_at = record, time.monotonic()
+
+    def _sound_alarms(self, found: Known) -> None:
+        """Log in words that alert rules match what keeps the fleet from going on."""
+        settings, waiting = self._fleet.settings, facts.read(self._host.journal, WAITING)
+        for line in trouble.stuck(found, settings, self._fleet.name, waiting):
+            logger.error("FLEET STUCK: {}", line)
+        for host, what in trouble.silent_hosts(found, settings, self._fleet.name).items():
+            logger.warning("FLEET HOST SILENT: {}: {}; see t3flow fleet status", host, what)
+        self._alarmed_at = time.monotonic()
 
     def _give_back(self) -> None:
         """Free the slot of a turn that is over, then forget the turn. A kill in between finds the slot free."""
         over = facts.read(self._host.journal, TURN)
         if over is None or own.must_hold(self._host):
             return
-        free_slots(self._fleet, looking.look(self._host, self._fleet), self._fleet.name)
+        free_slots(self._fleet, looking.look(self._host.journal, self._fleet), self._fleet.name)
         self._forget(over)
-        looking.look(self._host, self._fleet)
+        looking.look(self._host.journal, self._fleet)
 
     # FleetLock ----------------------------------------------------------------------------------------------------
 

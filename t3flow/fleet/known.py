@@ -10,6 +10,7 @@ import time
 from typing import Any, NamedTuple, TypedDict
 
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.fleet.errors import BadRecord
 from t3flow.fleet.records import CLAIM, RECORD, Claim, Record, claim_of, record_of, shortened
 from t3flow.fleet.signatures import Keys, claimed_host
@@ -20,12 +21,16 @@ FLEET = "fleet"
 
 
 class Dropped(TypedDict):
-    """Texts of one place that were dropped: why the last one was, how many there were, and when (epoch seconds of this host)."""
+    """Texts of one place that were dropped: why the last one was, how many there were, and when (epoch seconds of this host).
+
+    `is_current`: what is there now was dropped.
+    """
 
     reason: str
     count: int
     at: float
     digest: str
+    is_current: bool
 
 
 class Slot(NamedTuple):
@@ -84,6 +89,7 @@ def note(journal: Journal, known: Known) -> None:
     for name, record in known.records.items():
         if name in known.hosts:
             rejections.note_of_host(journal, name, record.rejected)
+    rejections.forget_other_hosts(journal, known.hosts)
 
 
 def note_unreachable(journal: Journal, problem: str, seconds: float) -> Known:
@@ -115,12 +121,15 @@ def merge(
             if former is not None and record.seq < former.seq:
                 raise BadRecord(f"it is older than one seen before (number {record.seq} after {former.seq})")
             known[place] = record
+            _clear(dropped, place)
         except BadRecord as error:
             _drop(dropped, place, data, str(error))
     seen = before.slots if slots is None else tuple(_slot(keys, content) for content in slots)
-    for number, slot in enumerate(seen):
-        if slot.problem and slots is not None and slot.content is not None:
+    for number, slot in enumerate(seen if slots is not None else ()):
+        if slot.problem and slot.content is not None:
             _drop(dropped, f"slot {number}", slot.content, slot.problem)
+        else:
+            _clear(dropped, f"slot {number}")
     return Known(now, time.time(), tuple(sorted(keys.public)), known, seen, dropped)
 
 
@@ -150,7 +159,20 @@ def _drop(dropped: dict[str, Dropped], place: str, data: bytes, reason: str) -> 
     former = dropped.get(place)
     if former is None or former["digest"] != digest:
         count = 1 + (former["count"] if former else 0)
-        dropped[place] = {"reason": shortened(reason), "count": count, "at": time.time(), "digest": digest}
+        dropped[place] = {
+            "reason": shortened(reason),
+            "count": count,
+            "at": time.time(),
+            "digest": digest,
+            "is_current": True,
+        }
+        logger.error("FLEET RECORD DROPPED: {}: {}; see t3flow fleet status", place, shortened(reason))
+
+
+def _clear(dropped: dict[str, Dropped], place: str) -> None:
+    """Note that what is at a place now is valid."""
+    if place in dropped:
+        dropped[place] = {**dropped[place], "is_current": False, "digest": ""}
 
 
 # The fact -------------------------------------------------------------------------------------------------------------

@@ -2,24 +2,24 @@
 
 import time
 
+from t3flow.engine.journal import Journal
 from t3flow.fleet import known
 from t3flow.fleet.errors import FleetError
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet
-from t3flow.host.host import Host
 
 
-def look(host: Host, fleet: Fleet) -> Known:
+def look(journal: Journal, fleet: Fleet) -> Known:
     """Read all records and slots, and record what is known then. Raises FleetError, which is recorded too."""
     assert fleet.store is not None
     try:
         keys = fleet.keys()
         found = fleet.store.read(sorted(keys.public))
     except FleetError as error:
-        known.note_unreachable(host.journal, str(error), 0.0)
+        known.note_unreachable(journal, str(error), 0.0)
         raise
-    after = known.merge(known.read(host.journal), keys, found.now, found.records, found.slots)
-    known.note(host.journal, after)
+    after = known.merge(known.read(journal), keys, found.now, found.records, found.slots)
+    known.note(journal, after)
     return after
 
 

@@ -37,7 +37,7 @@ def ask(host: Host, version: str, run: str, *, is_bump: bool, again: bool = Fals
     try:
         if fleet.lock is not None:
             return _ask_lock(host, fleet, version, run, is_bump=is_bump)
-        found = looking.look(host, fleet)
+        found = looking.look(host.journal, fleet)
         if not again and (reason := rejected_elsewhere(host, version)):
             return Answer(False, rejected=reason)
         reason = unverified_by(found, fleet, version) or _take(host, fleet, found, version, run, is_bump=is_bump)

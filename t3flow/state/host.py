@@ -12,6 +12,7 @@ from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, RunWaits, Schedule, Status
+from t3flow.state.fleet import fleet
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -72,6 +73,7 @@ def collect(
             alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
         ),
         channels=channels(noted) if noted else [],
+        fleet=fleet(read, noted),
     )
     found["problems"] = problems(found)
     return found

@@ -1,6 +1,7 @@
 """Which versions were rejected, on which users' databases, and on which databases a version has yet to be tried."""
 
 import time
+from collections.abc import Iterable
 
 from t3flow.engine.journal import Journal
 from t3flow.host.records import tables
@@ -48,6 +49,16 @@ def rejected_for(journal: Journal, version: str) -> list[str]:
     """Return the users on whose databases alone a version failed; empty if that is unknown."""
     sql = "select user from rejected_for where version = ? order by user"
     return [str(user) for (user,) in tables.rows(journal, "rejected_for", "rejected_for", sql, version)]
+
+
+def forget_other_hosts(journal: Journal, hosts: Iterable[str]) -> None:
+    """Delete what hosts rejected that are none of these: they left the fleet, or this host did. Writes only if something changed."""
+    if not tables.has_table(journal, "rejected_by_hosts"):
+        return
+    gone = {str(host) for (host,) in journal.query("select distinct host from rejected_by_hosts")} - set(hosts)
+    if gone:
+        with tables.transaction(journal) as connection:
+            connection.executemany("delete from rejected_by_hosts where host = ?", [(host,) for host in gone])
 
 
 def reject(journal: Journal, version: str, reason: str, users: list[str]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from t3flow import T3flowError
 from t3flow.host.children import Children
 from t3flow.host.host import COMMANDS_LOCK, Host, services_of
-from t3flow.state.doctor import history, messages, places, programs, queues, users, versions
+from t3flow.state.doctor import fleets, history, messages, places, programs, queues, users, versions
 from t3flow.state.doctor.finding import Finding
 
 __all__ = ["CHECKS", "Check", "Finding", "examine"]
@@ -48,6 +48,7 @@ CHECKS: dict[str, Check] = {
     "deferrals": history.deferrals_are_pending,
     "lease": history.lease_has_a_run,
     "messages": messages.messages_arrive,
+    "fleet": fleets.fleet_works,
 }
 
 
