@@ -75,6 +75,14 @@ class Host:
         """Call a method of the host's sandbox and return its result."""
         return self.begin(do, *arguments, **more).result(CALL_SECONDS)
 
+    def edit(self, old: str, new: str) -> None:
+        """Replace a part of the settings file, before anything is started."""
+        self.call("setenv", "EDITED", "1")  # the agent has written the file when it answers
+        config = self.top / "config.toml"
+        text = config.read_text()
+        assert old in text
+        config.write_text(text.replace(old, new))
+
     def set_up(self, version: str) -> None:
         """Start everything but the consumer, with all users on a version."""
         self.call("setenv", "T3FLOW_SCHEDULE__RETRY_S", "300")  # news of other hosts end a wait, not the next look

@@ -94,8 +94,7 @@ class Fleet:
     def through_gateway(self, name: str) -> None:
         """Lead a host that was not started yet to Redis through a gateway on the host, where its consumer can be killed at a command."""
         port = self.hosts[name].call("start_gateway", HUB, PORT)
-        config = self.top / name / "config.toml"
-        config.write_text(config.read_text().replace(f"@{HUB}:{PORT}", f"@127.0.0.1:{port}"))
+        self.hosts[name].edit(f"@{HUB}:{PORT}", f"@127.0.0.1:{port}")
 
     def trust(self, name: str, group: str) -> None:
         """Create the key of a host, and let all hosts of the group know it."""

@@ -74,7 +74,7 @@ def it_goes_on(fleet: Fleet, hurt: str) -> None:
     fleet.publish(LATEST, {"schema_level": 32})
     runs = fleet.begin_bumps(others, LATEST)
     fleet.until(lambda: all(f"held by {hurt}" in fleet[name].waits_because(run) for name, run in runs.items()), "wait")
-    assert fleet[others[0]].document("fleet", "status")["slots"][0]["holder"] == hurt
+    assert fleet[others[0]].document("fleet", "status")["slots"][0]["host"] == hurt
     assert [fleet[name].stops(run) for name, run in runs.items()] == [0, 0]
     fleet[others[0]].t3flow("fleet", "release", hurt)
     fleet[hurt].t3flow("unfreeze")
