@@ -132,7 +132,7 @@ def release(host: str | None, slot: int | None) -> None:
 
 @fleet.command()
 def key() -> None:
-    """Print the public key of this host, and create the key if there is none. Example: t3flow fleet key > devvm1.pub
+    """Print the public key of this host, and create the key if there is none. Example: t3flow fleet key
 
     Put it into the folder fleet.peers of every other host of the group, as HOST.pub. The private key, fleet.key_file, never leaves this host.
     """

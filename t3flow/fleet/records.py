@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
     def body(self) -> dict[str, Any]:
         """Return the record as its signed text has it."""
-        found = self._asdict()
+        found = {**self._asdict(), "accepted": list(self.accepted), "verified": list(self.verified)}
         del found["host"]
         return found
 

@@ -78,9 +78,7 @@ SENTENCES: dict[str, Sentence] = {
     ),
     "plan_retry": Sentence("reason tries until due", "Planning another attempt", say.next_attempt),
     "await_registry": Sentence("at problem", "Waiting for the registry: {problem}", "Waited for the registry"),
-    "await_turn": Sentence(
-        "version due again", "Waiting for the turn of this host in the fleet: {problem}", say.turn_taken
-    ),
+    "await_turn": Sentence("version due again", "Waiting for the turn of this host in the fleet", say.turn_taken),
     "recheck_version": Sentence(
         "version default again", "Checking whether {version} may still be started", say.guarded
     ),

@@ -102,6 +102,16 @@ admins = []
 
 [verify]
 every_minutes = 60
+[fleet]
+url = ""
+group = "default"
+host = ""
+slots = 1
+wave = 0
+alone_after_hours = 0
+silent_hours = 26
+key_file = "/etc/t3flow/fleet.key"
+peers = "/etc/t3flow/fleet.d"
 [log]
 level = "INFO"
 json = false
@@ -383,6 +393,20 @@ IMPOSSIBLE = [
     ("web.admins", '["ada", "ada"]', "contains a duplicate"),
     ("web.admins", '[" "]', "is not valid"),
     ("verify.every_minutes", "-1", "is out of range"),
+    ("fleet.url", '"sqlite:///var/lib/q.db"', "has the unknown scheme sqlite"),
+    ("fleet.url", '"redis://"', "names no host"),
+    ("fleet.url", '"https://lock.example/?x=1"', "contains more than a host, a port and a path"),
+    ("fleet.group", '""', "is not valid"),
+    ("fleet.group", '"a:b"', "is not valid"),
+    ("fleet.host", '"-x"', "is not valid"),
+    ("fleet.host", f'"{"a" * 64}"', "is not valid"),
+    ("fleet.slots", "0", "is out of range"),
+    ("fleet.wave", "-1", "is out of range"),
+    ("fleet.wave", "1.5", "is a float"),
+    ("fleet.alone_after_hours", "-1", "is out of range"),
+    ("fleet.silent_hours", "0", "is out of range"),
+    ("fleet.key_file", '"fleet.key"', "is not absolute"),
+    ("fleet.peers", '"peers"', "is not absolute"),
     ("log.level", '"LOUD"', "is not one of these words"),
     ("log.json", '"no"', "is a string; expected true or false"),
 ]
@@ -441,6 +465,10 @@ def test_every_setting_refuses_something() -> None:
         ("queue.url", '"unix:///run/redis.sock?db=1"'),
         ("queue.url", '"unix://:pw@/run/redis.sock"'),
         ("npm.command", '"/opt/node/bin/npm"'),
+        ("fleet.url", '"unix://devvm1:secret@/run/redis.sock"'),
+        ("fleet.url", '"rediss://devvm1:secret@redis.example:6380/1"'),
+        ("fleet.url", '"https://lock.example/fleet"'),
+        ("fleet.host", '"devvm-1.example"'),
         ("log.json", "true"),
     ],
 )
