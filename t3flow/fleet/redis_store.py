@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from t3flow.fleet.errors import FleetUnreachable
@@ -119,8 +119,6 @@ class RedisStore:
 
     def may_write_another(self, host: str) -> bool:
         """Return whether this account of Redis may write the record of another host. Tries it with a name that no host can have."""
-        from redis.exceptions import NoPermissionError
-
         key = f"{self.record_key(host)}:probe"
 
         def call() -> bool:
@@ -171,6 +169,11 @@ class Inbox:
 def unreachable(error: Exception) -> FleetUnreachable:
     """Return an error of Redis's client as one line without secrets."""
     text = hide(" ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, NoPermissionError | AuthenticationError):
+        reason = text.rpartition(" caused error: ")[2][:200]
+        return FleetUnreachable(
+            f"the fleet's Redis refuses the account of this host: {reason}; check fleet.url and users.acl (docs/fleet.md)"
+        )
     return FleetUnreachable(f"the fleet's Redis does not answer: {text[:200]}; see t3flow doctor")
 
 

@@ -15,10 +15,7 @@ from redis.exceptions import RedisError
 PORT = 6379
 UNPACKED = Path(__file__).parents[2] / ".cache/redis/redis-server"
 """Redis 7, which `make suite` unpacks (tests/redis_faults/prepare.sh): earlier ones cannot let an account read what it may not write."""
-RULES = (
-    "user {host} on >{password} resetchannels &t3flow:{group}:changes -@all +@connection +time +mget +get +set +del +eval +scan "
-    "+publish +subscribe +unsubscribe %R~t3flow:{group}:* ~t3flow:{group}:host:{host} ~t3flow:{group}:slot:*"
-)
+DOCS = Path(__file__).parents[2] / "docs/fleet.md"
 READY_SECONDS = 20.0
 
 
@@ -31,6 +28,14 @@ def has_read_only_patterns() -> bool:
     """Return whether the server can let an account read keys that it may not write."""
     said = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout
     return int(said.partition("v=")[2].partition(".")[0]) >= 7
+
+
+def documented_account(host: str, group: str, password: str) -> str:
+    """Return the account of a host as docs/fleet.md says, or for an old Redis with all rights over the group."""
+    if not has_read_only_patterns():
+        return f"user {host} on >{password} ~t3flow:{group}:* &t3flow:{group}:changes +@all"
+    line = next(line for line in DOCS.read_text().splitlines() if line.strip().startswith("user devvm1 on"))
+    return line.strip().replace("devvm1", host).replace(":default:", f":{group}:").replace("PASSWORD", password)
 
 
 class RedisOfFleet:
@@ -59,7 +64,7 @@ class RedisOfFleet:
         """Add the account of a host, and return the URL with which the host reaches this server."""
         password = secrets.token_hex(8)
         with self._acl.open("a") as file:
-            file.write(RULES.format(host=host, password=password, group=group) + "\n")
+            file.write(documented_account(host, group, password) + "\n")
         self.admin.execute_command("ACL", "LOAD")
         self.urls[host] = f"redis://{host}:{password}@{HUB}:{PORT}"
         return self.urls[host]
