@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 
+from common import arguments, sized
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.sandbox import real
@@ -25,7 +25,7 @@ from t3flow.sandbox.host import Sandbox, free_port
 FIRST, NEXT = "0.0.24", "0.0.25-nightly.20260609.501"
 MEGABYTE = 1024 * 1024
 REAL_USERS, REAL_BOUND = 10, 1.5
-CASES = ((10, 5 * MEGABYTE), (100, 5 * MEGABYTE), (1, 2048 * MEGABYTE))
+CASES = sized(((10, 5 * MEGABYTE), (100, 5 * MEGABYTE), (1, 2048 * MEGABYTE)), ((2, MEGABYTE),))
 
 
 def grow(path: Path, size: int) -> None:
@@ -97,7 +97,7 @@ def measure(count: int, size: int) -> None:
         box.start_dispatch()
         box.start_consumer()
         box.publish(NEXT, {"schema_level": 32})
-        said = box.document("enqueue", "bump", "--dry-run", "--wait", timeout_seconds=3600)
+        said = box.document("enqueue", "bump", "--dry-run", "--wait")
         assert said["outcome"] == "dry_run_passed", said
         events = box.document("show", said["run"])["events"]
         gate = [event for event in events if event["step"] in ("choose_seeds", "run_trials")]
@@ -133,7 +133,7 @@ def measure_real() -> None:
         box.start_supervisor()
         box.start_dispatch()
         box.start_consumer()
-        said = box.document("enqueue", "bump", "--target", real.VERSION, "--dry-run", "--wait", timeout_seconds=3600)
+        said = box.document("enqueue", "bump", "--target", real.VERSION, "--dry-run", "--wait")
         assert said["outcome"] == "dry_run_passed", said
         events = box.document("show", said["run"])["events"]
         gate = [event for event in events if event["step"] in ("choose_seeds", "run_trials")]
@@ -194,7 +194,7 @@ def _at(event: dict[str, str]) -> datetime:
 
 def main() -> None:
     """Measure all cases, or those whose numbers are given; the number after the last is the real t3."""
-    chosen = [int(word) for word in sys.argv[1:]] or list(range(len(CASES) + 1))
+    chosen = [int(word) for word in arguments()] or list(range(len(CASES) + sized(1, 0)))
     for number in chosen:
         if number < len(CASES):
             measure(*CASES[number])

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ear import Ear
 from hypothesis import settings
 from loguru import logger
 from redis import Redis
@@ -139,6 +140,15 @@ def redis_server() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ear]:
+    """Listen in place of systemd."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    ear = Ear(str(tmp_path / "notify"))
+    yield ear
+    ear.socket.close()
 
 
 @pytest.fixture

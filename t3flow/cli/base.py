@@ -59,18 +59,21 @@ def require_consumer(read: Settings) -> int:
 def hint(read: Settings, run: str) -> None:
     """Send the consumer a hint about a journaled run. Without a queue it finds an urgent run within seconds, others when the queue is back."""
     from t3flow.engine.queue import open_queue, queue_key
+    from t3flow.engine.queue_faults import fault_of
     from t3flow.host.records import facts
 
     noted = journal(read)
     consumer, priority = facts.read(noted, "consumer") or {}, noted.run(run).priority
+    url = read.queue.url
     try:
+        url = queue_url(read)
         key = queue_key(read.paths.state_dir / "queue.key")
-        queue = open_queue(queue_url(read), key, name=consumer.get("queue_name", ""))
+        queue = open_queue(url, key, name=consumer.get("queue_name", ""))
         queue.register(lambda run_id: None, [])
         queue.send(run, priority=priority)
     except Exception as error:
         starts = "starts within seconds" if priority > 0 else "starts within a minute of its return"
-        say(f"t3flow: the queue does not answer ({error}); {run} is journaled and {starts}")
+        say(f"t3flow: the queue cannot be used: {fault_of(error, url).cause}; {run} is journaled and {starts}")
 
 
 def desk(read: Settings) -> "Desk":

@@ -14,7 +14,7 @@ from t3flow.host.records import facts
 from t3flow.settings.load import Settings
 from t3flow.state.runs import LONG_SECONDS, Line, Narrator, activity, result
 from t3flow.state.short import shortener
-from t3flow.state.sources import consumer_pid
+from t3flow.state.sources import QUEUE_FAULT, consumer_pid
 from t3flow.state.times import duration
 
 POLL_SECONDS = 0.1
@@ -55,8 +55,10 @@ def follow(read: Settings, journal: Journal, run_id: str, as_json: bool) -> int:
                 )
             waits_for = facts.read(journal, "waiting_for")
             if waits_for and waits_for != waited_for:
+                fault = facts.read(journal, QUEUE_FAULT)
+                cause = f" ({fault['cause']})" if fault else ""
                 progress.say(
-                    f"The consumer is waiting for {waits_for}; {run_id} is journaled and goes on with it: t3flow doctor"
+                    f"The consumer is waiting for {waits_for}{cause}; {run_id} is journaled and goes on with it: t3flow doctor"
                 )
             waited_for = waits_for
             if progress.is_live:

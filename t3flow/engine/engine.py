@@ -20,9 +20,9 @@ from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lease
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
 from t3flow.engine.queue import HintQueue
+from t3flow.engine.queue_faults import QueueFault
 from t3flow.engine.runs import HOST_LEASE, Abort, Outcome, end_run
 from t3flow.engine.step import FORMER_NAMES, STEPS, current_executor, present_name
-from t3flow.engine.storages import QueueUnavailable
 from t3flow.engine.words import Words
 
 WATCH_INTERVAL_SECONDS = 0.5
@@ -63,6 +63,7 @@ class Engine:
         self.incarnation = secrets.token_hex(8)
         self.stopping = threading.Event()
         self.queue_unavailable = queue.unavailable
+        self.queue_fault: QueueFault | None = None
         self.other_consumers: list[dict[str, Any]] = []  # that take messages from the same queue
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
@@ -233,8 +234,13 @@ class Engine:
                 self.queue.revoke_message(run.message)
 
     def _note_unavailable(self, error: Exception) -> None:
+        self.queue_fault = self.queue.fault_of(error)
         self.queue_unavailable.set()
-        logger.warning("the queue does not answer ({}); pending runs resume when it does", error)
+        logger.warning(
+            "the queue cannot be used: {}; pending runs resume when it can; {}",
+            self.queue_fault.cause,
+            self.queue_fault.remedy,
+        )
 
     def _sleeps_in(self, run_id: str) -> str | None:
         """Return the step in which a run waits, if any."""
@@ -244,8 +250,11 @@ class Engine:
     def recover(self) -> int:
         """Add a hint for each pending run that has neither a worker nor a timely message. Return how many were added. Idempotent."""
         due: dict[str, float] = {}
-        with suppress(QueueUnavailable):
+        try:
             due = self.queue.due_times()
+        except Exception:  # the queue's client raises many types
+            if not self.queue_unavailable.is_set():
+                raise
         added = 0
         for run in self.journal.runs("status = 'running' and held is null"):
             if run.id in self._busy:
@@ -262,23 +271,35 @@ class Engine:
 
     def watch_queue(self) -> None:
         """Probe the queue, one call at a time, until the engine stops. Runs in a thread of its own, because a probe may hang."""
+        self.probe_queue()
         while not self.stopping.wait(PROBE_INTERVAL_SECONDS):
             self.probe_queue()
 
     def probe_queue(self) -> None:
-        """Probe the queue once. If it answers again, restore the hints that it lost."""
+        """Pass a message through the queue once. If it works again, or has lost what it had, restore the hints."""
         was_unavailable = self.queue_unavailable.is_set()
         try:
-            self.other_consumers = self.queue.storage.probe()
-            if was_unavailable:
+            pulse = self.queue.storage.probe()
+            self.other_consumers = pulse.others
+            if was_unavailable or pulse.is_emptied:
                 self.recover()
         except Exception as error:
-            if not was_unavailable:
+            fault = self.queue.fault_of(error)
+            if fault != self.queue_fault:
                 self._note_unavailable(error)
             self.queue_unavailable.set()
             return
-        if was_unavailable and not self.queue_unavailable.is_set():
-            logger.info("the queue answers again")
+        if self.queue_unavailable.is_set():
+            return
+        if pulse.is_emptied:
+            logger.warning("Redis has lost the messages of this host; they were restored from the journal")
+        if was_unavailable:
+            logger.info("the queue works again")
+        risk = self.queue.risk()
+        if risk is not None and risk != self.queue_fault:
+            logger.warning("the queue works, but {}; {}", risk.cause, risk.remedy)
+        if not self.queue_unavailable.is_set():
+            self.queue_fault = risk
 
     def advance_urgent(self) -> None:
         """Advance runs with priority straight from the journal, until the engine stops.

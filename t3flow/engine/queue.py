@@ -22,6 +22,7 @@ from huey.api import Task
 from huey.registry import Message
 from loguru import logger
 
+from t3flow.engine.queue_faults import QueueFault, fault_of
 from t3flow.engine.storages import CALL_SECONDS, CircuitBreaker, QueueUnavailable, RedisHints, SqliteHints
 
 MACHINE_ID = Path("/etc/machine-id")
@@ -82,9 +83,10 @@ class SignedJson:
 
 
 class HintQueue(Huey):
-    """Huey that drops messages which do not verify and counts them in `dropped`. `unavailable` is set while the queue does not answer."""
+    """Huey that drops messages which do not verify and counts them in `dropped`. `unavailable` is set while the queue cannot be used."""
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, queue_url: str, **options: Any) -> None:
+        self._url = queue_url
         # Called with the error of a failed call.
         self.on_failure: Callable[[Exception], None] = lambda error: None
         super().__init__(name, results=False, utc=True, **options)
@@ -101,6 +103,18 @@ class HintQueue(Huey):
         """Set after a failed call, until `storage.probe` succeeds."""
         unavailable: threading.Event = self.storage.unavailable
         return unavailable
+
+    def fault_of(self, error: Exception) -> QueueFault:
+        """Return what an error of this queue means."""
+        return fault_of(error, self._url)
+
+    def risk(self) -> QueueFault | None:
+        """Return what will go wrong although messages pass now, such as a password that was changed for new connections; None if nothing will."""
+        try:
+            self.storage.check_risks()
+        except Exception as error:  # the queue's client raises many types
+            return fault_of(error, self._url, is_blocking=False)
+        return None
 
     def register(self, advance: Callable[[str], None], steps: Iterable[str]) -> None:
         """Register the Huey tasks, which all advance a run: one in general, and one named after each step, for a run that sleeps in that step.
@@ -140,7 +154,7 @@ class HintQueue(Huey):
         except QueueUnavailable:
             return  # the first failure was logged
         except Exception as error:
-            logger.warning("the queue does not answer ({}); the journal still revokes the task", error)
+            logger.warning("{}; the journal still revokes the task", self.fault_of(error).cause)
 
     def dequeue(self) -> Task | None:
         """Return the next message that verifies, or None. A bad one costs no backoff, and a flood of them blocks no worker for long."""
@@ -179,7 +193,7 @@ class HintQueue(Huey):
 
 
 def open_queue(url: str, key: bytes, *, name: str = "", consumer: dict[str, Any] | None = None) -> HintQueue:
-    """Return the queue at a `queue.url`: sqlite:///PATH, redis://, rediss://, or unix://. Connects on first use.
+    """Return the queue at a `queue.url`: sqlite:///PATH, redis://, rediss://, unix://, or redis+sentinel://. Connects on first use.
 
     `name` overrides the queue's name, for a command whose consumer chose another one. `consumer` (host, boot, pid) identifies the consumer in its
     heartbeats; a command passes none.
@@ -188,9 +202,9 @@ def open_queue(url: str, key: bytes, *, name: str = "", consumer: dict[str, Any]
     if url.startswith("sqlite://"):
         filename = unquote(urlsplit(url).path)
         return HintQueue(
-            name, serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=CALL_SECONDS
+            name, url, serializer=serializer, storage_class=SqliteHints, filename=filename, timeout=CALL_SECONDS
         )
-    return HintQueue(name, serializer=serializer, storage_class=RedisHints, url=url, consumer=consumer)
+    return HintQueue(name, url, serializer=serializer, storage_class=RedisHints, url=url, consumer=consumer)
 
 
 def queue_name(key: bytes) -> str:

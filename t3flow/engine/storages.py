@@ -11,28 +11,35 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from huey.storage import PriorityRedisStorage, SqliteStorage
 from loguru import logger
-from redis import ConnectionPool
-from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
-from redis.retry import Retry
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-CALL_SECONDS = 3.0
-"""Timeout of a call to Redis, and of SQLite's wait for the file lock. Longer than WAIT_SECONDS."""
-CONNECT_SECONDS = 2.0
+from t3flow.engine.queue_faults import MessageLost, QueueEvicts
+from t3flow.engine.redis_pools import CALL_SECONDS as CALL_SECONDS
+from t3flow.engine.redis_pools import check_new_connection, open_pool
+
 WAIT_SECONDS = 1
 """How long a worker waits in Redis for a message."""
 CONSUMERS = "huey.t3flow.consumers"
 """Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), scored by their last heartbeat on Redis's clock."""
 ALIVE_SECONDS = 30.0
 EXPIRY_SECONDS = 86400
+PROBE = b"probe"
+PAST = datetime(2000, 1, 1)
 
 
 class QueueUnavailable(ConnectionError):
     """The queue did not answer, and no call is made until a probe succeeds."""
+
+
+class Pulse(NamedTuple):
+    """What a probe found: the other consumers of the same queue, and whether the queue has lost what it had."""
+
+    others: list[dict[str, Any]]
+    is_emptied: bool = False
 
 
 class CircuitBreaker:
@@ -65,11 +72,15 @@ class CircuitBreaker:
 
         return call
 
-    def probe(self) -> list[dict[str, Any]]:
-        """Check that the queue answers. Return the other consumers of the same queue. Raises what the queue's client raises."""
-        others: list[dict[str, Any]] = self._storage.heartbeat()
+    def probe(self) -> Pulse:
+        """Check that the queue takes and gives a message. Raises what the queue's client raises."""
+        pulse: Pulse = self._storage.heartbeat()
         self.unavailable.clear()
-        return others
+        return pulse
+
+    def check_risks(self) -> None:
+        """Check what will go wrong although messages pass now. Raises what the queue's client raises, and leaves the storage in use."""
+        self._storage.check_risks()
 
 
 class SqliteHints(SqliteStorage):
@@ -145,10 +156,14 @@ class SqliteHints(SqliteStorage):
         due: list[bytes] = super().read_schedule(ts.replace(tzinfo=UTC))
         return due
 
-    def heartbeat(self) -> list[dict[str, Any]]:
-        """Check that the file can be read. Return no other consumers: the consumer's lock file excludes them."""
-        self.queue_size()
-        return []
+    def heartbeat(self) -> Pulse:
+        """Check that the file takes and gives a value. There are no other consumers: the consumer's lock file excludes them."""
+        self.put_data("probe", PROBE)
+        self.pop_data("probe")
+        return Pulse([])
+
+    def check_risks(self) -> None:
+        """Do nothing: a file that takes and gives a value has no risks."""
 
     def keys_of_queue(self, name: str) -> list[str]:
         """Return nothing: the consumer deletes other queues when it starts."""
@@ -164,15 +179,12 @@ class RedisHints(PriorityRedisStorage):
     """Huey's Redis storage, a sorted set by priority, with due times in UTC. `consumer` identifies the consumer in heartbeats; None for a command."""
 
     def __init__(self, name: str, url: str, consumer: dict[str, Any] | None = None) -> None:
-        pool = ConnectionPool.from_url(
-            url,
-            socket_timeout=CALL_SECONDS,
-            socket_connect_timeout=CONNECT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        pool = open_pool(url)
         super().__init__(name, connection_pool=pool, read_timeout=WAIT_SECONDS)
+        self._probe = PriorityRedisStorage(f"{self.name}_probe", connection_pool=pool, read_timeout=WAIT_SECONDS)
         self._consumer = consumer
         self._since: float | None = None
+        self._evicted: int | None = None
 
     def convert_ts(self, ts: datetime) -> float:
         """Return a UTC time as epoch seconds, the score of Redis's sorted set."""
@@ -183,23 +195,64 @@ class RedisHints(PriorityRedisStorage):
         found = self.conn.bzpopmin(self.queue_key, timeout=self.read_timeout)
         return None if found is None else bytes(found[1][8:])  # Huey prefixes eight bytes for the order
 
-    def heartbeat(self) -> list[dict[str, Any]]:
+    def heartbeat(self) -> Pulse:
+        """Check that Redis takes and gives a message, and record that this consumer is alive."""
+        pulse = self._beat()
+        self._round_trip()
+        return pulse
+
+    def _round_trip(self) -> None:
+        """Pass a message through keys of its own, with every command that the queue, its schedule, and revocation use. Idempotent."""
+        try:
+            self._probe.enqueue(PROBE)
+            if self._probe.dequeue() is None:
+                raise MessageLost("it took one and did not give it back")
+            self._probe.add_to_schedule(PROBE, PAST)
+            self._probe.read_schedule(datetime.now())
+            self._probe.put_data("probe", PROBE)
+            self._probe.pop_data("probe")
+        except NoPermissionError as error:
+            if " key" not in str(error):  # the Redis account may be limited to the queue's own keys
+                raise
+
+    def _beat(self) -> Pulse:
         """Record that this consumer is alive. Return the others that are alive and take messages from the same queue."""
         if self._consumer is None:
             self.queue_size()
-            return []
+            return Pulse([])
         try:
             seconds, micros = self.conn.time()
             now = seconds + micros / 1e6
-            self._since = self._since or now
+            is_first, self._since = self._since is None, self._since or now
             own = json.dumps({"queue": self.name, **self._consumer, "since": self._since}, sort_keys=True)
-            self.conn.zadd(CONSUMERS, {own: now})
+            is_new = bool(self.conn.zadd(CONSUMERS, {own: now}))
             self.conn.zremrangebyscore(CONSUMERS, "-inf", now - EXPIRY_SECONDS)
             found = self.consumers(max(self._since, now - ALIVE_SECONDS))
         except NoPermissionError:  # the Redis account may be limited to the queue's keys, or to few commands
             self.queue_size()
-            return []
-        return [each for each in found if each["queue"] == self.name and each != json.loads(own)]
+            return Pulse([], self._has_evicted())
+        others = [each for each in found if each["queue"] == self.name and each != json.loads(own)]
+        return Pulse(others, self._has_evicted() or (is_new and not is_first))
+
+    def _has_evicted(self) -> bool:
+        """Return whether Redis has evicted keys since the last call."""
+        before, self._evicted = self._evicted, self._info("stats").get("evicted_keys", 0)
+        return before is not None and self._evicted != before
+
+    def _info(self, section: str) -> dict[str, Any]:
+        """Return a section of INFO; {} if the Redis account may not ask for it."""
+        with contextlib.suppress(ResponseError):
+            found: dict[str, Any] = self.conn.info(section)
+            return found
+        return {}
+
+    def check_risks(self) -> None:
+        """Check what will go wrong although messages pass. Raises RedisError: new connections are refused, or Redis may evict the queue."""
+        check_new_connection(self.pool)
+        memory = self._info("memory")
+        policy = str(memory.get("maxmemory_policy", ""))
+        if memory.get("maxmemory") and policy.startswith("allkeys"):
+            raise QueueEvicts(f"may evict messages to make room (maxmemory-policy {policy})")
 
     def consumers(self, since: float) -> list[dict[str, Any]]:
         """Return the consumers on this Redis, of any queue, with a heartbeat since then (Redis's clock). Skips entries that t3flow did not write."""

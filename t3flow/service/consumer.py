@@ -43,7 +43,7 @@ from t3flow.settings.text import describe
 from t3flow.state.fleet import FLEET_FILE, as_text
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
-from t3flow.state.sources import QUEUE_URL
+from t3flow.state.sources import QUEUE_FAULT, QUEUE_URL
 from t3flow.workflows import STOPPED_BY_FREEZE, WORKFLOWS, YIELDING
 
 JOURNAL = "journal.db"
@@ -278,13 +278,15 @@ def update_launcher(host: Host) -> None:
 
 
 def queue_watcher(engine: Engine, host: Host) -> Callable[[], None]:
-    """Return a watcher that records facts: for `status`, that the queue does not answer; for `doctor`, which other consumers use it."""
-    noted: dict[str, Any] = {"waiting_for": None, QUEUE_SHARED: None}
+    """Return a watcher that records facts: why the queue cannot be used, or soon cannot, and which other consumers use it."""
+    noted: dict[str, Any] = {"waiting_for": None, QUEUE_FAULT: None, QUEUE_SHARED: None}
 
     def watch() -> None:
         shared = sorted(f"{each['host']} (pid {each['pid']})" for each in engine.other_consumers)
+        fault, known = engine.queue_fault, noted[QUEUE_FAULT]
         present = {
             "waiting_for": "the queue" if engine.queue_unavailable.is_set() else None,
+            QUEUE_FAULT: fault and {**fault._asdict(), "since": known["since"] if known else time.time()},
             QUEUE_SHARED: shared or None,
         }
         for key, value in present.items():
@@ -329,6 +331,7 @@ def publish_settings(host: Host, queue_name: str) -> None:
         },
     )
     facts.write(host.journal, "waiting_for", None)
+    facts.write(host.journal, QUEUE_FAULT, None)
     facts.write(host.journal, QUEUE_SHARED, None)
     facts.write(host.journal, METRICS_PROBLEMS, None)
     rules = settings.deferral._asdict()

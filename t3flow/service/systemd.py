@@ -23,7 +23,7 @@ from t3flow.state.wording import names
 
 VARIABLE = "NOTIFY_SOCKET"
 STATUS_INTERVAL_SECONDS = 2.0
-MAX_STATUS_LENGTH, MAX_PART_LENGTH = 300, 100
+MAX_STATUS_LENGTH, MAX_PART_LENGTH, MAX_FAULT_LENGTH = 300, 100, 180
 MOST_WAITING = 3
 
 
@@ -59,8 +59,9 @@ def status_text(engine: Engine, host: Host) -> str:
     parts = []
     if frozen := freeze.frozen(host.settings, host.journal):
         parts.append(f"FROZEN: {clipped(frozen['reason'], MAX_PART_LENGTH)}")
-    if engine.queue_unavailable.is_set():
-        parts.append("waiting for the queue to answer")
+    if fault := engine.queue_fault:
+        begin = "waiting for the queue: " if fault.is_blocking else ""
+        parts.append(clipped(f"{begin}{fault.cause}", MAX_FAULT_LENGTH))
     for run in runs_under_way(engine, host):
         parts.append(clipped(f"{short_id(run.id)}: {activity(host.journal, run)}", MAX_PART_LENGTH))
     if verify_records.dispatch_fault(host.journal) is not None:

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from cronsim import CronSim, CronSimError
 
+from t3flow.engine.queue_urls import is_sentinel, sentinel_url
 from t3flow.settings.timezones import zone_of
 from t3flow.settings.user_map import USER_NAME
 from t3flow.t3 import versions
@@ -66,6 +67,12 @@ def between(smallest: float, largest: float) -> Callable[[float], float]:
         return value
 
     return check
+
+
+def zero_or_between(smallest: float, largest: float) -> Callable[[float], float]:
+    """Return the check that a number is 0 or within bounds, both included."""
+    within = between(smallest, largest)
+    return lambda value: value if value == 0 else within(value)
 
 
 def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
@@ -200,13 +207,17 @@ def base_dir_template(text: str) -> str:
 
 def _split(text: str) -> tuple[SplitResult, int | None]:
     """Return a URL's parts and its port. Raise ValueError."""
-    if not text.isprintable() or " " in text:
-        raise ValueError("contains spaces or control characters")
+    _printable(text)
     try:
         parts = urlsplit(text)
         return parts, parts.port
     except ValueError as error:
         raise ValueError("is not a URL (host or port)") from error
+
+
+def _printable(text: str) -> None:
+    if not text.isprintable() or " " in text:
+        raise ValueError("contains spaces or control characters")
 
 
 def _check_server(host: str | None, port: int | None) -> None:
@@ -227,7 +238,12 @@ def dispatch_url(text: str) -> str:
 
 
 def queue_url(text: str) -> str:
-    """Check the URL of a queue: SQLite's file, a Redis server or its socket. Raise ValueError."""
+    """Check the URL of a queue: SQLite's file, a Redis server, its socket, or the Sentinels that know it. Raise ValueError."""
+    if is_sentinel(text):
+        _printable(text)
+        for host, _ in sentinel_url(text).sentinels:
+            _check_server(host, None)
+        return text
     parts, port = _split(text)
     scheme = parts.scheme
     if scheme in ("redis", "rediss"):

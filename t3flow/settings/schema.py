@@ -134,6 +134,13 @@ class Backup(NamedTuple):
 
     keep: Annotated[values.Count, "number of accepted versions whose snapshots are kept"] = 6
     timeout_s: Annotated[values.Timeout, "time limit for the snapshot of one user"] = 900
+    replaced_days: Annotated[
+        values.LongDaysOrNever,
+        "after so many days, a database that a rollback or restore replaced is dropped; 0 = only by t3flow backups drop",
+    ] = 0
+    gone_days: Annotated[
+        values.Days, "how long link, records and files of an account that no longer exists are kept"
+    ] = 14
 
 
 class Schedule(NamedTuple):

@@ -63,7 +63,7 @@ def mask(url: str) -> str:
 
     Masks other texts too: what precedes an `@` may be a misplaced password.
     """
-    url = re.sub(r"(?is)([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"(?is)([?&](?:sentinel_|ssl_)?password=)[^&#]*", r"\1***", url)
     return re.sub(
         r"(?is)\A([a-z][a-z0-9+.-]*://)?([^:@/]*:)?.*@", lambda found: f"{found[1] or ''}{found[2] or ''}***@", url
     )

@@ -115,12 +115,22 @@ class Schedule(TypedDict):
     problem: str
 
 
+class QueueFault(TypedDict):
+    """Why the queue cannot be used, or will not be usable soon (not `is_blocking`), and the command that helps."""
+
+    cause: str
+    remedy: str
+    is_blocking: bool
+    since: str | None
+
+
 class Consumer(TypedDict):
     """The consumer. `waiting_for`: what it cannot work without now."""
 
     alive: bool
     pid: int | None
     waiting_for: str | None
+    queue: QueueFault | None
 
 
 class Verify(TypedDict):

@@ -11,12 +11,12 @@ from t3flow.host import slots
 from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
-from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, RunWaits, Schedule, Status
+from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, QueueFault, RunWaits, Schedule, Status
 from t3flow.state.fleet import fleet
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
-from t3flow.state.sources import journal_if_any, live_consumer_pid
+from t3flow.state.sources import QUEUE_FAULT, journal_if_any, live_consumer_pid
 from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import frozen_document, users, version_or_none
 from t3flow.state.verification import dispatch_fault, verify_state
@@ -70,13 +70,26 @@ def collect(
         next_bump=rfc3339(planned.get("at")),
         schedule=schedule_in_force(read, planned),
         consumer=Consumer(
-            alive=pid is not None, pid=pid, waiting_for=facts.read(noted, "waiting_for") if noted else None
+            alive=pid is not None,
+            pid=pid,
+            waiting_for=facts.read(noted, "waiting_for") if noted else None,
+            queue=queue_fault(noted) if noted else None,
         ),
         channels=channels(noted) if noted else [],
         fleet=fleet(read, noted),
     )
     found["problems"] = problems(found)
     return found
+
+
+def queue_fault(noted: Journal) -> QueueFault | None:
+    """Return why the queue cannot be used, or soon cannot, as the consumer noted it."""
+    fault = facts.read(noted, QUEUE_FAULT)
+    if fault is None:
+        return None
+    return QueueFault(
+        cause=fault["cause"], remedy=fault["remedy"], is_blocking=fault["is_blocking"], since=rfc3339(fault["since"])
+    )
 
 
 def schedule_in_force(read: Settings, planned: dict[str, Any]) -> Schedule:

@@ -36,6 +36,7 @@ KINDS = {
     "fleet_host_silent": "a host of the fleet is silent",
     "run_waits": "a run waits for the registry, or for the turn of this host in the fleet",
     "last_bump": "the last bump ended without a verdict",
+    "queue_risk": "the queue works, but refuses new connections or may lose messages",
     "metrics": "the consumer cannot publish metrics",
     "notify_failed": "a channel does not take messages",
 }
@@ -88,8 +89,7 @@ def of_host(found: Status) -> list[_Line]:
         text = overdue_text(verify["overdue"], verify["every_minutes"], verify["waiting_for"])
         remedy = f"see t3flow show {found['run']}" if found["run"] else "verify now: t3flow verify"
         lines.append(_Line("verify_overdue", text, remedy))
-    if cause := found["consumer"]["waiting_for"]:
-        lines.append(_Line("consumer_waits", f"The consumer is waiting for {cause}", "see t3flow doctor"))
+    lines += of_queue(found)
     if found["consumer"]["alive"]:
         remedy = "fix it, or set another place; it is tried each minute: t3flow config show metrics"
         lines += [_Line("metrics", problem, remedy) for problem in found["metrics_problems"]]
@@ -100,6 +100,22 @@ def of_host(found: Status) -> list[_Line]:
             text = f"Messages to {channel['shown']} fail, first {since}: {channel['cause']}{given_up}"
             lines.append(_Line("notify_failed", text, "try again with: t3flow notify test"))
     return lines
+
+
+def of_queue(found: Status) -> list[_Line]:
+    """Return what is wrong with the queue, as the consumer found when it passed a message through it."""
+    consumer = found["consumer"]
+    fault, waits = consumer["queue"], consumer["waiting_for"]
+    if not consumer["alive"]:
+        return []
+    if fault and not fault["is_blocking"]:
+        return [_Line("queue_risk", f"The queue works, but {fault['cause']}", fault["remedy"])]
+    if not waits:
+        return []
+    if not fault:
+        return [_Line("consumer_waits", f"The consumer is waiting for {waits}", "see t3flow doctor")]
+    text = f"The consumer is waiting for {waits} ({ago(epoch(fault['since']))}): {fault['cause']}"
+    return [_Line("consumer_waits", text, fault["remedy"])]
 
 
 def of_dispatch(found: Status) -> list[_Line]:

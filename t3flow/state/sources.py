@@ -13,6 +13,8 @@ from t3flow.settings.load import Settings
 
 JOURNAL = "journal.db"
 LOCK = "consumer.lock"
+QUEUE_FAULT = "queue_fault"
+"""Fact: why the queue cannot be used, or soon cannot: a QueueFault of the engine and `since` (epoch seconds)."""
 QUEUE_URL = "queue.url"
 """The file with the URL of the queue that the consumer uses, which may have a password."""
 

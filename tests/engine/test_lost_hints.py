@@ -91,7 +91,7 @@ def test_an_account_of_little_power_has_a_queue(redis_server: RedisServer, keys:
     queue = open_queue(url, KEY, consumer={"host": "a", "boot": "b", "pid": "1"})
     queue.register(lambda run_id: None, [])
     queue.unavailable.set()
-    assert queue.storage.probe() == []
+    assert queue.storage.probe().others == []
     assert not queue.unavailable.is_set()
     assert queue.storage.keys_of_queue("t3flow") == []
     message = queue.send("run-1")

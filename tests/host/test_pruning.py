@@ -21,7 +21,7 @@ from t3flow.engine.files import DiskError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import pruning, slots
+from t3flow.host import departed, pruning, slots
 from t3flow.host.backups import drop_box, replaced, store
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.owner.answers import OwnerProblem
@@ -168,12 +168,12 @@ def test_a_link_goes_14_days_after_its_account(hosted: Callable[..., Host]) -> N
         lead(host, user, VERSIONS[0])
     pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada", "left"}
-    since = facts.read(host.journal, pruning.GONE)
+    since = facts.read(host.journal, departed.GONE)
     assert set(since) == {"left"}
-    facts.write(host.journal, pruning.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
+    facts.write(host.journal, departed.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
     assert "users/left" in pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada"}
-    assert facts.read(host.journal, pruning.GONE) is None
+    assert facts.read(host.journal, departed.GONE) is None
 
 
 def test_records_that_cannot_be_dropped_are_dropped_later(

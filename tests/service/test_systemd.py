@@ -1,53 +1,17 @@
 """What the consumer sends to systemd, received on a socket as systemd would."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from conftest import RedisServer
+from ear import Ear
 from scenes import NEXT, bump, is_busy
 
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.systemd import notify
-
-
-class Ear:
-    """A socket like systemd's, and all that it has received."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(f"\0{address[1:]}" if address[0] == "@" else address)
-        self.socket.settimeout(0.2)
-        self.heard: list[str] = []
-
-    def hears(self, wanted: str, timeout_seconds: float = 15) -> bool:
-        """Whether a word with this prefix arrives in time."""
-        deadline = time.monotonic() + timeout_seconds
-        while not any(word.startswith(wanted) for word in self.heard):
-            if time.monotonic() > deadline:
-                return False
-            try:
-                self.heard += self.socket.recv(4096).decode().split("\n")
-            except TimeoutError:
-                continue
-        return True
-
-    def forget(self) -> None:
-        """Forget what was received."""
-        self.heard = []
-
-
-@pytest.fixture
-def ear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ear]:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    ear = Ear(str(tmp_path / "notify"))
-    yield ear
-    ear.socket.close()
 
 
 def test_a_consumer_says_how_it_fares(ear: Ear, make_box: Callable[..., Sandbox]) -> None:

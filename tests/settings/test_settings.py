@@ -66,6 +66,8 @@ later_days = 7
 [backup]
 keep = 6
 timeout_s = 900
+replaced_days = 0
+gone_days = 14
 [schedule]
 bump = "0 4 * * *"
 jitter_s = 3600
@@ -375,6 +377,9 @@ IMPOSSIBLE = [
     ("npm.verify_signatures", "true", "is a boolean; expected auto, require or off"),
     ("journal.keep_days", "0", "is out of range"),
     ("canary.soak_minutes", "-1", "is out of range"),
+    ("backup.replaced_days", "13", "is out of range"),
+    ("backup.replaced_days", "-1", "is out of range"),
+    ("backup.gone_days", "0", "is out of range"),
     ("deferral.processes_days", "-1", "is out of range"),
     ("deferral.later_days", "0", "is out of range"),
     ("notify.ping_url", '"hc-ping.com/x"', "is not an http or https URL"),

@@ -10,6 +10,8 @@ from t3flow.engine.journal import Journal
 UNKNOWN_T3 = "unknown"
 """Fact: users whose t3 is of an unknown generation → [since (epoch seconds), what t3flow does not know about it]."""
 
+DEFERRAL_CAUSES = "deferral_causes"
+"""Fact: deferred user → the wait for the present cause (`deferrals/long_waits.py`)."""
 BAKE = "bake"
 """Fact: the watch of real pairings after a version was assigned; see `rollout/bake.py`."""
 BAKE_CUT_SHORT = "bake_cut_short"

@@ -21,6 +21,11 @@ def rejected_here(journal: Journal) -> dict[str, str]:
     return {str(version): str(reason) for version, reason in rows}
 
 
+def rejected_before(journal: Journal, before: float) -> list[str]:
+    """Return the versions that were rejected before a time (epoch seconds)."""
+    return [str(version) for (version,) in journal.query("select version from rejected where at < ?", before)]
+
+
 def rejected_by_others(journal: Journal) -> dict[str, str]:
     """Return version → reason, with the host, of the versions that other hosts of the fleet rejected, unless they passed here since."""
     if not tables.has_table(journal, "rejected_by_hosts"):

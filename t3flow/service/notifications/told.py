@@ -11,6 +11,7 @@ SETTLE_SECONDS = {
     "launcher": 120.0,
     "user_map": 120.0,
     "consumer_waits": 300.0,
+    "queue_risk": 300.0,
     "verify_overdue": 300.0,
     "metrics": 300.0,
     "fleet_stuck": 300.0,

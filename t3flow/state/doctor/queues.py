@@ -6,9 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from t3flow.engine.queue import LEGACY_QUEUE_NAME, QUEUE_SHARED, HintQueue, open_queue, queue_key
+from t3flow.engine.queue_urls import is_sentinel, sentinel_url
 from t3flow.host.host import Host
 from t3flow.host.records import facts
 from t3flow.state.doctor.finding import Finding, finding
+from t3flow.state.sources import QUEUE_FAULT
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -19,6 +21,8 @@ def queue_is_private(host: Host) -> Iterator[Finding]:
     Messages are signed and foreign ones dropped, but a flood of them still costs time.
     """
     parts = urlsplit(host.settings.queue.url)
+    if is_sentinel(host.settings.queue.url):
+        parts = urlsplit(sentinel_url(host.settings.queue.url).server)
     if parts.scheme in ("redis", "rediss"):
         if not parts.password and "password=" not in parts.query:
             yield finding("queue.url has no password for Redis", "set requirepass in Redis, or use a unix socket")
@@ -33,15 +37,26 @@ def queue_is_private(host: Host) -> Iterator[Finding]:
                 f"every account can write to the queue's socket {path}",
                 "set unixsocketperm 700 or requirepass in Redis",
             )
+    yield from queue_works(host)
+
+
+def queue_works(host: Host) -> Iterator[Finding]:
+    """Check that the queue takes and gives a message, here and for the consumer, and say what stands in the way."""
+    queue = open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key"))
+    noted = facts.read(host.journal, QUEUE_FAULT) or {}
     try:
-        queue = open_queue(host.settings.queue.url, queue_key(host.settings.paths.state_dir / "queue.key"))
-        queue.pending_count()
+        queue.storage.probe()
         yield from queue_is_not_shared(host, queue)
+        fault = queue.risk()
     except Exception as error:  # the queue's client raises many types
+        fault = queue.fault_of(error)
+    if fault is not None:
+        begin = "the queue cannot be used" if fault.is_blocking else "the queue works, but"
         yield finding(
-            f"the queue does not answer: {type(error).__name__}",
-            "start it, or set queue.url (no run is lost meanwhile)",
+            f"{begin}{':' if fault.is_blocking else ''} {fault.cause}", f"{fault.remedy} (no run is lost meanwhile)"
         )
+    if noted and noted["cause"] != (fault.cause if fault else ""):
+        yield finding(f"the consumer finds: {noted['cause']}", f"{noted['remedy']} (no run is lost meanwhile)")
 
 
 def _others_may_enter(folder: Path) -> bool:
