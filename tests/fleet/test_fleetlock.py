@@ -10,7 +10,7 @@ import pytest
 from conftest import LATER, NEXT
 from fleets import Fleet
 from network import HUB
-from nights import assert_at_most, nights
+from waves import assert_at_most, nights
 
 pytestmark = pytest.mark.processes
 SERVER, PORT = Path(__file__).with_name("fleetlock_server.py"), 8080

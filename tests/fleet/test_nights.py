@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from conftest import LATER, NEXT
 from fleets import Fleet
-from nights import assert_at_most, assert_in_waves, nights
+from waves import assert_at_most, assert_in_waves, nights
 
 pytestmark = pytest.mark.processes
 LATEST = "0.0.25-nightly.20260611.503"

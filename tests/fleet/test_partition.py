@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from conftest import NEXT
 from fleets import Fleet
-from nights import assert_at_most, assert_in_waves, nights
+from waves import assert_at_most, assert_in_waves, nights
 
 pytestmark = pytest.mark.processes
 HOUR = 3600
