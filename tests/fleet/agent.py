@@ -15,11 +15,27 @@ from gateway import Gateway
 
 from t3flow.sandbox.host import Sandbox
 
+PATIENCE_SECONDS = 200.0
+PATIENT = {"verify_timeout_s = 6": "verify_timeout_s = 60", "start_timeout_s = 15": "start_timeout_s = 120"}
+"""Settings of the sandbox that a loaded machine may exceed."""
+
 
 class Box(Sandbox):
     """The sandbox of a host, which lives through the calls."""
 
     gateway: Gateway
+
+    def __init__(self, top: Path, users: list[str], **more: Any) -> None:
+        super().__init__(top, users, **more)
+        self.ready_seconds = self.mint_seconds = PATIENCE_SECONDS
+        text = self.config.read_text()
+        for hasty, patient in PATIENT.items():
+            text = text.replace(f"\n{hasty}\n", f"\n{patient}\n")
+        self.config.write_text(text)
+
+    def until(self, holds: Any, what: str, timeout_seconds: float = 0) -> None:
+        """Wait until a condition holds, with patience for a machine on which many hosts start at once."""
+        super().until(holds, what, max(timeout_seconds, PATIENCE_SECONDS))
 
     def take_databases(self, databases: dict[str, str]) -> None:
         """Copy databases into homes, named by text."""

@@ -20,7 +20,7 @@ from t3flow.settings import load as settings_module
 
 AGENT = Path(__file__).with_name("agent.py")
 SKEW = Path(__file__).with_name("skew.c")
-CALL_SECONDS = 240.0
+CALL_SECONDS = 600.0
 
 
 class Failed(AssertionError):

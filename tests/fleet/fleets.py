@@ -42,7 +42,8 @@ peers = "{top}/{group}.peers"
 class Fleet:
     """Hosts, their network and their Redis. `close` ends all of it and checks for leftovers."""
 
-    def __init__(self, *, persistent: bool = True) -> None:
+    def __init__(self, *, persistent: bool = True, patience_seconds: float = 150) -> None:
+        self._patience_seconds = patience_seconds
         self.top = Path(tempfile.mkdtemp(prefix="t3f-", dir="/tmp"))
         self.network = Network()
         self.hosts: dict[str, Host] = {}
@@ -121,7 +122,7 @@ class Fleet:
     def bumps(self, names: str, version: str) -> dict[str, str]:
         """Bump these hosts, and wait until all have taken the version and finished their bake."""
         runs = self.begin_bumps(names, version)
-        self.until(lambda: all(self.hosts[name].baked(version) for name in names), f"{names} have baked {version}", 150)
+        self.until(lambda: all(self.hosts[name].baked(version) for name in names), f"{names} have baked {version}")
         return runs
 
     def outcomes(self, runs: dict[str, str]) -> dict[str, str | None]:
@@ -132,11 +133,11 @@ class Fleet:
         """Return the names of the hosts whose users all have a version."""
         return "".join(sorted(name for name, host in self.hosts.items() if set(host.versions().values()) == {version}))
 
-    def until(self, holds: Callable[[], object], what: str, timeout_seconds: float = 90) -> None:
+    def until(self, holds: Callable[[], object], what: str) -> None:
         """Wait until a condition holds."""
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + self._patience_seconds
         while not holds():
-            assert time.monotonic() < deadline, f"not true within {timeout_seconds:g} s: {what}"
+            assert time.monotonic() < deadline, f"not true within {self._patience_seconds:g} s: {what}"
             time.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
