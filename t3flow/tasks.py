@@ -81,18 +81,10 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-    version = exact
-    if not exact:
-        newest = str(parse(registry.version_of_tag(host, host.settings.track.tag)))
-        version = version_to_follow(host, newest, default)
+    newest = "" if exact else str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    version = exact or version_to_follow(host, newest, default)
     soak = host.settings.canary.soak_minutes
-    plan: Plan = {
-        "default": default,
-        "target": version,
-        "exact": bool(exact),
-        "notices": [],
-        "soak_minutes": soak,
-    }
+    plan: Plan = {"default": default, "target": version, "exact": bool(exact), "notices": [], "soak_minutes": soak}
     return {**plan, "in_fleet": True} if is_on(host.settings) else plan
 
 
@@ -210,8 +202,7 @@ def unstage(version: str, in_scratch: bool) -> None:
     Processes of a trial that just ended may take a moment to exit.
     """
     journal = current_host().journal
-    others = {wanted for run, wanted in pruning.versions_in_progress(journal).items() if run != current_run()}
-    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal) | others:
+    if not in_scratch and version in pruning.versions_needed_by_others(journal, current_run()):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:
@@ -281,16 +272,9 @@ def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapsho
         if missing and not in_scratch:  # databases that appear later have not been tried
             rejections.note_untried(current_host().journal, version, [user])
         return {
-            "user": user,
-            "path": "",
-            "bytes": 0,
-            "level": 0,
-            "fingerprint": None,
-            "problem": str(error),
-            "missing": missing,
-            "files": {},
-            "schema": {},
-        }
+            "user": user, "path": "", "bytes": 0, "level": 0, "fingerprint": None, "problem": str(error), "missing": missing,
+            "files": {}, "schema": {},
+        }  # fmt: skip
     return {
         "user": user, "path": backup.path, "bytes": backup.size_bytes, "level": backup.level,
         "fingerprint": backup.fingerprint, "problem": "", "missing": False,

@@ -16,11 +16,11 @@ from loguru import logger
 
 from t3flow.engine.runs import wake_run
 from t3flow.fleet import known, looking, own, trouble, turn
-from t3flow.fleet.errors import FleetError
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
 from t3flow.fleet.own import SEQ, TURN, WAITING
-from t3flow.fleet.records import RECORD, Record
+from t3flow.fleet.records import FREED, RECORD, Record
 from t3flow.fleet.signatures import create_private_key
 from t3flow.host.host import Host
 from t3flow.host.records import facts
@@ -68,7 +68,8 @@ class Keeper:
     def _note_failure(self, error: FleetError, pause: float) -> float:
         """Record that the fleet does not answer, and since when; return the next pause."""
         now = time.monotonic()
-        seconds = 0.0 if self._is_answering else now - self._failing_since
+        is_silence = isinstance(error, FleetUnreachable) and not self._is_answering
+        seconds = now - self._failing_since if is_silence else 0.0
         if self._is_answering:
             logger.warning("FLEET UNREACHABLE: {}; no version is started that other hosts have not verified", error)
             pause = POLL_SECONDS / 2
@@ -89,15 +90,38 @@ class Keeper:
         self._published = None
         inbox = self._fleet.store.subscribe()
         try:
-            self._publish(self._restore(looking.look(self._host.journal, self._fleet)))
-            self._note_success()
+            self._look_and_publish()
             while not self._stopping.is_set():
                 self._receive(inbox.next(POLL_SECONDS))
+                self._end_wait()
                 if self._has_news():
-                    self._publish(self._restore(looking.look(self._host.journal, self._fleet)))
+                    self._look_and_publish()
                 self._give_back()
         finally:
             inbox.close()
+
+    def _look_and_publish(self) -> None:
+        found = self._restore(looking.look(self._host.journal, self._fleet))
+        self._forgive(found)
+        self._publish(found)
+        self._note_success()
+
+    def _forgive(self, found: Known) -> None:
+        """Forget a turn whose slot an operator has freed, unless its run is under way."""
+        turn_ = facts.read(self._host.journal, TURN)
+        if turn_ is None or own.is_under_way(self._host.journal, turn_):
+            return
+        if not any(slot.claim and slot.claim.host == self._fleet.name for slot in found.slots):
+            self._forget(turn_)
+
+    def _end_wait(self) -> None:
+        """Forget that this host waits once a bump ended otherwise: it had its turn, or none was needed."""
+        waiting = facts.read(self._host.journal, WAITING)
+        if waiting is None:
+            return
+        for last in self._host.journal.runs("workflow = 'bump'", limit=1):
+            if last.status != "running" and last.outcome != "fleet_wait":
+                facts.change(self._host.journal, WAITING, lambda now: None if now == waiting else now)
 
     def _receive(self, message: bytes | None) -> None:
         """Note what another host published, and wake the run that waits."""
@@ -107,7 +131,8 @@ class Keeper:
         if after is not None:
             known.note(self._host.journal, after)
             self._wake()
-        elif message == b"freed":
+        elif message == FREED:
+            self._forgive(looking.look(self._host.journal, self._fleet))
             self._wake()
 
     def _wake(self) -> None:
@@ -177,8 +202,14 @@ class Keeper:
 
     def _keep_lock(self) -> None:
         """Give the slot back when it need not be held. Raises FleetError."""
+        noted = time.monotonic()
         while not self._stopping.wait(POLL_SECONDS):
             self._unlock_if_over()
+            self._end_wait()
+            if (now := time.monotonic()) - noted >= LONGEST_PAUSE_SECONDS:
+                if problem := known.read(self._host.journal).problem:  # until the server answers a run that asks again
+                    known.note_unreachable(self._host.journal, problem, now - noted)
+                noted = now
 
     def _unlock_if_over(self) -> None:
         assert self._fleet.lock is not None

@@ -1,4 +1,4 @@
-"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetUnreachable.
+"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetError.
 
 Each host has one key for its record, which its account of Redis alone may write. Each slot is a key that exists while a host holds it; `SET NX` takes
 it, so that one of two hosts wins, and a script deletes it only while its content is the one that was read.
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.retry import Retry
 
-from t3flow.fleet.errors import FleetUnreachable
+from t3flow.fleet.errors import FleetError, FleetUnreachable
+from t3flow.fleet.records import FREED
 from t3flow.t3.secrets import hide
 
 T = TypeVar("T")
 CALL_SECONDS = 3.0
 CONNECT_SECONDS = 3.0
 MOST_HOSTS = 1000
+LONGEST_REASON = 200
 DELETE_IF_SAME = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 KEEPALIVE = {
     getattr(socket, name): value
@@ -50,8 +52,6 @@ class RedisStore:
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
-            "lib_name": None,  # saves two commands with each connection
-            "lib_version": None,
         }
         if not url.startswith("unix:"):
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
@@ -112,7 +112,7 @@ class RedisStore:
         def call() -> bool:
             was_freed = bool(self._redis.eval(DELETE_IF_SAME, 1, self._slots[slot], content))
             if was_freed:
-                self._redis.publish(self.channel, b"freed")
+                self._redis.publish(self.channel, FREED)
             return was_freed
 
         return self._call(call)
@@ -142,11 +142,11 @@ class RedisStore:
         try:
             return function()
         except (RedisError, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise failure(error) from error
 
 
 class Inbox:
-    """The messages of a group. Raises FleetUnreachable when the connection is lost."""
+    """The messages of a group. Raises FleetError when the connection is lost."""
 
     def __init__(self, messages: Any, channel: str) -> None:
         self._messages = messages
@@ -157,7 +157,7 @@ class Inbox:
         try:
             found = self._messages.get_message(timeout=timeout_seconds)
         except (RedisError, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise failure(error) from error
         return found["data"] if found and found["type"] == "message" else None
 
     def close(self) -> None:
@@ -166,15 +166,12 @@ class Inbox:
             self._messages.close()
 
 
-def unreachable(error: Exception) -> FleetUnreachable:
-    """Return an error of Redis's client as one line without secrets."""
-    text = hide(" ".join(str(error).split())) or type(error).__name__
-    if isinstance(error, NoPermissionError | AuthenticationError):
-        reason = text.rpartition(" caused error: ")[2][:200]
-        return FleetUnreachable(
-            f"the fleet's Redis refuses the account of this host: {reason}; check fleet.url and users.acl (docs/fleet.md)"
-        )
-    return FleetUnreachable(f"the fleet's Redis does not answer: {text[:200]}; see t3flow doctor")
+def failure(error: Exception) -> FleetError:
+    """Return an error of Redis's client as one line without secrets: FleetUnreachable if there was no answer, FleetError if it was a refusal."""
+    text = hide(" ".join(str(error).split()).rpartition(" caused error: ")[2])[:LONGEST_REASON] or type(error).__name__
+    if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, BusyLoadingError):
+        return FleetError(f"the fleet's Redis refuses this host: {text}; check fleet.url and the rules of its account")
+    return FleetUnreachable(f"the fleet's Redis does not answer: {text}; see t3flow doctor")
 
 
 def _seconds(moment: tuple[int, int]) -> float:

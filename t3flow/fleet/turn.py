@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from t3flow.fleet import known, looking, own
-from t3flow.fleet.errors import FleetError
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
 from t3flow.fleet.own import SEQ, TURN
@@ -43,8 +43,11 @@ def ask(host: Host, version: str, run: str, *, is_bump: bool, again: bool = Fals
         reason = unpublished(host, fleet, found) or unverified_by(found, fleet, version)
         reason = reason or _take(host, fleet, found, version, run, is_bump=is_bump)
         return Answer(not reason, reason=reason)
-    except FleetError as error:
+    except FleetUnreachable as error:
         return _alone(host, fleet, version, run, str(error), is_bump=is_bump, again=again)
+    except FleetError as error:
+        known.note_unreachable(host.journal, str(error), 0.0)
+        return Answer(False, reason=str(error))
 
 
 def rejected_elsewhere(host: Host, version: str) -> str:
