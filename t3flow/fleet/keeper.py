@@ -19,7 +19,7 @@ from t3flow.fleet import known, looking, own, trouble, turn
 from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.own import TURN, WAITING
+from t3flow.fleet.own import SEQ, TURN, WAITING
 from t3flow.fleet.records import FREED, RECORD, Record
 from t3flow.fleet.signatures import create_private_key
 from t3flow.host.host import Host
@@ -31,8 +31,8 @@ PUBLISH_SECONDS = 3600.0
 ALARM_SECONDS = 3000.0
 """Trouble is logged about as often as this host shows a sign of life."""
 LONGEST_PAUSE_SECONDS = 20.0
-SEQ = "fleet_seq"
-"""Fact: the sequence number of this host's last record."""
+GRACE_SECONDS = LONGEST_PAUSE_SECONDS + 5.0
+"""After Redis has lost its data: until each host that holds a slot has connected again and put its claim back."""
 
 
 class Keeper:
@@ -91,7 +91,6 @@ class Keeper:
         inbox = self._fleet.store.subscribe()
         try:
             self._look_and_publish()
-            self._wake()
             while not self._stopping.is_set():
                 self._receive(inbox.next(POLL_SECONDS))
                 self._end_wait()
@@ -102,10 +101,10 @@ class Keeper:
             inbox.close()
 
     def _look_and_publish(self) -> None:
-        found = looking.look(self._host.journal, self._fleet)
-        self._note_success()
+        found = self._restore(looking.look(self._host.journal, self._fleet))
         self._forgive(found)
         self._publish(found)
+        self._note_success()
 
     def _forgive(self, found: Known) -> None:
         """Forget a turn whose slot an operator has freed, unless its run is under way."""
@@ -164,6 +163,22 @@ class Keeper:
         if time.monotonic() - self._alarmed_at >= ALARM_SECONDS:
             self._sound_alarms(found)
         self._published, self._published_at = record, time.monotonic()
+        self._wake()
+
+    def _restore(self, found: Known) -> Known:
+        """Put claims that Redis has lost back, and wait until the others have, before this host publishes its record again.
+
+        Without a record this host takes no slot, so that it takes none whose holder may be restarting users.
+        """
+        assert self._fleet.store is not None
+        if found.is_published or facts.read(self._host.journal, SEQ) is None:
+            return found
+        logger.warning("the fleet's Redis has lost its data: this host takes no slot for {:g} s", GRACE_SECONDS)
+        for number, slot in enumerate(found.slots):
+            if slot.content is not None and slot.claim is not None and self._fleet.store.take(number, slot.content):
+                logger.warning("put the claim of {} back into slot {}", slot.claim.host, number)
+        self._stopping.wait(GRACE_SECONDS)
+        return found
 
     def _sound_alarms(self, found: Known) -> None:
         """Log in words that alert rules match what keeps the fleet from going on."""

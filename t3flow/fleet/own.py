@@ -12,6 +12,8 @@ from t3flow.t3.secrets import hide
 
 TURN = "fleet_turn"
 """Fact: the run and version for which this host has taken its turn, until it gives the slot back. See `turn.py`."""
+SEQ = "fleet_seq"
+"""Fact: the sequence number of the record that this host wrote last, or was about to write."""
 WAITING = "fleet_waiting"
 """Fact: the run and version that wait for their turn, why, and since when. It stays until a run gets its turn."""
 

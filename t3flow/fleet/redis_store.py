@@ -119,8 +119,6 @@ class RedisStore:
 
     def may_write_another(self, host: str) -> bool:
         """Return whether this account of Redis may write the record of another host. Tries it with a name that no host can have."""
-        from redis.exceptions import NoPermissionError
-
         key = f"{self.record_key(host)}:probe"
 
         def call() -> bool:
@@ -170,7 +168,7 @@ class Inbox:
 
 def failure(error: Exception) -> FleetError:
     """Return an error of Redis's client as one line without secrets: FleetUnreachable if there was no answer, FleetError if it was a refusal."""
-    text = hide(" ".join(str(error).split()))[:LONGEST_REASON] or type(error).__name__
+    text = hide(" ".join(str(error).split()).rpartition(" caused error: ")[2])[:LONGEST_REASON] or type(error).__name__
     if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, BusyLoadingError):
         return FleetError(f"the fleet's Redis refuses this host: {text}; check fleet.url and the rules of its account")
     return FleetUnreachable(f"the fleet's Redis does not answer: {text}; see t3flow doctor")
