@@ -30,6 +30,7 @@ OF_USERS = (
     "pairings",
     "probe_sessions",
     "untried",
+    "untried_versions",
     "wishes",
 )
 """Tables whose rows belong to a user alone. Those of `backups` and `rejected_for` end with a version, those of `alerts` with a problem."""

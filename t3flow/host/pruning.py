@@ -74,7 +74,8 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
     oldest = min((entry.created for entry in snapshots if entry.version in accepted[-keep:]), default=0.0)
     others = sorted(set(newest_of_version) - set(accepted), key=lambda target: newest_of_version[target])
     needed_if_young = set(others[-keep:])
-    assigned = slots.links(host.settings.paths.versions_dir)
+    versions_dir = host.settings.paths.versions_dir
+    assigned = slots.links(versions_dir, user)
 
     def is_kept(entry: Backup) -> bool:
         if entry.created < newest[entry.user, entry.version, entry.written_by]:

@@ -19,6 +19,7 @@ from t3flow.rollout.bake import begin_bake
 from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
 from t3flow.rollout.outcomes import CAUSE_OF_SIGNAL, OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
 from t3flow.rollout.pairing_checks import check_dispatch
+from t3flow.rollout.snapshots import back_up, back_up_users
 from t3flow.rollout.soak import soak, take_back
 from t3flow.tasks import Plan, Refusal, Snapshot
 
@@ -40,11 +41,13 @@ class Bump:
         self.is_named = is_named
         self.dry_run = dry_run
         self.soak_minutes = plan.get("soak_minutes", 0.0)
+        self.is_together = plan.get("together", False)
         self.is_catch_up = self.version == self.default
         self.awaits_turn = plan.get("in_fleet", False) and not dry_run and not self.is_catch_up
         self.notices: list[str] = []
         self.users: dict[str, User] = {}
         self.selected: list[str] = []
+        self.snapshots: dict[str, Snapshot] = {}
         self.results: dict[str, Result] = {}
 
     def ended(self, name: str, reason: str, results: dict[str, Result] | None = None) -> Outcome:
@@ -130,11 +133,16 @@ class Bump:
     def back_up(self, users: list[str]) -> list[Snapshot]:
         """Take a snapshot of each user's databases. Raises Abort if the disk is at fault, or no user who has databases could be backed up."""
         try:
-            snapshots = [tasks.back_up(user, self.users[user]["version"], self.version, self.dry_run) for user in users]
+            if self.is_together:
+                previous = {user: self.users[user]["version"] for user in users}
+                snapshots = back_up_users(previous, self.version, self.dry_run) if users else []
+            else:
+                snapshots = [back_up(user, self.users[user]["version"], self.version, self.dry_run) for user in users]
         except StepFailed as failure:
             if failure.kind == CRASHED:
                 raise
             raise Abort(self.ended("backup_failed", failure.reason)) from failure
+        self.snapshots = {snapshot["user"]: snapshot for snapshot in snapshots} if self.is_together else {}
         present = [snapshot for snapshot in snapshots if not snapshot["missing"]]
         problems = [f"{snapshot['user']}: {snapshot['problem']}" for snapshot in present if snapshot["problem"]]
         if not self.is_catch_up and problems and len(problems) == len(present):
@@ -211,7 +219,10 @@ class Bump:
                 if due is not None and not may_still_restart(due):
                     self.defer([user, *others], "window")
                     return ""
-                found = self.results[user] = safe_restart(user, present["version"], self.version, canary=True)
+                taken = self.snapshots.get(user)
+                found = self.results[user] = safe_restart(
+                    user, present["version"], self.version, canary=True, taken=taken
+                )
                 if found["waiting_for"] == "frozen":
                     raise Interrupted("freeze")
             except Interrupted as interrupted:

@@ -93,7 +93,7 @@ class Gate(NamedTuple):
     start_timeout_s: Annotated[values.Timeout, "time limit until a candidate's server answers"] = 60
     limit_minutes: Annotated[
         values.TimeoutMinutes,
-        "time limit of the gate; databases not tried by then are inconclusive, and their users are deferred",
+        "time limit of the gate; users whose databases are not tried by then are deferred, and each drain tries the version first",
     ] = 60
     user: Annotated[
         values.AccountName,

@@ -131,6 +131,18 @@ def backed_up(given: Args, found: dict[str, Any]) -> str:
     return f"Backed up {given['user']}"
 
 
+def backing_up(given: Args) -> str:
+    """Tell that many users are being backed up."""
+    return f"Backing up {count(len(given['previous']), 'user')}"
+
+
+def all_backed_up(given: Args, found: list[dict[str, Any]]) -> str:
+    """Tell the backups of many users."""
+    problems = [f"{each['user']}: {each['problem']}" for each in found if each["problem"] and not each["missing"]]
+    done = f"Backed up {count(sum(not each['problem'] for each in found), 'user')}"
+    return Problem("; ".join([done, *(f"could not back up {problem}" for problem in problems)])) if problems else done
+
+
 # The gate -----------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +214,8 @@ def stopped(given: Args, found: dict[str, Any]) -> str:
     """Tell that a server was stopped, or why it was left running."""
     if found["stopped"]:
         return f"Stopped the idle server of {given['user']}"
+    if found.get("changed"):
+        return f"The databases of {given['user']} changed since the snapshot: taking another one"
     return f"Left {given['user']} alone: {waits_for(found['waiting_for'], found['detail'])}"
 
 

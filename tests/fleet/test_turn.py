@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,10 @@ def end(host: Host, run: str, outcome: str = "updated", **users: str) -> None:
 
 
 def asked(host: Host, run: str, version: str = NEW) -> str:
-    """Ask for the turn of a bump; return "" if it is granted, else why not."""
+    """Ask for the turn of a bump, on a host whose record is published; return "" if it is granted, else why not."""
+    if facts.read(host.journal, own.SEQ) is None:
+        with suppress(FleetError):
+            publish(host, make_fleet_of(host))
     answer = ask(host, version, run, is_bump=True)
     return "" if answer.is_granted else answer.rejected or answer.reason
 

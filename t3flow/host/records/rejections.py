@@ -83,18 +83,33 @@ def unreject(journal: Journal, version: str) -> None:
 
 
 def note_untried(journal: Journal, version: str, users: list[str]) -> None:
-    """Record the users on whose databases a version has yet to be tried."""
+    """Record the users on whose databases a version has yet to be tried. Idempotent.
+
+    What is recorded for the version that a user is deferred to stays: a later version may never be reached. `untried` holds one version of each user,
+    for earlier releases.
+    """
     with tables.transaction(journal) as connection:
         connection.executemany("insert or replace into untried values (?, ?)", [(user, version) for user in users])
+        for user in users:
+            connection.execute(
+                "delete from untried_versions where user = ? and version not in (select target from deferrals where user = ?)",
+                (user, user),
+            )
+            connection.execute("insert or ignore into untried_versions values (?, ?)", (user, version))
 
 
 def note_tried(journal: Journal, user: str) -> None:
-    """Record that a version was tried on a user's databases. Idempotent."""
+    """Record that the version that a user is moved to was tried on their databases. Idempotent."""
     with tables.transaction(journal) as connection:
         connection.execute("delete from untried where user = ?", (user,))
+        connection.execute("delete from untried_versions where user = ?", (user,))
 
 
 def is_untried(journal: Journal, user: str, version: str) -> bool:
     """Return whether a version has yet to be tried on a user's databases."""
     sql = "select 1 from untried where user = ? and version = ?"
-    return bool(tables.rows(journal, "untried", "untried", sql, user, version))
+    if tables.rows(journal, "untried", "untried", sql, user, version):
+        return True
+    if not tables.has_table(journal, "untried_versions"):
+        return False
+    return bool(journal.query("select 1 from untried_versions where user = ? and version = ?", user, version))
