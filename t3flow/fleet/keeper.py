@@ -9,7 +9,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
@@ -242,7 +241,7 @@ def _without_times(record: Record) -> Record:
     return record._replace(seq=0, at=0.0, waiting_since=0.0)
 
 
-def keep(host: Host, stopping: threading.Event, heartbeat: Callable[[], None] = lambda: None) -> None:
+def keep(host: Host, stopping: threading.Event) -> None:
     """Keep this host a member of its fleet until the consumer stops."""
     fleet = open_fleet(host.settings)
     if fleet is None:
