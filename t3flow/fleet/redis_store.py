@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from t3flow.fleet.errors import FleetError, FleetUnreachable
