@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gateway import Gateway
 
 from t3flow.sandbox.host import Sandbox
 
+THREADS = 8
 PATIENCE_SECONDS = 200.0
 PATIENT = {"verify_timeout_s = 6": "verify_timeout_s = 60", "start_timeout_s = 15": "start_timeout_s = 120"}
 """Settings of the sandbox that a loaded machine may exceed."""
@@ -67,7 +69,7 @@ def plain(value: Any) -> Any:
 
 
 def main() -> None:
-    """Serve calls, each in a thread of its own, so that a long one delays no other."""
+    """Serve calls in threads, so that a long one delays no other. The threads stay: what one of them started would end with it."""
     settings = json.loads(sys.argv[2])
     box = Box(Path(sys.argv[1]), sys.argv[3:], **settings)
     writing = threading.Lock()
@@ -81,8 +83,9 @@ def main() -> None:
             print(json.dumps({"id": call["id"], **said}), flush=True)
 
     try:
+        pool = ThreadPoolExecutor(THREADS)
         for line in sys.stdin:
-            threading.Thread(target=answer, args=(json.loads(line),)).start()
+            pool.submit(answer, json.loads(line))
     finally:
         box.close()
 

@@ -64,10 +64,11 @@ def end(host: Host, run: str, outcome: str = "updated", **users: str) -> None:
 
 
 def asked(host: Host, run: str, version: str = NEW) -> str:
-    """Ask for the turn of a bump, on a host whose record is published; return "" if it is granted, else why not."""
-    if facts.read(host.journal, own.SEQ) is None:
-        with suppress(FleetError):
-            publish(host, make_fleet_of(host))
+    """Ask for the turn of a bump, as a host whose record is there; return "" if it is granted, else why not."""
+    fleet = open_fleet(host.settings)
+    assert fleet is not None
+    with suppress(FleetError):
+        Keeper(host, fleet, threading.Event())._publish(looking.look(host.journal, fleet))
     answer = ask(host, version, run, is_bump=True)
     return "" if answer.is_granted else answer.rejected or answer.reason
 
@@ -397,3 +398,32 @@ def test_the_account_may_not_write_as_another_host(redis_server: RedisServer) ->
         limited.publish("b", b"x")
     limited.publish("a", b"x")
     assert set(limited.hosts_with_a_record()) - {"a:probe"} == {"a"}
+
+
+def test_a_host_that_the_others_cannot_see_takes_no_slot(make_host: MakeHost, redis_server: RedisServer) -> None:
+    """Not before its first record, and not while its newest one is not there."""
+    host, fleet = make_host("a")
+    run = begin(host)
+    assert "the record of this host" in ask(host, NEW, run, is_bump=True).reason
+    publish(host, fleet)
+    facts.change(host.journal, own.SEQ, lambda seq: seq + 1)  # as if the next record could not be written
+    assert "the record of this host" in ask(host, NEW, run, is_bump=True).reason
+    publish(host, fleet)
+    assert ask(host, NEW, run, is_bump=True).is_granted
+
+
+def test_what_redis_forgot_is_put_back(
+    make_host: MakeHost, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each host that knows a claim puts it back before it publishes again; until then it counts as held."""
+    monkeypatch.setattr("t3flow.fleet.keeper.GRACE_SECONDS", 0.01)
+    (a, a_fleet), (b, b_fleet) = make_host("a"), make_host("b")
+    assert asked(a, begin(a)) == ""
+    publish(b, b_fleet)
+    looking.look(b.journal, b_fleet)
+    Redis.from_url(redis_server.url).flushall()
+    assert [slot.claim and slot.claim.host for slot in looking.look(b.journal, b_fleet).slots] == ["a"]
+    publish(b, b_fleet)
+    assert "held by a" in ask(b, NEW, begin(b), is_bump=True).reason
+    publish(a, a_fleet)
+    assert ask(a, NEW, begin(a), is_bump=True).is_granted, "the holder has it again"
