@@ -5,6 +5,7 @@ it, so that one of two hosts wins, and a script deletes it only while its conten
 """
 
 import socket
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,8 @@ from t3flow.t3.secrets import hide
 T = TypeVar("T")
 CALL_SECONDS = 3.0
 CONNECT_SECONDS = 3.0
+CLOCK_SECONDS = 600.0
+"""For how long Redis's clock is counted on from the last answer, which saves a command with each look."""
 MOST_HOSTS = 1000
 LONGEST_REASON = 200
 DELETE_IF_SAME = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
@@ -55,6 +58,7 @@ class RedisStore:
         }
         if not url.startswith("unix:"):
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+        self._clock: tuple[float, float] | None = None  # uptime and Redis's clock when it was asked last
         self._redis: Any = Redis.from_url(url, **options)
 
     def record_key(self, host: str) -> str:
@@ -62,8 +66,13 @@ class RedisStore:
         return f"{self.prefix}host:{host}"
 
     def now(self) -> float:
-        """Return Redis's clock."""
-        return self._call(lambda: _seconds(self._redis.time()))
+        """Return Redis's clock: asked from time to time, and counted on in between by the time that this machine has been up."""
+        up = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if self._clock is None or up - self._clock[0] >= CLOCK_SECONDS:
+            moment = self._call(lambda: _seconds(self._redis.time()))
+            self._clock = (up, moment)
+        asked, moment = self._clock
+        return moment + up - asked
 
     def read(self, hosts: Iterable[str]) -> Contents:
         """Return the records of these hosts, and all slots."""
@@ -71,10 +80,9 @@ class RedisStore:
         keys = [self.record_key(name) for name in names] + self._slots
 
         def call() -> Contents:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                moment, found = pipeline.time().mget(keys).execute()
+            found = self._redis.mget(keys)
             records = {name: data for name, data in zip(names, found, strict=False) if data is not None}
-            return Contents(_seconds(moment), records, list(found[len(names) :]))
+            return Contents(self.now(), records, list(found[len(names) :]))
 
         return self._call(call)
 
@@ -129,7 +137,8 @@ class RedisStore:
         return self._call(call)
 
     def subscribe(self) -> "Inbox":
-        """Return what other hosts publish from now on."""
+        """Return what other hosts publish from now on. Asks for Redis's clock anew: it may be another Redis than before."""
+        self._clock = None
         return self._call(lambda: Inbox(self._redis.pubsub(ignore_subscribe_messages=True), self.channel))
 
     def close(self) -> None:

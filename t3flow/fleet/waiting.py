@@ -18,6 +18,8 @@ from t3flow.host.host import Host, current_host
 from t3flow.host.records import facts, rejections
 from t3flow.settings import schedule
 
+POLL_FACTOR = 4
+"""A wait polls after this many times `schedule.retry_s`. The polls only cover messages that were lost: others wake the run."""
 TOTAL_WAIT_FACTOR = 12
 """A run without a latest hour waits for this many times `schedule.retry_s`: an hour by default."""
 
@@ -51,7 +53,7 @@ def await_turn(version: str, due: float | None, again: bool) -> Turn:
     if now >= until or not pause:
         logger.warning("FLEET WAIT: {} was not started: {}", version, answer.reason)
         return {"outcome": "fleet_wait", "reason": f"{version} was not started: {answer.reason}"}
-    raise NotYet(min(now + pause, until), answer.reason)
+    raise NotYet(min(now + POLL_FACTOR * pause, until), answer.reason)
 
 
 @step()
