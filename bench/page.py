@@ -135,7 +135,7 @@ def measure(box: Sandbox, path: Path, pid: int) -> None:
     before, began = cpu_seconds(pid), time.monotonic()
     time.sleep(QUIET_SECONDS)
     share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
-    print(f"{f'{VIEWERS} viewers of a host with 25 deferrals':<46} {share:12.2%} of a core", flush=True)
+    print(f"{f'{VIEWERS} viewers of a host with {USERS // 4} deferrals':<46} {share:12.2%} of a core", flush=True)
     taken = changes(box, viewers)
     print(
         f"{f'a change, to the last of {VIEWERS} viewers':<46} p50 {statistics.median(taken):8.2f} s    max {max(taken):8.2f} s"

@@ -21,7 +21,7 @@ from t3flow.host.npm import packages
 from t3flow.host.pairing import verification
 from t3flow.host.slots import creation
 from t3flow.host.slots.launcher import install_launcher
-from t3flow.sandbox import prepared, signing
+from t3flow.sandbox import guard, prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.environment import environment_of
@@ -261,7 +261,7 @@ class Sandbox:
     def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.top / "log" / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # it ends with this thread
+                [*guard.ending_with_this_process(), *command],
                 env=self.environment,
                 cwd=self.top,
                 stdin=subprocess.DEVNULL,

@@ -80,6 +80,9 @@ class Supervisor:
                 file.write(f"request {do} {request.get('user')}\n")
         if do == "list":
             names = {path.stem for path in self.options.serve_env_dir.glob("*.env") if is_name(path.stem)}
+            for name in self.units.keys() - names:
+                if self.units[name].state in ("inactive", "failed"):
+                    del self.units[name]  # systemd forgets a stopped unit as well
             names |= self.units.keys()
             processes = list(live_processes())
             return {"ok": True, "servers": [self.unit(name).description(processes) for name in sorted(names)]}

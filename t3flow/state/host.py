@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from t3flow import T3flowError
+from t3flow.engine.downgrades import left_alone
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import slots
@@ -64,6 +65,7 @@ def collect(
         run=active[0].id if active else None,
         run_doing=activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         run_waits=run_waits(noted, [run.id for run in active]) if noted else None,
+        newer_runs=left_alone(noted) if noted else [],
         last_bump=last_bump(noted) if noted else None,
         bake=bake(noted) if noted else None,
         verify=verify_state(read, noted, running),
