@@ -184,6 +184,8 @@ def _too_long(host: Host, user: str, insists: bool) -> float:
 
 def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Conditions) -> idle.Idleness:
     """Kill the server if nothing has changed since the restart was planned and its user is idle. An error from here has ended nothing."""
+    if conditions.early and not store.is_last(host, user, conditions.fingerprint):  # a person has dropped it
+        return idle.Idleness(False, CHANGED, "", time.time())
     host.map_entry(user)
     if (assigned := slots.effective(host.settings.paths.versions_dir, user) or "") != conditions.previous:
         detail = f"{user} is assigned {assigned or 'no version'} now, no longer {conditions.previous}"
@@ -201,8 +203,6 @@ def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Cond
     if unknown := probe.unknown_server_problem(host, user):
         idle.note_unknown(host.journal, user, unknown)
         return idle.unreadable(unknown, host.settings.deferral.max_check_interval_s)
-    if conditions.early and not store.is_last(host, user, conditions.fingerprint):  # a person has dropped it
-        return idle.Idleness(False, CHANGED, "", time.time())
     own_activity.note_restart(host.journal, user)
     with OwnerReader(host, user) as reader:
         found = _end_if_idle(host, user, server, reader, conditions)
