@@ -3,10 +3,9 @@
 import json
 import re
 
-from loguru import logger
-
 from t3flow import __version__
 from t3flow.engine.journal import WRITTEN_BY, Journal, Run
+from t3flow.engine.log import logger
 
 NEWER = "newer"
 """Why the message of a run is revoked: a newer t3flow began it, and this one does not know its steps."""

@@ -29,8 +29,9 @@ from t3flow.state import me
 ID = re.compile(r"[0-9a-f]{32}")
 REFRESH_SECONDS, PUBLISH_SECONDS = 10.0, 3.0
 """How often accounts are looked up, and what users see is written where it changed."""
-MAX_SHARE = 0.002
-"""The share of a core that looking for wishes may take, and finding what users see: on a host of many users, both are done less often."""
+MAX_SHARE, SHORT_SECONDS = 0.001, 1.0
+"""The share of a core that looking for wishes may take, and finding what users see: if the pauses that follow from it are not short, both are done
+less often."""
 BURST, EARN_SECONDS = 5.0, 30.0
 """How many wishes a user may write at once, and how long one more takes to earn."""
 DAY_SECONDS = 86400.0
@@ -58,11 +59,12 @@ class Wishes:
             self._refresh()
             self._refreshed = now
         is_answered = False
-        if now - self._looked_at >= self._look_pause:
+        if self._look_pause < SHORT_SECONDS or now - self._looked_at >= self._look_pause:
             began = time.thread_time()
             for user, (owner, folder) in self._folders.items():
                 is_answered = self._read(user, owner, folder) or is_answered
-            self._looked_at, self._look_pause = now, (time.thread_time() - began) / MAX_SHARE
+            took = 0.0 if is_answered else time.thread_time() - began
+            self._looked_at, self._look_pause = now, took / MAX_SHARE
         if is_answered or now - self._published_at >= max(PUBLISH_SECONDS, self._publish_pause):
             began = time.thread_time()
             self._publish()
