@@ -47,6 +47,12 @@ else
   mv "$settings.new" "$settings"
 fi
 
+# A journal that a newer t3flow wrote stays with it: the former program keeps running
+if [ -n "$before" ]; then
+  refusal=$("$fresh/bin/t3flow" runs --json 2>&1 >/dev/null) || [ $? != 2 ] || {
+    rm -rf "$fresh"; fail "this release cannot take over and the former program keeps running: $refusal"; }
+fi
+
 # Account, folders, units ------------------------------------------------------------------------------------------------------------------
 put() { install -D -m 644 "$source/deploy/systemd/$1" "$2"; }
 put sysusers.conf /usr/local/lib/sysusers.d/t3flow.conf

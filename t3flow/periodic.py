@@ -36,11 +36,11 @@ select id, reason from (
   select runs.id, held, claim,
     case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as reason
   from deferrals join runs on runs.id = deferrals.run where status = 'running'
-) where held is not reason and (claim is null or reason is null)"""
+) where held is not reason and held is not 'newer' and (claim is null or reason is null)"""
 """Drains (run, reason to revoke its message or null) whose message the journal does not have revoked for that reason. Parameter: is frozen.
 
 A drain that a worker has is left alone until it sleeps. One that sleeps with the lease, after a consumer stopped, is never revoked: it would block
-all other runs, even a rollback. It checks for a freeze by itself.
+all other runs, even a rollback. It checks for a freeze by itself. One of a newer t3flow stays as it is.
 """
 
 

@@ -12,7 +12,7 @@ from t3flow.cli.commands import Commands as Commands
 from t3flow.cli.output import say
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
-from t3flow.state.sources import consumer_pid, queue_url
+from t3flow.state.sources import consumer_pid, journal_if_any, queue_url
 from t3flow.state.sources import journal as journal
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def open_host(read: Settings) -> "Host":
 
 
 def require_consumer(read: Settings) -> int:
-    """Return the pid of the consumer. Raises NoConsumer."""
+    """Return the pid of the consumer. Raises NoConsumer; NewerJournal where a consumer of this t3flow could not start."""
     pid = consumer_pid(read.paths.state_dir)
     if pid is None:
+        journal_if_any(read)
         raise NoConsumer("no consumer is running, so nothing was enqueued; start it with: systemctl start t3flow")
     return pid
 

@@ -55,6 +55,7 @@ def deferrals(context: click.Context, as_json: bool) -> None:
       revoked           an operator revoked the task
       held              an operator holds the user, or a bump left them out or rolled them back: detail says which
       later             the user asked for a later date, by t3flow me later
+      newer             a newer t3flow began the run: install it again, or cancel the run
       host_busy         another run has the host, the backup disk is full, or no user can pair
     """
     if context.invoked_subcommand is not None:

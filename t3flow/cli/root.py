@@ -63,7 +63,7 @@ stdout, everything else on stderr.
 Exit codes:
   0    done; also up to date, refused, too young
   1    failed, undone or canceled, or a check found a problem
-  2    wrong usage, or invalid settings
+  2    wrong usage, invalid settings, or a journal of a newer t3flow
   3    frozen
   4    no consumer answers: systemctl start t3flow
   130  interrupted; a run that was followed continues

@@ -10,6 +10,7 @@ WAITS_FOR = {
     "unreadable_state": "idleness cannot be read",
     "frozen": "tracking is frozen",
     "revoked": "the deferral was revoked",
+    "newer": "a newer t3flow began the run, and this one does not know its steps",
     "held": "left behind by a bump, or held by an operator",
     "later": "the user asked for a later date",
     "host_busy": "the host is busy with another run",

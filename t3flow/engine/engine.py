@@ -16,6 +16,7 @@ from typing import Any
 from loguru import logger
 
 from t3flow import T3flowError
+from t3flow.engine.downgrades import LeftAlone, leave_alone, newer_program
 from t3flow.engine.errors import HistoryMismatch, Stalled, Suspended, UndoFailed
 from t3flow.engine.flow import SHUTDOWN, Flow, next_for_lease
 from t3flow.engine.journal import Event, Journal, JournalError, Run, append_event
@@ -36,6 +37,7 @@ select id from runs where status = 'running' and held is null and priority > 0 a
 and (wake_at <= ? or wake_at is null and not exists (select 1 from locks)) order by priority desc, created"""
 """Runs with priority that could advance and that no worker has. Parameters: the claims of this consumer, now."""
 LAST_EVENT = "select step, kind from events where run = ? order by seq desc limit 1"
+CANCELED = "select 1 from signals where run = ? and name = 'cancel'"
 SIGNAL_HINT_SECONDS = 10.0
 """A sleeping run with a pending signal is hinted at this often."""
 
@@ -64,6 +66,7 @@ class Engine:
         self.stopping = threading.Event()
         self.queue_unavailable = queue.unavailable
         self.queue_fault: QueueFault | None = None
+        self.newer_program = newer_program(journal)
         self.other_consumers: list[dict[str, Any]] = []  # that take messages from the same queue
         self.watchers: list[Callable[[], None]] = []
         self._standing_signal = standing_signal
@@ -116,6 +119,8 @@ class Engine:
             self._on_event(run, end_run(self.journal, run, outcome))
         except Suspended as suspended:
             self._suspend(flow, suspended)
+        except LeftAlone as left:
+            leave_alone(self.journal, run, str(left))
         except Stalled as stalled:
             self._stall(flow, stalled)
         finally:
@@ -143,6 +148,8 @@ class Engine:
                 self._on_not_undone(flow.run, unknown[-1].data["reason"])
             return outcome
         except HistoryMismatch as mismatch:
+            if self.newer_program and not self.journal.query(CANCELED, flow.run.id):
+                raise LeftAlone(f"{mismatch}, t3flow {self.newer_program}") from None
             logger.error("{}", mismatch)
             return self._unwind(flow, mismatch)
 
@@ -291,10 +298,9 @@ class Engine:
             return
         if self.queue_unavailable.is_set():
             return
-        if pulse.is_emptied:
-            logger.warning("Redis has lost the messages of this host; they were restored from the journal")
-        if was_unavailable:
-            logger.info("the queue works again")
+        if pulse.is_emptied or was_unavailable:
+            lost = "had lost its messages, which were" if pulse.is_emptied else "works again; lost messages were"
+            logger.warning("the queue {} restored from the journal", lost)
         risk = self.queue.risk()
         if risk is not None and risk != self.queue_fault:
             logger.warning("the queue works, but {}; {}", risk.cause, risk.remedy)

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t3flow import T3flowError
+from t3flow import T3flowError, __version__
 from t3flow.engine.files import sync_folder
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x74336A6C  # "t3jl"
+WRITTEN_BY = "t3flow"
+"""Key of `meta`: the newest version of t3flow whose consumer has worked with the journal."""
 BUSY_TIMEOUT_SECONDS = 10.0
 MAX_LOG_BYTES = 16 * 2**20
 """SQLite truncates its log (-wal) to this after a checkpoint, however large a long read has let it grow."""
@@ -52,6 +54,12 @@ create table locks (name text primary key, run text not null, since real not nul
 
 class JournalError(T3flowError):
     """The journal cannot be used. The text says why, and what to do."""
+
+
+class NewerJournal(JournalError):
+    """A newer t3flow wrote the journal in a format that this one cannot read. Nothing helps but that version, so systemd does not try again."""
+
+    exit_code = 2
 
 
 class NoSuchRun(JournalError):
@@ -140,10 +148,20 @@ class Journal:
                 "restore the file from a copy, or check paths.state_dir"
             )
         if version > SCHEMA_VERSION:
-            raise JournalError(
-                f"journal {self.path} was written by a newer t3flow (format {version}, this version reads {SCHEMA_VERSION}); "
-                "nothing was changed; install that version again"
+            program = self._program()
+            raise NewerJournal(
+                f"journal {self.path} was written by {f't3flow {program}' if program else 'a newer t3flow'} (format {version}), "
+                f"and this is t3flow {__version__} (format {SCHEMA_VERSION}); nothing was changed; "
+                f"install {f't3flow {program}' if program else 'that version'} again: deploy/install.sh of its release"
             )
+
+    def _program(self) -> str:
+        """Return the version that wrote a journal of any format; "" if it does not tell."""
+        try:
+            rows = self.query("select value from meta where key = ?", WRITTEN_BY)
+            return str(json.loads(rows[0][0])) if rows else ""
+        except (JournalError, ValueError):
+            return ""
 
     def _create(self, extra_schema: str) -> None:
         """Create the file, complete or not at all."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from huey.constants import EmptyData
 from huey.storage import PriorityRedisStorage, SqliteStorage
 from loguru import logger
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
@@ -195,6 +196,12 @@ class RedisHints(PriorityRedisStorage):
         found = self.conn.bzpopmin(self.queue_key, timeout=self.read_timeout)
         return None if found is None else bytes(found[1][8:])  # Huey prefixes eight bytes for the order
 
+    def pop_data(self, key: str) -> Any:
+        """Return a value and remove it, without Huey's transaction, which the Redis account may be denied."""
+        value = self.conn.hget(self.result_key, key)
+        self.delete_data(key)
+        return EmptyData if value is None else value
+
     def heartbeat(self) -> Pulse:
         """Check that Redis takes and gives a message, and record that this consumer is alive."""
         pulse = self._beat()
@@ -210,7 +217,7 @@ class RedisHints(PriorityRedisStorage):
             self._probe.add_to_schedule(PROBE, PAST)
             self._probe.read_schedule(datetime.now())
             self._probe.put_data("probe", PROBE)
-            self._probe.pop_data("probe")
+            self._probe.delete_data("probe")
         except NoPermissionError as error:
             if " key" not in str(error):  # the Redis account may be limited to the queue's own keys
                 raise

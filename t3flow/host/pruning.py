@@ -132,6 +132,12 @@ def versions_in_progress(journal: Journal) -> dict[str, str]:
     return {str(run): str(version) for run, version in rows if version}
 
 
+def versions_needed_by_others(journal: Journal, run: str) -> set[str]:
+    """Return the versions that a run may not remove: a rollback, a deferral, or another bump needs them."""
+    others = {version for other, version in versions_in_progress(journal).items() if other != run}
+    return versions_that_wrote(journal) | versions_to_come(journal) | others
+
+
 def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, with one scan of /proc for all of them, and partial slots."""
     paths, journal = host.settings.paths, host.journal

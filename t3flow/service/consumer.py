@@ -18,6 +18,7 @@ from huey.consumer import Consumer
 from loguru import logger
 
 from t3flow import T3flowError, periodic
+from t3flow.engine import downgrades
 from t3flow.engine.engine import Engine
 from t3flow.engine.files import write_atomically
 from t3flow.engine.flow import YIELD
@@ -40,7 +41,7 @@ from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
-from t3flow.state.fleet import FLEET_FILE, as_text
+from t3flow.state.fleet_settings import FLEET_FILE, as_text
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
 from t3flow.state.sources import QUEUE_FAULT, QUEUE_URL
@@ -208,6 +209,7 @@ def consume(settings: Settings) -> None:
         journal = open_journal(settings, create=True)
         tables.migrate_facts(journal)
         counters.install(journal)
+        downgrades.record_program(journal)
         engine, host, minute = build(settings, journal)
         heartbeats = Heartbeats()
         worker = Worker(engine, heartbeats)

@@ -180,6 +180,7 @@ class Status(TypedDict):
     run: str | None
     run_doing: str | None
     run_waits: RunWaits | None
+    newer_runs: list[str]
     last_bump: LastBump | None
     bake: Bake | None
     verify: Verify

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from t3flow import T3flowError
+from t3flow.engine.downgrades import left_alone
 from t3flow.engine.journal import Journal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host import slots
@@ -12,7 +13,8 @@ from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, QueueFault, RunWaits, Schedule, Status
-from t3flow.state.fleet import fleet
+from t3flow.state.fleet_documents import Fleet
+from t3flow.state.fleet_settings import in_force
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -63,6 +65,7 @@ def collect(
         run=active[0].id if active else None,
         run_doing=activity(noted, active[0], is_alive=pid is not None) if noted and active else None,
         run_waits=run_waits(noted, [run.id for run in active]) if noted else None,
+        newer_runs=left_alone(noted) if noted else [],
         last_bump=last_bump(noted) if noted else None,
         bake=bake(noted) if noted else None,
         verify=verify_state(read, noted, running),
@@ -76,7 +79,7 @@ def collect(
             queue=queue_fault(noted) if noted else None,
         ),
         channels=channels(noted) if noted else [],
-        fleet=fleet(read, noted),
+        fleet=fleet_if_any(read, noted),
     )
     found["problems"] = problems(found)
     return found
@@ -90,6 +93,15 @@ def queue_fault(noted: Journal) -> QueueFault | None:
     return QueueFault(
         cause=fault["cause"], remedy=fault["remedy"], is_blocking=fault["is_blocking"], since=rfc3339(fault["since"])
     )
+
+
+def fleet_if_any(read: Settings, noted: Journal | None) -> Fleet | None:
+    """Return the fleet as this host knows it; None if it belongs to none, which most commands find out without importing the fleet."""
+    if noted is None or not in_force(read, noted).fleet.url:
+        return None
+    from t3flow.state.fleet import fleet
+
+    return fleet(read, noted)
 
 
 def schedule_in_force(read: Settings, planned: dict[str, Any]) -> Schedule:

@@ -34,6 +34,7 @@ KINDS = {
     "fleet_unreachable": "the fleet does not answer",
     "fleet_records": "records of the fleet are forged or replayed",
     "fleet_host_silent": "a host of the fleet is silent",
+    "newer_run": "a run of a newer t3flow was left as it is",
     "run_waits": "a run waits for the registry, or for the turn of this host in the fleet",
     "last_bump": "the last bump ended without a verdict",
     "queue_risk": "the queue works, but refuses new connections or may lose messages",
@@ -136,6 +137,9 @@ def of_dispatch(found: Status) -> list[_Line]:
 def of_runs(found: Status) -> list[_Line]:
     """Return the problems of runs."""
     lines = []
+    for run in found["newer_runs"]:
+        text = f"{run} was begun by a newer t3flow, and this one does not know its steps, so it was left as it is"
+        lines.append(_Line("newer_run", text, f"install that version again, or undo the run: t3flow cancel {run}"))
     if waits := found["run_waits"]:
         text = f"{waits['run']} is waiting: {waits['waiting_for']}"
         lines.append(_Line("run_waits", text, f"see t3flow show {waits['run']}"))

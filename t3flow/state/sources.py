@@ -5,7 +5,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from t3flow.engine.journal import Journal, JournalError
+from t3flow.engine.journal import Journal, JournalError, NewerJournal
 from t3flow.engine.reader import ReadOnlyJournal
 from t3flow.host.processes import proc
 from t3flow.host.records import facts
@@ -36,9 +36,11 @@ def journal(settings: Settings) -> Journal:
 
 
 def journal_if_any(settings: Settings) -> Journal | None:
-    """Return the journal of this host; None where there is none that can be used."""
+    """Return the journal of this host; None where there is none that can be used. Raises NewerJournal."""
     try:
         return journal(settings)
+    except NewerJournal:
+        raise
     except JournalError:
         return None
 

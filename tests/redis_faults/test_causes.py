@@ -89,7 +89,7 @@ FAULTS = {
     "hangs": Fault(
         lambda server, redis: server.pause(), lambda server, redis: server.resume(), "did not answer in time"
     ),
-    "loading": Fault(load_slowly, lambda server, redis: None, "is loading its data set"),
+    "loading": Fault(load_slowly, lambda server, redis: None, "is loading its data set", is_blocking=None),
     "cannot save": Fault(
         lambda server, redis: cannot_save(server, redis),
         lambda server, redis: redis.config_set("stop-writes-on-bgsave-error", "no"),

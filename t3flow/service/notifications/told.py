@@ -6,6 +6,7 @@ SETTLE_SECONDS = {
     "dispatch": 0.0,
     "unpaired": 0.0,
     "unknown_t3": 0.0,
+    "newer_run": 0.0,
     "deferral_old": 0.0,
     "unmanaged": 120.0,
     "launcher": 120.0,
