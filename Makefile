@@ -7,7 +7,7 @@ FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real 
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: demo check units test suite durations box real box-and-real lint format bench requirements hooks release clean
+.PHONY: demo check units test suite durations box real box-and-real lint format bench bench-short requirements hooks release clean soak
 
 demo: $(VENV)/.ready  ## plays the main job in a sandbox; REAL=1: its good nightly is the real t3
 	@$(BIN)/t3flow demo $(if $(REAL),--real)
@@ -27,7 +27,11 @@ test: lint  ## everything that CI runs; what runs on a real systemd or with the 
 suite: $(VENV)/.ready
 	@sh tests/monitoring/prepare.sh
 	@sh tests/redis_faults/prepare.sh
+	@$(BIN)/python -m compileall -q t3flow tests
 	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
+
+soak: $(VENV)/.ready  ## ten minutes of a simulated year on one host; SEED=N repeats one
+	@$(BIN)/python tests/soak/year.py --minutes 10 --nights 1000 --users 4 --days-each 4 --keep-days 24 $(if $(SEED),--seed $(SEED)) $(ARGS) || [ $$? = 2 ]
 
 durations: $(VENV)/.ready  ## writes anew how long each test takes, for tests/ordering.py: on a quiet machine
 	@chmod a+w tests/durations.json; $(MAKE) --no-print-directory suite ARGS=--record-durations; code=$$?; chmod 644 tests/durations.json; exit $$code
@@ -58,12 +62,15 @@ format: $(VENV)/.ready
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.ready  ## figures, as ratios to a reference measured in the same run
-	@for each in bench/[a-z]*.py; do $(BIN)/python $$each || exit 1; done
+	@for each in bench/[a-z]*.py; do $(BIN)/python $$each $(if $(SHORT),--short) || exit 1; done
+
+bench-short:  ## each benchmark in its short form, which only proves that it runs: `make suite` does the same (tests/bench)
+	@$(MAKE) --no-print-directory bench SHORT=1
 
 requirements: $(VENV)/.ready  ## newer versions of everything, pinned by hash: for work on it, and for hosts
 	@$(BIN)/python -m pip install -q uv
 	@$(COMPILE) --upgrade --extra test pyproject.toml -o requirements.txt
-	@echo hatchling | $(COMPILE) -c requirements.txt --extra web --extra notify pyproject.toml - -o deploy/requirements.txt
+	@echo hatchling | $(COMPILE) -c requirements.txt --extra web --extra notify --extra fleet pyproject.toml - -o deploy/requirements.txt
 
 hooks: $(VENV)/.ready  ## check each commit in about two seconds
 	@sh tools/hooks.sh

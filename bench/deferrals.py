@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
+from common import arguments, sized, waiting
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.runs import new_run
@@ -25,10 +26,12 @@ from t3flow.host.records import deferral_records, facts
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import create_state_dir, open_journal
 
-USERS, WATCH_SECONDS, SPREAD_SECONDS = 1000, 120.0, 3600.0
+USERS, WATCH_SECONDS, SPREAD_SECONDS = sized((1000, 120.0, 3600.0), (10, 10.0, 20.0))
 DEFAULT, TARGET = "0.0.24", "0.0.25-nightly.1"
-SETUP_SECONDS = 40.0
-"""The longest setup of a thousand users: nothing is due before the consumer runs."""
+START_SECONDS, SETTLE_SECONDS = sized((20.0, 15.0), (5.0, 1.0))
+"""The first check is due so long after all is set up, and the consumer is measured from so long after its start."""
+PATIENCE_SECONDS, A_CHECK_SECONDS = 60.0, 2.0
+"""How long to wait for checks, and how much longer for each of them: more than a loaded machine needs."""
 A_PROCESS, FIRST_PORT = 50, 20000
 SERVERS = Path(__file__).with_name("_servers.py")
 
@@ -82,38 +85,53 @@ def supervisor(path: Path, said: dict[str, dict[str, object]]) -> None:
     threading.Thread(target=serve, daemon=True).start()
 
 
-def fill(box: Sandbox, users: list[str]) -> None:
-    """Give each user a database with a running turn, an assignment, and a deferral. Create two slots."""
-    create_state_dir(box.settings.paths.state_dir)
-    journal = open_journal(box.settings, create=True)
+def prepare(box: Sandbox, users: list[str]) -> None:
+    """Create two slots, an assignment of each user, and the files that the servers open."""
     versions_dir = box.settings.paths.versions_dir
     for version in (DEFAULT, TARGET):
         slot = slots.slot_path(versions_dir, version)
         slot.mkdir(parents=True)
         (slot / slots.MANIFEST).write_text(json.dumps({"version": version}))
     slots.set_default(versions_dir, DEFAULT)
-    began = time.time() + SETUP_SECONDS * len(users) / 1000
+    for user in users:
+        slots.assign(versions_dir, user, DEFAULT)
+        box.database(user).parent.mkdir()
+        box.database(user).touch()
+
+
+def fill(box: Sandbox, users: list[str]) -> None:
+    """Give each user a running turn, which begins after the start of the server, and a deferral. The checks are spread over an hour from soon on."""
+    create_state_dir(box.settings.paths.state_dir)
+    journal = open_journal(box.settings, create=True)
     seed = box.top / "seed.sqlite"
     shutil.copyfile(LEVEL30, seed)
     with closing(sqlite3.connect(seed)) as connection, connection:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(began))  # after the start of the server
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
         connection.execute("update projection_thread_sessions set active_turn_id = 'turn', updated_at = ?", (now,))
     # With other settings than the last consumer's, the consumer would check all deferrals when it starts.
     facts.write(journal, "deferral_rules", box.settings.deferral._asdict())
-    for number, user in enumerate(users):
-        slots.assign(versions_dir, user, DEFAULT)
-        box.database(user).parent.mkdir()
-        shutil.copyfile(seed, box.database(user))
-        due = began + 20 + SPREAD_SECONDS * number / len(users)
-        run = new_run(journal, "drain", {"user": user}, wake_at=due)
+    for user in users:
+        shutil.copyfile(seed, box.database(user))  # into the file that the server has open
+        run = new_run(journal, "drain", {"user": user})
         assert run is not None
-        deferral_records.put_deferral(journal, user, run, TARGET, "quiet_period", due)
-        with journal.transaction(synced=False) as connection:
+        deferral_records.put_deferral(journal, user, run, TARGET, "quiet_period", time.time())
+    began = time.time() + START_SECONDS
+    with journal.transaction() as connection:
+        for number, user in enumerate(users):
+            due = began + SPREAD_SECONDS * number / len(users)
             connection.execute("update deferrals set next_check = ? where user = ?", (due, user))
+            connection.execute(
+                "update runs set wake_at = ? where id = (select run from deferrals where user = ?)", (due, user)
+            )
 
 
-def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]:
+def lateness(box: Sandbox, due: dict[str, float]) -> list[float]:
     """Return the lateness of each user's check that was due then. Exit if a check is missing or wrong."""
+    with waiting(f"the checks of {len(due)} users"):
+        return _lateness(box, due, PATIENCE_SECONDS + A_CHECK_SECONDS * len(due))
+
+
+def _lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]:
     deadline = time.time() + seconds
     late: dict[str, float] = {}
     while len(late) < len(due) and time.time() < deadline:
@@ -133,10 +151,12 @@ def lateness(box: Sandbox, due: dict[str, float], seconds: float) -> list[float]
     return sorted(late.values())
 
 
-def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
-    """Sample the first minutes of the hour."""
+def watched(box: Sandbox, users: int, watch_seconds: float) -> float:
+    """Sample the first minutes of the hour. Return how long the consumer took to start."""
+    started = time.monotonic()
     consumer = psutil.Process(box.start_consumer().pid)
-    time.sleep(15)
+    start_seconds = time.monotonic() - started
+    time.sleep(SETTLE_SECONDS)
     before, began = consumer.cpu_times(), time.time()
     soon = began + watch_seconds - 5
     due = {
@@ -148,7 +168,7 @@ def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
     readers = spent.children_user + spent.children_system - before.children_user - before.children_system
     if not due:
         raise SystemExit(f"nothing was due within {watch_seconds:.0f} s: there is nothing to measure")
-    late = lateness(box, due, 30)
+    late = lateness(box, due)
     print(f"{users} deferrals over an hour, watched for {seconds:.0f} s, {len(due)} due and checked:")
     memory = consumer.memory_info().rss / 1e6
     print(f"  consumer {own / seconds:.2%} of one core, its readers {readers / seconds:.2%}; {memory:.0f} MB")
@@ -156,12 +176,13 @@ def watched(box: Sandbox, users: int, watch_seconds: float) -> None:
     print(
         f"  a check takes {(own + readers) / len(due) * 1000:.0f} ms of a processor, all that the consumer does beside it included"
     )
+    return start_seconds
 
 
-def burst(box: Sandbox, users: list[str]) -> None:
-    """Make all of these due in one second."""
-    at = time.time() + 3
+def burst(box: Sandbox, users: list[str], start_seconds: float) -> None:
+    """Make all of these due in one second, once the consumer has started again."""
     box.kill("consumer")
+    at = time.time() + 3 + 2 * start_seconds
     with box.journal.transaction() as connection:
         for user in users:
             connection.execute(
@@ -169,7 +190,7 @@ def burst(box: Sandbox, users: list[str]) -> None:
                 (at, user),
             )
     box.start_consumer()
-    late = lateness(box, dict.fromkeys(users, at), 240)
+    late = lateness(box, dict.fromkeys(users, at))
     print(
         f"{len(users)} due in one second: the last was checked {late[-1]:.1f} s later, half within {late[len(late) // 2]:.1f} s"
     )
@@ -177,15 +198,16 @@ def burst(box: Sandbox, users: list[str]) -> None:
 
 def main() -> None:
     """Measure a sample of the hour, then the burst."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else USERS
-    watch_seconds = float(sys.argv[2]) if len(sys.argv) > 2 else WATCH_SECONDS
+    count = int(arguments()[0]) if arguments() else USERS
+    watch_seconds = float(arguments()[1]) if len(arguments()) > 1 else WATCH_SECONDS
     users = [f"user{number:04}" for number in range(count)]
     with sandbox(users, quiet_seconds=900) as box, ExitStack() as stack:
         box.config.write_text(box.config.read_text().replace("max_check_interval_s = 5", "max_check_interval_s = 3600"))
-        fill(box, users)
+        prepare(box, users)
         supervisor(box.top / "etc/t3-serve/supervisor.sock", start_servers(box, users, stack))
-        watched(box, count, watch_seconds)
-        burst(box, users[-count // 5 :])
+        fill(box, users)
+        start_seconds = watched(box, count, watch_seconds)
+        burst(box, users[-count // 5 :], start_seconds)
 
 
 if __name__ == "__main__":

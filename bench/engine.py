@@ -8,13 +8,12 @@ import os
 import re
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import show
+from common import show, sized
 from loguru import logger
 from sandboxed import LEVEL30, go_inside, sandbox
 
@@ -24,8 +23,9 @@ from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LEASE, Outcome, new_run
 from t3flow.engine.step import step
+from t3flow.sandbox.folders import temporary_folder
 
-USERS, RESTARTED, ROUNDS = 300, 6, 3
+USERS, RESTARTED, ROUNDS = sized((300, 6, 3), (30, 1, 1))
 READS, RESTART_STEPS = 5, 22
 """Steps for each user before the restarts (backup, trial) and in their restart, including those of a drain: 15,000 events in all."""
 RESULT = {
@@ -148,10 +148,9 @@ def count_syncs() -> None:
             str(trace),
         ]
         box.start("0.0.24", dict.fromkeys(users, LEVEL30), {"schema_level": 30})
-        box.ready_seconds = 120.0
         box.start_consumer()
         box.publish("0.0.25-nightly.20260609.1", {"schema_level": 30})
-        said = box.document("enqueue", "bump", "--wait", timeout_seconds=600)
+        said = box.document("enqueue", "bump", "--wait")
         assert said["outcome"] == "updated", said
         assert all(found["result"] == "restarted" for found in said["users"].values()), said
         history = box.journal.events(said["run"])
@@ -174,8 +173,8 @@ def count_syncs() -> None:
 def main() -> None:
     """Run both parts."""
     logger.remove()
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        measure_engine(Path(folder))
+    with temporary_folder("t3flow-bench-", Path("/var/tmp")) as folder:
+        measure_engine(folder)
     if shutil.which("strace") is None:
         print("strace is not installed, so syncs are not counted")
         return

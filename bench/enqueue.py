@@ -7,10 +7,10 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from common import median_seconds, show
+from common import median_seconds, show, sized, wait_until
 from sandboxed import LEVEL30, go_inside, sandbox
 
-TIMES = 20
+TIMES = sized(20, 2)
 
 
 def measure(name: str, url: str) -> None:
@@ -18,7 +18,7 @@ def measure(name: str, url: str) -> None:
     with sandbox(["ada"], queue_url=url) as box:
         box.start("0.0.24", {"ada": LEVEL30}, {"schema_level": 30})
         box.start_consumer()
-        command = median_seconds(lambda: box.t3flow("--version"), 5)
+        command = median_seconds(lambda: box.t3flow("--version"), sized(5, 2))
         waits: list[float] = []
         totals: list[float] = []
         for _ in range(TIMES):
@@ -47,8 +47,7 @@ def main() -> None:
         words = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
         server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         try:
-            while not socket.exists():
-                time.sleep(0.02)
+            wait_until(socket.exists, "redis-server")
             measure("redis", f"unix://{socket}")
         finally:
             server.kill()

@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
-from common import median_seconds, show
+from common import median_seconds, show, sized
 from prometheus_client.exposition import generate_latest
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.sandbox.host import Sandbox, free_port
 from t3flow.service.metrics.collector import HostCollector, Metrics
 
-USERS, SCRAPES, SECONDS, EVERY_SECONDS = 100, 30, 120, 15
+USERS, SCRAPES, SECONDS, EVERY_SECONDS = sized((100, 30, 120, 15), (3, 3, 2, 1))
+SETTLE_SECONDS = sized(10, 1)
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -35,7 +36,7 @@ class Usage:
 def consume(box: Sandbox, scrape: str) -> tuple[float, float]:
     """Run the consumer for SECONDS; return the share of a core (percent) and the memory (MB)."""
     pid = box.start_consumer().pid
-    time.sleep(10)  # what it does once, at its start
+    time.sleep(SETTLE_SECONDS)  # what it does once, at its start
     before = Usage(pid)
     for _ in range(SECONDS // EVERY_SECONDS):
         if scrape:
@@ -63,7 +64,7 @@ def main() -> None:
         box.publish("0.0.25-nightly.20260609.1", {"schema_level": 30})
         for user in users[::4]:
             box.control(user, "turn/start", agent="claude")
-        done = box.document("enqueue", "bump", "--wait", timeout_seconds=1200)
+        done = box.document("enqueue", "bump", "--wait")
         assert done["outcome"] == "updated", done
         box.kill("consumer")
         closed = time.strftime(
@@ -106,7 +107,7 @@ def main() -> None:
             served += median_seconds(lambda: fetch(url), 1)
         show("a scrape, served by the consumer", served, "prometheus_client alone", alone)
         failures += ["a scrape takes 20 ms of a core"] * (core >= 0.02)
-    if failures:
+    if failures and sized(True, False):
         sys.exit("; ".join(failures))
 
 

@@ -6,21 +6,21 @@ server, half of those with a live turn. In the other states all servers are real
 
 import sqlite3
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
+from common import arguments, sized
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.engine.runs import new_run
 from t3flow.host.records import deferral_records, rejections
 from t3flow.sandbox.host import Sandbox
 
-TIMES = 3
+TIMES = sized(3, 1)
 FIRST, NEXT, SLOW = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
-GATE_SECONDS, FILLER_MEGABYTES, DEFERRED, WITH_SERVER = 12, 900, 300, 16
+GATE_SECONDS, FILLER_MEGABYTES, DEFERRED, WITH_SERVER = sized((12, 900, 300, 16), (3, 20, 10, 3))
 IN_GATE = [{"fault": "slow_start", "seconds": GATE_SECONDS, "when": {"not_scratch": False}}]
 
 
@@ -112,7 +112,7 @@ def quiet(box: Sandbox) -> None:
 def bump_in_gate(box: Sandbox) -> None:
     """Start a bump to a slow version, and wait for its gate."""
     unfreeze(box)
-    has_started = is_under_way_since_now(box, "bump", "try_on")
+    has_started = is_under_way_since_now(box, "bump", "run_trials")
     box.document("enqueue", "bump", "--target", SLOW, "--again")
     box.until(has_started, "the gate is running", 120)
     time.sleep(1)
@@ -129,7 +129,7 @@ def drain_in(step: str) -> Callable[[Sandbox], None]:
         for pending in deferral_records.deferrals(box.journal):
             box.t3flow("cancel", pending.run)
         box.until(lambda: not deferral_records.deferrals(box.journal), "no deferral is left", 60)
-        defer(box, "grace", untried=step == "try_on")
+        defer(box, "grace", untried=step == "run_trials")
         unfreeze(box)
         box.until(has_started, f"the drain is in {step}", 180)
         time.sleep(0.5)
@@ -197,11 +197,11 @@ def main() -> None:
     states: dict[str, tuple[list[str], Any, Any]] = {
         "idle host": (few, quiet, quiet),
         "bump in gate": (few, quiet, bump_in_gate),
-        "drain in gate": (few, slot_of_slow, drain_in("try_on")),
+        "drain in gate": (few, slot_of_slow, drain_in("run_trials")),
         "drain in backup": (few, large, drain_in("back_up")),
         "300 due drains": (many, busy_half, all_due),
     }
-    selected = sys.argv[1:] or list(states)
+    selected = arguments() or sized(list(states), ["bump in gate"])
     print(f"rollback, from the command's return to the first user's verified server, {TIMES} times each:", flush=True)
     for name in selected:
         measure(name, *states[name])

@@ -20,8 +20,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/box"))
 
 from box import DISPATCH_PORT, SOURCE, Box, fetch_wheels  # noqa: E402
+from common import end_on_signals, sized  # noqa: E402
 
-USERS = ["ada", "alan", "barbara", "donald", "edsger", "frances", "grace", "john", "ken", "linus"]
+NAMES = ["ada", "alan", "barbara", "donald", "edsger", "frances", "grace", "john", "ken", "linus"]
+USERS = sized(NAMES, NAMES[:2])
 FIRST, NEXT, LAST = "0.0.24", "0.0.25-nightly.20260601.501", "0.0.25-nightly.20260602.502"
 LEVEL = {"schema_level": 30}
 GATE_PORT = 3999
@@ -94,6 +96,7 @@ def main() -> None:
     if os.geteuid() != 0:
         print("a bump beside the shell procedure: needs root, skipped")
         return
+    end_on_signals()
     subprocess.run(["sh", ROOT / "tests/box/prepare.sh"], check=True)
     with tempfile.TemporaryDirectory() as folder:
         box = Box(USERS, fetch_wheels(Path(folder)))

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from contextlib import closing
 
-from common import median_seconds, show
+from common import median_seconds, show, sized
 from sandboxed import LEVEL30, go_inside, sandbox
 
 from t3flow.sandbox.host import Sandbox
 
-USERS, RUNS, TIMES = 100, 1000, 20
+USERS, RUNS, TIMES = sized((100, 1000, 20), (3, 50, 3))
 
 
 def remember(box: Sandbox, small: str, big: str) -> None:

@@ -25,8 +25,9 @@ from t3flow.host.pairing import causes, last_pairings, own_activity, probe, veri
 from t3flow.host.users import Result, result_of
 from t3flow.rollout import blame
 from t3flow.rollout.blame import Course
-from t3flow.rollout.stop import await_port, stop_if_idle, undo_stop
-from t3flow.tasks import back_up
+from t3flow.rollout.snapshots import back_up
+from t3flow.rollout.stop import Stopped, await_port, stop_if_idle, undo_stop
+from t3flow.tasks import Snapshot
 
 LAUNCH_SECONDS = 5.0
 """How long the launcher may take to exec a version."""
@@ -41,38 +42,59 @@ class StoppedByHand(T3flowError):
 
 
 def safe_restart(
-    user: str, previous: str, version: str, *, canary: bool, ignore_processes: bool = False, insists: bool = False
+    user: str,
+    previous: str,
+    version: str,
+    *,
+    canary: bool,
+    ignore_processes: bool = False,
+    insists: bool = False,
+    taken: Snapshot | None = None,
 ) -> Result:
     """Move one user from `previous` to `version`, or leave them as they are.
 
     `canary`: an agent without a turn counts as work. `insists`: an operator named this user and accepts an outage as long as a second snapshot
-    takes. The result is restarted, deferred, skipped (no snapshot), rolled_back or failed. Raises StepFailed only for a snapshot that kills the
-    consumer, Interrupted only before the stop.
+    takes. `taken`: a snapshot from before the gate, which is taken anew only if the databases changed since. The result is restarted, deferred,
+    skipped (no snapshot), rolled_back or failed. Raises StepFailed only for a snapshot that kills the consumer, Interrupted only before the stop.
     """
-    try:
-        snapshot = back_up(user, previous, version, False)
-    except StepFailed as failure:
-        if failure.kind == CRASHED:
-            raise
-        return _no_backup(previous, failure)
-    if snapshot["problem"]:
-        return result_of("skipped", previous, f"no backup: {snapshot['problem']}")
+    is_early = taken is not None and not taken["problem"] and taken["fingerprint"] is not None
+    if taken is not None and is_early:
+        safe_point()
+        snapshot = taken
+    else:
+        try:
+            snapshot = back_up(user, previous, version, False)
+        except StepFailed as failure:
+            if failure.kind == CRASHED:
+                raise
+            return _no_backup(previous, failure)
+        if snapshot["problem"]:
+            return result_of("skipped", previous, f"no backup: {snapshot['problem']}")
+    stopping = (user, previous, canary, ignore_processes, snapshot["fingerprint"], insists)
     course = Course()
     with current_flow().shielded():
         try:
             with current_flow().saga(), course:
-                stopped = stop_if_idle(user, previous, canary, ignore_processes, snapshot["fingerprint"], insists)
-                if not stopped["stopped"]:
-                    return _deferred(previous, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
-                path = back_up_stopped(user, previous, version) if stopped["changed"] else snapshot["path"]
-                replaced_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
-                if not assign_version(user, previous, version, path, replaced_name):
-                    return _deferred(previous, "quiet_period", "its server was started again meanwhile", time_now())
-                start_server(user)
-                course.started = version
-                paired_at = verify_user(user, version)
+                stopped = stop_if_idle(*stopping, early=True) if is_early else stop_if_idle(*stopping)
+                if stopped["stopped"]:
+                    return _move(user, previous, version, snapshot["path"], stopped, course)
         except StepFailed as failure:
             return _after_failure(user, previous, version, course, failure)
+    if not stopped["changed"]:
+        return _deferred(previous, stopped["waiting_for"], stopped["detail"], stopped["ask_again"])
+    return safe_restart(user, previous, version, canary=canary, ignore_processes=ignore_processes, insists=insists)
+
+
+def _move(user: str, previous: str, version: str, path: str, stopped: Stopped, course: Course) -> Result:
+    """Assign, start, and verify a user whose server is stopped and whose snapshot is at `path`."""
+    if stopped["changed"]:
+        path = back_up_stopped(user, previous, version)
+    replaced_name = f"replaced-{datetime.fromtimestamp(stopped['at'], UTC):%Y%m%dT%H%M%SZ}"
+    if not assign_version(user, previous, version, path, replaced_name):
+        return _deferred(previous, "quiet_period", "its server was started again meanwhile", time_now())
+    start_server(user)
+    course.started = version
+    paired_at = verify_user(user, version)
     return {**result_of("restarted", version, ""), "downtime_s": round(paired_at - stopped["at"], 3)}
 
 
@@ -139,6 +161,11 @@ def note_not_moved(user: str, version: str, why: str, *, is_own: bool = False) -
     times = blockers.note(host.journal, user, kind, f"{user} could not be moved to {version}: {why}")
     wait_seconds = float(host.settings.deferral.max_check_interval_s) * 2.0 ** min(times - 1, MOST_DOUBLINGS)
     return time.time() + min(LONGEST_WAIT_SECONDS, wait_seconds)
+
+
+@step(syncs_first=False)
+def safe_point() -> None:
+    """Do nothing: a signal ends the run before this step, while no server is stopped."""
 
 
 @step(syncs_first=False)
@@ -229,8 +256,9 @@ def start_server(user: str) -> None:
     Processes left in the cgroup of the stopped unit may hold the port and are ended first. Idempotent: a running server is left alone.
     """
     host = current_host()
-    if host.services.state(user).main_pid is None and host.services.pids(user):
-        host.services.stop(user)
+    server = host.services.state(user)
+    if server.main_pid is None and host.services.pids_of(user, server):
+        host.services.stop(user, server)
     await_port(host, user)
     host.services.start(user)
 

@@ -1,25 +1,24 @@
 """The steps of the procedure: journaled, retried, and repeated after a crash. Each docstring says why a repeat is safe."""
 
 import time
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from loguru import logger
 
 from t3flow.engine.files import DiskError, claim_folder, is_on_tmpfs, remove_tree, require_space
 from t3flow.engine.step import current_run, step
+from t3flow.fleet.following import version_to_follow
+from t3flow.fleet.members import is_on
 from t3flow.host import freeze as freezing
 from t3flow.host import management, pruning, slots, t3_accounts
-from t3flow.host.backups import drop_box, store
 from t3flow.host.host import current_host
 from t3flow.host.npm import age, command, origin, registry
 from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
-from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import probe
 from t3flow.host.processes import proc
 from t3flow.host.pruning import ACCEPTED as ACCEPTED
 from t3flow.host.pruning import TO_BE_ACCEPTED
-from t3flow.host.records import catalog, deferral_records, facts, holds, rejections, version_schemas
+from t3flow.host.records import deferral_records, facts, holds, rejections, version_schemas
 from t3flow.host.services.manager import ServiceError
 from t3flow.host.slots import mounts, preflight, removal
 from t3flow.host.users import ANOTHER, User, ahead, is_behind
@@ -37,7 +36,8 @@ NO_DATABASE = "there is no database"
 class Plan(TypedDict):
     """Where a bump goes from and to, whether the version is exact (named by an operator or pinned), and notices about its origin.
 
-    `soak_minutes`: how long pairings are watched after the first restart. Runs that an earlier t3flow began do not have it.
+    `soak_minutes`: how long pairings are watched after the first restart. `together`: all snapshots are one step. Runs that an earlier t3flow began
+    have neither. `in_fleet`: there if the host belongs to a fleet, so that the bump waits for its turn.
     """
 
     default: str
@@ -45,6 +45,8 @@ class Plan(TypedDict):
     exact: bool
     notices: list[str]
     soak_minutes: NotRequired[float]
+    in_fleet: NotRequired[bool]
+    together: NotRequired[bool]
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
@@ -62,7 +64,10 @@ def frozen_reason() -> str:
 
 @step(interruptible=True)
 def resolve(target: str | None) -> Plan:
-    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads."""
+    """Return the version to move to: the one named, else the pin, else the one that the tag points at. Only reads.
+
+    A host of a later wave of a fleet follows the earlier waves instead.
+    """
     host = current_host()
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
@@ -74,9 +79,20 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-    version = exact or str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    version = exact
+    if not exact:
+        newest = str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+        version = version_to_follow(host, newest, default)
     soak = host.settings.canary.soak_minutes
-    return {"default": default, "target": version, "exact": bool(exact), "notices": [], "soak_minutes": soak}
+    plan: Plan = {
+        "default": default,
+        "target": version,
+        "exact": bool(exact),
+        "notices": [],
+        "soak_minutes": soak,
+        "together": True,
+    }
+    return {**plan, "in_fleet": True} if is_on(host.settings) else plan
 
 
 def pin() -> str:
@@ -193,7 +209,8 @@ def unstage(version: str, in_scratch: bool) -> None:
     Processes of a trial that just ended may take a moment to exit.
     """
     journal = current_host().journal
-    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal):
+    others = {wanted for run, wanted in pruning.versions_in_progress(journal).items() if run != current_run()}
+    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal) | others:
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:
@@ -245,57 +262,6 @@ class Snapshot(TypedDict):
     missing: bool
     files: dict[str, str]
     schema: version_schemas.Schemas
-
-
-@step(interruptible=True, syncs_first=False)
-def back_up(user: str, previous: str, version: str, in_scratch: bool) -> Snapshot:
-    """Take a snapshot of a user's databases. A repeat takes another, or reuses the last one. A full disk fails it; unsound databases are reported.
-
-    It may begin before the last user's restart is synced: it touches nothing of that restart, and records its file names in a synced commit first.
-    """
-    folder = scratch_folder(current_run()) / "backups" if in_scratch else None
-    if folder is not None:
-        folder.mkdir(mode=0o711, exist_ok=True)
-    try:
-        backup = _take(user, previous, version, folder)
-    except (OwnerProblem, drop_box.BackupError) as error:
-        missing = str(error) == NO_DATABASE
-        if missing and not in_scratch:  # databases that appear later have not been tried
-            rejections.note_untried(current_host().journal, version, [user])
-        return {
-            "user": user,
-            "path": "",
-            "bytes": 0,
-            "level": 0,
-            "fingerprint": None,
-            "problem": str(error),
-            "missing": missing,
-            "files": {},
-            "schema": {},
-        }
-    return {
-        "user": user, "path": backup.path, "bytes": backup.size_bytes, "level": backup.level,
-        "fingerprint": backup.fingerprint, "problem": "", "missing": False,
-        "files": {name: str(path) for name, path in backup.paths.items()}, "schema": backup.schema,
-    }  # fmt: skip
-
-
-def _take(user: str, previous: str, version: str, folder: Path | None) -> catalog.Backup:
-    """Take a snapshot after removing the user's old ones; if the disk is too full, remove everything old and retry once.
-
-    A dry run removes nothing. Nor does a rollback or restore, which has chosen a snapshot already.
-    """
-    host = current_host()
-    goes_back = current_run().startswith(pruning.GOING_BACK)
-    if folder is None and not goes_back:
-        pruning.make_room(host, user)
-    try:
-        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
-    except DiskError as error:
-        if folder is not None or goes_back or not (gone := pruning.prune(host, version)):
-            raise
-        logger.warning("{}: removed {} old snapshots and slots; retrying", error, len(gone))
-        return store.take(host, user, written_by=previous, version=version, run=current_run(), folder=folder)
 
 
 @step(syncs_first=False, former_names=("tried_on",))

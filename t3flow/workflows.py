@@ -12,6 +12,7 @@ from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import YIELD, current_flow
 from t3flow.engine.runs import Abort, Outcome
 from t3flow.engine.step import LEGACY_UNDOS
+from t3flow.fleet.waiting import await_turn, recheck_version
 from t3flow.host.users import Result, result_of
 from t3flow.restart import long_outages, safe_restart
 from t3flow.rollout import restore as restoring
@@ -25,6 +26,7 @@ from t3flow.rollout.outcomes import STILL_FROZEN, ended, exclusive, failed, inte
 from t3flow.rollout.pairing_checks import check_pairings
 from t3flow.rollout.registry_wait import RegistryWait
 from t3flow.rollout.revive import await_server
+from t3flow.tasks import Snapshot
 
 
 def bump(
@@ -42,7 +44,10 @@ def bump(
                 return ended("frozen", reason)
             try:
                 with exclusive():
-                    return move_all(target, again, without or [], dry_run, due)
+                    bump, snapshots = prepare(target, again, without or [], dry_run)
+                    if not bump.awaits_turn:
+                        return restart_users(bump, snapshots, due)
+                return restart_in_turn(bump, snapshots, due, again)
             except StepFailed as failure:
                 if dry_run:
                     raise
@@ -53,8 +58,8 @@ def bump(
         return failed(failure)
 
 
-def move_all(target: str | None, again: bool, without: list[str], dry_run: bool, due: float | None) -> Outcome:
-    """Do the bump itself, alone on the host: stage, back up, gate, restart, accept. Raises Abort if the version goes no further."""
+def prepare(target: str | None, again: bool, without: list[str], dry_run: bool) -> tuple[Bump, list[Snapshot]]:
+    """Stage a version, back up, and gate, alone on the host. Return the bump and the snapshots. Raises Abort if the version goes no further."""
     plan = tasks.resolve(target)
     bump = Bump(plan, without, is_named=target is not None, dry_run=dry_run)
     bump.refuse(tasks.guard(plan, again, without))
@@ -74,8 +79,31 @@ def move_all(target: str | None, again: bool, without: list[str], dry_run: bool,
     bump.pass_gate(staged["slot"], untried, snapshots)
     if dry_run:
         raise Abort(bump.ended("dry_run_passed", f"{bump.version} passes the gate", bump.results))
+    if bump.awaits_turn:
+        tasks.clean_scratch()
+    return bump, snapshots
 
-    admitted = [bump.users[user] for user in users if user not in bump.results]
+
+def restart_in_turn(bump: Bump, snapshots: list[Snapshot], due: float | None, again: bool) -> Outcome:
+    """Wait for the turn of this host in its fleet, without the host's lease; then restart the users as they are by then.
+
+    What `prepare` staged is removed again if no user is restarted.
+    """
+    try:
+        bump.refuse(await_turn(bump.version, due, again))
+        with exclusive():
+            bump.refuse(recheck_version(bump.version, bump.default, again))
+            bump.take_up_again(tasks.survey_users([]))
+            return restart_users(bump, snapshots, due)
+    except (Abort, Interrupted, StepFailed):
+        with current_flow().shielded():
+            tasks.unstage(bump.version, False)
+        raise
+
+
+def restart_users(bump: Bump, snapshots: list[Snapshot], due: float | None) -> Outcome:
+    """Restart the idle users one at a time, and conclude. Raises Abort or Interrupted before the first restart."""
+    admitted = [bump.users[user] for user in bump.selected if user not in bump.results]
     in_order = [user["user"] for user in tasks.canary_order(admitted, snapshots)]
     pairing_is_broken = bump.pairing_is_broken(snapshots)
     ended_by = bump.restart_idle_users(in_order, due, pairing_is_broken=pairing_is_broken)

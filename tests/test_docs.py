@@ -77,7 +77,9 @@ def first_column(heading: str) -> set[str]:
 def outcomes() -> set[str]:
     """Every outcome that the code gives a run."""
     found: set[str] = set()
-    for file in [file for room in ("", "engine/", "gate/", "rollout/") for file in TOP.glob(f"t3flow/{room}*.py")]:
+    for file in [
+        file for room in ("", "engine/", "fleet/", "gate/", "rollout/") for file in TOP.glob(f"t3flow/{room}*.py")
+    ]:
         for node in ast.walk(ast.parse(file.read_text())):
             given: list[ast.AST | None] = []
             if isinstance(node, ast.Call) and called(node) in ("ended", "Outcome", "Refused"):

@@ -21,6 +21,7 @@ DOCUMENTS: dict[str, tuple[Any, str]] = {
     "verify": (list[documents.Verified], "t3flow verify --json"),
     "message": (documents.Message, "a message to notify.webhook_url"),
     "notify-test": (list[documents.Sent], "t3flow notify test --json"),
+    "fleet-status": (documents.FleetStatus, "t3flow fleet status --json"),
     "doctor": (list[documents.Finding], "t3flow doctor --json"),
 }
 """File → the type of a document, and the command that prints it."""

@@ -18,7 +18,7 @@ last may be missing; every key then has its default.
   Strings need no quotes; other values are TOML: `T3FLOW_SERVE__AGENT_PROCESSES='["claude", "codex"]'`.
 - The shell tracker's variables still work: {{old}}. `T3FLOW_SECTION__KEY` overrides them; an empty one counts as not set.
 - A pin comes from the first of these that is set: the consumer's environment, `t3flow pin VERSION`, `track.pin` in the file.
-- A password in `queue.url` and the URLs in `[notify]` are shown as `***` everywhere. Put such a setting into `/etc/t3flow/environment`
+- A password in `queue.url` or `fleet.url` and the URLs in `[notify]` are shown as `***` everywhere. Put such a setting into `/etc/t3flow/environment`
   (`chmod 600`), which only the service reads: `T3FLOW_NOTIFY__WEBHOOK_URL=https://…`.
 
 Keys that end in `_s` or `_seconds` are in seconds, `minutes` and `hours` in those units.

@@ -16,3 +16,4 @@ fi
 echo "setup: installing what is needed into $venv ..."
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+"$venv/bin/python" -m compileall -q t3flow  # as the owner of the files: most processes of the tests cannot write there

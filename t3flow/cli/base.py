@@ -12,9 +12,8 @@ from t3flow.cli.commands import Commands as Commands
 from t3flow.cli.output import say
 from t3flow.settings import load as settings_module
 from t3flow.settings.load import Settings
-from t3flow.state.sources import consumer_pid, queue_url
+from t3flow.state.sources import consumer_pid, journal_if_any, queue_url
 from t3flow.state.sources import journal as journal
-from t3flow.state.sources import journal_if_any
 
 if TYPE_CHECKING:
     from t3flow.host.host import Host

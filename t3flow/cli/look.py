@@ -116,8 +116,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
     All users, or each USER named. The dispatch must answer a request for the user with 302 and the session cookie, and the session must be
     authenticated. Exits 1 if a user cannot pair. status shows the result of the last attempt.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
+    from t3flow.host import parallel
     from t3flow.host.pairing import probe as pairing_probe
 
     read = settings()
@@ -131,10 +130,8 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
             return {"user": user, "ok": False, "reason": str(error)}
         return {"user": user, "ok": True, "reason": ""}
 
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(probe, names))
-    for each in found:
-        last_pairings.note_pairing(host.journal, each["user"], each["reason"])
+    found = parallel.for_each(probe, names, parallel.pairings_at_once())
+    last_pairings.note_pairings(host.journal, {each["user"]: each["reason"] for each in found})
     if as_json:
         dump(found)
     else:

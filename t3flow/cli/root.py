@@ -29,6 +29,7 @@ MODULES = {
     "restore": "backups",
     "doctor": "doctor",
     "adopt": "adopt",
+    "fleet": "fleet",
     "config": "config",
     "metrics": "metrics",
     "notify": "notify",

@@ -7,13 +7,15 @@ from typing import TypedDict
 from t3flow import T3flowError
 from t3flow.deferrals import blockers, left_behind, long_waits, patience
 from t3flow.engine.errors import NotYet
-from t3flow.engine.step import step
-from t3flow.host import freeze, management, slots
+from t3flow.engine.step import current_run, step
+from t3flow.fleet import turn
+from t3flow.fleet.members import is_on
+from t3flow.host import freeze, management, pruning, slots
 from t3flow.host.activity import idle
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import own_activity, probe
 from t3flow.host.processes import proc
-from t3flow.host.records import deferral_records, holds, rejections
+from t3flow.host.records import deferral_records, facts, holds, rejections
 from t3flow.host.records.deferral_records import Deferral
 from t3flow.host.users import Result, result_of
 from t3flow.settings import schedule
@@ -87,7 +89,10 @@ def await_idle(user: str, not_before: float) -> Ready:
 
 @step(syncs_first=False, former_names=("held_back",))
 def recheck_deferral(user: str, previous: str, version: str, in_window: bool) -> Result | None:
-    """Return why a deferred user is not moved after all, as much may have changed while the run waited for the host. Only reads."""
+    """Return why a deferred user is not moved after all, as much may have changed while the run waited for the host.
+
+    Only reads, except that the host takes its turn in its fleet for a version that awaits acceptance; a repeat finds it taken.
+    """
     host = current_host()
     pending = deferral_records.deferral(host.journal, user)
     soon = time.time() + 2
@@ -98,8 +103,23 @@ def recheck_deferral(user: str, previous: str, version: str, in_window: bool) ->
         gone = f"the slot of {version} is gone: t3flow enqueue bump --target {version} installs it"
         at = soon + host.settings.deferral.max_check_interval_s
         return waiting_result(previous, {"waiting_for": "unreadable_state", "detail": gone, "at": at})
-    wait = reason_not_now(host, pending, any_time=not in_window)
+    wait = reason_not_now(host, pending, any_time=not in_window) or turn_to_wait_for(host, version)
     return waiting_result(previous, wait) if wait else None
+
+
+def turn_to_wait_for(host: Host, version: str) -> Wait | None:
+    """Return why this host may not start a version that no user of it was moved to yet, as its fleet decides; None if it may."""
+    if not is_on(host.settings) or facts.read(host.journal, pruning.TO_BE_ACCEPTED) != version:
+        return None
+    answer = turn.ask(host, version, current_run(), is_bump=False)
+    if answer.is_granted:
+        return None
+    detail = f"the fleet: {answer.reason or f'{version} was {answer.rejected}'}"
+    return {
+        "waiting_for": "host_busy",
+        "detail": detail,
+        "at": time.time() + host.settings.deferral.max_check_interval_s,
+    }
 
 
 def waiting_result(version: str, wait: Wait) -> Result:

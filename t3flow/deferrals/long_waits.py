@@ -15,8 +15,7 @@ OLD_CHECKS = 100
 LOG_AGAIN_SECONDS = 86400.0
 EXPECTED = ("window", "frozen", "revoked", "held", "later", "host_busy", "server_stopped")
 """Causes that a setting or an operator has chosen, or that end with another run."""
-CAUSES = "deferral_causes"
-"""Fact: deferred user → the wait for the present cause."""
+CAUSES = facts.DEFERRAL_CAUSES
 
 
 class Cause(TypedDict):

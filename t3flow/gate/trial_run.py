@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.host.cells import cells
@@ -35,7 +36,8 @@ class Verdict(TypedDict):
     `schema`: applied migrations of each database after the trial; `live`: databases that the server had open (None: unknown);
     `slow`: it failed by a timeout alone; `started_s`: duration of the slowest start to the first answer, with migration (0: not measured);
     `unknown`: what t3flow does not know about this t3 ("": nothing; otherwise the verdict is inconclusive);
-    `not_isolated`: what of the host was within reach ("": nothing).
+    `not_isolated`: what of the host was within reach ("": nothing); `took_s`: duration of the trial; `server_s`: the part in which it waited for t3's
+    own programs; `not_begun`: another trial failed before, and the run decides whether this one is still needed.
     """
 
     seed: str
@@ -50,6 +52,9 @@ class Verdict(TypedDict):
     started_s: float
     unknown: str
     checks: list[dict[str, Any]]
+    took_s: NotRequired[float]
+    server_s: NotRequired[float]
+    not_begun: NotRequired[bool]
 
 
 def disk_bound(snapshot_bytes: int) -> int:
@@ -77,6 +82,7 @@ def run_trial(
     Idempotent: each trial has a fresh copy. The verdict is inconclusive if the trial cannot run, and for a t3 of an unknown generation. Everything
     else that the version does wrong is a failure, including one that ends the trial or does not let it end.
     """
+    began = time.monotonic()
     # a hash, because an account name may contain characters that are not safe in a file name
     folder = scratch / f"seed-{hashlib.sha256(seed.encode()).hexdigest()[:16]}"
     try:
@@ -93,12 +99,18 @@ def run_trial(
     request = _request(host, isolation, slot, version, folder, base_dir, disk_bound(size))
     limit_seconds = 3 * host.settings.gate.start_timeout_s + GRACE_SECONDS + size / BYTES_PER_SECOND
     visible = [slot, *cells.program_paths(Path(os.path.realpath(slot / ".node")))]
-    cell = cells.cell_command(
-        host, isolation, own_network=True, visible=visible, writable=[folder], disk_bytes=disk_bound(size)
+    trial = cells.cell_command(
+        host,
+        isolation,
+        own_network=True,
+        visible=visible,
+        writable=[folder],
+        disk_bytes=disk_bound(size),
+        module="t3flow.gate.cell.trial",
     )
     try:
         finished = host.children.run(
-            [*cell, *cells.python_command("t3flow.gate.cell.trial")],
+            trial,
             environment=cells.environment(HOME=str(folder), SHELL="/bin/sh"),
             text=json.dumps({**request, "limit_s": limit_seconds, "asks_version": asks_version, "in_use": [*in_use]}),
             timeout_seconds=limit_seconds + 30,
@@ -110,7 +122,8 @@ def run_trial(
         }
     finally:
         remove_tree(folder)
-    return _judge(finished, seed, version, isolation)
+    verdict = _judge(finished, seed, version, isolation)
+    return {**verdict, "took_s": round(time.monotonic() - began, 3)}
 
 
 def _make_folder(host: Host, folder: Path, seed: str, snapshot: Mapping[str, Path]) -> Path:
@@ -174,7 +187,7 @@ def _judge(finished: Finished, seed: str, version: str, isolation: Isolation) ->
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
         level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
-        started_s = max(0.0, float(answer["started_s"]))
+        started_s, server_s = (max(0.0, float(answer[key])) for key in ("started_s", "server_s"))
         schema = parse_answer(json.dumps({"schema": answer["schema"]}).encode())["schema"]
         live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
     except (ValueError, KeyError, TypeError, OwnerProblem):
@@ -196,6 +209,7 @@ def _judge(finished: Finished, seed: str, version: str, isolation: Isolation) ->
         "started_s": started_s,
         "unknown": unknown,
         "checks": checks,
+        "server_s": server_s,
     }
 
 

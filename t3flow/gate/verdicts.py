@@ -25,36 +25,36 @@ def pass_gate(
 ) -> dict[str, tuple[str, str]]:
     """Try the version on every seed. Return the users who are withheld: user → ("skipped" or "deferred", reason). Raises Refused.
 
-    1. It passes everywhere: good. 2. It fails where the version in use passes: the version is bad. 3. Both fail: the database is at fault, and its
-    user is skipped. 4. The version in use fails on an empty base dir too or on more than half of the seeds, or nothing passed: the gate or the host
-    is at fault, and nothing is rejected. The same if the version fails on more than half and there was no control. 5. A seed that was not tried is
-    tried before its user is moved. 6. A version of an unknown kind is neither good nor bad: the next run and each user's drain try it again.
+    1. It passes everywhere: good. 2. It fails where the version in use passes: the version is bad, and no further seed is tried. 3. Both fail: the
+    database is at fault, and its user is skipped. 4. The version in use fails on an empty base dir too or on more than half of the seeds, or nothing
+    passed: the gate or the host is at fault, and nothing is rejected. The same if the version fails on more than half and there was no control.
+    5. A seed that was not tried is tried before its user is moved. 6. A version of an unknown kind is neither good nor bad: the next run and each
+    user's drain try it again.
     """
     seeds = trials.choose_seeds(users, snapshots, default)
     every = [seed for batch in seeds["batches"] for seed in batch]
     if parse(version) < parse(default):
-        refuse_older_schema(slot, version, default, seeds["until"], snapshots)
-    passed = 0
+        refuse_older_schema(slot, version, default, seeds, snapshots)
+    rounds = Rounds(seeds)
     withheld: dict[str, str] = {}
     at_fault: dict[str, str] = {}
     not_compared: dict[str, str] = {}
-    for batch in seeds["batches"]:
-        verdicts = trials.run_trials(slot, version, batch, seeds["width"], seeds["until"])
-        failed = [
-            (seed, verdict) for seed, verdict in zip(batch, verdicts, strict=True) if verdict["verdict"] == "fail"
-        ]
-        bad_databases, uncompared = blame(version, default, failed, seeds, seeds_known_bad=bool(at_fault))
+    while batch := rounds.next_batch():
+        judged = rounds.judged(batch, trials.run_trials(slot, version, batch, seeds["width"], rounds.until))
+        failed = [(seed, verdict) for seed, verdict in judged if verdict["verdict"] == "fail"]
+        bad_databases, uncompared = blame(version, default, failed, rounds, seeds_known_bad=bool(at_fault))
         at_fault.update(bad_databases)
         not_compared.update(uncompared)
-        passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
-        withheld.update({each["seed"]: untried_reason(each) for each in verdicts if each["verdict"] == "inconclusive"})
+        for seed, verdict in judged:
+            if verdict["verdict"] == "inconclusive":
+                withheld[seed["user"]] = untried_reason(verdict)
     if 2 * len(at_fault) > len(every):
         raise Refused(
             "gate_inconclusive",
             f"the version in use fails on {len(at_fault)} of {len(every)} databases too: {first(at_fault)}",
         )
     withheld.update(not_compared)
-    if not passed:
+    if not rounds.passed:
         raise Refused("gate_inconclusive", f"{version} passed on no database: {first({**at_fault, **withheld})}")
     if 2 * len({**at_fault, **not_compared}) > len(every):
         raise Refused("gate_inconclusive", f"{version} fails on most databases: {first(not_compared)}")
@@ -66,20 +66,70 @@ def pass_gate(
     }
 
 
+class Rounds:
+    """The batches of a gate that are still to be tried, and until when trials and controls may begin. A replay builds the same from the journal.
+
+    `gate.limit_minutes` counts once the version has passed on a database: a gate that began late, or met only databases that no version can serve,
+    would otherwise hold all users back. What has failed is compared whatever the time, which takes one more trial in each lane. A run that an earlier
+    t3flow began is replayed as it went, with the limit for everything.
+    """
+
+    def __init__(self, seeds: Seeds) -> None:
+        self.seeds = seeds
+        self.passed = 0
+        self.tried = 0
+        self.is_unknown = False
+        self._left = list(seeds["batches"])
+        self._is_former = "schemas" not in seeds
+
+    @property
+    def until(self) -> float:
+        """Until when a trial may begin."""
+        is_urgent = not self.passed and not self.is_unknown and not self._is_former
+        return trials.NO_END if is_urgent else self.seeds["until"]
+
+    @property
+    def compares_until(self) -> float:
+        """Until when a control may begin."""
+        return self.seeds["until"] if self._is_former else trials.NO_END
+
+    def next_batch(self) -> list[Seed]:
+        """Return the next seeds to try, in their order: one for each lane while there is no limit, otherwise a batch; [] after the last."""
+        if not self._left:
+            return []
+        batch, width = self._left.pop(0), self.seeds["width"]
+        if self.until == trials.NO_END and batch[width:]:
+            self._left.insert(0, batch[width:])
+            batch = batch[:width]
+        return batch
+
+    def judged(self, batch: list[Seed], verdicts: list[Verdict]) -> list[tuple[Seed, Verdict]]:
+        """Return the seeds of a batch on which there is a verdict. Trials that did not begin after a failure are next."""
+        pairs = list(zip(batch, verdicts, strict=True))
+        if later := [seed for seed, verdict in pairs if verdict.get("not_begun")]:
+            self._left.insert(0, later)
+        self.passed += sum(verdict["verdict"] == "pass" for verdict in verdicts)
+        self.tried += sum(bool(verdict.get("checks")) for verdict in verdicts)
+        self.is_unknown = self.is_unknown or any(verdict.get("unknown") for verdict in verdicts)
+        return [(seed, verdict) for seed, verdict in pairs if not verdict.get("not_begun")]
+
+
 def untried_reason(verdict: Verdict) -> str:
     """Return why a user on whose databases there was no verdict is withheld. A run that an earlier t3flow began knows no `unknown`."""
-    return verdict.get("unknown") or f"not tried on this database yet: {verdict['failed']}"
+    try_now = f"; to try it now: t3flow enqueue drain {verdict['seed']}"
+    return verdict.get("unknown") or f"not tried on this database yet: {verdict['failed']}{try_now}"
 
 
 def blame(
-    version: str, default: str, failed: list[tuple[Seed, Verdict]], seeds: Seeds, *, seeds_known_bad: bool
+    version: str, default: str, failed: list[tuple[Seed, Verdict]], rounds: Rounds, *, seeds_known_bad: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Given seeds on which the version failed, run the controls within the gate's time. Raises Refused if the version is at fault.
+    """Given seeds on which the version failed, run the controls. Raises Refused if the version is at fault.
 
     Return the users whose database is at fault, and the users for whom there is no verdict, each with the reason.
     """
     at_fault, withheld, failing = {}, {}, {}
-    controls = trials.run_controls([seed for seed, _ in failed], seeds["width"], seeds["until"]) if failed else []
+    seeds, until = rounds.seeds, rounds.compares_until
+    controls = trials.run_controls([seed for seed, _ in failed], seeds["width"], until) if failed else []
     for (seed, verdict), control in zip(failed, controls, strict=True):
         if control["verdict"] == "pass":
             failing[seed["user"]] = verdict["failed"]
@@ -87,7 +137,7 @@ def blame(
             at_fault[seed["user"]] = f"{seed['version']}, the version in use, fails as well: {control['failed']}"
             if not seeds_known_bad:
                 seeds_known_bad = True
-                check_gate_itself(default, control, seeds["until"])
+                check_gate_itself(default, control, until)
         else:
             cause = f"{seed['version']} could not be tried for comparison: {control['failed']}"
             withheld[seed["user"]] = f"{version} fails on this database ({verdict['failed']}), and {cause}"
@@ -99,8 +149,10 @@ def blame(
             if user == trials.NO_USER
             else f"; to leave them out: t3flow enqueue bump {' '.join(f'--without {each}' for each in failing)}"
         )
+        count = sum(len(batch) for batch in seeds["batches"])
+        tried = f" (tried on {rounds.tried} of {count} databases)" if rounds.tried < count else ""
         raise Refused(
-            "gate_failed", f"{version} fails on the databases of {user}: {evidence}{others}{fix}", list(failing)
+            "gate_failed", f"{version} fails on the databases of {user}: {evidence}{others}{tried}{fix}", list(failing)
         )
     return at_fault, withheld
 
@@ -115,9 +167,9 @@ def check_gate_itself(default: str, control: Verdict, until: float) -> None:
         raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")
 
 
-def refuse_older_schema(slot: str, version: str, default: str, until: float, snapshots: list[Snapshot]) -> None:
+def refuse_older_schema(slot: str, version: str, default: str, seeds: Seeds, snapshots: list[Snapshot]) -> None:
     """Raise Refused if an older version has another schema level: an operator may go back within a level by a bump, across one by a rollback."""
-    tried = trials.run_trials(slot, version, [trials.empty_seed(default)], 1, until)[0]
+    tried = trials.run_trials(slot, version, [trials.empty_seed(default)], 1, Rounds(seeds).compares_until)[0]
     highest = max((snapshot["level"] for snapshot in snapshots), default=0)
     back = f"to go back: t3flow enqueue rollback --to {version}"
     if tried["verdict"] != "pass":
@@ -143,17 +195,17 @@ def judge_each(
     """
     seeds = trials.choose_seeds(users, snapshots, default)
     withheld: dict[str, tuple[str, str]] = {}
-    passed = False
-    for batch in seeds["batches"]:
-        for verdict in trials.run_trials(slot, version, batch, seeds["width"], seeds["until"]):
-            passed = passed or verdict["verdict"] == "pass"
+    rounds = Rounds(seeds)
+    while batch := rounds.next_batch():
+        verdicts = trials.run_trials(slot, version, batch, seeds["width"], rounds.until)
+        for _, verdict in rounds.judged(batch, verdicts):
             if verdict["verdict"] == "fail":
                 withheld[verdict["seed"]] = ("skipped", f"{version} fails on this database: {verdict['failed']}")
             elif verdict["verdict"] == "inconclusive":
                 withheld[verdict["seed"]] = ("deferred", untried_reason(verdict))
     failed = any(kind == "skipped" for kind, _ in withheld.values())
-    if failed and not passed:
-        empty = trials.run_trials(slot, version, [trials.empty_seed(version)], 1, seeds["until"])[0]
+    if failed and not rounds.passed:
+        empty = trials.run_trials(slot, version, [trials.empty_seed(version)], 1, rounds.compares_until)[0]
         if empty["verdict"] == "fail":
             reason = f"{version} fails on an empty base dir too: {empty['failed']}"
             raise Refused("gate_inconclusive", f"the gate or this host is at fault: {reason}")

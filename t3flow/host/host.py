@@ -43,6 +43,7 @@ class Host:
     _known_map: list[tuple[float, tuple[int, int, int], UserMap]] = field(
         default_factory=list, compare=False, repr=False
     )
+    _known_accounts: dict[str, tuple[float, Account]] = field(default_factory=dict, compare=False, repr=False)
     _known_facts: dict[str, tuple[float, UnitFacts | None]] = field(default_factory=dict, compare=False, repr=False)
 
     def user_map(self) -> UserMap:
@@ -69,8 +70,12 @@ class Host:
         )
 
     def account(self, user: str) -> Account:
-        """Return a user's account. Raise AccountError."""
-        return account(user)
+        """Return a user's account, cached for MAP_SECONDS: a directory service may take milliseconds for each look-up. Raise AccountError."""
+        now = time.monotonic()
+        known = self._known_accounts.get(user)
+        if known is None or now - known[0] > MAP_SECONDS:
+            known = self._known_accounts[user] = (now, account(user))
+        return known[1]
 
     def gate_account(self) -> Account:
         """Return the unprivileged account that installs and tries versions. Raise AccountError."""

@@ -6,7 +6,7 @@ fail, freeze or reject nothing for others. The decision uses only facts of syste
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -55,7 +55,8 @@ def unmanaged_reason(host: Host, user: str, server: ServerState, serving: list[i
     if server.facts is not None and (problem := _unit_problem(host, user, server, server.facts)):
         return problem
     serving = server_processes(host, [user]).get(user, []) if serving is None else serving
-    if serving and (foreign := sorted(set(serving) - {*_unit_pids(host, user, server)})):
+    others = set(serving) - {server.main_pid}  # usually none: the manager need not list the unit's processes
+    if others and (foreign := sorted(others - {*_unit_pids(host, user, server)})):
         words = " ".join(proc.command_line(foreign[0]))
         return (
             f"process {foreign[0]} ({printable(words)[:80]}) also serves {host.base_dir(user)}, outside {server.unit}: "
@@ -139,9 +140,9 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
     for user in users:
         with suppress(T3flowError):
             bases[str(host.base_dir(user))] = (user, host.account(user).uid)
-    of_uid: dict[int, list[tuple[str, str]]] = {}
+    of_uid: dict[int, dict[str, str]] = {}
     for base, (user, uid) in bases.items():
-        of_uid.setdefault(uid, []).append((base, user))
+        of_uid.setdefault(uid, {})[base] = user
     processes = _walk.by_account()
     found: dict[str, list[int]] = {}
     for uid, base_dirs in of_uid.items():
@@ -149,22 +150,19 @@ def server_processes(host: Host, users: list[str]) -> dict[str, list[int]]:
             words = proc.command_line(pid)
             if SERVE not in words[1:]:
                 continue
-            opened: list[str] | None = None
-            for base, user in base_dirs:
-                if not _names_base_dir(words, base):
-                    opened = list(proc.open_files(pid)) if opened is None else opened
-                if _names_base_dir(words, base) or _has_open(opened or [], base):
-                    found.setdefault(user, []).append(pid)
+            served = {word.removeprefix("--base-dir=") for word in words} & base_dirs.keys()
+            if len(served) < len(base_dirs):
+                served |= {base for path in proc.open_files(pid) for base in _base_dirs_of(path) if base in base_dirs}
+            for base in served:
+                found.setdefault(base_dirs[base], []).append(pid)
     return found
 
 
-def _names_base_dir(words: list[str], base_dir: str) -> bool:
-    return base_dir in words or f"--base-dir={base_dir}" in words
-
-
-def _has_open(opened: list[str], base_dir: str) -> bool:
-    """Return whether a database of a base dir is among these open files."""
-    return any(path.startswith(f"{base_dir}/") and path.endswith(files.OPEN_SUFFIXES) for path in opened)
+def _base_dirs_of(path: str) -> Iterator[str]:
+    """Yield the folders above an open database, one of which may be a base dir; none for any other file."""
+    if path.endswith(files.OPEN_SUFFIXES):
+        while path := path.rpartition("/")[0]:
+            yield path
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,10 @@
-"""Remove what nothing needs any more: old snapshots and slots, partial slots, links of accounts that no longer exist.
+"""Remove what nothing needs any more: old snapshots and slots, partial slots, and what accounts that no longer exist have left.
 
 Called from steps (`tasks.accept`, `restore_default`, `prune`, `back_up`). Idempotent. Every removal unlinks first and updates the record afterwards,
 so that pruning works on a completely full disk: the next pruning drops a record whose files are missing. A failure in one part affects neither
 the other parts nor the step.
 """
 
-import pwd
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +13,18 @@ from loguru import logger
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal, Run
-from t3flow.host import slots, t3_accounts
-from t3flow.host.accounts import is_root
+from t3flow.host import departed, slots
 from t3flow.host.backups import replaced, store
 from t3flow.host.host import Host
-from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
+from t3flow.host.records import catalog, deferral_records, facts, journal_reserve, rejections, version_schemas
 from t3flow.host.records.catalog import Backup
 from t3flow.host.slots import removal, running_version
+from t3flow.t3.versions import is_older
 
 ACCEPTED = "accepted"
 """Fact: the accepted versions, oldest first."""
 TO_BE_ACCEPTED = "to_be_accepted"
 """Fact: the last version that was assigned to users while none of them could be restarted on it."""
-GONE = "gone_accounts"
-"""Fact: accounts with a link that no longer exist → since when (epoch seconds)."""
-GONE_SECONDS = 14 * 86400.0
-"""How long a link outlives its account, because an account service may be unavailable and an account may return."""
 GOING_BACK = ("rollback-", "restore-")
 """Prefixes of the runs that return to a snapshot."""
 
@@ -39,8 +34,10 @@ def prune(host: Host, version: str = "") -> list[str]:
     removed: list[str] = []
     parts: list[Callable[[], list[str]]] = [
         lambda: prune_snapshots(host),
-        lambda: _prune_links(host),
+        lambda: _prune_replaced(host),
+        lambda: departed.remove(host),
         lambda: _prune_slots(host, version),
+        lambda: _prune_versions(host),
     ]
     for part in parts:
         try:
@@ -77,7 +74,8 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
     oldest = min((entry.created for entry in snapshots if entry.version in accepted[-keep:]), default=0.0)
     others = sorted(set(newest_of_version) - set(accepted), key=lambda target: newest_of_version[target])
     needed_if_young = set(others[-keep:])
-    assigned = slots.links(host.settings.paths.versions_dir)
+    versions_dir = host.settings.paths.versions_dir
+    assigned = slots.links(versions_dir, user)
 
     def is_kept(entry: Backup) -> bool:
         if entry.created < newest[entry.user, entry.version, entry.written_by]:
@@ -86,6 +84,11 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
         return entry.version in needed or entry.version == assigned.get(entry.user) or is_young
 
     return [entry for entry in snapshots if not is_kept(entry)]
+
+
+def _prune_replaced(host: Host) -> list[str]:
+    """Remove the replaced sets that are older than `backup.replaced_days`, except those to which a requested restore returns."""
+    return replaced.drop_expired(host, {str(run.args.get("backup")) for run in _returning_runs(host.journal)})
 
 
 def make_room(host: Host, user: str) -> None:
@@ -120,6 +123,15 @@ def versions_to_come(journal: Journal) -> set[str]:
     return {entry.version for entry in deferral_records.deferrals(journal)}
 
 
+def versions_in_progress(journal: Journal) -> dict[str, str]:
+    """Return bump under way → the version that it has chosen. One that waits for its turn in a fleet does not hold the host meanwhile."""
+    rows = journal.query(
+        "select run, json_extract(data, '$.result.target') from events join runs on runs.id = run "
+        "where status = 'running' and workflow = 'bump' and kind = 'completed' and step = 'resolve' order by seq"
+    )
+    return {str(run): str(version) for run, version in rows if version}
+
+
 def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, with one scan of /proc for all of them, and partial slots."""
     paths, journal = host.settings.paths, host.journal
@@ -129,38 +141,29 @@ def _prune_slots(host: Host, version: str) -> list[str]:
         return []  # a restore searches all slots for a version that knows its snapshot
     accepted: list[str] = facts.read(journal, ACCEPTED) or []
     needed = {version, slots.read_last_good(paths.last_good_file) or "", *accepted[-2:]}
-    needed |= versions_that_wrote(journal) | versions_to_come(journal)
+    needed |= versions_that_wrote(journal) | versions_to_come(journal) | set(versions_in_progress(journal).values())
     needed |= {str(run.args.get("to") or "") for run in going_back}
     idle = [version for version in slots.installed(paths.versions_dir) if version not in needed]
     running = running_version.all_running(paths.versions_dir) if idle else {}
     return [version for version in idle if removal.remove_slot(paths.versions_dir, version, running) is None]
 
 
-def _prune_links(host: Host) -> list[str]:
-    """Remove the links of accounts that have not existed for GONE_SECONDS: each would keep its slot for ever."""
-    versions_dir = host.settings.paths.versions_dir
-    recorded: dict[str, float] = facts.read(host.journal, GONE) or {}
-    linked = slots.links(versions_dir)
-    missing = [user for user in linked if not _has_account(user)]
-    there = set(t3_accounts.accounts(host)) if missing else set()
-    now = time.time()
-    gone = {user: min(recorded.get(user, now), now) for user in missing if user not in there}
-    old = [user for user, since in gone.items() if now - since > GONE_SECONDS]
-    for user in old:
-        slots.remove_starting(versions_dir, user)
-        slots.remove_link(slots.user_link(versions_dir, user))
-        logger.info("removed the link of {}: the account has not existed for 14 days", user)
-    if (left := {user: since for user, since in gone.items() if user not in old}) != recorded:
-        facts.write(host.journal, GONE, left or None)
-    return [f"users/{user}" for user in old]
-
-
-def _has_account(user: str) -> bool:
-    """Return whether an account exists. Only as root does each user have one; otherwise the user map and the servers decide."""
-    if not is_root():
-        return False
-    try:
-        pwd.getpwnam(user)
-        return True
-    except KeyError:
-        return False
+def _prune_versions(host: Host) -> list[str]:
+    """Delete the records of versions to which nothing can return and which no run can choose. Returns nothing, as no file goes."""
+    paths, journal = host.settings.paths, host.journal
+    accepted: list[str] = facts.read(journal, ACCEPTED) or []
+    moves = {entry.version for entry in catalog.backups(journal)}
+    present = {*slots.installed(paths.versions_dir), *moves, *versions_that_wrote(journal), *versions_to_come(journal)}
+    present |= {*accepted[-int(host.settings.backup.keep) :], slots.read_last_good(paths.last_good_file) or ""}
+    if former := [version for version in accepted if version not in present]:
+        facts.change(
+            journal, ACCEPTED, lambda known: [version for version in known or [] if version not in former] or None
+        )
+    version_schemas.keep_only(journal, present | set(rejections.rejected(journal)))
+    default = slots.default_version(paths.versions_dir)
+    if default is not None:
+        before = time.time() - float(host.settings.journal.keep_days) * 86400
+        for version in rejections.rejected_before(journal, before):
+            if version not in present and is_older(version, default):
+                rejections.unreject(journal, version)
+    return []

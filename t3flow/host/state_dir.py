@@ -25,7 +25,7 @@ WEB_ACCOUNT = "t3flow-web"
 MODE = 0o711
 REQUESTS, USERS = "requests", "users"
 JOURNAL_FILES = ("journal.db", "journal.db-wal", "journal.db-shm")
-PRIVATE = ("queue.*", "*.lock", "reserve")
+PRIVATE = ("queue.*", "fleet.*", "*.lock", "reserve")
 
 
 class Entry(NamedTuple):

@@ -46,6 +46,25 @@ def prepare(state_dir: Path, owner: Account) -> int:
     return folder
 
 
+def users(state_dir: Path) -> list[str]:
+    """Return the users who have a folder here."""
+    with suppress(OSError), os.scandir(state_dir / USERS) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return []
+
+
+def remove(state_dir: Path, user: str) -> None:
+    """Remove a user's folder. Only this account can create anything there, so all names in it are known. Idempotent. Raises OSError."""
+    with suppress(FileNotFoundError):
+        folder = os.open(folder_of(state_dir, user), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(folder):
+                os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(folder_of(state_dir, user))
+
+
 def publish(folder: int, name: str, text: str, owner: Account, mode: int = 0o400) -> None:
     """Replace a file in a user's folder by one rename, readable by that user alone. Not synced: the consumer writes it again. Raises OSError."""
     temporary = f".{name}.t3flow"

@@ -7,6 +7,7 @@ from t3flow.gate import trials
 from t3flow.gate.verdicts import Refused, judge_each
 from t3flow.host.users import Result, User, result_of
 from t3flow.rollout.pairing_checks import check_pairing
+from t3flow.rollout.snapshots import back_up
 from t3flow.tasks import Snapshot
 
 
@@ -35,7 +36,7 @@ def reason_not_admitted(user: str, previous: str, version: str, *, insists: bool
     tasks.open_scratch()
     slot = tasks.stage(version, False)["slot"]
     try:
-        snapshot = tasks.back_up(user, previous, version, False)
+        snapshot = back_up(user, previous, version, False)
     except StepFailed as failure:
         if failure.kind == CRASHED:
             raise

@@ -21,11 +21,11 @@ from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
 from t3flow.host.pairing.log_lines import Line
 from t3flow.host.records import facts, holds
+from t3flow.host.records.facts import BAKE, BAKE_CUT_SHORT
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
 
-BAKE = "bake"
 POLL_SECONDS = 5.0
 ROLLBACK_PRIORITY = 10
 
@@ -124,9 +124,16 @@ def watch_pairings(version: str) -> Verdict:
 
 @step()
 def end_bake() -> None:
-    """Remove the watch if it is this run's. Idempotent."""
-    run = current_run()
-    facts.change(current_host().journal, BAKE, lambda known: None if known and known["run"] == run else known)
+    """Remove the watch if it is this run's, and record whether it had a verdict, as other hosts may wait for that. Idempotent."""
+    run, journal = current_run(), current_host().journal
+    watch = facts.read(journal, BAKE)
+    if not watch or watch["run"] != run:
+        return
+    version, is_cut_short = watch["version"], watch["verdict"] is None
+    facts.change(
+        journal, BAKE_CUT_SHORT, lambda known: version if is_cut_short else None if known == version else known
+    )
+    facts.change(journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 
 @step()

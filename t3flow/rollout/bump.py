@@ -10,6 +10,7 @@ from t3flow.deferrals.left_behind import HELD
 from t3flow.engine.errors import Interrupted, StepFailed
 from t3flow.engine.flow import CRASHED, current_flow
 from t3flow.engine.runs import Abort, Outcome
+from t3flow.gate import trials
 from t3flow.gate.verdicts import Refused, judge_each, pass_gate
 from t3flow.host.records.holds import HELD_BY
 from t3flow.host.users import Result, User, is_ahead, is_behind, result_of
@@ -18,6 +19,7 @@ from t3flow.rollout.bake import begin_bake
 from t3flow.rollout.blame import ENDS_THE_RUN, FAILED, concerns_user_alone, escalate_shared_fault, give_up
 from t3flow.rollout.outcomes import CAUSE_OF_SIGNAL, OUTCOME_OF_SIGNAL, UNMANAGED, ended, unmanaged
 from t3flow.rollout.pairing_checks import check_dispatch
+from t3flow.rollout.snapshots import back_up, back_up_users
 from t3flow.rollout.soak import soak, take_back
 from t3flow.tasks import Plan, Refusal, Snapshot
 
@@ -39,9 +41,13 @@ class Bump:
         self.is_named = is_named
         self.dry_run = dry_run
         self.soak_minutes = plan.get("soak_minutes", 0.0)
+        self.is_together = plan.get("together", False)
         self.is_catch_up = self.version == self.default
+        self.awaits_turn = plan.get("in_fleet", False) and not dry_run and not self.is_catch_up
         self.notices: list[str] = []
         self.users: dict[str, User] = {}
+        self.selected: list[str] = []
+        self.snapshots: dict[str, Snapshot] = {}
         self.results: dict[str, Result] = {}
 
     def ended(self, name: str, reason: str, results: dict[str, Result] | None = None) -> Outcome:
@@ -85,7 +91,35 @@ class Bump:
                 self.results[user] = {**result_of("skipped", previous, reason), "waiting_for": HELD}
             else:
                 selected.append(user)
+        self.selected = selected
         return selected
+
+    def take_up_again(self, found: list[User]) -> None:
+        """Note what changed while this bump waited for the turn of its host: users who are not to be moved any more stay as they are.
+
+        A user who is on another version by now is deferred, and the version is tried on their databases again.
+        """
+        present = {user["user"]: user for user in found}
+        changed = []
+        for user in self.selected:
+            if user in self.results:
+                continue
+            former, now = self.users[user], present.get(user)
+            if now is None:
+                self.results[user] = result_of("untouched", former["version"], "is not in the user map any more")
+                continue
+            self.users[user] = now
+            if now.get("why"):
+                self.results.update(unmanaged([now]))
+            elif reason := now.get("held", ""):
+                self.results[user] = {**result_of("skipped", now["version"], reason), "waiting_for": HELD}
+            elif is_ahead(now, self.version):
+                self.results[user] = result_of("untouched", now["version"], f"is on {now['version']}, which is newer")
+            elif now["version"] not in (former["version"], self.version):
+                changed.append(user)
+        if changed:
+            trials.note_untried(self.version, changed)
+            self.defer(changed, "host_busy", "is on another version since the gate: it is tried again for this user")
 
     def untried_users(self, users: list[str]) -> list[str]:
         """Return the users on whose databases the version is to be tried: in a catch-up, not again where it has passed already."""
@@ -99,11 +133,16 @@ class Bump:
     def back_up(self, users: list[str]) -> list[Snapshot]:
         """Take a snapshot of each user's databases. Raises Abort if the disk is at fault, or no user who has databases could be backed up."""
         try:
-            snapshots = [tasks.back_up(user, self.users[user]["version"], self.version, self.dry_run) for user in users]
+            if self.is_together:
+                previous = {user: self.users[user]["version"] for user in users}
+                snapshots = back_up_users(previous, self.version, self.dry_run) if users else []
+            else:
+                snapshots = [back_up(user, self.users[user]["version"], self.version, self.dry_run) for user in users]
         except StepFailed as failure:
             if failure.kind == CRASHED:
                 raise
             raise Abort(self.ended("backup_failed", failure.reason)) from failure
+        self.snapshots = {snapshot["user"]: snapshot for snapshot in snapshots} if self.is_together else {}
         present = [snapshot for snapshot in snapshots if not snapshot["missing"]]
         problems = [f"{snapshot['user']}: {snapshot['problem']}" for snapshot in present if snapshot["problem"]]
         if not self.is_catch_up and problems and len(problems) == len(present):
@@ -180,7 +219,10 @@ class Bump:
                 if due is not None and not may_still_restart(due):
                     self.defer([user, *others], "window")
                     return ""
-                found = self.results[user] = safe_restart(user, present["version"], self.version, canary=True)
+                taken = self.snapshots.get(user)
+                found = self.results[user] = safe_restart(
+                    user, present["version"], self.version, canary=True, taken=taken
+                )
                 if found["waiting_for"] == "frozen":
                     raise Interrupted("freeze")
             except Interrupted as interrupted:

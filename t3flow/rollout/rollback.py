@@ -28,10 +28,11 @@ from t3flow.host.slots import preflight
 from t3flow.host.users import Result, result_of
 from t3flow.restart import start_server, time_now, verify_user
 from t3flow.rollout.revive import start_or_owe
+from t3flow.rollout.snapshots import back_up
 from t3flow.rollout.stop import verify_again
 from t3flow.t3 import files
 from t3flow.t3.versions import parse
-from t3flow.tasks import ACCEPTED, Snapshot, back_up
+from t3flow.tasks import ACCEPTED, Snapshot
 
 RUNNING, FAILING, STOPPED = "running", "failing", "stopped"
 
@@ -328,7 +329,7 @@ def roll_back_user(
 def reject_abandoned(reasons: dict[str, str]) -> None:
     """Reject versions that were rolled back from, so that no bump returns to them on its own. A reason on record stays."""
     journal = current_host().journal
-    known = rejections.rejected(journal)
+    known = rejections.rejected_here(journal)
     for version, reason in reasons.items():
         if version not in known:
             rejections.reject(journal, version, reason, [])

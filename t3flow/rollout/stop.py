@@ -14,7 +14,7 @@ from t3flow.deferrals import blockers, patience
 from t3flow.engine.step import current_attempt, step
 from t3flow.host import freeze, management, slots
 from t3flow.host.activity import idle, resumption, writers
-from t3flow.host.backups import durations, restoring
+from t3flow.host.backups import durations, restoring, store
 from t3flow.host.children import ChildError
 from t3flow.host.host import Host, current_host
 from t3flow.host.owner.reader import OwnerReader
@@ -33,6 +33,8 @@ SECOND_SNAPSHOT_SECONDS = 5.0
 RECHECK_SECONDS = 15.0
 """The first wait of a user whose databases changed during the snapshot; it doubles up to `deferral.max_check_interval_s`."""
 MOST_DOUBLINGS = 10
+CHANGED = "changed"
+"""Why a server was left running that is about to be stopped, after another snapshot. No user is ever shown to wait for this."""
 
 
 class RestartError(T3flowError):
@@ -40,7 +42,10 @@ class RestartError(T3flowError):
 
 
 class Stopped(TypedDict):
-    """The result of an attempt to stop a server. `at`: when (epoch seconds); `changed`: the snapshot is out of date."""
+    """The result of an attempt to stop a server. `at`: when (epoch seconds); `changed`: the snapshot is out of date.
+
+    A server that was not stopped and has `changed` was left running only because an early snapshot is out of date.
+    """
 
     stopped: bool
     waiting_for: str
@@ -58,6 +63,7 @@ def undo_stop(
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
     insists: bool = False,
+    early: bool = False,
 ) -> None:
     """Undo a stop: start the server on its assigned version and verify pairing. Idempotent: a running server is left alone.
 
@@ -118,12 +124,14 @@ def stop_if_idle(
     ignore_processes: bool,
     fingerprint: dict[str, Any] | None,
     insists: bool = False,
+    early: bool = False,
 ) -> Stopped:
     """Kill the server if a read made while it was suspended shows its user idle; otherwise resume it after a moment.
 
-    The server is also resumed if a second snapshot is needed and expected to take over SECOND_SNAPSHOT_SECONDS, unless an operator insists. After a
-    crash half-way the server is running, suspended (recovery resumes it), or ended. If it is ended, the repeat continues with `changed`, so that a
-    second snapshot is taken however long it takes: the outage has begun by then.
+    `early`: the fingerprint is that of a snapshot from before the gate; if it is out of date, the server is resumed, so that the next snapshot is
+    taken while it runs. The server is also resumed if a second snapshot is needed and expected to take over SECOND_SNAPSHOT_SECONDS, unless an
+    operator insists. After a crash half-way the server is running, suspended (recovery resumes it), or ended. If it is ended, the repeat continues
+    with `changed`, so that a second snapshot is taken however long it takes: the outage has begun by then.
     """
     host = current_host()
     try:
@@ -140,13 +148,13 @@ def stop_if_idle(
     try:
         ignore_processes = ignore_processes or (not canary and patience.ignores_processes(host, user))
         too_long = _too_long(host, user, insists)
-        conditions = Conditions(previous, canary, ignore_processes, fingerprint, too_long, insists)
+        conditions = Conditions(previous, canary, ignore_processes, fingerprint, too_long, insists, early)
         found = _end_if_allowed(host, user, server, conditions)
     except (T3flowError, OSError) as error:
         found = idle.unreadable(str(error), host.settings.deferral.max_check_interval_s)
     if not found.idle:
         own_activity.note_restart_end(host.journal, user)
-        return _not_stopped(found)
+        return {**_not_stopped(found), "changed": found.waiting_for == CHANGED}
     host.services.stop(user, server)
     await_port(host, user)
     again = host.services.state(user).last_start not in ("", server.last_start)
@@ -154,7 +162,7 @@ def stop_if_idle(
 
 
 class Conditions(NamedTuple):
-    """The conditions of a stop. `insists`: an operator named the user.
+    """The conditions of a stop. `insists`: an operator named the user. `early`: see `stop_if_idle`.
 
     `snapshot_seconds`: the expected duration of a second snapshot if that is too long for an outage; else 0.
     """
@@ -165,6 +173,7 @@ class Conditions(NamedTuple):
     fingerprint: dict[str, Any] | None
     snapshot_seconds: float
     insists: bool
+    early: bool
 
 
 def _too_long(host: Host, user: str, insists: bool) -> float:
@@ -192,15 +201,22 @@ def _end_if_allowed(host: Host, user: str, server: ServerState, conditions: Cond
     if unknown := probe.unknown_server_problem(host, user):
         idle.note_unknown(host.journal, user, unknown)
         return idle.unreadable(unknown, host.settings.deferral.max_check_interval_s)
+    if conditions.early and not store.is_last(host, user, conditions.fingerprint):  # a person has dropped it
+        return idle.Idleness(False, CHANGED, "", time.time())
     own_activity.note_restart(host.journal, user)
     with OwnerReader(host, user) as reader:
         found = _end_if_idle(host, user, server, reader, conditions)
-    return _written_meanwhile(host, user, server, conditions, found) if _is_outdated(conditions, found) else found
+    if not _is_outdated(conditions, found):
+        return found
+    if conditions.early:
+        return idle.Idleness(False, CHANGED, "", time.time())
+    return _written_meanwhile(host, user, server, conditions, found)
 
 
 def _is_outdated(conditions: Conditions, found: idle.Idleness) -> bool:
-    """Return whether the user is idle but a second snapshot would take too long, so that the server was resumed."""
-    return bool(found.idle and conditions.snapshot_seconds and found.fingerprint != conditions.fingerprint)
+    """Return whether the user is idle but a snapshot is to be taken while the server runs, so that the server was resumed."""
+    is_wanted = conditions.early or conditions.snapshot_seconds
+    return bool(found.idle and is_wanted and found.fingerprint != conditions.fingerprint)
 
 
 def _written_meanwhile(

@@ -1,7 +1,7 @@
 """Three nightlies on a complete host in a temporary folder: a good one, one that the gate stops, and one that is rolled back."""
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +16,7 @@ from t3flow import T3flowError
 from t3flow.engine.files import is_on_tmpfs
 from t3flow.sandbox import real
 from t3flow.sandbox.enter import enter, has_own_network, is_inside
+from t3flow.sandbox.folders import temporary_folder
 from t3flow.sandbox.host import Sandbox
 from t3flow.sandbox.probes import LOCKED, PAUSE_SECONDS, pairing_browsers, restarts
 
@@ -77,7 +78,18 @@ def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) ->
         return code
     flags = {"--keep": keep, "--plain": plain, "--real": with_real}
     enter([sys.executable, "-m", "t3flow", "demo", *(flag for flag, given in flags.items() if given)])
-    top = Path(tempfile.mkdtemp(prefix="t3flow-demo-", dir=on_disk()))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if keep:
+        return play(
+            Path(tempfile.mkdtemp(prefix="t3flow-kept-", dir=on_disk())), plain=plain, with_real=with_real, keep=True
+        )
+    with temporary_folder("t3flow-demo-", Path(on_disk() or tempfile.gettempdir())) as top:
+        return play(top, plain=plain, with_real=with_real)
+
+
+def play(top: Path, *, plain: bool, with_real: bool, keep: bool = False) -> int:
+    """Play the demo in a folder, and return the exit code."""
     sandbox = Sandbox(top, USERS)
     color = sys.stdout.isatty() and not plain and not os.environ.get("NO_COLOR")
     story = Story(sandbox, REAL if with_real else STAND_IN, color=color)
@@ -89,8 +101,6 @@ def main(*, keep: bool = False, plain: bool = False, with_real: bool = False) ->
         sandbox.close()
         if keep:
             print(f"\nkept: {top} (logs in {top}/log)")
-        else:
-            shutil.rmtree(top, ignore_errors=True)
     return story.conclude()
 
 

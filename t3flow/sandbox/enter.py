@@ -3,6 +3,8 @@
 If the host allows it, the namespace has only a loopback device, so that servers can bind 0.0.0.0 and are unreachable from outside.
 Root becomes the account `nobody`: code from a registry never runs as root, not even from the sandbox's registry.
 
+Everything that the command starts ends with it, also when it is killed (`guard.py`).
+
 With --memory, the command gets its own /tmp in memory: a test suite does not wait for the disk, and leaves no files when it is killed.
 """
 
@@ -15,15 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import t3flow
+from t3flow.sandbox.mounts import MS_BIND, MS_PRIVATE, MS_REC, TMP, mount
 
 LOOPBACK = "t3flow.sandbox.loopback"
 INSIDE = "T3FLOW_SANDBOX_INSIDE"
 NOBODY = 65534
-MEMORY = "--memory"
-TMP = Path("/tmp")
+MEMORY, GUARD = "--memory", "--guard"
 MEMORY_BYTES = 4 * 1024**3
 """Free memory that a /tmp in memory needs."""
-MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x1000, 0x4000, 0x40000, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,13 +57,19 @@ def enter(command: list[str], *, memory: bool = False) -> None:
         change = ["setpriv", "--ambient-caps=-all", "--inh-caps=-all", "--"]
         namespaces = ["unshare", "--user", "--map-current-user", "--keep-caps", "--net"]
     prepare = [sys.executable, "-I", "-m", LOOPBACK]
-    words = [*namespaces, "--mount", "--", *prepare, MEMORY, *change]
-    if not memory or not memory_fits() or not _succeeds(words):
-        words = [*namespaces, "--", *prepare, *change]
-    if not _succeeds(words):
+    with_mounts = [*namespaces, "--mount", "--", *prepare]
+    choices = [[*with_mounts, MEMORY, GUARD, *change]] * (memory and memory_fits())
+    choices += [[*with_mounts, GUARD, *change], [*namespaces, "--", *prepare, *change]]
+    words = next((words for words in choices if _succeeds(words)), [])
+    if not words:
         print("sandbox: this host allows no network namespace, so servers bind 127.0.0.1", file=sys.stderr)
         environment[INSIDE] = "loopback"
         words = change if os.geteuid() == 0 else []
+    if GUARD not in words:
+        print(
+            "sandbox: this host allows no PID namespace, so a command that is killed may leave processes",
+            file=sys.stderr,
+        )
     words += command
     os.execvpe(words[0], words, environment)
 
@@ -104,40 +111,16 @@ def mount_for_nobody() -> None:
             file=sys.stderr,
         )
         return
-    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
     for top in tops:
         below = sorted(path for path in needed if path.is_relative_to(top))
         opened = [(path, os.open(path, os.O_PATH)) for path in below]
-        _mount("tmpfs", str(top), "tmpfs", 0)
+        mount("tmpfs", str(top), "tmpfs", 0, "mode=755")
         for path, descriptor in opened:
             path.mkdir(parents=True, exist_ok=True)
-            _mount(f"/proc/self/fd/{descriptor}", str(path), None, MS_BIND | MS_REC)
+            mount(f"/proc/self/fd/{descriptor}", str(path), None, MS_BIND | MS_REC)
             os.close(descriptor)
     os.chdir(Path.cwd())
-
-
-def put_tmp_in_memory() -> None:
-    """Mount an overlay in memory over /tmp. Raise OSError.
-
-    Not a plain tmpfs: t3flow refuses one for large files.
-    """
-    _mount("tmpfs", str(TMP), "tmpfs", 0, "mode=755")
-    parts = {name: TMP / name for name in ("lower", "upper", "work")}
-    for part in parts.values():
-        part.mkdir()
-        part.chmod(0o1777)
-    try:
-        _mount("overlay", str(TMP), "overlay", 0, "lowerdir={lower},upperdir={upper},workdir={work}".format(**parts))
-    except OSError:
-        _libc.umount2(str(TMP).encode(), MNT_DETACH)
-        raise
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "mode=755") -> None:
-    options = data.encode() if kind else None
-    if _libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, options) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mount on {target}: {os.strerror(code)}")
 
 
 def main() -> None:

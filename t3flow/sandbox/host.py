@@ -259,7 +259,7 @@ class Sandbox:
     def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.top / "log" / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command,
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # it ends with this thread
                 env=self.environment,
                 cwd=self.top,
                 stdin=subprocess.DEVNULL,
@@ -303,7 +303,9 @@ class Sandbox:
     def control(self, user: str, path: str, **body: Any) -> dict[str, Any]:
         """Make a user's stand-in server act as if the user worked with it: `turn/start`, `turn/end`, `terminal`."""
         url = f"http://127.0.0.1:{self.ports[user]}/__standin/{path}"
-        answer = http_client.request(url, method="POST", body=json.dumps(body).encode(), timeout_seconds=5)
+        answer = http_client.request(
+            url, method="POST", body=json.dumps(body).encode(), timeout_seconds=self.ready_seconds
+        )
         found = answer.json_object()
         if answer.status != 200 or found is None:
             raise AssertionError(f"{url} answered {answer.status}: {answer.body[:200]!r}")

@@ -6,18 +6,24 @@ The supervisor is the subreaper of its descendants: orphans of a server become c
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from t3flow.sandbox.users import SANDBOX_USER
 
+MOST_MARKERS = 5000
 
-@dataclass(frozen=True)
-class Process:
+
+_markers: dict[tuple[int, int], bytes] = {}
+"""Process and start → its marker, so that a request about one of 300 users does not read the environments of 300 servers."""
+
+
+class Process(NamedTuple):
     """A process from /proc/PID/stat."""
 
     pid: int
     parent: int
     session: int
+    started: int
 
 
 def live_processes() -> Iterator[Process]:
@@ -28,7 +34,7 @@ def live_processes() -> Iterator[Process]:
         with suppress(OSError):
             fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
             if fields[0] not in (b"Z", b"X"):
-                yield Process(int(name), int(fields[1]), int(fields[3]))
+                yield Process(int(name), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def members(user: str, session: int | None, processes: list[Process] | None = None) -> list[int]:
@@ -48,7 +54,7 @@ def members(user: str, session: int | None, processes: list[Process] | None = No
     found += [
         process.pid
         for process in children.get(os.getpid(), [])
-        if process.session != session and _marker(user) in _environment(process.pid)
+        if process.session != session and _marker_of(process) == _marker(user)
     ]
     for pid in found:  # grows during the loop
         found += [process.pid for process in children.get(pid, []) if process.pid not in found]
@@ -59,10 +65,20 @@ def _marker(user: str) -> bytes:
     return f"{SANDBOX_USER}={user}".encode()
 
 
-def _environment(pid: int) -> list[bytes]:
-    with suppress(OSError):
-        return _read(f"/proc/{pid}/environ").split(b"\0")
-    return []
+def _marker_of(process: Process) -> bytes:
+    """Return the entry of a process's environment that names its user, or b"". A process that has not executed its program yet has none."""
+    key = process.pid, process.started
+    if key not in _markers:
+        with suppress(OSError):
+            found = [
+                each for each in _read(f"/proc/{process.pid}/environ").split(b"\0") if each.startswith(_marker(""))
+            ]
+            if not found:
+                return b""
+            if len(_markers) > MOST_MARKERS:
+                _markers.clear()
+            _markers[key] = found[0]
+    return _markers.get(key, b"")
 
 
 def _read(path: str) -> bytes:

@@ -28,7 +28,7 @@ from t3flow.host import freeze, orphans
 from t3flow.host.activity import resumption
 from t3flow.host.host import Host, open_host, set_current_host
 from t3flow.host.processes import proc
-from t3flow.host.records import counters, facts, journal_reserve, tables
+from t3flow.host.records import counters, facts, journal_reserve, rejections, tables
 from t3flow.host.slots import launcher
 from t3flow.host.state_dir import create_folders, prepare
 from t3flow.service import spools
@@ -41,6 +41,7 @@ from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
+from t3flow.state.fleet import FLEET_FILE, as_text
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
 from t3flow.state.sources import QUEUE_FAULT, QUEUE_URL
@@ -239,6 +240,10 @@ def consume(settings: Settings) -> None:
         worker.start_thread(
             "spools", lambda: spools.watch(host, engine.hint, engine.stopping, lambda: heartbeats.beat("spools"))
         )
+        if settings.fleet.url:
+            worker.start_thread("fleet", lambda: keep_fleet(host, engine.stopping))
+        else:
+            rejections.forget_other_hosts(journal, [])
         notify("READY=1")
         logger.info("consumer {} is ready", os.getpid())
         worker.run()
@@ -249,6 +254,13 @@ def publish_metrics(host: Host, stopping: threading.Event) -> None:
     from t3flow.service.metrics.publisher import publish
 
     publish(host, stopping)
+
+
+def keep_fleet(host: Host, stopping: threading.Event) -> None:
+    """Keep this host a member of its fleet until the consumer stops. Imports what that needs only where the settings ask for it."""
+    from t3flow.fleet.keeper import keep
+
+    keep(host, stopping)
 
 
 def update_launcher(host: Host) -> None:
@@ -303,9 +315,10 @@ def create_state_dir(state_dir: Path) -> None:
 
 
 def publish_settings(host: Host, queue_name: str) -> None:
-    """Record the settings of this process, which are in force, for other commands. The URL of the queue may have a password, so it is in a file."""
+    """Record the settings of this process, which are in force, for other commands. URLs may have a password, so they are in files."""
     settings = host.settings
     write_atomically(settings.paths.state_dir / QUEUE_URL, settings.queue.url, 0o600)
+    write_atomically(settings.paths.state_dir / FLEET_FILE, as_text(settings), 0o600)
     facts.write(
         host.journal,
         "consumer",

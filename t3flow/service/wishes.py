@@ -71,7 +71,7 @@ class Wishes:
         except UserMapError:
             return  # `status` says so; those who are known are served on
         for user in set(self._folders) - set(names):
-            os.close(self._folders.pop(user)[1])
+            self._forget(user)
         for user in names:
             try:
                 owner = self._host.account(user)
@@ -81,8 +81,18 @@ class Wishes:
                     os.close(self._folders.pop(user)[1])
                 self._folders[user] = owner, user_files.prepare(self._host.settings.paths.state_dir, owner)
                 self._published.pop(user, None)
-            except (AccountError, OSError) as error:
+            except AccountError as error:
+                self._forget(user)  # the folder goes with an account that stays away (host/departed.py)
+                logger.debug("{} has no files: {}", user, error)
+            except OSError as error:
                 logger.debug("the files of {} cannot be made: {}", user, error)
+
+    def _forget(self, user: str) -> None:
+        """Close the folder of a user who left, and drop what is known of them."""
+        if (opened := self._folders.pop(user, None)) is not None:
+            os.close(opened[1])
+        for known in (self._seen, self._allowance, self._published):
+            known.pop(user, None)
 
     def _read(self, user: str, owner: Account, folder: int) -> bool:
         """Carry out a user's wish if their file changed and their allowance lets them; return whether there is something to answer."""

@@ -69,6 +69,12 @@ def between(smallest: float, largest: float) -> Callable[[float], float]:
     return check
 
 
+def zero_or_between(smallest: float, largest: float) -> Callable[[float], float]:
+    """Return the check that a number is 0 or within bounds, both included."""
+    within = between(smallest, largest)
+    return lambda value: value if value == 0 else within(value)
+
+
 def one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     """Return the check that a text is one of some words."""
 
@@ -252,6 +258,20 @@ def queue_url(text: str) -> str:
     else:
         raise ValueError(f"has {f'the unknown scheme {scheme}' if scheme else 'no scheme'}")
     return text
+
+
+def fleet_url(text: str) -> str:
+    """Check the URL of a fleet: a Redis server or its socket, or a server that speaks FleetLock's protocol. Raise ValueError."""
+    scheme = text.partition("://")[0]
+    if scheme in ("http", "https"):
+        parts, port = _split(text)
+        _check_server(parts.hostname, port)
+        if "?" in text or "#" in text:
+            raise ValueError("contains more than a host, a port and a path")
+        return text.removesuffix("/")
+    if scheme == "sqlite":
+        raise ValueError("has the unknown scheme sqlite")
+    return queue_url(text)
 
 
 def message_url(text: str) -> str:

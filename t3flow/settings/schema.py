@@ -93,7 +93,7 @@ class Gate(NamedTuple):
     start_timeout_s: Annotated[values.Timeout, "time limit until a candidate's server answers"] = 60
     limit_minutes: Annotated[
         values.TimeoutMinutes,
-        "time limit of the gate; databases not tried by then are inconclusive, and their users are deferred",
+        "time limit of the gate; users whose databases are not tried by then are deferred, and each drain tries the version first",
     ] = 60
     user: Annotated[
         values.AccountName,
@@ -134,6 +134,13 @@ class Backup(NamedTuple):
 
     keep: Annotated[values.Count, "number of accepted versions whose snapshots are kept"] = 6
     timeout_s: Annotated[values.Timeout, "time limit for the snapshot of one user"] = 900
+    replaced_days: Annotated[
+        values.LongDaysOrNever,
+        "after so many days, a database that a rollback or restore replaced is dropped; 0 = only by t3flow backups drop",
+    ] = 0
+    gone_days: Annotated[
+        values.Days, "how long link, records and files of an account that no longer exists are kept"
+    ] = 14
 
 
 class Schedule(NamedTuple):
@@ -226,6 +233,32 @@ class Verify(NamedTuple):
     every_minutes: Annotated[values.Minutes, "how often each user's pairing is verified; 0 = off"] = 60
 
 
+class Fleet(NamedTuple):
+    """Several hosts that take a version one after the other."""
+
+    url: Annotated[
+        values.FleetUrl, "Redis of the fleet, or a server that speaks FleetLock's protocol (http, https); empty: off"
+    ] = ""
+    group: Annotated[values.FleetName, "hosts of one group wait for each other"] = "default"
+    host: Annotated[values.FleetNameOrNone, "name of this host in the fleet; empty: the machine's host name"] = ""
+    slots: Annotated[values.Slots, "how many hosts of the group may restart users at a time; the same on all hosts"] = 1
+    wave: Annotated[
+        values.Wave, "a host waits until all hosts of lower waves have accepted a version and finished their bake"
+    ] = 0
+    alone_after_hours: Annotated[
+        values.Hours, "after the fleet has not answered for so long, this host goes on without it; 0 = never"
+    ] = 0
+    silent_hours: Annotated[
+        values.SomeHours, "a record of another host that is older counts as stale, and its host as silent"
+    ] = 26
+    key_file: Annotated[values.AbsolutePath, "this host's private key, which signs its records"] = Path(
+        "/etc/t3flow/fleet.key"
+    )
+    peers: Annotated[values.AbsolutePath, "folder with the public key of each host of the group: HOST.pub"] = Path(
+        "/etc/t3flow/fleet.d"
+    )
+
+
 class Log(NamedTuple):
     """The log on stderr."""
 
@@ -253,6 +286,7 @@ class Settings(NamedTuple):
     metrics: Metrics = Metrics()
     web: Web = Web()
     verify: Verify = Verify()
+    fleet: Fleet = Fleet()
     log: Log = Log()
 
     sources: Mapping[str, str] = MappingProxyType({})

@@ -12,7 +12,7 @@ HEAD = """\
 # T3FLOW_SECTION__KEY in the consumer's environment overrides a key of this file.
 """
 
-SECRET_KEYS = ("queue.url", "dispatch.url")
+SECRET_KEYS = ("queue.url", "dispatch.url", "fleet.url")
 """Keys whose values may contain a password, on purpose or by mistake. Always shown masked."""
 
 MESSAGE_KEYS = ("notify.ping_url", "notify.webhook_url", "notify.urls")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from t3flow.settings import checks
-from t3flow.settings.checks import ACCOUNT, Check, between, each, matches, or_empty
+from t3flow.settings.checks import ACCOUNT, Check, between, each, matches, or_empty, zero_or_between
 
 YEAR_SECONDS = 366 * 86400
 """No wait or timeout is longer."""
@@ -72,6 +72,20 @@ QueueUrl = Annotated[
     ),
 ]
 
+FleetUrl = Annotated[
+    str,
+    Expected(
+        "redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], rediss://…, unix://[USER:PASSWORD@]/SOCKET, http://…, https://…, "
+        'or ""',
+        or_empty(checks.fleet_url),
+    ),
+]
+_FLEET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+FleetName = Annotated[str, Expected("up to 63 letters, digits, dots, dashes and underscores", matches(_FLEET_NAME))]
+FleetNameOrNone = Annotated[
+    str, Expected('up to 63 letters, digits, dots, dashes and underscores, or ""', or_empty(matches(_FLEET_NAME)))
+]
+
 Cron = Annotated[str, Expected("a cron expression of five fields", checks.cron)]
 TimeOfDay = Annotated[str, Expected('HH:MM, or "" for no limit', or_empty(matches(_CLOCK)))]
 Window = Annotated[
@@ -117,3 +131,7 @@ Minutes = Annotated[float, Expected("minutes from 0 to a year", between(0, YEAR_
 Hours = Annotated[float, Expected("hours from 0 to a year", between(0, YEAR_SECONDS // 3600))]
 Days = Annotated[float, Expected("days from 1 to 3650", between(1, 3650))]
 DaysOrNever = Annotated[float, Expected("days from 0 to 3650", between(0, 3650))]
+LongDaysOrNever = Annotated[float, Expected("days from 14 to 3650, or 0", zero_or_between(14, 3650))]
+SomeHours = Annotated[float, Expected("hours, more than 0, up to a year", between(0.0001, YEAR_SECONDS // 3600))]
+Slots = Annotated[int, Expected("an integer from 1 to 64", between(1, 64))]
+Wave = Annotated[int, Expected("an integer from 0 to 99", between(0, 99))]

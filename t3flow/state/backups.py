@@ -1,11 +1,11 @@
 """Snapshots, and databases that were kept when they were replaced."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from t3flow import T3flowError
 from t3flow.engine.journal import Journal
+from t3flow.host import parallel
 from t3flow.host.backups import replaced
 from t3flow.host.host import Host
 from t3flow.host.records import catalog
@@ -25,8 +25,7 @@ def backups(host: Host, users: list[str], on_problem: Callable[[str], None]) -> 
             return []
 
     found = snapshots(host.journal, users)
-    with ThreadPoolExecutor(4) as pool:
-        found += [each for of_user in pool.map(kept, users) for each in of_user]
+    found += [each for of_user in parallel.for_each(kept, users) for each in of_user]
     return sorted(found, key=lambda each: (users.index(each["user"]), each["created"] or "", each["backup"]))
 
 

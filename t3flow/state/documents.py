@@ -6,6 +6,9 @@ Each type is a contract: within one SCHEMA, keys are added, never removed or giv
 
 from typing import Any, Literal, TypedDict
 
+from t3flow.state.fleet_documents import Fleet
+from t3flow.state.fleet_documents import FleetStatus as FleetStatus
+
 SCHEMA: Literal[1] = 1
 """The version of these documents."""
 
@@ -159,7 +162,7 @@ class Channel(TypedDict):
 
 
 class Status(TypedDict):
-    """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first."""
+    """What `status --json` prints. `observed`: when servers and units were looked at; problems have the most urgent first; `fleet` None: none."""
 
     schema: Literal[1]
     observed: str | None
@@ -186,6 +189,7 @@ class Status(TypedDict):
     schedule: Schedule
     consumer: Consumer
     channels: list[Channel]
+    fleet: Fleet | None
 
 
 class RunSummary(TypedDict):

@@ -13,6 +13,7 @@ from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, QueueFault, RunWaits, Schedule, Status
+from t3flow.state.fleet import fleet
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -77,6 +78,7 @@ def collect(
             queue=queue_fault(noted) if noted else None,
         ),
         channels=channels(noted) if noted else [],
+        fleet=fleet(read, noted),
     )
     found["problems"] = problems(found)
     return found

@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 from t3flow.state.deferrals import left_behind_line
 from t3flow.state.documents import Problem, Status, User
+from t3flow.state.fleet_documents import Fleet
 from t3flow.state.short import short_id
 from t3flow.state.times import ago, epoch
 from t3flow.state.verification import overdue_text
 
-NEEDS_A_PERSON = ("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "error")
+NEEDS_A_PERSON = (
+    *("gate_inconclusive", "backup_failed", "registry_unreachable", "incomplete_release", "fleet_wait", "error"),
+)
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
 KINDS = {
     "dispatch": "the dispatch pairs no user",
@@ -28,7 +31,11 @@ KINDS = {
     "deferral_old": "a deferral has waited for days, or cannot make progress",
     "verify_overdue": "the hourly verify does not reach a user",
     "newer_run": "a run of a newer t3flow was left as it is",
-    "run_waits": "a run waits for the registry",
+    "fleet_stuck": "the fleet does not go on without a person",
+    "fleet_unreachable": "the fleet does not answer",
+    "fleet_records": "records of the fleet are forged or replayed",
+    "fleet_host_silent": "a host of the fleet is silent",
+    "run_waits": "a run waits for the registry, or for the turn of this host in the fleet",
     "last_bump": "the last bump ended without a verdict",
     "queue_risk": "the queue works, but refuses new connections or may lose messages",
     "metrics": "the consumer cannot publish metrics",
@@ -55,6 +62,7 @@ def problems(found: Status) -> list[Problem]:
     for user, each in found["users"].items():
         lines += of_user(user, each, found)
     lines += of_runs(found)
+    lines += of_fleet(found["fleet"])
     if any(each.key == "dispatch" for each in lines):
         lines = [each for each in lines if each.key != "unpaired"]
     order = list(KINDS)
@@ -139,6 +147,35 @@ def of_runs(found: Status) -> list[_Line]:
     if last and last["outcome"] in NEEDS_A_PERSON:
         text = f"The last bump ended {ago(epoch(last['ended']))} as {last['outcome']}: {last['reason']}"
         lines.append(_Line("last_bump", text, f"see t3flow show {last['run']}"))
+    return lines
+
+
+def of_fleet_alone(fleet: Fleet) -> list[Problem]:
+    """Return the problems of a fleet, the most urgent first."""
+    return [Problem(key=each.key, user=None, text=each.text, remedy=each.remedy) for each in of_fleet(fleet)]
+
+
+def of_fleet(fleet: Fleet | None) -> list[_Line]:
+    """Return the problems of the fleet that this host belongs to, the most urgent first."""
+    if fleet is None:
+        return []
+    lines = [_split("fleet_stuck", each) for each in fleet["stuck"]]
+    if fleet["problem"] and fleet["unreachable_since"]:
+        since = ago(epoch(fleet["unreachable_since"]))
+        problem = fleet["problem"].removesuffix("; see t3flow doctor")
+        lines.append(
+            _Line("fleet_unreachable", f"The fleet does not answer, first {since}: {problem}", "see t3flow doctor")
+        )
+    for each in fleet["dropped"]:
+        if each["is_current"]:
+            text = f"What is in the place of {each['place']} in the fleet is dropped, first {ago(epoch(each['last']))}: {each['reason']}"
+            lines.append(_Line("fleet_records", text, "see docs/fleet.md, then check with: t3flow fleet status"))
+    for host in fleet["hosts"]:
+        if host["silent"]:
+            seen = f"was seen {ago(epoch(host['seen']))}" if host["seen"] else "has published no record"
+            text = f"The host {host['host']} of the fleet is silent: it {seen}"
+            remedy = "start t3flow there, or remove its key from fleet.peers, then check with: t3flow fleet status"
+            lines.append(_Line("fleet_host_silent", text, remedy))
     return lines
 
 

@@ -62,7 +62,7 @@ def _given(sentence: Sentence, args: Iterable[Any], kwargs: Args | None) -> Args
 USER, VERSION = "user", "version"
 RESTART = "user previous version snapshot replaced_name"
 WAY_BACK = "user previous version snapshot level replaced_name state_before aside"
-STOP = "user previous canary ignore_processes fingerprint insists"
+STOP = "user previous canary ignore_processes fingerprint insists early"
 MARKERS = "markers deferrals first broken"
 
 SENTENCES: dict[str, Sentence] = {
@@ -78,6 +78,10 @@ SENTENCES: dict[str, Sentence] = {
     ),
     "plan_retry": Sentence("reason tries until due", "Planning another attempt", say.next_attempt),
     "await_registry": Sentence("at problem", "Waiting for the registry: {problem}", "Waited for the registry"),
+    "await_turn": Sentence("version due again", "Waiting for the turn of this host in the fleet", say.turn_taken),
+    "recheck_version": Sentence(
+        "version default again", "Checking whether {version} may still be started", say.guarded
+    ),
     "survey_users": Sentence("without", "Looking at users and their servers", say.people),
     # Versions
     "assign_explicitly": Sentence(
@@ -123,6 +127,7 @@ SENTENCES: dict[str, Sentence] = {
     "alert": Sentence("line", "Writing to the log", "Wrote to the log: {line}", True),
     # Backups and the gate
     "back_up": Sentence("user previous version in_scratch", "Backing up {user}", say.backed_up),
+    "back_up_users": Sentence("previous version in_scratch", say.backing_up, say.all_backed_up),
     "back_up_stopped": Sentence(
         "user previous version",
         "Backing up {user} again, now that the server is stopped",
@@ -183,6 +188,7 @@ SENTENCES: dict[str, Sentence] = {
         "", "Checking whether a server is running", say.either("A server is running", "No server is running"), True
     ),
     "time_now": Sentence("", "Reading the clock", "Read the clock", True),
+    "safe_point": Sentence("", "Checking for a request to stop", "No request to stop the run", True),
     "other_users_pairing": Sentence(
         "version user",
         "Checking whether {version} works for other users",

@@ -99,6 +99,13 @@ def next_attempt(given: Args, found: dict[str, Any]) -> str:
     return Detail(f"Planned the next attempt for {clock(found['at'])}" if found["at"] else "No further attempt is due")
 
 
+def turn_taken(given: Args, found: dict[str, str]) -> str:
+    """Whether this host has its turn in its fleet."""
+    if not found["outcome"]:
+        return f"It is this host's turn in the fleet to start {given['version']}"
+    return DetailedProblem(f"Not started: {found['reason']}")
+
+
 def people(given: Args, found: list[dict[str, Any]]) -> str:
     """Tell how many users and servers there are, and whom t3flow cannot manage."""
     unmanaged = [each["user"] for each in found if each.get("why")]
@@ -122,6 +129,18 @@ def backed_up(given: Args, found: dict[str, Any]) -> str:
     if found["problem"]:
         return Problem(f"Could not back up {given['user']}: {found['problem']}")
     return f"Backed up {given['user']}"
+
+
+def backing_up(given: Args) -> str:
+    """Tell that many users are being backed up."""
+    return f"Backing up {count(len(given['previous']), 'user')}"
+
+
+def all_backed_up(given: Args, found: list[dict[str, Any]]) -> str:
+    """Tell the backups of many users."""
+    problems = [f"{each['user']}: {each['problem']}" for each in found if each["problem"] and not each["missing"]]
+    done = f"Backed up {count(sum(not each['problem'] for each in found), 'user')}"
+    return Problem("; ".join([done, *(f"could not back up {problem}" for problem in problems)])) if problems else done
 
 
 # The gate -----------------------------------------------------------------------------------------------------------
@@ -195,6 +214,8 @@ def stopped(given: Args, found: dict[str, Any]) -> str:
     """Tell that a server was stopped, or why it was left running."""
     if found["stopped"]:
         return f"Stopped the idle server of {given['user']}"
+    if found.get("changed"):
+        return f"The databases of {given['user']} changed since the snapshot: taking another one"
     return f"Left {given['user']} alone: {waits_for(found['waiting_for'], found['detail'])}"
 
 

@@ -6,9 +6,9 @@ Each generation has one function. A database with none of their tables is unknow
 import json
 import sqlite3
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from t3flow.t3.ledger import has_table
 from t3flow.t3.unknown import Unknown, keeps_its_work
@@ -19,8 +19,7 @@ ACTIVE_TURN, QUEUED_WORK = "active_turn", "queued_work"
 """Kinds of work, as `waiting_for` names them."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """One piece of work. It is dead if `since` (epoch seconds) is older than the running server; None means alive at any age."""
 
     kind: str
@@ -28,15 +27,14 @@ class Work:
     since: float | None = None
 
 
-@dataclass(frozen=True)
-class Activity:
+class Activity(NamedTuple):
     """The work that a database shows, with times in epoch seconds or None.
 
     `newest` is the newest change up to now, and `ahead` the newest one in the future (after the clock was set back). `due` is the start of the
     next scheduled task; a task that was due long ago was missed and does not count.
     """
 
-    work: list[Work] = field(default_factory=list)
+    work: Sequence[Work] = ()
     newest: float | None = None
     due: float | None = None
     ahead: float | None = None

@@ -213,6 +213,10 @@ class Box:
 
     def pairs(self, user: str) -> bool:
         """Return whether the dispatch pairs a browser of this user."""
+        return not self.pairing_fault(user)
+
+    def pairing_fault(self, user: str) -> str:
+        """Let a browser of this user pair, and return "", or the dispatch's answer if it does not."""
         said = self.try_run(
             "curl",
             "-s",
@@ -223,7 +227,8 @@ class Box:
             f"X-authentik-username: {user}@example.test",
             f"http://127.0.0.1:{DISPATCH_PORT}/",
         ).stdout
-        return re.search(r"(?im)^set-cookie: t3_session\w*=", said) is not None and said.startswith("HTTP/1.1 302")
+        paired = re.search(r"(?im)^set-cookie: t3_session\w*=", said) and said.startswith("HTTP/1.1 302")
+        return "" if paired else said or "no answer"
 
     # t3flow ---------------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def adopted(box: Box, delay_seconds: float) -> list[str]:
         "links": {user: shown["users"][user]["assigned_version"] for user in USERS},
         "runs": {user: shown["users"][user]["running_version"] for user in USERS},
         "deferred": [each["user"] for each in box.document("deferrals")],
-        "launcher": box.run("head", "-2", "/usr/bin/t3").splitlines()[1].startswith("# Written by t3flow"),
+        "launcher": "\n# Written by t3flow" in box.run("head", "-3", "/usr/bin/t3"),
         "timer": box.try_run("systemctl", "is-enabled", TIMER).stdout.strip(),
         "pairs": [user for user in USERS if box.pairs(user)],
     }

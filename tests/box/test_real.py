@@ -102,14 +102,14 @@ def verified(box: Box, *users: str) -> bool:
 @contextmanager
 def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
     """Let a browser pair for each user in a loop. Only pairings during a restart of the user's own server may fail."""
-    stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float]]()
+    stop, tried, failed = threading.Event(), [0], list[tuple[str, float, float, str]]()
 
     def browse(user: str) -> None:
         while True:
             began = time.time()
             tried[0] += 1
-            if not box.pairs(user):
-                failed.append((user, began, time.time()))
+            if fault := box.pairing_fault(user):
+                failed.append((user, began, time.time(), fault))
             if stop.wait(1.5):
                 return
 
@@ -124,8 +124,8 @@ def nobody_is_shut_out(box: Box, *users: str) -> Iterator[None]:
             thread.join(60)
     away = restarts_in([events(box, run["run"]) for run in box.document("runs")])
     outside = [
-        (user, began, ended)
-        for user, began, ended in failed
+        (user, began, ended, fault)
+        for user, began, ended, fault in failed
         if not any(began < end and ended > start for start, end in away.get(user, []))
     ]
     assert not outside, (outside, away)

@@ -172,7 +172,10 @@ class Disk:
         for key, content in lost_files.items():
             path = self.files[key].node.path()
             if path is not None:
+                mode = stat.S_IMODE(os.stat(path).st_mode)
+                os.chmod(path, mode | stat.S_IWUSR)  # what is read-only for its account is lost all the same
                 Path(path).write_bytes(content)
+                os.chmod(path, mode)
         told = [f"{self.folders[key][0].path()}/ is as it was" for key in lost_folders]
         for key, content in lost_files.items():
             former = self.files[key].former

@@ -3,52 +3,13 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
+from judging import FIRST, TRIAL_SECONDS, Trials, judge, snapshot_of, users_of
 
-from t3flow.engine.engine import Engine
-from t3flow.engine.files import make_folder
-from t3flow.engine.queue import open_queue
-from t3flow.engine.runs import Outcome, new_run
-from t3flow.gate import trial_run, trials
-from t3flow.gate import verdicts as gate_verdicts
-from t3flow.gate.trial_run import Verdict
+from t3flow.gate import trials
 from t3flow.gate.trials import Seed, empty_seed
-from t3flow.host import slots
-from t3flow.host.cells import cells
-from t3flow.host.host import Host, set_current_host
-
-FIRST = "0.0.24"
-TRIAL_SECONDS = 0.3
-
-
-class Trials:
-    """Trials that take a while and pass; it counts how many run at a time."""
-
-    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at_a_time: list[int] = []
-        self.under_way = 0
-        self.slow_at_first: set[str] = set()
-        self.fails: set[tuple[str, str]] = set()
-        self.host = host
-        set_current_host(host)
-        folder = slots.slot_path(host.settings.paths.versions_dir, FIRST)
-        make_folder(folder)
-        (folder / slots.MANIFEST).write_text(json.dumps({"version": FIRST}))
-        monkeypatch.setattr(trials, "_try_one", self.run)
-
-    def run(self, slot: str, version: str, seed: Seed, **more: Any) -> Verdict:
-        self.under_way += 1
-        self.at_a_time.append(self.under_way)
-        time.sleep(TRIAL_SECONDS)
-        self.under_way -= 1
-        if seed["user"] in self.slow_at_first:
-            self.slow_at_first.remove(seed["user"])
-            return {**trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "no answer"), "slow": True}
-        if (seed["user"], version) in self.fails:
-            return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "fail", "it crashes")
-        return trial_run.verdict_of(seed["user"], version, cells.Isolation(), "pass", "")
+from t3flow.host.host import Host
 
 
 @pytest.fixture
@@ -95,15 +56,6 @@ def test_without_a_slot_there_is_nothing_to_compare_with(held: Trials) -> None:
     assert (found["verdict"], "there is no slot of 0.0.1" in found["failed"]) == ("inconclusive", True)
 
 
-def judged(users: Any, snapshots: Any) -> Outcome:
-    """Run nothing but the gate's judgment; the reason names the users who are withheld."""
-    try:
-        withheld = gate_verdicts.pass_gate("slot", "0.0.25", FIRST, users, snapshots)
-    except gate_verdicts.Refused as refusal:
-        return Outcome(refusal.outcome, refusal.reason, "failed")
-    return Outcome("passed", ", ".join(withheld), "succeeded")
-
-
 @pytest.mark.parametrize(("fails_on", "outcome"), [(1, "passed"), (2, "gate_inconclusive"), (3, "gate_inconclusive")])
 def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_control(
     held: Trials, monkeypatch: pytest.MonkeyPatch, fails_on: int, outcome: str
@@ -112,15 +64,6 @@ def test_a_candidate_that_fails_on_most_databases_does_not_pass_for_want_of_a_co
     monkeypatch.setattr(trials, "_width", lambda host, size: 1)
     held.fails = {(f"user{number}", "0.0.25") for number in range(fails_on)}
     names = [f"user{number}" for number in range(3)]
-    snapshot = {"path": "/none", "bytes": 1, "level": 30, "fingerprint": None, "problem": "", "missing": False}
-    args = {
-        "users": [{"user": name, "version": "0.0.1", "running": True} for name in names],
-        "snapshots": [{**snapshot, "user": name, "files": {"state.sqlite": "/none"}, "schema": {}} for name in names],
-    }
-    queue = open_queue(f"sqlite://{held.host.settings.paths.state_dir}/queue.db", b"k" * 32)
-    engine = Engine(held.host.journal, queue, {"judged": judged})
-    run = new_run(held.host.journal, "judged", args) or ""
-    engine.advance(run)
-    ended = held.host.journal.run(run)
+    ended = judge(held.host, users_of(names, "0.0.1"), [snapshot_of(name) for name in names])
     assert ended.outcome == outcome, ended.result
-    assert outcome != "passed" or ended.result["reason"] == "user0"
+    assert outcome != "passed" or [*json.loads(ended.result["reason"])] == ["user0"]

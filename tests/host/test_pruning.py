@@ -21,12 +21,13 @@ from t3flow.engine.files import DiskError
 from t3flow.engine.journal import JournalError
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
-from t3flow.host import pruning, slots
+from t3flow.host import departed, pruning, slots
 from t3flow.host.backups import drop_box, replaced, store
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
 from t3flow.host.services.supervisor import Supervised
+from t3flow.rollout import snapshots
 from t3flow.state.doctor import history
 
 
@@ -135,10 +136,10 @@ def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
     set_current_host(host)
     slot(host, VERSIONS[0])
     lead(host, "ada", VERSIONS[0])
-    monkeypatch.setattr(tasks, "current_run", lambda: "bump-1")
+    monkeypatch.setattr(snapshots, "current_run", lambda: "bump-1")
     for target in VERSIONS[1:]:
         write(store.database_path(host, "ada"), f"create table t{time.monotonic_ns()} (x)")
-        assert tasks.back_up.unjournaled("ada", VERSIONS[0], target, False)["path"]
+        assert snapshots.back_up.unjournaled("ada", VERSIONS[0], target, False)["path"]
     assert len(names(host)) <= host.settings.backup.keep + 1
     assert on_disk(host) == names(host)
 
@@ -168,12 +169,12 @@ def test_a_link_goes_14_days_after_its_account(hosted: Callable[..., Host]) -> N
         lead(host, user, VERSIONS[0])
     pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada", "left"}
-    since = facts.read(host.journal, pruning.GONE)
+    since = facts.read(host.journal, departed.GONE)
     assert set(since) == {"left"}
-    facts.write(host.journal, pruning.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
+    facts.write(host.journal, departed.GONE, {"left": time.time() - 15 * 86400, "back": 1.0})
     assert "users/left" in pruning.prune(host)
     assert set(slots.links(versions_dir)) == {"ada"}
-    assert facts.read(host.journal, pruning.GONE) is None
+    assert facts.read(host.journal, departed.GONE) is None
 
 
 def test_records_that_cannot_be_dropped_are_dropped_later(
@@ -233,7 +234,7 @@ def on_a_small_disk(config: Path, what: str) -> None:
     settings = load(config, {})
     host = open_host(settings, open_journal(settings))
     set_current_host(host)
-    tasks.current_run = lambda: "bump-1"
+    snapshots.current_run = lambda: "bump-1"
     top = settings.paths.backup_dir
     if what == "full":
         with suppress(OSError), open(top / "filler", "wb", buffering=0) as file:
@@ -247,7 +248,7 @@ def on_a_small_disk(config: Path, what: str) -> None:
         print("pruned", len(left))
         return
     try:
-        made = tasks.back_up.unjournaled("ada", VERSIONS[20], VERSIONS[21], False)
+        made = snapshots.back_up.unjournaled("ada", VERSIONS[20], VERSIONS[21], False)
         print("made" if made["path"] else made["problem"])
     except DiskError as error:
         print("DiskError", error)
@@ -316,7 +317,7 @@ def copied(in_scratch: bool) -> Outcome:
     """Return a workflow with a backup alone."""
     tasks.open_scratch()
     try:
-        return Outcome("done", tasks.back_up("ada", VERSIONS[0], VERSIONS[2], in_scratch)["path"], "succeeded")
+        return Outcome("done", snapshots.back_up("ada", VERSIONS[0], VERSIONS[2], in_scratch)["path"], "succeeded")
     except StepFailed as failure:
         return Outcome("error", failure.reason, "failed")
 

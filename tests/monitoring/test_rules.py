@@ -36,7 +36,28 @@ FREE, NEEDED = 't3flow_disk_free_bytes{what="backups"}', "t3flow_next_backup_byt
 OLD = 't3flow_problem{problem="deferral_old",user="ada"}'
 BLOCKED = 't3flow_user_blocked_since_timestamp_seconds{user="ada",kind="drain"}'
 ALIVE = {INFO: "1x2000", UP: "1x2000", BEAT: "0+60x2000"}
+SILENT_A, SILENT_B = (f't3flow_fleet_host_silent{{host="{host}"}}' for host in ("devvm1", "devvm2"))
 CASES: dict[str, list[Case]] = {
+    "T3FleetStuck": [
+        Case("stuck for 20 minutes", {"t3flow_fleet_stuck": "0x10 1x30"}, 31, YES),
+        Case("stuck for 10 minutes", {"t3flow_fleet_stuck": "0x10 1x30"}, 21, NO),
+        Case("it went on", {"t3flow_fleet_stuck": "1x30 0x30"}, 40, NO),
+        Case("no fleet", ALIVE, 60, NO),
+    ],
+    "T3FleetUnreachable": [
+        Case("for 70 minutes", {"t3flow_fleet_up": "1x10 0x100"}, 81, YES),
+        Case("for 50 minutes", {"t3flow_fleet_up": "1x10 0x100"}, 60, NO),
+        Case("no fleet", ALIVE, 90, NO),
+    ],
+    "T3FleetHostSilent": [
+        Case("one of two", {SILENT_A: "0x10 1x30", SILENT_B: "0x40"}, 31, [{"host": "devvm1"}]),
+        Case("for 10 minutes", {SILENT_A: "0x10 1x30"}, 20, NO),
+        Case("it is back", {SILENT_A: "1x30 0x30"}, 40, NO),
+    ],
+    "T3FleetRecordsDropped": [
+        Case("a forged record", {'t3flow_problem{problem="fleet_records",user=""}': "_x10 1x20"}, 11, YES),
+        Case("another problem", {'t3flow_problem{problem="fleet_stuck",user=""}': "1x20"}, 11, NO),
+    ],
     "T3PairingBroken": [
         Case("4 failures in 10 minutes", {FAILURES: "5x10 6 7 8 9x20"}, 15, YES),
         Case("3 failures in 10 minutes", {FAILURES: "5x10 6 7 8x20"}, 15, NO),

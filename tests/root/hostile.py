@@ -113,7 +113,7 @@ def helper_of_mine(command: str) -> int:
                 if (
                     entry.stat().st_uid == os.getuid()
                     and command.encode() in words
-                    and any(b"home/program.py" in w for w in words[:3])
+                    and any(b"home/program.py" in w for w in words[:4])
                 ):
                     return int(entry.name)
 

@@ -62,7 +62,7 @@ def test_the_engine_shows_its_work(box: Sandbox) -> None:
     assert all(set(event) >= {"seq", "at", "kind", "step", "attempt", "data"} for event in shown["events"])
     steps = [event["step"] for event in shown["events"] if event["kind"] == "completed"]
     assert steps[:3] == ["frozen_reason", "resolve", "guard"]
-    assert steps.index("stage") < steps.index("back_up") < steps.index("run_trials") < steps.index("stop_if_idle")
+    assert steps.index("stage") < steps.index("back_up_users") < steps.index("run_trials") < steps.index("stop_if_idle")
     everything = json.dumps(shown) + (box.top / "log" / "consumer.log").read_text()
     assert "t3_session=" not in everything
     assert '"credential"' not in everything

@@ -70,9 +70,12 @@ def test_who_was_left_out_is_moved_by_the_next_bump(box: Sandbox) -> None:
     assert (deferrals(box), lines_of(box, "grace")) == ({}, [])
     shown = box.document("show", said["run"])
     backed_up = [
-        each["data"]["args"][0] for each in shown["events"] if each["kind"] == "started" and each["step"] == "back_up"
+        each["data"]["args"][0]
+        for each in shown["events"]
+        if each["kind"] == "started" and each["step"] == "back_up_users"
     ]
-    assert set(backed_up) == {"grace"}
+    assert [list(users) for users in backed_up] == [["grace"]]
+    assert "back_up" not in {each["step"] for each in shown["events"]}, "nothing was written since"
     assert bump(box)["outcome"] == "up_to_date"
 
 

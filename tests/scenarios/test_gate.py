@@ -56,7 +56,8 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
     assert said["outcome"] == "updated"
     found = verdicts(box, said["run"])
     assert set(found) == {("run_trials", NEXT, "ada"), ("run_trials", NEXT, "grace")}
-    names = [check["name"] for check in found["run_trials", NEXT, "ada"]["checks"]]
+    first, other = (seed["user"] for seed in steps_of(box, said["run"], "run_trials")[0])
+    names = [check["name"] for check in found["run_trials", NEXT, first]["checks"]]
     assert names == [
         *(
             "says_its_version",
@@ -73,8 +74,9 @@ def test_every_check_is_in_the_history(make_box: Callable[..., Sandbox]) -> None
         *("keeps_to_its_port", "logs_no_migration_error", "stops", "leaves_nothing", "keeps_its_identity"),
         *("starts_again", "stops_again", "keeps_integrity", "keeps_rows"),
     ]
-    other = [check["name"] for check in found["run_trials", NEXT, "grace"]["checks"]]
-    assert other == names[1:], "what the program prints is the same on any state"
+    assert [check["name"] for check in found["run_trials", NEXT, other]["checks"]] == names[1:], (
+        "what the program prints is the same on any state"
+    )
     evidence = {check["name"]: check["evidence"] for check in found["run_trials", NEXT, "ada"]["checks"]}
     assert evidence["reads_rows"] == "5 projects, 20 threads from GET /api/orchestration/snapshot"
     assert evidence["keeps_integrity"] == "state.sqlite: level 30 → 32, no new faults in 1 database(s)"
@@ -236,30 +238,83 @@ def test_without_namespaces_it_binds_loopback_and_says_what_is_not_isolated(make
     assert all(box.pairs(user) for user in box.users)
 
 
+ONE_CORE = ["taskset", "--cpu-list", "0"]
+"""Prefix of a consumer that has two trials at a time, on any machine."""
+
+
+def steps_of(box: Sandbox, run: str, step: str) -> list[list[dict[str, Any]]]:
+    """Return the seeds of each call of a step of the gate in a run, as they were started."""
+    events = box.document("show", run)["events"]
+    return [each["data"]["args"][2] for each in events if (each["kind"], each["step"]) == ("started", step)]
+
+
+def drain_of(box: Sandbox, user: str) -> str:
+    """Return the only drain of a user."""
+    (run,) = box.journal.runs("workflow = 'drain' and args = ?", json.dumps({"user": user}))
+    return str(run.id)
+
+
 def test_what_the_time_does_not_reach_is_tried_before_its_user_moves(make_box: Callable[..., Sandbox]) -> None:
-    """The gate's time is over after the first databases: the other users are deferred, and their drains try the rest."""
-    box = make_box(ALL, consumer=False)
+    """The gate's time is over after the first two databases: the others are deferred, and the drain of each tries the version on them.
+
+    The limit is shorter than one trial, and blocks nobody who was tried.
+    """
+    users = [*ALL, "ken"]
+    box = make_box(users, consumer=False)
     text = box.config.read_text()
     box.config.write_text(text.replace("[gate]\n", "[gate]\nlimit_minutes = 0.01\n"))
     box.environment["T3FLOW_DEFERRAL__WINDOW"] = _closed_window()
+    box.prefix = ONE_CORE
     box.start_consumer()
     make_odd(box, "linus")
     slow = {"fault": "slow_start", "seconds": 2, "when": IN_SCRATCH}
     box.publish(NEXT, {"schema_level": 32, "rules": [slow, *rule("mint_fails", {**ODD, **IN_SCRATCH})]})
     said = bump(box)
     assert said["outcome"] == "updated", said
-    assert results(said) == {"ada": "restarted", "grace": "restarted", "linus": "deferred"}
-    assert "gate.limit_minutes" in said["users"]["linus"]["reason"]
+    assert results(said) == {"ada": "restarted", "grace": "deferred", "ken": "restarted", "linus": "deferred"}
+    for user in ("grace", "linus"):
+        reason = said["users"][user]["reason"]
+        assert "gate.limit_minutes (0.01) has passed" in reason
+        assert f"to try it now: t3flow enqueue drain {user}" in reason
+        assert box.assigned(user) == FIRST
     box.end("consumer")
     del box.environment["T3FLOW_DEFERRAL__WINDOW"]
     box.start_consumer()
+    drained(box, "grace", NEXT, 120)
+    assert [[seed["user"] for seed in seeds] for seeds in steps_of(box, drain_of(box, "grace"), "run_trials")] == [
+        ["grace"]
+    ]
     box.until(
-        lambda: "auth pairing create" in deferrals(box)["linus"]["detail"], "its own trial says that it fails there"
+        lambda: "auth pairing create" in deferrals(box)["linus"]["detail"],
+        "its own trial says that it fails there",
+        120,
     )
     assert box.assigned("linus") == FIRST
     write(box.database("linus"), "update projection_projects set title = 'even'")
-    drained(box, "linus", NEXT)
-    everybody_is_well(box, dict.fromkeys(ALL, NEXT))
+    drained(box, "linus", NEXT, 120)
+    everybody_is_well(box, dict.fromkeys(users, NEXT))
+
+
+def test_a_gate_that_is_killed_goes_on_with_the_rest(make_box: Callable[..., Sandbox]) -> None:
+    """What passed before is not tried again, the batch in flight is, and its trials leave nothing behind."""
+    users = ["ada", "grace", "ken", "linus", "mary"]
+    box = make_box(users, consumer=False)
+    box.prefix = ONE_CORE
+    box.start_consumer()
+    slow = {"fault": "slow_start", "seconds": 1.5, "when": IN_SCRATCH}
+    box.publish(NEXT, {"schema_level": 32, "rules": [slow]})
+    run = box.document("enqueue", "bump")["run"]
+    box.until(lambda: len(steps_of(box, run, "run_trials")) == 2, "the second batch is being tried", 60)
+    box.until(lambda: any((box.top / "scratch").glob("*/seed-*/serve.log")), "its servers start", 30)
+    box.kill("consumer")
+    box.start_consumer()
+    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 120)
+    assert box.document("show", run)["outcome"] == "updated"
+    first, *others = [[seed["user"] for seed in seeds] for seeds in steps_of(box, run, "run_trials")]
+    assert len(first) == 2
+    assert others == [sorted({*users} - {*first})] * 2, "the same batch again"
+    assert list((box.top / "scratch").iterdir()) == []
+    everybody_is_well(box, dict.fromkeys(users, NEXT))
 
 
 def _closed_window() -> str:

@@ -66,6 +66,8 @@ later_days = 7
 [backup]
 keep = 6
 timeout_s = 900
+replaced_days = 0
+gone_days = 14
 [schedule]
 bump = "0 4 * * *"
 jitter_s = 3600
@@ -102,6 +104,16 @@ admins = []
 
 [verify]
 every_minutes = 60
+[fleet]
+url = ""
+group = "default"
+host = ""
+slots = 1
+wave = 0
+alone_after_hours = 0
+silent_hours = 26
+key_file = "/etc/t3flow/fleet.key"
+peers = "/etc/t3flow/fleet.d"
 [log]
 level = "INFO"
 json = false
@@ -370,6 +382,9 @@ IMPOSSIBLE = [
     ("npm.verify_signatures", "true", "is a boolean; expected auto, require or off"),
     ("journal.keep_days", "0", "is out of range"),
     ("canary.soak_minutes", "-1", "is out of range"),
+    ("backup.replaced_days", "13", "is out of range"),
+    ("backup.replaced_days", "-1", "is out of range"),
+    ("backup.gone_days", "0", "is out of range"),
     ("deferral.processes_days", "-1", "is out of range"),
     ("deferral.later_days", "0", "is out of range"),
     ("notify.ping_url", '"hc-ping.com/x"', "is not an http or https URL"),
@@ -388,6 +403,20 @@ IMPOSSIBLE = [
     ("web.admins", '["ada", "ada"]', "contains a duplicate"),
     ("web.admins", '[" "]', "is not valid"),
     ("verify.every_minutes", "-1", "is out of range"),
+    ("fleet.url", '"sqlite:///var/lib/q.db"', "has the unknown scheme sqlite"),
+    ("fleet.url", '"redis://"', "names no host"),
+    ("fleet.url", '"https://lock.example/?x=1"', "contains more than a host, a port and a path"),
+    ("fleet.group", '""', "is not valid"),
+    ("fleet.group", '"a:b"', "is not valid"),
+    ("fleet.host", '"-x"', "is not valid"),
+    ("fleet.host", f'"{"a" * 64}"', "is not valid"),
+    ("fleet.slots", "0", "is out of range"),
+    ("fleet.wave", "-1", "is out of range"),
+    ("fleet.wave", "1.5", "is a float"),
+    ("fleet.alone_after_hours", "-1", "is out of range"),
+    ("fleet.silent_hours", "0", "is out of range"),
+    ("fleet.key_file", '"fleet.key"', "is not absolute"),
+    ("fleet.peers", '"peers"', "is not absolute"),
     ("log.level", '"LOUD"', "is not one of these words"),
     ("log.json", '"no"', "is a string; expected true or false"),
 ]
@@ -448,6 +477,10 @@ def test_every_setting_refuses_something() -> None:
         ("queue.url", '"redis+sentinel://u:pw@h1:26379,[::1]:26380/mymaster/1?sentinel_password=x"'),
         ("queue.url", '"rediss+sentinel://h1/mymaster?ssl_ca_certs=/etc/ssl/ca.pem"'),
         ("npm.command", '"/opt/node/bin/npm"'),
+        ("fleet.url", '"unix://devvm1:secret@/run/redis.sock"'),
+        ("fleet.url", '"rediss://devvm1:secret@redis.example:6380/1"'),
+        ("fleet.url", '"https://lock.example/fleet"'),
+        ("fleet.host", '"devvm-1.example"'),
         ("log.json", "true"),
     ],
 )

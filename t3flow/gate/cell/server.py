@@ -1,13 +1,16 @@
 """The t3 under trial: its commands, its server, and its HTTP answers, within limits of time and size. No output is trusted to be well formed."""
 
 import contextlib
+import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from t3flow.gate.cell.output import LOCKED, last_line
 from t3flow.host import http_client
@@ -28,7 +31,7 @@ LOCKED_TRIES, LOCKED_SECONDS = 5, 1.0
 MAX_BYTES, MAX_SNAPSHOT_BYTES = 1024 * 1024, 256 * 1024 * 1024
 NO_PATH = "/api/t3flow/nobody-knows"
 LAST_LINES = 30
-STOP_PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.02
 
 
 class Failed(Exception):
@@ -37,6 +40,27 @@ class Failed(Exception):
     def __init__(self, evidence: str, *, slow: bool = False) -> None:
         super().__init__(evidence)
         self.slow = slow
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def counted(method: Callable[Concatenate["Server", P], R]) -> Callable[Concatenate["Server", P], R]:
+    """Add the seconds of each outermost call to `Server.own_seconds`: the method waits for t3, not for t3flow."""
+
+    @functools.wraps(method)
+    def call(self: "Server", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._is_counting:
+            return method(self, *args, **kwargs)
+        began, self._is_counting = time.monotonic(), True
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._is_counting = False
+            self.own_seconds += time.monotonic() - began
+
+    return call
 
 
 class Server:
@@ -53,9 +77,12 @@ class Server:
         self.answered_at = 0.0
         self.slowest_start_seconds = 0.0
         self.errors = ""
+        self.own_seconds = 0.0
+        self._is_counting = False
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
+    @counted
     def run(self, *words: str) -> str:
         """Run a command to its end and return its stdout. Raises Failed if it fails or takes too long.
 
@@ -68,12 +95,11 @@ class Server:
             stderr.open("w+b") as err,
         ):  # no pipes: orphans of the command would keep them open
             child = subprocess.Popen([*self.command, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-            try:
-                code = child.wait(self.start_seconds)
-            except subprocess.TimeoutExpired:
+            if not _ends_within(child, self.start_seconds):
                 child.kill()
                 child.wait()
-                raise Failed(f"{command} does not end within {self.start_seconds:g} s", slow=True) from None
+                raise Failed(f"{command} does not end within {self.start_seconds:g} s", slow=True)
+            code = child.wait()
             text, self.errors = (_beginning(file) for file in (out, err))
         if code != 0:
             line = last_line("\n".join((self.errors, text)))
@@ -103,6 +129,7 @@ class Server:
 
     # The server -------------------------------------------------------------------------------------------------------
 
+    @counted
     def start(self) -> str:
         """Start the server and wait until `GET /` returns 200. Return how long that took, as evidence. Raises Failed."""
         serve = commands.serve(self.host, self.port, str(self.base_dir))
@@ -131,13 +158,14 @@ class Server:
                     f"the server does not start within {self.start_seconds:g} s: {problem}; log: {self.last_log_line()}",
                     slow=True,
                 )
-            time.sleep(0.05)
+            time.sleep(PAUSE_SECONDS)
 
     def pids(self) -> list[int]:
         """Return the processes of the server: all descendants of the trial in any session, like those in a unit's control group."""
         assert self.parent is not None
         return [process.pid for process in processes.descendants() if process.pid != self.parent.pid]
 
+    @counted
     def stop(self) -> str:
         """Stop the server as systemd does: SIGTERM to each process, once, and wait until all have ended. Return the exit status as evidence.
 
@@ -156,7 +184,7 @@ class Server:
             if time.monotonic() - began > self.stop_seconds:
                 name = next((each.name for each in left if each.pid != self.parent.pid), "the server")
                 raise Failed(f"{name} still runs {self.stop_seconds:g} s after SIGTERM to every process", slow=True)
-            time.sleep(STOP_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         code = self.parent.wait()
         if code not in ENDS_OF_A_STOP:
             raise Failed(f"after SIGTERM the server ends with exit status {code}: {self.last_log_line()}")
@@ -176,6 +204,7 @@ class Server:
 
     # HTTP -------------------------------------------------------------------------------------------------------------
 
+    @counted
     def http(
         self,
         method: str,
@@ -236,6 +265,17 @@ class Server:
     def last_log_line(self) -> str:
         """Return the most informative of the log's last lines."""
         return last_line("\n".join(self.log_lines()[-LAST_LINES:])) if self.log_lines() else "empty"
+
+
+def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a child to end, and return whether it did. `Popen.wait` with a timeout would notice the end up to 50 ms late."""
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def _beginning(file: BinaryIO) -> str:

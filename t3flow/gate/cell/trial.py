@@ -1,7 +1,7 @@
 """The trial of a version on one copy of a set, inside a cell, as the unprivileged account.
 
 usage: python -m t3flow.gate.cell.trial < REQUEST   (one JSON document)
-       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "started_s", "unknown", "used"}
+       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "started_s", "server_s", "unknown", "used"}
 
 In a cell, this is the first process of its namespace: it inherits orphans, signals from the program under trial do not reach it, and all
 processes end with it. The checks follow a user's day: the program prints its version, its server starts on the set, answers, pairs two browsers,
@@ -68,6 +68,7 @@ def run_trial(request: dict[str, Any]) -> dict[str, Any]:
         "live": checks.state.open,
         "slow": slow,
         "started_s": round(checks.server.slowest_start_seconds, 3),
+        "server_s": round(checks.server.own_seconds, 3),
         "unknown": unknown,
         "used": watch.most,
     }

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 from t3flow import T3flowError
 from t3flow.engine.files import safe_name
 from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import MALFORMED, OwnerProblem, one_line
 from t3flow.host.owner.program import run_as_owner
@@ -112,3 +114,30 @@ def drop(host: Host, replaced: ReplacedSet, *, force: bool) -> None:
         )
     run_as_owner(host, replaced.user, "drop-replaced", safe_name(replaced.name), timeout_seconds=ACCESS_SECONDS)
     forget(host.journal, replaced.user, replaced.name)
+
+
+def drop_expired(host: Host, requested: Container[str]) -> list[str]:
+    """Remove the recorded sets that are older than `backup.replaced_days`, except `requested` names. Return what was removed, as USER/NAME.
+
+    Idempotent. A home that does not answer is left for the next time, and delays no other user's for long.
+    """
+    days = float(host.settings.backup.replaced_days)
+    dropped, failing = [], set()
+    for user, name in recorded_versions(host.journal) if days else ():
+        if user in failing or name in requested or _age_or_zero(name) <= max(days * 86400, KEEP_SECONDS):
+            continue
+        try:
+            run_as_owner(host, user, "drop-replaced", safe_name(name), timeout_seconds=ACCESS_SECONDS)
+        except (T3flowError, OSError) as error:
+            failing.add(user)
+            logger.warning("{} of {} is over {:g} days old and cannot be dropped: {}", name, user, days, error)
+            continue
+        forget(host.journal, user, name)
+        dropped.append(f"{user}/{name}")
+    return dropped
+
+
+def _age_or_zero(name: str) -> float:
+    with suppress(ValueError):
+        return age_seconds(name)
+    return 0.0

@@ -129,6 +129,12 @@ def _names(names: list[str], version: str) -> dict[str, str]:
     return {name: f"{Path(name).stem}{ending}{Path(name).suffix}" for name in map(safe_name, names)}
 
 
+def is_last(host: Host, user: str, fingerprint: dict[str, Any] | None) -> bool:
+    """Return whether the user's newest snapshot is still there and has this fingerprint."""
+    last = _last(host, user)
+    return last is not None and last.fingerprint == fingerprint
+
+
 def _last(host: Host, user: str) -> Backup | None:
     """Return the user's newest snapshot if all of its files exist and the fingerprint of its set is known."""
     of_user = catalog.backups(host.journal, user)

@@ -1,16 +1,19 @@
-"""usage: python -m t3flow.host.cells.build SPECIFICATION COMMAND [ARGUMENT...]: build a cell around this process, then run the command.
+"""usage: python -m t3flow.host.cells.build SPECIFICATION [COMMAND [ARGUMENT...]]: build a cell around this process, then run the command.
 
 This is the first process of new namespaces (`cells.py` creates them). The root of the cell is an empty memory file system with the visible paths of
 the host, read-only, and the writable ones; it has its own /proc, /tmp and loopback device, an account without privileges, and resource limits.
 The cell vanishes when its first process ends.
 
 SPECIFICATION (JSON): `visible` and `writable` paths, `uid` and `gid` (null: no change), `own_network`, `tmp_bytes`, `limits` (name of a
-resource limit without RLIMIT_ → value), `init`: stay as the first process, reap orphans, and end the command when it exceeds `bounds` (bounds.py).
+resource limit without RLIMIT_ → value), `module`: instead of a command, run `main()` of this module of t3flow in this process, which then has no
+privileges ("": none; it saves the start of another Python), `init`: stay as the first process, reap orphans, and end the command when it exceeds
+`bounds` (bounds.py).
 """
 
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import json
 import os
 import resource
@@ -21,6 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from t3flow.host.cells import privileges
 from t3flow.host.cells.bounds import BoundsWatch
 from t3flow.host.cells.processes import LOW_PRIORITY
 
@@ -121,6 +125,17 @@ def without_privileges(wanted: dict[str, Any], command: list[str]) -> list[str]:
     return ["setpriv", *change, *dropped, "--", *command]
 
 
+def run_module(wanted: dict[str, Any]) -> int:
+    """Give up all privileges and run the module's `main()`. Return its exit code."""
+    try:
+        privileges.drop(wanted["uid"], wanted["gid"])
+    except OSError as error:
+        print(f"cannot give up privileges in a cell: {error}", file=sys.stderr)
+        return 70
+    code: int = importlib.import_module(wanted["module"]).main()
+    return code
+
+
 def run_as_init(command: list[str], bounds: dict[str, Any]) -> int:
     """Run a command to its end and reap orphans. Return its exit code; 1, with a line on stderr, if it exceeded its bounds."""
     child = subprocess.Popen([*LOW_PRIORITY, *command])  # without the open descriptors of this process
@@ -179,6 +194,8 @@ def main() -> int:
     except (OSError, KeyError) as error:
         print(f"cannot build a cell: {error}", file=sys.stderr)
         return 70
+    if wanted["module"]:
+        return run_module(wanted)
     words = without_privileges(wanted, command)
     if not wanted["init"]:
         os.execvp(words[0], words)

@@ -110,14 +110,16 @@ def cell_command(
     disk_bytes: int = 0,
     files: int = FILES,
     init: bool = False,
+    module: str = "",
 ) -> list[str]:
     """Return the prefix that runs a command in a cell as the gate's account. Without namespaces, it only changes the account.
 
-    `init`: a process of t3flow stays in the cell, reaps orphans, and ends the cell when it exceeds its bounds.
+    `init`: a process of t3flow stays in the cell, reaps orphans, and ends the cell when it exceeds its bounds. `module`: the cell runs this program
+    of t3flow; the prefix is then the whole command.
     """
     who = host.gate_account()
     if not isolation.is_available:
-        return command_as(who, [])
+        return command_as(who, python_command(module) if module else [])
     specification = {
         "visible": [str(path) for path in (*program_paths(PYTHON), PACKAGE, *visible)],
         "writable": [str(path) for path in writable],
@@ -137,6 +139,7 @@ def cell_command(
             "CPU": CPU_SECONDS,
         },
         "init": init,
+        "module": module,
         "bounds": bounds(writable, disk_bytes, files),
     }
     prefix = [word for word in isolation.prefix if own_network or word != "--net"]

@@ -25,7 +25,7 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[3])
 )  # an isolated interpreter (-I) searches no folder for t3flow
 
-from t3flow.host.home import activity, copies, database, replaced, restore
+from t3flow.host.home import activity, copies, database
 from t3flow.host.home.database import Problem
 from t3flow.t3 import files
 
@@ -40,27 +40,49 @@ def read_state(folder: Path) -> dict[str, Any]:
     return activity.read_state(folder, [int(pid) for pid in pids if word == "go" and pid.isdigit()])
 
 
-def restore_files(folder: Path, name: str, request: str) -> dict[str, Any]:
-    """Restore as the JSON request says."""
-    wanted = json.loads(request)
-    return restore.restore(folder, name, wanted["files"], wanted["aside"])
+def schemas(folder: Path, *name: str) -> dict[str, Any]:
+    """Read the migrations of the present set, or of the replaced set of that name."""
+    if not name:
+        return {"schema": database.schemas(folder)}
+    from t3flow.host.home import replaced
+
+    return {"schema": database.schemas(replaced.replaced_folder(folder, name[0]))}
+
+
+def replaced_command(command: str) -> Callable[..., dict[str, Any]]:
+    """Return a command about replaced sets. The others do without its modules: importing them takes longer than most commands do."""
+
+    def run(folder: Path, *arguments: str) -> dict[str, Any]:
+        from t3flow.host.home import replaced, restore
+
+        def restore_files(folder: Path, name: str, request: str) -> dict[str, Any]:
+            wanted = json.loads(request)
+            return restore.restore(folder, name, wanted["files"], wanted["aside"])
+
+        def back_up(folder: Path, box: str, name: str) -> dict[str, Any]:
+            return copies.copy_set(replaced.replaced_folder(folder, name), Path(box), None)
+
+        def read_schemas(folder: Path, top: str, *names: str) -> dict[str, Any]:
+            return {name: replaced.schema_or_reason(Path(top) / name) for name in names}
+
+        commands: dict[str, Callable[..., dict[str, Any]]] = {
+            "restore": restore_files,
+            "undo-restore": restore.undo_restore,
+            "schemas": read_schemas,
+            "list-replaced": replaced.list_replaced,
+            "backup-replaced": back_up,
+            "drop-replaced": replaced.drop_replaced,
+        }
+        return commands[command](folder, *arguments)
+
+    return run
 
 
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "state": read_state,
-    "schema": lambda folder, *name: {
-        "schema": database.schemas(replaced.replaced_folder(folder, name[0]) if name else folder)
-    },
+    "schema": schemas,
     "rows": lambda folder: {"rows": database.row_counts(folder, ROWS_SECONDS)},
     "backup": lambda folder, box, known: copies.copy_set(folder, Path(box), json.loads(known)),
-    "restore": restore_files,
-    "undo-restore": restore.undo_restore,
-    "schemas": lambda folder, top, *names: {name: replaced.schema_or_reason(Path(top) / name) for name in names},
-    "list-replaced": replaced.list_replaced,
-    "backup-replaced": lambda folder, box, name: copies.copy_set(
-        replaced.replaced_folder(folder, name), Path(box), None
-    ),
-    "drop-replaced": replaced.drop_replaced,
 }
 
 
@@ -68,7 +90,8 @@ def main(arguments: list[str]) -> int:
     """Run one command; report every failure as a `problem` in the answer."""
     command, base_dir, *more = arguments
     try:
-        answer = COMMANDS[command](files.userdata(Path(base_dir)), *more)
+        work = COMMANDS.get(command) or replaced_command(command)
+        answer = work(files.userdata(Path(base_dir)), *more)
     except (Problem, sqlite3.Error, OSError, OverflowError) as error:
         code = getattr(error, "sqlite_errorcode", None), getattr(error, "errno", None)
         is_full = code[0] == sqlite3.SQLITE_FULL or code[1] in copies.FULL

@@ -24,7 +24,11 @@ def write_npmrc(host: Host, private: Path, account: Account | None = None) -> Pa
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write("".join(f"{line}\n" for line in npm_settings.reaching(npmrc_lines(host))))
+        lines = [
+            *npm_settings.PATIENCE,
+            *npm_settings.reaching(npmrc_lines(host)),
+        ]  # a later line overrides an earlier one
+        file.write("".join(f"{line}\n" for line in lines))
         if account is not None and account.is_other:
             os.fchown(file.fileno(), account.uid, account.gid)
     return path

@@ -33,6 +33,8 @@ WHOLE = (
     *("--package-lock=true", "--package-lock-only=false", "--prefer-dedupe=false"),
 )
 """Install the complete package as npm does by default, whatever npm's built-in settings file says."""
+PATIENCE = ("fetch-retry-mintimeout=1000", "fetch-retry-maxtimeout=10000")
+"""Milliseconds between npm's own retries. By default npm waits 10 s and 60 s, unseen, also after a wrong checksum; t3flow retries and says so."""
 
 
 def install_options(prefix: Path) -> list[str]:

@@ -14,8 +14,12 @@ PROGRAM = Path(__file__).parents[1] / "home" / "program.py"
 
 
 def owner_command(command: str, base_dir: Path, *arguments: str) -> list[str]:
-    """Return the command line of the program. The interpreter is isolated (`-I`), so that it imports nothing of the user's."""
-    return [sys.executable, "-I", str(PROGRAM), command, str(base_dir), *arguments]
+    """Return the command line of the program.
+
+    The interpreter is isolated (`-I`), so that it imports nothing of the user's, and looks for no packages (`-S`), which would take longer than most
+    commands do.
+    """
+    return [sys.executable, "-I", "-S", str(PROGRAM), command, str(base_dir), *arguments]
 
 
 def run_as_owner(

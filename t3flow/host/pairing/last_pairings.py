@@ -1,5 +1,6 @@
 """The result of each user's last pairing, for `status` and `doctor`."""
 
+import sqlite3
 import time
 from typing import TypedDict
 
@@ -17,20 +18,32 @@ class LastPairing(TypedDict):
 
 def note_pairing(journal: Journal, user: str, reason: str) -> None:
     """Record a pairing: why it failed, or "" for success. `since` changes only between the two. Not synced: the next pairing records it again."""
+    note_pairings(journal, {user: reason})
+
+
+def note_pairings(journal: Journal, reasons: dict[str, str]) -> None:
+    """Record the pairings of many users (user → why it failed, "" for success) in one commit, as `note_pairing` does."""
+    if not reasons:
+        return
     now = time.time()
     with tables.transaction(journal, synced=False) as connection:
-        connection.execute(
-            "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
-            "since = case when (pairings.reason = '') = (excluded.reason = '') then pairings.since else excluded.since end",
-            (user, now, reason),
-        )
-        connection.execute("insert or replace into pairing_checks values (?, ?)", (user, now))
+        for user, reason in reasons.items():
+            _note(connection, user, reason, now)
 
 
 def pairings(journal: Journal) -> dict[str, LastPairing]:
     """Return the result of each user's last pairing."""
     found = tables.rows(journal, "pairings", "pairing", "select user, since, reason from pairings")
     return {str(user): {"since": float(since), "reason": str(reason)} for user, since, reason in found}
+
+
+def _note(connection: sqlite3.Connection, user: str, reason: str, now: float) -> None:
+    connection.execute(
+        "insert into pairings values (?, ?, ?) on conflict (user) do update set reason = excluded.reason, "
+        "since = case when (pairings.reason = '') = (excluded.reason = '') then pairings.since else excluded.since end",
+        (user, now, reason),
+    )
+    connection.execute("insert or replace into pairing_checks values (?, ?)", (user, now))
 
 
 def last_seen(journal: Journal) -> dict[str, float]:

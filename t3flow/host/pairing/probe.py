@@ -1,5 +1,6 @@
 """A pairing through the dispatch, as a browser does it: the only proof that a user can work."""
 
+from collections.abc import Collection
 from typing import Any
 
 from t3flow import T3flowError
@@ -81,7 +82,10 @@ def own_server(host: Host, user: str) -> int:
 
 def port_blocker(host: Host, user: str) -> str:
     """Describe the process that keeps a user's server from its port; "" if the server has the port or can bind it."""
-    return ports.port_blocker(host.port(user), host.services.pids(user))
+    port = host.port(user)
+    if ports.can_be_bound(port):  # the manager is not asked for the processes of the unit
+        return ""
+    return ports.port_blocker(port, host.services.pids(user))
 
 
 def port_taken_message(host: Host, user: str, process: str) -> str:
@@ -89,9 +93,13 @@ def port_taken_message(host: Host, user: str, process: str) -> str:
     return f"port {host.port(user)} of {user} is taken by {process}: end that process so that the server can start"
 
 
-def port_problem(host: Host, user: str, server: ServerState) -> str:
-    """Return why a running server is not the only listener on its port, or "". Such a server is not stopped: it might not get the port back."""
-    port, pids = host.port(user), host.services.pids_of(user, server)
+def port_problem(host: Host, user: str, server: ServerState, pids: Collection[int] | None = None) -> str:
+    """Return why a running server is not the only listener on its port, or "". Such a server is not stopped: it might not get the port back.
+
+    `pids` are the processes of the unit, if they are already known.
+    """
+    port = host.port(user)
+    pids = host.services.pids_of(user, server) if pids is None else pids
     if others := ports.foreign_listeners(port, pids):
         return f"{others} also listens on port {port} of {user}; end that process"
     if server.main_pid is not None and not ports.is_owned_by(port, pids):

@@ -113,7 +113,6 @@ def note_pairings_now(
         again, _ = probe_users(host, [*failed], left, enough=len(failed), probe=probe)
         paired += again
         failed = {user: reason for user, reason in failed.items() if user not in again}
-    for user in users:
-        if user in failed or user in paired:
-            last_pairings.note_pairing(host.journal, user, failed.get(user, ""))
+    known = {user: failed.get(user, "") for user in users if user in failed or user in paired}
+    last_pairings.note_pairings(host.journal, known)
     return failed

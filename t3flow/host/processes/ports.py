@@ -99,12 +99,12 @@ def foreign_listeners(port: int, pids: Collection[int]) -> str:
 
 def port_blocker(port: int, pids: Collection[int]) -> str:
     """Describe the process that keeps the unit of these processes from its port; "" if the unit has the port or can bind it."""
-    if is_owned_by(port, pids) or _can_be_bound(port):
+    if is_owned_by(port, pids) or can_be_bound(port):
         return ""
     return foreign_listeners(port, pids) or ("" if listeners(port) else _bound_without_listening(port))
 
 
-def _can_be_bound(port: int) -> bool:
+def can_be_bound(port: int) -> bool:
     """Return whether a server could bind the port. Binding like this, without listening, does not block a server."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

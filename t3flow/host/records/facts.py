@@ -10,6 +10,13 @@ from t3flow.engine.journal import Journal
 UNKNOWN_T3 = "unknown"
 """Fact: users whose t3 is of an unknown generation → [since (epoch seconds), what t3flow does not know about it]."""
 
+DEFERRAL_CAUSES = "deferral_causes"
+"""Fact: deferred user → the wait for the present cause (`deferrals/long_waits.py`)."""
+BAKE = "bake"
+"""Fact: the watch of real pairings after a version was assigned; see `rollout/bake.py`."""
+BAKE_CUT_SHORT = "bake_cut_short"
+"""Fact: the version whose last watch ended without a verdict, as after a cancel."""
+
 
 def read(journal: Journal, key: str) -> Any:
     """Return the value of a fact, or None if there is no such fact."""

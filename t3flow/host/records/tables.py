@@ -30,7 +30,13 @@ create table if not exists pairings (user text primary key, since real not null,
 create table if not exists kept (user text not null, name text not null, wrote text not null, primary key (user, name)) without rowid;
 create table if not exists levels (version text primary key, level integer not null) without rowid;
 create table if not exists untried (user text primary key, version text not null) without rowid;
+create table if not exists untried_versions (user text not null, version text not null, primary key (user, version)) without rowid;
 create table if not exists rejected_for (version text not null, user text not null, primary key (version, user)) without rowid;
+create table if not exists rejected_by_hosts (
+    version text not null, host text not null, reason text not null, at real not null,
+    overruled integer not null default 0,  -- it passed here, as an operator tried it again
+    primary key (version, host)
+) without rowid;
 create table if not exists ours (user text not null, since real not null, until real, primary key (user, since)) without rowid;
 create table if not exists pairing_checks (user text primary key, at real not null) without rowid;
 create table if not exists probe_sessions (

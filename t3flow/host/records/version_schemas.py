@@ -70,6 +70,17 @@ def schema_of_version(journal: Journal, version: str) -> dict[str, ledger.Schema
     return {files.FIRST_DATABASE: sorted(set.intersection(*known))} if known else None
 
 
+def keep_only(journal: Journal, versions: set[str]) -> None:
+    """Delete what trials have shown of all versions but these. Writes nothing if there is nothing to delete. Idempotent."""
+    for table in ("levels", "schemas"):
+        if not tables.has_table(journal, table):
+            continue
+        recorded = {str(version) for (version,) in journal.query(f"select distinct version from {table}")}
+        if obsolete := sorted(recorded - versions):
+            with journal.transaction() as connection:
+                connection.executemany(f"delete from {table} where version = ?", [(version,) for version in obsolete])
+
+
 def forget_schemas(journal: Journal) -> None:
     """Delete what trials have shown of all versions."""
     with tables.transaction(journal) as connection:

@@ -41,6 +41,8 @@ class ServerState:
     """The unit as systemd has loaded it; None without systemd."""
     was_stopped: bool = False
     """The server ended like one that was asked to stop: a person or another program stopped the unit."""
+    pids: tuple[int, ...] | None = None
+    """All processes of the unit at that moment, where the manager lists them with the state. `Services.pids_of` lists them anew."""
 
 
 class Services(Protocol):

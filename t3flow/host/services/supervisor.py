@@ -56,6 +56,7 @@ class Supervised:
             not active and has_failed(answer["state"], answer["exit"]),
             last_start=str(answer.get("starts") or ""),
             was_stopped=not active and answer["exit"] in (*ENDS_OF_A_STOP, -signal.SIGTERM),
+            pids=tuple(answer["pids"]) if "pids" in answer else None,
         )
 
     def accounts(self) -> list[str]:

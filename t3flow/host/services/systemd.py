@@ -114,14 +114,17 @@ class Systemd:
         return found
 
     def start(self, user: str) -> None:
-        """Clear the unit's failures, then start it: t3 exits 130 on SIGTERM, a failure for systemd. A unit that is not loaded has none."""
+        """Start the unit; if systemd refuses, as after too many starts, clear its failures first: t3 exits 130 on SIGTERM, a failure for systemd."""
         unit = self._unit(user)
         try:
-            self._systemctl("reset-failed", unit)
+            self._systemctl("start", unit)
+            return
         except ManagerAway:
             raise
         except ServiceError as error:
             logger.debug("{}", error)
+        with suppress(ServiceError):  # a unit that is not loaded has none
+            self._systemctl("reset-failed", unit)
         self._systemctl("start", unit)
 
     def stop(self, user: str, server: ServerState | None = None) -> None:

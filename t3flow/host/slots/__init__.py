@@ -75,7 +75,7 @@ def linked_version(link: Path) -> str | None:
         raise SlotError(
             f"{link} is not a link: move it away, then assign the user's version again (t3flow doctor)"
         ) from error
-    return Path(target).name
+    return target.rstrip("/").rpartition("/")[2]
 
 
 def user_link(versions_dir: Path, user: str) -> Path:
@@ -135,14 +135,14 @@ def _target(versions_dir: Path, version: str, up: str) -> str:
     return f"{up}versions/{safe_name(version)}"
 
 
-def links(versions_dir: Path) -> dict[str, str]:
-    """Return the links of all users: user → version."""
+def links(versions_dir: Path, user: str | None = None) -> dict[str, str]:
+    """Return the links of all users, or of one: user → version."""
     found = {}
     with suppress(FileNotFoundError):
-        for entry in (versions_dir / "users").iterdir():
-            if not entry.name.startswith("."):
+        for name in os.listdir(versions_dir / "users") if user is None else [path_component(user)]:
+            if not name.startswith("."):
                 with suppress(SlotError):
-                    found[entry.name] = linked_version(entry) or ""
+                    found[name] = linked_version(versions_dir / "users" / name) or ""
     return found
 
 

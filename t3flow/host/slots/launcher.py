@@ -16,6 +16,7 @@ STARTING_MINUTES = 5
 """How long the launcher honors the mark of a starting server: a mark left by a kill expires."""
 TEMPLATE = """\
 #!/bin/sh
+true /* For sh this line does nothing, and for Node a comment begins here.
 # Written by t3flow: runs the version of t3 that is assigned to the calling account.
 # Fails closed (75) on an odd or dangling link, and on an account without a name (directory service down), whose link
 # cannot be found: the default version never replaces an assigned one. Root runs no code of a slot (77).
@@ -34,10 +35,15 @@ case " $* " in {minting})
   [ -z "$(find "$versions_dir/users/.$user.starting" -mmin -{minutes} 2>/dev/null)" ] ||
     fail "the server of $user is starting; try again in a moment";; esac
 if [ "$(id -u)" = 0 ]; then
-  [ "$*" = --version ] && {{ echo "t3 v${{slot##*/}}"; exit 0; }}
+  [ "$*" = --version ] && {{ echo "t3 v$(basename "$slot")"; exit 0; }}
   echo "t3: does not run as root, since its code comes from the registry; use: runuser -u USER -- t3 ..." >&2; exit 77
 fi
 exec "$slot/.node" "$slot/{program}" "$@"
+: <<'NODE'
+*/
+// A Node that was started for the script that was here before reads this one, if it was replaced in that moment.
+process.exit(require("child_process").spawnSync(__filename, process.argv.slice(2), {{ stdio: "inherit" }}).status ?? 75);
+NODE
 """
 
 

@@ -1,5 +1,6 @@
 """The version that a process runs: by the slot that it was started from, or as recorded by the adoption of the host."""
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -21,12 +22,11 @@ def of_server(journal: Journal, versions_dir: Path, user: str, pid: int, pids: C
     `pid` is the process that listens, or the main process of the unit; `pids` are the others of the unit, one of which may be a server that does not
     listen yet. A launcher or wrapper above the server counts like the server.
     """
-    chain = chain_of(pid)
-    version = in_slot(chain, versions_dir)
+    version = in_slot(_chain(pid), versions_dir)
     if version is not None:
         return version
     noted = (facts.read(journal, TRACKER_SERVERS) or {}).get(user)
-    if noted and noted[0] in chain:
+    if noted and noted[0] in _chain(pid):
         return str(noted[1])
     found = {in_slot([each], versions_dir) for each in pids if SERVE[0] in proc.command_line(each)} - {None}
     return found.pop() if len(found) == 1 else None
@@ -41,13 +41,20 @@ def is_from_shell_tracker(journal: Journal, versions_dir: Path, user: str, pid: 
 
 def chain_of(pid: int) -> list[int]:
     """Return a process and its ancestors, nearest first."""
-    found = [pid]
-    while len(found) < MAX_ANCESTORS and (stat := proc.stat_of(found[-1])) is not None and stat.parent > 1:
-        found.append(stat.parent)
-    return found
+    return list(_chain(pid))
 
 
-def in_slot(pids: Collection[int], versions_dir: Path) -> str | None:
+def _chain(pid: int) -> Iterator[int]:
+    """Yield them, so that no more is read than needed."""
+    yield pid
+    for _ in range(MAX_ANCESTORS - 1):
+        if (stat := proc.stat_of(pid)) is None or stat.parent <= 1:
+            return
+        pid = stat.parent
+        yield pid
+
+
+def in_slot(pids: Iterable[int], versions_dir: Path) -> str | None:
     """Return the version whose slot one of these processes runs from, by command line or executable; the first match counts."""
     prefix = _prefix(versions_dir)
     return next((version for pid in pids for version in _versions(_paths(pid), prefix)), None)
@@ -69,7 +76,7 @@ def all_running(versions_dir: Path) -> dict[str, int]:
 
 
 def _prefix(versions_dir: Path) -> str:
-    return f"{slots.slots_dir(versions_dir).resolve()}/"
+    return f"{os.path.realpath(slots.slots_dir(versions_dir))}/"
 
 
 def _paths(pid: int) -> Iterator[str]:

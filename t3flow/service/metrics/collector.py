@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from t3flow.engine.journal import Journal
-from t3flow.service.metrics import of_host, of_runs, of_users
+from t3flow.service.metrics import of_fleet, of_host, of_runs, of_users
 from t3flow.settings.load import Settings
 from t3flow.state.measurements import Measurements, Snapshots, measure
 
@@ -41,6 +41,7 @@ class HostCollector(Collector):
         yield from of_host.metrics(found)
         yield from of_users.metrics(found)
         yield from of_runs.metrics(found.journaled)
+        yield from of_fleet.metrics(found.status["fleet"])
 
 
 class Metrics:

@@ -12,7 +12,7 @@ from t3flow.state.measurements import Journaled
 BUMP_OUTCOMES = (
     *("updated", "up_to_date", "refused_downgrade", "refused_channel", "refused_rejected", "too_young", "frozen"),
     *("gate_failed", "gate_inconclusive", "rolled_back", "dry_run_passed", "dry_run_failed", "backup_failed"),
-    *("registry_unreachable", "incomplete_release", "cancelled", "error"),
+    *("registry_unreachable", "incomplete_release", "fleet_wait", "cancelled", "error"),
 )
 """How a bump may end. Each has a count from the start."""
 UNDO_ASSIGNMENT = "undo_assignment"

@@ -15,6 +15,10 @@ SETTLE_SECONDS = {
     "queue_risk": 300.0,
     "verify_overdue": 300.0,
     "metrics": 300.0,
+    "fleet_stuck": 300.0,
+    "fleet_unreachable": 900.0,
+    "fleet_records": 0.0,
+    "fleet_host_silent": 300.0,
 }
 """Kind of problem → for how long it must last, or be over, before that is told."""
 NOT_TOLD = {
@@ -29,7 +33,7 @@ NOT_TOLD = {
     "run_waits": "passes by itself, or the message of the run tells it",
 }
 """Kind of problem that is not told → why."""
-REPEATS = (*NEEDS_A_PERSON, "fleet_wait")
+REPEATS = NEEDS_A_PERSON
 """Outcomes that the next night may bring again: told once, until a run of the same kind ends otherwise."""
 AUTOMATIC = ("bump", "drain", "revive")
 """Workflows that run by themselves. What a person starts is told each time."""

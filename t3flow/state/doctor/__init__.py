@@ -5,13 +5,13 @@ A check is a function that yields the findings of a host. A check that fails wit
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from t3flow import T3flowError
 from t3flow.host.children import Children
 from t3flow.host.host import COMMANDS_LOCK, Host, services_of
-from t3flow.state.doctor import history, messages, places, programs, queues, users, versions
+from t3flow.state.doctor import fleets, history, messages, places, programs, queues, users, versions
 from t3flow.state.doctor.finding import Finding
+from t3flow.state.doctor.surveys import Examined
 
 __all__ = ["CHECKS", "Check", "Finding", "examine"]
 
@@ -48,6 +48,7 @@ CHECKS: dict[str, Check] = {
     "deferrals": history.deferrals_are_pending,
     "lease": history.lease_has_a_run,
     "messages": messages.messages_arrive,
+    "fleet": fleets.fleet_works,
 }
 
 
@@ -57,7 +58,7 @@ def examine(host: Host, names: list[str] | None = None) -> list[Finding]:
     Child processes are registered under the lock of commands: else the check for leftover children of a consumer would find the doctor's own.
     """
     children = Children(host.settings.paths.state_dir / COMMANDS_LOCK)
-    host = replace(host, children=children, services=services_of(host.settings, children))
+    host = Examined(host.settings, host.journal, children, services_of(host.settings, children))
 
     def findings(name: str) -> list[Finding]:
         try:

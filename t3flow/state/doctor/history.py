@@ -8,12 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 from t3flow.adoption import shell_tracker
-from t3flow.host import freeze, management, orphans, slots
+from t3flow.host import freeze, orphans, slots
 from t3flow.host.backups import replaced
 from t3flow.host.host import CHILDREN_LOCK, Host
 from t3flow.host.records import catalog, deferral_records
 from t3flow.state import verification
 from t3flow.state.doctor.finding import Finding, finding
+from t3flow.state.doctor.surveys import running
 
 LATE_SECONDS = 600.0
 MAX_OLD_REPLACED, MAX_OLD_REPLACED_BYTES = 10, 2 * 1024**3
@@ -97,9 +98,7 @@ def verify_is_not_overdue(host: Host) -> Iterator[Finding]:
     """Check that the hourly verify reaches each managed user with a running server, while a consumer runs."""
     if not _is_locked(host.settings.paths.state_dir / CONSUMER_LOCK):
         return
-    surveyed = management.survey(host, [entry.name for entry in host.user_map().users])
-    running = [user for user, each in surveyed.items() if each.server.active and not each.reason]
-    found = verification.verify_state(host.settings, host.journal, running)
+    found = verification.verify_state(host.settings, host.journal, running(host))
     if found["overdue"]:
         yield finding(
             verification.overdue_text(found["overdue"], found["every_minutes"], found["waiting_for"]),

@@ -1,10 +1,10 @@
 """Checks of users: accounts, servers, schemas, pairing."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Collection, Iterator
 
 from t3flow import T3flowError
-from t3flow.host import gate_account, management, slots
+from t3flow.host import gate_account, parallel, slots
 from t3flow.host.backups import compatibility
 from t3flow.host.host import PORT_VARIABLE, Host
 from t3flow.host.pairing import last_pairings, probe
@@ -14,18 +14,11 @@ from t3flow.host.records.version_schemas import Schemas
 from t3flow.host.services.manager import ServerState
 from t3flow.host.slots import running_version
 from t3flow.state.doctor.finding import Finding, finding
+from t3flow.state.doctor.surveys import managed, running, surveyed
 
 NO_DATABASE = "there is no database"
-
-
-def surveyed(host: Host) -> dict[str, management.SurveyedServer]:
-    """Return the server of each user in the user map, and why t3flow cannot manage it ("" if it can)."""
-    return management.survey(host, [entry.name for entry in host.user_map().users])
-
-
-def managed(host: Host) -> list[str]:
-    """Return the managed users of the user map."""
-    return [user for user, (_, reason) in surveyed(host).items() if not reason]
+READ_SECONDS, PAIR_SECONDS, RECENT_SECONDS = 1.0, 1.0, 3600.0
+"""How long the doctor begins to read databases, and to pair users, about whom there is no doubt; for how long a pairing leaves no doubt."""
 
 
 def accounts_exist(host: Host) -> Iterator[Finding]:
@@ -40,7 +33,7 @@ def accounts_exist(host: Host) -> Iterator[Finding]:
         yield finding(f"gate.user: {error}", f"useradd --system {host.settings.gate.user}")
     ports: dict[int, str] = {}
     users = host.user_map().users
-    host.note_facts(host.services.states([entry.name for entry in users]))
+    surveyed(host)  # which notes the facts of all units
     for entry in users:
         try:
             port = host.port(entry.name)
@@ -82,7 +75,7 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
                 f"systemctl restart {server.unit} when {user} is idle",
             )
             continue
-        if taken := ports.port_blocker(host.port(user), host.services.pids_of(user, server)):
+        if taken := ports.port_blocker(host.port(user), pids := _pids(host, user, server)):
             yield finding(
                 probe.port_taken_message(host, user, taken),
                 f"then see t3flow runs, or start it: systemctl start {server.unit}",
@@ -94,7 +87,7 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
                     f"{server.unit} has failed", f"systemctl status {server.unit}; systemctl restart {server.unit}"
                 )
             continue
-        running, assigned = probe.running_version_of(host, user, server.main_pid), slots.effective(versions_dir, user)
+        runs, assigned = probe.running_version_of(host, user, server.main_pid), slots.effective(versions_dir, user)
         if is_busy:
             continue
         if proc.is_suspended(server.main_pid):
@@ -104,20 +97,20 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
             )
         if running_version.is_from_shell_tracker(host.journal, versions_dir, user, server.main_pid):
             yield finding(
-                f"the server of {user} still runs {running} from the shell tracker's install",
+                f"the server of {user} still runs {runs} from the shell tracker's install",
                 f"the next bump or drain restarts it; or: systemctl restart {server.unit} when {user} is idle",
             )
-        elif running is None:
+        elif runs is None:
             yield finding(
                 f"the server of {user} was not started by the launcher",
                 f"systemctl restart {server.unit} when {user} is idle",
             )
-        elif running != assigned:
+        elif runs != assigned:
             yield finding(
-                f"the server of {user} runs {running}, but {assigned} is assigned",
+                f"the server of {user} runs {runs}, but {assigned} is assigned",
                 f"systemctl restart {server.unit} when {user} is idle",
             )
-        if problem := probe.port_problem(host, user, server):
+        if problem := probe.port_problem(host, user, server, pids):
             yield finding(f"{user}: {problem}", "list the listeners: ss -ltnp")
 
 
@@ -129,8 +122,18 @@ def nothing_runs_as_root(host: Host) -> Iterator[Finding]:
             yield finding(f"process {pid} runs a version of t3 as root", f"find what started it: ps -fp {pid}")
 
 
+def _pids(host: Host, user: str, server: ServerState) -> Collection[int]:
+    """Return the processes of a unit: those of the survey if they own the port, or as the manager lists them now."""
+    if server.pids is not None and ports.is_owned_by(host.port(user), server.pids):
+        return server.pids
+    return host.services.pids_of(user, server)
+
+
 def versions_know_their_databases(host: Host) -> Iterator[Finding]:
-    """Check that the version of each user knows all migrations in the databases of the user, if its migrations are on record."""
+    """Check that the version of each user knows all migrations in the databases of the user, if its migrations are on record.
+
+    On a host of many users, those are read as far as READ_SECONDS allow whose server has shown that it works with them: they paired since it started.
+    """
     versions_dir = host.settings.paths.versions_dir
 
     def read(user: str) -> Schemas | str | None:
@@ -139,9 +142,17 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
         except T3flowError as error:
             return None if str(error) == NO_DATABASE else str(error)
 
+    seen, known_pairings = last_pairings.last_seen(host.journal), last_pairings.pairings(host.journal)
+    found = surveyed(host)
+
+    def has_worked(user: str) -> bool:
+        last, started = known_pairings.get(user), found[user].server.started_wall
+        return last is not None and not last["reason"] and started is not None and seen.get(user, 0.0) > started
+
     users = managed(host)
-    with ThreadPoolExecutor(4) as pool:
-        schemas = dict(zip(users, pool.map(read, users), strict=True))
+    unknown = [user for user in users if not has_worked(user)]
+    schemas = dict(zip(unknown, parallel.for_each(read, unknown), strict=True))
+    schemas |= parallel.for_each_within(READ_SECONDS, read, (user for user in users if user not in schemas))
     for user, schema in schemas.items():
         version = slots.effective(versions_dir, user) or ""
         known = version_schemas.schema_of_version(host.journal, version)
@@ -150,16 +161,19 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
                 f"the database of {user} cannot be read: {schema}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
-        elif schema is not None and known is not None and (unknown := compatibility.unknown_migration(known, schema)):
+        elif schema is not None and known is not None and (unfit := compatibility.unknown_migration(known, schema)):
             yield finding(
-                f"{version} does not fit the databases of {user}: {unknown}",
+                f"{version} does not fit the databases of {user}: {unfit}",
                 f"t3flow backups {user}; t3flow restore {user} BACKUP",
             )
 
 
 def users_can_pair(host: Host) -> Iterator[Finding]:
-    """Check that each user with a running server can pair through the dispatch."""
-    users = [user for user, (server, reason) in surveyed(host).items() if server.active and not reason]
+    """Check that each user with a running server can pair through the dispatch.
+
+    A pairing costs a minting, so that of many users those who paired within an hour are paired as far as PAIR_SECONDS allow, those who waited
+    longest first; `verify` pairs all.
+    """
 
     def failure(user: str) -> str:
         try:
@@ -168,10 +182,16 @@ def users_can_pair(host: Host) -> Iterator[Finding]:
         except T3flowError as error:
             return str(error)
 
-    with ThreadPoolExecutor(4) as pool:
-        for user, reason in zip(users, pool.map(failure, users), strict=True):
-            last_pairings.note_pairing(host.journal, user, reason)
-            if reason:
-                yield finding(
-                    f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"
-                )
+    seen, known = last_pairings.last_seen(host.journal), last_pairings.pairings(host.journal)
+    recent = time.time() - RECENT_SECONDS
+    users = sorted(running(host), key=lambda user: seen.get(user, 0.0))
+    doubtful = [user for user in users if seen.get(user, 0.0) < recent or user not in known or known[user]["reason"]]
+    reasons = dict(zip(doubtful, parallel.for_each(failure, doubtful, parallel.pairings_at_once()), strict=True))
+    others = [user for user in users if user not in reasons]
+    reasons |= parallel.for_each_within(PAIR_SECONDS, failure, others, parallel.pairings_at_once())
+    last_pairings.note_pairings(host.journal, reasons)
+    for user, reason in reasons.items():
+        if reason:
+            yield finding(
+                f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"
+            )

@@ -59,6 +59,21 @@ def test_an_assigned_account_gets_its_version(host: Path) -> None:
     assert run(host, "grace", "x").stdout == "1.0.0 x\n", "without a link: the default"
 
 
+def test_a_node_that_expected_the_former_script_runs_the_assigned_version(host: Path) -> None:
+    """The kernel reads the first line, the interpreter opens the path anew: a mint that starts while the launcher is replaced meets it with Node."""
+    slots.assign(host, "ada", "2.0.0")
+    environment = {"PATH": os.environ["PATH"], "T3FLOW_SANDBOX_USER": "ada"}
+
+    def by_node(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["node", host / "t3", *words], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert by_node("auth", "a b", "*").stdout == "2.0.0 auth a b *\n"
+    slots.note_starting(host, "ada")
+    assert by_node("auth").returncode == 75
+
+
 def test_nothing_opens_the_database_under_a_server_that_starts(host: Path) -> None:
     """A minting would migrate the database and hold its lock for too long. The server itself, other commands and other accounts run."""
     slots.assign(host, "ada", "2.0.0")

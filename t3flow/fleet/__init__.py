@@ -1,0 +1,1 @@
+"""Several hosts that take a version one after the other: records, signatures, slots, and the turn of this host."""

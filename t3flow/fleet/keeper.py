@@ -1,0 +1,213 @@
+"""The consumer's thread for the fleet: publishes this host's record, listens to the others, gives the slot back, and wakes the run that waits.
+
+1. Subscribe, then look at everything once: nothing that is published in between is missed.
+2. Wake the waiting run whenever another host published something.
+3. Publish this host's record when it changes, and once an hour as a sign of life.
+4. Free this host's slot as soon as it need not be held any more, after the record says why.
+5. When the connection is lost: try again with growing pauses, and record for how long the fleet has not answered.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from loguru import logger
+
+from t3flow.engine.runs import wake_run
+from t3flow.fleet import known, looking, own, trouble, turn
+from t3flow.fleet.errors import FleetError
+from t3flow.fleet.known import Known
+from t3flow.fleet.members import Fleet, open_fleet
+from t3flow.fleet.own import TURN, WAITING
+from t3flow.fleet.records import RECORD, Record
+from t3flow.fleet.signatures import create_private_key
+from t3flow.host.host import Host
+from t3flow.host.records import facts
+
+NAME = "fleet"
+POLL_SECONDS = 1.0
+PUBLISH_SECONDS = 3600.0
+ALARM_SECONDS = 3000.0
+"""Trouble is logged about as often as this host shows a sign of life."""
+LONGEST_PAUSE_SECONDS = 20.0
+SEQ = "fleet_seq"
+"""Fact: the sequence number of this host's last record."""
+
+
+class Keeper:
+    """Keeps this host a member of its fleet until the consumer stops."""
+
+    def __init__(self, host: Host, fleet: Fleet, stopping: threading.Event) -> None:
+        self._host = host
+        self._fleet = fleet
+        self._stopping = stopping
+        self._published: Record | None = None
+        self._published_at = 0.0
+        self._alarmed_at = time.monotonic() - ALARM_SECONDS
+        self._is_answering = True
+        self._failing_since = time.monotonic()
+
+    def repeat(self) -> None:
+        """Keep the host a member until the consumer stops. An error is recorded, and the work begins anew after a pause."""
+        pause = POLL_SECONDS
+        while not self._stopping.is_set():
+            try:
+                if self._fleet.store is not None:
+                    self._attend()
+                else:
+                    self._keep_lock()
+                return
+            except FleetError as error:
+                pause = self._note_failure(error, pause)
+            except Exception:
+                logger.opt(exception=True).error("the fleet's thread failed; it begins anew")
+                pause = LONGEST_PAUSE_SECONDS
+            self._stopping.wait(pause)
+
+    def _note_failure(self, error: FleetError, pause: float) -> float:
+        """Record that the fleet does not answer, and since when; return the next pause."""
+        now = time.monotonic()
+        seconds = 0.0 if self._is_answering else now - self._failing_since
+        if self._is_answering:
+            logger.warning("FLEET UNREACHABLE: {}; no version is started that other hosts have not verified", error)
+            pause = POLL_SECONDS / 2
+        self._is_answering, self._failing_since = False, now
+        known.note_unreachable(self._host.journal, str(error), seconds)
+        return min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _note_success(self) -> None:
+        if not self._is_answering:
+            logger.info("the fleet answers again")
+        self._is_answering = True
+
+    # Redis --------------------------------------------------------------------------------------------------------
+
+    def _attend(self) -> None:
+        """Publish, listen, and give back until the consumer stops. Raises FleetError."""
+        assert self._fleet.store is not None
+        self._published = None
+        inbox = self._fleet.store.subscribe()
+        try:
+            found = looking.look(self._host.journal, self._fleet)
+            self._note_success()
+            self._publish(found)
+            self._wake()
+            while not self._stopping.is_set():
+                self._receive(inbox.next(POLL_SECONDS))
+                if self._has_news():
+                    self._publish(looking.look(self._host.journal, self._fleet))
+                self._give_back()
+        finally:
+            inbox.close()
+
+    def _receive(self, message: bytes | None) -> None:
+        """Note what another host published, and wake the run that waits."""
+        if message is None:
+            return
+        after = known.merge_message(known.read(self._host.journal), self._fleet.keys(), message)
+        if after is not None:
+            known.note(self._host.journal, after)
+            self._wake()
+        elif message == b"freed":
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the run that waits for its turn ask again now."""
+        waiting = facts.read(self._host.journal, WAITING)
+        if waiting and own.is_running(self._host.journal, waiting["run"]):
+            wake_run(self._host.journal, waiting["run"])
+            self._host.hint(waiting["run"])
+
+    def _has_news(self) -> bool:
+        """Return whether this host's record has changed, or is due as a sign of life."""
+        if self._published is None or time.monotonic() - self._published_at >= PUBLISH_SECONDS:
+            return True
+        present = self._record(self._published.seq, self._published.at)
+        return _without_times(present) != _without_times(self._published)
+
+    def _record(self, seq: int, now: float) -> Record:
+        return own.record(self._host, self._fleet.name, seq, now, lambda moment: max(0.0, time.time() - moment))
+
+    def _publish(self, found: Known) -> None:
+        """Publish this host's record with a number above all former ones, which is recorded first."""
+        assert self._fleet.store is not None
+        before = found.records.get(self._fleet.name)
+        least = max(before.seq if before else 0, int(found.now * 1000))
+        seq = int(facts.change(self._host.journal, SEQ, lambda former: max(former or 0, least) + 1))
+        record = self._record(seq, found.now)
+        self._fleet.store.publish(self._fleet.name, self._fleet.keys().sign(RECORD, record.body()))
+        if time.monotonic() - self._alarmed_at >= ALARM_SECONDS:
+            self._sound_alarms(found)
+        self._published, self._published_at = record, time.monotonic()
+
+    def _sound_alarms(self, found: Known) -> None:
+        """Log in words that alert rules match what keeps the fleet from going on."""
+        settings, waiting = self._fleet.settings, facts.read(self._host.journal, WAITING)
+        for line in trouble.stuck(found, settings, self._fleet.name, waiting):
+            logger.error("FLEET STUCK: {}", line)
+        for host, what in trouble.silent_hosts(found, settings, self._fleet.name).items():
+            logger.warning("FLEET HOST SILENT: {}: {}; see t3flow fleet status", host, what)
+        self._alarmed_at = time.monotonic()
+
+    def _give_back(self) -> None:
+        """Free the slot of a turn that is over, then forget the turn. A kill in between finds the slot free."""
+        over = facts.read(self._host.journal, TURN)
+        if over is None or own.must_hold(self._host):
+            return
+        free_slots(self._fleet, looking.look(self._host.journal, self._fleet), self._fleet.name)
+        self._forget(over)
+        looking.look(self._host.journal, self._fleet)
+
+    # FleetLock ----------------------------------------------------------------------------------------------------
+
+    def _keep_lock(self) -> None:
+        """Give the slot back when it need not be held. Raises FleetError."""
+        while not self._stopping.wait(POLL_SECONDS):
+            self._unlock_if_over()
+
+    def _unlock_if_over(self) -> None:
+        assert self._fleet.lock is not None
+        over = facts.read(self._host.journal, TURN)
+        if over is None or own.must_hold(self._host):
+            return
+        self._fleet.lock.unlock(self._fleet.name)
+        turn.note_answer(self._host)
+        self._note_success()
+        self._forget(over)
+
+    def _forget(self, over: Any) -> None:
+        """Forget a turn, unless another one has begun."""
+        facts.change(self._host.journal, TURN, lambda present: None if present == over else present)
+
+
+def free_slots(fleet: Fleet, found: Known, holder: str) -> int:
+    """Free the slots that a host holds, as they were read. Return how many were freed. Raises FleetError."""
+    assert fleet.store is not None
+    freed = 0
+    for number, slot in enumerate(found.slots):
+        if slot.claim is not None and slot.claim.host == holder and slot.content is not None:
+            freed += fleet.store.free(number, slot.content)
+            logger.info("freed slot {} of the fleet, which {} held for {}", number, holder, slot.claim.version)
+    return freed
+
+
+def _without_times(record: Record) -> Record:
+    """Return a record without what changes by itself."""
+    return record._replace(seq=0, at=0.0, waiting_since=0.0)
+
+
+def keep(host: Host, stopping: threading.Event, heartbeat: Callable[[], None] = lambda: None) -> None:
+    """Keep this host a member of its fleet until the consumer stops."""
+    fleet = open_fleet(host.settings)
+    if fleet is None:
+        return
+    if fleet.store is not None:
+        try:
+            if create_private_key(host.settings.fleet.key_file):
+                logger.info(
+                    "created the key of this host in the fleet; give its public key to the others: t3flow fleet key"
+                )
+        except FleetError as error:
+            logger.warning("{}", error)
+    Keeper(host, fleet, stopping).repeat()

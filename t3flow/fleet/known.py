@@ -1,0 +1,205 @@
+"""What this host knows of the fleet: the last valid record of each host, who holds the slots, what was dropped, and since when nothing answers.
+
+One fact of the journal holds it, so that it survives restarts and is there for readers that may not, or cannot, ask the fleet. A record that is
+forged or older than a known one never replaces what is known; it is counted. No times of two hosts' clocks are compared: a record's age is the
+fleet's clock, as last read, minus the record's time by that same clock.
+"""
+
+import hashlib
+import time
+from typing import Any, NamedTuple, TypedDict
+
+from t3flow.engine.journal import Journal
+from t3flow.engine.log import logger
+from t3flow.fleet.errors import BadRecord
+from t3flow.fleet.records import CLAIM, RECORD, Claim, Record, claim_of, record_of, shortened
+from t3flow.fleet.signatures import Keys, claimed_host
+from t3flow.host.records import facts, rejections
+
+FLEET = "fleet"
+"""Fact: what is known of the fleet."""
+
+
+class Dropped(TypedDict):
+    """Texts of one place that were dropped: why the last one was, how many there were, and when (epoch seconds of this host).
+
+    `is_current`: what is there now was dropped.
+    """
+
+    reason: str
+    count: int
+    at: float
+    digest: str
+    is_current: bool
+
+
+class Slot(NamedTuple):
+    """One slot: free, held, or with a content that does not verify (`problem`), which counts as held. `content`: as it is in Redis."""
+
+    claim: Claim | None
+    problem: str
+    content: bytes | None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no host holds the slot."""
+        return self.content is None
+
+
+class Known(NamedTuple):
+    """What is known. `now`: the fleet's clock when it answered last, at `at` (epoch seconds of this host; 0: never).
+
+    `hosts`: all hosts with a key; `records` has those that published one. `problem`: why the fleet did not answer when last asked, since
+    `unreachable_since` (epoch seconds), `unreachable_for` so many seconds of this host's running time.
+    """
+
+    now: float = 0.0
+    at: float = 0.0
+    hosts: tuple[str, ...] = ()
+    records: dict[str, Record] = {}  # noqa: RUF012 - never changed
+    slots: tuple[Slot, ...] = ()
+    dropped: dict[str, Dropped] = {}  # noqa: RUF012
+    problem: str = ""
+    unreachable_since: float | None = None
+    unreachable_for: float = 0.0
+
+    def age(self, name: str) -> float | None:
+        """Return how old the record of a host was when the fleet answered last, in seconds; None without a record."""
+        record = self.records.get(name)
+        return None if record is None else max(0.0, self.now - record.at)
+
+    def is_silent(self, name: str, silent_seconds: float) -> bool:
+        """Return whether a host has no record, or a stale one."""
+        age = self.age(name)
+        return age is None or age > silent_seconds
+
+
+def read(journal: Journal) -> Known:
+    """Return what is known. A fact of another release that does not fit counts as nothing known."""
+    found = facts.read(journal, FLEET)
+    try:
+        return _from_fact(found) if found else Known()
+    except (BadRecord, KeyError, TypeError, ValueError, AttributeError):
+        return Known()
+
+
+def note(journal: Journal, known: Known) -> None:
+    """Record what is known, and the rejections of other hosts. Not synced: the next look finds the same."""
+    facts.write(journal, FLEET, as_fact(known), synced=False)
+    for name, record in known.records.items():
+        if name in known.hosts:
+            rejections.note_of_host(journal, name, record.rejected)
+    rejections.forget_other_hosts(journal, known.hosts)
+
+
+def note_unreachable(journal: Journal, problem: str, seconds: float) -> Known:
+    """Record that the fleet did not answer, for `seconds` longer than recorded before."""
+    known = read(journal)
+    known = known._replace(
+        problem=shortened(problem),
+        unreachable_since=known.unreachable_since or time.time(),
+        unreachable_for=known.unreachable_for + seconds,
+    )
+    facts.write(journal, FLEET, as_fact(known), synced=False)
+    return known
+
+
+def merge(
+    before: Known, keys: Keys, now: float, records: dict[str, bytes], slots: list[bytes | None] | None = None
+) -> Known:
+    """Return what is known after these texts were read from the fleet. `slots` None: they were not read.
+
+    A record replaces the known one only if its host has signed it, under that host's name, with a higher sequence number.
+    """
+    known = {name: record for name, record in before.records.items() if name in keys.public}
+    dropped = dict(before.dropped)
+    for place, data in records.items():
+        try:
+            host, body = keys.verify(RECORD, data, place)
+            record = record_of(host, body)
+            former = known.get(place)
+            if former is not None and record.seq < former.seq:
+                raise BadRecord(f"it is older than one seen before (number {record.seq} after {former.seq})")
+            known[place] = record
+            _clear(dropped, place)
+        except BadRecord as error:
+            _drop(dropped, place, data, str(error))
+    seen = before.slots if slots is None else tuple(_slot(keys, content) for content in slots)
+    for number, slot in enumerate(seen if slots is not None else ()):
+        if slot.problem and slot.content is not None:
+            _drop(dropped, f"slot {number}", slot.content, slot.problem)
+        else:
+            _clear(dropped, f"slot {number}")
+    return Known(now, time.time(), tuple(sorted(keys.public)), known, seen, dropped)
+
+
+def merge_message(before: Known, keys: Keys, data: bytes) -> Known | None:
+    """Return what is known after a host published a record; None if the message is none, or this host's own.
+
+    The fleet's clock stays as it was read last: a record's time is what its host says.
+    """
+    place = claimed_host(data)
+    if not place or place == keys.host:
+        return None
+    return merge(before, keys, before.now, {place: data})._replace(at=before.at)
+
+
+def _slot(keys: Keys, content: bytes | None) -> Slot:
+    if content is None:
+        return Slot(None, "", None)
+    try:
+        return Slot(claim_of(*keys.verify(CLAIM, content)), "", content)
+    except BadRecord as error:
+        return Slot(None, str(error), content)
+
+
+def _drop(dropped: dict[str, Dropped], place: str, data: bytes, reason: str) -> None:
+    """Count a text that is dropped, once for as long as it stays the same."""
+    digest = hashlib.blake2b(data + reason.encode(), digest_size=8).hexdigest()
+    former = dropped.get(place)
+    if former is None or former["digest"] != digest:
+        count = 1 + (former["count"] if former else 0)
+        dropped[place] = {
+            "reason": shortened(reason),
+            "count": count,
+            "at": time.time(),
+            "digest": digest,
+            "is_current": True,
+        }
+        logger.error("FLEET RECORD DROPPED: {}: {}; see t3flow fleet status", place, shortened(reason))
+
+
+def _clear(dropped: dict[str, Dropped], place: str) -> None:
+    """Note that what is at a place now is valid."""
+    if place in dropped:
+        dropped[place] = {**dropped[place], "is_current": False, "digest": ""}
+
+
+# The fact -------------------------------------------------------------------------------------------------------------
+
+
+def as_fact(known: Known) -> dict[str, Any]:
+    """Return what is known as the fact has it."""
+    slots = [
+        {
+            "claim": [*slot.claim] if slot.claim else None,
+            "problem": slot.problem,
+            "content": slot.content.decode("latin-1") if slot.content is not None else None,
+        }
+        for slot in known.slots
+    ]
+    records = {name: record.body() for name, record in known.records.items()}
+    return {**known._asdict(), "records": records, "slots": slots}
+
+
+def _from_fact(found: dict[str, Any]) -> Known:
+    slots = tuple(
+        Slot(
+            Claim(*each["claim"]) if each["claim"] else None,
+            each["problem"],
+            each["content"].encode("latin-1") if each["content"] is not None else None,
+        )
+        for each in found["slots"]
+    )
+    records = {name: record_of(name, body) for name, body in found["records"].items()}
+    return Known(**{**found, "hosts": tuple(found["hosts"]), "records": records, "slots": slots})

@@ -1,0 +1,178 @@
+"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetUnreachable.
+
+Each host has one key for its record, which its account of Redis alone may write. Each slot is a key that exists while a host holds it; `SET NX` takes
+it, so that one of two hosts wins, and a script deletes it only while its content is the one that was read.
+"""
+
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from t3flow.fleet.errors import FleetUnreachable
+from t3flow.t3.secrets import hide
+
+T = TypeVar("T")
+CALL_SECONDS = 3.0
+CONNECT_SECONDS = 3.0
+MOST_HOSTS = 1000
+DELETE_IF_SAME = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
+"""A peer that is gone without a word is noticed within a minute, without a command."""
+
+
+class Contents(NamedTuple):
+    """What Redis has: its clock (epoch seconds), the record of each host, and the content of each slot."""
+
+    now: float
+    records: dict[str, bytes]
+    slots: list[bytes | None]
+
+
+class RedisStore:
+    """The records and slots of one group. Safe to use from several threads."""
+
+    def __init__(self, url: str, group: str, slots: int) -> None:
+        self.prefix = f"t3flow:{group}:"
+        self.channel = f"{self.prefix}changes"
+        self._slots = [f"{self.prefix}slot:{number}" for number in range(slots)]
+        options: dict[str, Any] = {
+            "socket_timeout": CALL_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "lib_name": None,  # saves two commands with each connection
+            "lib_version": None,
+        }
+        if not url.startswith("unix:"):
+            options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+        self._redis: Any = Redis.from_url(url, **options)
+
+    def record_key(self, host: str) -> str:
+        """Return the key of a host's record."""
+        return f"{self.prefix}host:{host}"
+
+    def now(self) -> float:
+        """Return Redis's clock."""
+        return self._call(lambda: _seconds(self._redis.time()))
+
+    def read(self, hosts: Iterable[str]) -> Contents:
+        """Return the records of these hosts, and all slots."""
+        names = list(hosts)
+        keys = [self.record_key(name) for name in names] + self._slots
+
+        def call() -> Contents:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                moment, found = pipeline.time().mget(keys).execute()
+            records = {name: data for name, data in zip(names, found, strict=False) if data is not None}
+            return Contents(_seconds(moment), records, list(found[len(names) :]))
+
+        return self._call(call)
+
+    def hosts_with_a_record(self) -> list[str]:
+        """Return the names of all hosts with a record, known or not."""
+        start = self.record_key("")
+        pattern = "".join(f"[{letter}]" if letter in "*?[]^\\" else letter for letter in start) + "*"
+
+        def call() -> list[str]:
+            found = []
+            for key in self._redis.scan_iter(pattern, count=1000):
+                found.append(key.decode(errors="replace").removeprefix(start))
+                if len(found) >= MOST_HOSTS:
+                    break
+            return sorted(found)
+
+        return self._call(call)
+
+    def publish(self, host: str, record: bytes) -> None:
+        """Write this host's record and tell the others."""
+
+        def call() -> None:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.set(self.record_key(host), record).publish(self.channel, record).execute()
+
+        self._call(call)
+
+    def take(self, slot: int, claim: bytes) -> bool:
+        """Take a slot unless a host holds it. Return whether it was taken."""
+        return self._call(lambda: bool(self._redis.set(self._slots[slot], claim, nx=True)))
+
+    def free(self, slot: int, content: bytes) -> bool:
+        """Free a slot that still has this content, and tell the others. Return whether it had. Idempotent."""
+
+        def call() -> bool:
+            was_freed = bool(self._redis.eval(DELETE_IF_SAME, 1, self._slots[slot], content))
+            if was_freed:
+                self._redis.publish(self.channel, b"freed")
+            return was_freed
+
+        return self._call(call)
+
+    def may_write_another(self, host: str) -> bool:
+        """Return whether this account of Redis may write the record of another host. Tries it with a name that no host can have."""
+        from redis.exceptions import NoPermissionError
+
+        key = f"{self.record_key(host)}:probe"
+
+        def call() -> bool:
+            with suppress(NoPermissionError):
+                return bool(self._redis.set(key, b"", px=1000))
+            return False
+
+        return self._call(call)
+
+    def subscribe(self) -> "Inbox":
+        """Return what other hosts publish from now on."""
+        return self._call(lambda: Inbox(self._redis.pubsub(ignore_subscribe_messages=True), self.channel))
+
+    def close(self) -> None:
+        """Close all connections."""
+        with suppress(RedisError, OSError):
+            self._redis.close()
+
+    @staticmethod
+    def _call(function: Callable[[], T]) -> T:
+        try:
+            return function()
+        except (RedisError, OSError, ValueError) as error:
+            raise unreachable(error) from error
+
+
+class Inbox:
+    """The messages of a group. Raises FleetUnreachable when the connection is lost."""
+
+    def __init__(self, messages: Any, channel: str) -> None:
+        self._messages = messages
+        self._messages.subscribe(channel)
+
+    def next(self, timeout_seconds: float) -> bytes | None:
+        """Return the next message, or None after the timeout."""
+        try:
+            found = self._messages.get_message(timeout=timeout_seconds)
+        except (RedisError, OSError, ValueError) as error:
+            raise unreachable(error) from error
+        return found["data"] if found and found["type"] == "message" else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(RedisError, OSError):
+            self._messages.close()
+
+
+def unreachable(error: Exception) -> FleetUnreachable:
+    """Return an error of Redis's client as one line without secrets."""
+    text = hide(" ".join(str(error).split())) or type(error).__name__
+    return FleetUnreachable(f"the fleet's Redis does not answer: {text[:200]}; see t3flow doctor")
+
+
+def _seconds(moment: tuple[int, int]) -> float:
+    return moment[0] + moment[1] / 1e6
