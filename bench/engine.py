@@ -22,10 +22,11 @@ from t3flow.engine.flow import Flow, current_flow
 from t3flow.engine.journal import Journal
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LEASE, Outcome, new_run
-from t3flow.engine.step import step
+from t3flow.engine.step import current_executor, step
 from t3flow.sandbox.folders import temporary_folder
 
 USERS, RESTARTED, ROUNDS = sized((300, 6, 3), (30, 1, 1))
+REPLAYED_EVENTS, MOST_REPLAY_SECONDS = sized(10_000, 1000), 0.3
 READS, RESTART_STEPS = 5, 22
 """Steps for each user before the restarts (backup, trial) and in their restart, including those of a drain: 15,000 events in all."""
 RESULT = {
@@ -68,6 +69,13 @@ def bench_bump(users: int) -> Outcome:
     return Outcome("done")
 
 
+def bench_loop(steps: int) -> Outcome:
+    """Call one step many times."""
+    for number in range(steps):
+        bench_read("ada", number)
+    return Outcome("done")
+
+
 def cpu(work: Callable[[], object]) -> float:
     """Return the seconds of CPU that a call takes."""
     began = time.process_time()
@@ -80,7 +88,7 @@ def measure_engine(top: Path) -> None:
     engine = Engine(
         Journal(top / "journal.db", create=True),
         open_queue(f"sqlite://{top}/queue.db", b"k" * 32),
-        {"bench_bump": bench_bump},
+        {"bench_bump": bench_bump, "bench_loop": bench_loop},
     )
     bare = sqlite3.connect(top / "bare.db", isolation_level=None)
     bare.execute("pragma journal_mode = wal")
@@ -124,6 +132,36 @@ def measure_engine(top: Path) -> None:
         f"each event of {events[1]} costs {took[1] / events[1] / (took[0] / events[0]):.2f} × one of {events[0]}",
         flush=True,
     )
+    measure_replay(engine)
+
+
+def measure_replay(engine: Engine) -> None:
+    """Measure the replay of a run that is at its last step: read the history, and call the workflow up to there."""
+    steps = REPLAYED_EVENTS // 2
+    run_id = new_run(engine.journal, "bench_loop", {"steps": steps})
+    assert run_id is not None
+    engine.advance(run_id)
+    with engine.journal.transaction() as connection:
+        connection.execute("update runs set status = 'running', wake_at = 0 where id = ?", (run_id,))
+        connection.execute("delete from events where run = ? and kind = 'ended'", (run_id,))
+    run = engine.journal.run(run_id)
+
+    def replay() -> None:
+        flow = Flow(engine.journal, run, lambda run: None, lambda run, event: None)
+        token = current_executor.set(flow)
+        try:
+            bench_loop(steps)
+        finally:
+            current_executor.reset(token)
+        assert flow.history.is_exhausted
+
+    read = [cpu(lambda: engine.journal.events(run_id)) for _ in range(ROUNDS)]
+    name = f"a run of {len(engine.journal.events(run_id))} events"
+    taken = [cpu(replay) for _ in range(ROUNDS)]
+    show(f"{name}: reading it", read)
+    show(f"{name}: replay, reading included", taken, "reading", read)
+    if sized(True, False) and min(taken) > MOST_REPLAY_SECONDS:
+        raise SystemExit(f"the replay took {min(taken):.2f} s of a processor, more than {MOST_REPLAY_SECONDS} s")
 
 
 SYNC = re.compile(r"^\d+ +(?P<at>\d+\.\d+) (?P<call>fsync|fdatasync|syncfs|sync_file_range)\(\d+<(?P<path>[^>]*)>")

@@ -108,13 +108,13 @@ def report(box: Sandbox, name: str, version: str, seed: Path, said: dict[str, An
         alone = (time.monotonic() - began) * count / copies
     starts, stops, commands = (statistics.median(each[index] for each in found) for index in range(3))
     own = (seconds - alone) / count
-    took, waited = (statistics.median(each[key] for each in verdicts) for key in ("took_s", "server_s"))
+    took, waited, cpu = (statistics.median(each[key] for each in verdicts) for key in ("took_s", "server_s", "cpu_s"))
     print(
         f"{name}: gate {seconds:.1f} s, {seconds / count:.2f} s per trial ({chosen['takes']})\n"
         f"    the server's own, with as many in parallel: {alone:.1f} s, {alone / count:.2f} s per trial; "
         f"gate = {seconds / alone:.2f} × (bound {BOUND})\n"
         f"    t3flow's own share: {own:.2f} s per trial (bound {OWN_BOUND_SECONDS}); "
-        f"one trial takes {took:.2f} s, of which it waits {waited:.2f} s for t3\n"
+        f"one trial takes {took:.2f} s, of which it waits {waited:.2f} s for t3, and {cpu:.2f} s of a processor\n"
         f"    the server's own on one copy: two starts {starts:.2f} s, two stops {stops:.2f} s, two pairing commands {commands:.2f} s",
         flush=True,
     )

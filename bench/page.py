@@ -21,6 +21,7 @@ from t3flow.sandbox.host import Sandbox
 
 USERS, TIMES, VIEWERS, CHANGES = sized((100, 40, 50, 8), (8, 3, 3, 2))
 QUIET_SECONDS = sized(60.0, 2.0)
+RUNS = sized(1000, 50)
 ADMIN = "root@example.test"
 
 
@@ -109,7 +110,7 @@ def main() -> None:
             box.control(user, "turn/start", agent="claude")
         big = box.document("enqueue", "bump", "--wait")
         small = box.document("enqueue", "bump", "--wait")
-        remember(box, small["run"], big["run"])
+        remember(box, small["run"], big["run"], RUNS)
         environment = {**box.environment, "MALLOC_ARENA_MAX": "1"}
         page = subprocess.Popen([sys.executable, "-m", "t3flow", "web"], env=environment, cwd=box.top)
         path = box.top / "web.sock"
@@ -134,7 +135,7 @@ def measure(box: Sandbox, path: Path, pid: int) -> None:
     before, began = cpu_seconds(pid), time.monotonic()
     time.sleep(QUIET_SECONDS)
     share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
-    print(f"{f'{VIEWERS} viewers of a host with 25 deferrals':<46} {share:12.2%} of a core", flush=True)
+    print(f"{f'{VIEWERS} viewers of a host with {USERS // 4} deferrals':<46} {share:12.2%} of a core", flush=True)
     taken = changes(box, viewers)
     print(
         f"{f'a change, to the last of {VIEWERS} viewers':<46} p50 {statistics.median(taken):8.2f} s    max {max(taken):8.2f} s"

@@ -10,8 +10,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,13 +20,19 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/box"))
 
 from box import DISPATCH_PORT, SOURCE, Box, fetch_wheels  # noqa: E402
-from common import end_on_signals, sized  # noqa: E402
+from common import end_on_signals, sized, waiting  # noqa: E402
+
+from t3flow.sandbox.folders import temporary_folder  # noqa: E402
 
 NAMES = ["ada", "alan", "barbara", "donald", "edsger", "frances", "grace", "john", "ken", "linus"]
 USERS = sized(NAMES, NAMES[:2])
 FIRST, NEXT, LAST = "0.0.24", "0.0.25-nightly.20260601.501", "0.0.25-nightly.20260602.502"
 LEVEL = {"schema_level": 30}
 GATE_PORT = 3999
+GUARDED = "T3FLOW_BENCH_GUARDED"
+"""The variable of a process that is in a PID namespace: the pid outside."""
+FACTOR = 10
+"""How many times the timeouts of the tests to wait."""
 
 SHELL = f"""
 npm install --global --prefix /usr --no-audit --no-fund "t3@$1" >/dev/null
@@ -67,6 +73,41 @@ print(json.dumps(good))
 """
 
 
+class PatientBox(Box):
+    """A box on a loaded machine. Prints to stderr what a long wait waits for."""
+
+    def devbox(self, *words: str, timeout_seconds: float = 120, text: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run devbox.sh."""
+        with waiting(f"`devbox.sh {' '.join(' '.join(words).split())[:80]}`"):
+            return super().devbox(*words, timeout_seconds=FACTOR * timeout_seconds, text=text)
+
+    def until(
+        self, holds: Callable[[], Any], what: str, timeout_seconds: float = 30, every_seconds: float = 0.5
+    ) -> Any:
+        """Wait until a value is true, and return it."""
+        with waiting(f"this: {what}"):
+            return super().until(holds, what, FACTOR * timeout_seconds, every_seconds)
+
+
+def guard() -> None:
+    """Execute this program in a PID namespace and a mount namespace: the machine that it boots ends with it."""
+    if GUARDED not in os.environ:
+        remove_left()
+        words = ["unshare", "--mount", sys.executable, "-I", "-m", "t3flow.sandbox.guard", sys.executable, *sys.argv]
+        os.execvpe(words[0], words, {**os.environ, GUARDED: str(os.getpid())})
+    end_on_signals()
+
+
+def remove_left() -> None:
+    """Remove the empty control groups and folders of a machine that ended with a killed benchmark."""
+    for pattern in ("sys/fs/cgroup/t3bench*", "sys/fs/cgroup/*/t3bench*", "tmp/t3bench*-state"):
+        for path in Path("/").glob(pattern):
+            pid = path.name.removeprefix("t3bench").removesuffix("-state")
+            if not Path("/proc", pid).exists():
+                words = ["find", path, "-xdev", "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]
+                subprocess.run(words, stderr=subprocess.DEVNULL, check=False)
+
+
 def away(answers: list[list[float]]) -> float:
     """Return the longest time without a response in seconds, from request to response."""
     return max(after[0] - before[1] for before, after in itertools.pairwise(answers))
@@ -96,10 +137,11 @@ def main() -> None:
     if os.geteuid() != 0:
         print("a bump beside the shell procedure: needs root, skipped")
         return
-    end_on_signals()
+    guard()
     subprocess.run(["sh", ROOT / "tests/box/prepare.sh"], check=True)
-    with tempfile.TemporaryDirectory() as folder:
-        box = Box(USERS, fetch_wheels(Path(folder)))
+    with temporary_folder("t3flow-bench-", Path("/var/tmp")) as folder:
+        box = PatientBox(USERS, fetch_wheels(folder))
+        box.environment |= {"DEVBOX_NAME": f"t3bench{os.environ[GUARDED]}", "DEVBOX_TIMEOUT": "600"}
         try:
             box.boot()
             box.set_up(FIRST, dict.fromkeys(USERS, ROOT / "tests/data/state-level30.sqlite"), LEVEL)

@@ -1,23 +1,27 @@
-"""Duration of `t3flow status` with 100 users and 1,000 past runs, every tenth of which moved all users, beside a bare start of Python."""
+"""Duration of `t3flow status` with 300 users, of whom 270 are deferred, and 10,000 past runs, every tenth of which moved users; beside a bare Python.
+
+The servers are a cheap stand-in; the journal and the processes are real, and only the journal's length is artificial.
+"""
 
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 
-from common import median_seconds, show, sized
-from sandboxed import LEVEL30, go_inside, sandbox
+from common import median_seconds, show, sized, waiting
+from sandboxed import go_inside, sandbox
+from users import AFTER, NIGHT_SECONDS, start
 
 from t3flow.sandbox.host import Sandbox
 
-USERS, RUNS, TIMES = sized((100, 1000, 20), (3, 50, 3))
+USERS, MOVED, RUNS, TIMES = sized((300, 30, 10_000, 20), (4, 2, 50, 3))
 
 
-def remember(box: Sandbox, small: str, big: str) -> None:
-    """Copy two runs under new names into the journal."""
+def remember(box: Sandbox, small: str, big: str, runs: int) -> None:
+    """Copy two runs under new names into the journal, until it has so many."""
     with closing(sqlite3.connect(box.settings.paths.state_dir / "journal.db")) as connection, connection:
-        for number in range(RUNS - 2):
-            source, copy = (big if number % 10 == 0 else small), f"past-{number:04}"
+        for number in range(runs - 2):
+            source, copy = (big if number % 10 == 0 else small), f"past-{number:05}"
             for table, key in (("runs", "id"), ("events", "run")):
                 names = [row[1] for row in connection.execute(f"pragma table_info({table})")]
                 others = ", ".join(name for name in names if name != key)
@@ -26,20 +30,21 @@ def remember(box: Sandbox, small: str, big: str) -> None:
 
 
 def main() -> None:
-    """Measure with real servers and a real journal; only its length is artificial."""
+    """Measure."""
     users = [f"user{number:03}" for number in range(USERS)]
     with sandbox(users, quiet_seconds=0) as box:
-        box.start("0.0.24", dict.fromkeys(users, LEVEL30), {"schema_level": 30})
-        text = box.config.read_text()
-        box.config.write_text(text.replace("[gate]", "[gate]\nseeds = 'largest'", 1))
-        box.start_consumer()
-        box.publish("0.0.25-nightly.20260609.1", {"schema_level": 30})
-        big = box.document("enqueue", "bump", "--wait")
+        with waiting(f"the servers of {USERS} users start"):
+            start(box)
+        box.publish(AFTER, {"schema_level": 30})
+        without = [word for user in users[MOVED:] for word in ("--without", user)]
+        with waiting(f"a bump moves {MOVED} users"):
+            big = box.document("enqueue", "bump", "--wait", *without, timeout_seconds=NIGHT_SECONDS)
         assert big["outcome"] == "updated", big
-        small = box.document("enqueue", "bump", "--wait")
+        small = box.document("enqueue", "bump", "--wait", *without, timeout_seconds=NIGHT_SECONDS)
         assert small["outcome"] == "up_to_date", small
-        remember(box, small["run"], big["run"])
-        assert len(box.document("runs", "--limit", "5000")) >= RUNS
+        with waiting(f"{RUNS} runs are remembered"):
+            remember(box, small["run"], big["run"], RUNS)
+        assert len(box.document("runs", "--limit", str(2 * RUNS))) >= RUNS
         bare = median_seconds(lambda: subprocess.run([sys.executable, "-c", ""], check=True), TIMES)
         show("bare start of the interpreter", bare)
         for words in (["--version"], ["status"], ["status", "--json"], ["runs"]):

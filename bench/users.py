@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from common import median_seconds
+from common import arguments, median_seconds, sized, waiting
 from sandboxed import LEVEL30, go_inside, sandbox
 
 import t3flow.workflows  # noqa: F401 - registers the steps
@@ -137,8 +137,8 @@ def measure(count: int) -> Cost:
     """Print what a host with that many users costs."""
     users = [f"user{number:03}" for number in range(count)]
     with sandbox(users, quiet_seconds=0) as box:
-        print(f"{count} users: starting their servers …", file=sys.stderr, flush=True)
-        start(box)
+        with waiting(f"the servers of {count} users start"):
+            start(box)
         sample = users[:: max(1, count // SAMPLE)][:SAMPLE]
         restart = [median_seconds(lambda user=user: plain_restart(box, user), 1)[0] for user in sample]
         alone = [median_seconds(lambda user=user: pair(box, user), 1)[0] for user in sample]
@@ -147,9 +147,9 @@ def measure(count: int) -> Cost:
             list(pool.map(lambda user: pair(box, user), users))
         together = time.perf_counter() - began
         box.publish(AFTER, {"schema_level": 30})
-        print(f"{count} users: bumping …", file=sys.stderr, flush=True)
         spent, began = processor_seconds(box), time.perf_counter()
-        said = box.document("enqueue", "bump", "--wait", timeout_seconds=NIGHT_SECONDS)
+        with waiting(f"a bump moves {count} users"):
+            said = box.document("enqueue", "bump", "--wait", timeout_seconds=NIGHT_SECONDS)
         bump, spent = time.perf_counter() - began, processor_seconds(box) - spent
         if said["outcome"] != "updated" or any(each["result"] != "restarted" for each in said["users"].values()):
             raise SystemExit(f"the bump of {count} users ended with {said['outcome']}: {said['reason']}")
@@ -186,8 +186,7 @@ def measure(count: int) -> Cost:
 
 def main() -> None:
     """Measure hosts of growing size."""
-    given = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    counts = given or (SHORT if "--short" in sys.argv[1:] else ALL)
+    counts = [int(word) for word in arguments()] or sized(ALL, SHORT)
     costs: list[Cost] = []
     slopes: list[float] = []
     for count in counts:

@@ -257,7 +257,8 @@ def start_server(user: str) -> None:
     """
     host = current_host()
     server = host.services.state(user)
-    if server.main_pid is None and host.services.pids_of(user, server):
+    left = host.services.pids_of(user, server) if server.pids is None else server.pids
+    if server.main_pid is None and left:
         host.services.stop(user, server)
     await_port(host, user)
     host.services.start(user)

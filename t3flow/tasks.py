@@ -79,10 +79,8 @@ def resolve(target: str | None) -> Plan:
             raise command.PackageError(
                 f"the registry has no {host.settings.track.package}@{exact}: name a published version"
             )
-    version = exact
-    if not exact:
-        newest = str(parse(registry.version_of_tag(host, host.settings.track.tag)))
-        version = version_to_follow(host, newest, default)
+    newest = "" if exact else str(parse(registry.version_of_tag(host, host.settings.track.tag)))
+    version = exact or version_to_follow(host, newest, default)
     soak = host.settings.canary.soak_minutes
     plan: Plan = {
         "default": default,
@@ -209,8 +207,7 @@ def unstage(version: str, in_scratch: bool) -> None:
     Processes of a trial that just ended may take a moment to exit.
     """
     journal = current_host().journal
-    others = {wanted for run, wanted in pruning.versions_in_progress(journal).items() if run != current_run()}
-    if not in_scratch and version in pruning.versions_that_wrote(journal) | pruning.versions_to_come(journal) | others:
+    if not in_scratch and version in pruning.versions_needed_by_others(journal, current_run()):
         return
     deadline = time.monotonic() + LAST_BREATH_SECONDS
     while (needed_by := removal.remove_slot(versions_dir_for(in_scratch), version)) is not None:

@@ -64,6 +64,10 @@ def test_the_alerts_keep_their_names() -> None:
         "T3FlowNoCheck",
         "T3UserUnpaired",
         "T3NoPairing",
+        "T3FleetStuck",
+        "T3FleetUnreachable",
+        "T3FleetHostSilent",
+        "T3FleetRecordsDropped",
     ]
 
 

@@ -15,7 +15,19 @@ import pytest
 from ordering import DURATIONS
 
 HERE = Path(__file__).parent
-WITH_PROCESSES = {"box", "crash", "real", "redis_faults", "root", "sandbox", "scenarios", "soak", "upgrades", "web"}
+WITH_PROCESSES = {
+    "bench",
+    "box",
+    "crash",
+    "real",
+    "redis_faults",
+    "root",
+    "sandbox",
+    "scenarios",
+    "web",
+    "soak",
+    "upgrades",
+}
 """Tests that play on a sandbox, on a machine or with a stand-in."""
 STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
 """Names of audit events."""

@@ -62,7 +62,7 @@ def bump(target: str | None, again: bool, without: tuple[str, ...], dry_run: boo
     Outcomes with exit code 0: updated, up_to_date, refused_downgrade, refused_channel,
       refused_rejected, too_young, dry_run_passed
     with 1: gate_failed, gate_inconclusive, rolled_back, dry_run_failed, backup_failed,
-      registry_unreachable, incomplete_release, cancelled, error
+      registry_unreachable, incomplete_release, fleet_wait, cancelled, error
     with 3: frozen
 
     \b

@@ -38,14 +38,14 @@ def status(as_json: bool) -> int:
         text = wrapped(f"{problem['text']}; {problem['remedy']}")
         click.echo(styled(text, fg="red"))
     for name in unknown:
-        click.echo(wrapped(f"A record of {name} is ignored: fleet.peers has no key of that host"))
+        click.echo(wrapped(f"A record of {name!a} is ignored: fleet.peers has no key of that host"))
     _show(found)
     return 1 if problems else 0
 
 
 def _settings_in_force() -> Settings:
     """Return the settings with the fleet's as the consumer uses them. Raises UsageError if the host belongs to no fleet."""
-    from t3flow.state.fleet import in_force
+    from t3flow.state.fleet_settings import in_force
 
     read = in_force(settings())
     if not read.fleet.url:
@@ -71,7 +71,7 @@ def _ask(read: Settings) -> list[str]:
         return []
     try:
         found = looking.look(journal(read), fleet)
-        return [name for name in fleet.store.hosts_with_a_record() if name not in found.hosts]
+        return [name for name in fleet.store.hosts_with_a_record() if name not in found.hosts and ":" not in name]
     except FleetError:
         return []  # recorded, and shown as a problem
 

@@ -3,6 +3,7 @@
 from t3flow.cli.output import columns, cut, styled, table_lines, wrapped
 from t3flow.state.deferrals import in_words
 from t3flow.state.documents import Problem, Status, User
+from t3flow.state.fleet_documents import Fleet
 from t3flow.state.host import next_bump
 from t3flow.state.problems import line
 from t3flow.state.short import shortened, shortener
@@ -64,12 +65,25 @@ def summary(found: Status) -> list[tuple[str, str]]:
         lines.append(("", f"Waiting; next attempt {ahead(epoch(waits['next_try']))}"))
     elif found["run_doing"]:
         lines.append(("", found["run_doing"]))
+    if fleet := found["fleet"]:
+        lines.append(("Fleet", fleet_line(fleet)))
     if bake := found["bake"]:
         trouble = f"; nothing is seen: {bake['problem']}" if bake["problem"] else ""
         lines.append(("Watching", f"pairings on {bake['version']}, ends {ahead(epoch(bake['until']))}{trouble}"))
     for version, reason in found["rejected"].items():
         lines.append(("Rejected", cut(f"{version}: {reason.removeprefix(f'{version} ')}", LABEL)))
     return lines
+
+
+def fleet_line(fleet: Fleet) -> str:
+    """Return in short where this host stands in its fleet."""
+    where = f"{fleet['host']}, wave {fleet['wave']} of the group {fleet['group']}"
+    holders = [slot["host"] or "an unreadable claim" for slot in fleet["slots"] if slot["host"] or slot["problem"]]
+    if (turn := fleet["turn"]) and fleet["backend"] == "fleetlock":
+        return f"{where}; it is this host's turn for {turn['version']}"
+    if fleet["slots"]:
+        where += f"; the turn is held by {', '.join(holders)}" if holders else "; no host has the turn"
+    return where
 
 
 def urgency(each: User) -> int:

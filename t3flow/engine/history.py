@@ -217,11 +217,13 @@ def _under_present_names(event: Event) -> Event:
     """Return an event with the present names of its step and its undo. A start that names no undo gets the one that its step had."""
     if event.step is None or event.kind in ("signal", "acquired", "released", "settled"):
         return event
-    data = event.data
+    step, data = present_name(event.step), event.data
     if event.kind == "started":
         undo = data["undo"] if "undo" in data else _legacy_undo(event.step)
         data = {**data, "undo": undo and present_name(undo)}
-    return replace(event, step=present_name(event.step), data=data)
+    if step == event.step and data == event.data:  # nearly always, and a copy would be a fifth of a replay
+        return event
+    return replace(event, step=step, data=data)
 
 
 def _legacy_undo(step: str) -> str | None:

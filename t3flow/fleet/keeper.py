@@ -9,18 +9,17 @@
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from loguru import logger
 
 from t3flow.engine.runs import wake_run
 from t3flow.fleet import known, looking, own, trouble, turn
-from t3flow.fleet.errors import FleetError
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.own import TURN, WAITING
-from t3flow.fleet.records import RECORD, Record
+from t3flow.fleet.own import SEQ, TURN, WAITING
+from t3flow.fleet.records import FREED, RECORD, Record
 from t3flow.fleet.signatures import create_private_key
 from t3flow.host.host import Host
 from t3flow.host.records import facts
@@ -31,8 +30,8 @@ PUBLISH_SECONDS = 3600.0
 ALARM_SECONDS = 3000.0
 """Trouble is logged about as often as this host shows a sign of life."""
 LONGEST_PAUSE_SECONDS = 20.0
-SEQ = "fleet_seq"
-"""Fact: the sequence number of this host's last record."""
+GRACE_SECONDS = LONGEST_PAUSE_SECONDS + 5.0
+"""After Redis has lost its data: until each host that holds a slot has connected again and put its claim back."""
 
 
 class Keeper:
@@ -68,7 +67,8 @@ class Keeper:
     def _note_failure(self, error: FleetError, pause: float) -> float:
         """Record that the fleet does not answer, and since when; return the next pause."""
         now = time.monotonic()
-        seconds = 0.0 if self._is_answering else now - self._failing_since
+        is_silence = isinstance(error, FleetUnreachable) and not self._is_answering
+        seconds = now - self._failing_since if is_silence else 0.0
         if self._is_answering:
             logger.warning("FLEET UNREACHABLE: {}; no version is started that other hosts have not verified", error)
             pause = POLL_SECONDS / 2
@@ -89,17 +89,38 @@ class Keeper:
         self._published = None
         inbox = self._fleet.store.subscribe()
         try:
-            found = looking.look(self._host.journal, self._fleet)
-            self._note_success()
-            self._publish(found)
-            self._wake()
+            self._look_and_publish()
             while not self._stopping.is_set():
                 self._receive(inbox.next(POLL_SECONDS))
+                self._end_wait()
                 if self._has_news():
-                    self._publish(looking.look(self._host.journal, self._fleet))
+                    self._look_and_publish()
                 self._give_back()
         finally:
             inbox.close()
+
+    def _look_and_publish(self) -> None:
+        found = self._restore(looking.look(self._host.journal, self._fleet))
+        self._forgive(found)
+        self._publish(found)
+        self._note_success()
+
+    def _forgive(self, found: Known) -> None:
+        """Forget a turn whose slot an operator has freed, unless its run is under way."""
+        turn_ = facts.read(self._host.journal, TURN)
+        if turn_ is None or own.is_under_way(self._host.journal, turn_):
+            return
+        if not any(slot.claim and slot.claim.host == self._fleet.name for slot in found.slots):
+            self._forget(turn_)
+
+    def _end_wait(self) -> None:
+        """Forget that this host waits once a bump ended otherwise: it had its turn, or none was needed."""
+        waiting = facts.read(self._host.journal, WAITING)
+        if waiting is None:
+            return
+        for last in self._host.journal.runs("workflow = 'bump'", limit=1):
+            if last.status != "running" and last.outcome != "fleet_wait":
+                facts.change(self._host.journal, WAITING, lambda now: None if now == waiting else now)
 
     def _receive(self, message: bytes | None) -> None:
         """Note what another host published, and wake the run that waits."""
@@ -109,7 +130,8 @@ class Keeper:
         if after is not None:
             known.note(self._host.journal, after)
             self._wake()
-        elif message == b"freed":
+        elif message == FREED:
+            self._forgive(looking.look(self._host.journal, self._fleet))
             self._wake()
 
     def _wake(self) -> None:
@@ -140,6 +162,22 @@ class Keeper:
         if time.monotonic() - self._alarmed_at >= ALARM_SECONDS:
             self._sound_alarms(found)
         self._published, self._published_at = record, time.monotonic()
+        self._wake()
+
+    def _restore(self, found: Known) -> Known:
+        """Put claims that Redis has lost back, and wait until the others have, before this host publishes its record again.
+
+        Without a record this host takes no slot, so that it takes none whose holder may be restarting users.
+        """
+        assert self._fleet.store is not None
+        if found.is_published or facts.read(self._host.journal, SEQ) is None:
+            return found
+        logger.warning("the fleet's Redis has lost its data: this host takes no slot for {:g} s", GRACE_SECONDS)
+        for number, slot in enumerate(found.slots):
+            if slot.content is not None and slot.claim is not None and self._fleet.store.take(number, slot.content):
+                logger.warning("put the claim of {} back into slot {}", slot.claim.host, number)
+        self._stopping.wait(GRACE_SECONDS)
+        return found
 
     def _sound_alarms(self, found: Known) -> None:
         """Log in words that alert rules match what keeps the fleet from going on."""
@@ -163,8 +201,14 @@ class Keeper:
 
     def _keep_lock(self) -> None:
         """Give the slot back when it need not be held. Raises FleetError."""
+        noted = time.monotonic()
         while not self._stopping.wait(POLL_SECONDS):
             self._unlock_if_over()
+            self._end_wait()
+            if (now := time.monotonic()) - noted >= LONGEST_PAUSE_SECONDS:
+                if problem := known.read(self._host.journal).problem:  # until the server answers a run that asks again
+                    known.note_unreachable(self._host.journal, problem, now - noted)
+                noted = now
 
     def _unlock_if_over(self) -> None:
         assert self._fleet.lock is not None
@@ -197,7 +241,7 @@ def _without_times(record: Record) -> Record:
     return record._replace(seq=0, at=0.0, waiting_since=0.0)
 
 
-def keep(host: Host, stopping: threading.Event, heartbeat: Callable[[], None] = lambda: None) -> None:
+def keep(host: Host, stopping: threading.Event) -> None:
     """Keep this host a member of its fleet until the consumer stops."""
     fleet = open_fleet(host.settings)
     if fleet is None:

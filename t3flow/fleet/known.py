@@ -49,8 +49,9 @@ class Slot(NamedTuple):
 class Known(NamedTuple):
     """What is known. `now`: the fleet's clock when it answered last, at `at` (epoch seconds of this host; 0: never).
 
-    `hosts`: all hosts with a key; `records` has those that published one. `problem`: why the fleet did not answer when last asked, since
-    `unreachable_since` (epoch seconds), `unreachable_for` so many seconds of this host's running time.
+    `hosts`: all hosts with a key; `records` has those that published one. `is_published`: this host's own record was there when all were read last.
+    Without it Redis has lost its data, so that free slots prove nothing: `slots` keeps what was known. `problem`: why the fleet did not answer when
+    last asked, since `unreachable_since` (epoch seconds), `unreachable_for` so many seconds of this host's running time.
     """
 
     now: float = 0.0
@@ -62,6 +63,7 @@ class Known(NamedTuple):
     problem: str = ""
     unreachable_since: float | None = None
     unreachable_for: float = 0.0
+    is_published: bool = False
 
     def age(self, name: str) -> float | None:
         """Return how old the record of a host was when the fleet answered last, in seconds; None without a record."""
@@ -112,6 +114,7 @@ def merge(
     A record replaces the known one only if its host has signed it, under that host's name, with a higher sequence number.
     """
     known = {name: record for name, record in before.records.items() if name in keys.public}
+    was_published = keys.host in known
     dropped = dict(before.dropped)
     for place, data in records.items():
         try:
@@ -124,13 +127,17 @@ def merge(
             _clear(dropped, place)
         except BadRecord as error:
             _drop(dropped, place, data, str(error))
+    is_published = before.is_published if slots is None else keys.host in records and keys.host in known
     seen = before.slots if slots is None else tuple(_slot(keys, content) for content in slots)
+    if was_published and not is_published and len(seen) == len(before.slots):
+        seen = tuple(former if slot.is_free else slot for slot, former in zip(seen, before.slots, strict=True))
     for number, slot in enumerate(seen if slots is not None else ()):
         if slot.problem and slot.content is not None:
             _drop(dropped, f"slot {number}", slot.content, slot.problem)
         else:
             _clear(dropped, f"slot {number}")
-    return Known(now, time.time(), tuple(sorted(keys.public)), known, seen, dropped)
+    hosts = tuple(sorted(keys.public))
+    return Known(now, time.time(), hosts, known, seen, dropped, is_published=is_published)
 
 
 def merge_message(before: Known, keys: Keys, data: bytes) -> Known | None:

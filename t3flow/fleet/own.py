@@ -12,6 +12,8 @@ from t3flow.t3.secrets import hide
 
 TURN = "fleet_turn"
 """Fact: the run and version for which this host has taken its turn, until it gives the slot back. See `turn.py`."""
+SEQ = "fleet_seq"
+"""Fact: the sequence number of the record that this host wrote last, or was about to write."""
 WAITING = "fleet_waiting"
 """Fact: the run and version that wait for their turn, why, and since when. It stays until a run gets its turn."""
 
@@ -57,10 +59,13 @@ def must_hold(host: Host) -> bool:
     turn = facts.read(host.journal, TURN)
     if turn is None:
         return False
+    return is_under_way(host.journal, turn) or is_owed(host, turn)
+
+
+def is_under_way(journal: Journal, turn: dict[str, Any]) -> bool:
+    """Return whether the run of a turn may restart users: a bump until it ends, a drain while it has the host for itself."""
     run = str(turn["run"])
-    if is_running(host.journal, run) and (turn["is_bump"] or has_lease(host.journal, run)):
-        return True
-    return is_owed(host, turn)
+    return is_running(journal, run) and (turn["is_bump"] or has_lease(journal, run))
 
 
 def is_owed(host: Host, turn: dict[str, Any]) -> bool:
@@ -90,6 +95,8 @@ def record(host: Host, name: str, seq: int, now: float, elapsed_since: Any) -> R
     settings, journal = host.settings, host.journal
     frozen = freeze.frozen(settings, journal)
     waiting = facts.read(journal, WAITING)
+    if waiting is not None and not is_running(journal, waiting["run"]):
+        waiting = None
     target = str(waiting["version"]) if waiting else ""
     target = target or next(iter(pruning.versions_in_progress(journal).values()), "")
     target = target or str(facts.read(journal, pruning.TO_BE_ACCEPTED) or "")

@@ -10,6 +10,8 @@ from t3flow.fleet.errors import BadRecord
 
 RECORD, CLAIM = "record", "claim"
 """The kinds of signed texts."""
+FREED = b"freed"
+"""What is published when a slot was freed."""
 MOST_VERSIONS = 20
 LONGEST_VERSION, LONGEST_TEXT = 100, 300
 

@@ -1,26 +1,31 @@
-"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetUnreachable.
+"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetError.
 
 Each host has one key for its record, which its account of Redis alone may write. Each slot is a key that exists while a host holds it; `SET NX` takes
 it, so that one of two hosts wins, and a script deletes it only while its content is the one that was read.
 """
 
 import socket
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
-from t3flow.fleet.errors import FleetUnreachable
+from t3flow.fleet.errors import FleetError, FleetUnreachable
+from t3flow.fleet.records import FREED
 from t3flow.t3.secrets import hide
 
 T = TypeVar("T")
 CALL_SECONDS = 3.0
 CONNECT_SECONDS = 3.0
+CLOCK_SECONDS = 600.0
+"""For how long Redis's clock is counted on from the last answer, which saves a command with each look."""
 MOST_HOSTS = 1000
+LONGEST_REASON = 200
 DELETE_IF_SAME = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 KEEPALIVE = {
     getattr(socket, name): value
@@ -50,11 +55,10 @@ class RedisStore:
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
-            "lib_name": None,  # saves two commands with each connection
-            "lib_version": None,
         }
         if not url.startswith("unix:"):
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
+        self._clock: tuple[float, float] | None = None  # uptime and Redis's clock when it was asked last
         self._redis: Any = Redis.from_url(url, **options)
 
     def record_key(self, host: str) -> str:
@@ -62,8 +66,13 @@ class RedisStore:
         return f"{self.prefix}host:{host}"
 
     def now(self) -> float:
-        """Return Redis's clock."""
-        return self._call(lambda: _seconds(self._redis.time()))
+        """Return Redis's clock: asked from time to time, and counted on in between by the time that this machine has been up."""
+        up = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if self._clock is None or up - self._clock[0] >= CLOCK_SECONDS:
+            moment = self._call(lambda: _seconds(self._redis.time()))
+            self._clock = (up, moment)
+        asked, moment = self._clock
+        return moment + up - asked
 
     def read(self, hosts: Iterable[str]) -> Contents:
         """Return the records of these hosts, and all slots."""
@@ -71,10 +80,9 @@ class RedisStore:
         keys = [self.record_key(name) for name in names] + self._slots
 
         def call() -> Contents:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                moment, found = pipeline.time().mget(keys).execute()
+            found = self._redis.mget(keys)
             records = {name: data for name, data in zip(names, found, strict=False) if data is not None}
-            return Contents(_seconds(moment), records, list(found[len(names) :]))
+            return Contents(self.now(), records, list(found[len(names) :]))
 
         return self._call(call)
 
@@ -112,15 +120,13 @@ class RedisStore:
         def call() -> bool:
             was_freed = bool(self._redis.eval(DELETE_IF_SAME, 1, self._slots[slot], content))
             if was_freed:
-                self._redis.publish(self.channel, b"freed")
+                self._redis.publish(self.channel, FREED)
             return was_freed
 
         return self._call(call)
 
     def may_write_another(self, host: str) -> bool:
         """Return whether this account of Redis may write the record of another host. Tries it with a name that no host can have."""
-        from redis.exceptions import NoPermissionError
-
         key = f"{self.record_key(host)}:probe"
 
         def call() -> bool:
@@ -131,7 +137,8 @@ class RedisStore:
         return self._call(call)
 
     def subscribe(self) -> "Inbox":
-        """Return what other hosts publish from now on."""
+        """Return what other hosts publish from now on. Asks for Redis's clock anew: it may be another Redis than before."""
+        self._clock = None
         return self._call(lambda: Inbox(self._redis.pubsub(ignore_subscribe_messages=True), self.channel))
 
     def close(self) -> None:
@@ -144,11 +151,11 @@ class RedisStore:
         try:
             return function()
         except (RedisError, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise failure(error) from error
 
 
 class Inbox:
-    """The messages of a group. Raises FleetUnreachable when the connection is lost."""
+    """The messages of a group. Raises FleetError when the connection is lost."""
 
     def __init__(self, messages: Any, channel: str) -> None:
         self._messages = messages
@@ -159,7 +166,7 @@ class Inbox:
         try:
             found = self._messages.get_message(timeout=timeout_seconds)
         except (RedisError, OSError, ValueError) as error:
-            raise unreachable(error) from error
+            raise failure(error) from error
         return found["data"] if found and found["type"] == "message" else None
 
     def close(self) -> None:
@@ -168,10 +175,12 @@ class Inbox:
             self._messages.close()
 
 
-def unreachable(error: Exception) -> FleetUnreachable:
-    """Return an error of Redis's client as one line without secrets."""
-    text = hide(" ".join(str(error).split())) or type(error).__name__
-    return FleetUnreachable(f"the fleet's Redis does not answer: {text[:200]}; see t3flow doctor")
+def failure(error: Exception) -> FleetError:
+    """Return an error of Redis's client as one line without secrets: FleetUnreachable if there was no answer, FleetError if it was a refusal."""
+    text = hide(" ".join(str(error).split()).rpartition(" caused error: ")[2])[:LONGEST_REASON] or type(error).__name__
+    if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, BusyLoadingError):
+        return FleetError(f"the fleet's Redis refuses this host: {text}; check fleet.url and the rules of its account")
+    return FleetUnreachable(f"the fleet's Redis does not answer: {text}; see t3flow doctor")
 
 
 def _seconds(moment: tuple[int, int]) -> float:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from loguru import logger
 
 from t3flow.fleet import known, looking, own
-from t3flow.fleet.errors import FleetError
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.own import TURN
+from t3flow.fleet.own import SEQ, TURN
 from t3flow.fleet.records import CLAIM, Claim
 from t3flow.host.host import Host
 from t3flow.host.records import facts, rejections
@@ -40,15 +40,27 @@ def ask(host: Host, version: str, run: str, *, is_bump: bool, again: bool = Fals
         found = looking.look(host.journal, fleet)
         if not again and (reason := rejected_elsewhere(host, version)):
             return Answer(False, rejected=reason)
-        reason = unverified_by(found, fleet, version) or _take(host, fleet, found, version, run, is_bump=is_bump)
+        reason = unpublished(host, fleet, found) or unverified_by(found, fleet, version)
+        reason = reason or _take(host, fleet, found, version, run, is_bump=is_bump)
         return Answer(not reason, reason=reason)
-    except FleetError as error:
+    except FleetUnreachable as error:
         return _alone(host, fleet, version, run, str(error), is_bump=is_bump, again=again)
+    except FleetError as error:
+        known.note_unreachable(host.journal, str(error), 0.0)
+        return Answer(False, reason=str(error))
 
 
 def rejected_elsewhere(host: Host, version: str) -> str:
     """Return that another host rejected a version, with its name; "" if none did, as far as this host knows."""
     return rejections.rejected_by_others(host.journal).get(version, "")
+
+
+def unpublished(host: Host, fleet: Fleet, found: Known) -> str:
+    """Return that the others do not see this host's present record, "" if they do. They could not learn what it rejects."""
+    record = found.records.get(fleet.name)
+    if found.is_published and record is not None and record.seq >= (facts.read(host.journal, SEQ) or 0):
+        return ""
+    return "the record of this host is not in the fleet's Redis yet: t3flow doctor"
 
 
 def unverified_by(found: Known, fleet: Fleet, version: str) -> str:
@@ -85,6 +97,7 @@ def _take(host: Host, fleet: Fleet, found: Known, version: str, run: str, *, is_
             _note_turn(host, version, run, is_bump=is_bump)
             if fleet.store.take(number, content):
                 logger.info("took slot {} of the fleet for {}", number, version)
+                looking.look(host.journal, fleet)  # so that this host can put its claim back if Redis loses it
                 return ""
             return "another host took the slot just now"
     holders = [slot.claim.host if slot.claim else f"an unreadable claim ({slot.problem})" for slot in found.slots]

@@ -18,6 +18,8 @@ from t3flow.host.host import Host, current_host
 from t3flow.host.records import facts, rejections
 from t3flow.settings import schedule
 
+POLL_FACTOR = 4
+"""A wait polls after this many times `schedule.retry_s`. The polls only cover messages that were lost: others wake the run."""
 TOTAL_WAIT_FACTOR = 12
 """A run without a latest hour waits for this many times `schedule.retry_s`: an hour by default."""
 
@@ -44,15 +46,14 @@ def await_turn(version: str, due: float | None, again: bool) -> Turn:
         facts.write(host.journal, WAITING, None)
         hint = f"to try it here anyway: t3flow enqueue bump --target {version} --again"
         return {"outcome": "refused_rejected", "reason": f"{version} was {answer.rejected}; {hint}"}
-    waiting = note_waiting(host, run, version, answer.reason)
+    note_waiting(host, run, version, answer.reason)
     now, pause = time.time(), float(host.settings.schedule.retry_s)
-    begun = min(float(waiting["begun"]), now)
     until = schedule.deadline(host.settings, due) if due is not None else None
-    until = until if until is not None else begun + TOTAL_WAIT_FACTOR * pause
+    until = until if until is not None else min(_begun(host, run), now) + TOTAL_WAIT_FACTOR * pause
     if now >= until or not pause:
         logger.warning("FLEET WAIT: {} was not started: {}", version, answer.reason)
         return {"outcome": "fleet_wait", "reason": f"{version} was not started: {answer.reason}"}
-    raise NotYet(min(now + pause, until), answer.reason)
+    raise NotYet(min(now + POLL_FACTOR * pause, until), answer.reason)
 
 
 @step()
@@ -73,23 +74,27 @@ def recheck_version(version: str, default: str, again: bool) -> Turn:
 
 
 class Waiting(TypedDict):
-    """A wait. `since`: since when this host has waited for any turn; `begun`: since when this run has (epoch seconds)."""
+    """A wait. `since`: since when this host has had no turn, in this run or an earlier one (epoch seconds)."""
 
     run: str
     version: str
     reason: str
     since: float
-    begun: float
 
 
-def note_waiting(host: Host, run: str, version: str, reason: str) -> Waiting:
+def note_waiting(host: Host, run: str, version: str, reason: str) -> None:
     """Record that a run waits, and why."""
 
     def change(former: Waiting | None) -> Waiting:
-        now = time.time()
-        begun = former["begun"] if former and former["run"] == run else now
-        since = former["since"] if former else now
-        return {"run": run, "version": version, "reason": reason, "since": since, "begun": begun}
+        since = former["since"] if former else time.time()
+        return {"run": run, "version": version, "reason": reason, "since": since}
 
-    waiting: Waiting = facts.change(host.journal, WAITING, change)
-    return waiting
+    facts.change(host.journal, WAITING, change)
+
+
+def _begun(host: Host, run: str) -> float:
+    """Return when a run began to wait: it released the host then."""
+    rows = host.journal.query(
+        "select at from events where run = ? and kind = 'released' order by seq desc limit 1", run
+    )
+    return float(rows[0][0]) if rows else host.journal.run(run).created

@@ -37,7 +37,8 @@ class Verdict(TypedDict):
     `slow`: it failed by a timeout alone; `started_s`: duration of the slowest start to the first answer, with migration (0: not measured);
     `unknown`: what t3flow does not know about this t3 ("": nothing; otherwise the verdict is inconclusive);
     `not_isolated`: what of the host was within reach ("": nothing); `took_s`: duration of the trial; `server_s`: the part in which it waited for t3's
-    own programs; `not_begun`: another trial failed before, and the run decides whether this one is still needed.
+    own programs; `cpu_s`: processor time of t3flow's own process in the cell; `not_begun`: another trial failed before, and the run decides whether
+    this one is still needed.
     """
 
     seed: str
@@ -54,6 +55,7 @@ class Verdict(TypedDict):
     checks: list[dict[str, Any]]
     took_s: NotRequired[float]
     server_s: NotRequired[float]
+    cpu_s: NotRequired[float]
     not_begun: NotRequired[bool]
 
 
@@ -187,7 +189,7 @@ def _judge(finished: Finished, seed: str, version: str, isolation: Isolation) ->
             {"name": str(c["name"]), "ok": c["ok"] is True, "evidence": str(c["evidence"])} for c in answer["checks"]
         ]
         level, slow, unknown = int(answer["level"]), answer["slow"] is True, str(answer["unknown"])
-        started_s, server_s = (max(0.0, float(answer[key])) for key in ("started_s", "server_s"))
+        started_s, server_s, cpu_s = (max(0.0, float(answer[key])) for key in ("started_s", "server_s", "cpu_s"))
         schema = parse_answer(json.dumps({"schema": answer["schema"]}).encode())["schema"]
         live = parse_answer(json.dumps({"live": answer["live"]}).encode())["live"] or None
     except (ValueError, KeyError, TypeError, OwnerProblem):
@@ -210,6 +212,7 @@ def _judge(finished: Finished, seed: str, version: str, isolation: Isolation) ->
         "unknown": unknown,
         "checks": checks,
         "server_s": server_s,
+        "cpu_s": cpu_s,
     }
 
 

@@ -79,10 +79,7 @@ def files_of(snapshot: Snapshot | Seed) -> dict[str, str]:
 
 @step()
 def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> Seeds:
-    """Return the snapshots that `gate.seeds` selects, in the order of novelty; an empty base dir if there are none. Only reads.
-
-    The first batch has one trial for each lane, so that a build that fails everywhere is found at once.
-    """
+    """Return the snapshots that `gate.seeds` selects, in the order of novelty; an empty base dir if there are none. Only reads."""
     host = current_host()
     selected = host.settings.gate.seeds
     version = {user["user"]: user["version"] for user in users}
@@ -96,7 +93,7 @@ def choose_seeds(users: list[User], snapshots: list[Snapshot], default: str) -> 
     width = min(_width(host, largest), len(chosen))
     size = width * BATCH_OF_WIDTHS
     return {
-        "batches": [chosen[:width], *(chosen[start : start + size] for start in range(width, len(chosen), size))],
+        "batches": [chosen[start : start + size] for start in range(0, len(chosen), size)],
         "width": width,
         "until": time.time() + host.settings.gate.limit_minutes * 60,
         "takes": f"{len(chosen)} databases, {width} at a time, at most {width * largest / 1e6:.0f} MB of disk and "
@@ -154,19 +151,28 @@ def _width(host: Host, disk_bytes: int) -> int:
 
 
 @step(interruptible=True, former_names=("try_on",))
-def run_trials(slot: str, version: str, seeds: list[Seed], width: int, until: float) -> list[Verdict]:
+def run_trials(
+    slot: str, version: str, seeds: list[Seed], width: int, until: float, has_passed: bool = True
+) -> list[Verdict]:
     """Try a version on a copy of each database; a trial that would begin after `until` is inconclusive. A repeat is harmless: each copy is fresh.
 
-    Once a trial fails, no further one begins (`not_begun`), since the failure may prove the version bad. A trial that failed only by its time is
-    repeated alone, because trials in parallel slow each other down. Records which migrations the version serves and how long it took to start.
-    A t3 of an unknown kind is logged in words that an alert looks for.
+    Unless the version `has_passed` before, `until` counts from its first pass on, or once it is of an unknown kind. Once a trial fails, no further
+    one begins (`not_begun`), since the failure may prove the version bad. A trial that failed only by its time is repeated alone, because trials
+    in parallel slow each other down. Records which migrations the version serves and how long it took to start. A t3 of an unknown kind is logged in
+    words that an alert looks for.
     """
     isolation = _isolation()
+    counts = threading.Event()
+    if has_passed:
+        counts.set()
 
     def judge(seed: Seed) -> Verdict:
-        if time.time() > until:
+        if counts.is_set() and time.time() > until:
             return _not_tried(seed, version, _limit())
-        return _try_one(slot, version, seed, isolation, asks_version=seed is seeds[0])
+        verdict = _try_one(slot, version, seed, isolation, asks_version=seed is seeds[0])
+        if verdict["verdict"] == "pass" or verdict["unknown"]:
+            counts.set()
+        return verdict
 
     verdicts = _in_parallel(judge, seeds, width, version)
     for verdict in verdicts:

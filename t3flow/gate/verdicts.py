@@ -39,8 +39,8 @@ def pass_gate(
     withheld: dict[str, str] = {}
     at_fault: dict[str, str] = {}
     not_compared: dict[str, str] = {}
-    while batch := rounds.next_batch():
-        judged = rounds.judged(batch, trials.run_trials(slot, version, batch, seeds["width"], rounds.until))
+    while rounds:
+        judged = rounds.run_next(slot, version)
         failed = [(seed, verdict) for seed, verdict in judged if verdict["verdict"] == "fail"]
         bad_databases, uncompared = blame(version, default, failed, rounds, seeds_known_bad=bool(at_fault))
         at_fault.update(bad_databases)
@@ -67,7 +67,7 @@ def pass_gate(
 
 
 class Rounds:
-    """The batches of a gate that are still to be tried, and until when trials and controls may begin. A replay builds the same from the journal.
+    """The batches of a gate that are still to be tried, and what counts so far. A replay builds the same from the journal.
 
     `gate.limit_minutes` counts once the version has passed on a database: a gate that began late, or met only databases that no version can serve,
     would otherwise hold all users back. What has failed is compared whatever the time, which takes one more trial in each lane. A run that an earlier
@@ -83,28 +83,21 @@ class Rounds:
         self._is_former = "schemas" not in seeds
 
     @property
-    def until(self) -> float:
-        """Until when a trial may begin."""
-        is_urgent = not self.passed and not self.is_unknown and not self._is_former
-        return trials.NO_END if is_urgent else self.seeds["until"]
-
-    @property
     def compares_until(self) -> float:
         """Until when a control may begin."""
         return self.seeds["until"] if self._is_former else trials.NO_END
 
-    def next_batch(self) -> list[Seed]:
-        """Return the next seeds to try, in their order: one for each lane while there is no limit, otherwise a batch; [] after the last."""
-        if not self._left:
-            return []
-        batch, width = self._left.pop(0), self.seeds["width"]
-        if self.until == trials.NO_END and batch[width:]:
-            self._left.insert(0, batch[width:])
-            batch = batch[:width]
-        return batch
+    def __bool__(self) -> bool:
+        """Return whether seeds are left."""
+        return bool(self._left)
 
-    def judged(self, batch: list[Seed], verdicts: list[Verdict]) -> list[tuple[Seed, Verdict]]:
-        """Return the seeds of a batch on which there is a verdict. Trials that did not begin after a failure are next."""
+    def run_next(self, slot: str, version: str) -> list[tuple[Seed, Verdict]]:
+        """Try the version on the next batch; return each seed with its verdict. Trials that did not begin after a failure are in the next batch."""
+        batch, width, until = self._left.pop(0), self.seeds["width"], self.seeds["until"]
+        if self._is_former or self.passed or self.is_unknown:
+            verdicts = trials.run_trials(slot, version, batch, width, until)
+        else:
+            verdicts = trials.run_trials(slot, version, batch, width, until, has_passed=False)
         pairs = list(zip(batch, verdicts, strict=True))
         if later := [seed for seed, verdict in pairs if verdict.get("not_begun")]:
             self._left.insert(0, later)
@@ -196,9 +189,8 @@ def judge_each(
     seeds = trials.choose_seeds(users, snapshots, default)
     withheld: dict[str, tuple[str, str]] = {}
     rounds = Rounds(seeds)
-    while batch := rounds.next_batch():
-        verdicts = trials.run_trials(slot, version, batch, seeds["width"], rounds.until)
-        for _, verdict in rounds.judged(batch, verdicts):
+    while rounds:
+        for _, verdict in rounds.run_next(slot, version):
             if verdict["verdict"] == "fail":
                 withheld[verdict["seed"]] = ("skipped", f"{version} fails on this database: {verdict['failed']}")
             elif verdict["verdict"] == "inconclusive":

@@ -24,6 +24,7 @@ OF_USERS = (
     "deferrals",
     "holds",
     "kept",
+    "left_behind",
     "measured",
     "ours",
     "pairing_checks",

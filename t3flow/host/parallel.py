@@ -14,6 +14,8 @@ MOST_AT_ONCE = 8
 """Of a child for each user: more compete for the disk and for memory, and gain nothing."""
 
 MOST_PAIRINGS = 16
+ALWAYS = 10
+"""On a host of so few users, a limit in time leaves nobody out, however loaded the host is."""
 
 
 def cores() -> int:
@@ -48,10 +50,11 @@ def for_each(work: Callable[[Item], Result], items: Iterable[Item], at_once: int
 def for_each_within(
     seconds: float, work: Callable[[Item], Result], items: Iterable[Item], at_once: int = 0
 ) -> dict[Item, Result]:
-    """Return item → what `work` returns, for the items that could be begun within that time, in their order."""
+    """Return item → what `work` returns, in order: for the first ALWAYS items, and for the others that could be begun within that time."""
     until = time.monotonic() + seconds
 
-    def in_time(item: Item) -> list[tuple[Item, Result]]:
-        return [(item, work(item))] if time.monotonic() < until else []
+    def in_time(numbered: tuple[int, Item]) -> list[tuple[Item, Result]]:
+        number, item = numbered
+        return [(item, work(item))] if number < ALWAYS or time.monotonic() < until else []
 
-    return dict(pair for found in for_each(in_time, items, at_once) for pair in found)
+    return dict(pair for found in for_each(in_time, enumerate(items), at_once) for pair in found)

@@ -132,6 +132,12 @@ def versions_in_progress(journal: Journal) -> dict[str, str]:
     return {str(run): str(version) for run, version in rows if version}
 
 
+def versions_needed_by_others(journal: Journal, run: str) -> set[str]:
+    """Return the versions that a run may not remove: a rollback, a deferral, or another bump needs them."""
+    others = {version for other, version in versions_in_progress(journal).items() if other != run}
+    return versions_that_wrote(journal) | versions_to_come(journal) | others
+
+
 def _prune_slots(host: Host, version: str) -> list[str]:
     """Remove the slots that nothing needs, with one scan of /proc for all of them, and partial slots."""
     paths, journal = host.settings.paths, host.journal
@@ -163,7 +169,6 @@ def _prune_versions(host: Host) -> list[str]:
     default = slots.default_version(paths.versions_dir)
     if default is not None:
         before = time.time() - float(host.settings.journal.keep_days) * 86400
-        for version in rejections.rejected_before(journal, before):
-            if version not in present and is_older(version, default):
-                rejections.unreject(journal, version)
+        old = [version for version in rejections.rejected_before(journal, before) if version not in present]
+        rejections.expire(journal, [version for version in old if is_older(version, default)])
     return []

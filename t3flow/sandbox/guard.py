@@ -1,4 +1,6 @@
-"""Run a command in a PID namespace of its own, so that everything that it starts ends with it, however it ends.
+"""usage: python -m t3flow.sandbox.guard COMMAND [ARGUMENT...]: runs a command so that everything that it starts ends with it, however it ends.
+
+The command has a PID namespace of its own.
 
 Three processes: the one that the caller started waits and passes signals on, the first of the namespace reaps orphans, and the second is the command.
 If any of them ends or is killed, even with SIGKILL, the first of the namespace ends too, and the kernel then kills all that is left in the namespace.
@@ -8,6 +10,8 @@ import ctypes
 import os
 import select
 import signal
+import sys
+import threading
 from typing import NoReturn
 
 from t3flow.sandbox.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
@@ -17,6 +21,14 @@ SI_KERNEL = 0x80
 """The origin of a signal from a terminal, which the command gets anyway."""
 CLONE_NEWPID, PR_SET_PDEATHSIG = 0x20000000, 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def ending_with_this_process() -> list[str]:
+    """Return the prefix of a command that is to be killed when this process ends, however it ends.
+
+    The kernel does so when the thread that started it ends: in a thread that may end earlier, return no prefix.
+    """
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if threading.current_thread() is threading.main_thread() else []
 
 
 def run(command: list[str]) -> NoReturn:
@@ -68,3 +80,10 @@ def _status(child: int) -> int:
         received = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD and received.si_code != SI_KERNEL:
             os.kill(child, received.si_signo)
+
+
+if __name__ == "__main__":
+    try:
+        run(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"guard: {error}")

@@ -21,7 +21,7 @@ from t3flow.host.npm import packages
 from t3flow.host.pairing import verification
 from t3flow.host.slots import creation
 from t3flow.host.slots.launcher import install_launcher
-from t3flow.sandbox import prepared, signing
+from t3flow.sandbox import guard, prepared, signing
 from t3flow.sandbox.dispatch import MINT_SECONDS
 from t3flow.sandbox.enter import has_own_network
 from t3flow.sandbox.environment import environment_of
@@ -101,6 +101,7 @@ class Sandbox:
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.prefix: list[str] = []  # put before the consumer's command
+        self.requests: Path | None = None  # a file to which the supervisor appends each request
         self.ready_seconds = READY_SECONDS
         self.mint_seconds = MINT_SECONDS
         self.config = top / "config.toml"
@@ -231,6 +232,7 @@ class Sandbox:
             *("--socket", str(self.top / "etc" / "t3-serve" / "supervisor.sock"), "--host", self.address),
             *("--serve-env-dir", str(self.top / "etc" / "t3-serve"), "--launcher", str(self.top / "bin" / "t3")),
             *("--base-dir", str(self.top / "home" / "{user}" / ".t3"), "--log-dir", str(self.top / "log")),
+            *(("--requests", str(self.requests)) if self.requests else ()),
         )
         self.until((self.top / "etc" / "t3-serve" / "supervisor.sock").exists, "the supervisor answers")
 
@@ -259,7 +261,7 @@ class Sandbox:
     def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.top / "log" / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # it ends with this thread
+                [*guard.ending_with_this_process(), *command],
                 env=self.environment,
                 cwd=self.top,
                 stdin=subprocess.DEVNULL,

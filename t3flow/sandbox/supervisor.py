@@ -37,8 +37,9 @@ LONGEST_SOCKET_PATH = 107
 class Supervisor:
     """All units, and the requests about them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, requests: Path | None = None) -> None:
         self.options = options
+        self.requests = requests
         self.units: dict[str, Unit] = {}
         self.closing = asyncio.Event()
 
@@ -74,8 +75,14 @@ class Supervisor:
     async def answer(self, request: Any) -> dict[str, Any]:
         """Execute a request and return the response. Raise Refused, UserError."""
         do = request.get("do") if isinstance(request, dict) else None
+        if self.requests is not None:
+            with self.requests.open("a") as file:
+                file.write(f"request {do} {request.get('user')}\n")
         if do == "list":
             names = {path.stem for path in self.options.serve_env_dir.glob("*.env") if is_name(path.stem)}
+            for name in self.units.keys() - names:
+                if self.units[name].state in ("inactive", "failed"):
+                    del self.units[name]  # systemd forgets a stopped unit as well
             names |= self.units.keys()
             processes = list(live_processes())
             return {"ok": True, "servers": [self.unit(name).description(processes) for name in sorted(names)]}
@@ -147,10 +154,10 @@ def listening_socket(path: Path) -> socket.socket:
     return listener
 
 
-async def supervise(options: Options, path: Path) -> None:
+async def supervise(options: Options, path: Path, requests: Path | None) -> None:
     """Run servers until a shutdown request, SIGTERM, or SIGINT; then stop them all. Raise Refused."""
     loop = asyncio.get_running_loop()
-    supervisor = Supervisor(options)
+    supervisor = Supervisor(options, requests)
     listener = listening_socket(path)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     loop.add_signal_handler(signal.SIGCHLD, supervisor.reap)
@@ -174,6 +181,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address that servers bind")
     parser.add_argument("--stop-timeout-seconds", type=float, default=10.0)
     parser.add_argument("--restart-seconds", type=float, default=1.0)
+    parser.add_argument("--requests", type=Path, help="a file to which each request is appended")
     given = parser.parse_args()
     options = Options(
         serve_env_dir=given.serve_env_dir,
@@ -185,7 +193,7 @@ def main() -> None:
         restart_seconds=given.restart_seconds,
     )
     try:
-        asyncio.run(supervise(options, given.socket))
+        asyncio.run(supervise(options, given.socket, given.requests))
     except Refused as error:
         sys.exit(str(error))
 

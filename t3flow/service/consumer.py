@@ -41,7 +41,7 @@ from t3flow.service.verifier import Verifier
 from t3flow.settings import schedule
 from t3flow.settings.load import Settings
 from t3flow.settings.text import describe
-from t3flow.state.fleet import FLEET_FILE, as_text
+from t3flow.state.fleet_settings import FLEET_FILE, as_text
 from t3flow.state.host import METRICS_PROBLEMS
 from t3flow.state.runs import RunWords
 from t3flow.state.sources import QUEUE_FAULT, QUEUE_URL

@@ -29,6 +29,8 @@ from t3flow.state import me
 ID = re.compile(r"[0-9a-f]{32}")
 REFRESH_SECONDS, PUBLISH_SECONDS = 10.0, 3.0
 """How often accounts are looked up, and what users see is written where it changed."""
+MAX_SHARE = 0.002
+"""The share of a core that looking for wishes may take, and finding what users see: on a host of many users, both are done less often."""
 BURST, EARN_SECONDS = 5.0, 30.0
 """How many wishes a user may write at once, and how long one more takes to earn."""
 DAY_SECONDS = 86400.0
@@ -46,7 +48,8 @@ class Wishes:
         self._seen: dict[str, tuple[int, ...]] = {}
         self._allowance: dict[str, tuple[float, float]] = {}  # user → wishes left, as of a time (monotonic)
         self._published: dict[str, tuple[str, str]] = {}
-        self._refreshed = self._published_at = self._alive_at = -REFRESH_SECONDS * 10
+        self._refreshed = self._published_at = self._alive_at = self._looked_at = -REFRESH_SECONDS * 10
+        self._look_pause = self._publish_pause = 0.0
 
     def look(self) -> None:
         """Read new wishes, and let users see what changed for them. Raises JournalError: all is tried again then."""
@@ -55,11 +58,15 @@ class Wishes:
             self._refresh()
             self._refreshed = now
         is_answered = False
-        for user, (owner, folder) in self._folders.items():
-            is_answered = self._read(user, owner, folder) or is_answered
-        if is_answered or now - self._published_at >= PUBLISH_SECONDS:
+        if now - self._looked_at >= self._look_pause:
+            began = time.thread_time()
+            for user, (owner, folder) in self._folders.items():
+                is_answered = self._read(user, owner, folder) or is_answered
+            self._looked_at, self._look_pause = now, (time.thread_time() - began) / MAX_SHARE
+        if is_answered or now - self._published_at >= max(PUBLISH_SECONDS, self._publish_pause):
+            began = time.thread_time()
             self._publish()
-            self._published_at = now
+            self._published_at, self._publish_pause = now, (time.thread_time() - began) / MAX_SHARE
         if now - self._alive_at >= user_files.ALIVE_SECONDS:
             user_files.note_alive(self._host.settings.paths.state_dir)
             self._alive_at = now

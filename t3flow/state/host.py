@@ -13,7 +13,8 @@ from t3flow.host.records import facts, outbox, rejections
 from t3flow.settings.load import Settings
 from t3flow.settings.timezones import UnknownZone, zone_of
 from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, QueueFault, RunWaits, Schedule, Status
-from t3flow.state.fleet import fleet
+from t3flow.state.fleet_documents import Fleet
+from t3flow.state.fleet_settings import in_force
 from t3flow.state.observed import Observed, last_observed, observe
 from t3flow.state.problems import problems
 from t3flow.state.runs import activity
@@ -78,7 +79,7 @@ def collect(
             queue=queue_fault(noted) if noted else None,
         ),
         channels=channels(noted) if noted else [],
-        fleet=fleet(read, noted),
+        fleet=fleet_if_any(read, noted),
     )
     found["problems"] = problems(found)
     return found
@@ -92,6 +93,15 @@ def queue_fault(noted: Journal) -> QueueFault | None:
     return QueueFault(
         cause=fault["cause"], remedy=fault["remedy"], is_blocking=fault["is_blocking"], since=rfc3339(fault["since"])
     )
+
+
+def fleet_if_any(read: Settings, noted: Journal | None) -> Fleet | None:
+    """Return the fleet as this host knows it; None if it belongs to none, which most commands find out without importing the fleet."""
+    if noted is None or not in_force(read, noted).fleet.url:
+        return None
+    from t3flow.state.fleet import fleet
+
+    return fleet(read, noted)
 
 
 def schedule_in_force(read: Settings, planned: dict[str, Any]) -> Schedule:

@@ -134,7 +134,7 @@ SENTENCES: dict[str, Sentence] = {
         "Backed up {user} again with the server stopped, as the database had changed",
     ),
     "choose_seeds": Sentence("users snapshots default", "Preparing the gate", say.gate),
-    "run_trials": Sentence("slot version seeds width until", say.trying, say.verdicts),
+    "run_trials": Sentence("slot version seeds width until has_passed", say.trying, say.verdicts),
     "run_controls": Sentence("seeds width until", "Gate: trying the version in use for comparison", say.controls),
     "passed_users": Sentence(
         VERSION,

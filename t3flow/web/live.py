@@ -1,7 +1,8 @@
 """Live pages: one watch over the host for all viewers, and a stream of changes to each (server-sent events).
 
 1. Twice a second, while a page is open anywhere, the watch asks the files of the host for their times. It reads nothing.
-2. If something changed, each page that is open is made once, whatever the number of its viewers, and compared with what they have.
+2. If something changed, each page that is open is made once, whatever the number of its viewers, and compared with what they have. The pages are
+   made so rarely that this takes at most MAX_SHARE of a core: a journal that changes all the time changes a large page less often.
 3. What differs goes into the queue of each viewer, as one text for all. A viewer whose queue is full is dropped: the browser connects again, and
    gets the whole page.
 """
@@ -19,6 +20,8 @@ from t3flow.web.reader import Reader, Seen
 from t3flow.web.screens import Screen, changes
 
 POLL_SECONDS = 0.5
+MAX_SHARE = 0.03
+"""The share of a core that making the open pages may take. After a pause, a change is shown at once."""
 ANEW_SECONDS = 30.0
 """How often a page is made anew without a change, for what depends on the clock."""
 KEEP_ALIVE_SECONDS = 15.0
@@ -130,13 +133,14 @@ class Hub:
             stream.put(None)
 
     async def _feed(self) -> None:
-        stamp, made_at = None, 0.0
+        stamp, made_at, pause_seconds = None, 0.0, 0.0
         while True:
-            present = self.reader.stamp()
-            if self.streams and (present != stamp or time.monotonic() - made_at > ANEW_SECONDS):
-                stamp, made_at = present, time.monotonic()
+            present, since = self.reader.stamp(), time.monotonic() - made_at
+            if self.streams and since >= pause_seconds and (present != stamp or since > ANEW_SECONDS):
+                stamp, made_at, spent = present, time.monotonic(), time.process_time()
                 for view in {stream.view.key: stream.view for stream in self.streams}.values():
                     await self._feed_view(view)
+                pause_seconds = min((time.process_time() - spent) / MAX_SHARE, ANEW_SECONDS)
             await asyncio.sleep(POLL_SECONDS)
 
     async def _feed_view(self, view: View) -> None:

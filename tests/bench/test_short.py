@@ -15,6 +15,7 @@ def test_there_are_benchmarks() -> None:
     assert {"step.py", "status.py", "restart.py"} <= set(PROGRAMS)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_it_passes(name: str, tmp_path: Path) -> None:
     """Its own exit status and messages decide, and it prints a figure."""

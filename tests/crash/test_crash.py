@@ -56,7 +56,7 @@ def test_cancelled_at_each_step(rig: Rig, numbers: range) -> None:
     ("step", "outcome", "words"),
     [
         ("resolve", "error", "Checking that "),
-        ("back_up", "error", "Backing up "),
+        ("back_up_users", "error", "Backing up "),
         ("run_trials", "error", "Gate: trying "),
         ("stop_if_idle", "rolled_back", "Stopping the server of "),
         ("verify_user", "rolled_back", "Verifying that "),

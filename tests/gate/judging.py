@@ -37,6 +37,7 @@ class Trials:
         self.slow_at_first: set[str] = set()
         self.fails: set[tuple[str, str]] = set()
         self.unknown: set[str] = set()
+        self.kills: dict[str, BaseException] = {}
         self.seconds = TRIAL_SECONDS
         self.host = host
         self._lock = threading.Lock()
@@ -54,6 +55,8 @@ class Trials:
         time.sleep(self.seconds)
         with self._lock:
             self.under_way -= 1
+        if seed["user"] in self.kills:
+            raise self.kills[seed["user"]]
         made = {**trial_run.verdict_of(seed["user"], version, cells.Isolation(), "pass", ""), "checks": [CHECK]}
         if seed["user"] in self.slow_at_first:
             self.slow_at_first.remove(seed["user"])
@@ -86,11 +89,14 @@ def judged(slot: str, version: str, users: Any, snapshots: Any) -> Outcome:
 
 def judge(host: Host, users: list[Any], snapshots: list[Any], *, slot: str = "slot", version: str = NEXT) -> Run:
     """Return the run of the gate's judgment, which has ended."""
-    queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
-    engine = Engine(host.journal, queue, {"judged": judged})
     args = {"slot": slot, "version": version, "users": users, "snapshots": snapshots}
-    run = new_run(host.journal, "judged", args) or ""
-    scratch_folder(run).mkdir(parents=True)
-    engine.advance(run)
+    return resume(host, new_run(host.journal, "judged", args) or "")
+
+
+def resume(host: Host, run: str) -> Run:
+    """Advance a run to its end, and return it."""
+    queue = open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32)
+    scratch_folder(run).mkdir(parents=True, exist_ok=True)
+    Engine(host.journal, queue, {"judged": judged}).advance(run)
     shutil.rmtree(scratch_folder(run))
     return host.journal.run(run)

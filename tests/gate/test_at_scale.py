@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from bad_generations import BAD_GENERATIONS
 from builds import VERSIONS, Build
-from judging import FIRST, NEXT, Trials, judge, snapshot_of, users_of
+from judging import FIRST, NEXT, Trials, judge, resume, snapshot_of, users_of
 from seeds import LEVEL32, seed
 from slotting import make_slot
 
 from t3flow.engine.journal import Run
 from t3flow.gate import trials
+from t3flow.host.cells import cells
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import rejections
 from t3flow.t3 import ledger
@@ -122,11 +123,11 @@ def test_the_limit_defers_those_whom_it_does_not_reach(held: Trials, monkeypatch
 def test_a_limit_that_is_over_before_the_first_trial_blocks_nobody(
     held: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a long stop of the consumer. The first round is tried anyway."""
+    """As after a long stop of the consumer. The first trials begin anyway."""
     limit(held, monkeypatch, 1e-9)
     found = withheld(judge(held.host, users_of(HUNDRED), snapshots()))
-    assert len(held.began) == WIDTH
-    assert len(found) == 100 - WIDTH
+    assert 1 <= len(held.began) <= WIDTH
+    assert len(found) == 100 - len(held.began)
 
 
 def test_databases_at_fault_use_up_no_limit(held: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,9 @@ def test_databases_at_fault_use_up_no_limit(held: Trials, monkeypatch: pytest.Mo
     held.fails = {(user, version) for user in names[:5] for version in (NEXT, FIRST)}
     found = withheld(judge(held.host, users_of(HUNDRED), snapshots()))
     assert {user for user, (kind, _) in found.items() if kind == "skipped"} == set(names[:5])
-    assert [kind for kind, _ in found.values()].count("deferred") == 100 - 6
+    passed = len({user for user, version in held.began if version == NEXT} - {*names[:5]})
+    assert 1 <= passed <= WIDTH
+    assert [kind for kind, _ in found.values()].count("deferred") == 95 - passed
 
 
 def test_a_version_of_an_unknown_kind_does_not_outlast_the_limit(held: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,14 +147,34 @@ def test_a_version_of_an_unknown_kind_does_not_outlast_the_limit(held: Trials, m
     held.unknown = {*HUNDRED}
     ended = judge(held.host, users_of(HUNDRED), snapshots())
     assert ended.outcome == "gate_inconclusive"
-    assert len(held.began) == WIDTH
+    assert len(held.began) <= WIDTH
 
 
 def test_a_failure_is_compared_whatever_the_time(held: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that is bad for the last one tried is rejected, not deferred for that user alone."""
+    """A version that is bad for the only one tried is rejected, not deferred for that user alone."""
     limit(held, monkeypatch, 1e-9)
-    held.fails = {(ODD, NEXT)}
+    held.fails = {(user, NEXT) for user in (TYPICAL, ODD)}
     assert judge(held.host, users_of(HUNDRED), snapshots()).outcome == "gate_failed"
+
+
+class Killed(BaseException):
+    """The consumer is killed."""
+
+
+def test_a_gate_that_is_killed_goes_on_with_the_batch_in_flight(held: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier batch has shown is not tried again."""
+    names = [user for batch in seeds_of(held) for user in batch]
+    held.kills = {names[30]: Killed()}
+    with pytest.raises(Killed):
+        judge(held.host, users_of(HUNDRED), snapshots())
+    before = [user for user, _ in held.began]
+    held.kills = {}
+    (run,) = held.host.journal.runs("status = 'running'")
+    ended = resume(held.host, run.id)
+    assert withheld(ended) == {}
+    after = [user for user, _ in held.began][len(before) :]
+    assert {*before, *after} == {*HUNDRED}
+    assert len({*before} & {*after}) <= WIDTH * trials.BATCH_OF_WIDTHS
 
 
 BAD: Build = next(build for build in BAD_GENERATIONS["databases"] if build.name == "reused-numbers")
@@ -193,5 +216,5 @@ def test_a_real_bad_build_is_found_in_the_first_round_of_a_hundred(
     ]
     tried = [each["seed"] for each in verdicts if each["checks"]]
     assert tried[:2] == [TYPICAL, ODD]
-    assert len(verdicts) <= 8, "one round, of at most as many trials as may run at a time"
+    assert len(tried) <= cells.MAX_PARALLEL, "no more than began beside it"
     assert all(0 < each["server_s"] < each["took_s"] for each in verdicts if each["verdict"] == "pass")

@@ -21,10 +21,12 @@ from t3flow.settings.load import load
 
 History = dict[str, Any]
 HISTORIES = {
-    f"{scenario}-{number}-{history['workflow']}": history
-    for scenario, recorded in json.loads((Path(__file__).parent / "recorded.json").read_text()).items()
+    f"{source}{scenario}-{number}-{history['workflow']}": history
+    for source, name in (("", "recorded.json"), ("before-snapshots-", "before_snapshots.json"))
+    for scenario, recorded in json.loads((Path(__file__).parent / name).read_text()).items()
     for number, history in enumerate(recorded)
 }
+"""Those of today's workflows, and of bumps from before the snapshots of all users were one step: such runs go on as they began."""
 
 
 BEFORE_RENAMES: dict[str, list[History]] = json.loads((Path(__file__).parent / "before_renames.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 from t3flow.engine.journal import Journal
 from t3flow.host.backups import replaced
 from t3flow.host.pairing import last_pairings, own_activity
-from t3flow.host.records import rejections, tables, version_schemas
+from t3flow.host.records import deferral_records, rejections, tables, version_schemas
 
 NOW = time.time()
 FORMER: dict[str, Any] = {
@@ -204,3 +204,22 @@ def test_one_row_costs_the_same_among_many(journal: Journal) -> None:
             journal, f"user{number}", "the server did not answer within 30 seconds, and this is why: " + "x" * 100
         )
     assert written("user500") <= few + 2 * 4096 + 100
+
+
+def test_what_is_untried_for_a_deferral_survives_a_later_version(journal: Journal) -> None:
+    """A gate that passes, as in a dry run, notes its version for the same user; the drain to the earlier one must try that first all the same.
+
+    Versions that the user is not deferred to are forgotten, so that nothing grows.
+    """
+    deferral_records.put_deferral(journal, "linus", "drain-1", "0.0.27", "host_busy", NOW)
+    for version in ("0.0.26", "0.0.27", "0.0.28", "0.0.29"):
+        rejections.note_untried(journal, version, ["linus"])
+    untried = {
+        version
+        for version in ("0.0.26", "0.0.27", "0.0.28", "0.0.29")
+        if rejections.is_untried(journal, "linus", version)
+    }
+    assert untried == {"0.0.27", "0.0.29"}
+    assert journal.query("select count(*) from untried_versions")[0][0] == 2
+    rejections.note_tried(journal, "linus")
+    assert not rejections.is_untried(journal, "linus", "0.0.27")

@@ -55,7 +55,12 @@ CASES: dict[str, list[Case]] = {
         Case("it is back", {SILENT_A: "1x30 0x30"}, 40, NO),
     ],
     "T3FleetRecordsDropped": [
-        Case("a forged record", {'t3flow_problem{problem="fleet_records",user=""}': "_x10 1x20"}, 11, YES),
+        Case(
+            "a forged record",
+            {'t3flow_problem{problem="fleet_records",user=""}': "_x10 1x20"},
+            11,
+            [{"problem": "fleet_records"}],
+        ),
         Case("another problem", {'t3flow_problem{problem="fleet_stuck",user=""}': "1x20"}, 11, NO),
     ],
     "T3PairingBroken": [

@@ -1,10 +1,12 @@
 """What root gets by `python -m t3flow.sandbox.enter`."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from t3flow.sandbox import enter
@@ -35,3 +37,20 @@ def test_without_memory_it_is_the_hosts(accounts: dict[str, int]) -> None:
         assert MARK.exists()
     finally:
         MARK.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["the outermost", "the first of the namespace", "the command"])
+def test_what_a_command_started_ends_with_it(accounts: dict[str, int], place: int) -> None:
+    """Root's processes and the command's, which is another account's, in a session of its own or not."""
+    environment = {name: value for name, value in os.environ.items() if name != enter.INSIDE}
+    script = "setsid sleep 1000 & sleep 1000 & echo on; wait"
+    words = [sys.executable, "-m", "t3flow.sandbox.enter", "sh", "-euc", script]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as outermost:
+        assert outermost.stdout is not None
+        assert outermost.stdout.readline() == "on\n"
+        below = psutil.Process(outermost.pid).children(recursive=True)
+        assert sorted(each.name() for each in below)[-2:] == ["sleep", "sleep"]
+        assert below[1].uids().real == enter.NOBODY
+        [psutil.Process(outermost.pid), *below][place].send_signal(signal.SIGKILL)
+        assert outermost.wait(60) == (-signal.SIGKILL if place == 0 else 128 + signal.SIGKILL)
+        assert psutil.wait_procs(below, 60)[1] == []

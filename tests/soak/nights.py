@@ -5,15 +5,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from host_of_year import FOUR, Violation, Year
+from host_of_year import DAY, FOUR, Violation, Year
 from plan import Night
 
 from t3flow.engine.journal import Run
 from t3flow.host.backups import replaced
 from t3flow.host.pruning import ACCEPTED
 from t3flow.host.records import facts
+from t3flow.periodic import NEXT_BUMP
 
-SCHEDULED_SECONDS = 60.0
+SCHEDULED_SECONDS = 100.0
 BALLAST = "ballast"
 LEFT_FREE_BYTES = 24 * 1024 * 1024
 
@@ -38,7 +39,7 @@ def play(year: Year, night: Night, days_each: float) -> str:
     year.to(night.number, 8, days_each)
     year.settle()
     marks_are_kept(year)
-    if night.order:
+    if night.order and night.order != "cancel":
         what.append(order(year, night))
         year.settle()
     return " ".join(word for word in what if word)
@@ -52,7 +53,8 @@ def is_expected(night: Night, run: Run) -> None:
         "gate": ("gate_failed",),
         "users": ("rolled_back", "updated"),
     }
-    if run.outcome not in expected[night.release]:
+    cancelled = ("cancelled",) if night.order == "cancel" else ()
+    if run.outcome not in (*expected[night.release], *cancelled):
         raise Violation(f"outcome {run.outcome} of {night.release or 'no'} release: {run.result}")
 
 
@@ -95,29 +97,35 @@ def with_fault(year: Year, night: Night) -> Run:
 
 def start(year: Year, night: Night) -> str:
     """Start the bump, by the schedule or as an operator, and return its id."""
-    if not night.scheduled or night.fault == "full disk":
+    if not night.scheduled or night.fault:
         return year.enqueue("bump")
     known = {run.id for run in year.journal.runs("workflow = 'bump'")}
-    year.clock.advance((FOUR - 2 - time.time()) % 86400)
-    found: list[str] = []
+    four = time.time() // DAY * DAY + FOUR
+    year.clock.advance(four - 60 - time.time())
 
-    def is_started() -> bool:
-        found[:] = [run.id for run in year.journal.runs("workflow = 'bump'") if run.id not in known]
-        return bool(found)
+    def is_planned() -> bool:
+        return bool((facts.read(year.journal, NEXT_BUMP) or {}).get("due") == four)
 
-    with suppress(AssertionError):
-        year.box.until(is_started, "the schedule starts a bump", SCHEDULED_SECONDS)
-    return found[0] if found else year.enqueue("bump")
+    def started() -> list[str]:
+        return [run.id for run in year.journal.runs("workflow = 'bump'") if run.id not in known]
+
+    year.box.until(is_planned, "the bump is planned for today", SCHEDULED_SECONDS)
+    year.clock.advance(max(0, four - 1 - time.time()))
+    year.box.until(started, "the schedule starts the bump", SCHEDULED_SECONDS)
+    return started()[0]
 
 
 def disturb(year: Year, night: Night, run: str) -> None:
-    """Kill the consumer or set the clock while the run is at work."""
+    """Kill the consumer, cancel the run, or set the clock while the run is at work."""
     for seconds in night.kill_after_seconds:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not year.over(run):
             time.sleep(0.05)
         year.box.kill("consumer")
         year.start_consumer()
+    if night.order == "cancel":
+        time.sleep(night.draw.uniform(0.2, 12.0))
+        year.box.t3flow("cancel", run)
     if night.fault in ("clock back", "clock ahead"):
         time.sleep(night.draw.uniform(0.2, 5.0))
         year.clock.advance(3600 if night.fault == "clock ahead" else -3600)
@@ -147,7 +155,6 @@ def order(year: Year, night: Night) -> str:
         "rollback": rollback_all,
         "rollback user": rollback_user,
         "restore": restore,
-        "cancel": cancel,
         "drop": drop,
         "dry run": dry_run,
     }[night.order](year, night)
@@ -197,7 +204,7 @@ def restore(year: Year, night: Night) -> str:
     chosen = night.draw.choice(choices)
     wanted = year.mark_of(Path(chosen.path))
     known = replaced_names(year, chosen.user)
-    done = year.box.t3flow("restore", chosen.user, Path(chosen.path).name, "--yes", timeout_seconds=200)
+    done = year.box.t3flow("restore", chosen.user, Path(chosen.path).name, "--wait", timeout_seconds=200)
     if done.returncode != 0:
         raise Violation(f"restore {chosen.user} {Path(chosen.path).name}: {done.stdout} {done.stderr}")
     rolled_back(year, chosen.user, known, wanted)
@@ -222,14 +229,6 @@ def rolled_back(year: Year, user: str, known: set[str], wanted: int | None = Non
     if wanted is not None and is_ != wanted:
         raise Violation(f"the database of {user} is of night {is_}, not {wanted}")
     year.marks[user] = is_
-
-
-def cancel(year: Year, night: Night) -> str:
-    """Cancel a bump in its midst."""
-    run = year.enqueue("bump", "--again")
-    time.sleep(night.draw.uniform(0.1, 3.0))
-    year.box.t3flow("cancel", run)
-    return f"cancel: {year.ended(run).outcome}"
 
 
 def drop(year: Year, night: Night) -> str:

@@ -1,7 +1,8 @@
 """The trial of a version on one copy of a set, inside a cell, as the unprivileged account.
 
 usage: python -m t3flow.gate.cell.trial < REQUEST   (one JSON document)
-       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "started_s", "server_s", "unknown", "used"}
+       → one JSON document {"checks": [{"name", "ok", "evidence"}], "level", "schema", "live", "slow", "started_s", "server_s", "cpu_s", "unknown",
+       "used"}
 
 In a cell, this is the first process of its namespace: it inherits orphans, signals from the program under trial do not reach it, and all
 processes end with it. The checks follow a user's day: the program prints its version, its server starts on the set, answers, pairs two browsers,
@@ -16,6 +17,7 @@ import errno
 import json
 import signal
 import sys
+import time
 from typing import Any
 
 from t3flow.gate.cell.checks import Checks, Inconclusive
@@ -69,6 +71,7 @@ def run_trial(request: dict[str, Any]) -> dict[str, Any]:
         "slow": slow,
         "started_s": round(checks.server.slowest_start_seconds, 3),
         "server_s": round(checks.server.own_seconds, 3),
+        "cpu_s": round(time.process_time(), 3),
         "unknown": unknown,
         "used": watch.most,
     }

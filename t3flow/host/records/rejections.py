@@ -82,6 +82,14 @@ def unreject(journal: Journal, version: str) -> None:
         connection.execute("update rejected_by_hosts set overruled = 1 where version = ?", (version,))
 
 
+def expire(journal: Journal, versions: list[str]) -> None:
+    """Delete what this host rejected of versions that no run can choose any more. Says nothing about other hosts' rejections. Idempotent."""
+    if versions:
+        with tables.transaction(journal) as connection:
+            for table in ("rejected", "rejected_for"):
+                connection.executemany(f"delete from {table} where version = ?", [(version,) for version in versions])
+
+
 def note_untried(journal: Journal, version: str, users: list[str]) -> None:
     """Record the users on whose databases a version has yet to be tried. Idempotent.
 

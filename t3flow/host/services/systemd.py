@@ -123,8 +123,12 @@ class Systemd:
             raise
         except ServiceError as error:
             logger.debug("{}", error)
-        with suppress(ServiceError):  # a unit that is not loaded has none
-            self._systemctl("reset-failed", unit)
+            try:
+                self._systemctl("reset-failed", unit)
+            except ManagerAway:
+                raise
+            except ServiceError:  # a unit that is not loaded has no failures
+                raise error from None
         self._systemctl("start", unit)
 
     def stop(self, user: str, server: ServerState | None = None) -> None:

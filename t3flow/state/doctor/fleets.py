@@ -12,7 +12,7 @@ from t3flow.fleet.own import WAITING
 from t3flow.host.host import Host
 from t3flow.host.records import facts
 from t3flow.state.doctor.finding import Finding, finding
-from t3flow.state.fleet import in_force
+from t3flow.state.fleet_settings import in_force
 
 ACL = "limit it to this host's own record: see docs/fleet.md"
 

@@ -54,6 +54,23 @@ def test_a_word_about_the_unit_is_believed_at_once(tmp_path: Path, monkeypatch: 
     assert len(calls.read_text().splitlines()) == 2
 
 
+def test_a_start_and_a_stop_ask_systemd_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes between them is an outage of the user. Many users are surveyed by one call."""
+    systemd, calls = systemd_that("", 0, tmp_path, monkeypatch)
+    server = systemd.state("ada")
+    calls.write_text("")
+    systemd.stop("ada", server)
+    systemd.start("ada")
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_a_unit_that_systemd_refuses_to_start_is_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after too many starts; a start that works costs nothing more."""
+    systemd, calls = systemd_that("start of the service was attempted too often", 1, tmp_path, monkeypatch)
+    systemd.start("ada")
+    assert len(calls.read_text().splitlines()) == 3
+
+
 def test_systemd_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bounded time, with its error."""
     monkeypatch.setattr(backend, "UNAVAILABLE_SECONDS", 1.0)
