@@ -157,19 +157,22 @@ def main() -> None:
             box.supervise("start", "ada")
             verification.verify(probe.host, "ada", None, box.patience_seconds)
 
+        def bump(version: str) -> None:
+            """Move the user, who is deferred for a moment if a pairing was under way."""
+            said.append(box.document("enqueue", "bump", "--wait"))
+            box.until(lambda: box.assigned("ada") == version and not box.document("deferrals"), f"ada runs {version}")
+
         for number in range(TIMES):
             bare.append(probe.longest_gap(plain))
-            box.publish(f"0.0.25-nightly.20260609.{number + 1}", {"schema_level": 30})
-            safe.append(probe.longest_gap(lambda: said.append(box.document("enqueue", "bump", "--wait"))))
+            version = f"0.0.25-nightly.20260609.{number + 1}"
+            box.publish(version, {"schema_level": 30})
+            safe.append(probe.longest_gap(lambda version=version: bump(version)))
             assert said[-1]["outcome"] == "updated", said[-1]
         show("bare restart (stop, start): no pairing for", bare)
         show("safe restart (bump): no pairing for", safe, "bare restart", bare)
-        show(
-            "downtime that the bump itself reports",
-            [entry["users"]["ada"]["downtime_s"] for entry in said],
-            "bare restart",
-            bare,
-        )
+        reported = [entry["users"]["ada"]["downtime_s"] for entry in said]
+        if at_once := [seconds for seconds in reported if seconds is not None]:
+            show("downtime that the bump itself reports", at_once, "bare restart", bare)
 
 
 if __name__ == "__main__":

@@ -243,11 +243,8 @@ class Engine:
     def _note_unavailable(self, error: Exception) -> None:
         self.queue_fault = self.queue.fault_of(error)
         self.queue_unavailable.set()
-        logger.warning(
-            "the queue cannot be used: {}; pending runs resume when it can; {}",
-            self.queue_fault.cause,
-            self.queue_fault.remedy,
-        )
+        cause, remedy, _ = self.queue_fault
+        logger.warning("the queue cannot be used: {}; pending runs resume when it can; {}", cause, remedy)
 
     def _sleeps_in(self, run_id: str) -> str | None:
         """Return the step in which a run waits, if any."""

@@ -12,6 +12,7 @@ from loguru import logger
 from t3flow.engine.errors import NotYet
 from t3flow.engine.step import current_run, step
 from t3flow.fleet import turn
+from t3flow.fleet.members import open_fleet
 from t3flow.fleet.own import WAITING
 from t3flow.host import slots
 from t3flow.host.host import Host, current_host
@@ -19,7 +20,7 @@ from t3flow.host.records import facts, rejections
 from t3flow.settings import schedule
 
 POLL_FACTOR = 4
-"""A wait polls after this many times `schedule.retry_s`. The polls only cover messages that were lost: others wake the run."""
+"""With Redis, a wait polls after this many times `schedule.retry_s`: messages wake the run, and the polls only cover those that were lost."""
 TOTAL_WAIT_FACTOR = 12
 """A run without a latest hour waits for this many times `schedule.retry_s`: an hour by default."""
 
@@ -53,7 +54,9 @@ def await_turn(version: str, due: float | None, again: bool) -> Turn:
     if now >= until or not pause:
         logger.warning("FLEET WAIT: {} was not started: {}", version, answer.reason)
         return {"outcome": "fleet_wait", "reason": f"{version} was not started: {answer.reason}"}
-    raise NotYet(min(now + POLL_FACTOR * pause, until), answer.reason)
+    fleet = open_fleet(host.settings)
+    is_woken = fleet is not None and fleet.store is not None
+    raise NotYet(min(now + (POLL_FACTOR * pause if is_woken else pause), until), answer.reason)
 
 
 @step()

@@ -175,7 +175,8 @@ class Year(Rig):
 
     def release(self, night: Night) -> str:
         """Publish the build of a night and return its version."""
-        level = self.level + (1 if night.raises_level and night.release else 0)
+        migrates = night.raises_level or (night.rule or {}).get("fault") == "migration_throws"
+        level = self.level + (1 if migrates and night.release else 0)
         version = f"0.0.25-nightly.{time.strftime('%Y%m%d', time.gmtime())}.{500 + night.number}"
         behavior = {"schema_level": level, "boot_window_ms": 0, "rules": [night.rule] if night.rule else []}
         self.box.publish(version, behavior)
