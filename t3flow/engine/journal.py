@@ -103,6 +103,21 @@ class _Connection(sqlite3.Connection):
     appends = False
 
 
+class _Opened(dict[str, _Connection]):
+    """A thread's connections, closed when the thread ends.
+
+    A connection refers to itself by its cache of statements, so that Python frees it only at some later garbage collection: threads that come and go
+    would leave a hundred open files and the memory of their page caches.
+    """
+
+    def __del__(self) -> None:
+        for connection in self.values():
+            with suppress(
+                sqlite3.Error
+            ):  # the journal itself is dropped by another thread: the garbage collection closes it
+                connection.close()
+
+
 class Journal:
     """The journal at `path`. With `create`, a missing file is created, with `extra_schema` beside the engine's own tables.
 
@@ -188,7 +203,9 @@ class Journal:
         )
 
     def _connection(self, synchronous: str) -> _Connection:
-        connection: _Connection | None = getattr(self._local, synchronous, None)
+        if not hasattr(self._local, "opened"):
+            self._local.opened = _Opened()
+        connection = self._local.opened.get(synchronous)
         if connection is None:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, factory=_Connection
@@ -196,8 +213,9 @@ class Journal:
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
             connection.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
-            setattr(self._local, synchronous, connection)
-        return connection
+            self._local.opened[synchronous] = connection
+        found: _Connection = connection
+        return found
 
     @property
     def last_commit(self) -> int:

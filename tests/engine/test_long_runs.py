@@ -150,7 +150,8 @@ def test_a_signal_that_comes_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: 
 def test_the_last_event_costs_no_more_than_the_first(tmp_path: Path, workflow: str) -> None:
     """The cost is linear: 6 times the steps may not take 18 times the CPU, as when each step searched the whole history."""
     engine = open_engine(tmp_path, WORKFLOWS)
-    engine.journal._local.FULL = engine.journal._connection("NORMAL")  # unsynced
+    unsynced = engine.journal._connection("NORMAL")
+    engine.journal._local.opened["FULL"] = unsynced
 
     def cpu_seconds(count: int) -> float:
         run_id = begin(engine, workflow, count=count)

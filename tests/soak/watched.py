@@ -147,5 +147,5 @@ def table(history: list[Values], grown: dict[str, str]) -> str:
     lines = [f"{'':26}{'night 1':>10}{'10 %':>10}{'50 %':>10}{'100 %':>10}  verdict"]
     for name in history[-1]:
         cells = "".join(f"{history[mark].get(name, 0.0):10.1f}" for mark in marks)
-        lines.append(f"{name:26}{cells}  {grown.get(name, 'bounded')}")
+        lines.append(f"{name:26}{cells}  {grown.get(name, 'bounded' if len(history) >= MANY else 'too few nights')}")
     return "\n".join(lines)
