@@ -1,8 +1,10 @@
 """The present t3flow takes over hosts as earlier ones left them when they were killed: record.py recorded these states with the real earlier programs."""
 
+import fcntl
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ def replay(redis_server: RedisServer) -> Iterator[Callable[[str, str], Replayed]
 
         def make(name: str, queue: str) -> Replayed:
             url = redis_server.url if queue == "redis" else ""
+            lock = stack.enter_context(Path(f"/tmp/t3u-{name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a state has one path, and workers may replay it at the same time
             box = Replayed(name, url)
             stack.callback(box.close)
             if not name.endswith("redis") and url:
