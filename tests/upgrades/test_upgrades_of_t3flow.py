@@ -17,7 +17,7 @@ from t3flow.sandbox.host import Sandbox
 
 END_SECONDS = 120.0
 IN_FLIGHT = sorted(path.name.removesuffix(".tar.xz") for path in STATES.glob("*.tar.xz") if "frozen" not in path.name)
-UNDONE: set[str] = set()
+UNDONE = {"2b7057b-redis"}
 """States whose bump has other steps now: it is undone, and the next one does its work."""
 
 
@@ -87,9 +87,10 @@ def test_a_run_in_flight_goes_on(replay: Callable[[str, str], Replayed], name: s
     box.start_consumer()
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", END_SECONDS)
     shown = box.document("show", run)
-    assert (shown["outcome"], name) == ("error" if name in UNDONE else "updated", name), shown["result"]
+    reason = shown["events"][-1]["data"]["reason"]
+    assert (shown["outcome"], name) == ("error" if name in UNDONE else "updated", name), reason
     if name in UNDONE:
-        assert "its changes were undone" in shown["result"]["reason"]
+        assert "its changes were undone" in reason
         again = box.document("enqueue", "bump", "--wait", timeout_seconds=END_SECONDS)
         assert again["outcome"] == "updated"
     is_held = box.recorded["is_held"]
