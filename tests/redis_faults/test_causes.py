@@ -50,11 +50,11 @@ def fill_clients(server: Server, redis: Redis) -> None:
 
 def load_slowly(server: Server, redis: Redis) -> None:
     """Restart with a data set that takes long to load."""
-    for number in range(130):
+    for number in range(180):
         redis.set(f"key{number}", os.urandom(500_000))
     redis.save()
     server.stop()
-    server.start("--key-load-delay", "100000", wait=False)  # microseconds; while it loads, Redis answers every 2 MB
+    server.start("--key-load-delay", "130000", wait=False)  # microseconds; while it loads, Redis answers every 2 MB
 
 
 FAULTS = {

@@ -82,6 +82,7 @@ class Replayed(Sandbox):
         self.address = "0.0.0.0" if has_own_network() else "127.0.0.1"
         self.processes = {}
         self.prefix = []
+        self.requests = None
         self.ready_seconds, self.mint_seconds = READY_SECONDS, MINT_SECONDS
         for folder in ("bin", "scratch", "log", "registry", "opt/t3/versions"):
             (self.top / folder).mkdir(parents=True, exist_ok=True)

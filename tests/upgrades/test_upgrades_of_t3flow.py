@@ -1,8 +1,10 @@
 """The present t3flow takes over hosts as earlier ones left them when they were killed: record.py recorded these states with the real earlier programs."""
 
+import fcntl
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from t3flow.sandbox.host import Sandbox
 
 END_SECONDS = 120.0
 IN_FLIGHT = sorted(path.name.removesuffix(".tar.xz") for path in STATES.glob("*.tar.xz") if "frozen" not in path.name)
-UNDONE: set[str] = set()
+UNDONE = {"2b7057b-redis"}
 """States whose bump has other steps now: it is undone, and the next one does its work."""
 
 
@@ -26,6 +28,8 @@ def replay(redis_server: RedisServer) -> Iterator[Callable[[str, str], Replayed]
 
         def make(name: str, queue: str) -> Replayed:
             url = redis_server.url if queue == "redis" else ""
+            lock = stack.enter_context(Path(f"/tmp/t3u-{name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a state has one path, and workers may replay it at the same time
             box = Replayed(name, url)
             stack.callback(box.close)
             if not name.endswith("redis") and url:
@@ -83,9 +87,10 @@ def test_a_run_in_flight_goes_on(replay: Callable[[str, str], Replayed], name: s
     box.start_consumer()
     box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", END_SECONDS)
     shown = box.document("show", run)
-    assert (shown["outcome"], name) == ("error" if name in UNDONE else "updated", name), shown["result"]
+    reason = shown["events"][-1]["data"]["reason"]
+    assert (shown["outcome"], name) == ("error" if name in UNDONE else "updated", name), reason
     if name in UNDONE:
-        assert "its changes were undone" in shown["result"]["reason"]
+        assert "its changes were undone" in reason
         again = box.document("enqueue", "bump", "--wait", timeout_seconds=END_SECONDS)
         assert again["outcome"] == "updated"
     is_held = box.recorded["is_held"]
