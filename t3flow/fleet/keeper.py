@@ -116,7 +116,7 @@ class Keeper:
     def _end_wait(self) -> None:
         """Forget that this host waits once a bump ended otherwise: it had its turn, or none was needed."""
         waiting = facts.read(self._host.journal, WAITING)
-        if waiting is None:
+        if waiting is None or own.is_running(self._host.journal, waiting["run"]):
             return
         for last in self._host.journal.runs("workflow = 'bump'", limit=1):
             if last.status != "running" and last.outcome != "fleet_wait":

@@ -18,7 +18,7 @@ from t3flow.sandbox.host import Sandbox
 
 THREADS = 8
 PATIENCE_SECONDS = 200.0
-PATIENT = {"verify_timeout_s = 6": "verify_timeout_s = 60", "start_timeout_s = 15": "start_timeout_s = 120"}
+PATIENT = {"verify_timeout_s = 6": "verify_timeout_s = 10", "start_timeout_s = 15": "start_timeout_s = 120"}
 """Settings of the sandbox that a loaded machine may exceed."""
 
 

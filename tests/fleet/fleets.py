@@ -42,7 +42,7 @@ peers = "{top}/{group}.peers"
 class Fleet:
     """Hosts, their network and their Redis. `close` ends all of it and checks for leftovers."""
 
-    def __init__(self, *, persistent: bool = True, patience_seconds: float = 150) -> None:
+    def __init__(self, *, persistent: bool = True, patience_seconds: float = 90) -> None:
         self._patience_seconds = patience_seconds
         self.top = Path(tempfile.mkdtemp(prefix="t3f-", dir="/tmp"))
         self.network = Network()

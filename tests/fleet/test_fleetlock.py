@@ -46,7 +46,7 @@ class Server:
         return {(each["path"], each["status"], each.get("kind", "")) for each in found}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(165)
 def test_nights_on_a_fleetlock_server(make_fleet: Callable[..., Fleet]) -> None:
     """A good night, a night without the server, and a bad night, after which an operator frees the slot. The server refused no request as malformed."""
     fleet = make_fleet()
