@@ -21,6 +21,8 @@ from t3flow.settings import schedule
 
 POLL_FACTOR = 4
 """With Redis, a wait polls after this many times `schedule.retry_s`: messages wake the run, and the polls only cover those that were lost."""
+LOCK_POLL_SECONDS = 30.0
+"""A FleetLock server wakes no run, so that a run asks it this often at least."""
 TOTAL_WAIT_FACTOR = 12
 """A run without a latest hour waits for this many times `schedule.retry_s`: an hour by default."""
 
@@ -56,7 +58,7 @@ def await_turn(version: str, due: float | None, again: bool) -> Turn:
         return {"outcome": "fleet_wait", "reason": f"{version} was not started: {answer.reason}"}
     fleet = open_fleet(host.settings)
     is_woken = fleet is not None and fleet.store is not None
-    raise NotYet(min(now + (POLL_FACTOR * pause if is_woken else pause), until), answer.reason)
+    raise NotYet(min(now + (POLL_FACTOR * pause if is_woken else min(pause, LOCK_POLL_SECONDS)), until), answer.reason)
 
 
 @step()
