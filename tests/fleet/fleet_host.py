@@ -30,6 +30,8 @@ class Failed(AssertionError):
 class Host:
     """A host with users, each with a server, and a consumer. `skew_seconds`: how far its clock is ahead."""
 
+    retry_s = "300"
+
     def __init__(
         self, network: Network, name: str, top: Path, users: list[str], extra: str, skew_seconds: int = 0
     ) -> None:
@@ -85,7 +87,9 @@ class Host:
 
     def set_up(self, version: str) -> None:
         """Start everything but the consumer, with all users on a version."""
-        self.call("setenv", "T3FLOW_SCHEDULE__RETRY_S", "300")  # news of other hosts end a wait, not the next look
+        self.call(
+            "setenv", "T3FLOW_SCHEDULE__RETRY_S", self.retry_s
+        )  # news of other hosts end a wait, not the next look
         self.call("take_databases", {user: str(LEVEL30) for user in self.users})
         self.call("start_registry")
         self.call("install", version)
