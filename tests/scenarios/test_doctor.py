@@ -269,7 +269,8 @@ def test_each_finding_comes_and_goes(make_box: Callable[..., Sandbox], monkeypat
             assert any(words in each.problem for each in found), (check, words, found)
             assert all(each.check == check and each.remedy and "\n" not in each.problem for each in found), found
         assert examine(host, [check]) == [], check
-    assert set(CHECKS) - {check for check, _, _ in cases} == {"systemd", "dispatch", "queue", "root"}, "tested below"
+    elsewhere = {"systemd", "dispatch", "queue", "root", "fleet"}
+    assert set(CHECKS) - {check for check, _, _ in cases} == elsewhere, "tested below, and in tests/fleet"
     seen_by_root(box)
 
     rejections.unreject(host.journal, NEXT)
