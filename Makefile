@@ -27,6 +27,7 @@ test: lint  ## everything that CI runs; what runs on a real systemd or with the 
 suite: $(VENV)/.ready
 	@sh tests/monitoring/prepare.sh
 	@sh tests/redis_faults/prepare.sh
+	@sh tests/compiler.sh
 	@$(BIN)/python -m compileall -q t3flow tests
 	@$(BIN)/python -m t3flow.sandbox.enter --memory $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --durations=15 --ignore=tests/box --ignore=tests/root --ignore=tests/real $(ARGS)
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import shifted_clock
 from conftest import LEVEL30
 from network import Network
 
@@ -19,7 +20,6 @@ from t3flow.service.consumer import open_journal
 from t3flow.settings import load as settings_module
 
 AGENT = Path(__file__).with_name("agent.py")
-SKEW = Path(__file__).with_name("skew.c")
 CALL_SECONDS = 600.0
 
 
@@ -40,8 +40,8 @@ class Host:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         if skew_seconds:
             library = top / "skew.so"
-            subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, SKEW, "-ldl"], check=True)
-            environment |= {"LD_PRELOAD": str(library), "SKEW_SECONDS": str(skew_seconds)}
+            shifted_clock.build(library, top / "skew", seconds=skew_seconds)
+            environment |= {"LD_PRELOAD": str(library)}
         self._child = subprocess.Popen(
             [
                 *network.words(name),

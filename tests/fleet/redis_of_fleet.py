@@ -33,7 +33,7 @@ def has_read_only_patterns() -> bool:
 def documented_account(host: str, group: str, password: str) -> str:
     """Return the account of a host as docs/fleet.md says, or for an old Redis with all rights over the group."""
     if not has_read_only_patterns():
-        return f"user {host} on >{password} ~t3flow:{group}:* &t3flow:{group}:changes +@all"
+        return f"user {host} on >{password} resetkeys resetchannels ~t3flow:{group}:* &t3flow:{group}:changes +@all"
     line = next(line for line in DOCS.read_text().splitlines() if line.strip().startswith("user devvm1 on"))
     return line.strip().replace("devvm1", host).replace(":default:", f":{group}:").replace("PASSWORD", password)
 

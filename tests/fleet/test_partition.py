@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import shifted_clock
 from conftest import NEXT
 from fleets import Fleet
 from waves import assert_at_most, assert_in_waves, nights
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.processes
 HOUR = 3600
 
 
+@pytest.mark.skipif(not shifted_clock.has_compiler(), reason="there is no C compiler for clocks of their own")
 @pytest.mark.timeout(600)
 def test_a_partition_in_mid_wave_and_clocks_an_hour_apart(make_fleet: Callable[..., Fleet]) -> None:
     """A host that has its turn finishes it alone, and none goes on until the fleet has heard of that; one that waits goes on waiting."""

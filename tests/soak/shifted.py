@@ -6,13 +6,15 @@ In the same namespace, most folders of t3flow are on a small disk of their own, 
 
 import ctypes
 import os
-import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import shifted_clock
+from shifted_clock import SECONDS
+
 OFFSET = Path("/etc/t3soak.offset")
 LIBRARY = Path("/etc/t3soak.so")
 INSIDE = "T3SOAK_INSIDE"
@@ -25,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def why_not() -> str:
     """Return why this machine cannot have a clock of its own, or ""."""
-    if shutil.which("cc") is None:
+    if not shifted_clock.has_compiler():
         return "there is no C compiler (cc)"
     if subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode != 0:
         return "this host lets no ordinary account mount a file system"
@@ -48,13 +50,13 @@ class Clock:
 
     def __init__(self) -> None:
         with OFFSET.open("rb") as file:
-            (self.seconds,) = struct.unpack("q", file.read(8))
+            (self.seconds,) = SECONDS.unpack(file.read(SECONDS.size))
 
     def advance(self, seconds: float) -> None:
         """Move the wall clock of every program in the namespace at once."""
         self.seconds += int(seconds)
         with OFFSET.open("r+b") as file:  # eight bytes in one write: no reader sees half of them
-            file.write(struct.pack("q", self.seconds))
+            file.write(SECONDS.pack(self.seconds))
 
 
 def _prepare(top: Path, disk_bytes: int) -> None:
@@ -65,9 +67,7 @@ def _prepare(top: Path, disk_bytes: int) -> None:
     for name in ("upper", "work"):
         (etc / name).mkdir()
     upper = etc / "upper"
-    source = [f'-DCLOCK_FILE="{OFFSET}"', "-o", str(upper / LIBRARY.name), str(HERE / "clock.c")]
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", *source], check=True)
-    (upper / OFFSET.name).write_bytes(struct.pack("q", 0))
+    shifted_clock.build(upper / LIBRARY.name, upper / OFFSET.name, read_from=OFFSET)
     (upper / "ld.so.preload").write_text(f"{LIBRARY}\n")
     _mount("overlay", Path("/etc"), "overlay", f"lowerdir=/etc,upperdir={upper},workdir={etc / 'work'}")
     disk = top / "disk"
