@@ -25,6 +25,10 @@ def test_a_later_wave_waits_and_follows(make_box: Callable[..., Sandbox], redis_
     shown = second.document("status")
     assert shown["run_waits"]["waiting_for"] == f"the host a of wave 0 has not accepted {NEXT}"
     assert second.assigned("ada") == FIRST
+    metrics = second.t3flow("metrics").stdout.splitlines()
+    for line in ("t3flow_fleet_up 1.0", "t3flow_fleet_stuck 0.0", 't3flow_fleet_host_silent{host="a"} 0.0'):
+        assert line in metrics, line
+    assert any(line.startswith("t3flow_fleet_waiting_since_timestamp_seconds ") for line in metrics)
     ended = bump(first)
     assert ended["outcome"] == "updated", ended
     second.until(lambda: second.assigned("ada") == NEXT, "b follows", 30)
