@@ -128,8 +128,11 @@ class Host:
         ]
 
     def stops(self, run: str) -> int:
-        """Return how many times a run began to stop a server."""
-        return len(self.times(run, "stop_if_idle", "started"))
+        """Return how many times a run stopped a server; one that was let go on, for another snapshot, does not count."""
+        results = self.journal.query(
+            "select data from events where run = ? and step = 'stop_if_idle' and kind = 'completed'", run
+        )
+        return sum(json.loads(data)["result"]["stopped"] for (data,) in results)
 
     def waits_because(self, run: str) -> str:
         """Return why a run waits for its turn in the fleet, "" if it does not."""

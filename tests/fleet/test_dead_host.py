@@ -31,7 +31,7 @@ def test_a_host_that_dies_with_the_slot(make_fleet: Callable[..., Fleet]) -> Non
     assert other.stops(run) == 0
     released = other.call("t3flow", "fleet", "release", "a")
     assert released["code"] == 0, released
-    assert other.call("t3flow", "fleet", "release", "a")["code"] == 1, "nothing is left to free"
+    assert "a holds no slot" in other.t3flow("fleet", "release", "a"), "nothing is left to free"
     fleet.until(lambda: other.baked(NEXT), "the other one goes on")
     assert sorted(dead.versions().values()) == [FIRST, NEXT]
 
