@@ -168,7 +168,7 @@ SYNC = re.compile(r"^\d+ +(?P<at>\d+\.\d+) (?P<call>fsync|fdatasync|syncfs|sync_
 
 
 def count_syncs() -> None:
-    """Count the syncs of a bump of idle users in the sandbox, between the last backup before the restarts and the last restart."""
+    """Count the syncs of a bump of idle users in the sandbox, from the first stop to the last verification."""
     users = [f"user{number}" for number in range(RESTARTED)]
     with sandbox(users, quiet_seconds=0) as box:
         trace = box.top / "syncs"
@@ -192,10 +192,7 @@ def count_syncs() -> None:
         assert said["outcome"] == "updated", said
         assert all(found["result"] == "restarted" for found in said["users"].values()), said
         history = box.journal.events(said["run"])
-        first = next(event.seq for event in history if event.kind == "started" and event.step == "stop_if_idle")
-        began = max(
-            event.at for event in history if event.seq < first and event.step == "back_up" and event.kind == "started"
-        )
+        began = min(event.at for event in history if event.kind == "started" and event.step == "stop_if_idle")
         ended = max(event.at for event in history if event.kind == "completed" and event.step == "verify_user")
         calls = [match for line in trace.read_text(errors="replace").splitlines() if (match := SYNC.match(line))]
         for part, first, last in (("restarts", began, ended), ("whole bump", history[0].at, history[-1].at)):

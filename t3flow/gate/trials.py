@@ -152,7 +152,7 @@ def _width(host: Host, disk_bytes: int) -> int:
 
 @step(interruptible=True, former_names=("try_on",))
 def run_trials(
-    slot: str, version: str, seeds: list[Seed], width: int, until: float, has_passed: bool = True
+    slot: str, version: str, seeds: list[Seed], width: int, until: float, has_passed: bool = False
 ) -> list[Verdict]:
     """Try a version on a copy of each database; a trial that would begin after `until` is inconclusive. A repeat is harmless: each copy is fresh.
 

@@ -94,10 +94,10 @@ class Rounds:
     def run_next(self, slot: str, version: str) -> list[tuple[Seed, Verdict]]:
         """Try the version on the next batch; return each seed with its verdict. Trials that did not begin after a failure are in the next batch."""
         batch, width, until = self._left.pop(0), self.seeds["width"], self.seeds["until"]
-        if self._is_former or self.passed or self.is_unknown:
-            verdicts = trials.run_trials(slot, version, batch, width, until)
+        if not self._is_former and (self.passed or self.is_unknown):
+            verdicts = trials.run_trials(slot, version, batch, width, until, has_passed=True)
         else:
-            verdicts = trials.run_trials(slot, version, batch, width, until, has_passed=False)
+            verdicts = trials.run_trials(slot, version, batch, width, until)
         pairs = list(zip(batch, verdicts, strict=True))
         if later := [seed for seed, verdict in pairs if verdict.get("not_begun")]:
             self._left.insert(0, later)

@@ -70,8 +70,15 @@ def box(make_box: Callable[..., Sandbox], redis_server: RedisServer, tmp_path: P
 def begin(box: Sandbox) -> str:
     """Begin a bump, and wait until it waits for the turn. Return its run."""
     run = box.t3flow("enqueue", "bump").stdout.split()[-1]
-    box.until(lambda: box.document("status")["run_waits"], "the bump waits", 90)
-    assert box.document("status")["run_waits"]["waiting_for"] == "the slot is held by b: t3flow fleet status"
+    seen: list[dict[str, str]] = []
+
+    def waits() -> bool:
+        if waiting := box.document("status")["run_waits"]:
+            seen.append(waiting)
+        return bool(seen)
+
+    box.until(waits, "the bump waits", 90)
+    assert seen[0]["waiting_for"] == "the slot is held by b: t3flow fleet status"
     return run
 
 
