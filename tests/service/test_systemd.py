@@ -49,7 +49,7 @@ def test_a_consumer_without_its_queue_says_what_it_waits_for(
     redis_server.stop()
     box.start_consumer()
     assert ear.hears("READY=1")
-    assert ear.hears("STATUS=waiting for the queue to answer")
+    assert ear.hears("STATUS=waiting for the queue: ")
     ear.forget()
     assert ear.hears("WATCHDOG=1")
 
