@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell passes it to what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("T3CRASH_SEED", str(int(time.time()) // 3600))
     if prepared.VARIABLE not in os.environ:  # workers inherit it
         os.environ[prepared.VARIABLE] = folder = tempfile.mkdtemp(prefix="t3s-")
