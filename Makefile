@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-WORKERS ?= $(shell echo $$(($$(nproc) * 5 / 2)))  # tests wait more than they work
+WORKERS ?= $(shell echo $$(($$(nproc) * 2)))  # tests wait more than they work
 FIRST = $(shell [ "$$(id -u)" = 0 ] && echo nice -n -10)  # a start of the real t3 takes seconds of a processor: it comes before what mostly waits
 COMPILE = $(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --custom-compile-command "make requirements"
