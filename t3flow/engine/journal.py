@@ -112,9 +112,7 @@ class _Opened(dict[str, _Connection]):
 
     def __del__(self) -> None:
         for connection in self.values():
-            with suppress(
-                sqlite3.Error
-            ):  # the journal itself is dropped by another thread: the garbage collection closes it
+            with suppress(sqlite3.Error):  # a journal dropped by another thread: the garbage collection closes it
                 connection.close()
 
 
@@ -205,17 +203,16 @@ class Journal:
     def _connection(self, synchronous: str) -> _Connection:
         if not hasattr(self._local, "opened"):
             self._local.opened = _Opened()
-        connection = self._local.opened.get(synchronous)
-        if connection is None:
+        opened: _Opened = self._local.opened
+        if synchronous not in opened:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, factory=_Connection
             )
             connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
             connection.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
-            self._local.opened[synchronous] = connection
-        found: _Connection = connection
-        return found
+            opened[synchronous] = connection
+        return opened[synchronous]
 
     @property
     def last_commit(self) -> int:
