@@ -1,20 +1,24 @@
 """Duration of `t3flow status` with 300 users, of whom 270 are deferred, and 10,000 past runs, every tenth of which moved users; beside a bare Python.
 
+Then the consumer's share of a core and its memory while it does nothing but wait with these deferrals.
+
 The servers are a cheap stand-in; the journal and the processes are real, and only the journal's length is artificial.
 """
 
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
+import psutil
 from common import median_seconds, show, sized, waiting
 from sandboxed import go_inside, sandbox
 from users import AFTER, NIGHT_SECONDS, start
 
 from t3flow.sandbox.host import Sandbox
 
-USERS, MOVED, RUNS, TIMES = sized((300, 30, 10_000, 20), (4, 2, 50, 3))
+USERS, MOVED, RUNS, TIMES, REST_SECONDS = sized((300, 30, 10_000, 20, 60), (4, 2, 50, 3, 2))
 
 
 def remember(box: Sandbox, small: str, big: str, runs: int) -> None:
@@ -27,6 +31,17 @@ def remember(box: Sandbox, small: str, big: str, runs: int) -> None:
                 others = ", ".join(name for name in names if name != key)
                 copied = f"insert into {table} ({key}, {others}) select ?, {others} from {table} where {key} = ?"
                 connection.execute(copied, (copy, source))
+
+
+def measure_rest(consumer: psutil.Process) -> None:
+    """Print what the consumer costs while no run can go on."""
+    before, began = consumer.cpu_times(), time.monotonic()
+    time.sleep(REST_SECONDS)
+    after, seconds = consumer.cpu_times(), time.monotonic() - began
+    spent = after.user + after.system + after.children_user + after.children_system
+    spent -= before.user + before.system + before.children_user + before.children_system
+    share, megabytes = 100 * spent / seconds, consumer.memory_info().rss / 2**20
+    print(f"the consumer with {USERS - MOVED} deferrals: {share:.2f} % of a core, {megabytes:.0f} MB", flush=True)
 
 
 def main() -> None:
@@ -50,6 +65,7 @@ def main() -> None:
         for words in (["--version"], ["status"], ["status", "--json"], ["runs"]):
             taken = median_seconds(lambda words=words: box.t3flow(*words), TIMES)
             show(f"t3flow {' '.join(words)}", taken, "bare start", bare)
+        measure_rest(psutil.Process(box.processes["consumer"].pid))
 
 
 if __name__ == "__main__":
