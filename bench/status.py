@@ -48,6 +48,9 @@ def main() -> None:
     """Measure."""
     users = [f"user{number:03}" for number in range(USERS)]
     with sandbox(users, quiet_seconds=0) as box:
+        box.environment["T3FLOW_DEFERRAL__MAX_CHECK_INTERVAL_S"] = (
+            "1200"  # the default; a sandbox asks every few seconds
+        )
         with waiting(f"the servers of {USERS} users start"):
             start(box)
         box.publish(AFTER, {"schema_level": 30})
