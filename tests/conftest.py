@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from t3flow.host.host import Host, open_host
+from t3flow.host.services.supervisor import Supervised
 from t3flow.sandbox import prepared
 from t3flow.sandbox.host import Sandbox
 from t3flow.service.consumer import open_journal
@@ -231,6 +233,24 @@ def bare(tmp_path: Path) -> Callable[..., Host]:
             box.database(user).parent.mkdir()
             box.database(user).write_bytes(LEVEL30.read_bytes())
         return open_host(box.settings, open_journal(box.settings, create=True))
+
+    return make
+
+
+class Managed(Supervised):
+    """A service manager without servers."""
+
+    def accounts(self) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
+    """Like `bare`, with a service manager that answers."""
+
+    def make(users: tuple[str, ...] = ("ada",)) -> Host:
+        host = bare(users)
+        return replace(host, services=Managed(host.settings.paths.serve_env_dir / "none"))
 
     return make
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,17 +25,8 @@ from t3flow.host.backups import drop_box, replaced, store
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, deferral_records, facts, journal_reserve
-from t3flow.host.services.supervisor import Supervised
 from t3flow.rollout import snapshots
 from t3flow.state.doctor import history
-
-
-class Managed(Supervised):
-    """A service manager without servers."""
-
-    def accounts(self) -> list[str]:
-        return []
-
 
 VERSIONS = [f"0.0.25-nightly.202606{day:02}.{day}" for day in range(1, 31)]
 
@@ -64,17 +54,6 @@ def names(host: Host) -> set[str]:
 
 def on_disk(host: Host) -> set[str]:
     return {path.name for path in host.settings.paths.backup_dir.glob("[!.]*/*")}
-
-
-@pytest.fixture
-def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
-    """Like `bare`, with a service manager that answers."""
-
-    def make(users: tuple[str, ...] = ("ada",)) -> Host:
-        host = bare(users)
-        return replace(host, services=Managed(host.settings.paths.serve_env_dir / "none"))
-
-    return make
 
 
 def test_ten_nightlies_that_drains_accept_leave_no_more_than_what_is_kept(hosted: Callable[..., Host]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pruning import VERSIONS, Managed, lead, slot, snapshot
+from test_pruning import VERSIONS, lead, slot, snapshot
 
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.runs import new_run
@@ -19,17 +19,6 @@ from t3flow.host.host import Host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.pairing import last_pairings, own_activity
 from t3flow.host.records import deferral_records, facts, holds, rejections, tables, version_schemas, wishes
-
-
-@pytest.fixture
-def hosted(bare: Callable[..., Host]) -> Callable[..., Host]:
-    """Like `bare`, with a service manager that answers."""
-
-    def make(users: tuple[str, ...] = ("ada",)) -> Host:
-        host = bare(users)
-        return replace(host, services=Managed(host.settings.paths.serve_env_dir / "none"))
-
-    return make
 
 
 def test_replaced_sets_go_only_where_a_setting_says_so(hosted: Callable[..., Host]) -> None:
