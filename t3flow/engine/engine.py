@@ -280,12 +280,15 @@ class Engine:
             self.probe_queue()
 
     def probe_queue(self) -> None:
-        """Pass a message through the queue once. If it works again, or has lost what it had, restore the hints."""
+        """Pass a message through the queue once. If it works again, or has lost what it had, restore the hints.
+
+        They are restored also while it refuses new connections, and once after that: a command that creates a run could not send the hint then.
+        """
         was_unavailable = self.queue_unavailable.is_set()
         try:
             pulse = self.queue.storage.probe()
             self.other_consumers = pulse.others
-            if was_unavailable or pulse.is_emptied:
+            if was_unavailable or pulse.is_emptied or self.queue_fault is not None:
                 self.recover()
         except Exception as error:
             fault = self.queue.fault_of(error)

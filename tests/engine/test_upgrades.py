@@ -2,23 +2,20 @@
 
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import EFFECTS, WORKFLOWS, completed, started
 from support import begin, kinds, open_engine, settle
 
 from t3flow import workflows
 from t3flow.engine.engine import Engine
-from t3flow.engine.errors import NotYet, UndoFailed
-from t3flow.engine.flow import current_flow
 from t3flow.engine.history import History, digest
 from t3flow.engine.journal import Event, append_event
-from t3flow.engine.runs import Abort, Outcome, new_run
-from t3flow.engine.step import LEGACY_UNDOS, STEPS, current_attempt, present_name, step
+from t3flow.engine.runs import new_run
+from t3flow.engine.step import LEGACY_UNDOS, STEPS, present_name, step
 
-EFFECTS: list[str] = []
 LOST: list[str] = []
 
 
@@ -28,104 +25,8 @@ def _clean() -> None:
     LOST.clear()
 
 
-@step()
-def unmount(name: str, where: str = "/") -> None:
-    """Undo a mount."""
-    EFFECTS.append(f"-{name}")
-
-
-@step(undo=unmount)
-def mount(name: str, where: str = "/") -> str:
-    """Have an effect."""
-    EFFECTS.append(f"+{name}")
-    return name
-
-
-@step()
-def look_at_it(what: str) -> str:
-    """Have no undo."""
-    EFFECTS.append(f"?{what}")
-    return what
-
-
-@step(former_names=("rub_out",), former_parameters={"what": "name"})
-def erase(name: str) -> None:
-    """Undo a drawing."""
-    EFFECTS.append(f"-{name}")
-
-
-@step(undo=erase, former_names=("scribble", "paint"))
-def draw(name: str) -> str:
-    """Have an effect, under a name that was another one before."""
-    EFFECTS.append(f"+{name}")
-    return name
-
-
-@step(former_names=("sleep_on_it",))
-def wait_for_it(checks: int) -> int:
-    """Poll, without an undo."""
-    if current_attempt() <= checks:
-        raise NotYet(time.time(), "time")
-    EFFECTS.append("~")
-    return checks
-
-
-def drawing(end: str = "") -> Outcome:
-    """Draw twice, wait in between, and fail if told to."""
-    with current_flow().saga():
-        draw("a")
-        wait_for_it(2)
-        draw("b")
-        if end == "abort":
-            raise Abort(Outcome("aborted", "as asked", "failed"))
-    return Outcome("done")
-
-
-def two(*names: str, end: str = "") -> Outcome:
-    """Mount, and fail if told to."""
-    try:
-        with current_flow().saga():
-            for name in names or ("a", "b"):
-                mount(name)
-            look_at_it("all")
-            if end == "abort":
-                raise Abort(Outcome("aborted", "as asked", "failed"))
-    except UndoFailed as failure:
-        return Outcome("caught", failure.reason, "failed")
-    return Outcome("done")
-
-
-def one_that_ends() -> Outcome:
-    """Run no step at all."""
-    return Outcome("done")
-
-
-@step(wording=("reason",))
-def note(name: str, reason: str) -> str:
-    """Take text for people."""
-    EFFECTS.append(f"!{name}")
-    return reason
-
-
-def noting(name: str, reason: str) -> Outcome:
-    """Note a reason, given in two ways."""
-    return Outcome("done", note(name, reason) + note(name, reason=reason))
-
-
-WORKFLOWS = {"noting": noting, "two": two, "drawing": drawing, "one_that_ends": one_that_ends}
-
-
 def engine_in(top: Path) -> Engine:
     return open_engine(top, WORKFLOWS, on_not_undone=lambda run, reason: LOST.append(reason))
-
-
-def started(step_name: str, *args: Any, **identity: Any) -> tuple[str, str, dict[str, Any]]:
-    """Return a start. `identity` is what it says of its undo; early versions of t3flow said nothing."""
-    return "started", step_name, {"args": list(args), "kwargs": {}, **identity}
-
-
-def completed(step_name: str, result: Any = None, **more: Any) -> tuple[str, str, dict[str, Any]]:
-    return "completed", step_name, {"result": result, **more}
 
 
 FORMER = {"draw": "scribble", "erase": "rub_out", "wait_for_it": "sleep_on_it"}

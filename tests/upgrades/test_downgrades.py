@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import EFFECTS, WORKFLOWS, completed, started
 from scenes import NEXT, bump, is_busy, tree
 from support import begin, deliver, open_engine, settle
-from test_upgrades import EFFECTS, WORKFLOWS, completed, started
 
 from t3flow import __version__
 from t3flow.engine import downgrades

@@ -53,14 +53,14 @@ admins = ["{admin}"]
 """
 
 
-def quickest(tries: int, work: Callable[[int], object]) -> float:
-    """Return the seconds of the quickest of so many calls: what a loaded machine adds is not the page's."""
-    taken = []
+def takes_less(seconds: float, work: Callable[[int], object], tries: int = 10) -> bool:
+    """Return whether one of some calls, each with its number, takes less: what a loaded machine adds is not the page's."""
     for number in range(tries):
         began = time.monotonic()
         work(number)
-        taken.append(time.monotonic() - began)
-    return min(taken)
+        if time.monotonic() - began < seconds:
+            return True
+    return False
 
 
 class Answer(NamedTuple):

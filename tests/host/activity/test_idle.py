@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,7 +69,8 @@ class Server:
         self.child.kill()
         self.child.wait()
         for process in below:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # a shell ends with its terminal
+                process.kill()
 
 
 @pytest.fixture
