@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -23,7 +24,9 @@ from t3flow.engine.redis_pools import CALL_SECONDS as CALL_SECONDS
 from t3flow.engine.redis_pools import check_new_connection, open_pool
 
 WAIT_SECONDS = 1
-"""How long a worker waits in Redis for a message."""
+"""How long a worker waits for a message."""
+LOOK_SECONDS = 0.2
+"""How often one of the workers looks for a message in SQLite, which tells nobody of new ones."""
 CONSUMERS = "huey.t3flow.consumers"
 """Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), scored by their last heartbeat on Redis's clock."""
 ALIVE_SECONDS = 30.0
@@ -90,8 +93,25 @@ class SqliteHints(SqliteStorage):
     A file that was deleted or replaced is reopened. Recovery restores its messages from the journal within a minute.
     """
 
+    blocking = True
     _conn: sqlite3.Connection | None
     _file: tuple[int, int] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._looking = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def dequeue(self) -> bytes | None:
+        """Return the most urgent message, or None after WAIT_SECONDS. One worker looks, and the others wait for their turn: idle ones cost nothing."""
+        until = time.monotonic() + WAIT_SECONDS
+        if not self._looking.acquire(timeout=WAIT_SECONDS):
+            return None
+        try:
+            while (found := super().dequeue()) is None and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS)
+            return None if found is None else bytes(found)
+        finally:
+            self._looking.release()
 
     @property
     def conn(self) -> sqlite3.Connection:

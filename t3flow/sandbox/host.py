@@ -37,7 +37,7 @@ FOREIGN = ("T3", "npm_config", "COLUMNS", "LINES")
 """Prefixes of variables that the sandbox does not inherit. pytest-xdist sets the last two in its workers."""
 
 READY_SECONDS, AGAIN_SECONDS = 30.0, 0.2
-SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 CONFIG = """\
 [track]
 package = "t3"
@@ -292,6 +292,10 @@ class Sandbox:
         except ValueError:
             raise AssertionError(f"{arguments} printed {finished.stdout!r} and {finished.stderr!r}") from None
 
+    def has_ended(self, run: str) -> bool:
+        """Return whether a run has ended, as the journal has it."""
+        return self.journal.run(run).status != "running"
+
     def supervise(self, do: str, user: str = "") -> dict[str, Any]:
         """Send a request to the supervisor, in place of systemctl, and return the response."""
         with socket.socket(socket.AF_UNIX) as connection:
@@ -341,14 +345,14 @@ class Sandbox:
     def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
         """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed.
 
-        A check that takes long, as a command does, is followed by a pause of the same length.
+        A check that takes long, as a command does, is followed by a longer pause.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
             began = time.monotonic()
             if holds():
                 return
-            pause = min(max(SHORTEST_PAUSE_SECONDS, time.monotonic() - began), LONGEST_PAUSE_SECONDS)
+            pause = min(max(SHORTEST_PAUSE_SECONDS, 2 * (time.monotonic() - began)), LONGEST_PAUSE_SECONDS)
             for name, child in self.processes.items():
                 if child.poll() not in (None, 0) and name != "consumer":
                     raise AssertionError(

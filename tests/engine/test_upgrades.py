@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import EFFECTS, WORKFLOWS, completed, started
+from reversible import EFFECTS, WORKFLOWS, completed, started
 from support import begin, kinds, open_engine, settle
 
 from t3flow import workflows

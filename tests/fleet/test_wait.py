@@ -84,7 +84,7 @@ def begin(box: Sandbox) -> str:
 
 def outcome(box: Sandbox, run: str) -> str:
     """Wait until a run ends, and return its outcome."""
-    box.until(lambda: box.document("show", run)["status"] != "running", f"{run} ends", 90)
+    box.until(lambda: box.has_ended(run), f"{run} ends", 90)
     return str(box.document("show", run)["outcome"])
 
 

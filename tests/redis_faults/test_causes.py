@@ -130,7 +130,7 @@ def told(box: Sandbox, words: str, *, is_blocking: bool | None) -> str:
 def runs_a_bump(box: Sandbox, run: str = "") -> None:
     """Wait until a bump ends as it should, without a restart of the consumer."""
     run = run or box.document("enqueue", "bump")["run"]
-    box.until(lambda: box.document("show", run)["status"] != "running", f"{run} ends", AGAIN_SECONDS)
+    box.until(lambda: box.has_ended(run), f"{run} ends", AGAIN_SECONDS)
     assert box.document("show", run)["outcome"] == "up_to_date"
 
 

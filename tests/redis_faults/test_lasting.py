@@ -29,7 +29,7 @@ def bump_in_its_gate(box: Sandbox) -> tuple[str, str]:
 
 def ends_well(box: Sandbox, run: str, turn: str) -> None:
     """Wait until the bump ends as updated and the busy user follows after the turn."""
-    box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
+    box.until(lambda: box.has_ended(run), "the bump ends", MINUTE_SECONDS)
     assert box.document("show", run)["outcome"] == "updated"
     assert list(deferrals(box)) == ["grace"]
     box.control("grace", "turn/end", turn=turn)

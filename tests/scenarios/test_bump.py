@@ -436,7 +436,7 @@ def test_cancel_during_the_gate(make_box: Callable[..., Sandbox], queue_url: str
     box.until(lambda: _is_at(box, run, "run_trials"), "the gate is at work")
     began = time.monotonic()
     assert box.t3flow("cancel", run).returncode == 0
-    box.until(lambda: box.document("show", run)["status"] != "running", "it has ended")
+    box.until(lambda: box.has_ended(run), "it has ended")
     assert time.monotonic() - began < 6
     shown = box.document("show", run)
     assert (shown["status"], shown["outcome"]) == ("cancelled", "cancelled")

@@ -42,7 +42,7 @@ def test_npm_hangs_and_the_run_is_cancelled(make_box: Callable[..., Sandbox], qu
         time.sleep(0.5)
         began = time.monotonic()
         assert box.t3flow("cancel", run).returncode == 0
-        box.until(lambda run=run: box.document("show", run)["status"] != "running", "it has ended")
+        box.until(lambda run=run: box.has_ended(run), "it has ended")
         assert time.monotonic() - began < CANCEL_SECONDS
         assert box.document("show", run)["outcome"] == "cancelled"
         assert under(box, "npm") == []
@@ -88,7 +88,7 @@ def test_no_file_descriptors_are_left(make_box: Callable[..., Sandbox]) -> None:
     run = box.document("enqueue", "bump")["run"]
     time.sleep(3)
     resource.prlimit(consumer, resource.RLIMIT_NOFILE, before)
-    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 90)
+    box.until(lambda: box.has_ended(run), "the run ends", 90)
     shown = box.document("show", run)
     if shown["outcome"] != "updated":
         assert shown["outcome"] in ("error", "backup_failed", "registry_unreachable", "rolled_back"), shown
@@ -132,7 +132,7 @@ def test_the_dispatch_is_down_while_a_user_is_verified(make_box: Callable[..., S
     if back:
         time.sleep(1)
         box.start_dispatch()
-    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 60)
+    box.until(lambda: box.has_ended(run), "the run ends", 60)
     shown = box.document("show", run)
     if back:
         assert shown["outcome"] == "updated", shown["reason"]

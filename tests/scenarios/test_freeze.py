@@ -76,7 +76,7 @@ def test_a_freeze_stops_a_bump_before_its_first_restart(make_box: Callable[..., 
         "the gate is at work",
     )
     (box.top / "etc" / "t3-autoupdate.freeze").touch()
-    box.until(lambda: box.document("show", run)["status"] != "running", "it has ended", 6)
+    box.until(lambda: box.has_ended(run), "it has ended", 6)
     assert box.document("show", run)["outcome"] == "frozen"
     assert [entry.name for entry in (box.top / "opt/t3/versions").iterdir()] == [FIRST]
     (box.top / "etc" / "t3-autoupdate.freeze").unlink()
@@ -94,7 +94,7 @@ def test_a_freeze_after_the_first_restart_defers_the_rest(make_box: Callable[...
         lambda: any(event["step"] == "start_server" for event in box.document("show", run)["events"]), "one is started"
     )
     box.t3flow("freeze")
-    box.until(lambda: box.document("show", run)["status"] != "running", "it has ended")
+    box.until(lambda: box.has_ended(run), "it has ended")
     shown = box.document("show", run)
     assert shown["outcome"] == "frozen"
     users = shown["events"][-1]["data"]["users"]
@@ -218,7 +218,7 @@ def test_redis_may_go_and_come(make_box: Callable[..., Sandbox], redis_server: R
         lambda: any(event["step"] == "run_trials" for event in box.document("show", run)["events"]), "it goes on", 20
     )
     redis_server.stop()
-    box.until(lambda: box.document("show", run)["status"] != "running", "a bump under way needs no queue", 60)
+    box.until(lambda: box.has_ended(run), "a bump under way needs no queue", 60)
     assert box.document("show", run)["outcome"] == "updated"
     redis_server.start()
     box.until(lambda: box.document("status")["consumer"]["waiting_for"] is None, "the queue is back", 10)

@@ -304,7 +304,7 @@ def test_a_gate_that_is_killed_is_repeated_and_leaves_nothing(make_box: Callable
     box.until(lambda: any((box.top / "scratch").glob("*/seed-*/serve.log")), "servers of trials start", 60)
     box.kill("consumer")
     box.start_consumer()
-    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 120)
+    box.until(lambda: box.has_ended(run), "the run ends", 120)
     assert box.document("show", run)["outcome"] == "updated"
     first, again = steps_of(box, run, "run_trials")
     assert first == again
@@ -341,7 +341,7 @@ def test_a_dispatch_that_fails_while_a_user_is_verified_is_not_the_builds_fault(
     run = box.document("enqueue", "bump")["run"]
     box.until(lambda: NEXT in (box.assigned("ada"), box.assigned("grace")), "somebody is led there", 60)
     box.kill("dispatch")
-    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 90)
+    box.until(lambda: box.has_ended(run), "the run ends", 90)
     shown = box.document("show", run)
     assert shown["outcome"] == "gate_inconclusive", shown["reason"]
     assert "the dispatch is at fault" in shown["reason"]

@@ -45,7 +45,7 @@ def waiting(make_box: Callable[..., Sandbox], queue_url: str, request: pytest.Fi
 
 def ended(box: Sandbox, run: str) -> dict[str, Any]:
     """Return a run that has ended."""
-    box.until(lambda: box.document("show", run)["status"] != "running", "the run ends", 90)
+    box.until(lambda: box.has_ended(run), "the run ends", 90)
     found: dict[str, Any] = box.document("show", run)
     return found
 

@@ -41,7 +41,7 @@ def test_the_file_of_the_queue_goes(make_box: Callable[..., Sandbox], how: str) 
         MINUTE_SECONDS,
     )
     lose_queue(box, how)
-    box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
+    box.until(lambda: box.has_ended(run), "the bump ends", MINUTE_SECONDS)
     assert box.document("show", run)["outcome"] == "updated"
     assert list(deferrals(box)) == ["grace"]
     lose_queue(box, how)
@@ -79,7 +79,7 @@ def test_redis_is_emptied_and_its_memory_is_full(make_box: Callable[..., Sandbox
     )
     redis.flushall()
     redis.config_set("maxmemory", 1)
-    box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", MINUTE_SECONDS)
+    box.until(lambda: box.has_ended(run), "the bump ends", MINUTE_SECONDS)
     assert box.document("show", run)["outcome"] == "updated"
     box.until(lambda: box.document("status")["consumer"]["waiting_for"] == "the queue", "it is said", MINUTE_SECONDS)
     box.control("grace", "turn/end", turn=turn)
@@ -125,7 +125,7 @@ def test_another_queue_takes_over(make_box: Callable[..., Sandbox], redis_server
     text = box.config.read_text()
     box.config.write_text(text.replace(box.settings.queue.url, redis_server.url))
     box.start_consumer()
-    box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", 60)
+    box.until(lambda: box.has_ended(run), "the bump ends", 60)
     assert box.document("show", run)["outcome"] == "updated"
     box.control("grace", "turn/end", turn=turn)
     drained(box, "grace", LATER)

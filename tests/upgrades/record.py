@@ -100,7 +100,7 @@ def steps(box: Sandbox, run: str) -> set[str]:
 
 def wait(box: Sandbox, run: str) -> str:
     """Wait until a run has ended, and return its outcome."""
-    box.until(lambda: box.document("show", run)["status"] != "running", f"{run} ends", 240)
+    box.until(lambda: box.has_ended(run), f"{run} ends", 240)
     outcome: str = box.document("show", run)["outcome"]
     return outcome
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import EFFECTS, WORKFLOWS, completed, started
+from reversible import EFFECTS, WORKFLOWS, completed, started
 from scenes import NEXT, bump, is_busy, tree
 from support import begin, deliver, open_engine, settle
 

@@ -85,7 +85,7 @@ def test_a_run_in_flight_goes_on(replay: Callable[[str, str], Replayed], name: s
     run = box.recorded["run"]
     assert box.document("show", run)["status"] == "running"
     box.start_consumer()
-    box.until(lambda: box.document("show", run)["status"] != "running", "the bump ends", END_SECONDS)
+    box.until(lambda: box.has_ended(run), "the bump ends", END_SECONDS)
     shown = box.document("show", run)
     reason = shown["events"][-1]["data"]["reason"]
     assert (shown["outcome"], name) == ("error" if name in UNDONE else "updated", name), reason
