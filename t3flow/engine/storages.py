@@ -102,7 +102,7 @@ class SqliteHints(SqliteStorage):
         super().__init__(*args, **kwargs)
 
     def dequeue(self) -> bytes | None:
-        """Return the most urgent message, or None after WAIT_SECONDS. One worker looks, and the others wait for their turn: idle ones cost nothing."""
+        """Return the most urgent message, or None after WAIT_SECONDS. One worker looks, and the others wait for their turn."""
         until = time.monotonic() + WAIT_SECONDS
         if not self._looking.acquire(timeout=WAIT_SECONDS):
             return None
