@@ -1,97 +1,23 @@
 """Turns of hosts on one real Redis: who may start a version, who holds the slot, and when it is given back."""
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from conftest import RedisServer
-from hosts import make_keys, settings_of
 from records_of import record
 from redis import Redis
+from turns import NEW, OLD, MakeHost, accept, asked, begin, end, holders, make_fleet_of, own_run, publish
 
-from t3flow.engine.runs import Outcome, end_run, new_run
 from t3flow.fleet import known, looking, own, turn
 from t3flow.fleet.errors import FleetError, FleetUnreachable
-from t3flow.fleet.keeper import Keeper
-from t3flow.fleet.members import Fleet, open_fleet
+from t3flow.fleet.members import Fleet
 from t3flow.fleet.own import TURN
 from t3flow.fleet.redis_store import RedisStore
 from t3flow.fleet.turn import ask
-from t3flow.host import slots
-from t3flow.host.host import Host, open_host
+from t3flow.host.host import Host
 from t3flow.host.pruning import ACCEPTED
 from t3flow.host.records import facts, rejections
 from t3flow.host.records.facts import BAKE, BAKE_CUT_SHORT
-from t3flow.sandbox.host import Sandbox
-from t3flow.service.consumer import open_journal
-
-OLD, NEW = "1.0.0", "2.0.0"
-MakeHost = Callable[..., tuple[Host, Fleet]]
-
-
-@pytest.fixture
-def make_host(tmp_path: Path, redis_server: RedisServer) -> MakeHost:
-    """Create hosts of one fleet, each with a journal, a user, and no servers."""
-    make_keys(tmp_path, "a", "b", "c")
-
-    def make(name: str, **more: object) -> tuple[Host, Fleet]:
-        top = tmp_path / name
-        top.mkdir()
-        url = more.pop("url", redis_server.url)
-        extra = settings_of(name, tmp_path, str(url), **more)
-        box = Sandbox(top, ["ada"], extra=extra)
-        host = open_host(box.settings, open_journal(box.settings, create=True))
-        fleet = open_fleet(host.settings)
-        assert fleet is not None
-        return host, fleet
-
-    return make
-
-
-def begin(host: Host) -> str:
-    """Begin a bump."""
-    run = new_run(host.journal, "bump", {})
-    assert run is not None
-    return run
-
-
-def end(host: Host, run: str, outcome: str = "updated", **users: str) -> None:
-    """End a run with the results of users."""
-    data = {"users": {user: {"result": result} for user, result in users.items()}}
-    end_run(host.journal, host.journal.run(run), Outcome(outcome, "", "succeeded", data))
-
-
-def asked(host: Host, run: str, version: str = NEW) -> str:
-    """Ask for the turn of a bump, as a host whose record is there; return "" if it is granted, else why not."""
-    fleet = open_fleet(host.settings)
-    assert fleet is not None
-    with suppress(FleetError):
-        Keeper(host, fleet, threading.Event())._publish(looking.look(host.journal, fleet))
-    answer = ask(host, version, run, is_bump=True)
-    return "" if answer.is_granted else answer.rejected or answer.reason
-
-
-def publish(host: Host, fleet: Fleet) -> None:
-    """Publish the record of a host, as its consumer does, and give back what is over."""
-    keeper = Keeper(host, fleet, threading.Event())
-    keeper._look_and_publish()
-    keeper._give_back()
-
-
-def accept(host: Host, version: str) -> None:
-    """Make a version the default, as `accept` does."""
-    folder = slots.slot_path(host.settings.paths.versions_dir, version)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / slots.MANIFEST).write_text("{}")
-    slots.set_default(host.settings.paths.versions_dir, version)
-    facts.write(host.journal, ACCEPTED, [OLD, version])
-
-
-def holders(host: Host, fleet: Fleet) -> list[str]:
-    """Return which host holds each slot."""
-    return [slot.claim.host if slot.claim else "" for slot in looking.look(host.journal, fleet).slots]
 
 
 def test_one_slot_is_held_by_one_host_which_may_take_it_again(make_host: MakeHost) -> None:
@@ -185,11 +111,6 @@ def test_a_silent_host_of_an_earlier_wave_holds_a_later_one_back(make_host: Make
     assert asked(b, begin(b)) == ""
 
 
-def own_run(host: Host) -> str:
-    """Return the run of this host's turn."""
-    return str(facts.read(host.journal, TURN)["run"])
-
-
 def test_what_one_host_rejected_no_other_starts(make_host: MakeHost) -> None:
     """Unless an operator has it tried again. The rejecting host's name is in the reason."""
     (a, a_fleet), (b, _) = make_host("a"), make_host("b")
@@ -203,13 +124,6 @@ def test_what_one_host_rejected_no_other_starts(make_host: MakeHost) -> None:
     assert list(known.read(looked(b, make_fleet_of(b)).journal).records["b"].rejected) == [], (
         "b does not pass it on as its own"
     )
-
-
-def make_fleet_of(host: Host) -> Fleet:
-    """Return the fleet of a host."""
-    fleet = open_fleet(host.settings)
-    assert fleet is not None
-    return fleet
 
 
 @pytest.mark.parametrize(
