@@ -3,7 +3,6 @@
 What arrives from other hosts is hostile input: it is checked field by field, and cut to bounds.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from t3flow.fleet.errors import BadRecord
@@ -11,9 +10,11 @@ from t3flow.fleet.errors import BadRecord
 RECORD, CLAIM = "record", "claim"
 """The kinds of signed texts."""
 FREED = b"freed"
-"""What is published when a slot was freed."""
+"""What is published when all hosts are to look again: a slot was freed, or Redis has lost its data."""
 MOST_VERSIONS = 20
 LONGEST_VERSION, LONGEST_TEXT = 100, 300
+LARGEST = 1e15
+"""The largest time: also an integer that no float can hold is compared with it."""
 
 
 class Record(NamedTuple):
@@ -116,8 +117,8 @@ def _versions(body: dict[str, Any], key: str) -> tuple[str, ...]:
 
 def _number(body: dict[str, Any], key: str) -> float:
     found = body.get(key)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found) or found < 0:
-        raise BadRecord(f"{key} is not a number")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= LARGEST:
+        raise BadRecord(f"{key} is not a number within bounds")
     return float(found)
 
 

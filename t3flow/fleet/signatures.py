@@ -20,7 +20,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SUFFIX = ".pub"
 KEY_BYTES = 32
 MAX_KEY_FILE_BYTES = 1024
-MAX_BYTES = 32 * 1024
+MAX_BYTES = 64 * 1024
+"""More than a record has whose texts are as long as they may be, whatever their letters."""
 MAX_PEERS = 500
 PREAMBLE = "t3flow fleet 1"
 
@@ -35,10 +36,10 @@ class Keys(NamedTuple):
 
     def sign(self, kind: str, body: dict[str, Any]) -> bytes:
         """Return a body as a signed text of this host."""
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         signature = self.private.sign(_signed_part(self.group, kind, self.host, text))
         document = {"host": self.host, "body": text, "signature": base64.b64encode(signature).decode()}
-        return json.dumps(document, separators=(",", ":")).encode()
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
     def verify(self, kind: str, data: bytes, host: str | None = None) -> tuple[str, dict[str, Any]]:
         """Return the host that signed a text, and its body. `host`: the one that must have signed it. Raises BadRecord."""
