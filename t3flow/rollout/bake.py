@@ -20,8 +20,8 @@ from t3flow.host import management, slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.pairing import dispatch_log, log_lines, own_activity, probe
 from t3flow.host.pairing.log_lines import Line
-from t3flow.host.records import facts, holds
-from t3flow.host.records.facts import BAKE, BAKE_CUT_SHORT
+from t3flow.host.records import bakes, facts, holds
+from t3flow.host.records.facts import BAKE
 from t3flow.host.services.manager import ServiceError
 from t3flow.rollout import suspicion
 from t3flow.rollout.suspicion import SPAN_SECONDS, Counted, Suspicion
@@ -60,6 +60,8 @@ def begin_bake(version: str, users: list[str]) -> str:
     }
     known = facts.read(host.journal, BAKE)
     ended = known["run"] if known and host.journal.runs("id = ? and status != 'running'", known["run"]) else None
+    if known and known["version"] != version and known["verdict"] is None:
+        bakes.note_end(host.journal, known["version"], is_cut_short=True)
 
     def change(known: Any) -> dict[str, Any]:
         watch = fresh
@@ -129,10 +131,7 @@ def end_bake() -> None:
     watch = facts.read(journal, BAKE)
     if not watch or watch["run"] != run:
         return
-    version, is_cut_short = watch["version"], watch["verdict"] is None
-    facts.change(
-        journal, BAKE_CUT_SHORT, lambda known: version if is_cut_short else None if known == version else known
-    )
+    bakes.note_end(journal, watch["version"], is_cut_short=watch["verdict"] is None)
     facts.change(journal, BAKE, lambda known: None if known and known["run"] == run else known)
 
 

@@ -25,7 +25,7 @@ from t3flow.engine.runs import new_run, send_signal
 from t3flow.host import freeze, slots
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.pairing import last_pairings, own_activity
-from t3flow.host.records import facts, rejections
+from t3flow.host.records import bakes, facts, rejections
 from t3flow.rollout import bake, outcomes, suspicion
 
 OLD, NEW, NEWER = "0.0.24", "0.0.25-nightly.20260609.501", "0.0.25-nightly.20260610.502"
@@ -370,6 +370,7 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     assert second != run
     old = found.look(run)
     assert (old.outcome, old.result["reason"]) == ("done", "a newer watch has taken over")
+    assert bakes.cut_short(found.host.journal) == [NEW], "the other hosts of a fleet do not count it as verified"
     freeze.freeze(found.host.settings, found.host.journal, "party")
     assert found.look(second).status == "running", "a freeze does not end it"
     later = 7400
@@ -380,6 +381,7 @@ def test_a_watch_ends_is_extended_and_replaced(watch: Callable[..., Watch], monk
     third = found.host.journal.runs("workflow = 'bake'")[-1].id
     send_signal(found.host.journal, third, "cancel")
     assert found.look(third).outcome == "cancelled"
+    assert bakes.cut_short(found.host.journal) == [NEW, NEWER]
     assert facts.read(found.host.journal, bake.BAKE) is None
 
 

@@ -15,7 +15,7 @@ DEFERRAL_CAUSES = "deferral_causes"
 BAKE = "bake"
 """Fact: the watch of real pairings after a version was assigned; see `rollout/bake.py`."""
 BAKE_CUT_SHORT = "bake_cut_short"
-"""Fact: the version whose last watch ended without a verdict, as after a cancel."""
+"""Fact: the versions whose last watch ended without a verdict; see `bakes.py`."""
 
 
 def read(journal: Journal, key: str) -> Any:
