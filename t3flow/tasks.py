@@ -10,7 +10,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.fleet.following import version_to_follow
 from t3flow.fleet.members import is_on
 from t3flow.host import freeze as freezing
-from t3flow.host import management, pruning, slots, t3_accounts
+from t3flow.host import management, pinning, pruning, slots, t3_accounts
 from t3flow.host.host import current_host
 from t3flow.host.npm import age, command, origin, registry
 from t3flow.host.npm.staging import make_slot, scratch_folder, slot_bytes, versions_dir_for
@@ -72,7 +72,7 @@ def resolve(target: str | None) -> Plan:
     default = slots.default_version(host.settings.paths.versions_dir)
     if default is None:
         raise slots.SlotError("no version is installed yet; take over the host first: t3flow adopt")
-    exact = target or pin()
+    exact = target or pinning.pin(host)
     if exact:
         parse(exact)
         if not slots.has_slot(host.settings.paths.versions_dir, exact) and not registry.is_published(host, exact):
@@ -91,14 +91,6 @@ def resolve(target: str | None) -> Plan:
         "together": True,
     }
     return {**plan, "in_fleet": True} if is_on(host.settings) else plan
-
-
-def pin() -> str:
-    """Return the version to stay on, or "": from the consumer's environment, else `t3flow pin`, else the settings file."""
-    host = current_host()
-    from_environment = host.settings.sources["track.pin"].startswith("environment")
-    noted = facts.read(host.journal, "pin")
-    return host.settings.track.pin if from_environment or not noted else str(noted)
 
 
 class Refusal(TypedDict):

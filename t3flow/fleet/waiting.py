@@ -14,7 +14,7 @@ from t3flow.engine.step import current_run, step
 from t3flow.fleet import turn
 from t3flow.fleet.members import open_fleet
 from t3flow.fleet.own import WAITING
-from t3flow.host import slots
+from t3flow.host import pinning, slots
 from t3flow.host.host import Host, current_host
 from t3flow.host.records import facts, rejections
 from t3flow.settings import schedule
@@ -69,12 +69,16 @@ def recheck_version(version: str, default: str, again: bool) -> Turn:
     if present == version:
         return {"outcome": "up_to_date", "reason": f"{version} became the default while this run waited for its turn"}
     if present != default:
-        moved = f"the default moved from {default} to {present} while this run waited for its turn"
+        moved = f"the default moved from {default} to {present or 'no version'} while this run waited for its turn"
         return {"outcome": "gate_inconclusive", "reason": f"{moved}; the next bump tries {version} again"}
     if not slots.has_slot(host.settings.paths.versions_dir, version):
         return {"outcome": "gate_inconclusive", "reason": f"the slot of {version} is gone; the next bump installs it"}
     if not again and (reason := rejections.rejected(host.journal).get(version)):
         return {"outcome": "refused_rejected", "reason": f"{version} was rejected meanwhile: {reason}"}
+    pinned = pinning.pin(host)
+    if pinned not in ("", version) and not host.journal.run(current_run()).args.get("target"):
+        reason = f"{version} was not started: the host was pinned to {pinned} while this run waited for its turn"
+        return {"outcome": "cancelled", "reason": reason}
     return {"outcome": "", "reason": ""}
 
 
