@@ -90,8 +90,9 @@ def _slot(found: Known, number: int) -> FleetSlot:
 
 
 def _turn(noted: Journal) -> FleetTurn | None:
-    turn = facts.read(noted, TURN)
-    if turn is None:
+    """Return the turn of this host. A run records its turn before it takes a slot, so that one that waits for it has none."""
+    turn, waiting = facts.read(noted, TURN), facts.read(noted, WAITING)
+    if turn is None or (waiting is not None and waiting["run"] == turn["run"]):
         return None
     return FleetTurn(run=turn["run"], version=turn["version"], since=rfc3339(turn["since"]), is_alone=turn["is_alone"])
 
