@@ -9,7 +9,6 @@
 
 import threading
 import time
-from typing import Any
 
 from loguru import logger
 
@@ -18,7 +17,7 @@ from t3flow.fleet import known, looking, own, trouble, turn
 from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.own import SEQ, TURN, WAITING
+from t3flow.fleet.own import SEQ, TURN, WAITING, Turn
 from t3flow.fleet.records import FREED, RECORD, Record
 from t3flow.fleet.signatures import create_private_key
 from t3flow.host.host import Host
@@ -100,18 +99,34 @@ class Keeper:
             inbox.close()
 
     def _look_and_publish(self) -> None:
-        found = self._restore(looking.look(self._host.journal, self._fleet))
-        self._forgive(found)
+        found = self._look()
+        if self._has_lost(found):
+            self._restore(found)
         self._publish(found)
         self._note_success()
 
-    def _forgive(self, found: Known) -> None:
-        """Forget a turn whose slot an operator has freed, unless its run is under way."""
-        turn_ = facts.read(self._host.journal, TURN)
-        if turn_ is None or own.is_under_way(self._host.journal, turn_):
-            return
-        if not any(slot.claim and slot.claim.host == self._fleet.name for slot in found.slots):
-            self._forget(turn_)
+    def _look(self) -> Known:
+        """Ask the fleet, and bring the turn of this host and its slot into line, as one of them may be left of a turn that is over.
+
+        A slot may have been freed by an operator: its turn is forgotten, unless a run of it is under way. A claim may be in Redis without a turn:
+        it arrived there after its run had given up, or another host put it back late. It is freed, unless its run is none of this host's, which
+        has lost its journal then.
+        """
+        journal, name = self._host.journal, self._fleet.name
+        with known.LOCK:
+            found = looking.look(journal, self._fleet)
+            turn_ = facts.read(journal, TURN)
+            claims = [slot.claim for slot in found.slots if slot.claim and slot.claim.host == name]
+            if turn_ is None and any(own.is_known(journal, claim.run) for claim in claims):
+                free_slots(self._fleet, found, name)
+                found = looking.look(journal, self._fleet)
+            elif (
+                turn_ is not None
+                and not claims
+                and not any(own.is_under_way(journal, each) for each in own.taken(turn_))
+            ):
+                self._forget(turn_)
+        return found
 
     def _end_wait(self) -> None:
         """Forget that this host waits once a bump ended otherwise: it had its turn, or none was needed."""
@@ -126,12 +141,16 @@ class Keeper:
         """Note what another host published, and wake the run that waits."""
         if message is None:
             return
-        after = known.merge_message(known.read(self._host.journal), self._fleet.keys(), message)
-        if after is not None:
-            known.note(self._host.journal, after)
+        if message == FREED:
+            if self._has_lost(self._look()):
+                self._published = None
             self._wake()
-        elif message == FREED:
-            self._forgive(looking.look(self._host.journal, self._fleet))
+            return
+        with known.LOCK:
+            after = known.merge_message(known.read(self._host.journal), self._fleet.keys(), message)
+            if after is not None:
+                known.note(self._host.journal, after)
+        if after is not None:
             self._wake()
 
     def _wake(self) -> None:
@@ -164,20 +183,23 @@ class Keeper:
         self._published, self._published_at = record, time.monotonic()
         self._wake()
 
-    def _restore(self, found: Known) -> Known:
+    def _has_lost(self, found: Known) -> bool:
+        """Return whether Redis has lost its data: the record of this host, which has published one, is not there."""
+        return not found.is_published and facts.read(self._host.journal, SEQ) is not None
+
+    def _restore(self, found: Known) -> None:
         """Put claims that Redis has lost back, and wait until the others have, before this host publishes its record again.
 
-        Without a record this host takes no slot, so that it takes none whose holder may be restarting users.
+        Without a record this host takes no slot, so that it takes none whose holder may be restarting users. The others may not have noticed the
+        loss, as it need not end their connections.
         """
         assert self._fleet.store is not None
-        if found.is_published or facts.read(self._host.journal, SEQ) is None:
-            return found
         logger.warning("the fleet's Redis has lost its data: this host takes no slot for {:g} s", GRACE_SECONDS)
         for number, slot in enumerate(found.slots):
             if slot.content is not None and slot.claim is not None and self._fleet.store.take(number, slot.content):
                 logger.warning("put the claim of {} back into slot {}", slot.claim.host, number)
+        self._fleet.store.call_on_others()
         self._stopping.wait(GRACE_SECONDS)
-        return found
 
     def _sound_alarms(self, found: Known) -> None:
         """Log in words that alert rules match what keeps the fleet from going on."""
@@ -190,12 +212,19 @@ class Keeper:
 
     def _give_back(self) -> None:
         """Free the slot of a turn that is over, then forget the turn. A kill in between finds the slot free."""
-        over = facts.read(self._host.journal, TURN)
-        if over is None or own.must_hold(self._host):
+        if self._over() is None:
             return
-        free_slots(self._fleet, looking.look(self._host.journal, self._fleet), self._fleet.name)
-        self._forget(over)
-        looking.look(self._host.journal, self._fleet)
+        with known.LOCK:
+            if (over := self._over()) is None:
+                return
+            free_slots(self._fleet, looking.look(self._host.journal, self._fleet), self._fleet.name)
+            self._forget(over)
+            looking.look(self._host.journal, self._fleet)
+
+    def _over(self) -> Turn | None:
+        """Return the turn of this host if its slot need not be held any more."""
+        over: Turn | None = facts.read(self._host.journal, TURN)
+        return None if over is None or own.must_hold(self._host) else over
 
     # FleetLock ----------------------------------------------------------------------------------------------------
 
@@ -212,15 +241,17 @@ class Keeper:
 
     def _unlock_if_over(self) -> None:
         assert self._fleet.lock is not None
-        over = facts.read(self._host.journal, TURN)
-        if over is None or own.must_hold(self._host):
+        if self._over() is None:
             return
-        self._fleet.lock.unlock(self._fleet.name)
-        turn.note_answer(self._host)
+        with known.LOCK:
+            if (over := self._over()) is None:
+                return
+            self._fleet.lock.unlock(self._fleet.name)
+            turn.note_answer(self._host)
+            self._forget(over)
         self._note_success()
-        self._forget(over)
 
-    def _forget(self, over: Any) -> None:
+    def _forget(self, over: Turn) -> None:
         """Forget a turn, unless another one has begun."""
         facts.change(self._host.journal, TURN, lambda present: None if present == over else present)
 

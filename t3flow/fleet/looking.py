@@ -12,15 +12,15 @@ from t3flow.fleet.members import Fleet
 def look(journal: Journal, fleet: Fleet) -> Known:
     """Read all records and slots, and record what is known then. Raises FleetError, which is recorded too."""
     assert fleet.store is not None
-    try:
-        keys = fleet.keys()
-        found = fleet.store.read(sorted(keys.public))
-    except FleetError as error:
-        known.note_unreachable(journal, str(error), 0.0)
-        raise
-    after = known.merge(known.read(journal), keys, found.now, found.records, found.slots)
-    known.note(journal, after)
-    return after
+    with known.LOCK:
+        before = known.read(journal)
+        try:
+            keys = fleet.keys()
+            found = fleet.store.read(sorted(keys.public))
+        except FleetError as error:
+            known.note_unreachable(journal, str(error), 0.0)
+            raise
+        return known.note(journal, known.merge(before, keys, found.now, found.records, found.slots))
 
 
 def lasting(known_: Known, settings_hours: float) -> bool:

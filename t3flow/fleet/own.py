@@ -1,21 +1,37 @@
 """What this host tells the fleet, all of it derived from the journal, the links, and the freeze file."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from t3flow.engine.journal import Journal
 from t3flow.fleet.records import LONGEST_VERSION, MOST_VERSIONS, Record, shortened
 from t3flow.host import freeze, pruning, slots
 from t3flow.host.host import Host
-from t3flow.host.records import facts, rejections
-from t3flow.host.records.facts import BAKE, BAKE_CUT_SHORT
+from t3flow.host.records import bakes, facts, rejections
+from t3flow.host.records.facts import BAKE
 from t3flow.t3.secrets import hide
 
 TURN = "fleet_turn"
-"""Fact: the run and version for which this host has taken its turn, until it gives the slot back. See `turn.py`."""
+"""Fact: the run and version for which this host has taken its turn, until it gives the slot back (a Turn). See `turn.py`."""
 SEQ = "fleet_seq"
 """Fact: the sequence number of the record that this host wrote last, or was about to write."""
 WAITING = "fleet_waiting"
 """Fact: the run and version that wait for their turn, why, and since when. It stays until a run gets its turn."""
+
+
+class Taken(TypedDict):
+    """A run and the version for which it took the turn of this host. `is_bump`: not a drain."""
+
+    run: str
+    version: str
+    is_bump: bool
+
+
+class Turn(Taken):
+    """The last turn. `since`: epoch seconds; `is_alone`: without the fleet; `earlier`: former turns whose end the slot waits for too."""
+
+    since: float
+    is_alone: bool
+    earlier: list[Taken]
 
 
 def accepted(host: Host) -> list[str]:
@@ -29,12 +45,13 @@ def accepted(host: Host) -> list[str]:
 def verified(host: Host) -> list[str]:
     """Return the accepted versions whose bake has ended well, or that needed none.
 
-    The version of this host's turn is none of them while a run changes the host: a run accepts a version and begins its bake in two steps.
+    A version for which this host has taken its turn is none of them while a run changes the host: a run accepts a version and begins its bake in
+    two steps.
     """
     watch: dict[str, Any] = facts.read(host.journal, BAKE) or {}
-    unfinished = {watch.get("version"), facts.read(host.journal, BAKE_CUT_SHORT)}
-    if has_lease(host.journal):
-        unfinished.add((facts.read(host.journal, TURN) or {}).get("version"))
+    unfinished = {watch.get("version"), *bakes.cut_short(host.journal)}
+    if has_lease(host.journal) and (turn := facts.read(host.journal, TURN)):
+        unfinished |= {each["version"] for each in taken(turn)}
     return [version for version in accepted(host) if version not in unfinished]
 
 
@@ -50,30 +67,45 @@ def is_running(journal: Journal, run: str) -> bool:
     return bool(journal.query("select 1 from runs where id = ? and status = 'running'", run))
 
 
+def is_known(journal: Journal, run: str) -> bool:
+    """Return whether a run is one of this host's, under way or not."""
+    return bool(journal.query("select 1 from runs where id = ?", run))
+
+
 def must_hold(host: Host) -> bool:
     """Return whether this host must keep the slot that it holds.
 
-    It keeps the slot while the run of its turn is under way, and from the first restart until the version's bake has ended well. A freeze, a
-    rollback or a failure therefore keeps it: the fleet stops until an operator frees the slot, or a later version does well here.
+    It keeps the slot while a run that took its turn is under way, and from the first restart until the version's bake has ended well. A rollback, a
+    failure, or a freeze in mid-restart therefore keeps it: the fleet stops until an operator frees the slot, or a later version does well here.
     """
     turn = facts.read(host.journal, TURN)
-    if turn is None:
-        return False
-    return is_under_way(host.journal, turn) or is_owed(host, turn)
+    return turn is not None and bool(outstanding(host, turn))
 
 
-def is_under_way(journal: Journal, turn: dict[str, Any]) -> bool:
+def taken(turn: Turn) -> list[Taken]:
+    """Return all turns on record, the oldest first."""
+    return [*turn["earlier"], Taken(run=turn["run"], version=turn["version"], is_bump=turn["is_bump"])]
+
+
+def outstanding(host: Host, turn: Turn) -> list[Taken]:
+    """Return the turns for which this host must keep its slot, the oldest first: under way, or for a version that was started and has not ended well.
+
+    A version that has ended well settles those before it.
+    """
+    well, found = verified(host), []
+    is_settled = False
+    for each in reversed(taken(turn)):
+        is_settled = is_settled or each["version"] in well
+        is_owed = not is_settled and was_started(host, each["run"], each["version"])
+        if is_owed or is_under_way(host.journal, each):
+            found.append(each)
+    return found[::-1]
+
+
+def is_under_way(journal: Journal, turn: Taken) -> bool:
     """Return whether the run of a turn may restart users: a bump until it ends, a drain while it has the host for itself."""
-    run = str(turn["run"])
+    run = turn["run"]
     return is_running(journal, run) and (turn["is_bump"] or has_lease(journal, run))
-
-
-def is_owed(host: Host, turn: dict[str, Any]) -> bool:
-    """Return whether a version that this host has started, in this turn or an earlier one, has not ended well."""
-    run, version = str(turn["run"]), str(turn["version"])
-    if version in verified(host):
-        return False
-    return was_started(host, run, version) or bool(turn["is_owed"])
 
 
 def was_started(host: Host, run: str, version: str) -> bool:

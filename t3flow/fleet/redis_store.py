@@ -125,6 +125,10 @@ class RedisStore:
 
         return self._call(call)
 
+    def call_on_others(self) -> None:
+        """Have all hosts look again."""
+        self._call(lambda: self._redis.publish(self.channel, FREED))
+
     def may_write_another(self, host: str) -> bool:
         """Return whether this account of Redis may write the record of another host. Tries it with a name that no host can have."""
         key = f"{self.record_key(host)}:probe"

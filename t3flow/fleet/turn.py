@@ -4,7 +4,7 @@ Anything that goes wrong means "not now". Taking a turn is idempotent: a host th
 """
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from loguru import logger
 
@@ -12,7 +12,7 @@ from t3flow.fleet import known, looking, own
 from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.own import SEQ, TURN
+from t3flow.fleet.own import SEQ, TURN, Turn
 from t3flow.fleet.records import CLAIM, Claim
 from t3flow.host.host import Host
 from t3flow.host.records import facts, rejections
@@ -35,19 +35,25 @@ def ask(host: Host, version: str, run: str, *, is_bump: bool, again: bool = Fals
     if fleet is None:
         return Answer(True)
     try:
-        if fleet.lock is not None:
-            return _ask_lock(host, fleet, version, run, is_bump=is_bump)
-        found = looking.look(host.journal, fleet)
-        if not again and (reason := rejected_elsewhere(host, version)):
-            return Answer(False, rejected=reason)
-        reason = unpublished(host, fleet, found) or unverified_by(found, fleet, version)
-        reason = reason or _take(host, fleet, found, version, run, is_bump=is_bump)
-        return Answer(not reason, reason=reason)
+        with known.LOCK:
+            return _ask(host, fleet, version, run, is_bump=is_bump, again=again)
     except FleetUnreachable as error:
         return _alone(host, fleet, version, run, str(error), is_bump=is_bump, again=again)
     except FleetError as error:
         known.note_unreachable(host.journal, str(error), 0.0)
         return Answer(False, reason=str(error))
+
+
+def _ask(host: Host, fleet: Fleet, version: str, run: str, *, is_bump: bool, again: bool) -> Answer:
+    """Take this host's turn, if it is. Raises FleetError."""
+    if fleet.lock is not None:
+        return _ask_lock(host, fleet, version, run, is_bump=is_bump)
+    found = looking.look(host.journal, fleet)
+    if not again and (reason := rejected_elsewhere(host, version)):
+        return Answer(False, rejected=reason)
+    reason = unpublished(host, fleet, found) or unverified_by(found, fleet, version)
+    reason = reason or _take(host, fleet, found, version, run, is_bump=is_bump)
+    return Answer(not reason, reason=reason)
 
 
 def rejected_elsewhere(host: Host, version: str) -> str:
@@ -107,18 +113,18 @@ def _take(host: Host, fleet: Fleet, found: Known, version: str, run: str, *, is_
 
 
 def _note_turn(host: Host, version: str, run: str, *, is_bump: bool, is_alone: bool = False) -> None:
-    """Record the turn of a run. A failure of an earlier version, for which this host holds its slot, stays on record (`is_owed`)."""
-    former = facts.read(host.journal, TURN)
-    is_same = former is not None and former["run"] == run
-    is_owed = former is not None and (former["is_owed"] if is_same else own.is_owed(host, former))
-    turn: dict[str, Any] = {
-        "run": run,
-        "version": version,
-        "is_bump": is_bump,
-        "is_alone": is_alone,
-        "is_owed": is_owed,
-        "since": former["since"] if former is not None and is_same else time.time(),
-    }
+    """Record the turn of a run. Former turns for which this host must keep its slot stay on record with it."""
+    former: Turn | None = facts.read(host.journal, TURN)
+    earlier = own.outstanding(host, former) if former is not None else []
+    since = former["since"] if former is not None and former["run"] == run else time.time()
+    turn = Turn(
+        run=run,
+        version=version,
+        is_bump=is_bump,
+        since=since,
+        is_alone=is_alone,
+        earlier=[each for each in earlier if (each["run"], each["version"]) != (run, version)],
+    )
     facts.write(host.journal, TURN, turn)
 
 
