@@ -1,4 +1,4 @@
-"""The records and slots of a fleet in Redis. Every call has a timeout, and every failure is a FleetError.
+"""The records and slots of a fleet in Redis. Every call is bounded in time and size, and every failure is a FleetError.
 
 Each host has one key for its record, which its account of Redis alone may write. Each slot is a key that exists while a host holds it; `SET NX` takes
 it, so that one of two hosts wins, and a script deletes it only while its content is the one that was read.
@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
+from t3flow.fleet import bounded
 from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.records import FREED
 from t3flow.t3.secrets import hide
@@ -60,6 +61,7 @@ class RedisStore:
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
         self._clock: tuple[float, float] | None = None  # uptime and Redis's clock when it was asked last
         self._redis: Any = Redis.from_url(url, **options)
+        bounded.bound(self._redis.connection_pool)
 
     def record_key(self, host: str) -> str:
         """Return the key of a host's record."""
@@ -153,7 +155,8 @@ class RedisStore:
     @staticmethod
     def _call(function: Callable[[], T]) -> T:
         try:
-            return function()
+            with bounded.call():
+                return function()
         except (RedisError, OSError, ValueError) as error:
             raise failure(error) from error
 
@@ -168,7 +171,8 @@ class Inbox:
     def next(self, timeout_seconds: float) -> bytes | None:
         """Return the next message, or None after the timeout."""
         try:
-            found = self._messages.get_message(timeout=timeout_seconds)
+            with bounded.call():
+                found = self._messages.get_message(timeout=timeout_seconds)
         except (RedisError, OSError, ValueError) as error:
             raise failure(error) from error
         return found["data"] if found and found["type"] == "message" else None
