@@ -117,7 +117,7 @@ class Keeper:
             found = looking.look(journal, self._fleet)
             turn_ = facts.read(journal, TURN)
             claims = [slot.claim for slot in found.slots if slot.claim and slot.claim.host == name]
-            if turn_ is None and any(own.is_known(journal, claim.run) for claim in claims):
+            if turn_ is None and any(own.is_own(journal, claim.run) for claim in claims):
                 free_slots(self._fleet, found, name)
                 found = looking.look(journal, self._fleet)
             elif (

@@ -67,9 +67,11 @@ def is_running(journal: Journal, run: str) -> bool:
     return bool(journal.query("select 1 from runs where id = ? and status = 'running'", run))
 
 
-def is_known(journal: Journal, run: str) -> bool:
-    """Return whether a run is one of this host's, under way or not."""
-    return bool(journal.query("select 1 from runs where id = ?", run))
+def is_own(journal: Journal, run: str) -> bool:
+    """Return whether a run is one of this host's, under way or not: in its journal, or with a turn on record, as ended runs are deleted in time."""
+    turn = facts.read(journal, TURN)
+    is_taken = turn is not None and any(each["run"] == run for each in taken(turn))
+    return is_taken or bool(journal.query("select 1 from runs where id = ?", run))
 
 
 def must_hold(host: Host) -> bool:

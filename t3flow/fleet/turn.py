@@ -94,7 +94,13 @@ def unverified_by(found: Known, fleet: Fleet, version: str) -> str:
 def _take(host: Host, fleet: Fleet, found: Known, version: str, run: str, *, is_bump: bool) -> str:
     """Take a slot; return "" if this host holds one then, else which hosts hold them all. Raises FleetError."""
     assert fleet.store is not None
-    if any(slot.claim and slot.claim.host == fleet.name for slot in found.slots):
+    claims = [slot.claim for slot in found.slots if slot.claim and slot.claim.host == fleet.name]
+    if claims and not any(own.is_own(host.journal, claim.run) for claim in claims):
+        return (
+            f"a run that is none of this host's ({claims[0].run}) holds its slot: another machine has its key, or its journal was lost; "
+            f"once that is looked into: t3flow fleet release {fleet.name}"
+        )
+    if claims:
         _note_turn(host, version, run, is_bump=is_bump)
         return ""
     content = fleet.keys().sign(CLAIM, Claim(fleet.name, run, version, found.now).body())

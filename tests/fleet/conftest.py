@@ -55,7 +55,7 @@ def make_host(tmp_path: Path, redis_server: RedisServer) -> MakeHost:
     make_keys(tmp_path, "a", "b", "c")
 
     def make(name: str, **more: object) -> tuple[Host, Members]:
-        top = tmp_path / name
+        top = tmp_path / str(more.pop("folder", name))
         top.mkdir()
         url = more.pop("url", redis_server.url)
         extra = settings_of(name, tmp_path, str(url), **more)

@@ -118,3 +118,14 @@ def test_a_claim_of_a_turn_that_is_over_is_freed(make_host: MakeHost, redis_serv
         redis.set("t3flow:default:slot:0", content)
         publish(host, fleet)
         assert (claimed, holders(host, fleet)) == (claimed, [holder])
+
+
+def test_a_clone_of_a_host_does_not_share_its_slot(make_host: MakeHost) -> None:
+    """Another machine has the key and the name of the host, but not its runs: a copy of its disk was started, or it was installed anew."""
+    (host, fleet), (clone, _) = make_host("a"), make_host("a", folder="clone")
+    assert asked(host, begin(host)) == ""
+    answer = asked(clone, begin(clone))
+    assert "none of this host's" in answer
+    assert answer.endswith("t3flow fleet release a")
+    assert asked(host, begin(host)) == ""
+    assert holders(host, fleet) == ["a"]
