@@ -15,6 +15,7 @@ HEADERS = {"fleet-lock-protocol": "true", "Content-Type": "application/json"}
 TIMEOUT_SECONDS = 10.0
 MAX_BYTES = 64 * 1024
 REFUSALS = (HTTPStatus.CONFLICT, HTTPStatus.LOCKED)
+SILENT = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 LONGEST = 200
 
 
@@ -33,6 +34,14 @@ class FleetLock:
         """Free the slot of a host; one that holds none is a no-op. Raises FleetUnreachable."""
         if reason := self._post(UNLOCK, host):
             raise FleetUnreachable(f"the FleetLock server did not free the slot of {host}: {reason}")
+
+    def answers(self) -> bool:
+        """Return whether the server answers a request that changes nothing, whatever it says. A proxy that does not reach it is no server."""
+        try:
+            found = http_client.request(f"{self._url}/", timeout_seconds=TIMEOUT_SECONDS, max_bytes=MAX_BYTES)
+        except OSError:
+            return False
+        return found.status not in SILENT
 
     def _post(self, path: str, host: str) -> str:
         body = json.dumps({"client_params": {"id": host, "group": self._group}}).encode()

@@ -229,13 +229,21 @@ class Keeper:
     # FleetLock ----------------------------------------------------------------------------------------------------
 
     def _keep_lock(self) -> None:
-        """Give the slot back when it need not be held. Raises FleetError."""
+        """Give the slot back when it need not be held. Raises FleetError.
+
+        Only runs that wait for a slot ask the server, perhaps once a night. After a failure, whether it is silent is therefore asked from time to
+        time, as the host may go on alone after so many hours of silence.
+        """
+        assert self._fleet.lock is not None
         noted = time.monotonic()
         while not self._stopping.wait(POLL_SECONDS):
             self._unlock_if_over()
             self._end_wait()
             if (now := time.monotonic()) - noted >= LONGEST_PAUSE_SECONDS:
-                if problem := known.read(self._host.journal).problem:  # until the server answers a run that asks again
+                problem = known.read(self._host.journal).problem  # until the server answers a run that asks again
+                if problem and self._fleet.lock.answers():
+                    known.note_alive(self._host.journal)
+                elif problem:
                     known.note_unreachable(self._host.journal, problem, now - noted)
                 noted = now
 

@@ -131,6 +131,11 @@ def note_unreachable(journal: Journal, problem: str, seconds: float) -> Known:
     return _from_fact(facts.change(journal, FLEET, change, synced=False))
 
 
+def note_alive(journal: Journal) -> None:
+    """Record that the fleet is not silent, although it gave no answer that counts."""
+    facts.change(journal, FLEET, lambda fact: as_fact(_from_fact(fact)._replace(unreachable_for=0.0)), synced=False)
+
+
 def merge(
     before: Known, keys: Keys, now: float, records: dict[str, bytes], slots: list[bytes | None] | None = None
 ) -> Known:

@@ -1,6 +1,7 @@
 """Answers of a FleetLock server to a host: which are no slot, and what the host says then."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import pytest
 from turns import NEW, MakeHost, begin
 
+from t3flow.fleet import keeper, known
+from t3flow.fleet.keeper import Keeper
 from t3flow.fleet.turn import ask
 from t3flow.fleet.waiting import note_waiting
+from t3flow.sandbox.host import free_port
 from t3flow.state.fleet import fleet as collect
 
 Serve = Callable[[int, bytes], str]
@@ -23,12 +27,14 @@ def serve() -> Iterator[Serve]:
     def start(status: int, body: bytes) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.send_response(status)
                 self.send_header("Location", "http://127.0.0.1:1/")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body[:100_000])
+
+            do_GET = do_POST
 
             def log_message(self, *arguments: Any) -> None:
                 pass
@@ -42,6 +48,30 @@ def serve() -> Iterator[Serve]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(("status", "is_silent"), [(404, False), (500, False), (502, True), (0, True)])
+def test_only_silence_counts_as_silence(
+    make_host: MakeHost, serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int, is_silent: bool
+) -> None:
+    """Two failures with a day in between, during which the server answers others, let no host go on alone."""
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(keeper, "LONGEST_PAUSE_SECONDS", 0.02)
+    url = serve(status, b"") if status else f"http://127.0.0.1:{free_port()}"
+    host, fleet = make_host("a", url=url, alone_after_hours=1)
+    known.note_unreachable(host.journal, "it did not answer", 3000.0)
+    stopping = threading.Event()
+    thread = threading.Thread(target=Keeper(host, fleet, stopping).repeat)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while (seconds := known.read(host.journal).unreachable_for) == 3000.0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        stopping.set()
+        thread.join(30)
+    assert (seconds > 3000.0) if is_silent else (seconds == 0.0)
+    assert known.read(host.journal).problem == "it did not answer"
 
 
 @pytest.mark.parametrize(
