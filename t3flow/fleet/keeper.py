@@ -29,6 +29,12 @@ PUBLISH_SECONDS = 3600.0
 ALARM_SECONDS = 3000.0
 """Trouble is logged about as often as this host shows a sign of life."""
 LONGEST_PAUSE_SECONDS = 20.0
+BUMP = "workflow = 'bump' and coalesce(json_extract(args, '$.dry_run'), 0) = 0"
+STILL_WAITS = (
+    *("fleet_wait", "registry_unreachable", "incomplete_release", "too_young"),
+    *("backup_failed", "gate_inconclusive", "error"),
+)
+"""Outcomes of a bump after which the host has still had no turn for a version that it wants."""
 GRACE_SECONDS = LONGEST_PAUSE_SECONDS + 5.0
 """After Redis has lost its data: until each host that holds a slot has connected again and put its claim back."""
 
@@ -129,12 +135,12 @@ class Keeper:
         return found
 
     def _end_wait(self) -> None:
-        """Forget that this host waits once a bump ended otherwise: it had its turn, or none was needed."""
+        """Forget that this host waits once a bump ended otherwise: it had its turn, none was needed, or a person stopped it."""
         waiting = facts.read(self._host.journal, WAITING)
         if waiting is None or own.is_running(self._host.journal, waiting["run"]):
             return
-        for last in self._host.journal.runs("workflow = 'bump'", limit=1):
-            if last.status != "running" and last.outcome != "fleet_wait":
+        for last in self._host.journal.runs(BUMP, limit=1):
+            if last.status != "running" and last.outcome not in STILL_WAITS:
                 facts.change(self._host.journal, WAITING, lambda now: None if now == waiting else now)
 
     def _receive(self, message: bytes | None) -> None:

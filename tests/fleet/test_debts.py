@@ -7,10 +7,13 @@ from conftest import RedisServer
 from redis import Redis
 from turns import NEW, OLD, MakeHost, accept, asked, begin, end, holders, publish
 
+from t3flow.engine.runs import new_run
 from t3flow.fleet import own
 from t3flow.fleet.keeper import Keeper
+from t3flow.fleet.own import WAITING
 from t3flow.fleet.records import CLAIM, Claim
 from t3flow.fleet.turn import ask
+from t3flow.fleet.waiting import note_waiting
 from t3flow.host.host import Host
 from t3flow.host.pruning import ACCEPTED
 from t3flow.host.records import bakes, facts, rejections
@@ -129,3 +132,27 @@ def test_a_clone_of_a_host_does_not_share_its_slot(make_host: MakeHost) -> None:
     assert answer.endswith("t3flow fleet release a")
     assert asked(host, begin(host)) == ""
     assert holders(host, fleet) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "dry_run", "waits"),
+    [
+        ("fleet_wait", False, True),
+        ("registry_unreachable", False, True),
+        ("dry_run_passed", True, True),
+        ("updated", False, False),
+        ("up_to_date", False, False),
+        ("cancelled", False, False),
+    ],
+)
+def test_a_host_waits_until_a_bump_needs_no_turn(make_host: MakeHost, outcome: str, dry_run: bool, waits: bool) -> None:
+    """A run that says nothing about the turn, as a dry run, does not end the time for which this host has had none."""
+    host, fleet = make_host("a")
+    first = begin(host)
+    note_waiting(host, first, NEW, "the slot is held by b")
+    end(host, first, "fleet_wait")
+    run = new_run(host.journal, "bump", {"dry_run": dry_run})
+    assert run is not None
+    end(host, run, outcome)
+    Keeper(host, fleet, threading.Event())._end_wait()
+    assert (facts.read(host.journal, WAITING) is not None) == waits
