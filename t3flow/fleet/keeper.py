@@ -21,7 +21,7 @@ from t3flow.fleet.own import SEQ, TURN, WAITING, Turn
 from t3flow.fleet.records import FREED, RECORD, Record
 from t3flow.fleet.signatures import create_private_key
 from t3flow.host.host import Host
-from t3flow.host.records import facts
+from t3flow.host.records import facts, rejections
 
 NAME = "fleet"
 POLL_SECONDS = 1.0
@@ -299,4 +299,6 @@ def keep(host: Host, stopping: threading.Event) -> None:
                 )
         except FleetError as error:
             logger.warning("{}", error)
+    else:
+        rejections.forget_other_hosts(host.journal, [])
     Keeper(host, fleet, stopping).repeat()

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from t3flow.engine.files import sync_folder
 from t3flow.fleet.errors import BadRecord, FleetError
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def create_private_key(path: Path) -> bool:
         if path.exists():
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # of a process with the same number that was killed
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
@@ -153,6 +155,7 @@ def create_private_key(path: Path) -> bool:
             os.fsync(file.fileno())
         try:
             os.link(temporary, path)  # the first of two creators wins
+            sync_folder(path.parent)  # its public key may be copied to other hosts at once
         except FileExistsError:
             return False
         finally:

@@ -111,7 +111,8 @@ def _take(host: Host, fleet: Fleet, found: Known, version: str, run: str, *, is_
                 logger.info("took slot {} of the fleet for {}", number, version)
                 looking.look(host.journal, fleet)  # so that this host can put its claim back if Redis loses it
                 return ""
-            return "another host took the slot just now"
+    if any(slot.is_free for slot in found.slots):
+        return "another host took the slot just now"
     holders = [slot.claim.host if slot.claim else f"an unreadable claim ({slot.problem})" for slot in found.slots]
     return (
         f"{'the slot is' if len(holders) == 1 else 'all slots are'} held by {', '.join(holders)}: t3flow fleet status"

@@ -13,6 +13,7 @@ from t3flow.fleet import keeper, known
 from t3flow.fleet.keeper import Keeper
 from t3flow.fleet.turn import ask
 from t3flow.fleet.waiting import note_waiting
+from t3flow.host.records import rejections
 from t3flow.sandbox.host import free_port
 from t3flow.state.fleet import fleet as collect
 
@@ -96,3 +97,13 @@ def test_a_host_without_a_slot_says_why_and_shows_no_turn(
     found = collect(host.settings, host.journal)
     assert found is not None
     assert (found["turn"], found["waiting"] and found["waiting"]["run"]) == (None, run)
+
+
+def test_rejections_of_other_hosts_end_with_the_records(make_host: MakeHost, serve: Serve) -> None:
+    """A host that changes from Redis to such a server never hears that another host takes a version back."""
+    host, _ = make_host("a", url=serve(200, b""))
+    rejections.note_of_host(host.journal, "b", {NEW: "it failed"})
+    stopping = threading.Event()
+    stopping.set()
+    keeper.keep(host, stopping)
+    assert rejections.rejected(host.journal) == {}

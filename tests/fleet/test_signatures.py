@@ -1,6 +1,7 @@
 """Keys and signed texts: what another key, host, kind, or group has signed does not verify."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,11 @@ def test_a_file_of_an_odd_name_is_told(folder: Path) -> None:
 
 def test_a_folder_that_is_not_there_has_no_peers(tmp_path: Path) -> None:
     assert signatures.peer_names(tmp_path / "none") == []
+
+
+def test_a_creation_that_was_killed_is_repeated(tmp_path: Path) -> None:
+    """In a container, each process may have the same number as the one before."""
+    path = tmp_path / "fleet.key"
+    (tmp_path / f".fleet.key.{os.getpid()}").write_bytes(b"half")
+    assert signatures.create_private_key(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["fleet.key"]

@@ -37,6 +37,23 @@ def test_two_slots_are_for_two_hosts(make_host: MakeHost) -> None:
     assert holders(*hosts[0]) == ["a", "b"]
 
 
+def test_a_host_that_loses_one_slot_takes_the_next(make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host takes the first slot between the look and the claim: no message would tell this host that the second one is free."""
+    (a, fleet), (b, _) = make_host("a", slots=2), make_host("b", slots=2)
+    publish(a, fleet)
+    store, run = fleet.store, begin(b)
+    assert store is not None
+    take = store.take
+
+    def late(number: int, claim: bytes) -> bool:
+        assert number or asked(b, run) == ""
+        return take(number, claim)
+
+    monkeypatch.setattr(store, "take", late)
+    assert ask(a, NEW, begin(a), is_bump=True).is_granted
+    assert holders(a, fleet) == ["b", "a"]
+
+
 def test_of_many_hosts_at_once_one_wins(make_host: MakeHost) -> None:
     """The same moment, 20 times: never two, never none."""
     hosts = [make_host(name) for name in "abc"]

@@ -52,8 +52,9 @@ def _of_redis(host: Host, fleet: Fleet) -> Iterator[Finding]:
     keys = fleet.keys()
     if len(keys.public) == 1:
         yield finding(f"{fleet.settings.peers} has no key of another host", "copy their keys there: see docs/fleet.md")
+    before = read(host.journal)
     contents = fleet.store.read(sorted(keys.public))
-    found = merge(read(host.journal), keys, contents.now, contents.records, contents.slots)
+    found = merge(before, keys, contents.now, contents.records, contents.slots)
     if fleet.store.may_write_another(fleet.name):
         yield finding("this host's account of Redis may write the records of other hosts", ACL)
     for name in fleet.store.hosts_with_a_record():
