@@ -1,6 +1,6 @@
 """What this host tells the fleet, all of it derived from the journal, the links, and the freeze file."""
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from t3flow.engine.journal import Journal
 from t3flow.fleet.records import LONGEST_VERSION, MOST_VERSIONS, Record, shortened
@@ -31,7 +31,7 @@ class Turn(Taken):
 
     since: float
     is_alone: bool
-    earlier: list[Taken]
+    earlier: NotRequired[list[Taken]]
 
 
 def accepted(host: Host) -> list[str]:
@@ -86,7 +86,7 @@ def must_hold(host: Host) -> bool:
 
 def taken(turn: Turn) -> list[Taken]:
     """Return all turns on record, the oldest first."""
-    return [*turn["earlier"], Taken(run=turn["run"], version=turn["version"], is_bump=turn["is_bump"])]
+    return [*turn.get("earlier", []), Taken(run=turn["run"], version=turn["version"], is_bump=turn["is_bump"])]
 
 
 def outstanding(host: Host, turn: Turn) -> list[Taken]:
