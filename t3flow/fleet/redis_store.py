@@ -8,10 +8,12 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
@@ -51,17 +53,31 @@ class RedisStore:
         self.prefix = f"t3flow:{group}:"
         self.channel = f"{self.prefix}changes"
         self._slots = [f"{self.prefix}slot:{number}" for number in range(slots)]
+        self._url = url
+        self._clock: tuple[float, float] | None = None  # uptime and Redis's clock when it was asked last
+
+    @cached_property
+    def _redis(self) -> Any:
+        """Return the client, which connects on first use. Raises FleetError if the URL has options that cannot be used."""
         options: dict[str, Any] = {
             "socket_timeout": CALL_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
+            "decode_responses": False,
+            "encoding": "utf-8",
         }
-        if not url.startswith("unix:"):
+        if not self._url.startswith("unix:"):
             options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
-        self._clock: tuple[float, float] | None = None  # uptime and Redis's clock when it was asked last
-        self._redis: Any = Redis.from_url(url, **options)
-        bounded.bound(self._redis.connection_pool)
+        try:
+            named: dict[str, Any] = parse_url(self._url)  # type: ignore[no-untyped-call]
+            pool = ConnectionPool(**{**named, **options})
+            bounded.bound(pool)
+            pool.connection_class(**pool.connection_kwargs)
+        except (ValueError, TypeError, AttributeError) as error:
+            text = hide(" ".join(str(error).split()))[:LONGEST_REASON]
+            raise FleetError(f"fleet.url has options that cannot be used ({text}): correct them") from error
+        return Redis(connection_pool=pool)
 
     def record_key(self, host: str) -> str:
         """Return the key of a host's record."""

@@ -266,9 +266,11 @@ def fleet_url(text: str) -> str:
     if scheme in ("http", "https"):
         parts, port = _split(text)
         _check_server(parts.hostname, port)
-        if "?" in text or "#" in text:
+        if re.search(r"[@?#]", text):
             raise ValueError("contains more than a host, a port and a path")
         return text.removesuffix("/")
+    if is_sentinel(text):
+        raise ValueError("names Sentinels: a failover may lose slots, so that a fleet needs one Redis")
     if scheme == "sqlite":
         raise ValueError("has the unknown scheme sqlite")
     return queue_url(text)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from conftest import RedisServer
 
 from t3flow.fleet import bounded
-from t3flow.fleet.errors import FleetUnreachable
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.redis_store import RedisStore
 
 Serve = Callable[[bytes, float], str]
@@ -56,3 +57,21 @@ def test_an_answer_without_end_is_no_answer(
     for _ in range(2):
         with pytest.raises(FleetUnreachable, match=says):
             store.read(["a"])
+
+
+@pytest.mark.parametrize("options", ["foo=1", "socket_timeout=abc", "db=x", "connection_class=x"])
+def test_options_that_cannot_be_used_are_one_line(redis_server: RedisServer, options: str) -> None:
+    """In each command and run that asks, and no traceback. They are no silence of the fleet, after which a host could go on alone."""
+    store = RedisStore(f"unix://u:geheim@{redis_server.socket}?{options}", "default", 1)
+    for _ in range(2):
+        with pytest.raises(FleetError) as caught:
+            store.subscribe()
+        assert "geheim" not in str(caught.value)
+
+
+def test_options_do_not_change_how_texts_are_read(redis_server: RedisServer) -> None:
+    store = RedisStore(
+        f"{redis_server.url}?decode_responses=true&socket_timeout=9999&protocol=3&encoding=utf-16", "default", 1
+    )
+    assert store.take(0, b"\xff")
+    assert store.read([]).slots == [b"\xff"]

@@ -406,6 +406,8 @@ IMPOSSIBLE = [
     ("fleet.url", '"sqlite:///var/lib/q.db"', "has the unknown scheme sqlite"),
     ("fleet.url", '"redis://"', "names no host"),
     ("fleet.url", '"https://lock.example/?x=1"', "contains more than a host, a port and a path"),
+    ("fleet.url", '"https://a:b@lock.example/"', "contains more than a host, a port and a path"),
+    ("fleet.url", '"redis+sentinel://a,b/main"', "names Sentinels"),
     ("fleet.group", '""', "is not valid"),
     ("fleet.group", '"a:b"', "is not valid"),
     ("fleet.host", '"-x"', "is not valid"),
