@@ -72,13 +72,12 @@ class Keeper:
     def _note_failure(self, error: FleetError, pause: float) -> float:
         """Record that the fleet does not answer, and since when; return the next pause."""
         now = time.monotonic()
-        is_silence = isinstance(error, FleetUnreachable) and not self._is_answering
-        seconds = now - self._failing_since if is_silence else 0.0
+        seconds = 0.0 if self._is_answering else now - self._failing_since
         if self._is_answering:
             logger.warning("FLEET UNREACHABLE: {}; no version is started that other hosts have not verified", error)
             pause = POLL_SECONDS / 2
         self._is_answering, self._failing_since = False, now
-        known.note_unreachable(self._host.journal, str(error), seconds)
+        known.note_unreachable(self._host.journal, str(error), seconds if isinstance(error, FleetUnreachable) else None)
         return min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _note_success(self) -> None:
@@ -247,10 +246,9 @@ class Keeper:
             self._end_wait()
             if (now := time.monotonic()) - noted >= LONGEST_PAUSE_SECONDS:
                 problem = known.read(self._host.journal).problem  # until the server answers a run that asks again
-                if problem and self._fleet.lock.answers():
-                    known.note_alive(self._host.journal)
-                elif problem:
-                    known.note_unreachable(self._host.journal, problem, now - noted)
+                if problem:
+                    seconds = None if self._fleet.lock.answers() else now - noted
+                    known.note_unreachable(self._host.journal, problem, seconds)
                 noted = now
 
     def _unlock_if_over(self) -> None:

@@ -116,24 +116,19 @@ def _is_newer(known: Known, name: str, record: Record) -> bool:
     return name in known.hosts and (former is None or record.seq > former.seq)
 
 
-def note_unreachable(journal: Journal, problem: str, seconds: float) -> Known:
-    """Record that the fleet did not answer, for `seconds` longer than recorded before."""
+def note_unreachable(journal: Journal, problem: str, seconds: float | None) -> Known:
+    """Record that the fleet did not answer, for `seconds` longer than recorded before. None: it is not silent, but gave no answer that counts."""
 
     def change(fact: Any) -> dict[str, Any]:
         known = _from_fact(fact)
         known = known._replace(
             problem=shortened(problem),
             unreachable_since=known.unreachable_since or time.time(),
-            unreachable_for=known.unreachable_for + seconds,
+            unreachable_for=0.0 if seconds is None else known.unreachable_for + seconds,
         )
         return as_fact(known)
 
     return _from_fact(facts.change(journal, FLEET, change, synced=False))
-
-
-def note_alive(journal: Journal) -> None:
-    """Record that the fleet is not silent, although it gave no answer that counts."""
-    facts.change(journal, FLEET, lambda fact: as_fact(_from_fact(fact)._replace(unreachable_for=0.0)), synced=False)
 
 
 def merge(

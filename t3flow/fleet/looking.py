@@ -4,7 +4,7 @@ import time
 
 from t3flow.engine.journal import Journal
 from t3flow.fleet import known
-from t3flow.fleet.errors import FleetError
+from t3flow.fleet.errors import FleetError, FleetUnreachable
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet
 
@@ -18,7 +18,7 @@ def look(journal: Journal, fleet: Fleet) -> Known:
             keys = fleet.keys()
             found = fleet.store.read(sorted(keys.public))
         except FleetError as error:
-            known.note_unreachable(journal, str(error), 0.0)
+            known.note_unreachable(journal, str(error), 0.0 if isinstance(error, FleetUnreachable) else None)
             raise
         return known.note(journal, known.merge(before, keys, found.now, found.records, found.slots))
 

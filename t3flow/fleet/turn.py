@@ -40,7 +40,7 @@ def ask(host: Host, version: str, run: str, *, is_bump: bool, again: bool = Fals
     except FleetUnreachable as error:
         return _alone(host, fleet, version, run, str(error), is_bump=is_bump, again=again)
     except FleetError as error:
-        known.note_unreachable(host.journal, str(error), 0.0)
+        known.note_unreachable(host.journal, str(error), None)
         return Answer(False, reason=str(error))
 
 

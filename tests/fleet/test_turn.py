@@ -271,6 +271,9 @@ def test_a_refusal_of_redis_never_lets_a_host_go_alone(make_host: MakeHost, redi
     known.note_unreachable(other.journal, "no answer", 1e6)
     other.settings.fleet.key_file.unlink()
     assert asked(other, begin(other)).endswith("create it with: t3flow fleet key")
+    assert known.read(host.journal).unreachable_for == 0.0, (
+        "an answer ends the silence that would let the host go alone"
+    )
 
 
 def test_a_host_may_join_without_a_restart(make_host: MakeHost) -> None:
