@@ -51,7 +51,7 @@ class Desk:
         self.run = run
         if workflow:
             self.run = f"{workflow}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.action_id[:6]}"
-        known = {key: value for key, value in arguments.items() if value not in (None, "", [], False)}
+        known = {key: value for key, value in arguments.items() if value not in (None, "", []) and value is not False}
         entry = actions.begin(self.journal, self.action_id, self.actor, action, known, self.run)
         self.run = entry.run_id
         if entry.result is not None:

@@ -16,8 +16,11 @@ from t3flow.fleet.redis_store import RedisStore
 from t3flow.fleet.turn import ask
 from t3flow.host.host import Host
 from t3flow.host.pruning import ACCEPTED
-from t3flow.host.records import facts, rejections
+from t3flow.host.records import actions, facts, rejections
+from t3flow.host.records.actions import Actor
 from t3flow.host.records.facts import BAKE, BAKE_CUT_SHORT
+from t3flow.service import fleet_operations
+from t3flow.service.operations import Desk
 
 
 def test_one_slot_is_held_by_one_host_which_may_take_it_again(make_host: MakeHost) -> None:
@@ -209,6 +212,16 @@ def test_a_slot_that_an_operator_freed_is_owed_no_more(make_host: MakeHost) -> N
     assert not fleet.store.free(0, found.slots[0].content), "a repeat is a no-op"
     publish(host, fleet)
     assert facts.read(host.journal, TURN) is None
+
+
+def test_the_first_slot_is_recorded_with_the_operator_who_freed_it(make_host: MakeHost) -> None:
+    """Its number is 0, which is no missing argument."""
+    host, fleet = make_host("a")
+    assert asked(host, begin(host)) == ""
+    desk = Desk(host.settings, host.journal, Actor("cli", "root"))
+    assert fleet_operations.release(desk, None, 0) == "Freed slot 0; the next host may take its turn"
+    assert holders(host, fleet) == [""]
+    assert [each.arguments for each in actions.recent(host.journal, 5)] == [{"slot": 0}]
 
 
 def test_a_claim_that_does_not_verify_is_not_taken_over(make_host: MakeHost, redis_server: RedisServer) -> None:
