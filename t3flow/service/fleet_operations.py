@@ -4,7 +4,7 @@ from t3flow.fleet import looking
 from t3flow.fleet.errors import FleetError
 from t3flow.fleet.known import Known
 from t3flow.fleet.members import Fleet, open_fleet
-from t3flow.fleet.signatures import NAME
+from t3flow.fleet.signatures import NAME, claimed_host
 from t3flow.host.records.actions import Action
 from t3flow.service.operations import Desk, Refused
 
@@ -35,7 +35,8 @@ def release(desk: Desk, host: str | None, slot: int | None) -> str:
 
 
 def _held_by(found: Known, host: str) -> list[int]:
-    return [number for number, slot in enumerate(found.slots) if slot.claim is not None and slot.claim.host == host]
+    """Return the slots whose claims name a host, also if its key is gone from fleet.peers, so that they do not verify any more."""
+    return [number for number, slot in enumerate(found.slots) if slot.content and claimed_host(slot.content) == host]
 
 
 def _free(fleet: Fleet, found: Known, number: int) -> bool:

@@ -224,6 +224,19 @@ def test_the_first_slot_is_recorded_with_the_operator_who_freed_it(make_host: Ma
     assert [each.arguments for each in actions.recent(host.journal, 5)] == [{"slot": 0}]
 
 
+def test_the_slot_of_a_host_without_a_key_is_freed_by_its_name(make_host: MakeHost) -> None:
+    """The runbook says to remove the key of a host that is gone, and to free its slot."""
+    (a, _), (b, fleet) = make_host("a"), make_host("b")
+    assert asked(a, begin(a)) == ""
+    (b.settings.fleet.peers / "a.pub").unlink()
+    assert "unreadable claim (fleet.peers has no key of a)" in asked(b, begin(b))
+    desk = Desk(b.settings, b.journal, Actor("cli", "root"))
+    assert fleet_operations.release(desk, "c", None) == "c holds no slot"
+    desk = Desk(b.settings, b.journal, Actor("cli", "root"))
+    assert fleet_operations.release(desk, "a", None) == "Freed slot 0 of a; the next host may take its turn"
+    assert looking.look(b.journal, fleet).slots[0].is_free
+
+
 def test_a_claim_that_does_not_verify_is_not_taken_over(make_host: MakeHost, redis_server: RedisServer) -> None:
     host, _ = make_host("a")
     Redis.from_url(redis_server.url).set("t3flow:default:slot:0", b"rubbish")
