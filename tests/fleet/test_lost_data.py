@@ -1,6 +1,8 @@
 """What hosts know of a fleet whose Redis forgets, fails over, or has texts of any kind and size, and while several of their processes ask it."""
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,28 +48,43 @@ def test_claims_of_another_group_are_not_put_back(
     assert "a" not in known.read(moved.journal).records, "what a host said in the other group counts here no more"
 
 
-def test_what_redis_forgets_while_all_are_connected_is_put_back(
-    make_host: MakeHost, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Grace(threading.Event):
+    """The time that a host gives the others: until a slot is held, or for a while if none is."""
+
+    def __init__(self, redis: "Redis[bytes]") -> None:
+        super().__init__()
+        self._redis = redis
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return after the slot is held."""
+        wait_until(lambda: self._redis.exists("t3flow:default:slot:0"), 10)
+        return False
+
+
+def wait_until(is_true: Callable[[], object], seconds: float) -> None:
+    """Return once this is true, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_what_redis_forgets_while_all_are_connected_is_put_back(make_host: MakeHost, redis_server: RedisServer) -> None:
     """A FLUSHALL ends no connection: the host that finds it out has the others put their claims back before it goes on."""
-    monkeypatch.setattr("t3flow.fleet.keeper.GRACE_SECONDS", 2.0)
     (a, a_fleet), (b, b_fleet) = make_host("a"), make_host("b")
     publish(b, b_fleet)
-    stopping = threading.Event()
-    keepers = [threading.Thread(target=Keeper(a, a_fleet, stopping).repeat)]
-    keepers[0].start()
+    redis, stopping = Redis.from_url(redis_server.url), threading.Event()
+    thread = threading.Thread(target=Keeper(a, a_fleet, stopping).repeat)
+    thread.start()
     try:
         run = begin(a)
-        while not ask(a, NEW, run, is_bump=True).is_granted:
-            pass
-        Redis.from_url(redis_server.url).flushall()
-        publish(b, b_fleet)
-        answer = ask(b, NEW, begin(b), is_bump=True)
-        assert "held by a" in answer.reason
-        looking.look(a.journal, a_fleet)
+        wait_until(lambda: ask(a, NEW, run, is_bump=True).is_granted, 30)
+        assert redis.exists("t3flow:default:slot:0")
+        redis.flushall()
+        Keeper(b, b_fleet, Grace(redis))._look_and_publish()
+        assert "held by a" in ask(b, NEW, begin(b), is_bump=True).reason
     finally:
         stopping.set()
-        keepers[0].join(30)
+        thread.join(40)
 
 
 def test_a_redis_that_fell_back_has_lost_its_data(
