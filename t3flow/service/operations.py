@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from t3flow import T3flowError
-from t3flow.engine.journal import Journal, NoSuchRun
+from t3flow.engine.journal import Journal, JournalError, NoSuchRun
 from t3flow.engine.runs import new_run, send_signal, wake_run
 from t3flow.host import freeze as freezing
 from t3flow.host.records import actions, deferral_records, facts, holds
@@ -58,6 +58,8 @@ class Desk:
             return entry.result
         try:
             result = do(entry)
+        except JournalError:  # no result: a repeat under the same id does it
+            raise
         except T3flowError as error:
             actions.finish(self.journal, entry.id, f"refused: {error}")
             raise
