@@ -218,6 +218,18 @@ def test_problems_wait_while_a_run_changes_the_host(world: World) -> None:
     assert world.told(later=10) == [["failed"]]
 
 
+def test_a_run_of_a_newer_t3flow_that_keeps_the_host_is_told(world: World) -> None:
+    """It was left alone with the lease, so that no other run changes the host until an operator acts: who is told nothing waits for ever."""
+    run = new_run(world.host.journal, "bump", {}) or ""
+    with world.host.journal.transaction() as connection:
+        connection.execute("insert into locks values ('host', ?, 0)", (run,))
+    world.problems = [problem("newer_run", None)]
+    assert world.told(later=10) == [], "the run is at work"
+    with world.host.journal.transaction() as connection:
+        connection.execute("update runs set held = 'newer' where id = ?", (run,))
+    assert world.told(later=10) == [["failed"]]
+
+
 def test_a_failed_and_a_successful_verify_are_told(bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real read model: what it finds is what is told."""
     look = Deriver._problems
