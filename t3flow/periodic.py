@@ -36,12 +36,20 @@ select id, reason from (
   select runs.id, held, claim,
     case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as reason
   from deferrals join runs on runs.id = deferrals.run where status = 'running'
+  union all
+  select id, held, claim, null from runs
+  where status = 'running' and held in ('frozen', 'revoked') and id not in (select run from deferrals)
 ) where held is not reason and held is not 'newer' and (claim is null or reason is null)"""
 """Drains (run, reason to revoke its message or null) whose message the journal does not have revoked for that reason. Parameter: is frozen.
 
 A drain that a worker has is left alone until it sleeps. One that sleeps with the lease, after a consumer stopped, is never revoked: it would block
-all other runs, even a rollback. It checks for a freeze by itself. One of a newer t3flow stays as it is.
+all other runs, even a rollback. It checks for a freeze by itself. One of a newer t3flow stays as it is. One without a deferral is restored, so that
+it ends: a kill or this watcher may have met the end of the deferral halfway.
 """
+WAITING_BUMPS = """
+select id from runs where status = 'running' and workflow = 'bump' and wake_at > ?
+and (select kind from events where run = runs.id order by seq desc limit 1) = 'waiting'"""
+"""Bumps that sleep in a step that polls. Parameter: now. One that retries a step keeps its pause: a freeze may not end it there."""
 
 
 def register(engine: Engine, host: Host) -> "Minute":
@@ -182,22 +190,26 @@ def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     def watch() -> None:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and facts.read(host.journal, "freeze") is not None:
-            facts.write(host.journal, "freeze", None)  # an operator removed the file
+            # An operator removed the file. It is looked at again, as a freeze writes it before the record.
+            facts.change(host.journal, "freeze", lambda known: known if freeze.is_frozen(host.settings) else None)
         wrong = host.journal.query(WRONGLY_REVOKED, is_frozen)
         if reasons := {run: reason for run, reason in wrong if reason is not None}:
             engine.revoke(reasons)
         if free := [run for run, reason in wrong if reason is None]:
             engine.restore(free, time.time())
-        if is_frozen:  # end a bump that waits for the registry now, not at its next attempt
-            for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
-                wake(sleeping.id)
+        if is_frozen:  # end a bump that waits for the registry or its turn now, not at its next attempt
+            for (run,) in host.journal.query(WAITING_BUMPS, time.time()):
+                wake(run)
 
     return watch
 
 
 def clock_watcher(host: Host) -> Callable[[], None]:
-    """Return a watcher that wakes every sleeping run after the wall clock was set or the host was suspended: wake times are stale then."""
-    offset = time.time() - time.monotonic()
+    """Return a watcher that wakes every sleeping run after the wall clock was set or the host was suspended: wake times are stale then.
+
+    A last heartbeat that is ahead of the clock shows that it was set back while no consumer was running: the runs are woken at once then.
+    """
+    offset = max(time.time(), facts.read(host.journal, HEARTBEAT) or 0.0) - time.monotonic()
 
     def watch() -> None:
         nonlocal offset
