@@ -156,7 +156,8 @@ def start_due_bump(host: Host, now: float) -> str | None:
         host.settings.schedule.jitter_s,
         str(schedule.zone(host.settings)),
     ]
-    if not isinstance(planned, dict) or planned.get("rules") != rules:
+    is_planned = isinstance(planned, dict) and planned.get("rules") == rules
+    if not is_planned or planned.get("after", 0.0) > now:  # the clock was set back since
         plan_next(host, now, rules)
         return None
     if now < planned["at"]:
@@ -178,7 +179,7 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     """Plan the next bump: the next time of the schedule plus random jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
-    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
+    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "after": after, "rules": rules})
 
 
 def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
@@ -216,16 +217,14 @@ def clock_watcher(host: Host) -> Callable[[], None]:
         jump = time.time() - time.monotonic() - offset
         if abs(jump) < MIN_CLOCK_JUMP_SECONDS:
             return
+        for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
+            wake(run.id)
         offset += jump
         logger.warning(
             "the clock jumped by {:+.0f} s (it was set, or the host was suspended); every deferral is checked now", jump
         )
-        for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
-            wake(run.id)
-        planned = facts.read(host.journal, NEXT_BUMP)
-        if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
-            facts.write(host.journal, NEXT_BUMP, None)  # it was planned by a clock that was ahead
 
+    watch()
     return watch
 
 

@@ -222,7 +222,7 @@ def after_a_failure(host: Host, user: str, now: float) -> Wait | None:
     """Return a wait if another user was just stopped in vain and no user was moved since, so that a shared fault does not stop every user."""
     last = blockers.last_of_others(host.journal, user, blockers.RESTART)
     again = last.at + host.settings.deferral.max_check_interval_s if last is not None else 0.0
-    if last is None or again <= now or host.journal.query(MOVED_SINCE, last.at):
+    if last is None or not last.at <= now < again or host.journal.query(MOVED_SINCE, last.at):
         return None
     return {"waiting_for": "host_busy", "detail": f"{last.detail}: other users are not stopped for now", "at": again}
 

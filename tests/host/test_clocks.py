@@ -1,11 +1,13 @@
 """Clock steps and sleeping machines: no missed bump is caught up, no timer is lost."""
 
+import math
 import time
 from collections.abc import Callable
 
 import pytest
 
 from t3flow import periodic
+from t3flow.deferrals import blockers, idleness
 from t3flow.engine.runs import new_run
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import deferral_records, facts
@@ -55,7 +57,7 @@ def test_a_clock_that_jumps_begins_nothing_twice(bare: Callable[..., Host], jump
 def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What sleeps until a time which the clock has just moved a day away from is looked at now, and the next bump is planned anew.
+    """What sleeps until a time which the clock has just moved a day away from is looked at now.
 
     A small correction wakes nobody.
     """
@@ -66,14 +68,32 @@ def test_every_sleeper_is_woken_by_a_step_of_the_clock(
     deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
     owed = new_run(host.journal, "revive", {"user": "ada"}, wake_at=time.time() + 60)
     assert owed is not None
-    facts.write(host.journal, periodic.NEXT_BUMP, {"at": time.time() + HOUR, "due": time.time() + 800 * DAY})
     watch = periodic.clock_watcher(host)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 2)
     watch()
-    assert facts.read(host.journal, periodic.NEXT_BUMP) is not None
     assert (host.journal.run(run).wake_at or 0) > real() + HOUR / 2
     monkeypatch.setattr(time, "time", lambda: real() - DAY)
     watch()
     assert all((host.journal.run(each).wake_at or 0) < real() - DAY + 5 for each in (run, owed))
-    assert facts.read(host.journal, periodic.NEXT_BUMP) is None
+
+
+def test_a_clock_that_was_ahead_while_the_consumer_ran_last(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host boots with a clock that is years ahead, which is corrected at its next boot: nothing sleeps for years, not even the next bump."""
+    host = bare()
+    set_current_host(host)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 1500 * DAY)
+    periodic.start_due_bump(host, time.time())
+    run = new_run(host.journal, "drain", {"user": "ada"}, wake_at=time.time() + HOUR) or ""
+    deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "window", time.time() + HOUR)
+    blockers.note(host.journal, "bob", blockers.RESTART, "bob was stopped in vain")
+    facts.write(host.journal, periodic.HEARTBEAT, time.time())
+    monkeypatch.setattr(time, "time", real)
+    periodic.clock_watcher(host)
+    assert (host.journal.run(run).wake_at or math.inf) <= time.time()
+    assert periodic.start_due_bump(host, time.time()) is None
+    assert at(host) < time.time() + 400 * DAY
+    assert idleness.after_a_failure(host, "ada", time.time()) is None
