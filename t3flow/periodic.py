@@ -4,6 +4,7 @@ Late or repeated calls are harmless: the id of a scheduled run contains its due 
 """
 
 import math
+import os
 import random
 import threading
 import time
@@ -237,12 +238,13 @@ def wake_all_drains(host: Host) -> None:
 def remove_stale_scratch(host: Host) -> None:
     """Remove the scratch folders of runs that ended or were never journaled. Call it when the consumer starts.
 
-    The folder is world-writable, so a name may not be t3flow's: a failed removal is logged and does not stop the consumer.
+    Every account may create entries there. What another account owns stays: to remove millions of its files would delay the start beyond its timeout.
+    A failed removal is logged and does not stop the consumer.
     """
     live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
     for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):
-        if folder.name not in live:
-            try:
+        try:
+            if folder.name not in live and folder.lstat().st_uid == os.geteuid():
                 remove_tree(folder)
-            except DiskError as error:
-                logger.warning("{}", error)
+        except (DiskError, FileNotFoundError) as error:
+            logger.warning("{}", error)
