@@ -137,6 +137,29 @@ def test_a_host_that_has_just_booted_has_its_first_minute(
     assert done == ["tick"]
 
 
+def test_slow_work_of_a_minute_costs_no_other_minute(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bump that is due just after it began would be noticed two minutes later, and skipped."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    now = 1000.0
+    done: list[float] = []
+
+    def tick(*given: object) -> None:
+        nonlocal now
+        done.append(now)
+        now += 40
+
+    monkeypatch.setattr(periodic, "tick", tick)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    minute = periodic.Minute(engine, host)
+    minute()
+    now = 1060.0
+    minute()
+    assert done == [1000.0, 1060.0]
+
+
 def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
