@@ -47,8 +47,11 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
 
 
 def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | None = None) -> None:
-    """Write the freeze file, then the record: a kill in between leaves tracking frozen. Idempotent: the first reason stays."""
-    reason = " ".join(reason.split()) or "no reason given"
+    """Write the freeze file, then the record: a kill in between leaves tracking frozen. Idempotent: the first reason stays.
+
+    A reason may have bytes that are no text, as from a terminal in another encoding: that must not prevent a freeze.
+    """
+    reason = " ".join(reason.encode(errors="replace").decode().split()) or "no reason given"
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
         if journal is not None:

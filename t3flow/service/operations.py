@@ -131,7 +131,8 @@ def hold(desk: Desk, user: str, until: str | None, reason: str) -> str:
     def do(entry: Action) -> str:
         require_user(desk.settings, user)
         at = future_moment(desk.settings, until) if until else None
-        holds.put(desk.journal, user, at, " ".join(reason.split()), desk.actor.name)
+        text = reason.encode(errors="replace").decode()  # a terminal may have another encoding
+        holds.put(desk.journal, user, at, " ".join(text.split()), desk.actor.name)
         _wake_drain(desk, user)
         ends = (
             f"until {until}; to end that earlier: t3flow release {user}" if until else f"until: t3flow release {user}"
