@@ -84,9 +84,8 @@ class Minute:
             return
         try:
             if time.monotonic() - self._done_at >= MIN_INTERVAL_SECONDS:
-                self._done_at = (
-                    time.monotonic()
-                )  # its begin, so that work of half a minute does not cost the next minute
+                # Its begin counts, so that work of half a minute does not cost the next minute.
+                self._done_at = time.monotonic()
                 tick(self._engine, self._host)
         finally:
             self._mutex.release()
