@@ -25,6 +25,8 @@ MOVED_SINCE = (
     "select 1 from runs where outcome = 'updated' and workflow in ('drain', 'drain_now') and updated > ? limit 1"
 )
 """Finds a drain that moved a user since a time."""
+FURTHEST_SECONDS = 2 * 86400.0
+"""A drain never waits for so long after an attempt. A time further ahead comes from a clock that was set back since."""
 RESTARTING_SECONDS = 2.0
 """How soon a user whom another run is restarting is checked again."""
 
@@ -164,7 +166,7 @@ def reason_to_wait(
         return wait
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
-    if not_before > now:
+    if now < not_before <= now + FURTHEST_SECONDS:
         return {
             "waiting_for": pending.waiting_for,
             "detail": pending.detail,

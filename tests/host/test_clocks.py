@@ -3,14 +3,17 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from conftest import Managed
 
 from t3flow import periodic
 from t3flow.deferrals import blockers, idleness
 from t3flow.engine.runs import new_run
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import deferral_records, facts
+from t3flow.host.services.manager import ServerState
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -97,3 +100,23 @@ def test_a_clock_that_was_ahead_while_the_consumer_ran_last(
     assert periodic.start_due_bump(host, time.time()) is None
     assert at(host) < time.time() + 400 * DAY
     assert idleness.after_a_failure(host, "ada", time.time()) is None
+
+
+class Stopped(Managed):
+    """A service manager whose servers are stopped."""
+
+    def state(self, user: str) -> ServerState:
+        return ServerState(f"t3-serve@{user}", False, None, None, "inactive")
+
+
+def test_a_drain_that_a_clock_ahead_told_to_wait_reads_its_user(bare: Callable[..., Host]) -> None:
+    """An attempt that gave way by the wrong clock was to be repeated years later, and each check until then read nothing."""
+    host = bare()
+    host = replace(host, services=Stopped(host.settings.paths.serve_env_dir / "none"))
+    deferral_records.put_deferral(host.journal, "ada", "drain-1", "0.0.25", "queued_work", time.time())
+    pending = deferral_records.deferral(host.journal, "ada")
+    assert pending is not None
+    for ahead, found in ((HOUR, "queued_work"), (1500 * DAY, "server_stopped")):
+        wait = idleness.reason_to_wait(host, pending, time.time() + ahead, any_time=True)
+        assert wait is not None
+        assert wait["waiting_for"] == found, wait
