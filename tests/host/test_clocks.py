@@ -1,6 +1,7 @@
 """Clock steps and sleeping machines: no missed bump is caught up, no timer is lost."""
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,11 @@ from t3flow import periodic
 from t3flow.deferrals import blockers, idleness
 from t3flow.engine.runs import new_run
 from t3flow.host.host import Host, set_current_host
+from t3flow.host.pairing import last_pairings, verify_records
+from t3flow.host.pairing.probe import NotPaired
 from t3flow.host.records import deferral_records, facts
 from t3flow.host.services.manager import ServerState
+from t3flow.service.verifier import Verifier
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -120,3 +124,27 @@ def test_a_drain_that_a_clock_ahead_told_to_wait_reads_its_user(bare: Callable[.
         wait = idleness.reason_to_wait(host, pending, time.time() + ahead, any_time=True)
         assert wait is not None
         assert wait["waiting_for"] == found, wait
+
+
+def test_the_verify_goes_on_after_the_clock_was_set_back(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure seemed to lie ahead, so that one witness was paired each second, no other user was verified, and a fault of the dispatch stayed."""
+    host = bare(("ada", "bob", "cy"))
+    verifier = Verifier(host, threading.Event())
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + DAY)
+    verifier._failed("ada", NotPaired("502"))
+    verify_records.note_dispatch(host.journal, "none of the users tried can pair")
+    monkeypatch.setattr(time, "time", real)
+    tried = []
+    for _ in range(3):
+        user = verifier._next(["ada", "bob", "cy"], HOUR)
+        if user is not None:
+            tried.append(user)
+            last_pairings.note_pairing(host.journal, user, "")
+    assert sorted(tried) == ["ada", "bob", "cy"]
+    verifier.advance()
+    last_pairings.note_pairing(host.journal, "bob", "")
+    verifier.advance()
+    assert verify_records.dispatch_fault(host.journal) is None
