@@ -106,9 +106,10 @@ def watch_pairings(version: str) -> Verdict:
         is_broken = suspected and finding and finding.is_broken
         verdict = _broken(host, version, suspected) if suspected and is_broken else _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
-        if verdict is None and time.time() >= current["until"]:
+        until = min(current["until"], time.time() + host.settings.bake.minutes * 60)  # the clock may have been set back
+        if verdict is None and time.time() >= until:
             verdict = _passed(current, problem)
-        return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict}
+        return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict, "until": until}
 
     after = facts.change(host.journal, BAKE, change, synced=False)
     if after is None or after["run"] != run:

@@ -11,13 +11,18 @@ from conftest import Managed
 
 from t3flow import periodic
 from t3flow.deferrals import blockers, idleness
+from t3flow.engine.engine import Engine
+from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import new_run
+from t3flow.host import slots
 from t3flow.host.host import Host, set_current_host
 from t3flow.host.pairing import last_pairings, verify_records
 from t3flow.host.pairing.probe import NotPaired
 from t3flow.host.records import deferral_records, facts
 from t3flow.host.services.manager import ServerState
+from t3flow.rollout.bake import begin_bake
 from t3flow.service.verifier import Verifier
+from t3flow.workflows import WORKFLOWS
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -148,3 +153,22 @@ def test_the_verify_goes_on_after_the_clock_was_set_back(
     last_pairings.note_pairing(host.journal, "bob", "")
     verifier.advance()
     assert verify_records.dispatch_fault(host.journal) is None
+
+
+def test_a_bake_ends_after_the_clock_was_set_back(bare: Callable[..., Host]) -> None:
+    """It lasted until the time of the wrong clock, and other hosts of a fleet wait for its end."""
+    host = bare()
+    set_current_host(host)
+    versions_dir, version = host.settings.paths.versions_dir, "0.0.25-nightly.20260609.501"
+    slots.slot_path(versions_dir, version).mkdir(parents=True)
+    (slots.slot_path(versions_dir, version) / slots.MANIFEST).write_text("{}")
+    slots.assign(versions_dir, "ada", version)
+    engine = Engine(
+        host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), WORKFLOWS
+    )
+    run = begin_bake.unjournaled(version, ["ada"])
+    watch = facts.read(host.journal, facts.BAKE)
+    facts.write(host.journal, facts.BAKE, {**watch, "until": time.time() + 1500 * DAY})
+    engine.advance(run)
+    assert host.journal.run(run).status == "running"
+    assert facts.read(host.journal, facts.BAKE)["until"] <= time.time() + host.settings.bake.minutes * 60
