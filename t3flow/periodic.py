@@ -4,7 +4,6 @@ Late or repeated calls are harmless: the id of a scheduled run contains its due 
 """
 
 import math
-import os
 import random
 import threading
 import time
@@ -22,7 +21,7 @@ from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
-from t3flow.host.npm.staging import SCRATCH_PREFIX
+from t3flow.host.npm.staging import stale_scratch
 from t3flow.host.records import actions, deferral_records, facts
 from t3flow.settings import schedule
 
@@ -239,13 +238,10 @@ def wake_all_drains(host: Host) -> None:
 def remove_stale_scratch(host: Host) -> None:
     """Remove the scratch folders of runs that ended or were never journaled. Call it when the consumer starts.
 
-    Every account may create entries there. What another account owns stays: to remove millions of its files would delay the start beyond its timeout.
     A failed removal is logged and does not stop the consumer.
     """
-    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):
+    for folder in stale_scratch(host):
         try:
-            if folder.name not in live and folder.lstat().st_uid == os.geteuid():
-                remove_tree(folder)
-        except (DiskError, FileNotFoundError) as error:
+            remove_tree(folder)
+        except DiskError as error:
             logger.warning("{}", error)
