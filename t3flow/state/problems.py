@@ -15,6 +15,7 @@ NEEDS_A_PERSON = (
 )
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
 KINDS = {
+    "journal": "the journal cannot be read",
     "dispatch": "the dispatch pairs no user",
     "unpaired": "a user cannot pair",
     "launcher": "the launcher or the mount of the slots is not intact",
@@ -70,6 +71,12 @@ def problems(found: Status) -> list[Problem]:
         Problem(key=each.key, user=each.user, text=each.text, remedy=each.remedy)
         for each in sorted(lines, key=lambda each: order.index(each.key))
     ]
+
+
+def journal_problem(fault: str) -> list[Problem]:
+    """Return that the journal cannot be used, so that the rest of the state is what can be seen without it; nothing without a fault."""
+    text = f"Nothing is known of runs, deferrals, holds and pins: {fault}"
+    return [Problem(key="journal", user=None, text=text, remedy="see t3flow doctor")] if fault else []
 
 
 def of_host(found: Status) -> list[_Line]:
@@ -203,11 +210,11 @@ def of_user(user: str, each: User, found: Status) -> list[_Line]:
         seen = ago(epoch(each["pairing_seen"]))
         reason = each["pairing_reason"].removeprefix("cannot pair: ")
         text = f"{user} could not pair when last tried ({seen}): {reason}"
-        remedy = f"try again with: t3flow verify {user}"
+        remedy = f"try again with: t3flow verify {shlex.quote(user)}"
         lines.append(_split("unpaired", text, user) if "; t3flow " in reason else _Line("unpaired", text, remedy, user))
     elif not each["active"] and runs is None and deferred is None:
         text = f"The server of {user} is not running"
-        lines.append(_Line("server_down", text, f"start it with: systemctl start {each['unit']}", user))
+        lines.append(_Line("server_down", text, f"start it with: systemctl start {shlex.quote(each['unit'])}", user))
     return lines
 
 
