@@ -1,6 +1,7 @@
 """Checks of slots, assignments, and the launcher."""
 
 import os
+import shlex
 from collections.abc import Iterator
 
 from t3flow.engine.files import safe_name
@@ -72,7 +73,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
             if not is_busy:
                 yield finding(
                     f"a restore of {user} did not finish, so the launcher starts no t3",
-                    f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {user}",
+                    f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {shlex.quote(user)}",
                 )
         elif (
             not slots.has_slot(versions_dir, version)
@@ -80,10 +81,10 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
         ):
             yield finding(
                 f"{link} does not lead to a complete slot ({os.readlink(link)})",
-                f"t3flow enqueue rollback --user {user}",
+                f"t3flow enqueue rollback --user {shlex.quote(user)}",
             )
         elif version in rejected and (pairing[user]["reason"] if user in pairing else "not verified"):
             yield finding(
                 f"{user} is assigned {version}, which was rejected: {rejected[version]}",
-                f"t3flow enqueue rollback --user {user}",
+                f"t3flow enqueue rollback --user {shlex.quote(user)}",
             )
