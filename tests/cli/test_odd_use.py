@@ -161,3 +161,12 @@ def test_commands_name_users_and_units_as_a_shell_takes_them(hosted: Callable[..
     each |= {"pairing": "failing", "pairing_seen": None, "pairing_reason": "502"}
     [unpaired] = problems.of_user(user, each, found)  # type: ignore[arg-type]
     assert shlex.split(unpaired.remedy)[-1] == user
+
+
+def test_a_fleet_that_the_consumer_does_not_know_yet(t3flow: Callable[..., Said], tmp_path: Path) -> None:
+    """The settings file names it already; the consumer reads that when it starts."""
+    config = tmp_path / "box/config.toml"
+    (tmp_path / "box/state/fleet.json").write_text('{"url": ""}')
+    assert b"set fleet.url" in t3flow("fleet", "status").stderr
+    config.write_text(config.read_text() + '[fleet]\nurl = "redis://127.0.0.1:1/0"\n')
+    assert b"systemctl restart t3flow" in t3flow("fleet", "status").stderr
