@@ -45,6 +45,15 @@ KINDS = {
 """Each kind of problem and its meaning, the most urgent first."""
 
 
+SUBJECT_ENDS = {
+    "fleet_host_silent": " of the fleet",
+    "fleet_records": " in the fleet",
+    "newer_run": " was begun",
+    "notify_failed": " fail, first",
+}
+"""Kind of problem of which a host may have several, of no user → what follows the part of the text that names the thing."""
+
+
 class _Line(NamedTuple):
     key: str
     text: str
@@ -55,6 +64,12 @@ class _Line(NamedTuple):
 def line(problem: Problem) -> str:
     """Return a problem in one line, which ends with the command to run."""
     return f"{problem['text']}; {problem['remedy']}"
+
+
+def identity(problem: Problem) -> tuple[str, str]:
+    """Return what is the same of a problem as long as it lasts, whatever its text says of time and cause: its kind, and whose or what's it is."""
+    kind = problem["key"]
+    return kind, problem["user"] or (problem["text"].partition(SUBJECT_ENDS[kind])[0] if kind in SUBJECT_ENDS else "")
 
 
 def problems(found: Status) -> list[Problem]:
