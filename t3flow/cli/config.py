@@ -20,11 +20,16 @@ def config() -> None:
 @click.option("--commented", is_flag=True, help="Print a settings file with every key and its default, commented out.")
 @as_json
 def show(key: str | None, commented: bool, as_json: bool) -> None:
-    """Show the settings in force and the source of each, or the value of one KEY. Example: t3flow config show paths.launcher"""
+    """Show the settings in force and the source of each, or the value of one KEY. Example: t3flow config show paths.launcher
+
+    KEY may also be a section, such as metrics.
+    """
     if commented:
         click.echo(settings_text.commented(), nl=False)
         return
     described = settings_text.describe(settings())
+    if section := [entry for entry in described if key is not None and entry.key.startswith(f"{key}.")]:
+        described, key = section, None
     if key is not None:
         known = [entry.key for entry in described]
         if key not in known:
@@ -37,7 +42,8 @@ def show(key: str | None, commented: bool, as_json: bool) -> None:
         click.echo(described[0].value)
     else:
         table(["key", "value", "source"], [[entry.key, str(entry.value), entry.source] for entry in described])
-        click.echo(f"# {_next_bump()}")
+        if not section:
+            click.echo(f"# {_next_bump()}")
 
 
 def _next_bump() -> str:

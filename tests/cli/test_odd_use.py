@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from t3flow import settings
 from t3flow.cli import output
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
@@ -161,6 +163,16 @@ def test_commands_name_users_and_units_as_a_shell_takes_them(hosted: Callable[..
     each |= {"pairing": "failing", "pairing_seen": None, "pairing_reason": "502"}
     [unpaired] = problems.of_user(user, each, found)  # type: ignore[arg-type]
     assert shlex.split(unpaired.remedy)[-1] == user
+
+
+def test_config_show_knows_each_key_that_a_message_names(t3flow: Callable[..., Said]) -> None:
+    sources = "".join(path.read_text() for path in Path(settings.__file__).parents[1].rglob("*.py"))
+    named = set(re.findall(r"t3flow config show (?!lists )([a-z_]+(?:\.[a-z_]+)?)", sources))
+    assert {"metrics", "notify.urls"} <= named
+    for key in named:
+        said = t3flow("config", "show", key)
+        assert (said.returncode, said.stderr) == (0, b""), key
+    assert t3flow("config", "show", "metric").returncode == 2
 
 
 def test_a_fleet_that_the_consumer_does_not_know_yet(t3flow: Callable[..., Said], tmp_path: Path) -> None:
