@@ -41,7 +41,10 @@ def slots_are_whole(host: Host) -> Iterator[Finding]:
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
         if not slots.has_slot(versions_dir, version) or not (path / processes.PROGRAM).is_file():
-            yield finding(f"the slot {path} is incomplete", f"create it again: t3flow enqueue bump --target {version}")
+            remedy = f"create it again: t3flow enqueue bump --target {version}"
+            if version != slots.default_version(versions_dir):
+                remedy = f"if nothing needs it: rm -r {path}; to create it again, and move all users to it: t3flow enqueue bump --target {version}"
+            yield finding(f"the slot {path} is incomplete", remedy)
             continue
         for place in (path, path / "node_modules", path / slots.MANIFEST, path / processes.PROGRAM):
             status = place.stat()
