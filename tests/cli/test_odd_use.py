@@ -1,5 +1,6 @@
 """The command line in odd circumstances: streams that are closed, bytes that are no text, a journal that cannot be read, names that a shell would change."""
 
+import fcntl
 import json
 import os
 import re
@@ -15,9 +16,11 @@ import pytest
 
 from t3flow import settings
 from t3flow.cli import output
+from t3flow.engine.journal import Journal
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
+from t3flow.host.records import facts
 from t3flow.state import host as state
 from t3flow.state import problems
 
@@ -173,6 +176,21 @@ def test_config_show_knows_each_key_that_a_message_names(t3flow: Callable[..., S
         said = t3flow("config", "show", key)
         assert (said.returncode, said.stderr) == (0, b""), key
     assert t3flow("config", "show", "metric").returncode == 2
+
+
+def test_config_show_names_what_the_running_consumer_has_otherwise(t3flow: Callable[..., Said], tmp_path: Path) -> None:
+    """An operator who has changed the file sees the new values, and that they are not in force."""
+    box = tmp_path / "box"
+    described = [["gate.port", 4567, "default"], ["gate.user", "t3flow", "default"]]
+    facts.write(Journal(box / "state/journal.db"), "consumer", {"settings": described})
+    assert t3flow("config", "show", "gate").stderr == b"", "no consumer runs"
+    with (box / "state/consumer.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{os.getpid()}")
+        lock.flush()
+        said = t3flow("config", "show", "gate").stderr.decode()
+        assert ("gate.port = 4567" in said, "gate.user" in said) == (True, False)
+        assert said.endswith("systemctl restart t3flow\n")
 
 
 def test_a_fleet_that_the_consumer_does_not_know_yet(t3flow: Callable[..., Said], tmp_path: Path) -> None:
