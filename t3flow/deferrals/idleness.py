@@ -1,6 +1,7 @@
 """Decide when a deferred user may be moved: the polling step of a drain, and the checks before a restart."""
 
 import math
+import shlex
 import time
 from typing import TypedDict
 
@@ -73,7 +74,7 @@ def await_idle(user: str, not_before: float) -> Ready:
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
-            fix = trouble or f"add the user again, or drop the deferral: t3flow deferrals revoke {user}"
+            fix = trouble or f"add the user again, or drop the deferral: t3flow deferrals revoke {shlex.quote(user)}"
             raise UserMapError(f"{user} is not in the user map: {fix}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:

@@ -42,7 +42,7 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
     with suppress(OSError):
         since = path.lstat().st_mtime
         with path.open(errors="replace") as file:
-            text = file.read(500).strip()
+            text = " ".join(file.read(500).split())
     return {"reason": text or f"{path} exists", "since": since, "by": "file"}
 
 
@@ -58,8 +58,9 @@ def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | N
             facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or calling_account()})
 
 
-def unfreeze(settings: Settings, journal: Journal) -> None:
+def unfreeze(settings: Settings, journal: Journal | None) -> None:
     """Remove the record, then the freeze file. Idempotent."""
-    facts.write(journal, "freeze", None)
+    if journal is not None:
+        facts.write(journal, "freeze", None)
     with suppress(FileNotFoundError):
         settings.paths.freeze_file.unlink()

@@ -4,6 +4,7 @@ One fact in the journal holds the watch: its run, version, end, the users on it,
 """
 
 import secrets
+import shlex
 import time
 from collections import Counter
 from contextlib import suppress
@@ -221,7 +222,7 @@ def _broken(host: Host, version: str, found: Suspicion) -> Verdict:
     if host.settings.bake.rollback and concerned:
         action = f"rolling back {', '.join(concerned)} (t3flow runs)"
     elif concerned:
-        action = f"to go back: t3flow enqueue rollback {' '.join(f'--user {user}' for user in concerned)}"
+        action = f"to go back: t3flow enqueue rollback {' '.join(f'--user {shlex.quote(user)}' for user in concerned)}"
     else:
         action = "no user concerned is on it any more: check t3flow verify and the dispatch's log"
     roll_back = concerned if host.settings.bake.rollback else []

@@ -5,6 +5,7 @@ an id made from it, and the other operations set what is set already. All raise 
 """
 
 import secrets
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -135,7 +136,9 @@ def hold(desk: Desk, user: str, until: str | None, reason: str) -> str:
         holds.put(desk.journal, user, at, " ".join(text.split()), desk.actor.name)
         _wake_drain(desk, user)
         ends = (
-            f"until {until}; to end that earlier: t3flow release {user}" if until else f"until: t3flow release {user}"
+            f"until {until}; to end that earlier: t3flow release {shlex.quote(user)}"
+            if until
+            else f"until: t3flow release {shlex.quote(user)}"
         )
         return f"{user} stays on their version {ends}"
 
@@ -171,7 +174,7 @@ def set_revoked(desk: Desk, user: str, *, revoked: bool) -> str:
             raise Refused(f"{user!a} has no pending deferral; pending: {', '.join(pending) or 'none'}")
         deferral_records.set_revoked(desk.journal, user, revoked)
         if revoked:
-            return f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {user}"
+            return f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {shlex.quote(user)}"
         return f"The deferral of {user} is back in the queue"
 
     return desk.once("deferrals revoke" if revoked else "deferrals restore", {"user": user}, do)

@@ -19,6 +19,7 @@ from t3flow.service.notifications import messages, pings
 from t3flow.service.notifications.told import AUTOMATIC, REPEATS, SETTLE_SECONDS
 from t3flow.state.documents import Message, Problem
 from t3flow.state.host import collect
+from t3flow.state.problems import identity
 from t3flow.state.short import short_id
 
 LOOK_SECONDS = 10.0
@@ -166,7 +167,7 @@ class Deriver:
     def _of_problems(self) -> None:
         if self._journal.query(CHANGES_THE_HOST):
             return  # a run changes the host, and tells how that ended
-        found = {(each["key"], each["user"] or ""): each for each in self._problems()}
+        found = {identity(each): each for each in self._problems()}
         known = {key: alert for key, alert in alerts.open_alerts(self._journal).items() if key[0] in SETTLE_SECONDS}
         if ("dispatch", "") in found:  # which stands for what its users cannot do
             known = {key: alert for key, alert in known.items() if key[0] != "unpaired"}
