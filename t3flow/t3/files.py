@@ -14,8 +14,10 @@ FIRST_DATABASE = "state.sqlite"
 SECOND_DATABASE = "statev2.sqlite"
 """The live database of nightlies since October 2026, created once from the first database."""
 
-LOG_SUFFIXES = ("-wal", "-shm")
-"""Suffixes of the files beside a database that is open or whose server was killed."""
+LOG_INDEX = "-shm"
+LOG_SUFFIXES = ("-wal", LOG_INDEX, "-journal")
+"""Suffixes of the files beside a database that is open or whose server was killed. SQLite applies a log or rollback journal to whatever database
+it finds beside it."""
 
 ENVIRONMENT_ID = "environment-id"
 """The server's identity. The names of session cookies depend on it."""

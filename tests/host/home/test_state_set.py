@@ -425,6 +425,57 @@ def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytes
     assert plain(scene.folder) != scene.was
 
 
+def killed_amid(database: Path, *statements: str) -> None:
+    """Run statements in a process that is killed while the database is open, with what its journal mode leaves beside it."""
+    child = os.fork()
+    if child == 0:
+        connection = sqlite3.connect(database, isolation_level=None)
+        for statement in statements:
+            connection.execute(statement)
+        os._exit(9)
+    os.waitpid(child, 0)
+
+
+def test_a_rollback_journal_goes_with_its_database(scene: Scene) -> None:
+    """SQLite would roll it back into whatever database it finds beside it, and it is part of the one that it was written for."""
+    database, log = scene.folder / "state.sqlite", scene.folder / "state.sqlite-journal"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode = delete")
+        connection.execute(
+            "create table large as with recursive n(x) as (select 1 union all select x + 1 from n where x < 999) select * from n"
+        )
+    scene.was = plain(scene.folder)
+    killed_amid(database, "pragma cache_size = 1", "begin immediate", "update large set x = -x")
+    assert log.stat().st_size
+    scene.restore()
+    assert not log.exists()
+    assert plain(scene.folder) == scene.given
+    scene.undo_restore()
+    assert log.stat().st_size
+    write(database, "delete from large where x > 999")  # rolls it back
+    assert plain(scene.folder) == scene.was
+
+
+def test_a_file_that_stays_in_place_is_preserved_as_it_was(tmp_path: Path) -> None:
+    """The older version writes to it, and its log comes and goes: with links, a log of the past would be put back beside a later database."""
+    scene = Scene(tmp_path, old_has_second=True, new_has_second=False)
+    for number in range(1, 100, 3):
+        scene.reset()
+        died = killed_at(number, lambda: restore.restore(scene.folder, "replaced-1", {}, ["statev2.sqlite"]))
+        restore.restore(scene.folder, "replaced-1", {}, ["statev2.sqlite"])
+        write(scene.folder / "state.sqlite", "drop table precious")
+        killed_amid(scene.folder / "state.sqlite", "pragma journal_mode = wal", "create table later as select 1 as one")
+        assert plain(scene.folder / "replaced-1") == scene.was, number
+        scene.undo_restore()
+        assert plain(scene.folder) == scene.was, number
+        assert nothing_half(scene.folder), number
+        assert "later" in "".join(content(scene.folder / "replaced-1-undone" / "state.sqlite"))
+        if not died:
+            break
+    assert 12 < number < 99, "killed before each change, and once not at all"
+    scene.close()
+
+
 def test_what_an_earlier_t3flow_kept_is_put_back(scene: Scene) -> None:
     """It preserved the first database alone, without a manifest, and replaced nothing else: this code undoes a run that is in flight over an upgrade."""
     aside = scene.folder / "replaced-1"
