@@ -59,7 +59,7 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
     """Return the snapshots that are too old to keep.
 
     Of each user and each pair of versions, only the newest snapshot is kept, and it is kept if it was taken before one of these versions: the last
-    `backup.keep` accepted ones; those of pending deferrals; the one that the user is on, which a rollback would leave; and the newest
+    `backup.keep` accepted ones; those of pending deferrals and of bumps in progress; the one that the user is on, which a rollback would leave; and the newest
     `backup.keep` that were not accepted, unless they are older than the oldest accepted one among these.
     """
     keep = int(host.settings.backup.keep)
@@ -70,7 +70,7 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
         pair = (entry.user, entry.version, entry.written_by)
         newest[pair] = max(entry.created, newest.get(pair, 0.0))
         newest_of_version[entry.version] = max(entry.created, newest_of_version.get(entry.version, 0.0))
-    needed = {*accepted[-keep:], *(entry.version for entry in deferral_records.deferrals(host.journal))}
+    needed = {*accepted[-keep:], *versions_to_come(host.journal), *versions_in_progress(host.journal).values()}
     oldest = min((entry.created for entry in snapshots if entry.version in accepted[-keep:]), default=0.0)
     others = sorted(set(newest_of_version) - set(accepted), key=lambda target: newest_of_version[target])
     needed_if_young = set(others[-keep:])

@@ -25,6 +25,7 @@ from t3flow.host.records import catalog, facts, journal_reserve, version_schemas
 from t3flow.host.records.catalog import Backup
 from t3flow.t3 import files
 
+STEP_SECONDS = 0.001
 TAKING = "taking:"
 """Fact "taking:USER": the paths of the user's newest snapshot, recorded before they exist (a single path from an earlier release)."""
 
@@ -79,7 +80,7 @@ def take(
     finally:
         with suppress(DiskError):
             remove_tree(box)
-    made = replace(made, created=time.time(), fingerprint=None if replaced else made.fingerprint)
+    made = replace(made, created=_next_moment(host, user), fingerprint=None if replaced else made.fingerprint)
     if is_recorded:
         catalog.put_backup(host.journal, made, synced=False)  # if it is lost, the next call removes the files by TAKING
         if same is None and not replaced:
@@ -139,6 +140,14 @@ def _last(host: Host, user: str) -> Backup | None:
     """Return the user's newest snapshot if all of its files exist and the fingerprint of its set is known."""
     of_user = catalog.backups(host.journal, user)
     return of_user[-1] if of_user and of_user[-1].fingerprint and of_user[-1].exists else None
+
+
+def _next_moment(host: Host, user: str) -> float:
+    """Return the time of a new snapshot (epoch seconds). After the clock was set back, it is still later than that of the user's other snapshots:
+    the newest one is what a rollback restores, and pruning removes those before it.
+    """
+    newest = max((entry.created for entry in catalog.backups(host.journal, user)), default=0.0)
+    return max(time.time(), newest + STEP_SECONDS)
 
 
 def _drop_unrecorded(host: Host, user: str) -> None:
