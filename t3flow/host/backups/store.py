@@ -57,7 +57,11 @@ def take(
             _drop_unrecorded(host, user)
             facts.write(host.journal, RESTORED + user, None)
         mark = replaced or (json.dumps(last.fingerprint) if last else "null")
-        answer = run_as_owner(host, user, "backup-replaced" if replaced else "backup", str(box), mark)
+        try:
+            answer = run_as_owner(host, user, "backup-replaced" if replaced else "backup", str(box), mark)
+        except OwnerProblem as problem:
+            disk.require_sound(host, top, top / INCOMING, user, problem)
+            raise
         same = last if last is not None and answer.get("unchanged") is True else None
         if same is not None and same.version == version:
             return same
@@ -70,9 +74,6 @@ def take(
         if is_recorded:
             facts.write(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
         _store_files(made, box, owner, same)
-    except OwnerProblem as problem:
-        disk.require_sound(host, top, top / INCOMING, user, problem)
-        raise
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -143,8 +144,9 @@ def _last(host: Host, user: str) -> Backup | None:
 
 
 def _next_moment(host: Host, user: str) -> float:
-    """Return the time of a new snapshot (epoch seconds). After the clock was set back, it is still later than that of the user's other snapshots:
-    the newest one is what a rollback restores, and pruning removes those before it.
+    """Return the time of a new snapshot (epoch seconds), later than that of the user's other snapshots even if the clock was set back.
+
+    A rollback restores the newest one, and pruning removes those before it.
     """
     newest = max((entry.created for entry in catalog.backups(host.journal, user)), default=0.0)
     return max(time.time(), newest + STEP_SECONDS)
