@@ -19,6 +19,7 @@ from scenes import content, write
 from t3flow.engine.files import DiskError
 from t3flow.host.backups import compatibility, drop_box, replaced, restoring, store
 from t3flow.host.home import copies, restore
+from t3flow.host.home import database as reading
 from t3flow.host.host import Host, open_host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, version_schemas
@@ -252,6 +253,38 @@ def test_a_change_that_ends_is_waited_out(host: Host, tmp_path: Path, monkeypatc
     assert times == 2
     assert all("meanwhile" in answer["rows"][name] for name in ("state.sqlite", "statev2.sqlite"))
     assert answer["fingerprint"]
+
+
+@pytest.mark.parametrize("whole_seconds", [False, True])
+def test_a_set_that_was_just_written_is_copied_a_tick_later(whole_seconds: bool, tmp_path: Path) -> None:
+    """Another write in the same tick has the same time and size; the copy must not count as one of the set after it."""
+    folder, box = tmp_path / "userdata", tmp_path / "box"
+    folder.mkdir()
+    box.mkdir()
+    fill(folder, second=False)
+    written = time.time_ns() // 10**9 * 10**9 if whole_seconds else time.time_ns()
+    os.utime(folder / "environment-id", ns=(written, written))
+    made = copies.copy_set(folder, box, None)
+    tick = reading.TICK_NS + (10**9 if whole_seconds else 0)
+    assert min(each.stat().st_ctime_ns for each in box.iterdir()) >= written + tick
+    assert made["fingerprint"] == reading.fingerprint(folder)
+
+
+def test_a_set_that_is_written_all_the_time_has_no_fingerprint(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "copies"
+    box.mkdir()
+    identity = userdata(host) / "environment-id"
+    monkeypatch.setattr(reading, "TICK_NS", 60 * 10**9)  # however loaded the machine is
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(identity))
+    assert copies.copy_set(userdata(host), box, None)["fingerprint"] is None
+
+
+def test_times_of_the_past_and_the_future_are_settled() -> None:
+    now = 1_800_000_000_123_456_789
+    for written in (now - 10**11, now - 10**9, now + 10**9, now + 10**12, 10**9):
+        assert reading.unsettled_ns({"state.sqlite": [1, 1, written]}, now) == 0
 
 
 # Putting it in place, and back --------------------------------------------------------------------------------------
