@@ -376,6 +376,27 @@ def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted:
     assert list(history.replaced_databases_exist(host)) == []
 
 
+def test_folders_of_the_users_own_hide_no_replaced_set(hosted: Callable[..., Host]) -> None:
+    """A home that cannot be listed is one finding, and those of the others are checked all the same."""
+    host = hosted(("ada", "grace"))
+    made = f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    for user in ("ada", "grace"):
+        userdata = store.database_path(host, user).parent
+        for name in (made, f"{made} (copy)", "replaced-\n", "replaced-..", "replaced-é", f"replaced-{'x' * 200}"):
+            (userdata / name).mkdir()
+        assert [each.name for each in replaced.list_replaced(host, user)] == [made]
+        replaced.note(host.journal, user, made, VERSIONS[0])
+    (store.database_path(host, "grace").parent / made).rmdir()
+    closed = store.database_path(host, "ada").parent
+    closed.chmod(0)
+    try:
+        found = [each.problem for each in history.replaced_databases_exist(host)]
+    finally:
+        closed.chmod(0o700)
+    assert found[0].startswith("the replaced databases of ada cannot be seen: ")
+    assert found[1] == f"the replaced database {made} of grace is missing before its 14 days are over"
+
+
 def test_the_user_map_is_read_again_when_it_changes(hosted: Callable[..., Host]) -> None:
     host = hosted(("ada", "grace"))
     assert [entry.name for entry in host.user_map().users] == ["ada", "grace"]
