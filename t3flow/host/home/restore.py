@@ -31,7 +31,9 @@ def restore(folder: Path, replaced_name: str, given: dict[str, int], aside: Coll
 
     All files are written and checked beside the present ones before the first is replaced: a full disk changes nothing. The databases in `aside`
     (None: all that are not given) are removed from the set: an older t3 would not read them, and a newer one would continue from them.
+    A folder that was lost with everything in it is created.
     """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     replaced = folder / replaced_name
     leaving = [name for name in files.databases(folder) if name not in given and (aside is None or name in aside)]
     schemas: dict[str, ledger.Schema | None] = {}

@@ -540,6 +540,15 @@ def test_a_full_disk_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPat
     assert nothing_half(scene.folder)
 
 
+def test_a_set_whose_folder_was_lost_is_restored(host: Host) -> None:
+    made = take(host)
+    shutil.rmtree(host.base_dir("ada"))
+    restoring.restore(host, "ada", made, "replaced-1")
+    assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
+    restoring.undo_restore(host, "ada", "replaced-1")
+    assert names(userdata(host)) == {"replaced-1-undone"}
+
+
 def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Host) -> None:
     made = take(host)
     fill(userdata(host), second=True, identity=BAD)
