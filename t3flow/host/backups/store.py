@@ -41,7 +41,7 @@ def take(
     """Take a checked snapshot of a user's set, or of the replaced set of that name, and store it in `folder` (default: below `backup_dir`).
 
     `written_by` is the version in use, `version` the one that the user is to move to. All files are of one moment and have one time in their
-    names. If nothing was written since the last snapshot, that snapshot is returned, or linked under the new version's name.
+    names. If nothing was written since the last snapshot, that snapshot is returned, or linked under a new name for other versions.
     Raises OwnerProblem and BackupError (the user's fault), DiskError (the disk's fault), Interrupted. A kill leaves a partial file, which the next
     call overwrites, or files without a record, which the next call removes.
     """
@@ -63,7 +63,7 @@ def take(
             disk.require_sound(host, top, top / INCOMING, user, problem)
             raise
         same = last if last is not None and answer.get("unchanged") is True else None
-        if same is not None and same.version == version:
+        if same is not None and (same.written_by, same.version) == (written_by, version):
             return same
         if same is not None:
             names = _names([*same.files], version)

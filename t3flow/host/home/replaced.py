@@ -19,11 +19,20 @@ MOST_FILES = 40
 
 
 def replaced_folder(folder: Path, name: str) -> Path:
-    """Return the folder of a replaced set. Raises Problem if there is none."""
+    """Return the folder of a replaced set, in which each database can be read. Raises Problem if there is none."""
     path = folder / name
     if not name.startswith(PREFIX) or "/" in name or path.is_symlink() or not path.is_dir():
         raise Problem(f"there is no replaced database {name}")
+    for each in files.databases(path):
+        if (path / f"{each}-journal").is_file():
+            _roll_back(path / each)
     return path
+
+
+def _roll_back(database: Path) -> None:
+    """Roll back what a killed server left in a rollback journal. SQLite reads the database only then, and does so itself if it may write."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("select 1 from sqlite_master").fetchone()
 
 
 def list_replaced(folder: Path) -> dict[str, Any]:

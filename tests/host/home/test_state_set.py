@@ -108,8 +108,10 @@ def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host
         name: os.stat(path).st_ino for name, path in first.paths.items()
     }
     assert (other.schema, other.rows, other.version) == (first.schema, first.rows, "3.0.0")
+    by_another = take(host, "3.0.0", wrote="1.5.0")
+    assert (by_another.written_by, by_another.path != other.path) == ("1.5.0", True), "a rollback looks for the writer"
     (userdata(host) / "environment-id").write_text(BAD)
-    assert take(host, "3.0.0").path != other.path
+    assert take(host, "3.0.0").path not in (other.path, by_another.path)
     Path(take(host, "3.0.0").paths["environment-id"]).unlink()
     assert take(host, "3.0.0").exists, "a snapshot without one of its files is not used"
 
@@ -487,6 +489,24 @@ def test_a_rollback_journal_goes_with_its_database(scene: Scene) -> None:
     assert log.stat().st_size
     write(database, "delete from large where x > 999")  # rolls it back
     assert plain(scene.folder) == scene.was
+
+
+def test_a_replaced_set_with_a_rollback_journal_can_be_read(host: Host) -> None:
+    made = take(host)
+    database = userdata(host) / "state.sqlite"
+    write(
+        database,
+        "create table large as with recursive n(x) as (select 1 union all select x + 1 from n where x < 999) select * from n",
+    )
+    was = content(database)
+    killed_amid(
+        database, "pragma journal_mode = delete", "pragma cache_size = 1", "begin immediate", "update large set x = -x"
+    )
+    restoring.restore(host, "ada", made, "replaced-1")
+    [found] = replaced.list_replaced(host, "ada")
+    assert found.level == 52
+    again = store.take(host, "ada", written_by="", version="2.0.0", run="r", replaced="replaced-1")
+    assert content(again.paths["state.sqlite"]) == was
 
 
 def test_a_file_that_stays_in_place_is_preserved_as_it_was(tmp_path: Path) -> None:
