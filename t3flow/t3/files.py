@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 USERDATA = "userdata"
@@ -82,16 +82,38 @@ def live_databases(pids: Iterable[int], folder: Path, names: list[str]) -> list[
             except OSError:
                 continue
     found = set()
-    for pid in pids:
+    for descriptor in _descriptors(pids):
         try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
+            status = os.stat(descriptor)
         except OSError:
             continue
-        for descriptor in descriptors:
-            try:
-                status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-            except OSError:
-                continue
-            if (status.st_dev, status.st_ino) in wanted:
-                found.add(wanted[(status.st_dev, status.st_ino)])
+        if (status.st_dev, status.st_ino) in wanted:
+            found.add(wanted[(status.st_dev, status.st_ino)])
     return sorted(found)
+
+
+def removed_databases(pids: Iterable[int], folder: Path) -> list[str]:
+    """Return the names of databases that a process has open although they were removed from `folder`, or replaced there, since.
+
+    What the process writes to them is not in the set. Call it as `live_databases`.
+    """
+    start, end = f"{os.path.realpath(folder)}/", f"{DATABASE_SUFFIX} (deleted)"
+    found = set()
+    for descriptor in _descriptors(pids):
+        try:
+            path = os.readlink(descriptor)
+        except OSError:
+            continue
+        if path.startswith(start) and path.endswith(end) and "/" not in path[len(start) :]:
+            found.add(path[len(start) :].removesuffix(" (deleted)"))
+    return sorted(found)
+
+
+def _descriptors(pids: Iterable[int]) -> Iterator[str]:
+    """Yield the paths of the open files of processes below /proc."""
+    for pid in pids:
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        yield from (f"/proc/{pid}/fd/{name}" for name in names)
