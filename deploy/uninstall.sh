@@ -25,7 +25,11 @@ launcher=$(setting paths.launcher)
 
 # No user may be left halfway ---------------------------------------------------------------------------------------------------------------
 if [ -e "$(setting paths.state_dir)/journal.db" ]; then
-  run=$("$t3flow" status --json | "$top/current/bin/python" -c 'import json, sys; print(json.load(sys.stdin)["run"] or "")')
+  status=$("$t3flow" status --json) || fail "t3flow cannot tell whether a run is in progress (see above) and nothing was changed"
+  known() { printf '%s' "$status" | "$top/current/bin/python" -c "import json, sys; found = json.load(sys.stdin); print($1)"; }
+  problem=$(known 'next((each["text"] for each in found["problems"] if each["key"] == "journal"), "")')
+  [ -z "$problem" ] || fail "$problem; nothing was changed; to remove t3flow all the same, move the journal away"
+  run=$(known 'found["run"] or ""')
   [ -z "$run" ] || fail "$run is in progress; wait for it, or run: t3flow cancel $run"
 fi
 one='' several='' users=0

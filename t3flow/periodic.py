@@ -21,7 +21,7 @@ from t3flow.engine.files import DiskError, remove_tree
 from t3flow.engine.runs import new_run
 from t3flow.host import freeze
 from t3flow.host.host import Host
-from t3flow.host.npm.staging import SCRATCH_PREFIX
+from t3flow.host.npm.staging import stale_scratch
 from t3flow.host.records import actions, deferral_records, facts
 from t3flow.settings import schedule
 
@@ -36,12 +36,20 @@ select id, reason from (
   select runs.id, held, claim,
     case when exists (select 1 from locks where run = runs.id) then null when revoked then 'revoked' when ? then 'frozen' end as reason
   from deferrals join runs on runs.id = deferrals.run where status = 'running'
+  union all
+  select id, held, claim, null from runs
+  where status = 'running' and held in ('frozen', 'revoked') and id not in (select run from deferrals)
 ) where held is not reason and held is not 'newer' and (claim is null or reason is null)"""
 """Drains (run, reason to revoke its message or null) whose message the journal does not have revoked for that reason. Parameter: is frozen.
 
 A drain that a worker has is left alone until it sleeps. One that sleeps with the lease, after a consumer stopped, is never revoked: it would block
-all other runs, even a rollback. It checks for a freeze by itself. One of a newer t3flow stays as it is.
+all other runs, even a rollback. It checks for a freeze by itself. One of a newer t3flow stays as it is. One without a deferral is restored, so that
+it ends: a kill or this watcher may have met the end of the deferral halfway.
 """
+WAITING_BUMPS = """
+select id from runs where status = 'running' and workflow = 'bump' and wake_at > ?
+and (select kind from events where run = runs.id order by seq desc limit 1) = 'waiting'"""
+"""Bumps that sleep in a step that polls. Parameter: now. One that retries a step keeps its pause: a freeze may not end it there."""
 
 
 def register(engine: Engine, host: Host) -> "Minute":
@@ -75,8 +83,9 @@ class Minute:
             return
         try:
             if time.monotonic() - self._done_at >= MIN_INTERVAL_SECONDS:
-                tick(self._engine, self._host)
+                # Its begin counts, so that work of half a minute does not cost the next minute.
                 self._done_at = time.monotonic()
+                tick(self._engine, self._host)
         finally:
             self._mutex.release()
 
@@ -148,7 +157,8 @@ def start_due_bump(host: Host, now: float) -> str | None:
         host.settings.schedule.jitter_s,
         str(schedule.zone(host.settings)),
     ]
-    if not isinstance(planned, dict) or planned.get("rules") != rules:
+    is_planned = isinstance(planned, dict) and planned.get("rules") == rules
+    if not is_planned or planned.get("after", 0.0) > now:  # the clock was set back since
         plan_next(host, now, rules)
         return None
     if now < planned["at"]:
@@ -170,7 +180,7 @@ def plan_next(host: Host, after: float, rules: list[str | int | float]) -> None:
     """Plan the next bump: the next time of the schedule plus random jitter."""
     due = schedule.next_due(host.settings, after)
     at = due + random.uniform(0, host.settings.schedule.jitter_s)
-    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "rules": rules})
+    facts.write(host.journal, NEXT_BUMP, {"due": due, "at": at, "after": after, "rules": rules})
 
 
 def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
@@ -182,38 +192,40 @@ def freeze_watcher(engine: Engine, host: Host) -> Callable[[], None]:
     def watch() -> None:
         is_frozen = freeze.is_frozen(host.settings)
         if not is_frozen and facts.read(host.journal, "freeze") is not None:
-            facts.write(host.journal, "freeze", None)  # an operator removed the file
+            # An operator removed the file. It is looked at again, as a freeze writes it before the record.
+            facts.change(host.journal, "freeze", lambda known: known if freeze.is_frozen(host.settings) else None)
         wrong = host.journal.query(WRONGLY_REVOKED, is_frozen)
         if reasons := {run: reason for run, reason in wrong if reason is not None}:
             engine.revoke(reasons)
         if free := [run for run, reason in wrong if reason is None]:
             engine.restore(free, time.time())
-        if is_frozen:  # end a bump that waits for the registry now, not at its next attempt
-            for sleeping in host.journal.runs("status = 'running' and workflow = 'bump' and wake_at > ?", time.time()):
-                wake(sleeping.id)
+        if is_frozen:  # end a bump that waits for the registry or its turn now, not at its next attempt
+            for (run,) in host.journal.query(WAITING_BUMPS, time.time()):
+                wake(run)
 
     return watch
 
 
 def clock_watcher(host: Host) -> Callable[[], None]:
-    """Return a watcher that wakes every sleeping run after the wall clock was set or the host was suspended: wake times are stale then."""
-    offset = time.time() - time.monotonic()
+    """Return a watcher that wakes every sleeping run after the wall clock was set or the host was suspended: wake times are stale then.
+
+    A last heartbeat that is ahead of the clock shows that it was set back while no consumer was running: the runs are woken at once then.
+    """
+    offset = max(time.time(), facts.read(host.journal, HEARTBEAT) or 0.0) - time.monotonic()
 
     def watch() -> None:
         nonlocal offset
         jump = time.time() - time.monotonic() - offset
         if abs(jump) < MIN_CLOCK_JUMP_SECONDS:
             return
+        for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
+            wake(run.id)
         offset += jump
         logger.warning(
             "the clock jumped by {:+.0f} s (it was set, or the host was suspended); every deferral is checked now", jump
         )
-        for run in host.journal.runs("status = 'running' and wake_at > ?", time.time()):
-            wake(run.id)
-        planned = facts.read(host.journal, NEXT_BUMP)
-        if planned and planned["due"] > schedule.next_due(host.settings, time.time()):
-            facts.write(host.journal, NEXT_BUMP, None)  # it was planned by a clock that was ahead
 
+    watch()
     return watch
 
 
@@ -226,12 +238,10 @@ def wake_all_drains(host: Host) -> None:
 def remove_stale_scratch(host: Host) -> None:
     """Remove the scratch folders of runs that ended or were never journaled. Call it when the consumer starts.
 
-    The folder is world-writable, so a name may not be t3flow's: a failed removal is logged and does not stop the consumer.
+    A failed removal is logged and does not stop the consumer.
     """
-    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    for folder in host.settings.paths.scratch_dir.glob(f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"):
-        if folder.name not in live:
-            try:
-                remove_tree(folder)
-            except DiskError as error:
-                logger.warning("{}", error)
+    for folder in stale_scratch(host):
+        try:
+            remove_tree(folder)
+        except DiskError as error:
+            logger.warning("{}", error)

@@ -96,6 +96,13 @@ def test_an_alert_matches_the_mark_that_the_code_logs(name: str, mark: str) -> N
     assert ALERTS[name] == mark
 
 
+def test_a_frozen_host_that_looks_at_no_tag_is_told_once() -> None:
+    """Each night it writes the line of the freeze, which has an alert of its own, and no line on the tag."""
+    line = "FROZEN since Thu Jun 11 04:00:00 2026: demo day; resume with: t3flow unfreeze"
+    for name in ("T3AutoUpdateFrozen", "T3FlowNoCheck"):  # the latter fires where no line matches
+        assert re.search(ALERTS[name], line), name
+
+
 def test_the_alerts_on_pairing_agree_with_the_watch_over_it() -> None:
     """The same lines count for both; a line that is neither a failure nor a fallback counts for none."""
     lines = {

@@ -4,6 +4,7 @@ Everything is prepared first: the old timers are off, slots are installed, every
 last, by one rename: until then units, mints and users at a shell run what they ran before.
 """
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def summary(decision: Decision, dry_run: bool) -> tuple[str, str]:
     users = len(decision["links"])
     effect = f"{users} user{'' if users == 1 else 's'} assigned a version, {len(decision['deferrals'])} deferred, default {decision['default']}"
     first = decision["first"]
-    drain = f"; drain first: t3flow enqueue drain {' '.join(first)}" if first else ""
+    drain = f"; drain first: t3flow enqueue drain {shlex.join(first)}" if first else ""
     if dry_run:
         return "dry_run_passed", f"adoption would change: {effect}{drain}"
     return "done", f"{effect}{drain}; to undo: t3flow adopt --undo"

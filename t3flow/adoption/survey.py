@@ -1,5 +1,6 @@
 """What the shell tracker left on a host, and what an adoption makes of it. Nothing here changes anything."""
 
+import shlex
 from contextlib import suppress
 from typing import NotRequired, TypedDict
 
@@ -197,7 +198,7 @@ def decide(found: Found, known: dict[str, Schemas], notices: list[str]) -> Decis
                 and (unknown := compatibility.unknown_migration(known[runs], schema))
             ):
                 decision["broken"][user] = (
-                    f"cannot pair: the server runs {runs}, and {unknown}; t3flow enqueue drain {user}"
+                    f"cannot pair: the server runs {runs}, and {unknown}; t3flow enqueue drain {shlex.quote(user)}"
                 )
         if user in decision["first"] or (user in found["markers"] and runs and runs != wanted):
             decision["deferrals"][user] = wanted

@@ -4,6 +4,7 @@ The launcher comes first, so that no process uses t3flow's while links are remov
 """
 
 import os
+import shlex
 from typing import Any
 
 from t3flow import T3flowError, tasks
@@ -65,7 +66,7 @@ def check_undo(noted: dict[str, Any]) -> str:
         if unknown := compatibility.unknown_migration(known, schema):
             raise OldTrackerError(
                 f"{entry.name} could no longer pair: the global install is {install.version}, and {unknown}; "
-                f"first: t3flow enqueue rollback --user {entry.name}; or remove t3flow and leave a plain t3: deploy/uninstall.sh"
+                f"first: t3flow enqueue rollback --user {shlex.quote(entry.name)}; or remove t3flow and leave a plain t3: deploy/uninstall.sh"
             )
     return install.version
 

@@ -19,8 +19,10 @@ def main() -> None:
     from t3flow.cli.root import root
 
     gc.enable()
+    open_streams()
+    arguments = [each.encode(errors="surrogateescape").decode(errors="replace") for each in sys.argv[1:]]
     try:
-        sys.exit(root(standalone_mode=False) or 0)
+        sys.exit(root(arguments, standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as wrong:
@@ -50,6 +52,13 @@ def main() -> None:
     except Exception as error:
         internal(error)
         sys.exit(1)
+
+
+def open_streams() -> None:
+    """Have the output of a stream that the caller closed discarded: Python has None in its place, and the first file opened would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115 - open until the end
 
 
 def internal(error: Exception) -> None:

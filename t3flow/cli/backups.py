@@ -1,5 +1,6 @@
 """`t3flow backups`, `t3flow backups drop` and `t3flow restore`: snapshots and replaced databases."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def list_backups(user: str | None, as_json: bool) -> None:
 
     read = settings()
     host = open_host(read)
-    users = known_users(read, (user,)) if user else [entry.name for entry in host.user_map().users]
+    users = known_users(read, (user,)) if user is not None else [entry.name for entry in host.user_map().users]
     found = collect(host, users, lambda problem: say(f"t3flow: {problem}"))
     if as_json:
         dump(found)
@@ -140,7 +141,7 @@ def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
     elif aside is not None:
         replaced.drop(host, aside, force=force)
     else:
-        raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {user} lists them")
+        raise UsageError(f"{user} has no backup {backup!r}: t3flow backups {shlex.quote(user)} lists them")
     return f"Removed the backup {backup} of {user}"
 
 

@@ -32,6 +32,8 @@ class NoConsumer(T3flowError):
     exit_code = 4
 
 
+MOST_LISTED = 1_000_000
+"""The largest --limit of a list."""
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 

@@ -29,7 +29,7 @@ def doctor(fix: bool, as_json: bool) -> int:
             done, unfixed = remedies.fix(host)
         found = [*unfixed, *examine(host)]
     except JournalError as error:
-        problem, _, remedy = str(error).rpartition(": ")
+        problem, _, remedy = str(error).rpartition("; ")
         found = [Finding("journal", problem, remedy)]
     for line in done:
         (say if as_json else tell)(f"fixed: {line}")

@@ -47,7 +47,12 @@ def _settings_in_force() -> Settings:
     """Return the settings with the fleet's as the consumer uses them. Raises UsageError if the host belongs to no fleet."""
     from t3flow.state.fleet_settings import in_force
 
-    read = in_force(settings())
+    mine = settings()
+    read = in_force(mine)
+    if not read.fleet.url and mine.fleet.url:
+        raise UsageError(
+            "the consumer has not read fleet.url yet, so this host belongs to no fleet: systemctl restart t3flow"
+        )
     if not read.fleet.url:
         raise UsageError("this host belongs to no fleet: set fleet.url, and see docs/fleet.md")
     return read

@@ -111,7 +111,7 @@ def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]], *, is_cu
 
     Where little is left, a long text is on lines of its own below its row.
     """
-    everything = [[clean(cell) for cell in row] for row in (headings, *rows)]
+    everything = [[" ".join(clean(cell).splitlines()) for cell in row] for row in (headings, *rows)]
     last = len(headings) - 1
     widths = [max(width_of(row[number]) for row in everything) for number in range(last)]
     before = sum(widths) + len(GAP) * last

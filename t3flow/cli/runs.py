@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import UsageError, as_json, desk, journal, settings
+from t3flow.cli.base import MOST_LISTED, UsageError, as_json, desk, journal, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal
 from t3flow.state import actions
@@ -18,7 +18,13 @@ from t3flow.state.times import ago, ahead, duration, when
 
 @click.command()
 @as_json
-@click.option("--limit", default=50, show_default=True, help="Show at most this many, the newest.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST_LISTED),
+    default=50,
+    show_default=True,
+    help="Show at most this many, the newest.",
+)
 def runs(as_json: bool, limit: int) -> None:
     """List past and present runs, oldest first. Example: t3flow runs --limit 5
 
@@ -117,6 +123,8 @@ def cancel(run: str) -> int:
 
 def _full_id(noted: Journal, text: str) -> str:
     """Return the id of the one run that a text names by its id, start or short form. Raises UsageError."""
+    if not text:
+        raise UsageError("an empty text names no run: t3flow runs lists them")
     rows = noted.query("select id from runs where id = ? or substr(id, 1, ?) = ?", text, len(text), text)
     found = [str(row[0]) for row in rows]
     if text in found:

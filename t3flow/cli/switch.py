@@ -46,9 +46,17 @@ def unfreeze() -> None:
 
     Same as removing the freeze file by hand. Rejected versions stay rejected; enqueue bump --again tries one again.
     """
+    from t3flow.engine.journal import JournalError
+    from t3flow.host import freeze as freezing
     from t3flow.service import operations
 
-    tell(operations.unfreeze(desk(settings())))
+    read = settings()
+    try:
+        tell(operations.unfreeze(desk(read)))
+    except JournalError as error:
+        freezing.unfreeze(read, None)
+        tell("No longer frozen")
+        say(f"t3flow: {error}")
 
 
 @click.command()

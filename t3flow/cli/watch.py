@@ -22,6 +22,7 @@ from t3flow.settings.load import Settings
 from t3flow.state import host
 from t3flow.state.documents import Status
 from t3flow.state.observed import Observed, observe
+from t3flow.state.problems import identity
 from t3flow.state.problems import line as problem_line
 from t3flow.state.runs import LONG_SECONDS, Narrator, activity
 from t3flow.state.short import short_id
@@ -195,10 +196,10 @@ def _print_documents(read: Settings) -> None:
 
 def _print_changes(read: Settings) -> None:
     """Print a line for each change from now on, after the problems that there are."""
-    watcher, teller, known = Watcher(read), Teller(), dict[tuple[str, str | None], str]()
+    watcher, teller, known = Watcher(read), Teller(), dict[tuple[str, str], str]()
     while True:
         found = watcher.collect()
-        problems = {(each["key"], each["user"]): problem_line(each) for each in found["problems"]}
+        problems = {identity(each): problem_line(each) for each in found["problems"]}
         gone = [f"over: {text.rpartition('; ')[0]}" for key, text in known.items() if key not in problems]
         lines = [*gone, *(text for key, text in problems.items() if key not in known)]
         for text in [*lines, *teller.lines(journal_if_any(read))]:

@@ -33,12 +33,14 @@ def defer(version: str, causes: dict[str, Cause], is_accepted: bool = False) -> 
     """Give each of these users one pending deferral to the version, with a drain of its own. Idempotent.
 
     Unless `is_accepted`, the version awaits acceptance from then on: by the bump itself, or by the first user who is moved to it. It has passed the
-    gate, so that an earlier rejection is dropped.
+    gate, so that an earlier rejection is dropped; that of an accepted version too, unless it left behind all who are not moved yet.
     """
     journal = current_host().journal
     if causes and not is_accepted:
         rejections.unreject(journal, version)
         facts.write(journal, TO_BE_ACCEPTED, version)
+    elif is_accepted and (not causes or not all(cause["is_behind"] for cause in causes.values())):
+        rejections.unreject(journal, version)
     for user, cause in causes.items():
         if cause["is_behind"]:
             left_behind.note(journal, user, version, cause["waiting_for"], cause["detail"])

@@ -1,6 +1,7 @@
 """Decide when a deferred user may be moved: the polling step of a drain, and the checks before a restart."""
 
 import math
+import shlex
 import time
 from typing import TypedDict
 
@@ -25,6 +26,8 @@ MOVED_SINCE = (
     "select 1 from runs where outcome = 'updated' and workflow in ('drain', 'drain_now') and updated > ? limit 1"
 )
 """Finds a drain that moved a user since a time."""
+FURTHEST_SECONDS = 2 * 86400.0
+"""A drain never waits for so long after an attempt. A time further ahead comes from a clock that was set back since."""
 RESTARTING_SECONDS = 2.0
 """How soon a user whom another run is restarting is checked again."""
 
@@ -71,7 +74,7 @@ def await_idle(user: str, not_before: float) -> Ready:
         mapped = host.user_map()
         if all(entry.name != user for entry in mapped.users):
             trouble = next((problem for problem in mapped.problems if user in problem), "")
-            fix = trouble or f"add the user again, or drop the deferral: t3flow deferrals revoke {user}"
+            fix = trouble or f"add the user again, or drop the deferral: t3flow deferrals revoke {shlex.quote(user)}"
             raise UserMapError(f"{user} is not in the user map: {fix}")
         wait = reason_to_wait(host, pending, not_before)
     except T3flowError as error:
@@ -164,7 +167,7 @@ def reason_to_wait(
         return wait
     now = time.time()
     interval = float(host.settings.deferral.max_check_interval_s)
-    if not_before > now:
+    if now < not_before <= now + FURTHEST_SECONDS:
         return {
             "waiting_for": pending.waiting_for,
             "detail": pending.detail,
@@ -222,7 +225,7 @@ def after_a_failure(host: Host, user: str, now: float) -> Wait | None:
     """Return a wait if another user was just stopped in vain and no user was moved since, so that a shared fault does not stop every user."""
     last = blockers.last_of_others(host.journal, user, blockers.RESTART)
     again = last.at + host.settings.deferral.max_check_interval_s if last is not None else 0.0
-    if last is None or again <= now or host.journal.query(MOVED_SINCE, last.at):
+    if last is None or not last.at <= now < again or host.journal.query(MOVED_SINCE, last.at):
         return None
     return {"waiting_for": "host_busy", "detail": f"{last.detail}: other users are not stopped for now", "at": again}
 

@@ -1,5 +1,6 @@
 """Deferrals that wait very long for the same cause. Nothing ends such a wait by itself, so an alert is logged."""
 
+import shlex
 import time
 from typing import Any, TypedDict
 
@@ -48,10 +49,16 @@ def note(journal: Journal, user: str, waiting_for: str, detail: str) -> None:
     cause: Cause = facts.change(journal, CAUSES, change)[user]
     if cause["said"] == now:
         days = (now - cause["since"]) / 86400
+        name = shlex.quote(user)
+        is_process = waiting_for == "running_process"
+        remedy = (
+            f"ask the user, or: t3flow enqueue drain {name} --ignore-processes {name}"
+            if is_process
+            else "see t3flow status"
+        )
         logger.warning(
-            "{}: {} has waited for {} for {} checks in {:.1f} days: {}; ask the user, or: t3flow enqueue drain {} "
-            "--ignore-processes {}",
-            *(MARK, user, waiting_for, cause["checks"], days, detail, user, user),
+            "{}: {} has waited for {} for {} checks in {:.1f} days: {}; {}",
+            *(MARK, user, waiting_for, cause["checks"], days, detail, remedy),
         )
 
 

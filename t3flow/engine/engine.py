@@ -290,6 +290,9 @@ class Engine:
             self.other_consumers = pulse.others
             if was_unavailable or pulse.is_emptied or self.queue_fault is not None:
                 self.recover()
+        except JournalError as error:  # no fault of the queue; `queue_fault` stays, so that the next probe tries again
+            logger.warning("hints cannot be restored to the queue: {}; retrying", error)
+            return
         except Exception as error:
             fault = self.queue.fault_of(error)
             if fault != self.queue_fault:

@@ -153,8 +153,9 @@ def claim_folder(folder: Path, mode: int) -> None:
         if _libc.renameat2(*names, RENAME_NOREPLACE) == 0:
             return
         if _libc.renameat2(*names, RENAME_EXCHANGE) == 0:
-            with suppress(DiskError):  # it has another name now and is removed later
-                remove_tree(replacement)
+            with suppress(DiskError, FileNotFoundError):  # it has another name now and is removed later
+                if replacement.lstat().st_uid == os.geteuid():  # a tree of another account may take minutes, and stays
+                    remove_tree(replacement)
             return
     code = ctypes.get_errno()
     os.rmdir(replacement)

@@ -195,9 +195,11 @@ class Journal:
 
     def _unusable(self, reason: object) -> JournalError:
         unchanged = "" if self._is_open else "nothing was changed on the host; "
+        remedy = "check that its folder exists, belongs to the caller, and has space, or restore the file from a copy"
+        if "locked" in str(reason):
+            remedy = "another process holds it (lslocks names it): run this again when it has ended"
         return JournalError(
-            f"journal {self.path} cannot be used ({' '.join(str(reason).split())}); {unchanged}"
-            "check that its folder exists, belongs to the caller, and has space, or restore the file from a copy"
+            f"journal {self.path} cannot be used ({' '.join(str(reason).split())}); {unchanged}{remedy}"
         )
 
     def _connection(self, synchronous: str) -> _Connection:

@@ -59,9 +59,12 @@ def new_run(
 
 
 def send_signal(journal: Journal, run_id: str, name: str) -> None:
-    """Ask a run to handle a signal at its next safe point. Idempotent."""
+    """Ask a run to handle a signal at its next safe point. Idempotent, and a no-op for a run that has ended, which retention would keep for ever."""
     with journal.transaction() as connection:
-        connection.execute("insert or ignore into signals values (?, ?, ?)", (run_id, name, time.time()))
+        connection.execute(
+            "insert or ignore into signals select id, ?, ? from runs where id = ? and status = 'running'",
+            (name, time.time(), run_id),
+        )
 
 
 def wake_run(journal: Journal, run_id: str) -> None:

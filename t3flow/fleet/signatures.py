@@ -135,7 +135,8 @@ def private_key(path: Path) -> "Ed25519PrivateKey":
         raise FleetError(
             "signatures need the package cryptography: install t3flow[fleet], or set fleet.url to an empty text"
         ) from None
-    return Ed25519PrivateKey.from_private_bytes(_read_key(path, "create it with: t3flow fleet key"))
+    create = "create it with: t3flow fleet key"
+    return Ed25519PrivateKey.from_private_bytes(_read_key(path, create, f"remove it, then {create}"))
 
 
 def create_private_key(path: Path) -> bool:
@@ -166,7 +167,7 @@ def encoded(key: "Ed25519PublicKey") -> str:
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 
-def _read_key(path: Path, remedy: str) -> bytes:
+def _read_key(path: Path, remedy: str, remedy_of_content: str = "") -> bytes:
     """Return the 32 bytes that a key file has in base64. Raises FleetError."""
     try:
         with path.open("rb") as file:
@@ -177,5 +178,5 @@ def _read_key(path: Path, remedy: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise FleetError(f"{path} is not a key of t3flow; {remedy}")
+        raise FleetError(f"{path} is not a key of t3flow; {remedy_of_content or remedy}")
     return key

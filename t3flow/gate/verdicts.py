@@ -1,5 +1,7 @@
 """The gate's judgment of a bump: a verdict for each database, and controls that tell a bad version from a bad gate. No I/O outside steps."""
 
+import shlex
+
 from t3flow import T3flowError
 from t3flow.gate import trials
 from t3flow.gate.trial_run import Verdict
@@ -140,7 +142,7 @@ def blame(
         fix = (
             ""
             if user == trials.NO_USER
-            else f"; to leave them out: t3flow enqueue bump {' '.join(f'--without {each}' for each in failing)}"
+            else f"; to leave them out: t3flow enqueue bump {' '.join(f'--without {shlex.quote(each)}' for each in failing)}"
         )
         count = sum(len(batch) for batch in seeds["batches"])
         tried = f" (tried on {rounds.tried} of {count} databases)" if rounds.tried < count else ""

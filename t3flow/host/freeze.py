@@ -42,21 +42,25 @@ def frozen(settings: Settings, journal: Journal | None) -> Frozen | None:
     with suppress(OSError):
         since = path.lstat().st_mtime
         with path.open(errors="replace") as file:
-            text = file.read(500).strip()
+            text = " ".join(file.read(500).split())
     return {"reason": text or f"{path} exists", "since": since, "by": "file"}
 
 
 def freeze(settings: Settings, journal: Journal | None, reason: str, by: str | None = None) -> None:
-    """Write the freeze file, then the record: a kill in between leaves tracking frozen. Idempotent: the first reason stays."""
-    reason = " ".join(reason.split()) or "no reason given"
+    """Write the freeze file, then the record: a kill in between leaves tracking frozen. Idempotent: the first reason stays.
+
+    A reason may have bytes that are no text, as from a terminal in another encoding: that must not prevent a freeze.
+    """
+    reason = " ".join(reason.encode(errors="replace").decode().split()) or "no reason given"
     if not is_frozen(settings):
         write_atomically(settings.paths.freeze_file, reason + "\n")
         if journal is not None:
             facts.write(journal, "freeze", {"reason": reason, "since": time.time(), "by": by or calling_account()})
 
 
-def unfreeze(settings: Settings, journal: Journal) -> None:
+def unfreeze(settings: Settings, journal: Journal | None) -> None:
     """Remove the record, then the freeze file. Idempotent."""
-    facts.write(journal, "freeze", None)
+    if journal is not None:
+        facts.write(journal, "freeze", None)
     with suppress(FileNotFoundError):
         settings.paths.freeze_file.unlink()

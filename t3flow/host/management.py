@@ -6,6 +6,7 @@ fail, freeze or reject nothing for others. The decision uses only facts of syste
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -81,7 +82,11 @@ def missing_state_reason(host: Host, user: str) -> str:
 def identity_problem(facts: UnitFacts, user: str) -> str:
     """Return why a unit does not run as its user, as `REASON: REMEDY`, or ""."""
     if facts.load_state != "loaded":
-        remedy = f"systemctl unmask {facts.unit}" if facts.load_state == "masked" else f"install the unit of {user}"
+        remedy = (
+            f"systemctl unmask {shlex.quote(facts.unit)}"
+            if facts.load_state == "masked"
+            else f"install the unit of {user}"
+        )
         return f"{facts.unit} is {facts.load_state or 'unknown'}: {remedy}"
     if facts.user != user and (not facts.user.isdigit() or int(facts.user) != uid_of(user)):
         return f"{facts.unit} runs as {facts.user or 'root'}: set User={user} in it"

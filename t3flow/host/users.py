@@ -1,5 +1,6 @@
 """Users as a run found them, and whether a version is ahead of or behind theirs."""
 
+import shlex
 from typing import NotRequired, TypedDict
 
 from t3flow.t3.versions import is_older
@@ -40,7 +41,7 @@ def ahead(found: list[User], version: str) -> str:
     names = [user["user"] for user in found if not user.get("why") and is_ahead(user, version)]
     if not names:
         return ""
-    options = " ".join(f"--user {name}" for name in names)
+    options = " ".join(f"--user {shlex.quote(name)}" for name in names)
     return f"; newer: {', '.join(names)} (to move them back: t3flow enqueue rollback --to {version} {options})"
 
 

@@ -4,6 +4,7 @@ One fact in the journal holds the watch: its run, version, end, the users on it,
 """
 
 import secrets
+import shlex
 import time
 from collections import Counter
 from contextlib import suppress
@@ -106,9 +107,10 @@ def watch_pairings(version: str) -> Verdict:
         is_broken = suspected and finding and finding.is_broken
         verdict = _broken(host, version, suspected) if suspected and is_broken else _left(host, version)
         recent = [entry for entry in counted if entry[0] > time.time() - SPAN_SECONDS]
-        if verdict is None and time.time() >= current["until"]:
+        until = min(current["until"], time.time() + host.settings.bake.minutes * 60)  # the clock may have been set back
+        if verdict is None and time.time() >= until:
             verdict = _passed(current, problem)
-        return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict}
+        return {**current, "cursor": cursor, "counted": recent, "problem": problem, "verdict": verdict, "until": until}
 
     after = facts.change(host.journal, BAKE, change, synced=False)
     if after is None or after["run"] != run:
@@ -220,7 +222,7 @@ def _broken(host: Host, version: str, found: Suspicion) -> Verdict:
     if host.settings.bake.rollback and concerned:
         action = f"rolling back {', '.join(concerned)} (t3flow runs)"
     elif concerned:
-        action = f"to go back: t3flow enqueue rollback {' '.join(f'--user {user}' for user in concerned)}"
+        action = f"to go back: t3flow enqueue rollback {' '.join(f'--user {shlex.quote(user)}' for user in concerned)}"
     else:
         action = "no user concerned is on it any more: check t3flow verify and the dispatch's log"
     roll_back = concerned if host.settings.bake.rollback else []

@@ -11,6 +11,7 @@ Every other failure is the fault of the surroundings and rejects nothing: the se
 configuration, an operator who stops the unit, or t3flow. A kind of failure that is not listed here is never a version's fault.
 """
 
+import shlex
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -119,7 +120,7 @@ def concerns_user_alone(version: str, user: str, result: Result) -> bool:
             return False
         reason = f"{version} {FAILS_ALONE} {user} alone, {' and '.join(others)} run it: {result['reason']}"
         pairing_checks.note_fails_alone(user, version, reason)
-        tasks.alert(f"{user} was rolled back: {reason}; to retry: t3flow enqueue drain {user}")
+        tasks.alert(f"{user} was rolled back: {reason}; to retry: t3flow enqueue drain {shlex.quote(user)}")
     result["result"], result["reason"], result["waiting_for"] = "skipped", reason, HELD
     return True
 

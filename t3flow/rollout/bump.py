@@ -3,6 +3,8 @@
 Replayed as the workflows are: no time, chance or I/O outside steps.
 """
 
+import shlex
+
 from t3flow import tasks
 from t3flow.deferrals import deferral
 from t3flow.deferrals.idleness import may_still_restart
@@ -81,7 +83,7 @@ class Bump:
             if present.get("why"):
                 continue
             if is_ahead(present, self.version) and (self.is_catch_up or not self.is_named):
-                back = f"to move back: t3flow enqueue rollback --to {self.version} --user {user}"
+                back = f"to move back: t3flow enqueue rollback --to {self.version} --user {shlex.quote(user)}"
                 self.results[user] = result_of("untouched", previous, f"is on {previous}, which is newer; {back}")
             elif not is_behind(present, self.version) and (self.is_catch_up or user in self.without):
                 self.results[user] = result_of("untouched", previous, CURRENT)
@@ -330,7 +332,7 @@ def causes_of(version: str, results: dict[str, Result]) -> dict[str, deferral.Ca
         waiting_for, detail = result["waiting_for"], result["reason"]
         if result["result"] == "skipped" and waiting_for != UNMANAGED:
             if detail == LEFT_OUT:
-                detail = f"left out of {version} as requested: t3flow enqueue drain {user}"
+                detail = f"left out of {version} as requested: t3flow enqueue drain {shlex.quote(user)}"
             causes[user] = {"waiting_for": waiting_for or "unreadable_state", "detail": detail, "is_behind": True}
         elif result["result"] == "deferred":
             detail = "" if detail == waiting_for else detail

@@ -4,6 +4,7 @@ A backup is a snapshot, named by its file, or databases that were kept in `userd
 rest is the same.
 """
 
+import shlex
 from pathlib import Path
 from typing import TypedDict
 
@@ -53,7 +54,7 @@ def find_backup(host: Host, user: str, name: str) -> Wanted:
     snapshot = next((entry for entry in catalog.backups(host.journal, user) if Path(entry.path).name == name), None)
     if snapshot is not None:
         if gone := next((path for path in snapshot.paths.values() if not path.is_file()), None):
-            raise RestoreError(f"{gone} is gone, so nothing was restored: t3flow backups {user}")
+            raise RestoreError(f"{gone} is gone, so nothing was restored: t3flow backups {shlex.quote(user)}")
         return {
             "path": snapshot.path,
             "level": snapshot.level,
@@ -62,7 +63,7 @@ def find_backup(host: Host, user: str, name: str) -> Wanted:
         }
     aside = replaced.find(host, user, name) if name.startswith(replaced.PREFIX) else None
     if aside is None:
-        raise RestoreError(f"{user} has no backup {name!r}; list them with: t3flow backups {user}")
+        raise RestoreError(f"{user} has no backup {name!r}; list them with: t3flow backups {shlex.quote(user)}")
     if aside.level is None:
         raise RestoreError(f"{name} of {user} cannot be read as a database, so nothing was restored")
     schema = compatibility.read_schemas(host, user, replaced=name)

@@ -4,6 +4,7 @@ If the older version is known to know every migration of the present databases, 
 newest snapshot of that version replaces them, and the present databases are kept. A failure is undone.
 """
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +92,7 @@ def plan_rollback(user: str, previous: str, to: str | None) -> Way:
     matching = [entry for entry in of_user if entry.written_by == version]
     present = [entry for entry in matching if entry.exists]
     if not matching:
-        return _stays("skipped", f"{user} has no snapshot from {version}: t3flow backups {user}")
+        return _stays("skipped", f"{user} has no snapshot from {version}: t3flow backups {shlex.quote(user)}")
     chosen = present[-1] if present else matching[-1]
     return {
         "target": version,
@@ -132,7 +133,7 @@ def roll_back(user: str, previous: str, to: str | None, *, was_running: bool) ->
         how = f"restored the snapshot {Path(snapshot).name}"
     else:
         gone = f"the snapshot of {user} for {version} is gone, and {version} cannot use the present databases"
-        return result_of("skipped", previous, f"{gone}: {fit['reason']}; t3flow backups {user}")
+        return result_of("skipped", previous, f"{gone}: {fit['reason']}; t3flow backups {shlex.quote(user)}")
     return move_back(user, previous, version, snapshot, way["level"], how, aside, was_running=was_running)
 
 

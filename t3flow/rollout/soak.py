@@ -7,6 +7,7 @@ The wait is a timer in the journal. The bump keeps the lease meanwhile, so that 
 rollback end the soak within seconds, as they end every wait of a bump.
 """
 
+import shlex
 import time
 from collections import Counter
 from typing import Any, TypedDict
@@ -122,14 +123,15 @@ def take_back(user: str, version: str, previous: str, reason: str) -> Result:
                 stopped = stop_if_idle(user, version, False, False, None, True)
                 if not stopped["stopped"]:
                     stays = f"{reason}; {user} stays on {version} for now: {stopped['detail']}"
-                    return _failed(version, f"{stays}; to go back: t3flow enqueue rollback --user {user}")
+                    return _failed(version, f"{stays}; to go back: t3flow enqueue rollback --user {shlex.quote(user)}")
                 result = rollback.roll_back(user, version, previous, was_running=True)
                 if result["result"] != "rolled_back":
                     raise StepFailed(stop_if_idle.name, "NotTakenBack", result["reason"])
         except StepFailed as failure:
             logger.error("ROLLBACK FAILED for {}: {}", user, failure)
             return _failed(
-                version, f"{reason}; ROLLBACK FAILED: {failure}; to go back: t3flow enqueue rollback --user {user}"
+                version,
+                f"{reason}; ROLLBACK FAILED: {failure}; to go back: t3flow enqueue rollback --user {shlex.quote(user)}",
             )
     logger.error("rolled back {} to {}: {}", user, previous, reason)
     return {**result, "reason": reason, "at_fault": blame.VERSION}

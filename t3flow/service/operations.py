@@ -5,13 +5,14 @@ an id made from it, and the other operations set what is set already. All raise 
 """
 
 import secrets
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from t3flow import T3flowError
-from t3flow.engine.journal import Journal, NoSuchRun
+from t3flow.engine.journal import Journal, JournalError, NoSuchRun
 from t3flow.engine.runs import new_run, send_signal, wake_run
 from t3flow.host import freeze as freezing
 from t3flow.host.records import actions, deferral_records, facts, holds
@@ -58,6 +59,8 @@ class Desk:
             return entry.result
         try:
             result = do(entry)
+        except JournalError:  # no result: a repeat under the same id does it
+            raise
         except T3flowError as error:
             actions.finish(self.journal, entry.id, f"refused: {error}")
             raise
@@ -129,10 +132,13 @@ def hold(desk: Desk, user: str, until: str | None, reason: str) -> str:
     def do(entry: Action) -> str:
         require_user(desk.settings, user)
         at = future_moment(desk.settings, until) if until else None
-        holds.put(desk.journal, user, at, " ".join(reason.split()), desk.actor.name)
+        text = reason.encode(errors="replace").decode()  # a terminal may have another encoding
+        holds.put(desk.journal, user, at, " ".join(text.split()), desk.actor.name)
         _wake_drain(desk, user)
         ends = (
-            f"until {until}; to end that earlier: t3flow release {user}" if until else f"until: t3flow release {user}"
+            f"until {until}; to end that earlier: t3flow release {shlex.quote(user)}"
+            if until
+            else f"until: t3flow release {shlex.quote(user)}"
         )
         return f"{user} stays on their version {ends}"
 
@@ -168,7 +174,7 @@ def set_revoked(desk: Desk, user: str, *, revoked: bool) -> str:
             raise Refused(f"{user!a} has no pending deferral; pending: {', '.join(pending) or 'none'}")
         deferral_records.set_revoked(desk.journal, user, revoked)
         if revoked:
-            return f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {user}"
+            return f"The deferral of {user} is revoked; to put it back: t3flow deferrals restore {shlex.quote(user)}"
         return f"The deferral of {user} is back in the queue"
 
     return desk.once("deferrals revoke" if revoked else "deferrals restore", {"user": user}, do)

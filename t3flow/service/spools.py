@@ -15,7 +15,7 @@ LOOK_SECONDS, RETRY_SECONDS = 0.4, 5.0
 
 def watch(host: Host, hint: Callable[[str], None], stopping: threading.Event, heartbeat: Callable[[], None]) -> None:
     """Look after the spools until `stopping`. A failure of one look does not end the next, nor that of one spool another's."""
-    looks: list[Callable[[], object]] = [Requests(host, hint).look, Wishes(host, hint).look]
+    looks: list[Callable[[], object]] = [Requests(host, hint).look, Wishes(host, hint, heartbeat).look]
     pause = 0.0
     while not stopping.wait(pause):
         heartbeat()

@@ -94,7 +94,9 @@ class Verifier:
         if busy:
             return POLL_SECONDS
         fault = verify_records.dispatch_fault(self._journal)
-        if fault is not None and self._paired_since(fault["at"]):
+        if fault is not None and fault["at"] > time.time():  # the clock was set back: the next success ends the fault
+            verify_records.note_dispatch(self._journal, fault["problem"])
+        elif fault is not None and self._paired_since(fault["at"]):
             verify_records.note_dispatch(self._journal, "")
             self._suspects.clear()  # they failed before; each is verified anew
             logger.info("the dispatch pairs users again")
@@ -115,7 +117,10 @@ class Verifier:
         """Return the user to verify now: a witness for a suspect, a suspect whose retry is due, or the one who has waited longest; or None."""
         now, moment = time.monotonic(), time.time()
         known, seen = last_pairings.pairings(self._journal), last_pairings.last_seen(self._journal)
-        self._suspects = {user: each for user, each in self._suspects.items() if user in users}
+        # A failure that is ahead of the clock, which was set back since, would wait for a witness until then.
+        self._suspects = {
+            user: each for user, each in self._suspects.items() if user in users and each.failed <= moment
+        }
         free = [user for user in users if user not in self._suspects and self._skipped.get(user, now) <= now]
         unpaired = {user for user, last in known.items() if last["reason"]}
         asked = [each.failed for each in self._suspects.values() if each.counts]

@@ -40,11 +40,12 @@ CANCEL = "cancel"
 
 
 class Wishes:
-    """The wishes of all users of the map."""
+    """The wishes of all users of the map. `heartbeat` is called for each user whose account is looked up, as a directory service may be slow."""
 
-    def __init__(self, host: Host, hint: Callable[[str], None]) -> None:
+    def __init__(self, host: Host, hint: Callable[[str], None], heartbeat: Callable[[], None] = lambda: None) -> None:
         self._host = host
         self._hint = hint
+        self._heartbeat = heartbeat
         self._folders: dict[str, tuple[Account, int]] = {}
         self._seen: dict[str, tuple[int, ...]] = {}
         self._allowance: dict[str, tuple[float, float]] = {}  # user → wishes left, as of a time (monotonic)
@@ -82,6 +83,7 @@ class Wishes:
         for user in set(self._folders) - set(names):
             self._forget(user)
         for user in names:
+            self._heartbeat()
             try:
                 owner = self._host.account(user)
                 if user in self._folders:

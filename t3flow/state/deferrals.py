@@ -80,6 +80,8 @@ def left_behind_line(user: str, each: User, found: Status) -> str:
 
     if not is_older(led_to, default):
         return ""
+    if default in found["rejected"]:
+        return f"{user} stays on {led_to}: the default {default} was rejected; to try it again: t3flow enqueue bump --again"
     return f"{user} stays on {led_to}, the default is {default}, and no move is pending; to move {user}: t3flow enqueue bump"
 
 

@@ -16,9 +16,9 @@ from t3flow.state.documents import SCHEMA, Bake, Channel, Consumer, LastBump, Qu
 from t3flow.state.fleet_documents import Fleet
 from t3flow.state.fleet_settings import in_force
 from t3flow.state.observed import Observed, last_observed, observe
-from t3flow.state.problems import problems
+from t3flow.state.problems import journal_problem, problems
 from t3flow.state.runs import activity
-from t3flow.state.sources import QUEUE_FAULT, journal_if_any, live_consumer_pid
+from t3flow.state.sources import QUEUE_FAULT, journal_or_fault, live_consumer_pid
 from t3flow.state.times import rfc3339, soon
 from t3flow.state.users import frozen_document, users, version_or_none
 from t3flow.state.verification import dispatch_fault, verify_state
@@ -36,7 +36,9 @@ def collect(
     `is_live`: look at the servers now, instead of reading what the consumer observed last. By default a reader looks that may write the journal.
     `observed`: what the caller saw when it looked itself a moment ago.
     """
-    noted = noted or journal_if_any(read)
+    fault = ""
+    if noted is None:
+        noted, fault = journal_or_fault(read)
     if is_live is None:
         is_live = not isinstance(noted, ReadOnlyJournal)
     if observed is None:
@@ -81,7 +83,7 @@ def collect(
         channels=channels(noted) if noted else [],
         fleet=fleet_if_any(read, noted),
     )
-    found["problems"] = problems(found)
+    found["problems"] = [*journal_problem(fault), *problems(found)]
     return found
 
 
@@ -134,8 +136,10 @@ def next_bump(found: Status) -> str:
 
 
 def last_bump(noted: Journal) -> LastBump | None:
-    """Return how the bump that ended last did end."""
-    found = noted.runs("workflow = 'bump' and status != 'running'", limit=1)
+    """Return how the bump that ended last did end; a dry run moves no user, so that it ends no problem and is none."""
+    found = noted.runs(
+        "workflow = 'bump' and status != 'running' and ifnull(json_extract(args, '$.dry_run'), 0) = 0", limit=1
+    )
     return next(
         (
             LastBump(run=run.id, outcome=run.outcome, reason=run.result.get("reason"), ended=rfc3339(run.updated))

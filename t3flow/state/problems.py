@@ -15,6 +15,7 @@ NEEDS_A_PERSON = (
 )
 """Outcomes of a bump after which nothing is frozen or remembered, so that only this line tells."""
 KINDS = {
+    "journal": "the journal cannot be read",
     "dispatch": "the dispatch pairs no user",
     "unpaired": "a user cannot pair",
     "launcher": "the launcher or the mount of the slots is not intact",
@@ -44,6 +45,15 @@ KINDS = {
 """Each kind of problem and its meaning, the most urgent first."""
 
 
+SUBJECT_ENDS = {
+    "fleet_host_silent": " of the fleet",
+    "fleet_records": " in the fleet",
+    "newer_run": " was begun",
+    "notify_failed": " fail, first",
+}
+"""Kind of problem of which a host may have several, of no user → what follows the part of the text that names the thing."""
+
+
 class _Line(NamedTuple):
     key: str
     text: str
@@ -54,6 +64,12 @@ class _Line(NamedTuple):
 def line(problem: Problem) -> str:
     """Return a problem in one line, which ends with the command to run."""
     return f"{problem['text']}; {problem['remedy']}"
+
+
+def identity(problem: Problem) -> tuple[str, str]:
+    """Return what is the same of a problem as long as it lasts, whatever its text says of time and cause: its kind, and whose or what's it is."""
+    kind = problem["key"]
+    return kind, problem["user"] or (problem["text"].partition(SUBJECT_ENDS[kind])[0] if kind in SUBJECT_ENDS else "")
 
 
 def problems(found: Status) -> list[Problem]:
@@ -70,6 +86,12 @@ def problems(found: Status) -> list[Problem]:
         Problem(key=each.key, user=each.user, text=each.text, remedy=each.remedy)
         for each in sorted(lines, key=lambda each: order.index(each.key))
     ]
+
+
+def journal_problem(fault: str) -> list[Problem]:
+    """Return that the journal cannot be used, so that the rest of the state is what can be seen without it; nothing without a fault."""
+    text = f"Nothing is known of runs, deferrals, holds and pins: {fault}"
+    return [Problem(key="journal", user=None, text=text, remedy="see t3flow doctor")] if fault else []
 
 
 def of_host(found: Status) -> list[_Line]:
@@ -203,11 +225,11 @@ def of_user(user: str, each: User, found: Status) -> list[_Line]:
         seen = ago(epoch(each["pairing_seen"]))
         reason = each["pairing_reason"].removeprefix("cannot pair: ")
         text = f"{user} could not pair when last tried ({seen}): {reason}"
-        remedy = f"try again with: t3flow verify {user}"
+        remedy = f"try again with: t3flow verify {shlex.quote(user)}"
         lines.append(_split("unpaired", text, user) if "; t3flow " in reason else _Line("unpaired", text, remedy, user))
     elif not each["active"] and runs is None and deferred is None:
         text = f"The server of {user} is not running"
-        lines.append(_Line("server_down", text, f"start it with: systemctl start {each['unit']}", user))
+        lines.append(_Line("server_down", text, f"start it with: systemctl start {shlex.quote(each['unit'])}", user))
     return lines
 
 

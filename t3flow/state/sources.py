@@ -37,12 +37,18 @@ def journal(settings: Settings) -> Journal:
 
 def journal_if_any(settings: Settings) -> Journal | None:
     """Return the journal of this host; None where there is none that can be used. Raises NewerJournal."""
+    return journal_or_fault(settings)[0]
+
+
+def journal_or_fault(settings: Settings) -> tuple[Journal | None, str]:
+    """Return the journal of this host and ""; None and why it cannot be used, or "" where there is none yet. Raises NewerJournal."""
     try:
-        return journal(settings)
+        return journal(settings), ""
     except NewerJournal:
         raise
-    except JournalError:
-        return None
+    except JournalError as error:
+        is_there = os.path.lexists(settings.paths.state_dir / JOURNAL)
+        return None, str(error).partition(";")[0] if is_there else ""
 
 
 def queue_url(settings: Settings) -> str:

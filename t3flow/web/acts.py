@@ -186,7 +186,8 @@ def _hold(host: Host, given: dict[str, str]) -> Consequences:
 
 def _release(host: Host, given: dict[str, str]) -> Consequences:
     return Consequences(
-        f"Release {given['user']}", [f"{given['user']} follows the others again, from the next bump on."]
+        f"Release {given['user']}",
+        [f"{given['user']} follows the others again; a pending deferral is checked at once."],
     )
 
 

@@ -46,3 +46,18 @@ def test_another_cause_begins_anew(host: Host) -> None:
     for number in range(3 * long_waits.OLD_CHECKS):
         long_waits.note(host.journal, "ada", ("active_turn", "quiet_period")[number % 2], "")
     assert long_waits.old(host.journal) == {}
+
+
+@pytest.mark.parametrize(
+    ("cause", "command"),
+    [
+        ("running_process", r"t3flow enqueue drain 'CORP\ada' --ignore-processes 'CORP\ada'"),
+        ("unreadable_state", "t3flow status"),
+        ("active_turn", "t3flow status"),
+    ],
+)
+def test_the_command_helps_with_the_cause(host: Host, log: list[str], cause: str, command: str) -> None:
+    """To ignore processes does nothing for another cause."""
+    for _ in range(long_waits.OLD_CHECKS):
+        long_waits.note(host.journal, "CORP\\ada", cause, "")
+    assert "".join(log).rstrip().endswith(command)

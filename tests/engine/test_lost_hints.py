@@ -67,6 +67,23 @@ def test_a_run_that_was_woken_without_a_queue_goes_on_with_it(asleep: tuple[Engi
     assert engine.recover() == 0
 
 
+def test_a_journal_that_cannot_be_written_is_no_fault_of_the_queue(asleep: tuple[Engine, str]) -> None:
+    """The hints are restored once it can be written again, and the queue is used meanwhile."""
+    engine, run_id = asleep
+    engine.queue.storage.flush_all()
+    engine.queue_unavailable.set()
+    with engine.journal.transaction() as connection:
+        connection.execute(
+            "create trigger full before update on runs begin select raise(abort, 'database or disk is full'); end"
+        )
+    engine.probe_queue()
+    assert (engine.queue_fault, engine.queue_unavailable.is_set()) == (None, False)
+    with engine.journal.transaction() as connection:
+        connection.execute("drop trigger full")
+    engine.recover()
+    assert engine.journal.run(run_id).message in engine.queue.message_ids()
+
+
 def test_a_flood_of_bad_messages_lets_a_worker_give_signs_of_life(
     queue_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from t3flow.engine import journal as journals
 from t3flow.engine import retention
 from t3flow.engine.journal import Journal, append_event
-from t3flow.engine.runs import Outcome, end_run, new_run
+from t3flow.engine.runs import Outcome, end_run, new_run, send_signal
 
 DAY = 86400.0
 
@@ -159,3 +159,12 @@ def test_the_log_is_cut_once_a_reader_lets_it(journal: Journal, monkeypatch: pyt
     writer.query("pragma wal_checkpoint(restart)")
     writer.set_meta("x", 1)
     assert log.stat().st_size <= 2**20
+
+
+def test_a_signal_to_a_run_that_has_just_ended(journal: Journal) -> None:
+    """It would never be delivered, and the run would stay for ever, because a signal refers to it."""
+    run = new_run(journal, "bump", {}) or ""
+    send_signal(journal, run, "cancel")
+    end_run(journal, journal.run(run), Outcome("done"))
+    send_signal(journal, run, "cancel")
+    assert journal.query("select run from signals") == []

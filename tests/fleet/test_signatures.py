@@ -82,7 +82,7 @@ def test_keys_that_cannot_be_used_say_so(folder: Path) -> None:
     with pytest.raises(FleetError, match=r"create it with: t3flow fleet key"):
         signatures.private_key(folder / "none.key")
     (folder / "short.key").write_text("QUJD\n")
-    with pytest.raises(FleetError, match=r"is not a key of t3flow"):
+    with pytest.raises(FleetError, match=r"is not a key of t3flow; remove it, then create it with: t3flow fleet key"):
         signatures.private_key(folder / "short.key")
     (folder / "peers/b.pub").write_text("")
     with pytest.raises(FleetError, match=r"b\.pub is not a key of t3flow; print it on that host with"):

@@ -8,7 +8,7 @@ import pytest
 from world import World, in_one_line
 
 from t3flow import periodic
-from t3flow.engine.files import claim_folder
+from t3flow.engine.files import claim_folder, remove_tree
 from t3flow.host.backups import drop_box
 
 
@@ -90,13 +90,19 @@ def test_the_scratch_folder_of_a_run_whose_name_he_guessed(world: World) -> None
 
 
 def test_what_he_planted_there_stops_no_consumer(world: World) -> None:
-    """A link, a file and a bottomless folder, named like those of a run: a starting consumer removes them and follows no link."""
+    """A link, a file and a bottomless folder, named like those of a run: a starting consumer leaves them alone, however long their removal would take.
+
+    It removes what it has left itself, and follows no link.
+    """
     shared = world.top / "scratch"
     os.chmod(shared, 0o1777)
     name = "t3flow-bump-20261124T0400-"
     world.does("put", "symlink", shared / f"{name}link", world.home("ada"))
     world.does("put", "fifo", shared / f"{name}fifo", "")
     world.does("deep", shared / f"{name}deep")
+    (shared / f"{name}own").mkdir()
+    (shared / f"{name}own/link").symlink_to(world.home("ada"))
     periodic.remove_stale_scratch(world.host)
-    assert list(shared.iterdir()) == []
+    assert {path.name for path in shared.iterdir()} == {f"{name}{kind}" for kind in ("link", "fifo", "deep")}
+    remove_tree(shared / f"{name}deep")
     world.nothing_happened()

@@ -11,11 +11,13 @@ from conftest import RedisServer
 
 from t3flow import periodic
 from t3flow.engine.engine import Engine
+from t3flow.engine.journal import append_event
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import HOST_LEASE, new_run
 from t3flow.host import freeze
-from t3flow.host.host import Host
+from t3flow.host.host import Host, set_current_host
 from t3flow.host.records import deferral_records, facts
+from t3flow.settings.schema import Settings
 from t3flow.workflows import WORKFLOWS
 
 
@@ -135,6 +137,29 @@ def test_a_host_that_has_just_booted_has_its_first_minute(
     assert done == ["tick"]
 
 
+def test_slow_work_of_a_minute_costs_no_other_minute(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bump that is due just after it began would be noticed two minutes later, and skipped."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    now = 1000.0
+    done: list[float] = []
+
+    def tick(*given: object) -> None:
+        nonlocal now
+        done.append(now)
+        now += 40
+
+    monkeypatch.setattr(periodic, "tick", tick)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    minute = periodic.Minute(engine, host)
+    minute()
+    now = 1060.0
+    minute()
+    assert done == [1000.0, 1060.0]
+
+
 def test_a_worker_that_hangs_in_the_minutes_work_silences_the_clock(
     bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +210,63 @@ def test_a_drain_that_has_the_host_is_not_held_back(bare: Callable[..., Host]) -
         connection.execute("delete from locks")
     watch()
     assert host.journal.run(run).revoked == "frozen"
+
+
+def test_a_drain_whose_deferral_was_dropped_halfway_ends(bare: Callable[..., Host]) -> None:
+    """A kill between the two writes of `settle_deferral`. Its message stayed revoked, so the run was never advanced again, nor deleted."""
+    host = bare()
+    set_current_host(host)
+    engine = Engine(
+        host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), WORKFLOWS
+    )
+    run = new_run(host.journal, "drain", {"user": "ada"}) or ""
+    deferral_records.put_deferral(host.journal, "ada", run, "0.0.25", "active_turn", time.time())
+    watch = periodic.freeze_watcher(engine, host)
+    freeze.freeze(host.settings, host.journal, "as asked")
+    watch()
+    assert host.journal.run(run).revoked == "frozen"
+    deferral_records.drop_deferral(host.journal, "ada")
+    watch()
+    engine.advance(run)
+    assert host.journal.run(run).outcome == "up_to_date"
+
+
+def test_a_freeze_that_meets_the_watcher_keeps_its_record(
+    bare: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watcher has just found no file when a run freezes tracking. It took the new record for that of a file which an operator had removed."""
+    host = bare()
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    is_frozen = freeze.is_frozen
+
+    def meet(settings: Settings) -> bool:
+        monkeypatch.setattr(freeze, "is_frozen", is_frozen)
+        freeze.freeze(host.settings, host.journal, "ada failed", by="bump-1")
+        return False
+
+    watch = periodic.freeze_watcher(engine, host)
+    monkeypatch.setattr(freeze, "is_frozen", meet)
+    watch()
+    found = freeze.frozen(host.settings, host.journal)
+    assert found is not None
+    assert (found["by"], found["reason"]) == ("bump-1", "ada failed")
+    host.settings.paths.freeze_file.unlink()
+    watch()
+    assert facts.read(host.journal, "freeze") is None
+
+
+@pytest.mark.parametrize(("kind", "is_woken"), [("waiting", True), ("retrying", False)])
+def test_a_freeze_wakes_a_bump_that_polls_alone(bare: Callable[..., Host], kind: str, is_woken: bool) -> None:
+    """Else a bump that accepts a version, which no freeze ends, would use up the retries of half a minute within two seconds."""
+    host = bare()
+    set_current_host(host)
+    engine = Engine(host.journal, open_queue(f"sqlite://{host.settings.paths.state_dir}/queue.db", b"k" * 32), {})
+    run = new_run(host.journal, "bump", {}, wake_at=time.time() + 60) or ""
+    with host.journal.transaction() as connection:
+        append_event(connection, run, kind, "accept", 1, {})
+    freeze.freeze(host.settings, host.journal, "as asked")
+    periodic.freeze_watcher(engine, host)()
+    assert ((host.journal.run(run).wake_at or 0) <= time.time()) is is_woken
 
 
 def test_a_part_that_fails_keeps_no_other_from_its_turn(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t3flow.host.host import Host
+from t3flow.host.owner.answers import one_line
 from t3flow.host.processes import listing, proc
 from t3flow.host.services.manager import ServerState
 from t3flow.t3 import files
@@ -42,8 +43,8 @@ def _describe_writers(host: Host, user: str, server: ServerState, database: str)
 
 
 def _describe_process(pid: int) -> str:
-    """Return `PROGRAM (pid N)`. The executable is named, since Node's threads rename the process."""
-    return f"{Path(proc.executable(pid)).name or proc.name_of(pid)} (pid {pid})"
+    """Return `PROGRAM (pid N)`. The executable is named, since Node's threads rename the process. Its name may have any bytes."""
+    return f"{one_line(Path(proc.executable(pid)).name) or proc.name_of(pid)} (pid {pid})"
 
 
 def _is_writer(pid: int, names: Collection[str], below: str = "") -> bool:

@@ -1,6 +1,7 @@
 """Replaced sets: the databases that a restore or rollback replaced, preserved in `userdata/replaced-TIME` and accessed as their owner alone."""
 
 import json
+import shlex
 import time
 from collections.abc import Container
 from contextlib import suppress
@@ -110,7 +111,7 @@ def drop(host: Host, replaced: ReplacedSet, *, force: bool) -> None:
     if age < KEEP_SECONDS and not force:
         raise ReplacedError(
             f"{replaced.name} of {replaced.user} is kept for {(KEEP_SECONDS - age) / 86400:.0f} more days; "
-            f"to drop it now: t3flow backups drop {replaced.user} {replaced.name} --force"
+            f"to drop it now: t3flow backups drop {shlex.quote(replaced.user)} {replaced.name} --force"
         )
     run_as_owner(host, replaced.user, "drop-replaced", safe_name(replaced.name), timeout_seconds=ACCESS_SECONDS)
     forget(host.journal, replaced.user, replaced.name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def restore(host: Host, user: str, backup: Backup, name: str) -> str:
         if files.SECOND_DATABASE in (version_schemas.schema_of_version(host.journal, backup.written_by) or {}):
             raise BackupError(
                 f"{Path(backup.path).name} contains {files.FIRST_DATABASE} alone, but {backup.written_by} keeps its work in "
-                f"{files.SECOND_DATABASE}: choose another snapshot (t3flow backups {user})"
+                f"{files.SECOND_DATABASE}: choose another snapshot (t3flow backups {shlex.quote(user)})"
             )
     with ExitStack() as stack:
         descriptors = {}

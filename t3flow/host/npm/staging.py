@@ -1,11 +1,14 @@
 """Scratch folders and version slots created by a run. Called from steps, which document why a repeat is safe."""
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from t3flow.engine.files import DiskError, remove_tree, require_space, safe_name
 from t3flow.engine.step import current_run
 from t3flow.host import gate_account
-from t3flow.host.host import current_host
+from t3flow.host.host import Host, current_host
 from t3flow.host.npm import packages
 from t3flow.host.slots import creation
 
@@ -19,6 +22,18 @@ SCRATCH_PATTERN = f"{SCRATCH_PREFIX}*-[0-9]*T[0-9]*-*"
 def scratch_folder(run: str) -> Path:
     """Return the scratch folder of a run, the only one that it may litter."""
     return current_host().settings.paths.scratch_dir / f"{SCRATCH_PREFIX}{safe_name(run)}"
+
+
+def stale_scratch(host: Host) -> Iterator[Path]:
+    """Yield the scratch folders of runs that ended or were never journaled.
+
+    Every account may create entries there, with millions of files in them. What another account owns is none of t3flow's.
+    """
+    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
+    for folder in host.settings.paths.scratch_dir.glob(SCRATCH_PATTERN):
+        with suppress(FileNotFoundError):
+            if folder.name not in live and folder.lstat().st_uid == os.geteuid():
+                yield folder
 
 
 def slot_bytes() -> int:

@@ -1,6 +1,7 @@
 """The users' servers as units of systemd, controlled through systemctl."""
 
 import re
+import shlex
 import signal
 import time
 from calendar import timegm
@@ -109,7 +110,7 @@ class Systemd:
         if server.main_pid is not None and server.main_pid not in found and proc.is_alive(server.main_pid):
             raise ServiceError(
                 f"the control group {server.group or 'of ' + server.unit} does not list process {server.main_pid}: "
-                f"see systemctl status {server.unit}"
+                f"see systemctl status {shlex.quote(server.unit)}"
             )
         return found
 

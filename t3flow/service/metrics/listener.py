@@ -1,7 +1,7 @@
 """The HTTP server for Prometheus, on a Unix socket or a port on loopback: one thread, which slow or many clients cannot multiply or block.
 
-A client gets CLIENT_SECONDS in all. Of more than MAX_CLIENTS, the oldest is dropped, so that clients which only wait keep nobody out. The metrics are
-made at most once in FRESH_SECONDS.
+A client gets CLIENT_SECONDS for its request, and as long for the response. Of more than MAX_CLIENTS, the oldest is dropped, so that clients which
+only wait keep nobody out. The metrics are made at most once in FRESH_SECONDS.
 """
 
 import asyncio
@@ -112,7 +112,10 @@ class Listener:
             oldest.cancel()
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
-                writer.write(self._answer(await reader.readuntil(b"\r\n\r\n")))
+                head = await reader.readuntil(b"\r\n\r\n")
+            answer = self._answer(head)  # on a large or loaded host this takes longer than a client gets
+            async with asyncio.timeout(CLIENT_SECONDS):
+                writer.write(answer)
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()

@@ -19,6 +19,7 @@ from t3flow.service.notifications import messages, pings
 from t3flow.service.notifications.told import AUTOMATIC, REPEATS, SETTLE_SECONDS
 from t3flow.state.documents import Message, Problem
 from t3flow.state.host import collect
+from t3flow.state.problems import identity
 from t3flow.state.short import short_id
 
 LOOK_SECONDS = 10.0
@@ -29,6 +30,8 @@ GATHER_SECONDS = 300.0
 """For how long drains that moved their users are gathered for one message: a hundred may end in one night."""
 MAX_AGE_SECONDS = 3 * 86400.0
 """Older news, such as from before a long downtime, is no longer told."""
+CHANGES_THE_HOST = "select 1 from locks left join runs on runs.id = locks.run where held is not 'newer' limit 1"
+"""Finds a run that has the host. One that a newer t3flow began and this one left alone keeps the host until an operator acts, so it is told."""
 
 
 class Deriver:
@@ -162,9 +165,9 @@ class Deriver:
     # Problems --------------------------------------------------------------------------------------------------
 
     def _of_problems(self) -> None:
-        if self._journal.query("select 1 from locks limit 1"):
+        if self._journal.query(CHANGES_THE_HOST):
             return  # a run changes the host, and tells how that ended
-        found = {(each["key"], each["user"] or ""): each for each in self._problems()}
+        found = {identity(each): each for each in self._problems()}
         known = {key: alert for key, alert in alerts.open_alerts(self._journal).items() if key[0] in SETTLE_SECONDS}
         if ("dispatch", "") in found:  # which stands for what its users cannot do
             known = {key: alert for key, alert in known.items() if key[0] != "unpaired"}

@@ -26,6 +26,7 @@ NOT_TOLD = {
     "last_bump": "the message of the bump tells it",
     "left_behind": "the message of the bump tells it",
     "notify_failed": "messages do not arrive",
+    "journal": "messages are in the journal",
     "consumer_down": "only the dead man's switch can tell it",
     "no_version": "an operator is about to run t3flow adopt",
     "server_down": "users may stop their servers; the message of a run tells what t3flow stopped",

@@ -31,7 +31,7 @@ def snapshots_exist(host: Host) -> Iterator[Finding]:
             name = Path(entry.path).name
             yield finding(
                 f"the snapshot {missing.name} of {entry.user} is missing",
-                f"t3flow backups drop {entry.user} {name} --force",
+                f"t3flow backups drop {shlex.quote(entry.user)} {name} --force",
             )
 
 
@@ -52,14 +52,14 @@ def replaced_databases_exist(host: Host) -> Iterator[Finding]:
             size = sum(each.size_bytes for each in old) / 1e6
             yield finding(
                 f"{len(old)} replaced databases of {user} are older than 14 days and take {size:.0f} MB in the user's home",
-                f"list them: t3flow backups {user}; drop one: t3flow backups drop {user} {old[0].name}",
+                f"list them: t3flow backups {shlex.quote(user)}; drop one: t3flow backups drop {shlex.quote(user)} {old[0].name}",
             )
         existing = {each.name for each in listed}
         for name in sorted(name for owner, name in recorded if owner == user):
             if name not in existing and replaced.age_seconds(name) < replaced.KEEP_SECONDS:
                 yield finding(
                     f"the replaced database {name} of {user} is missing before its 14 days are over",
-                    f"ask {user}; list the snapshots: t3flow backups {user}",
+                    f"ask {user}; list the snapshots: t3flow backups {shlex.quote(user)}",
                 )
 
 

@@ -10,7 +10,7 @@ from t3flow.engine.files import is_on_tmpfs
 from t3flow.host import slots, state_dir
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
-from t3flow.host.npm.staging import SANDBOX_SLOT_BYTES, SCRATCH_PATTERN, SCRATCH_PREFIX, SLOT_BYTES
+from t3flow.host.npm.staging import SANDBOX_SLOT_BYTES, SLOT_BYTES, stale_scratch
 from t3flow.host.records import catalog
 from t3flow.state.doctor.finding import Finding, finding
 
@@ -82,10 +82,8 @@ def disk_has_space(host: Host) -> Iterator[Finding]:
 def no_leftovers(host: Host) -> Iterator[Finding]:
     """Check that no scratch folder, partial slot, or drop box outlives its run."""
     paths = host.settings.paths
-    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    for folder in paths.scratch_dir.glob(SCRATCH_PATTERN):
-        if folder.name not in live:
-            yield finding(f"{folder} is left over from a run that has ended", "t3flow doctor --fix")
+    for folder in stale_scratch(host):
+        yield finding(f"{folder} is left over from a run that has ended", "t3flow doctor --fix")
     if host.journal.query("select 1 from locks"):
         return
     for path in slots.slots_dir(paths.versions_dir).glob(".*.partial"):

@@ -15,7 +15,7 @@ from t3flow.engine.files import remove_tree
 from t3flow.host import slots, state_dir, t3_accounts
 from t3flow.host.backups import drop_box
 from t3flow.host.host import Host
-from t3flow.host.npm.staging import SCRATCH_PATTERN, SCRATCH_PREFIX
+from t3flow.host.npm.staging import stale_scratch
 from t3flow.host.slots import launcher, preflight
 from t3flow.state.doctor.finding import Finding
 
@@ -89,8 +89,7 @@ def tighten_modes(host: Host) -> Iterator[str]:
 def remove_leftovers(host: Host) -> Iterator[str]:
     """Remove scratch folders of runs that have ended, partial slots, and drop boxes."""
     paths = host.settings.paths
-    live = {f"{SCRATCH_PREFIX}{run.id}" for run in host.journal.runs("status = 'running'")}
-    left = [folder for folder in paths.scratch_dir.glob(SCRATCH_PATTERN) if folder.name not in live]
+    left = list(stale_scratch(host))
     if not any(run.workflow not in ("drain", "bake", "revive") for run in host.journal.runs("status = 'running'")):
         left += [
             *slots.slots_dir(paths.versions_dir).glob(".*.partial"),

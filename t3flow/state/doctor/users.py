@@ -1,5 +1,6 @@
 """Checks of users: accounts, servers, schemas, pairing."""
 
+import shlex
 import time
 from collections.abc import Collection, Iterator
 
@@ -72,19 +73,20 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
         if port := stale_port(host, user, server):
             yield finding(
                 f"the server of {user} listens on port {port}, but its port is {host.port(user)} now, so {user} cannot pair",
-                f"systemctl restart {server.unit} when {user} is idle",
+                f"systemctl restart {shlex.quote(server.unit)} when {user} is idle",
             )
             continue
         if taken := ports.port_blocker(host.port(user), pids := _pids(host, user, server)):
             yield finding(
                 probe.port_taken_message(host, user, taken),
-                f"then see t3flow runs, or start it: systemctl start {server.unit}",
+                f"then see t3flow runs, or start it: systemctl start {shlex.quote(server.unit)}",
             )
             continue
         if server.main_pid is None:
             if "failed" in server.detail:
                 yield finding(
-                    f"{server.unit} has failed", f"systemctl status {server.unit}; systemctl restart {server.unit}"
+                    f"{server.unit} has failed",
+                    f"systemctl status {shlex.quote(server.unit)}; systemctl restart {shlex.quote(server.unit)}",
                 )
             continue
         runs, assigned = probe.running_version_of(host, user, server.main_pid), slots.effective(versions_dir, user)
@@ -98,17 +100,17 @@ def servers_run_assigned_versions(host: Host) -> Iterator[Finding]:
         if running_version.is_from_shell_tracker(host.journal, versions_dir, user, server.main_pid):
             yield finding(
                 f"the server of {user} still runs {runs} from the shell tracker's install",
-                f"the next bump or drain restarts it; or: systemctl restart {server.unit} when {user} is idle",
+                f"the next bump or drain restarts it; or: systemctl restart {shlex.quote(server.unit)} when {user} is idle",
             )
         elif runs is None:
             yield finding(
                 f"the server of {user} was not started by the launcher",
-                f"systemctl restart {server.unit} when {user} is idle",
+                f"systemctl restart {shlex.quote(server.unit)} when {user} is idle",
             )
         elif runs != assigned:
             yield finding(
                 f"the server of {user} runs {runs}, but {assigned} is assigned",
-                f"systemctl restart {server.unit} when {user} is idle",
+                f"systemctl restart {shlex.quote(server.unit)} when {user} is idle",
             )
         if problem := probe.port_problem(host, user, server, pids):
             yield finding(f"{user}: {problem}", "list the listeners: ss -ltnp")
@@ -159,12 +161,12 @@ def versions_know_their_databases(host: Host) -> Iterator[Finding]:
         if isinstance(schema, str):
             yield finding(
                 f"the database of {user} cannot be read: {schema}",
-                f"t3flow backups {user}; t3flow restore {user} BACKUP",
+                f"t3flow backups {shlex.quote(user)}; t3flow restore {shlex.quote(user)} BACKUP",
             )
         elif schema is not None and known is not None and (unfit := compatibility.unknown_migration(known, schema)):
             yield finding(
                 f"{version} does not fit the databases of {user}: {unfit}",
-                f"t3flow backups {user}; t3flow restore {user} BACKUP",
+                f"t3flow backups {shlex.quote(user)}; t3flow restore {shlex.quote(user)} BACKUP",
             )
 
 
@@ -193,5 +195,6 @@ def users_can_pair(host: Host) -> Iterator[Finding]:
     for user, reason in reasons.items():
         if reason:
             yield finding(
-                f"{user} cannot pair: {reason}", f"t3flow verify {user}; t3flow enqueue rollback --user {user}"
+                f"{user} cannot pair: {reason}",
+                f"t3flow verify {shlex.quote(user)}; t3flow enqueue rollback --user {shlex.quote(user)}",
             )

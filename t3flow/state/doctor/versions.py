@@ -1,6 +1,7 @@
 """Checks of slots, assignments, and the launcher."""
 
 import os
+import shlex
 from collections.abc import Iterator
 
 from t3flow.engine.files import safe_name
@@ -40,7 +41,10 @@ def slots_are_whole(host: Host) -> Iterator[Finding]:
     for version in slots.installed(versions_dir):
         path = slots.slot_path(versions_dir, version)
         if not slots.has_slot(versions_dir, version) or not (path / processes.PROGRAM).is_file():
-            yield finding(f"the slot {path} is incomplete", f"create it again: t3flow enqueue bump --target {version}")
+            remedy = f"create it again: t3flow enqueue bump --target {version}"
+            if version != slots.default_version(versions_dir):
+                remedy = f"if nothing needs it: rm -r {path}; to create it again, and move all users to it: t3flow enqueue bump --target {version}"
+            yield finding(f"the slot {path} is incomplete", remedy)
             continue
         for place in (path, path / "node_modules", path / slots.MANIFEST, path / processes.PROGRAM):
             status = place.stat()
@@ -72,7 +76,7 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
             if not is_busy:
                 yield finding(
                     f"a restore of {user} did not finish, so the launcher starts no t3",
-                    f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {user}",
+                    f"see t3flow runs; then t3flow restore, or t3flow enqueue rollback --user {shlex.quote(user)}",
                 )
         elif (
             not slots.has_slot(versions_dir, version)
@@ -80,10 +84,10 @@ def links_lead_to_slots(host: Host) -> Iterator[Finding]:
         ):
             yield finding(
                 f"{link} does not lead to a complete slot ({os.readlink(link)})",
-                f"t3flow enqueue rollback --user {user}",
+                f"t3flow enqueue rollback --user {shlex.quote(user)}",
             )
         elif version in rejected and (pairing[user]["reason"] if user in pairing else "not verified"):
             yield finding(
                 f"{user} is assigned {version}, which was rejected: {rejected[version]}",
-                f"t3flow enqueue rollback --user {user}",
+                f"t3flow enqueue rollback --user {shlex.quote(user)}",
             )

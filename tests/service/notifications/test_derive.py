@@ -179,6 +179,25 @@ def test_problems_are_told_together_and_once(world: World) -> None:
     assert world.last["title"].endswith("well again")
 
 
+def test_each_thing_of_the_host_with_the_same_problem_is_told(world: World) -> None:
+    """The second host of a fleet that falls silent is, and the first that is back is no word on the other. Their texts change with time."""
+
+    def silent(host: str, days: int) -> Problem:
+        text = f"The host {host} of the fleet is silent: it was seen {days} days ago"
+        return Problem(key="fleet_host_silent", user=None, text=text, remedy="check with: t3flow fleet status")
+
+    settle = told.SETTLE_SECONDS["fleet_host_silent"]
+    world.problems = [silent("devvm1", 2)]
+    assert [world.told(later=10), world.told(later=settle)] == [[], [["failed"]]]
+    world.problems = [silent("devvm1", 3), silent("devvm2", 2)]
+    assert [world.told(later=10), world.told(later=settle)] == [[], [["failed"]]]
+    assert "devvm2" in world.last["text"]
+    assert "devvm1" not in world.last["text"]
+    world.problems = [silent("devvm2", 3)]
+    assert [world.told(later=10), world.told(later=settle)] == [[], [["recovered"]]]
+    assert "devvm1" in world.last["text"]
+
+
 def test_a_problem_that_passes_at_once_is_not_told(world: World) -> None:
     """Nor is its end, if it comes back at once."""
     settle = told.SETTLE_SECONDS["unmanaged"]
@@ -215,6 +234,18 @@ def test_problems_wait_while_a_run_changes_the_host(world: World) -> None:
     assert world.told(later=10) == []
     with world.host.journal.transaction() as connection:
         connection.execute("delete from locks")
+    assert world.told(later=10) == [["failed"]]
+
+
+def test_a_run_of_a_newer_t3flow_that_keeps_the_host_is_told(world: World) -> None:
+    """It was left alone with the lease, so that no other run changes the host until an operator acts: who is told nothing waits for ever."""
+    run = new_run(world.host.journal, "bump", {}) or ""
+    with world.host.journal.transaction() as connection:
+        connection.execute("insert into locks values ('host', ?, 0)", (run,))
+    world.problems = [problem("newer_run", None)]
+    assert world.told(later=10) == [], "the run is at work"
+    with world.host.journal.transaction() as connection:
+        connection.execute("update runs set held = 'newer' where id = ?", (run,))
     assert world.told(later=10) == [["failed"]]
 
 
