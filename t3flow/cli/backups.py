@@ -116,9 +116,9 @@ def drop(user: str, backup: str, force: bool) -> None:
 
 def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
     """Delete one backup of a user, by its full or short name. Raises T3flowError."""
+    from t3flow.host import pruning
     from t3flow.host.backups import replaced
     from t3flow.host.backups import store as snapshots
-    from t3flow.host.pruning import versions_in_progress
     from t3flow.host.records import catalog
 
     theirs = catalog.backups(host.journal, user)
@@ -126,12 +126,11 @@ def _drop(host: "Host", user: str, backup: str, *, force: bool) -> str:
     snapshot = next((entry for entry in theirs if Path(entry.path).name == backup), None)
     aside = replaced.find(host, user, backup) if snapshot is None and backup.startswith(replaced.PREFIX) else None
     if snapshot is not None:
-        if run := next(
-            (run for run, version in versions_in_progress(host.journal).items() if version == snapshot.version), None
-        ):
-            raise T3flowError(
-                f"{run} waits with {snapshot.version} and may need the backup: wait until the run has ended, or: t3flow cancel {run}"
-            )
+        for run, version in pruning.versions_in_progress(host.journal).items():
+            if version == snapshot.version:
+                raise T3flowError(
+                    f"{run} is in progress and needs {backup}: wait until it has ended, or run t3flow cancel {run}, then drop it again"
+                )
         others = [entry for entry in theirs if entry.path != snapshot.path and entry.written_by == snapshot.written_by]
         if not force and not any(entry.exists for entry in others):
             raise T3flowError(

@@ -59,9 +59,8 @@ def superseded(host: Host, accepted: list[str], user: str | None = None) -> list
     """Return the snapshots that are too old to keep.
 
     Of each user and each pair of versions, only the newest snapshot is kept, and it is kept if it was taken before one of these versions: the last
-    `backup.keep` accepted ones; those of pending deferrals, and of bumps under way, which may wait for their turn for hours; the one that the user
-    is on, which a rollback would leave; and the newest `backup.keep` that were not accepted, unless they are older than the oldest accepted one
-    among these.
+    `backup.keep` accepted ones; those of pending deferrals and of bumps in progress; the one that the user is on, which a rollback would leave; and
+    the newest `backup.keep` that were not accepted, unless they are older than the oldest accepted one among these.
     """
     keep = int(host.settings.backup.keep)
     snapshots = catalog.backups(host.journal, user)

@@ -7,6 +7,7 @@ from loguru import logger
 from t3flow.engine.files import DiskError
 from t3flow.engine.step import current_run, step
 from t3flow.host import parallel, pruning
+from t3flow.host.accounts import AccountError
 from t3flow.host.backups import drop_box, store
 from t3flow.host.home.copies import DISK_IS_FULL, NO_ROOM
 from t3flow.host.host import current_host
@@ -55,10 +56,10 @@ def _folder(in_scratch: bool) -> Path | None:
 
 
 def _taken(user: str, previous: str, version: str, folder: Path | None, *, alone: bool) -> Snapshot:
-    """Take one snapshot. A full disk raises DiskError; a problem of the user's own databases is in the result."""
+    """Take one snapshot. A full disk raises DiskError; a problem of the user's own databases or account is in the result."""
     try:
         backup = _take(user, previous, version, folder, alone=alone)
-    except (OwnerProblem, drop_box.BackupError) as error:
+    except (OwnerProblem, drop_box.BackupError, AccountError) as error:
         missing = str(error) == NO_DATABASE
         if missing and folder is None:  # databases that appear later have not been tried
             rejections.note_untried(current_host().journal, version, [user])

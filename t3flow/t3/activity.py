@@ -98,10 +98,12 @@ def read_runs(connection: sqlite3.Connection) -> Activity:
     """
     work: list[Work] = []
     moments: list[float] = []
+    ended = ", ".join(f"'{status}'" for status in ENDED)
     for status, requested, completed, payload in connection.execute(
-        f"select status, requested_at, completed_at, payload_json from {RUNS}"
+        "select status, requested_at, completed_at, "  # a year has so many ended runs that parsing all would take longer than a read may
+        f"case when status in ({ended}) and completed_at is not null then null else payload_json end from {RUNS}"
     ):
-        said = _payload(payload)
+        said = {} if status in ENDED and completed is not None else _payload(payload)
         moments += [seconds(text) for text in (requested, completed, said.get("startedAt")) if text is not None]
         if status in LIVE:
             work.append(Work(ACTIVE_TURN, f"a run is {status}"))

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 USERDATA = "userdata"
@@ -14,8 +14,10 @@ FIRST_DATABASE = "state.sqlite"
 SECOND_DATABASE = "statev2.sqlite"
 """The live database of nightlies since October 2026, created once from the first database."""
 
-LOG_SUFFIXES = ("-wal", "-shm")
-"""Suffixes of the files beside a database that is open or whose server was killed."""
+LOG_INDEX = "-shm"
+LOG_SUFFIXES = ("-wal", LOG_INDEX, "-journal")
+"""Suffixes of the files beside a database that is open or whose server was killed. SQLite applies a log or rollback journal to whatever database
+it finds beside it."""
 
 ENVIRONMENT_ID = "environment-id"
 """The server's identity. The names of session cookies depend on it."""
@@ -80,16 +82,38 @@ def live_databases(pids: Iterable[int], folder: Path, names: list[str]) -> list[
             except OSError:
                 continue
     found = set()
-    for pid in pids:
+    for descriptor in _descriptors(pids):
         try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
+            status = os.stat(descriptor)
         except OSError:
             continue
-        for descriptor in descriptors:
-            try:
-                status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-            except OSError:
-                continue
-            if (status.st_dev, status.st_ino) in wanted:
-                found.add(wanted[(status.st_dev, status.st_ino)])
+        if (status.st_dev, status.st_ino) in wanted:
+            found.add(wanted[(status.st_dev, status.st_ino)])
     return sorted(found)
+
+
+def removed_databases(pids: Iterable[int], folder: Path) -> list[str]:
+    """Return the names of databases that a process has open although they were removed from `folder`, or replaced there, since.
+
+    What the process writes to them is not in the set. Call it as `live_databases`.
+    """
+    start, end = f"{os.path.realpath(folder)}/", f"{DATABASE_SUFFIX} (deleted)"
+    found = set()
+    for descriptor in _descriptors(pids):
+        try:
+            path = os.readlink(descriptor)
+        except OSError:
+            continue
+        if path.startswith(start) and path.endswith(end) and "/" not in path[len(start) :]:
+            found.add(path[len(start) :].removesuffix(" (deleted)"))
+    return sorted(found)
+
+
+def _descriptors(pids: Iterable[int]) -> Iterator[str]:
+    """Yield the paths of the open files of processes below /proc."""
+    for pid in pids:
+        try:
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        yield from (f"/proc/{pid}/fd/{name}" for name in names)

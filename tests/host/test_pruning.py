@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from scenes import write
 
-from t3flow import tasks
+from t3flow import T3flowError, tasks
+from t3flow.cli import backups
 from t3flow.engine.engine import Engine
 from t3flow.engine.errors import StepFailed
 from t3flow.engine.files import DiskError
-from t3flow.engine.journal import JournalError
+from t3flow.engine.journal import JournalError, append_event
 from t3flow.engine.queue import open_queue
 from t3flow.engine.runs import Outcome, new_run
 from t3flow.host import departed, pruning, slots
@@ -106,6 +107,38 @@ def test_what_a_rollback_may_need_stays(bare: Callable[..., Host]) -> None:
     there = slots.installed(host.settings.paths.versions_dir)
     assert {VERSIONS[0], VERSIONS[1], VERSIONS[12], VERSIONS[13]} <= set(there)
     assert VERSIONS[2] not in there
+
+
+def test_the_snapshots_of_a_bump_that_waits_for_its_turn_stay(bare: Callable[..., Host]) -> None:
+    """It took them before its gate, and returns to them if a restart fails. Meanwhile others run, and the user's other snapshot is of the same set."""
+    host = bare()
+    run = new_run(host.journal, "bump", {}) or ""
+    with host.journal.transaction() as connection:
+        append_event(connection, run, "completed", "resolve", 1, {"result": {"target": VERSIONS[1]}})
+    taken = snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
+    keep = host.settings.backup.keep
+    others = [
+        store.take(host, "ada", written_by=VERSIONS[0], version=version, run="drain-1") for version in VERSIONS[2:9]
+    ]
+    pruning.prune_snapshots(host)
+    assert names(host) == {Path(entry.path).name for entry in (taken, *others[-keep:])}
+    with pytest.raises(T3flowError, match=f"{run} is in progress and needs .* t3flow cancel {run}"):
+        backups._drop(host, "ada", Path(taken.path).name, force=True)
+    with host.journal.transaction() as connection:
+        connection.execute("update runs set status = 'succeeded'")
+    pruning.prune_snapshots(host)
+    assert not taken.exists
+
+
+def test_the_newest_snapshot_stays_after_the_clock_was_set_back(bare: Callable[..., Host]) -> None:
+    host = bare()
+    former = snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
+    with host.journal.transaction() as connection:
+        connection.execute("update backups set created = created + 3600")
+    newest = snapshot(host, "ada", VERSIONS[0], VERSIONS[1])
+    assert [entry.path for entry in catalog.backups(host.journal)] == [former.path, newest.path]
+    assert pruning.prune_snapshots(host) == [former.path]
+    assert store.is_last(host, "ada", newest.fingerprint)
 
 
 def test_bumps_that_never_pass_leave_a_bounded_number_of_snapshots(
@@ -341,6 +374,27 @@ def test_kept_databases_that_may_be_dropped_are_named_once_they_are_many(hosted:
     for made in userdata.glob("replaced-*T01*"):
         shutil.rmtree(made)
     assert list(history.replaced_databases_exist(host)) == []
+
+
+def test_folders_of_the_users_own_hide_no_replaced_set(hosted: Callable[..., Host]) -> None:
+    """A home that cannot be listed is one finding, and those of the others are checked all the same."""
+    host = hosted(("ada", "grace"))
+    made = f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    for user in ("ada", "grace"):
+        userdata = store.database_path(host, user).parent
+        for name in (made, f"{made} (copy)", "replaced-\n", "replaced-..", "replaced-é", f"replaced-{'x' * 200}"):
+            (userdata / name).mkdir()
+        assert [each.name for each in replaced.list_replaced(host, user)] == [made]
+        replaced.note(host.journal, user, made, VERSIONS[0])
+    (store.database_path(host, "grace").parent / made).rmdir()
+    closed = store.database_path(host, "ada").parent
+    closed.chmod(0)
+    try:
+        found = [each.problem for each in history.replaced_databases_exist(host)]
+    finally:
+        closed.chmod(0o700)
+    assert found[0].startswith("the replaced databases of ada cannot be seen: ")
+    assert found[1] == f"the replaced database {made} of grace is missing before its 14 days are over"
 
 
 def test_the_user_map_is_read_again_when_it_changes(hosted: Callable[..., Host]) -> None:

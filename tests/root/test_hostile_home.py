@@ -105,6 +105,22 @@ def test_his_disk_is_full(world: World) -> None:
         subprocess.run(["umount", "-l", str(home)], check=True)
 
 
+def test_a_file_of_another_account_in_his_home_is_restored_and_put_back(world: World) -> None:
+    """The kernel refuses a link to a file that only its owner may write to, such as one that root once copied there. It is preserved by a copy."""
+    snapshot = world.snapshot()
+    database = world.box.database("mallory")
+    was = database.read_bytes()
+    os.chown(database, 0, 0)
+    os.chmod(database, 0o644)
+    restoring.restore(world.host, "mallory", snapshot, "replaced-1")
+    assert database.stat().st_uid == world.uids["mallory"]
+    assert (database.parent / "replaced-1/state.sqlite").read_bytes() == was
+    restoring.undo_restore(world.host, "mallory", "replaced-1")
+    assert database.read_bytes() == was
+    assert not (database.parent / "replaced-1").exists()
+    world.nothing_happened()
+
+
 @pytest.mark.parametrize("place", ["userdata", "drop box"])
 def test_a_filesystem_of_his_that_never_answers(world: World, place: str) -> None:
     """A process that reads it cannot even be killed: it is left behind, the error names him, and Ada's backup is taken meanwhile.

@@ -52,3 +52,20 @@ def test_without_any_of_them_nobody_is_called_idle(level52: Path) -> None:
     """That is no answer."""
     with pytest.raises(Unknown, match="does not know"):
         read(level52, f"drop table {activity.SESSIONS}")
+
+
+def test_the_payload_of_a_run_that_ended_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year has tens of thousands of them, and parsing all took longer than a suspended server may wait, so that its user was never idle."""
+    path = Path(shutil.copyfile(DATA / "statev2-level56.sqlite", tmp_path / "statev2.sqlite"))
+    parsed: list[str] = []
+    real = activity._payload
+    monkeypatch.setattr(activity, "_payload", lambda text: parsed.append(text) or real(text))
+    found = read(path, f"update {activity.RUNS} set completed_at = '2026-11-26T01:02:03.000Z', payload_json = 'x'")
+    assert (found.work, found.newest, parsed) == ([], activity.seconds("2026-11-26T01:02:03.000Z"), [])
+    still = f'update {activity.RUNS} set completed_at = null, payload_json = \'{{"startedAt": "2026-11-26T01:02:04.000Z"}}\''
+    assert read(path, still).newest == activity.seconds("2026-11-26T01:02:04.000Z"), (
+        "a run without an end is read whole"
+    )
+    assert len(parsed) == 1
+    with pytest.raises(Unknown):
+        read(path, f"update {activity.RUNS} set status = 'running', payload_json = 'x'")

@@ -25,6 +25,7 @@ from t3flow.host.records import catalog, facts, journal_reserve, version_schemas
 from t3flow.host.records.catalog import Backup
 from t3flow.t3 import files
 
+STEP_SECONDS = 0.001
 TAKING = "taking:"
 """Fact "taking:USER": the paths of the user's newest snapshot, recorded before they exist (a single path from an earlier release)."""
 
@@ -40,7 +41,7 @@ def take(
     """Take a checked snapshot of a user's set, or of the replaced set of that name, and store it in `folder` (default: below `backup_dir`).
 
     `written_by` is the version in use, `version` the one that the user is to move to. All files are of one moment and have one time in their
-    names. If nothing was written since the last snapshot, that snapshot is returned, or linked under the new version's name.
+    names. If nothing was written since the last snapshot, that snapshot is returned, or linked under a new name for other versions.
     Raises OwnerProblem and BackupError (the user's fault), DiskError (the disk's fault), Interrupted. A kill leaves a partial file, which the next
     call overwrites, or files without a record, which the next call removes.
     """
@@ -56,9 +57,13 @@ def take(
             _drop_unrecorded(host, user)
             facts.write(host.journal, RESTORED + user, None)
         mark = replaced or (json.dumps(last.fingerprint) if last else "null")
-        answer = run_as_owner(host, user, "backup-replaced" if replaced else "backup", str(box), mark)
+        try:
+            answer = run_as_owner(host, user, "backup-replaced" if replaced else "backup", str(box), mark)
+        except OwnerProblem as problem:
+            disk.require_sound(host, top, top / INCOMING, user, problem)
+            raise
         same = last if last is not None and answer.get("unchanged") is True else None
-        if same is not None and same.version == version:
+        if same is not None and (same.written_by, same.version) == (written_by, version):
             return same
         if same is not None:
             names = _names([*same.files], version)
@@ -69,9 +74,6 @@ def take(
         if is_recorded:
             facts.write(host.journal, TAKING + user, [str(path) for path in made.paths.values()])
         _store_files(made, box, owner, same)
-    except OwnerProblem as problem:
-        disk.require_sound(host, top, top / INCOMING, user, problem)
-        raise
     except OSError as error:
         raise DiskError(
             f"no backup of {user}: {top} cannot be written ({error.strerror}); mend paths.backup_dir"
@@ -79,7 +81,7 @@ def take(
     finally:
         with suppress(DiskError):
             remove_tree(box)
-    made = replace(made, created=time.time(), fingerprint=None if replaced else made.fingerprint)
+    made = replace(made, created=_next_moment(host, user), fingerprint=None if replaced else made.fingerprint)
     if is_recorded:
         catalog.put_backup(host.journal, made, synced=False)  # if it is lost, the next call removes the files by TAKING
         if same is None and not replaced:
@@ -139,6 +141,15 @@ def _last(host: Host, user: str) -> Backup | None:
     """Return the user's newest snapshot if all of its files exist and the fingerprint of its set is known."""
     of_user = catalog.backups(host.journal, user)
     return of_user[-1] if of_user and of_user[-1].fingerprint and of_user[-1].exists else None
+
+
+def _next_moment(host: Host, user: str) -> float:
+    """Return the time of a new snapshot (epoch seconds), later than that of the user's other snapshots even if the clock was set back.
+
+    A rollback restores the newest one, and pruning removes those before it.
+    """
+    newest = max((entry.created for entry in catalog.backups(host.journal, user)), default=0.0)
+    return max(time.time(), newest + STEP_SECONDS)
 
 
 def _drop_unrecorded(host: Host, user: str) -> None:

@@ -17,6 +17,11 @@ def read_state(folder: Path, pids: list[int]) -> dict[str, Any]:
     """Read the databases that the processes have open. Raises Problem if anything cannot be read."""
     names = database.databases(folder)
     live = files.live_databases(pids, folder, names)
+    if removed := files.removed_databases(pids, folder):
+        raise Problem(
+            f"the server works in {ascii(removed[0])[1:-1][:60]}, which was removed or replaced while it runs: "
+            "a restart loses what it has written since; save that, then restart the server by hand"
+        )
     if not live:
         raise Problem(f"the server has none of its databases open ({', '.join(names)})")
     writing = any(being_written(folder / name) for name in live)

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,22 @@ def copy_set(folder: Path, box: Path, known: Any) -> dict[str, Any]:
     While a server runs, its live database changes and the others do not. Each copy of a database is of one moment by itself, so the set is of one
     moment if at most one database changed during the copy, and no identity file did; otherwise it is copied again. Raises Problem after TRIES
     such copies. In the answer, `fingerprint` is that of the whole set, or None if the live database was written to.
+
+    Files that were written at this moment are read a tick later: a write during the copy could leave their fingerprint unchanged otherwise.
     """
     for _ in range(TRIES):
         before = database.fingerprint(folder)
+        if left := database.unsettled_ns(before, time.time_ns()):
+            time.sleep(left / 1e9)
+            before = database.fingerprint(folder)
+        is_settled = not database.unsettled_ns(before, time.time_ns())
         if before and before == known:
             return {"unchanged": True, "fingerprint": before}
         answer = _copy_once(folder, box)
         after = database.fingerprint(folder)
         moved = database.changed(before, after)
         if len(moved) <= 1 and not any(database.is_identity(name) for name in moved):
-            return {**answer, "fingerprint": before if before == after else None}
+            return {**answer, "fingerprint": before if is_settled and before == after else None}
     raise Problem(f"no consistent copy in {TRIES} tries: {', '.join(sorted(moved))} kept changing")
 
 

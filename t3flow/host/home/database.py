@@ -22,8 +22,11 @@ LARGEST_IDENTITY_BYTES = 1024 * 1024
 WRITE_LOCK_BYTE = 120
 WAIT_SECONDS = 0.2
 
+TICK_NS, WHOLE_SECOND_NS = 20_000_000, 1_000_000_000
+"""The longest tick of the kernel's clock for files, with a margin. Some file systems record whole seconds."""
+
 Marks = dict[str, list[int]]
-"""File → inode, size and modification time, of which at least one changes with every write."""
+"""File → inode, size and modification time, of which at least one changes with every write, except for writes within one tick (`unsettled_ns`)."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
@@ -85,6 +88,16 @@ def fingerprint(folder: Path) -> Marks:
             if status.st_size or not name.endswith("-wal"):
                 marks[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
     return marks
+
+
+def unsettled_ns(marks: Marks, now_ns: int) -> int:
+    """Return how long (nanoseconds) a write may still leave these marks unchanged, because it could have the time of an earlier write; else 0."""
+    left = 0
+    for _, _, written in marks.values():
+        tick = TICK_NS + (0 if written % WHOLE_SECOND_NS else WHOLE_SECOND_NS)
+        if abs(now_ns - written) < tick:  # a time in the future is that of no present write
+            left = max(left, written + tick - now_ns)
+    return left
 
 
 def changed(before: Marks, after: Marks) -> set[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -12,23 +13,36 @@ from t3flow.host.home.database import Problem, base_of, connect
 from t3flow.t3 import files
 
 PREFIX = "replaced-"
+_NAME = re.compile(PREFIX + r"[A-Za-z0-9-]{1,90}")
 MOST_SETS = 200
 MOST_FILES = 40
 
 
 def replaced_folder(folder: Path, name: str) -> Path:
-    """Return the folder of a replaced set. Raises Problem if there is none."""
+    """Return the folder of a replaced set, in which each database can be read. Raises Problem if there is none."""
     path = folder / name
     if not name.startswith(PREFIX) or "/" in name or path.is_symlink() or not path.is_dir():
         raise Problem(f"there is no replaced database {name}")
+    for each in files.databases(path):
+        if (path / f"{each}-journal").is_file():
+            _roll_back(path / each)
     return path
 
 
+def _roll_back(database: Path) -> None:
+    """Roll back what a killed server left in a rollback journal. SQLite reads the database only then, and does so itself if it may write."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("select 1 from sqlite_master").fetchone()
+
+
 def list_replaced(folder: Path) -> dict[str, Any]:
-    """Return the newest MOST_SETS replaced sets: name, bytes, time, schema level (None: unreadable), and file → bytes, logs included."""
+    """Return the newest MOST_SETS replaced sets: name, bytes, time, schema level (None: unreadable), and file → bytes, logs included.
+
+    Folders of the user's whose names t3flow does not give, such as `replaced-TIME (copy)`, do not count.
+    """
     names: list[str] = []
     if folder.is_dir():
-        names = sorted((name for name in os.listdir(folder) if name.startswith(PREFIX)), reverse=True)
+        names = sorted((name for name in os.listdir(folder) if _NAME.fullmatch(name)), reverse=True)
     found = []
     for name in names[:MOST_SETS]:
         with contextlib.suppress(Problem, OSError):
@@ -42,7 +56,7 @@ def list_replaced(folder: Path) -> dict[str, Any]:
             known = [level for level in levels if level]
             level = max(known) if known and None not in levels else None
             shown = dict(sorted(sizes.items())[:MOST_FILES])
-            found.append([name[:100], sum(sizes.values()), path.stat().st_mtime, level, shown])
+            found.append([name, sum(sizes.values()), path.stat().st_mtime, level, shown])
     return {"replaced": found}
 
 

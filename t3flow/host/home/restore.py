@@ -5,32 +5,40 @@ does not mix the former set with files that were put in place since. A manifest 
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from t3flow.host.home import database
-from t3flow.host.home.database import SUFFIXES, connect, naming
+from t3flow.host.home.copies import SPARE_BYTES
+from t3flow.host.home.database import SUFFIXES, Problem, connect, naming
 from t3flow.t3 import files, ledger
 
 MANIFEST = ".t3flow-kept.json"
 LOGS = files.LOG_SUFFIXES
 CHUNK_BYTES = 1024 * 1024
+NO_LINK = (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
+"""Errors of a link to a file that belongs to another account (fs.protected_hardlinks), or on a file system without links."""
 
 
-def restore(folder: Path, replaced_name: str, given: dict[str, int], aside: Iterable[str] | None) -> dict[str, Any]:
+def restore(folder: Path, replaced_name: str, given: dict[str, int], aside: Collection[str] | None) -> dict[str, Any]:
     """Put files, given as open descriptors, in place of a folder's set, which is preserved as `replaced_name`. Idempotent.
 
     All files are written and checked beside the present ones before the first is replaced: a full disk changes nothing. The databases in `aside`
     (None: all that are not given) are removed from the set: an older t3 would not read them, and a newer one would continue from them.
+    A folder that was lost with everything in it is created.
     """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     replaced = folder / replaced_name
-    preserve(folder, replaced)
+    leaving = [name for name in files.databases(folder) if name not in given and (aside is None or name in aside)]
     schemas: dict[str, ledger.Schema | None] = {}
     try:
+        preserve(folder, replaced, _set_files(folder), linked={*given, *leaving})
         for name, descriptor in given.items():
             _write_beside(folder / name, descriptor)
             if not database.is_identity(name):
@@ -45,9 +53,8 @@ def restore(folder: Path, replaced_name: str, given: dict[str, int], aside: Iter
             remove(Path(f"{folder / name}{suffix}"))
             remove(Path(f"{fresh}{suffix}"))
         os.rename(fresh, folder / name)
-    for name in files.databases(folder):
-        if name not in given and (aside is None or name in aside):
-            _set_aside(folder, replaced, name)
+    for name in leaving:
+        _set_aside(folder, replaced, name)
     sync_folder(folder)
     return {"replaced": str(replaced), "schema": schemas}
 
@@ -67,8 +74,8 @@ def undo_restore(folder: Path, replaced_name: str) -> dict[str, Any]:
     names = preserved if preserved is not None else sorted({database.base_of(name) for name in os.listdir(replaced)})
     undone = folder / f"{replaced_name}-undone"
     extra = [name for name in _set_files(folder) if preserved is not None and name not in preserved]
-    if extra or any(_was_replaced(folder, replaced, name) for name in names):
-        preserve(folder, undone)
+    if lost := [*extra, *(name for name in names if _was_replaced(folder, replaced, name))]:
+        preserve(folder, undone, lost, linked=lost)
     for name in extra:
         _set_aside(folder, undone, name)
     for name in names:
@@ -79,8 +86,11 @@ def undo_restore(folder: Path, replaced_name: str) -> dict[str, Any]:
             _move(replaced / name, folder / name)
             sync_folder(folder)
             sync_folder(replaced)
-        _move(replaced / f"{name}-wal", folder / f"{name}-wal")
-        remove(replaced / f"{name}-shm")  # SQLite rebuilds it from the log
+        for suffix in LOGS:
+            if suffix == files.LOG_INDEX:
+                remove(replaced / f"{name}{suffix}")  # SQLite rebuilds it from the log
+            else:
+                _move(replaced / f"{name}{suffix}", folder / f"{name}{suffix}")
     remove(replaced / MANIFEST)
     with contextlib.suppress(OSError):
         os.rmdir(replaced)
@@ -88,22 +98,21 @@ def undo_restore(folder: Path, replaced_name: str) -> dict[str, Any]:
     return {"replaced": str(undone) if undone.is_dir() else ""}
 
 
-def preserve(folder: Path, replaced: Path) -> None:
-    """Preserve the set of a folder by hard links. A complete set that was preserved under that name stays unchanged.
+def preserve(folder: Path, replaced: Path, names: list[str], linked: Collection[str]) -> None:
+    """Preserve files of a folder: those that leave their place by hard links, the others as copies, since a server writes to them afterwards.
 
-    A folder without a manifest was written by an earlier release, which preserved the first database alone and may have been killed meanwhile: it is
-    completed as that release would have done.
+    A complete set that was preserved under that name stays unchanged. A folder without a manifest was written by an earlier release, which preserved
+    the first database alone and may have been killed meanwhile: it is completed as that release would have done.
     """
     if replaced.is_dir() and _manifest(replaced) is not None:
         return
-    names = _set_files(folder)
     partial = replaced if replaced.is_dir() else beside(replaced)
     if partial != replaced:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
     for name in names:
         for suffix in SUFFIXES:
-            _link(Path(f"{folder / name}{suffix}"), partial / f"{name}{suffix}")
+            _preserve_file(Path(f"{folder / name}{suffix}"), partial / f"{name}{suffix}", may_link=name in linked)
     if partial != replaced:
         _write(partial / MANIFEST, json.dumps({"files": names}).encode())
     sync_folder(partial)
@@ -133,15 +142,39 @@ def _was_replaced(folder: Path, replaced: Path, name: str) -> bool:
 def _set_aside(folder: Path, replaced: Path, name: str) -> None:
     """Remove a file and its logs from a folder, preserved by links. The logs are removed first: a repetition finds them by their database."""
     for suffix in SUFFIXES:
-        _link(Path(f"{folder / name}{suffix}"), replaced / f"{name}{suffix}")
+        _preserve_file(Path(f"{folder / name}{suffix}"), replaced / f"{name}{suffix}")
     sync_folder(replaced)
     for suffix in reversed(SUFFIXES):
         remove(Path(f"{folder / name}{suffix}"))
 
 
-def _link(source: Path, target: Path) -> None:
+def _preserve_file(source: Path, target: Path, *, may_link: bool = True) -> None:
+    """Link or copy a file to a second name. A no-op if the file is missing or was preserved before."""
     with contextlib.suppress(FileExistsError, FileNotFoundError):
-        os.link(source, target, follow_symlinks=False)
+        if may_link:
+            try:
+                os.link(source, target, follow_symlinks=False)
+                return
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not target.exists():
+                status = os.fstat(descriptor)
+                _require_copyable(source.name, status, os.statvfs(source.parent))
+                _write_beside(target, descriptor, status.st_mode & 0o777)
+                os.rename(beside(target), target)
+        finally:
+            os.close(descriptor)
+
+
+def _require_copyable(name: str, status: os.stat_result, disk: os.statvfs_result) -> None:
+    """Raise Problem unless a file is a regular one that fits on the disk, which may be that of all homes."""
+    if not stat.S_ISREG(status.st_mode):
+        raise Problem(f"{name} is not a regular file")
+    if status.st_size + SPARE_BYTES > (free := disk.f_bavail * disk.f_frsize):
+        raise Problem(f"{name} has {status.st_size / 1e6:.0f} MB and cannot be preserved: {free / 1e6:.0f} MB are free")
 
 
 def beside(path: Path) -> Path:
@@ -151,18 +184,18 @@ def beside(path: Path) -> Path:
 
 def remove_partials(folder: Path) -> None:
     """Remove partial files of a restore or an undo that was killed."""
-    for left in folder.glob(".*.t3flow"):
+    for left in (each for suffix in SUFFIXES for each in folder.glob(f".*.t3flow{suffix}")):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             remove(left)
 
 
-def _write_beside(path: Path, descriptor: int) -> None:
+def _write_beside(path: Path, descriptor: int, mode: int = 0o600) -> None:
     fresh = beside(path)
     remove(fresh)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    target = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    target = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, mode)
     with os.fdopen(target, "wb") as file, os.fdopen(os.dup(descriptor), "rb") as source:
         shutil.copyfileobj(source, file, CHUNK_BYTES)
         file.flush()

@@ -109,8 +109,16 @@ def _is_row_map(value: Any) -> bool:
 
 def _is_fingerprint(value: Any) -> bool:
     return value is None or _is_map(
-        value, MOST_FILES, _is_file, lambda marks: _is_tuple(marks, _is_count, _is_count, _is_count)
+        value, MOST_FILES, _is_file, lambda marks: _is_tuple(marks, _is_inode, _is_count, _is_nanoseconds)
     )
+
+
+def _is_inode(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
+
+
+def _is_nanoseconds(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
 
 
 def _is_work_list(value: Any) -> bool:

@@ -45,6 +45,11 @@ def run_as_owner(
         )
     except (TookTooLong, OutputTooLarge) as error:
         raise OwnerProblem(f"working in the home of {user} failed: {error}") from error
+    if finished.code < 0:
+        raise OwnerProblem(
+            f"working in the home of {user} failed: the program was killed by signal {-finished.code}, by its owner or because memory ran out; "
+            "see journalctl -k"
+        )
     if finished.code != 0:
         raise OwnerProblem(f"working in the home of {user} failed: {one_line(finished.last_line)}")
     return parse_answer(finished.stdout)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from t3flow import T3flowError
 from t3flow.adoption import shell_tracker
 from t3flow.host import freeze, orphans, slots
 from t3flow.host.backups import replaced
@@ -39,7 +40,13 @@ def replaced_databases_exist(host: Host) -> Iterator[Finding]:
     recorded = replaced.recorded_versions(host.journal)
     mapped = {entry.name for entry in host.user_map().users}
     for user in sorted({user for user, _ in recorded} & mapped):
-        listed = replaced.list_replaced(host, user)
+        try:
+            listed = replaced.list_replaced(host, user)
+        except T3flowError as error:
+            yield finding(
+                f"the replaced databases of {user} cannot be seen: {error}", f"ask {user}; then: t3flow backups {user}"
+            )
+            continue
         old = [each for each in listed if time.time() - each.created > replaced.KEEP_SECONDS]
         if len(old) > MAX_OLD_REPLACED or sum(each.size_bytes for each in old) > MAX_OLD_REPLACED_BYTES:
             size = sum(each.size_bytes for each in old) / 1e6

@@ -1,5 +1,6 @@
 """One test for each clause of the definition of idle, on real databases, processes and terminals."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from scenes import write
 from t3flow.host.activity import idle
 from t3flow.host.activity.idle import Idleness, UnitProcesses
 from t3flow.host.backups import store
+from t3flow.host.home import activity
+from t3flow.host.home.database import Problem
 from t3flow.host.host import Host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.owner.reader import OwnerReader
@@ -344,6 +347,19 @@ def test_the_live_database_alone_counts(later: Host, server: Server) -> None:
     """The first database is stale once there is a second: a new turn in it belongs to no running server."""
     thread(later, 0, turn=True)
     assert ask_later(later, server).idle, ask_later(later, server)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_live_database_that_is_no_longer_there_means_not_idle(later: Host, how: str) -> None:
+    """The server goes on in a file that the set does not have: the other database does not show its turns, and no snapshot has what it wrote."""
+    second = database(later).with_name("statev2.sqlite")
+    with second.open("rb") as live, database(later).open("rb"):
+        assert activity.read_state(second.parent, [os.getpid()])["live"] == ["state.sqlite", "statev2.sqlite"]
+        second.unlink()
+        if how == "replaced":
+            second.write_bytes(live.read())
+        with pytest.raises(Problem, match=r"works in statev2\.sqlite, which was removed or replaced"):
+            activity.read_state(second.parent, [os.getpid()])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from scenes import content, write
 from t3flow.engine.files import DiskError
 from t3flow.host.backups import compatibility, drop_box, replaced, restoring, store
 from t3flow.host.home import copies, restore
+from t3flow.host.home import database as reading
 from t3flow.host.host import Host, open_host
 from t3flow.host.owner.answers import OwnerProblem
 from t3flow.host.records import catalog, version_schemas
@@ -107,8 +108,10 @@ def test_an_unchanged_set_serves_again_and_a_changed_small_file_is_a_change(host
         name: os.stat(path).st_ino for name, path in first.paths.items()
     }
     assert (other.schema, other.rows, other.version) == (first.schema, first.rows, "3.0.0")
+    by_another = take(host, "3.0.0", wrote="1.5.0")
+    assert (by_another.written_by, by_another.path != other.path) == ("1.5.0", True), "a rollback looks for the writer"
     (userdata(host) / "environment-id").write_text(BAD)
-    assert take(host, "3.0.0").path != other.path
+    assert take(host, "3.0.0").path not in (other.path, by_another.path)
     Path(take(host, "3.0.0").paths["environment-id"]).unlink()
     assert take(host, "3.0.0").exists, "a snapshot without one of its files is not used"
 
@@ -252,6 +255,38 @@ def test_a_change_that_ends_is_waited_out(host: Host, tmp_path: Path, monkeypatc
     assert times == 2
     assert all("meanwhile" in answer["rows"][name] for name in ("state.sqlite", "statev2.sqlite"))
     assert answer["fingerprint"]
+
+
+@pytest.mark.parametrize("whole_seconds", [False, True])
+def test_a_set_that_was_just_written_is_copied_a_tick_later(whole_seconds: bool, tmp_path: Path) -> None:
+    """Another write in the same tick has the same time and size; the copy must not count as one of the set after it."""
+    folder, box = tmp_path / "userdata", tmp_path / "box"
+    folder.mkdir()
+    box.mkdir()
+    fill(folder, second=False)
+    written = time.time_ns() // 10**9 * 10**9 if whole_seconds else time.time_ns()
+    os.utime(folder / "environment-id", ns=(written, written))
+    made = copies.copy_set(folder, box, None)
+    tick = reading.TICK_NS + (10**9 if whole_seconds else 0)
+    assert min(each.stat().st_ctime_ns for each in box.iterdir()) >= written + tick
+    assert made["fingerprint"] == reading.fingerprint(folder)
+
+
+def test_a_set_that_is_written_all_the_time_has_no_fingerprint(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = tmp_path / "copies"
+    box.mkdir()
+    identity = userdata(host) / "environment-id"
+    monkeypatch.setattr(reading, "TICK_NS", 60 * 10**9)  # however loaded the machine is
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(identity))
+    assert copies.copy_set(userdata(host), box, None)["fingerprint"] is None
+
+
+def test_times_of_the_past_and_the_future_are_settled() -> None:
+    now = 1_800_000_000_123_456_789
+    for written in (now - 10**11, now - 10**9, now + 10**9, now + 10**12, 10**9):
+        assert reading.unsettled_ns({"state.sqlite": [1, 1, written]}, now) == 0
 
 
 # Putting it in place, and back --------------------------------------------------------------------------------------
@@ -425,6 +460,75 @@ def test_the_control_notices_a_log_that_is_lost(scene: Scene, monkeypatch: pytes
     assert plain(scene.folder) != scene.was
 
 
+def killed_amid(database: Path, *statements: str) -> None:
+    """Run statements in a process that is killed while the database is open, with what its journal mode leaves beside it."""
+    child = os.fork()
+    if child == 0:
+        connection = sqlite3.connect(database, isolation_level=None)
+        for statement in statements:
+            connection.execute(statement)
+        os._exit(9)
+    os.waitpid(child, 0)
+
+
+def test_a_rollback_journal_goes_with_its_database(scene: Scene) -> None:
+    """SQLite would roll it back into whatever database it finds beside it, and it is part of the one that it was written for."""
+    database, log = scene.folder / "state.sqlite", scene.folder / "state.sqlite-journal"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("pragma journal_mode = delete")
+        connection.execute(
+            "create table large as with recursive n(x) as (select 1 union all select x + 1 from n where x < 999) select * from n"
+        )
+    scene.was = plain(scene.folder)
+    killed_amid(database, "pragma cache_size = 1", "begin immediate", "update large set x = -x")
+    assert log.stat().st_size
+    scene.restore()
+    assert not log.exists()
+    assert plain(scene.folder) == scene.given
+    scene.undo_restore()
+    assert log.stat().st_size
+    write(database, "delete from large where x > 999")  # rolls it back
+    assert plain(scene.folder) == scene.was
+
+
+def test_a_replaced_set_with_a_rollback_journal_can_be_read(host: Host) -> None:
+    made = take(host)
+    database = userdata(host) / "state.sqlite"
+    write(
+        database,
+        "create table large as with recursive n(x) as (select 1 union all select x + 1 from n where x < 999) select * from n",
+    )
+    was = content(database)
+    killed_amid(
+        database, "pragma journal_mode = delete", "pragma cache_size = 1", "begin immediate", "update large set x = -x"
+    )
+    restoring.restore(host, "ada", made, "replaced-1")
+    [found] = replaced.list_replaced(host, "ada")
+    assert found.level == 52
+    again = store.take(host, "ada", written_by="", version="2.0.0", run="r", replaced="replaced-1")
+    assert content(again.paths["state.sqlite"]) == was
+
+
+def test_a_file_that_stays_in_place_is_preserved_as_it_was(tmp_path: Path) -> None:
+    """The older version writes to it, and its log comes and goes: with links, a log of the past would be put back beside a later database."""
+    scene = Scene(tmp_path, old_has_second=True, new_has_second=False)
+    for number in range(1, 100, 3):
+        scene.reset()
+        died = killed_at(number, lambda: restore.restore(scene.folder, "replaced-1", {}, ["statev2.sqlite"]))
+        restore.restore(scene.folder, "replaced-1", {}, ["statev2.sqlite"])
+        write(scene.folder / "state.sqlite", "drop table precious")
+        killed_amid(scene.folder / "state.sqlite", "pragma journal_mode = wal", "create table later as select 1 as one")
+        assert plain(scene.folder / "replaced-1") == scene.was, number
+        scene.undo_restore()
+        assert plain(scene.folder) == scene.was, number
+        assert nothing_half(scene.folder), number
+        assert "later" in "".join(content(scene.folder / "replaced-1-undone" / "state.sqlite"))
+        if not died:
+            break
+    assert 12 < number < 99, "killed before each change, and once not at all"
+    scene.close()
+
+
 def test_what_an_earlier_t3flow_kept_is_put_back(scene: Scene) -> None:
     """It preserved the first database alone, without a manifest, and replaced nothing else: this code undoes a run that is in flight over an upgrade."""
     aside = scene.folder / "replaced-1"
@@ -454,6 +558,15 @@ def test_a_full_disk_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "fsync", real)
     assert plain(scene.folder) == scene.was
     assert nothing_half(scene.folder)
+
+
+def test_a_set_whose_folder_was_lost_is_restored(host: Host) -> None:
+    made = take(host)
+    shutil.rmtree(host.base_dir("ada"))
+    restoring.restore(host, "ada", made, "replaced-1")
+    assert content(userdata(host) / "state.sqlite") == content(made.paths["state.sqlite"])
+    restoring.undo_restore(host, "ada", "replaced-1")
+    assert names(userdata(host)) == {"replaced-1-undone"}
 
 
 def test_a_snapshot_that_is_none_is_refused_before_anything_is_replaced(host: Host) -> None:
