@@ -280,10 +280,7 @@ class Engine:
             self.probe_queue()
 
     def probe_queue(self) -> None:
-        """Pass a message through the queue once. If it works again, or has lost what it had, restore the hints.
-
-        They are restored also while it refuses new connections, and once after that: a command that creates a run could not send the hint then.
-        """
+        """Pass a message through the queue once. Restore hints if it works again, has lost some, or refused the connections of commands."""
         was_unavailable = self.queue_unavailable.is_set()
         try:
             pulse = self.queue.storage.probe()
@@ -311,10 +308,7 @@ class Engine:
             self.queue_fault = risk
 
     def advance_urgent(self) -> None:
-        """Advance runs with priority straight from the journal, until the engine stops.
-
-        Runs in a thread of its own: a rollback waits neither for an unavailable queue nor for a free worker.
-        """
+        """Advance runs with priority straight from the journal, in a thread of its own: a rollback waits for no queue and no worker."""
         while not self.stopping.wait(URGENT_POLL_SECONDS):
             try:
                 for (run_id,) in self.journal.query(URGENT, f"{self.incarnation}/%", time.time()):

@@ -343,15 +343,13 @@ class Sandbox:
         return slots.assigned(self.settings.paths.versions_dir, user)
 
     def until(self, holds: Any, what: str, timeout_seconds: float = READY_SECONDS) -> None:
-        """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed.
-
-        A check that takes long, as a command does, is followed by a longer pause.
-        """
+        """Wait until a condition holds. Raise AssertionError after the timeout, or if a process of the sandbox has failed."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             began = time.monotonic()
             if holds():
                 return
+            # A check that takes long, as a command does, is followed by a longer pause.
             pause = min(max(SHORTEST_PAUSE_SECONDS, 2 * (time.monotonic() - began)), LONGEST_PAUSE_SECONDS)
             for name, child in self.processes.items():
                 if child.poll() not in (None, 0) and name != "consumer":

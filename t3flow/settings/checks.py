@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from cronsim import CronSim, CronSimError
 
@@ -25,6 +25,13 @@ MAX_URLS = 20
 """Each URL of Apprise may take a thread and a child process while its server does not answer."""
 
 Check = Callable[[Any], Any]
+
+REDIS_OPTIONS = {
+    "": r"db|username|password|client_name|health_check_interval",
+    "rediss": r"ssl_(?:ca_certs|ca_path|ca_data|certfile|keyfile|password|cert_reqs|check_hostname|ciphers)",
+    "+sentinel": r"sentinel_(?:username|password)",
+}
+"""Part of the scheme of a Redis server's URL → the options that it may have. Timeouts are t3flow's own."""
 
 ACCOUNT = rf"(?!root\Z)(?:{USER_NAME.pattern})"
 _UNIT = r"[A-Za-z0-9:_.@\\-]+\.service"
@@ -243,9 +250,12 @@ def queue_url(text: str) -> str:
         _printable(text)
         for host, _ in sentinel_url(text).sentinels:
             _check_server(host, None)
+        _check_redis_options(urlsplit(text))
         return text
     parts, port = _split(text)
     scheme = parts.scheme
+    if scheme != "sqlite":
+        _check_redis_options(parts)
     if scheme in ("redis", "rediss"):
         _check_server(parts.hostname, port)
         matches("/?[0-9]*", "has a database that is not a number")(parts.path)
@@ -258,6 +268,16 @@ def queue_url(text: str) -> str:
     else:
         raise ValueError(f"has {f'the unknown scheme {scheme}' if scheme else 'no scheme'}")
     return text
+
+
+def _check_redis_options(parts: SplitResult) -> None:
+    """Raise ValueError for an option that the client does not know, or that would replace t3flow's timeouts."""
+    known = "|".join(options for scheme, options in REDIS_OPTIONS.items() if scheme in parts.scheme)
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if not re.fullmatch(known, name):
+            raise ValueError(f"has the option {name}, which cannot be used with {parts.scheme}")
+        if name in ("db", "health_check_interval") and not value.isdecimal():
+            raise ValueError(f"has the option {name} that is not a number")
 
 
 def fleet_url(text: str) -> str:

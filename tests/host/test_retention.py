@@ -1,6 +1,5 @@
 """What months leave behind: replaced sets, traces of accounts that are gone, records of versions. All of it ends, and nothing that is needed."""
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 from test_pruning import VERSIONS, lead, slot, snapshot
 
-from t3flow import T3flowError
-from t3flow.cli import backups
 from t3flow.deferrals import blockers, left_behind, long_waits
 from t3flow.engine.runs import new_run
 from t3flow.host import departed, pruning, slots, user_files
@@ -162,24 +159,3 @@ def traces(host: Host, user: str) -> list[str]:
         key.replace(user, "") for (key,) in host.journal.query("select key from facts") if key.endswith(f":{user}")
     ]
     return found + [key for key in departed.OF_EACH if user in (facts.read(host.journal, key) or {})]
-
-
-def test_a_bump_that_waits_for_its_turn_keeps_its_snapshots(hosted: Callable[..., Host]) -> None:
-    """It does not hold the host: other bumps prune meanwhile, and operators drop backups. A rollback of its users needs its own snapshots."""
-    host = with_backup(hosted(), keep=1)
-    waiting = new_run(host.journal, "bump", {})
-    assert waiting is not None
-    with host.journal.transaction() as connection:
-        data = json.dumps({"result": {"target": VERSIONS[2]}})
-        connection.execute("insert into events values (?, 99, 0, 'completed', 'resolve', 1, ?)", (waiting, data))
-    needed = snapshot(host, "ada", VERSIONS[1], VERSIONS[2])
-    for version in VERSIONS[3:6]:
-        store.take(host, "ada", written_by=VERSIONS[1], version=version, run="bump-2")
-    pruning.prune(host)
-    assert needed.exists
-    with pytest.raises(T3flowError, match=f"t3flow cancel {waiting}"):
-        backups._drop(host, "ada", Path(needed.path).name, force=True)
-    with host.journal.transaction() as connection:
-        connection.execute("update runs set status = 'failed'")
-    pruning.prune(host)
-    assert not needed.exists
