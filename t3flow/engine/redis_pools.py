@@ -1,11 +1,14 @@
 """Connections to Redis by a `queue.url`: to one server, or to the primary that Sentinels name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis import ConnectionPool
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -14,6 +17,7 @@ from t3flow.engine.queue_urls import is_sentinel, sentinel_url
 CALL_SECONDS = 3.0
 """Timeout of a call to Redis, and of SQLite's wait for the file lock. Longer than a worker's wait for a message."""
 CONNECT_SECONDS = 2.0
+GREETING_SECONDS, MOST_GREETING_BYTES = 0.3, 1000
 
 
 def open_pool(url: str) -> ConnectionPool:
@@ -54,9 +58,35 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
 def check_new_connection(pool: ConnectionPool) -> None:
     """Open a connection of its own, as the next command will, and close it. Raises RedisError: a changed password, too many clients."""
     connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+    with refusals_told(pool):
+        try:
+            connection.connect()
+            connection.send_command("PING")
+            connection.read_response()
+        finally:
+            connection.disconnect()
+
+
+@contextmanager
+def refusals_told(pool: ConnectionPool) -> Iterator[None]:
+    """Raise RedisConnectionError with the server's words if a connection in the block was cut by a server that refuses new ones.
+
+    Redis writes an error and closes a connection at once if it has too many clients, or in protected mode. A client that sends a password at that
+    moment learns only that the connection is closed.
+    """
     try:
-        connection.connect()
-        connection.send_command("PING")
-        connection.read_response()
-    finally:
-        connection.disconnect()
+        yield
+    except RedisConnectionError as error:
+        said = _greeting(pool) if type(error) is RedisConnectionError else ""
+        if said.startswith("-"):
+            raise RedisConnectionError(said[1:]) from error
+        raise
+
+
+def _greeting(pool: ConnectionPool) -> str:
+    """Return what the server says to a new connection that says nothing; "" for nothing, or if it cannot be reached."""
+    connection: Any = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+    with suppress(OSError, RedisError, AttributeError), connection._connect() as opened:  # `connect` would send
+        opened.settimeout(GREETING_SECONDS)
+        return str(opened.recv(MOST_GREETING_BYTES).decode(errors="replace").partition("\r\n")[0])
+    return ""

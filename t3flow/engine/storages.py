@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from t3flow.engine.queue_faults import MessageLost, QueueEvicts
 from t3flow.engine.redis_pools import CALL_SECONDS as CALL_SECONDS
-from t3flow.engine.redis_pools import check_new_connection, open_pool
+from t3flow.engine.redis_pools import check_new_connection, open_pool, refusals_told
 
 WAIT_SECONDS = 1
 """How long a worker waits for a message."""
@@ -224,8 +224,9 @@ class RedisHints(PriorityRedisStorage):
 
     def heartbeat(self) -> Pulse:
         """Check that Redis takes and gives a message, and record that this consumer is alive."""
-        pulse = self._beat()
-        self._round_trip()
+        with refusals_told(self.pool):
+            pulse = self._beat()
+            self._round_trip()
         return pulse
 
     def _round_trip(self) -> None:

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import pytest
 from ear import Ear
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from servers import Proxy, Server, free_port
 
+from t3flow.engine.redis_pools import open_pool, refusals_told
 from t3flow.sandbox.host import Sandbox
 
 TOLD_SECONDS = 10.0
@@ -182,6 +184,21 @@ def test_a_fault_is_told_and_passes(make_box: Callable[..., Sandbox], ear: Ear, 
     finally:
         with suppress(RedisError, OSError, AssertionError):
             server.resume()
+        server.close()
+
+
+def test_the_words_of_a_server_that_hangs_up_at_once() -> None:
+    """A client that was sending its password meanwhile learned only that the connection is closed."""
+    server = Server(password=PASSWORD)
+    try:
+        redis = server.start().client
+        redis.config_set("maxclients", len(redis.client_list()))
+        with pytest.raises(RedisConnectionError, match="max number of clients"), refusals_told(open_pool(server.url)):
+            raise RedisConnectionError("Error 32 while writing to socket. Broken pipe.")
+        redis.config_set("maxclients", 1000)
+        with pytest.raises(RedisConnectionError, match="Broken pipe"), refusals_told(open_pool(server.url)):
+            raise RedisConnectionError("Error 32 while writing to socket. Broken pipe.")
+    finally:
         server.close()
 
 
