@@ -68,8 +68,9 @@ def main() -> None:
         for words in (["--version"], ["status"], ["status", "--json"], ["runs"]):
             taken = median_seconds(lambda words=words: box.t3flow(*words), TIMES)
             show(f"t3flow {' '.join(words)}", taken, "bare start", bare)
-        with waiting("the consumer has seen these runs"):
-            box.until(lambda: not box.journal.query("select 1 from news limit 1"), "no run is news", NIGHT_SECONDS)
+        box.until(
+            lambda: not box.journal.query("select 1 from news limit 1"), "the consumer has seen all runs", NIGHT_SECONDS
+        )
         measure_rest(psutil.Process(box.processes["consumer"].pid))
 
 

@@ -16,7 +16,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 DURATIONS = Path(__file__).with_name("durations.json")
 RECORDED_SECONDS = 3.0
 BY_PARAMETER = {"tests/crash/test_points.py"}
-TOGETHER = {"tests/web/test_browser.py"}
+TOGETHER = {"tests/web/test_browser.py", "tests/upgrades/test_upgrades_of_t3flow.py"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
