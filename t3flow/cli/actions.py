@@ -2,20 +2,14 @@
 
 import click
 
-from t3flow.cli.base import MOST_LISTED, as_json, journal, settings
+from t3flow.cli.base import as_json, journal, limit, settings
 from t3flow.cli.output import dump, table
 from t3flow.state.times import ago, epoch
 
 
 @click.command()
 @as_json
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MOST_LISTED),
-    default=50,
-    show_default=True,
-    help="List at most this many, the newest.",
-)
+@limit
 def actions(as_json: bool, limit: int) -> None:
     """List what people asked t3flow to do, the newest first. Example: t3flow actions --limit 5
 

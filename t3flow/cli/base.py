@@ -34,6 +34,13 @@ class NoConsumer(T3flowError):
 
 MOST_LISTED = 1_000_000
 """The largest --limit of a list."""
+limit = click.option(
+    "--limit",
+    type=click.IntRange(1, MOST_LISTED),
+    default=50,
+    show_default=True,
+    help="List at most this many, the newest.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 
 from t3flow.cli import complete
-from t3flow.cli.base import MOST_LISTED, UsageError, as_json, desk, journal, settings
+from t3flow.cli.base import UsageError, as_json, desk, journal, limit, settings
 from t3flow.cli.output import GAP, dump, say, styled, table, tell, wrapped
 from t3flow.engine.journal import Journal
 from t3flow.state import actions
@@ -18,13 +18,7 @@ from t3flow.state.times import ago, ahead, duration, when
 
 @click.command()
 @as_json
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MOST_LISTED),
-    default=50,
-    show_default=True,
-    help="Show at most this many, the newest.",
-)
+@limit
 def runs(as_json: bool, limit: int) -> None:
     """List past and present runs, oldest first. Example: t3flow runs --limit 5
 
