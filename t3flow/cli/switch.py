@@ -46,13 +46,15 @@ def unfreeze() -> None:
 
     Same as removing the freeze file by hand. Rejected versions stay rejected; enqueue bump --again tries one again.
     """
-    from t3flow.engine.journal import JournalError
+    from t3flow.engine.journal import JournalError, NewerJournal
     from t3flow.host import freeze as freezing
     from t3flow.service import operations
 
     read = settings()
     try:
         tell(operations.unfreeze(desk(read)))
+    except NewerJournal:
+        raise
     except JournalError as error:
         freezing.unfreeze(read, None)
         tell("No longer frozen")

@@ -16,6 +16,7 @@ from host_of_year import Year
 Values = dict[str, float]
 MANY = 24
 """From how many nights on growth is judged: fewer do not fill what is kept."""
+COPIED_AT_ONCE = 200
 TOLERANCE = 1.25
 """How much larger the last quarter may be than the second one, which is past the first fill of all retention."""
 STATUS_TOLERANCE = 1.5
@@ -104,7 +105,10 @@ def status_ratio(year: Year, times: int = 7) -> float:
 
 
 def fill_runs(year: Year, wanted: int) -> int:
-    """Copy ended runs with their events within the journal until it has so many, as on a host with more users. Return how many there are."""
+    """Copy ended runs with their events within the journal until it has so many, as on a host with more users, or little of the disk is free.
+
+    Return how many there are.
+    """
     with closing(sqlite3.connect(year.settings.paths.state_dir / "journal.db", timeout=60)) as journal:
         ended = [
             str(run) for (run,) in journal.execute("select id from runs where status != 'running' order by created")
@@ -113,6 +117,12 @@ def fill_runs(year: Year, wanted: int) -> int:
         columns = [str(row[1]) for row in journal.execute("pragma table_info(runs)")]
         rest = ", ".join(column for column in columns if column != "id")
         for number in range(max(0, wanted - present)) if ended else ():
+            if number % COPIED_AT_ONCE == 0:
+                journal.commit()
+                journal.execute("pragma wal_checkpoint(truncate)").fetchall()
+                disk = os.statvfs(year.settings.paths.state_dir)
+                if disk.f_bavail < disk.f_blocks / 4:
+                    break
             source, copy = ended[number % len(ended)], f"{ended[number % len(ended)]}-{number}"
             journal.execute(f"insert into runs select ?, {rest} from runs where id = ?", (copy, source))
             journal.execute(
