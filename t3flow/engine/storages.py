@@ -26,7 +26,7 @@ from t3flow.engine.redis_pools import check_new_connection, open_pool, refusals_
 WAIT_SECONDS = 1
 """How long a worker waits for a message."""
 LOOK_SECONDS = 0.2
-"""How often one of the workers looks for a message in SQLite, which tells nobody of new ones."""
+"""How often one of the workers looks for a message in SQLite, which announces none."""
 CONSUMERS = "huey.t3flow.consumers"
 """Redis key: the consumers on this Redis (JSON: queue, host, boot, pid, since), scored by their last heartbeat on Redis's clock."""
 ALIVE_SECONDS = 30.0

@@ -21,7 +21,7 @@ VERSION = "0.0.25-nightly.20260609.501"
 def test_who_passed_the_gate_waits_for_no_newer_version(
     hosted: Callable[..., Host], is_behind: list[bool], is_rejected: bool
 ) -> None:
-    """The deferral of a busy user would wait for another version. If it fails on all whom it tried, it stays rejected."""
+    """The deferral of a busy user would wait for another version. A version that fails for all tried users stays rejected."""
     host = hosted(("ada", "grace", "linus"))
     set_current_host(host)
     rejections.reject(host.journal, VERSION, "ada was rolled back from it", [])

@@ -238,7 +238,7 @@ def test_problems_wait_while_a_run_changes_the_host(world: World) -> None:
 
 
 def test_a_run_of_a_newer_t3flow_that_keeps_the_host_is_told(world: World) -> None:
-    """It was left alone with the lease, so that no other run changes the host until an operator acts: who is told nothing waits for ever."""
+    """It was left alone with the lease, so that no other run changes the host until an operator acts, which takes a message."""
     run = new_run(world.host.journal, "bump", {}) or ""
     with world.host.journal.transaction() as connection:
         connection.execute("insert into locks values ('host', ?, 0)", (run,))
