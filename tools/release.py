@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from typing import NamedTuple
 import bundle
 from bundle import Refused, run
 from packaging.version import Version
+
+REMOVE_SECONDS = 10.0
 
 VERSION_FILE, CHANGELOG = "t3flow/__init__.py", "CHANGELOG.md"
 VERSION_LINE = re.compile(r'(?m)^__version__ = "([^"]+)"$')
@@ -140,6 +143,14 @@ def publish(version: str, made: str, result: Path) -> Path:
     return target
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder. A child that an interruption left may still write there for a moment."""
+    deadline = time.monotonic() + REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+
+
 @contextmanager
 def workplace() -> Iterator[Path]:
     """Give a folder on the disk of dist that is removed at the end, on SIGTERM as well."""
@@ -156,8 +167,11 @@ def workplace() -> Iterator[Path]:
     ):  # of a release that was killed; its children may still write there for a moment
         shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".release-", dir="dist") as folder:
-            yield Path(folder).resolve()
+        folder = Path(tempfile.mkdtemp(prefix=".release-", dir="dist")).resolve()
+        try:
+            yield folder
+        finally:
+            remove(folder)
     finally:
         os.close(lock)
         if not had_dist and not any(Path("dist").iterdir()):
