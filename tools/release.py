@@ -144,7 +144,7 @@ def publish(version: str, made: str, result: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder. A child that an interruption left may still write there for a moment."""
+    """Remove a folder. A child of a release that was interrupted or killed may still write there for a moment."""
     deadline = time.monotonic() + REMOVE_SECONDS
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
@@ -162,10 +162,8 @@ def workplace() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Refused("another release is in progress; wait for it") from None
-    for left in Path("dist").glob(
-        ".release-*"
-    ):  # of a release that was killed; its children may still write there for a moment
-        shutil.rmtree(left, ignore_errors=True)
+    for left in Path("dist").glob(".release-*"):  # of a release that was killed
+        remove(left)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".release-", dir="dist")).resolve()
         try:

@@ -57,7 +57,7 @@ def _sentinel_pool(url: str, options: dict[str, Any]) -> ConnectionPool:
 
 def check_new_connection(pool: ConnectionPool) -> None:
     """Open a connection of its own, as the next command will, and close it. Raises RedisError: a changed password, too many clients."""
-    connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+    connection = _new_connection(pool)
     with refusals_told(pool):
         try:
             connection.connect()
@@ -65,6 +65,11 @@ def check_new_connection(pool: ConnectionPool) -> None:
             connection.read_response()
         finally:
             connection.disconnect()
+
+
+def _new_connection(pool: ConnectionPool) -> Any:
+    """Return a connection of the pool's kind that is not in the pool, is not open yet, and tries once."""
+    return pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
 
 
 @contextmanager
@@ -85,7 +90,7 @@ def refusals_told(pool: ConnectionPool) -> Iterator[None]:
 
 def _greeting(pool: ConnectionPool) -> str:
     """Return what the server says to a new connection that says nothing; "" for nothing, or if it cannot be reached."""
-    connection: Any = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+    connection = _new_connection(pool)
     with suppress(OSError, RedisError, AttributeError), connection._connect() as opened:  # `connect` would send
         opened.settimeout(GREETING_SECONDS)
         return str(opened.recv(MOST_GREETING_BYTES).decode(errors="replace").partition("\r\n")[0])

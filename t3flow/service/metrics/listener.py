@@ -1,7 +1,7 @@
 """The HTTP server for Prometheus, on a Unix socket or a port on loopback: one thread, which slow or many clients cannot multiply or block.
 
-A client gets CLIENT_SECONDS for its request, and as long for the response. Of more than MAX_CLIENTS, the oldest is dropped, so that clients which
-only wait keep nobody out. The metrics are made at most once in FRESH_SECONDS.
+A client gets CLIENT_SECONDS for its request, and as long for the response. The listener drops the oldest of more than MAX_CLIENTS, so that
+clients that only wait do not shut out others. It makes the metrics at most once in FRESH_SECONDS.
 """
 
 import asyncio
